@@ -1,0 +1,32 @@
+# The whole pipeline on a CPU, as a user without privileges:
+#   docker build -t distill .
+#   docker run --rm -v "$PWD/outputs:/app/outputs" distill
+# Another run is another command:
+#   docker run --rm -v "$PWD/outputs:/app/outputs" distill distill train --config recipes/debug.yaml
+FROM python:3.11.13-slim-bookworm
+
+# Where torch comes from. The default package index has its CUDA build for Linux, several gigabytes; this one has the CPU
+# build. For GPUs: docker build --build-arg TORCH_INDEX= -t distill . (empty: the default index), and run with --gpus all.
+ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 \
+    PIP_NO_CACHE_DIR=1 \
+    PYTHONUNBUFFERED=1
+
+WORKDIR /app
+COPY constraints.txt pyproject.toml README.md LICENSE ./
+COPY distill distill
+COPY recipes recipes
+
+# With an index of its own, torch goes in first and alone, so that everything else comes from the default index.
+RUN if [ -n "$TORCH_INDEX" ]; then \
+        pip install --no-deps --index-url "$TORCH_INDEX" "$(grep '^torch==' constraints.txt)"; \
+    fi \
+    && pip install -c constraints.txt -e .
+
+# The user's id is that of the first user of most Linux machines, so that a mounted outputs/ can be written.
+RUN useradd --create-home --uid 1000 distill && install -d -o distill -g distill outputs
+USER distill
+VOLUME /app/outputs
+
+CMD ["accelerate", "launch", "distill/train.py", "--config", "recipes/quickstart.yaml"]

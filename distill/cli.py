@@ -1,0 +1,242 @@
+"""The `distill` command: one function a verb, each of them thin."""
+
+import argparse
+import os
+import runpy
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import IO, Any, NoReturn
+
+from distill import __version__
+from distill.console import EXIT_USER_ERROR, run_entry
+from distill.errors import UserError
+
+# Verbs import what they need when they run: torch and transformers take seconds to import, and neither a help text nor
+# a swapped line needs them.
+
+_SEVERAL_GPUS = "accelerate launch --multi_gpu --num_processes N distill/train.py"
+
+
+class _Parser(argparse.ArgumentParser):
+    """Leaves the line breaks of its texts alone, and reports a mistake as a UserError, in one sentence."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **kwargs)
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see {self.prog} --help")
+
+
+# ------------------------------------------------------------------------------------------------------------ train
+
+_TRAIN = f"""Run a recipe from its text to its report, in one process and on one GPU at most. The same command goes on
+where a run was stopped. For several GPUs or machines give the same options to accelerate:
+  {_SEVERAL_GPUS}
+
+examples:
+  distill train --config recipes/quickstart.yaml
+  distill train --config recipes/quickstart.yaml --output_dir outputs/mine --wordlist my-list.tsv --target.strength 0.5
+"""
+
+
+def train(arguments: Sequence[str]) -> None:
+    """`distill train`: what `accelerate launch distill/train.py` does, in this process.
+
+    Raises:
+        UserError: more than one GPU is named for the one process.
+        SystemExit: with the exit code of the run.
+    """
+    if {"-h", "--help"} & set(arguments):
+        from distill.recipe import build_parser
+
+        print(_TRAIN)
+        build_parser().print_help()
+        return
+    if "RANK" not in os.environ:
+        # One process that sees several GPUs would split every batch over them in threads (DataParallel).
+        gpus = os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
+        if "," in gpus:
+            raise UserError(f"CUDA_VISIBLE_DEVICES is {gpus}, but distill train uses one GPU; for all: {_SEVERAL_GPUS}")
+    sys.argv = ["distill train", *arguments]
+    runpy.run_module("distill.train", run_name="__main__")
+
+
+# ------------------------------------------------------------------------------------------------------------- swap
+
+_SWAP = """Write the counterfactual of every line of FILE to standard output: each listed word becomes its counterpart
+in another group, and every other byte stays. A line is a text of its own."""
+
+_SWAP_EXAMPLES = """examples:
+  echo "She told her father." | distill swap -
+  distill swap letters.txt --wordlist my-list.tsv > swapped.txt
+"""
+
+
+def swap(arguments: Sequence[str]) -> None:
+    """`distill swap`: one counterfactual line for every line.
+
+    Raises:
+        UserError: the file or word list cannot be read, or the list has no such shift.
+    """
+    parser = _Parser(prog="distill swap", description=_SWAP, epilog=_SWAP_EXAMPLES)
+    parser.add_argument("file", metavar="FILE", help="UTF-8 text; - for standard input")
+    parser.add_argument(
+        "--wordlist", default="english_gender", metavar="NAME|PATH", help="bundled list or TSV (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--shift", type=int, default=1, metavar="N", help="how many groups further on, for lists of more than two"
+    )
+    options = parser.parse_args(arguments)
+
+    from distill.counterfactual import Swapper
+    from distill.wordlist import load_wordlist
+
+    wordlist = load_wordlist(options.wordlist)
+    if not 1 <= options.shift < wordlist.num_groups:
+        raise UserError(
+            f"option --shift is {options.shift}, but the list {wordlist.name} has {wordlist.num_groups} groups; "
+            f"give 1 to {wordlist.num_groups - 1}"
+        )
+    swapper = Swapper(wordlist)
+    out = sys.stdout.buffer
+    for text, ending in _lines(options.file):
+        out.write((swapper.swap(text, options.shift).text + ending).encode())
+    out.flush()
+
+
+def _lines(name: str) -> Iterator[tuple[str, str]]:
+    """The lines of a file, or of standard input for `-`: text and line ending."""
+    if name == "-":
+        yield from _decoded(sys.stdin.buffer, "standard input")
+        return
+    try:
+        with Path(name).open("rb") as stream:
+            yield from _decoded(stream, name)
+    except OSError as error:
+        raise UserError(
+            f"{name}: cannot be read ({error.strerror}); give a text file, or - for standard input"
+        ) from None
+
+
+def _decoded(stream: IO[bytes], name: str) -> Iterator[tuple[str, str]]:
+    for number, line in enumerate(stream, start=1):
+        text = line.rstrip(b"\r\n")
+        try:
+            yield text.decode(), line[len(text) :].decode()
+        except UnicodeDecodeError as error:
+            byte = text[error.start]
+            raise UserError(f"{name}, line {number}: byte 0x{byte:02x} is not UTF-8; convert the text first") from None
+
+
+# ------------------------------------------------------------------------------------------------------------ score
+
+_SCORE = """Measure checkpoints side by side: a table with 95% intervals and the paired differences of the last one to
+the others, and scores.json. Metrics on held-out text need --texts; without it they are undefined."""
+
+_SCORE_EXAMPLES = """examples:
+  distill score outputs/quickstart/student --against outputs/quickstart/baseline --metrics next_word_disparity
+  distill score openai-community/gpt2 --texts held-out.txt --prompts AmazonScience/bold --output_dir outputs/gpt2-scores
+"""
+
+
+def score(arguments: Sequence[str]) -> None:
+    """`distill score`: checkpoints -> a table and scores.json.
+
+    Raises:
+        UserError: a checkpoint, text, prompt file, word list or metric that cannot be used.
+    """
+    import jsonargparse
+
+    from distill.recipe import CorpusConfig, Recipe, ScoreConfig
+
+    parser = jsonargparse.ArgumentParser(prog="distill score", description=_SCORE, exit_on_error=False)
+    parser.add_argument("checkpoints", nargs="+", metavar="CHECKPOINT", help="Folder or hub id of a model.")
+    parser.add_argument("--against", metavar="CHECKPOINT", help="A model to compare with.")
+    parser.add_argument("--output_dir", default="outputs/scores", metavar="DIR", help="Where scores.json goes.")
+    parser.add_argument("--texts", nargs="+", default=[], metavar="FILE", help="Held-out .txt, .jsonl or .parquet.")
+    parser.add_argument("--text_column", default="text", help="Column or JSON key that holds the text.")
+    parser.add_argument("--wordlist", default="english_gender", metavar="NAME|PATH", help="Bundled list or TSV.")
+    parser.add_argument("--seed", type=int, default=0, help="Seed of sampling and intervals.")
+    parser.add_argument("--metrics", metavar="A,B", help="Which ones; default: all that a recipe has by default.")
+    parser.add_class_arguments(ScoreConfig, skip={"metrics"})
+    if {"-h", "--help"} & set(arguments):
+        parser.print_help()
+        print(f"\n{_SCORE_EXAMPLES}")
+        return
+    try:
+        options = parser.parse_args(list(arguments))
+    except jsonargparse.ArgumentError as error:
+        raise UserError(f"{' '.join(str(error).split())}; see distill score --help") from None
+
+    from distill.corpus import read_documents
+    from distill.metrics import chosen
+    from distill.report import print_table
+    from distill.score import score_run
+    from distill.wordlist import load_wordlist
+
+    settings = {f.name: options[f.name] for f in fields(ScoreConfig) if f.name != "metrics"}
+    if options.metrics is not None:
+        settings["metrics"] = list(chosen([name.strip() for name in options.metrics.split(",")]))
+    recipe = Recipe(seed=options.seed, wordlist=options.wordlist, scores=ScoreConfig(**settings))
+    folder = Path(options.output_dir)
+    if (folder / "recipe.yaml").exists():
+        raise UserError(f"{folder} holds a run and its scores; choose another --output_dir")
+    corpus = CorpusConfig(source="files", files=options.texts, text_column=options.text_column)
+    documents = list(read_documents(corpus, options.seed)) if options.texts else []
+    models = _labelled([*([options.against] if options.against else []), *options.checkpoints])
+    scores = score_run(recipe, models, load_wordlist(options.wordlist), documents, folder / "scores.json")
+    print_table(scores)
+
+
+def _labelled(checkpoints: Sequence[str]) -> dict[str, str]:
+    """Label -> checkpoint: the last part of its path where that tells them apart, else all of it."""
+    short = {Path(checkpoint).name: checkpoint for checkpoint in checkpoints}
+    return short if len(short) == len(set(checkpoints)) else {checkpoint: checkpoint for checkpoint in checkpoints}
+
+
+# ------------------------------------------------------------------------------------------------------------ entry
+
+VERBS: dict[str, Callable[[Sequence[str]], None]] = {"train": train, "swap": swap, "score": score}
+
+_EPILOG = f"""verbs:
+  train    run a recipe: text, teacher and student, scores, report
+  swap     the counterfactual of a text
+  score    measure checkpoints side by side
+
+examples:
+  distill train --help
+  distill train --config recipes/debug.yaml
+
+exit codes: 0 done, {EXIT_USER_ERROR} a mistake in the input, 130 stopped by Ctrl-C, 1 anything else
+"""
+
+
+def _dispatch(arguments: Sequence[str]) -> None:
+    parser = _Parser(
+        prog="distill",
+        usage="distill VERB ...",
+        description="Distil causal language models and mitigate their bias on the way.",
+        epilog=_EPILOG,
+    )
+    parser.add_argument("--version", action="version", version=f"distill {__version__}")
+    parser.add_argument("verb", nargs="?", choices=VERBS, help=argparse.SUPPRESS)
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    if options.verb is None:
+        parser.error(f"a verb is missing: {', '.join(VERBS)}")
+    VERBS[options.verb](options.arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The console command; returns its exit code."""
+    try:
+        return run_entry(_dispatch, sys.argv[1:] if arguments is None else arguments)
+    except BrokenPipeError:  # the reader (head, less) has seen enough; nothing may be written to it while we leave
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,315 @@
+"""A text source (files, a hub data set, samples from the teacher) -> documents, one string each."""
+
+import bz2
+import glob
+import gzip
+import hashlib
+import json
+import lzma
+import os
+import random
+import re
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import IO, Any
+
+from distill.errors import UserError
+from distill.recipe import CorpusConfig
+
+_OPENERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
+_SENTENCE_END = re.compile(r"(?<=[.!?])[\"'”’)]*\s+")
+_SHUFFLE_BUFFER = 10_000
+
+
+def read_documents(config: CorpusConfig, seed: int) -> Iterator[str]:
+    """The documents of a corpus of files or of the hub, in a fixed order, empty ones left out.
+
+    Args:
+        config: The source; `source: teacher` is served by `sample_documents` instead.
+        seed: Decides the order when `config.shuffle` is set.
+
+    Raises:
+        UserError: a file is missing or broken (with its line), a data set or its column cannot be had, or the whole
+            corpus holds no text.
+    """
+    documents = _file_documents(config) if config.source == "files" else _hub_documents(config, seed)
+    if config.document_start:
+        documents = _regroup(documents, config.document_start)
+    if config.passage_chars:
+        documents = (p for d in documents for p in passages(d, config.passage_chars))
+    documents = (d for d in documents if d.strip())
+    if config.shuffle and not (config.source == "hub" and config.streaming):
+        pool = list(documents)
+        random.Random(seed).shuffle(pool)
+        documents = iter(pool)
+    documents = islice(documents, config.max_documents)
+    first = next(documents, None)
+    if first is None:
+        name = ", ".join(config.files) if config.source == "files" else config.dataset
+        raise UserError(f"the corpus {name} holds no text; check its files and its text_column '{config.text_column}'")
+    yield first
+    yield from documents
+
+
+def _regroup(rows: Iterable[str], pattern: str) -> Iterator[str]:
+    """Join rows, and cut the result before every line that matches."""
+    begins = re.compile(pattern)
+    current: list[str] = []
+    for row in rows:
+        for line in row.splitlines(keepends=True):
+            if current and begins.search(line.rstrip("\r\n")):
+                yield "".join(current)
+                current = []
+            current.append(line if line.endswith("\n") else line + "\n")
+    if current:
+        yield "".join(current)
+
+
+def passages(document: str, limit: int) -> Iterator[str]:
+    """Split a document at line ends into passages of at most `limit` characters.
+
+    Lines are joined while they fit. A line that is too long by itself is split at sentence ends, and a sentence that
+    is still too long at white space (or, without any, at the limit).
+
+    Args:
+        document: Text with paragraphs separated by line breaks.
+        limit: Longest passage, in characters.
+    """
+    current = ""
+    for line in document.splitlines():
+        for piece in _pieces(line.strip(), limit):
+            if current and len(current) + 1 + len(piece) > limit:
+                yield current
+                current = ""
+            current = f"{current}\n{piece}" if current else piece
+    if current:
+        yield current
+
+
+def _pieces(line: str, limit: int) -> Iterator[str]:
+    if len(line) <= limit:
+        if line:
+            yield line
+        return
+    current = ""
+    for sentence in _SENTENCE_END.split(line):
+        while len(sentence) > limit:
+            if current:
+                yield current
+                current = ""
+            cut = sentence.rfind(" ", 1, limit + 1)
+            cut = cut if cut > 0 else limit
+            yield sentence[:cut]
+            sentence = sentence[cut:].lstrip()
+        if current and len(current) + 1 + len(sentence) > limit:
+            yield current
+            current = ""
+        current = f"{current} {sentence}" if current else sentence
+    if current:
+        yield current
+
+
+@contextmanager
+def _open_text(path: Path) -> Iterator[IO[str]]:
+    opener = _OPENERS.get(path.suffix, open)
+    with opener(path, "rt", encoding="utf-8", newline="") as stream:
+        yield stream
+
+
+def corpus_files(config: CorpusConfig) -> list[Path]:
+    """The files that the patterns of `config.files` name, in a fixed order.
+
+    Raises:
+        UserError: a pattern names nothing, or a folder.
+    """
+    found = []
+    for pattern in config.files:
+        for path in map(Path, sorted(glob.glob(pattern, recursive=True)) or [pattern]):
+            if not path.exists():
+                raise UserError(f"{pattern}: no such corpus file; relative paths start at the current folder")
+            if path.is_dir():
+                raise UserError(f"{path}: is a folder; give a pattern for the files in it, e.g. {path}/*.txt")
+            found.append(path)
+    return found
+
+
+def _file_documents(config: CorpusConfig) -> Iterator[str]:
+    for path in corpus_files(config):
+        try:
+            yield from _one_file(path, config)
+        except UnicodeDecodeError as error:
+            raise UserError(f"{path}: is not UTF-8 text (byte {error.start}); convert it first") from None
+        except (OSError, EOFError, ValueError, lzma.LZMAError) as error:
+            raise UserError(f"{path}: cannot be read ({error}); is it complete?") from None
+
+
+def _one_file(path: Path, config: CorpusConfig) -> Iterator[str]:
+    kind = path.with_suffix("").suffix if path.suffix in _OPENERS else path.suffix
+    if kind == ".parquet":
+        import pyarrow.parquet as parquet
+
+        table = parquet.ParquetFile(path)
+        if config.text_column not in table.schema_arrow.names:
+            raise _no_column(str(path), config.text_column, table.schema_arrow.names)
+        for batch in table.iter_batches(columns=[config.text_column]):
+            yield from (text for text in batch.column(0).to_pylist() if text)
+    elif kind in (".jsonl", ".json"):
+        with _open_text(path) as stream:
+            for number, line in enumerate(stream, start=1):
+                if line.strip():
+                    yield _json_text(line, f"{path}, line {number}", config.text_column)
+    else:
+        with _open_text(path) as stream:
+            yield stream.read()
+
+
+def _json_text(line: str, where: str, column: str) -> str:
+    try:
+        row = json.loads(line)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise UserError(f"{where}: not valid JSON ({error}); one JSON object a line is expected") from None
+    if not isinstance(row, dict) or column not in row:
+        raise _no_column(where, column, row if isinstance(row, dict) else [])
+    if not isinstance(row[column], str):
+        raise UserError(f"{where}: '{column}' holds {type(row[column]).__name__}, not text; set text_column")
+    return row[column]
+
+
+def _no_column(where: str, column: str, known: Iterable[str]) -> UserError:
+    names = ", ".join(map(str, known)) or "none"
+    return UserError(f"{where}: no column '{column}'; its columns are: {names}. Set text_column to one of them")
+
+
+def _hub_documents(config: CorpusConfig, seed: int) -> Iterator[str]:
+    import datasets
+
+    try:
+        rows = datasets.load_dataset(
+            config.dataset, config.name, split=config.split, revision=config.revision, streaming=config.streaming
+        )
+    except Exception as error:  # the libraries below raise many kinds, none of them the user's to read in full
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(
+            f"data set '{config.dataset}' (configuration {config.name}, split {config.split}) cannot be loaded: "
+            f"{reason}; check the name and the network (HF_HUB_OFFLINE=1 allows only what is already cached)"
+        ) from None
+    if config.shuffle and config.streaming:
+        rows = rows.shuffle(seed=seed, buffer_size=_SHUFFLE_BUFFER)
+    for row in rows:
+        if config.text_column not in row:
+            raise _no_column(f"data set '{config.dataset}'", config.text_column, row)
+        yield row[config.text_column] or ""
+
+
+def sample_batch(model: Any, tokenizer: Any, config: CorpusConfig, seed: int, number: int) -> list[str]:
+    """Documents sampled from a language model (sequence-level distillation, Kim and Rush 2016).
+
+    Every document starts from nothing but the start token and runs to the end token or `config.sample_tokens`. A
+    batch depends on `seed` and its number alone, so that a stopped run can go on at any batch.
+
+    Args:
+        model: A causal language model with `generate`.
+        tokenizer: Its tokenizer.
+        config: How many documents, how long, how sampled.
+        seed: Seed of the whole corpus.
+        number: Which batch, counted from 0.
+    """
+    import torch
+
+    from distill.models import special_tokens
+
+    start, end = special_tokens(tokenizer)
+    size = min(config.sample_batch_size, config.max_documents - number * config.sample_batch_size)
+    device = next(model.parameters()).device
+    prompt = torch.full((size, 1), start, dtype=torch.long, device=device)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), torch.inference_mode():
+        torch.manual_seed(seed * 1_000_003 + number)
+        rows = model.generate(
+            input_ids=prompt,
+            attention_mask=torch.ones_like(prompt),
+            do_sample=True,
+            temperature=config.sample_temperature,
+            top_p=config.sample_top_p,
+            top_k=0,
+            max_new_tokens=config.sample_tokens,
+            eos_token_id=end,
+            pad_token_id=end,
+        )
+    return [tokenizer.decode(r[: r.index(end)] if end in r else r) for r in rows[:, 1:].tolist()]
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Documents that can be read more than once, and a key that changes whenever they do."""
+
+    key: str
+    documents: Callable[[], Iterator[str]]
+
+
+def open_corpus(
+    config: CorpusConfig,
+    seed: int,
+    cache_dir: Path,
+    teacher: Any = None,
+    tokenizer: Any = None,
+    teacher_key: str = "",
+    progress: Callable[[int, int], None] | None = None,
+) -> Corpus:
+    """Make a corpus ready to read; samples from the teacher are drawn here, and kept in the cache.
+
+    Args:
+        config: The source.
+        seed: Decides samples and order.
+        cache_dir: Folder of the sampled text.
+        teacher, tokenizer: Needed for `source: teacher`.
+        teacher_key: Hash of the teacher's weights.
+        progress: Called while sampling with (documents done, documents in all).
+
+    Raises:
+        UserError: see `read_documents`.
+    """
+    parts: dict[str, Any] = {"config": asdict(config)}
+    if config.source == "teacher" or config.shuffle:
+        parts["seed"] = seed
+    if config.source == "teacher":
+        parts["teacher"] = teacher_key
+    elif config.source == "files":
+        parts["files"] = [file_hash(path) for path in corpus_files(config)]
+    key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+    if config.source != "teacher":
+        return Corpus(key, lambda: read_documents(config, seed))
+    path = cache_dir / f"sampled-{key}.jsonl"
+    if not path.exists():
+        _sample_to_file(path, config, seed, teacher, tokenizer, progress)
+    sampled = replace(config, source="files", files=[str(path)], text_column="text", max_documents=None)
+    return Corpus(key, lambda: read_documents(sampled, seed))
+
+
+def _sample_to_file(
+    path: Path, config: CorpusConfig, seed: int, teacher: Any, tokenizer: Any, progress: Callable[[int, int], None] | None
+) -> None:
+    """One line of JSON a document; a stopped run goes on after the last batch that is wholly in the file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial, size, total = path.with_suffix(".partial"), config.sample_batch_size, config.max_documents
+    lines = partial.read_bytes().splitlines(keepends=True) if partial.exists() else []
+    whole = [line for line in lines if line.endswith(b"\n")]
+    batches = len(whole) // size
+    with partial.open("wb") as stream:
+        stream.writelines(whole[: batches * size])
+        for number in range(batches, -(-total // size)):
+            documents = sample_batch(teacher, tokenizer, config, seed, number)
+            stream.writelines(json.dumps({"text": d}).encode() + b"\n" for d in documents)
+            stream.flush()
+            if progress:
+                progress(min(total, (number + 1) * size), total)
+        os.fsync(stream.fileno())
+    os.replace(partial, path)
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file's content."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

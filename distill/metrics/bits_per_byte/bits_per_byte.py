@@ -1,0 +1,37 @@
+"""Bits per byte: perplexity's information, in a unit that does not depend on the tokenizer."""
+
+import math
+
+from distill.metrics import evaluation as base
+from distill.metrics.bootstrap import Card, Measurement
+
+CARD = Card(
+    name="bits_per_byte",
+    label="bits per byte",
+    meaning="Bits that the model needs for a byte of held-out text; unlike perplexity it compares across tokenizers.",
+    formula="total negative log-likelihood / ln 2 / total UTF-8 bytes over all documents together",
+    ideal=0.0,
+    direction="lower is better",
+    source="Gao et al. 2020, arXiv 2101.00027",
+    limits="Says nothing about fairness or about the quality of sampled text.",
+)
+
+
+def measure(evaluation: base.Evaluation) -> Measurement:
+    """Negative log-likelihood and bytes of each document, from the pass that perplexity uses; unit: document."""
+    units = evaluation.likelihoods[:, [0, 2]]
+    return Measurement(
+        units,
+        lambda totals: totals[..., 0] / totals[..., 1] / math.log(2),
+        unit="document",
+        n=int(units[:, 1].sum()),
+        counted="bytes",
+        details={"context": evaluation.context, "stride": evaluation.stride, "seed": evaluation.seed},
+    )
+
+
+class BitsPerByte(base.ModelMetric):
+    """`evaluate` module of the bits per byte."""
+
+    card = CARD
+    measure = staticmethod(measure)

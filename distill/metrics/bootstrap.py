@@ -1,0 +1,205 @@
+"""From sums per unit to a score with its interval, and to the paired difference of two models.
+
+Every metric reduces a model to a table of sums, one row per unit (a prompt, a document), and to a statistic of the
+column totals. A bootstrap resample is then a weighted total, and two models are compared on the same resamples: the
+difference is paired by unit, and identical models differ by exactly 0 with an interval of width 0.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+CONFIDENCE = 0.95
+_CELLS = 2**22  # Resampled indices held in memory at one time.
+
+Statistic = Callable[[np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a metric says about itself.
+
+    Args:
+        name: Key in scores.json; the name of its file.
+        label: Row heading of a table.
+        meaning: What it measures, in one or two sentences.
+        formula: How.
+        ideal: Value of a perfect model; `None` where there is none.
+        direction: Which way is better.
+        source: Where the definition comes from.
+        limits: What it does not say.
+    """
+
+    name: str
+    label: str
+    meaning: str
+    formula: str
+    ideal: float | None
+    direction: str
+    source: str
+    limits: str
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What one model gave for one metric, before any statistics.
+
+    Args:
+        units: (N, C) float64, C sums for each of N units. A unit that says nothing holds zeros.
+        statistic: (..., C) column totals -> (...) value; NaN or infinite where it is undefined.
+        unit: What a row stands for: `prompt`, `document`.
+        n: Observations behind the value (texts, positions, tokens), counted in `counted`.
+        counted: What `n` counts.
+        absolute: The score is the absolute value of the statistic. Its interval is then the image of the statistic's
+            interval, because percentiles of absolute values near 0 would never reach 0.
+        undetected: Share of observations that the metric could say nothing about; `None` where this has no meaning.
+        details: Further results, ready for JSON.
+    """
+
+    units: np.ndarray
+    statistic: Statistic
+    unit: str
+    n: int
+    counted: str
+    absolute: bool = False
+    undetected: float | None = None
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Score:
+    """One number about one model, with all that is needed to judge it.
+
+    Args:
+        value: The score; `None` where it is undefined.
+        low: Lower end of the 95% bootstrap interval; `None` with fewer than two units.
+        high: Upper end.
+        n: Observations behind the value.
+        ideal: Value of a perfect model; `None` where there is none.
+        direction: Which way is better.
+        undetected: Share of observations that the metric could say nothing about.
+        details: Units, signed value, tables per group, decoding settings, seed, hash of the word list, and, where the
+            value is undefined, the reason.
+    """
+
+    value: float | None
+    low: float | None
+    high: float | None
+    n: int
+    ideal: float | None
+    direction: str
+    undetected: float | None = None
+    details: dict[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dictionaries for JSON."""
+        return asdict(self)
+
+
+def finite(value: float | np.floating | None) -> float | None:
+    """The value as a Python float, or `None` if it is no number: JSON has no NaN."""
+    return float(value) if value is not None and math.isfinite(value) else None
+
+
+def resampled_totals(units: np.ndarray, resamples: int, seed: int) -> np.ndarray:
+    """Column totals of bootstrap resamples of the rows.
+
+    Args:
+        units: (N, C).
+        resamples: R.
+        seed: The same seed and N give the same resamples, whatever the table holds.
+
+    Returns:
+        (R, C) totals.
+    """
+    number = len(units)
+    rng = np.random.default_rng(seed)
+    step = max(1, _CELLS // max(1, number))
+    totals = np.zeros((resamples, units.shape[1]))
+    for first in range(0, resamples, step):
+        rows = min(step, resamples - first)
+        drawn = rng.integers(number, size=(rows, number)) + number * np.arange(rows)[:, None]
+        weights = np.bincount(drawn.ravel(), minlength=rows * number).reshape(rows, number)
+        totals[first : first + rows] = weights @ units
+    return totals
+
+
+def score(card: Card, measurement: Measurement, *, resamples: int, seed: int) -> Score:
+    """Value and 95% percentile interval (Efron 1979) of one model's measurement."""
+    signed = _value(measurement)
+    low, high = _interval(_resampled(measurement, resamples, seed)) if signed is not None else (None, None)
+    value = signed
+    details = {"unit": measurement.unit, "units": len(measurement.units), "counted": measurement.counted}
+    if measurement.absolute:
+        details["signed"] = {"value": signed, "low": low, "high": high}
+        value, low, high = _absolute(signed, low, high)
+    if value is None:
+        details["reason"] = f"undefined: no {measurement.unit} gave a usable value"
+    return Score(
+        value, low, high, measurement.n, card.ideal, card.direction, finite(measurement.undetected),
+        details | measurement.details,
+    )  # fmt: skip
+
+
+def difference(first: Measurement, second: Measurement, *, resamples: int, seed: int) -> dict[str, Any]:
+    """First minus second, and the ratio of their absolute values, both paired by unit.
+
+    Returns:
+        `value`, `low`, `high` of the difference, `ratio`, `ratio_low`, `ratio_high`, and `n` units; `None` for what is
+        undefined.
+
+    Raises:
+        ValueError: the two were not measured on the same units.
+    """
+    if len(first.units) != len(second.units):
+        raise ValueError(f"cannot pair {len(first.units)} units with {len(second.units)}")
+    outcome: dict[str, Any] = dict.fromkeys(("value", "low", "high", "ratio", "ratio_low", "ratio_high"))
+    outcome["n"] = len(first.units)
+    values = _value(first), _value(second)
+    if None in values:
+        return outcome
+    drawn = _resampled(first, resamples, seed), _resampled(second, resamples, seed)
+    if first.absolute:
+        values, drawn = tuple(map(abs, values)), tuple(map(np.abs, drawn))
+    outcome["value"] = values[0] - values[1]
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        outcome["low"], outcome["high"] = _interval(drawn[0] - drawn[1])
+        if values[1] != 0:
+            outcome["ratio"] = finite(np.abs(np.float64(values[0]) / values[1]))
+            outcome["ratio_low"], outcome["ratio_high"] = _interval(np.abs(drawn[0] / drawn[1]))
+    return outcome
+
+
+def _value(measurement: Measurement) -> float | None:
+    if len(measurement.units) == 0 or measurement.n == 0:
+        return None
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        return finite(measurement.statistic(measurement.units.sum(axis=0)))
+
+
+def _resampled(measurement: Measurement, resamples: int, seed: int) -> np.ndarray:
+    if len(measurement.units) < 2:
+        return np.empty(0)
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        return measurement.statistic(resampled_totals(measurement.units, resamples, seed))
+
+
+def _interval(values: np.ndarray) -> tuple[float | None, float | None]:
+    """Percentile interval. Undefined resamples are left out; with more of them than not there is no interval."""
+    kept = values[np.isfinite(values)]
+    if len(kept) * 2 <= len(values):
+        return None, None
+    low, high = np.quantile(kept, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return float(low), float(high)
+
+
+def _absolute(
+    value: float | None, low: float | None, high: float | None
+) -> tuple[float | None, float | None, float | None]:
+    if value is None or low is None or high is None:
+        return (None if value is None else abs(value)), None, None
+    ends = sorted((abs(low), abs(high)))
+    return abs(value), (0.0 if low <= 0 <= high else ends[0]), ends[1]

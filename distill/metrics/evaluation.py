@@ -1,0 +1,280 @@
+"""What a metric is given: one model, local data, settings; and the passes over them that several metrics share.
+
+Nothing here is global, and nothing of size (tokens, V) outlives its batch.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import evaluate
+import numpy as np
+import torch
+from datasets import Features
+from torch import Tensor
+
+from distill.counterfactual import Swapper
+from distill.errors import UserError
+from distill.generation import Prompt, generate, load_prompts, without_listed_words
+from distill.logit_ops import RoleMap
+from distill.metrics.bootstrap import Card, Measurement, score
+from distill.metrics.polarity import group_counter, polarity_table
+from distill.models import load_model, load_tokenizer, special_tokens
+from distill.recipe import ScoreConfig, suggestion
+from distill.role_map import TokenRoles, token_roles
+from distill.wordlist import WordList, load_wordlist
+
+MAX_LOGITS = 2**24  # Logits held at one time, padding included: 64 MiB in fp32.
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass
+class Evaluation:
+    """One model and what it is measured on.
+
+    Args:
+        model: A causal language model; it is measured in eval mode and given back in the mode it came in.
+        tokenizer: Its (fast) tokenizer.
+        wordlist: Defines the groups.
+        documents: Held-out texts.
+        prompts: Beginnings of texts without listed words.
+        settings: Decoding, batch size, stride and resamples.
+        seed: Seed of sampling and resampling.
+        swapper: The word list's swapper, if there is one already.
+        progress: Called with (what, done, in all).
+    """
+
+    model: Any
+    tokenizer: Any
+    wordlist: WordList
+    documents: Sequence[str] = ()
+    prompts: Sequence[Prompt] = ()
+    settings: ScoreConfig = field(default_factory=ScoreConfig)
+    seed: int = 0
+    swapper: Swapper | None = None
+    progress: Progress | None = None
+
+    def __post_init__(self) -> None:
+        self.swapper = self.swapper or Swapper(self.wordlist)
+
+    def report(self, what: str) -> Callable[[int, int], None]:
+        """A progress callback for one pass."""
+        return lambda done, total: self.progress(what, done, total) if self.progress else None
+
+    @property
+    def stride(self) -> int | None:
+        """Tokens by which the window moves over a document longer than the context; `None` for no limit."""
+        if self.context is None:
+            return None
+        return max(1, min(self.settings.stride or self.context // 2, self.context - 1))
+
+    @property
+    def decoding(self) -> dict[str, Any]:
+        """The settings that decide the sampled texts."""
+        names = ("samples", "max_new_tokens", "temperature", "top_p", "top_k")
+        return {name: getattr(self.settings, name) for name in names} | {"seed": self.seed}
+
+    @property
+    def vocab_size(self) -> int:
+        """V, the width of the model's logits."""
+        return self.model.config.get_text_config(decoder=True).vocab_size
+
+    @property
+    def context(self) -> int | None:
+        """Longest input in tokens; `None` for a model without a limit."""
+        return getattr(self.model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+
+    @cached_property
+    def start(self) -> int:
+        """The token that every document begins with."""
+        return special_tokens(self.tokenizer)[0]
+
+    @cached_property
+    def roles(self) -> TokenRoles:
+        """Listed words as tokens of this tokenizer."""
+        return token_roles(self.wordlist, self.tokenizer, self.vocab_size)
+
+    @cached_property
+    def role_maps(self) -> list[RoleMap]:
+        """One role map for each shift, on the model's device."""
+        return [RoleMap(edges, self.vocab_size).to(self.model.device) for edges in self.roles.edges]
+
+    @cached_property
+    def group_tokens(self) -> list[Tensor]:
+        """Token ids of each group, on the model's device."""
+        return [torch.tensor(sorted(ids), dtype=torch.long, device=self.model.device) for ids in self.roles.groups]
+
+    def encode(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """Token ids with the start token in front, and the character offsets (start, end) of all but the start."""
+        encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        return [self.start, *encoded["input_ids"]], encoded["offset_mapping"]
+
+    def batches(self, lengths: Sequence[int]) -> Iterator[list[int]]:
+        """Indices of sequences, near in length, longest first, bounded in number and in logits; empty ones are out."""
+        order = sorted((i for i, length in enumerate(lengths) if length), key=lambda i: -lengths[i])
+        while order:
+            room = max(1, MAX_LOGITS // (lengths[order[0]] * self.vocab_size))
+            size = min(room, self.settings.batch_size)
+            yield order[:size]
+            order = order[size:]
+
+    def logits(self, sequences: Sequence[Sequence[int]]) -> Tensor:
+        """(B, T, V) logits of a batch, padded on the right, where a causal model's other positions do not see it."""
+        width = max(map(len, sequences))
+        device = self.model.device
+        ids = torch.full((len(sequences), width), self.start, dtype=torch.long, device=device)
+        mask = torch.zeros_like(ids)
+        for row, sequence in enumerate(sequences):
+            ids[row, : len(sequence)] = torch.tensor(sequence, device=device)
+            mask[row, : len(sequence)] = 1
+        with self._eval_mode(), torch.inference_mode():
+            return self.model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+
+    def group_log_masses(self, logits: Tensor) -> np.ndarray:
+        """Log-probability of each group's tokens together; (N, V) logits -> (N, K)."""
+        logits = logits.float()
+        total = logits.logsumexp(dim=-1)
+        masses = [logits[:, ids].logsumexp(dim=-1) - total for ids in self.group_tokens]
+        return torch.stack(masses, dim=-1).double().cpu().numpy()
+
+    @contextmanager
+    def _eval_mode(self) -> Iterator[None]:
+        if not self.model.training:
+            yield
+            return
+        self.model.eval()
+        try:
+            yield
+        finally:
+            self.model.train()
+
+    @cached_property
+    def continuations(self) -> list[list[str]]:
+        """Sampled continuations of each prompt."""
+        return generate(
+            self.model,
+            self.tokenizer,
+            [prompt.text for prompt in self.prompts],
+            batch_size=self.settings.batch_size,
+            progress=self.report("continuations"),
+            **self.decoding,
+        )
+
+    @cached_property
+    def polarities(self) -> tuple[np.ndarray, str]:
+        """(prompts, K + 2): continuations of each polarity, the last two tie and neutral; and the rule of counting."""
+        count, rule = group_counter(self.wordlist, self.swapper)
+        return polarity_table(self.continuations, count, self.wordlist.num_groups), rule
+
+    @cached_property
+    def likelihoods(self) -> np.ndarray:
+        """Negative log-likelihood of each document in nats, its tokens and its UTF-8 bytes; (N, 3).
+
+        Each document stands alone behind the start token; the end of a document is not counted. One longer than the
+        context is read through windows that move by the stride: every token is counted once, in the first window that
+        holds it, so that all but the first stretch have at least context - stride tokens before them.
+        """
+        windows: list[tuple[int, list[int], int]] = []  # document, tokens, how many of the last are counted
+        table = np.zeros((len(self.documents), 3))
+        for number, document in enumerate(self.documents):
+            ids, _ = self.encode(document)
+            table[number, 1:] = len(ids) - 1, len(document.encode())
+            windows += [(number, ids[begin:end], new) for begin, end, new in self._windows(len(ids))]
+        done, report = 0, self.report("likelihood")
+        for batch in self.batches([len(ids) for _, ids, _ in windows]):
+            logits = self.logits([windows[w][1] for w in batch])
+            for row, (number, ids, new) in enumerate(windows[w] for w in batch):
+                scores = logits[row, len(ids) - 1 - new : len(ids) - 1].float()
+                targets = torch.tensor(ids[len(ids) - new :], device=scores.device)
+                loss = torch.nn.functional.cross_entropy(scores, targets, reduction="none")
+                table[number, 0] += loss.double().sum().item()
+            done += len(batch)
+            report(done, len(windows))
+        return table
+
+    def _windows(self, length: int) -> Iterator[tuple[int, int, int]]:
+        """(begin, end, tokens counted) over a sequence that begins with the start token."""
+        end = min(self.context or length, length)
+        if end > 1:
+            yield 0, end, end - 1
+        while end < length:
+            previous, end = end, min(end + self.stride, length)
+            yield end - self.context, end, end - previous
+
+
+class ModelMetric(evaluate.Measurement):
+    """Base of the metrics' classes for the `evaluate` library; a metric sets `card` and `measure`.
+
+    evaluate takes the first subclass of its own that it finds in a file: a metric's file must refer to this class
+    through its module, not import its name.
+    """
+
+    card: Card
+    measure: Callable[[Evaluation], Measurement]
+
+    def _info(self) -> evaluate.MeasurementInfo:
+        card = self.card
+        return evaluate.MeasurementInfo(
+            description=f"{card.meaning}\nFormula: {card.formula}\nIdeal: {card.ideal}; {card.direction}.\n"
+            f"Limits: {card.limits}",
+            citation=card.source,
+            inputs_description=_INPUTS,
+            features=Features(),
+        )
+
+    def compute(self, **inputs: Any) -> dict[str, Any]:
+        """Measure a model: see the arguments of `evaluation_from`. Returns the fields of a `Score`."""
+        evaluation = evaluation_from(**inputs)
+        measurement = type(self).measure(evaluation)
+        return score(self.card, measurement, resamples=evaluation.settings.bootstrap, seed=evaluation.seed).to_dict()
+
+
+_INPUTS = """
+Args:
+    model: A causal language model of transformers, or the folder or hub id of one.
+    tokenizer: Its fast tokenizer; not needed with a folder or hub id.
+    wordlist: Name of a bundled word list, path of a TSV, or a WordList. Default: english_gender.
+    documents: Held-out texts, for metrics on texts.
+    prompts: Prompts, or where they come from (see distill.generation.load_prompts). Default: occupations.
+    seed: Seed of sampling and resampling.
+    **settings: Any setting of distill.recipe.ScoreConfig: samples, max_new_tokens, temperature, bootstrap, ...
+"""
+
+
+def evaluation_from(**inputs: Any) -> Evaluation:
+    """An `Evaluation` from what a user of `evaluate` passes to `compute`.
+
+    Raises:
+        UserError: an unknown argument, or a model, word list or prompt file that cannot be used.
+    """
+    known = {"model", "tokenizer", "wordlist", "documents", "prompts", "seed"}
+    setting_names = {f.name for f in fields(ScoreConfig)} - {"metrics", "prompts"}
+    for name in inputs:
+        if name not in known | setting_names:
+            raise UserError(f"unknown argument '{name}'; {suggestion(name, sorted(known | setting_names))}")
+    model, tokenizer = inputs.get("model"), inputs.get("tokenizer")
+    if model is None:
+        raise UserError("compute() needs model=..., a model or the folder of one")
+    if isinstance(model, str | Path):
+        tokenizer = tokenizer or load_tokenizer(str(model))
+        model = load_model(str(model))
+    if tokenizer is None:
+        raise UserError("compute() needs tokenizer=... when the model is given as an object")
+    wordlist = inputs.get("wordlist", "english_gender")
+    wordlist = wordlist if isinstance(wordlist, WordList) else load_wordlist(wordlist)
+    swapper = Swapper(wordlist)
+    prompts = inputs.get("prompts", "occupations")
+    prompts = load_prompts(prompts) if isinstance(prompts, str | Path) else [_as_prompt(prompt) for prompt in prompts]
+    prompts, _ = without_listed_words(prompts, swapper)
+    settings = ScoreConfig(**{name: value for name, value in inputs.items() if name in setting_names})
+    return Evaluation(
+        model, tokenizer, wordlist, list(inputs.get("documents", ())), prompts, settings, inputs.get("seed", 0), swapper
+    )
+
+
+def _as_prompt(prompt: Prompt | str) -> Prompt:
+    return prompt if isinstance(prompt, Prompt) else Prompt(prompt, "all", prompt)

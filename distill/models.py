@@ -1,0 +1,352 @@
+"""Load the teacher, make the student. The only file that knows architectures."""
+
+import copy
+import hashlib
+import os
+from collections.abc import Iterable
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
+
+from distill.corpus import Corpus
+from distill.errors import UserError
+from distill.recipe import StudentConfig, TeacherConfig, suggestion
+from distill.run_folder import write_folder
+
+DEMO_TEACHER = Path(__file__).parent / "assets" / "demo-teacher"
+_END_OF_TEXT = "<|endoftext|>"
+_TOKENIZER_DOCUMENTS = 50_000  # enough to learn the merges of a small vocabulary from
+
+
+def load_tokenizer(path: str, **hub: Any) -> PreTrainedTokenizerBase:
+    """The fast tokenizer of a folder or hub id.
+
+    Raises:
+        UserError: there is none, or it is a slow one, which gives no character offsets.
+    """
+    path = _resolve(path)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, **hub)
+    except (OSError, ValueError, ImportError, KeyError) as error:
+        raise UserError(f"{path}: no tokenizer can be loaded from it: {_first_line(error)}") from None
+    if not tokenizer.is_fast:
+        raise UserError(f"{path}: its tokenizer gives no character offsets; a fast one (tokenizer.json) is needed")
+    return tokenizer
+
+
+def load_model(path: str, dtype: str = "float32", **hub: Any) -> PreTrainedModel:
+    """A causal language model of a folder or hub id, in eval mode, from safetensors.
+
+    Raises:
+        UserError: the folder is missing or has no weights, or the hub id cannot be had (offline, misspelt, private).
+    """
+    path = _resolve(path)
+    _check_folder(path)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, dtype), use_safetensors=True, **hub)
+    except (OSError, ValueError, ImportError, KeyError) as error:
+        offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") else ""
+        raise UserError(
+            f"{path}: no causal language model can be loaded from it{offline}: {_first_line(error)}; "
+            "give a folder with config.json and model.safetensors, or the id of a hub model"
+        ) from None
+    return model.eval()
+
+
+def load_teacher(config: TeacherConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The frozen teacher and its tokenizer.
+
+    Raises:
+        UserError: see `load_model` and `load_tokenizer`.
+    """
+    hub = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
+    hub = {k: v for k, v in hub.items() if v}
+    model = load_model(config.path, config.dtype, **hub)
+    tokenizer = load_tokenizer(config.path, **hub)
+    model.requires_grad_(False)
+    _check_vocabulary(config.path, tokenizer, config.path, model)
+    _check_head(config.path, model)
+    return model, tokenizer
+
+
+def _resolve(path: str) -> str:
+    return str(DEMO_TEACHER) if path == "demo" else path
+
+
+def _check_folder(path: str) -> None:
+    folder = Path(path)
+    looks_local = path.startswith((".", "/", "~")) or path.count("/") > 1
+    if not folder.exists():
+        if looks_local:
+            raise UserError(f"{path}: no such folder; give a model folder, a hub id or 'demo'")
+        return
+    if not (folder / "config.json").exists():
+        raise UserError(f"{path}: holds no config.json; it is not the folder of a transformers model")
+    if not any(folder.glob("*.safetensors")):
+        pickled = " (only pickled ones, which are not loaded; convert them)" if any(folder.glob("*.bin")) else ""
+        raise UserError(f"{path}: holds no weights{pickled}; a file model.safetensors is expected beside config.json")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
+def special_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[int, int]:
+    """(start, end): the token every document begins with and the one that follows its last.
+
+    The start is the tokenizer's bos, else its eos (as GPT-2 was trained); the end is its eos, else its bos.
+
+    Raises:
+        UserError: the tokenizer has neither.
+    """
+    bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
+    if bos is None and eos is None:
+        raise UserError(f"{tokenizer.name_or_path}: its tokenizer has neither a bos nor an eos token; add one of them")
+    return (bos if bos is not None else eos), (eos if eos is not None else bos)
+
+
+def train_tokenizer(documents: Iterable[str], vocab_size: int) -> PreTrainedTokenizerBase:
+    """A byte-level BPE tokenizer in the manner of GPT-2 (Radford et al. 2019), one token for start and end.
+
+    Args:
+        documents: Text to learn the merges from.
+        vocab_size: Entries, the 256 bytes and the special token included.
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[_END_OF_TEXT],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    backend.train_from_iterator(documents, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=backend, bos_token=_END_OF_TEXT, eos_token=_END_OF_TEXT)
+
+
+def student_tokenizer(config: StudentConfig, corpus: Corpus, cache_dir: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a student without a teacher: loaded, or trained on the corpus and kept in the cache."""
+    if config.tokenizer != "train":
+        return load_tokenizer(config.tokenizer or config.path)
+    folder = cache_dir / f"tokenizer-{corpus.key}-{config.vocab_size}"
+    if not folder.exists():
+        tokenizer = train_tokenizer(islice(corpus.documents(), _TOKENIZER_DOCUMENTS), config.vocab_size)
+        write_folder(folder, tokenizer.save_pretrained)
+    return load_tokenizer(str(folder))
+
+
+def make_student(
+    config: StudentConfig, teacher: PreTrainedModel | None, tokenizer: PreTrainedTokenizerBase, teacher_name: str | None
+) -> PreTrainedModel:
+    """The student, float32 and trainable.
+
+    Args:
+        config: Where its weights come from.
+        teacher: Needed for `init: layers`; checked against the student's vocabulary otherwise.
+        tokenizer: The tokenizer that both share.
+        teacher_name: For messages.
+
+    Raises:
+        UserError: layers that the teacher does not have, an unknown architecture or key, or another vocabulary.
+    """
+    if config.init == "layers":
+        student = student_from_layers(teacher, chosen_layers(config, teacher))
+        name = f"student of {teacher_name}"
+    elif config.init == "config":
+        student, name = _student_from_config(config, tokenizer), "student.config"
+    else:
+        student, name = load_model(config.path), config.path
+        if teacher is not None:
+            _same_tokens(load_tokenizer(config.path), config.path, tokenizer, teacher_name)
+    _check_vocabulary(tokenizer.name_or_path, tokenizer, name, student)
+    if teacher is not None:
+        ours, theirs = _vocab_rows(student), _vocab_rows(teacher)
+        if ours != theirs:
+            raise UserError(
+                f"vocabularies differ: teacher {teacher_name} has {theirs} entries, student {name} has {ours}; "
+                "a student must share its teacher's tokenizer"
+            )
+    _check_head(name, student)
+    start, end = special_tokens(tokenizer)
+    student.generation_config.bos_token_id, student.generation_config.eos_token_id = start, end
+    if student.generation_config.pad_token_id is None:
+        student.generation_config.pad_token_id = end
+    return student.requires_grad_(True)
+
+
+def _student_from_config(config: StudentConfig, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    keys = dict(config.config)
+    model_type = keys.pop("model_type")
+    start, end = special_tokens(tokenizer)
+    keys = {"vocab_size": len(tokenizer), "bos_token_id": start, "eos_token_id": end, **keys}
+    try:
+        model_config = AutoConfig.for_model(model_type, **keys)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"student.config: {_first_line(error)}") from None
+    unknown = [key for key in keys if not hasattr(type(model_config)(), key)]
+    if unknown:
+        known = sorted(type(model_config)().to_dict())
+        raise UserError(f"student.config: {model_type} has no key '{unknown[0]}'; {suggestion(unknown[0], known)}")
+    return AutoModelForCausalLM.from_config(model_config, dtype=torch.float32)
+
+
+def decoder_layers(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
+    """(name, list) of the model's transformer layers: its one ModuleList as long as the configuration says.
+
+    Raises:
+        UserError: there is no such list, or more than one.
+    """
+    depth = model.config.get_text_config().num_hidden_layers
+    found = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.ModuleList) and len(m) == depth]
+    outermost = [(n, m) for n, m in found if not any(n.startswith(f"{other}.") for other, _ in found if other != n)]
+    if len(outermost) != 1:
+        raise UserError(
+            f"{type(model).__name__}: its {depth} layers cannot be told apart from other lists; "
+            "use student.init: checkpoint with a student of your own"
+        )
+    return outermost[0]
+
+
+def chosen_layers(config: StudentConfig, teacher: PreTrainedModel) -> list[int]:
+    """The teacher's layers that the student keeps, by default half of them, spread from the first to the last.
+
+    For 12 to 6 that is 0, 2, 4, 7, 9, 11, the choice of DistilBERT and DistilGPT2 (Sanh et al. 2019).
+
+    Raises:
+        UserError: an index or a number of layers that the teacher does not have.
+    """
+    depth = teacher.config.get_text_config().num_hidden_layers
+    if config.layers is not None:
+        wrong = [i for i in config.layers if not 0 <= i < depth]
+        if wrong or not config.layers:
+            raise UserError(f"student.layers: {wrong or 'empty'}; the teacher's layers are 0 to {depth - 1}")
+        return list(config.layers)
+    keep = config.num_layers if config.num_layers is not None else max(1, depth // 2)
+    if not 1 <= keep <= depth:
+        raise UserError(f"student.num_layers is {keep}, but the teacher has {depth} layers; give 1 to {depth}")
+    return [0] if keep == 1 else [round(i * (depth - 1) / (keep - 1)) for i in range(keep)]
+
+
+def student_from_layers(teacher: PreTrainedModel, layers: list[int]) -> PreTrainedModel:
+    """A copy of the teacher that keeps only `layers`; every other weight is the teacher's."""
+    name, _ = decoder_layers(teacher)
+    config = copy.deepcopy(teacher.config)
+    text_config = config.get_text_config()
+    depth = text_config.num_hidden_layers
+    for key, value in text_config.to_dict().items():
+        # Per-layer settings (attention patterns, say) have one entry for each layer.
+        if isinstance(value, list) and len(value) == depth and hasattr(text_config, key):
+            setattr(text_config, key, [value[i] for i in layers])
+    text_config.num_hidden_layers = len(layers)
+    student = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    position = {old: new for new, old in enumerate(layers)} if len(set(layers)) == len(layers) else None
+    weights = {}
+    for key, value in teacher.state_dict().items():
+        if not key.startswith(f"{name}."):
+            weights[key] = value
+            continue
+        index, _, rest = key.removeprefix(f"{name}.").partition(".")
+        targets = (
+            [position[int(index)]]
+            if position and int(index) in position
+            else [new for new, old in enumerate(layers) if old == int(index)]
+        )
+        for new in targets:
+            weights[f"{name}.{new}.{rest}"] = value
+    student.load_state_dict(weights)
+    student.tie_weights()
+    student.generation_config = copy.deepcopy(teacher.generation_config)
+    return student
+
+
+def _vocab_rows(model: PreTrainedModel) -> int:
+    return model.get_output_embeddings().weight.shape[0]
+
+
+def _check_vocabulary(tokenizer_name: str, tokenizer: PreTrainedTokenizerBase, name: str, model: PreTrainedModel) -> None:
+    if len(tokenizer) > _vocab_rows(model):
+        raise UserError(
+            f"vocabularies differ: tokenizer {tokenizer_name} has {len(tokenizer)} entries, model {name} has only "
+            f"{_vocab_rows(model)}; use the tokenizer that the model was trained with"
+        )
+
+
+def _same_tokens(
+    ours: PreTrainedTokenizerBase, our_name: str, theirs: PreTrainedTokenizerBase, their_name: str | None
+) -> None:
+    left, right = ours.get_vocab(), theirs.get_vocab()
+    if left != right:
+        differ = sum(left.get(token) != index for token, index in right.items())
+        raise UserError(
+            f"tokenizers differ: teacher {their_name} has {len(right)} entries, student {our_name} has {len(left)}, and "
+            f"{differ} of the teacher's stand elsewhere; a student must share its teacher's tokenizer"
+        )
+
+
+def hidden_states(model: PreTrainedModel, input_ids: Tensor, position_ids: Tensor) -> Tensor:
+    """Last hidden states, as the output head sees them.
+
+    No attention mask is given: positions that restart at 0 tell transformers that several documents share a row, and
+    each token then attends to its own document alone.
+
+    Args:
+        input_ids: (B, T) token ids.
+        position_ids: (B, T) positions counted from the start of each document.
+
+    Returns:
+        (B, T, D) hidden states.
+    """
+    return model.base_model(input_ids=input_ids, position_ids=position_ids, use_cache=False).last_hidden_state
+
+
+def head(model: PreTrainedModel) -> tuple[Tensor, Tensor | None]:
+    """Weight (V, D) and bias (V,) or None of the output head."""
+    module = model.get_output_embeddings()
+    return module.weight, getattr(module, "bias", None)
+
+
+@torch.no_grad()
+def _check_head(name: str, model: PreTrainedModel) -> None:
+    """The loss projects hidden states itself, which is right only for a linear head: make sure, on a few tokens."""
+    was_training = model.training
+    model.eval()
+    ids = torch.arange(4, device=model.device)[None] % _vocab_rows(model)
+    positions = torch.arange(4, device=model.device)[None]
+    weight, bias = head(model)
+    ours = nn.functional.linear(hidden_states(model, ids, positions), weight, bias).float()
+    theirs = model(input_ids=ids, position_ids=positions, use_cache=False).logits.float()
+    model.train(was_training)
+    tolerance = 1e-3 if weight.dtype == torch.float32 else 5e-2
+    if not torch.allclose(ours, theirs, rtol=tolerance, atol=tolerance):
+        raise UserError(
+            f"{name}: its logits ({type(model).__name__}) are not a linear function of its last hidden states "
+            "(soft-capped or scaled logits?); such a model cannot be distilled yet"
+        )
+
+
+def parameter_count(model: PreTrainedModel) -> int:
+    """Number of weights, tied ones counted once."""
+    return sum(p.numel() for p in model.parameters())
+
+
+def weights_hash(model: PreTrainedModel) -> str:
+    """SHA-256 over names and values of all weights."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,249 @@
+"""Models and metrics -> scores.json: every value with its interval, every difference paired by unit.
+
+    {"format": 1,
+     "models":      {NAME: {METRIC: {value, low, high, n, ideal, direction, undetected, details}}},
+     "differences": {"LATER - EARLIER": {METRIC: {value, low, high, ratio, ratio_low, ratio_high, n}}},
+     "samples":     [{prompt, group, subject, texts: {NAME: [text, ...]}}],
+     "settings":    {seed, interval, decoding, word list, prompts, held-out text},
+     "versions":    {...}}
+
+Nothing in it depends on the clock: the same models, data and seed on the same machine give the same file.
+"""
+
+import gc
+import json
+import math
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from importlib import metadata
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from distill.console import counter, say
+from distill.counterfactual import Swapper
+from distill.errors import UserError
+from distill.generation import Prompt, limit_prompts, load_prompts, without_listed_words
+from distill.metrics import Evaluation, Measurement, chosen, difference, score
+from distill.metrics.bootstrap import CONFIDENCE
+from distill.models import load_model, load_teacher, load_tokenizer
+from distill.recipe import Recipe, ScoreConfig
+from distill.run_folder import write_json
+from distill.wordlist import WordList
+
+FORMAT = 1
+_SAMPLE_PROMPTS = 16
+_PACKAGES = ("distill", "torch", "transformers", "tokenizers", "numpy")
+
+Progress = Callable[[str, str, int, int], None]
+ModelSource = str | Path | tuple[Any, Any] | Callable[[], tuple[Any, Any]]
+
+
+def score_run(
+    recipe: Recipe, models: Mapping[str, str], wordlist: WordList, documents: Sequence[str], path: Path
+) -> dict[str, Any]:
+    """Score the models of a finished run as its recipe says, and write scores.json.
+
+    Args:
+        recipe: Its `scores`, `seed` and `teacher` are read.
+        models: Name -> folder or hub id; the teacher first, the mitigated student last.
+        wordlist: The recipe's word list.
+        documents: Held-out texts.
+        path: Where to write.
+
+    Returns:
+        What was written.
+
+    Raises:
+        UserError: an unknown metric, prompts or a model that cannot be had.
+    """
+    swapper = Swapper(wordlist)
+    prompts, left_out = run_prompts(recipe, swapper)
+    sources: dict[str, ModelSource] = dict(models)
+    # The recipe also knows its teacher's revision and number format, which a path does not tell.
+    if models.get("teacher") == recipe.teacher.path:
+        sources["teacher"] = lambda: load_teacher(recipe.teacher)
+    scores = score_models(
+        sources,
+        wordlist=wordlist,
+        documents=documents,
+        prompts=prompts,
+        settings=recipe.scores,
+        seed=recipe.seed,
+        swapper=swapper,
+        progress=_console_progress(),
+    )
+    scores["settings"]["prompts"] |= {"source": recipe.scores.prompts, "left_out_with_listed_word": left_out}
+    write_scores(scores, path)
+    return scores
+
+
+def run_prompts(recipe: Recipe, swapper: Swapper) -> tuple[list[Prompt], int]:
+    """The prompts that a recipe asks for, and how many were left out because they hold a listed word.
+
+    Raises:
+        UserError: there is no such source, it is malformed, or nothing of it is left.
+    """
+    source = recipe.scores.prompts
+    prompts, left_out = without_listed_words(load_prompts(source), swapper)
+    if not prompts:
+        raise UserError(
+            f"scores.prompts: every prompt of '{source}' holds a word of the list '{swapper.wordlist.name}'; use others"
+        )
+    return limit_prompts(prompts, recipe.scores.max_prompts, recipe.seed), left_out
+
+
+def score_models(
+    models: Mapping[str, ModelSource],
+    *,
+    wordlist: WordList,
+    documents: Sequence[str],
+    prompts: Sequence[Prompt],
+    settings: ScoreConfig,
+    seed: int = 0,
+    swapper: Swapper | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Measure models on the same prompts and texts, one model in memory at a time.
+
+    Args:
+        models: Name -> a folder or hub id, (model, tokenizer), or a function that returns these two.
+        wordlist: Defines the groups.
+        documents: Held-out texts; blank ones are left out.
+        prompts: Beginnings of texts without listed words.
+        settings: Metrics, decoding, batch size, stride, resamples.
+        seed: Seed of sampling and resampling.
+        swapper: The word list's swapper, if there is one already.
+        progress: Called with (model name, what is being done, done, in all).
+
+    Returns:
+        The contents of scores.json (see this module's head); differences are taken of each model against every
+        earlier one.
+
+    Raises:
+        UserError: an unknown metric or a model that cannot be loaded.
+    """
+    metrics = chosen(settings.metrics)
+    documents = [document for document in documents if document.strip()]
+    swapper = swapper or Swapper(wordlist)
+    measured: dict[str, dict[str, Measurement]] = {}
+    shown = limit_prompts(list(prompts), _SAMPLE_PROMPTS, seed)
+    samples: dict[Prompt, dict[str, list[str]]] = {prompt: {} for prompt in shown}
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    for name, source in models.items():
+        model, tokenizer = _open(source, device)
+        evaluation = Evaluation(model, tokenizer, wordlist, documents, prompts, settings, seed, swapper)
+        if progress:
+            evaluation.progress = lambda what, done, total, name=name: progress(name, what, done, total)
+        measured[name] = {metric: module.measure(evaluation) for metric, module in metrics.items()}
+        if "continuations" in vars(evaluation):  # Only if a metric asked for them.
+            for prompt, texts in zip(prompts, evaluation.continuations, strict=True):
+                if prompt in samples:
+                    samples[prompt][name] = texts
+        del model, evaluation
+        gc.collect()
+    resampling = {"resamples": settings.bootstrap, "seed": seed}
+    scores = {
+        "format": FORMAT,
+        "models": {
+            name: {metric: score(metrics[metric].CARD, m, **resampling).to_dict() for metric, m in of_model.items()}
+            for name, of_model in measured.items()
+        },
+        "differences": {
+            f"{later} - {earlier}": {
+                metric: difference(measured[later][metric], measured[earlier][metric], **resampling)
+                for metric in metrics
+            }
+            for earlier, later in combinations(measured, 2)
+        },
+        "samples": [
+            {"prompt": prompt.text, "group": prompt.group, "subject": prompt.subject, "texts": texts}
+            for prompt, texts in samples.items()
+            if texts
+        ],
+        "settings": {
+            "seed": seed,
+            "interval": {
+                "confidence": CONFIDENCE,
+                "resamples": settings.bootstrap,
+                "method": "percentile bootstrap over prompts or documents; differences paired",
+            },
+            "decoding": {
+                name: getattr(settings, name) for name in ("samples", "max_new_tokens", "temperature", "top_p", "top_k")
+            },
+            "wordlist": {"name": wordlist.name, "groups": list(wordlist.groups), "sha256": wordlist.sha256},
+            "prompts": {"count": len(prompts), "groups": len({prompt.group for prompt in prompts})},
+            "held_out": {"documents": len(documents), "bytes": sum(len(document.encode()) for document in documents)},
+        },
+        "versions": _versions(device),
+    }
+    return _without_nan(scores)
+
+
+def write_scores(scores: Mapping[str, Any], path: str | Path) -> None:
+    """Write scores as JSON, whole or not at all."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, scores)
+
+
+def read_scores(path: str | Path) -> dict[str, Any]:
+    """Scores from a file.
+
+    Raises:
+        UserError: there is none, or it is of another format.
+    """
+    try:
+        scores = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); give a scores.json") from None
+    except ValueError as error:
+        raise UserError(f"{path}: not valid JSON ({error})") from None
+    if not isinstance(scores, dict) or scores.get("format") != FORMAT:
+        raise UserError(f"{path}: not a scores.json of format {FORMAT}; score the models again")
+    return scores
+
+
+def _open(source: ModelSource, device: str) -> tuple[Any, Any]:
+    """A model and its tokenizer; a model that was loaded here is put on the device."""
+    if isinstance(source, tuple):
+        return source
+    model, tokenizer = source() if callable(source) else (load_model(str(source)), load_tokenizer(str(source)))
+    return model.to(device), tokenizer
+
+
+def _versions(device: str) -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions | {"device": torch.cuda.get_device_name() if device == "cuda" else "cpu"}
+
+
+def _without_nan(value: Any) -> Any:
+    """The same tree with `None` for numbers that JSON cannot hold."""
+    if isinstance(value, Mapping):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def _console_progress() -> Progress:
+    """Progress lines: one counter for each pass over each model."""
+    counters: dict[tuple[str, str], Callable[..., None]] = {}
+
+    def report(model: str, what: str, done: int, total: int) -> None:
+        if (model, what) not in counters:
+            if model not in {name for name, _ in counters}:
+                say(f"scoring {model}")
+            counters[model, what] = counter(f"scoring {model}: {what}", "done")
+        counters[model, what](done, total)
+
+    return report

@@ -1,0 +1,99 @@
+"""The entry: recipe -> teacher and text -> baseline and student -> scores -> report.
+
+Run it as `accelerate launch distill/train.py --config recipes/quickstart.yaml`, or as `distill train` on one process.
+Every finished stage is kept in the output folder, so the same command goes on where it was stopped.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from accelerate import PartialState
+from transformers import set_seed
+
+from distill.console import counter, run_entry, say
+from distill.corpus import open_corpus
+from distill.counterfactual import Swapper
+from distill.logit_ops import build_role_maps
+from distill.models import load_teacher, make_student, student_tokenizer, weights_hash
+from distill.packing import packed_blocks
+from distill.recipe import parse_recipe
+from distill.report import write_report
+from distill.role_map import token_roles
+from distill.run_folder import open_run
+from distill.score import run_prompts, score_run
+from distill.trainer import train_student, training_arguments
+from distill.wordlist import load_wordlist
+
+
+def main(argv: Sequence[str]) -> None:
+    """Run a recipe from its text to its report.
+
+    Raises:
+        UserError: see the modules above; a mistake leaves no trace of a run that had not yet begun to train.
+    """
+    # 1. What is asked for: every mistake that can be seen without work is seen here.
+    recipe = parse_recipe(argv)
+    process = PartialState()
+    wordlist = load_wordlist(recipe.wordlist)
+    training_arguments(recipe, Path(recipe.output_dir))
+    swapper = Swapper(wordlist)
+    run_prompts(recipe, swapper)
+    teacher, tokenizer = load_teacher(recipe.teacher) if recipe.teacher.path else (None, None)
+
+    # 2. Text: read or sampled, swapped, aligned and packed by the first process; the others read its cache.
+    with process.main_process_first(), open_run(recipe) as folder:
+        cache = Path(recipe.cache_dir or folder / "cache")
+        model_key = weights_hash(teacher) if teacher is not None else ""
+        # Held-out samples must not be training samples: their seeds differ.
+        corpus, held_out = (
+            open_corpus(config, seed, cache, teacher, tokenizer, model_key, counter("sampling text", "documents"))
+            for config, seed in ((recipe.corpus, 2 * recipe.seed), (recipe.held_out, 2 * recipe.seed + 1))
+        )
+        if tokenizer is None:
+            tokenizer = student_tokenizer(recipe.student, corpus, cache)
+        blocks, counts = packed_blocks(
+            corpus,
+            tokenizer,
+            swapper if recipe.needs_counterfactuals else None,
+            recipe.block_length,
+            cache,
+            counter("swapping, tokenising and packing", "documents"),
+        )
+        held_out_documents = list(held_out.documents())
+        set_seed(recipe.seed)
+        student = make_student(recipe.student, teacher, tokenizer, recipe.teacher.path)
+    say(counts.summary())
+
+    # 3. Students: the plain baseline and the mitigated one, same data, same steps.
+    variants = {"student": recipe}
+    if recipe.baseline and recipe.needs_counterfactuals:
+        variants = {"baseline": recipe.plain(), **variants}
+    roles = token_roles(wordlist, tokenizer, student.get_output_embeddings().weight.shape[0])
+    for name, variant in variants.items():
+        if (folder / name).exists():
+            continue
+        say(f"training {folder / name}")
+        set_seed(recipe.seed)
+        train_student(
+            variant,
+            student=make_student(recipe.student, teacher, tokenizer, recipe.teacher.path),
+            teacher=teacher,
+            tokenizer=tokenizer,
+            blocks=blocks,
+            num_groups=wordlist.num_groups,
+            role_maps=build_role_maps(roles.edges, roles.vocab_size),
+            checkpoints=folder / "checkpoints" / name,
+            destination=folder / name,
+        )
+
+    if process.is_main_process:
+        models = {"teacher": recipe.teacher.path} if teacher is not None else {}
+        models |= {name: str(folder / name) for name in variants}
+        scores = score_run(recipe, models, wordlist, held_out_documents, folder / "scores.json")
+        write_report(recipe, scores, counts, folder)
+    process.wait_for_everyone()
+
+
+if __name__ == "__main__":
+    sys.exit(run_entry(main, sys.argv[1:]))

@@ -1,0 +1,311 @@
+"""A word-list file -> groups, rows of counterparts and their roles; every mistake is reported with its line number.
+
+The format is a UTF-8 table with tab-separated columns. The header names the groups, every further line is one row of
+words that play the same role, one word a group. A last column named `when` may say in which role a row holds (`ROLES`),
+for words with more than one counterpart, and that a row goes one way only (`Row.one_way`):
+
+    # licence: Apache-2.0
+    male    female  when
+    man     woman
+    his     her     determiner
+    him     her     object
+    mr      mrs
+    mr      ms      one-way
+
+Lines that begin with `#` are comments; those above the header that read `# key: value` become metadata.
+"""
+
+import difflib
+import hashlib
+import json
+import re
+import unicodedata
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from distill.errors import UserError
+
+WHEN = "when"
+ALWAYS = "-"
+ONE_WAY = "one-way"
+ROLES = {
+    "determiner": "possessive determiner, before a noun: her book",
+    "object": "object of a verb or a preposition: saw her",
+    "pronoun": "possessive pronoun, standing alone: the book is his",
+    "title": "title, before a name or after my: Lady Anne, my lady",
+}
+KNOWN_WHEN = (*ROLES, ONE_WAY, ALWAYS)
+
+_BUNDLED = Path(__file__).resolve().parent / "wordlists"
+_METADATA = re.compile(r"#\s*([A-Za-z][\w-]*):\s+(\S.*)")
+# Characters that join the letters around them into one word although they are neither letters nor marks: soft hyphen,
+# zero-width non-joiner and joiner, word joiner.
+_JOINERS = "\u00ad\u200c\u200d\u2060"
+
+
+@dataclass(frozen=True)
+class Row:
+    """Words that play the same role, one a group.
+
+    words: lower case, NFC, in the order of the groups.
+    when: the role in which the row holds (a key of `ROLES`), or None for always; beside rows of the same word that have
+        a role, None is "otherwise".
+    line: line number in the file, from 1.
+    one_way: a word of this row that has a row without this mark too keeps that row's counterparts, and only the others
+        are swapped by this one (ms becomes mr, mr becomes mrs).
+    """
+
+    words: tuple[str, ...]
+    when: str | None
+    line: int
+    one_way: bool = False
+
+
+@dataclass(frozen=True)
+class WordList:
+    """A checked word list.
+
+    sha256 covers groups and rows, not comments: two files with the same content have the same hash.
+    """
+
+    name: str
+    groups: tuple[str, ...]
+    rows: tuple[Row, ...]
+    sha256: str
+    metadata: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def num_groups(self) -> int:
+        return len(self.groups)
+
+    @cached_property
+    def group_of(self) -> dict[str, int]:
+        """Every listed word (lower case) and the index of its group."""
+        return {word: group for row in self.rows for group, word in enumerate(row.words)}
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """All listed words, each once, in the order of the file."""
+        return tuple(self.group_of)
+
+    @cached_property
+    def _counterparts(self) -> dict[str, list[tuple[tuple[str, ...], str | None]]]:
+        """Word -> (words, role) of every row that swaps it."""
+        rows_of: dict[str, list[Row]] = {}
+        for row in self.rows:
+            for word in row.words:
+                rows_of.setdefault(word, []).append(row)
+        counterparts = {}
+        for word, rows in rows_of.items():
+            by_role: dict[str | None, tuple[str, ...]] = {}
+            for row in [row for row in rows if not row.one_way] or rows:
+                by_role.setdefault(row.when, row.words)
+            counterparts[word] = [(words, role) for role, words in by_role.items()]
+        return counterparts
+
+    def counterparts(self, word: str, shift: int) -> tuple[tuple[str, str | None], ...]:
+        """Every (counterpart, role) of a lower-case word in the group `shift` further on, in row order.
+
+        The role is None where the counterpart holds always, or where no other role does. An unlisted word has none.
+        """
+        if word not in self.group_of:
+            return ()
+        group = (self.group_of[word] + shift) % self.num_groups
+        return tuple((words[group], role) for words, role in self._counterparts[word])
+
+    def group_index(self, group: str) -> int:
+        """The index of a group by its name. Raises UserError for a name that the list does not have."""
+        if group not in self.groups:
+            raise UserError(
+                f"word list {self.name}: unknown group {group!r}; "
+                f"its groups are {', '.join(self.groups)}{_did_you_mean(group, self.groups)}"
+            )
+        return self.groups.index(group)
+
+
+def bundled_wordlists() -> dict[str, Path]:
+    """The lists that come with the package: name -> file."""
+    return {path.stem: path for path in sorted(_BUNDLED.glob("*.tsv"))}
+
+
+def load_wordlist(name_or_path: str | Path) -> WordList:
+    """Reads and checks a word list: a bundled name (`english_gender`) or the path of a file of your own.
+
+    A bundled name wins over a file of the same name; write `./english_gender` for the file. Raises UserError, with
+    file, line and a hint, for every mistake in the list.
+    """
+    bundled = bundled_wordlists()
+    path = bundled.get(str(name_or_path)) or Path(name_or_path)
+    return _parse(_read(path, bundled), path)
+
+
+def is_word_character(character: str) -> bool:
+    """Whether a character can be part of a word: letters, digits, underscore, combining marks, invisible joiners."""
+    return (
+        character.isalnum()
+        or character == "_"
+        or character in _JOINERS
+        or unicodedata.category(character).startswith("M")
+    )
+
+
+def _did_you_mean(given: str, known: tuple[str, ...] | list[str]) -> str:
+    close = difflib.get_close_matches(given.lower(), known, n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def _read(path: Path, bundled: dict[str, Path]) -> str:
+    """The file's text without byte-order mark; raises UserError where it is missing or is no UTF-8 text."""
+    try:
+        content = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a NUL byte in the path
+        raise UserError(
+            f"word list {str(path)!r} not found: it is neither a file nor one of the bundled lists "
+            f"({', '.join(bundled)}){_did_you_mean(path.stem, list(bundled))}"
+        ) from None
+    except IsADirectoryError:
+        raise UserError(f"word list {path} is a folder; name a TSV file in it") from None
+    except OSError as error:
+        raise UserError(
+            f"word list {path} cannot be read: {error.strerror}; check the path and its permissions"
+        ) from None
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise UserError(f"{path}, line 1: the file is UTF-16; save it as UTF-8")
+    if b"\0" in content:
+        line = content.count(b"\n", 0, content.index(b"\0")) + 1
+        raise UserError(f"{path}, line {line}: a NUL byte; a word list is a plain UTF-8 text file")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise UserError(
+            f"{path}, line {line}: byte 0x{content[error.start]:02x} is not UTF-8; save the file as UTF-8"
+        ) from None
+
+
+def _parse(text: str, path: Path) -> WordList:
+    """Lines -> checked word list; raises UserError at the first mistake."""
+    metadata: dict[str, str] = {}
+    groups: tuple[str, ...] = ()
+    has_when = False
+    rows: list[Row] = []
+    for line, content in enumerate(text.split("\n"), start=1):
+        content = content.rstrip("\r")
+        if not content.strip():
+            continue
+        if content.lstrip().startswith("#"):
+            comment = _METADATA.fullmatch(content.strip())
+            if comment and not groups:
+                metadata[comment[1].lower()] = comment[2]
+            continue
+        cells = [unicodedata.normalize("NFC", " ".join(cell.split())) for cell in content.split("\t")]
+        if not groups:
+            groups, has_when = _header(cells, metadata, path, line)
+        else:
+            rows.append(_row(cells, groups, has_when, path, line))
+    if not groups:
+        raise UserError(f"{path}: the word list is empty; its first line names the groups, tab-separated: male, female")
+    if not rows:
+        raise UserError(
+            f"{path}: the word list has a header but no row; add one row of counterparts a line, one word for each of "
+            f"{', '.join(groups)}"
+        )
+    _check_conflicts(rows, groups, path)
+    canonical = json.dumps([groups, [[*row.words, row.when, row.one_way] for row in rows]], ensure_ascii=True)
+    return WordList(path.stem, groups, tuple(rows), hashlib.sha256(canonical.encode()).hexdigest(), metadata)
+
+
+def _header(cells: list[str], metadata: dict[str, str], path: Path, line: int) -> tuple[tuple[str, ...], bool]:
+    """The group names and whether there is a `when` column."""
+    where = f"{path}, line {line}"
+    has_when = cells[-1].lower() == WHEN
+    groups = tuple(cells[:-1] if has_when else cells)
+    if WHEN in (group.lower() for group in groups):
+        raise UserError(
+            f"{where}: the column {WHEN!r} must be the last and occur once; move it to the end of the header"
+        )
+    if "" in groups:
+        raise UserError(f"{where}: column {groups.index('') + 1} of the header has no name; name every group")
+    if len(groups) < 2:
+        hint = " (columns are separated by tabs, this line has spaces)" if " " in groups[0] else ""
+        raise UserError(f"{where}: the header names {len(groups)} group{hint}; a word list needs at least two groups")
+    for position, group in enumerate(groups):
+        if group in groups[:position]:
+            raise UserError(f"{where}: group {group!r} is named twice; every group is one column")
+    if "groups" in metadata:
+        declared = tuple(name.strip() for name in metadata["groups"].split(","))
+        for group in groups:
+            if group not in declared:
+                raise UserError(
+                    f"{where}: unknown group {group!r}; the comment '# groups:' above names "
+                    f"{', '.join(declared)}{_did_you_mean(group, declared)}"
+                )
+        for group in declared:
+            if group not in groups:
+                raise UserError(f"{where}: group {group!r} of the comment '# groups:' has no column in the header")
+    return groups, has_when
+
+
+def _row(cells: list[str], groups: tuple[str, ...], has_when: bool, path: Path, line: int) -> Row:
+    """One checked row, seen by itself."""
+    where = f"{path}, line {line}"
+    expected = len(groups)
+    when = ""
+    if has_when and len(cells) == expected + 1:  # an editor may have stripped the tab before an empty last cell
+        when = cells.pop().lower()
+    if len(cells) != expected:
+        hint = f"one word for each of {', '.join(groups)}"
+        if len(cells) == 1:
+            hint = "columns are separated by tabs, and this line has none"
+        elif not has_when and cells[-1].lower() in KNOWN_WHEN:
+            hint = f"for roles, add a last column {WHEN!r} to the header"
+        raise UserError(f"{where}: the row has {len(cells)} of {expected} words ({cells[0]!r} ...); {hint}")
+    marks = when.replace(",", " ").split()
+    for mark in marks:
+        if mark not in KNOWN_WHEN:
+            raise UserError(
+                f"{where}: unknown role {mark!r}; known are {', '.join(KNOWN_WHEN)}{_did_you_mean(mark, KNOWN_WHEN)}"
+            )
+    roles = [mark for mark in marks if mark in ROLES]
+    if len(roles) > 1:
+        raise UserError(f"{where}: the row has {len(roles)} roles ({', '.join(roles)}); write one row for each")
+    words = tuple(cell.lower() for cell in cells)
+    for group, word in zip(groups, words, strict=True):
+        if not word:
+            raise UserError(f"{where}: the word of group {group!r} is empty; fill it in or delete the row")
+        if not (is_word_character(word[0]) and is_word_character(word[-1])):
+            raise UserError(f"{where}: {word!r} must begin and end with a letter or digit; leave punctuation out")
+    return Row(words, roles[0] if roles else None, line, ONE_WAY in marks)
+
+
+def _check_conflicts(rows: list[Row], groups: tuple[str, ...], path: Path) -> None:
+    """What only several rows show together: words in two groups, duplicates, pairs that no role tells apart."""
+    first_use: dict[str, tuple[int, int]] = {}
+    rows_of: dict[str, list[Row]] = {}
+    first_line: dict[tuple[tuple[str, ...], str | None], int] = {}
+    for row in rows:
+        where = f"{path}, line {row.line}"
+        for group, word in enumerate(row.words):
+            other, line = first_use.setdefault(word, (group, row.line))
+            if other != group:
+                raise UserError(
+                    f"{where}: {word!r} is in group {groups[group]!r} and, on line {line}, in group {groups[other]!r}; "
+                    "a word belongs to one group"
+                )
+        line = first_line.setdefault((row.words, row.when), row.line)
+        if line != row.line:
+            raise UserError(f"{where}: the row {' / '.join(row.words)} repeats line {line}; delete one of the two")
+        for word in row.words:
+            for earlier in rows_of.get(word, ()):
+                if row.when == earlier.when and not (row.one_way or earlier.one_way):
+                    raise UserError(
+                        f"{where}: {word!r} is paired here with {_others(row, word)} and on line {earlier.line} with "
+                        f"{_others(earlier, word)}; give the two rows different roles in the last column {WHEN!r} "
+                        f"({', '.join(ROLES)}), mark one {ONE_WAY!r}, or delete one"
+                    )
+            rows_of.setdefault(word, []).append(row)
+
+
+def _others(row: Row, word: str) -> str:
+    return " / ".join(repr(other) for other in row.words if other != word)

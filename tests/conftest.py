@@ -1,0 +1,72 @@
+"""Shared fixtures: where the real data lie, and what a machine must have for a marked test to run."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def shared_data():
+    """A function from path parts to a file of the real data sets; skips the test where they are absent."""
+    root = Path(os.environ.get("DISTILL_DATA", REPOSITORY.parent / "shared" / "data"))
+
+    def find(*parts: str) -> Path:
+        path = root.joinpath(*parts)
+        if not path.exists():
+            pytest.skip(f"real data not found: {path} (set DISTILL_DATA to the folder that holds them)")
+        return path
+
+    return find
+
+
+TOY_TEXT = (
+    "The nurse said that she was tired. The doctor said that he was late. Her book was his, and his book was hers. "
+    "The king and the queen saw him and her. A woman took her coat; a man took his coat. Nothing happened at all. "
+)
+
+
+@pytest.fixture(scope="session")
+def toy_tokenizer():
+    """A byte-level BPE of 400 entries, trained on a few sentences."""
+    from distill.models import train_tokenizer
+
+    return train_tokenizer([TOY_TEXT] * 4, 400)
+
+
+TOY_ARCHITECTURES = {
+    "gpt2": {"n_positions": 64, "n_embd": 32, "n_layer": 4, "n_head": 2},
+    "llama": {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 2,
+        "max_position_embeddings": 64,
+    },
+    "gpt_neox": {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 2,
+        "max_position_embeddings": 64,
+    },
+}
+
+
+@pytest.fixture(scope="session")
+def toy_model(toy_tokenizer):
+    """A function from an architecture of TOY_ARCHITECTURES (and keys to change) to a small random model."""
+    import torch
+
+    from distill.models import make_student
+    from distill.recipe import StudentConfig
+
+    def make(architecture: str = "gpt2", seed: int = 0, **keys):
+        config = {"model_type": architecture, **TOY_ARCHITECTURES[architecture], **keys}
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            return make_student(StudentConfig(init="config", config=config), None, toy_tokenizer, None).eval()
+
+    return make

@@ -1,0 +1,198 @@
+"""The documents say what is so: commands run, paths exist, tables are current."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from accelerate.commands.launch import launch_command_parser
+from conftest import REPOSITORY
+from torch.distributed.run import get_args_parser
+
+from distill import recipe_docs
+from distill.counterfactual import Swapper
+from distill.metrics import METRICS
+from distill.recipe import ScoreConfig, parse_recipe
+from distill.wordlist import load_wordlist
+
+README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+RECIPES_README = recipe_docs.README.read_text(encoding="utf-8")
+DOCUMENTS = [REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "outputs/README.md")]
+DOCUMENTS += [recipe_docs.README, REPOSITORY / "distill/wordlists/README.md"]
+
+INSTALL_AND_RUN = (
+    "pip install -c constraints.txt -e . && accelerate launch distill/train.py --config recipes/quickstart.yaml"
+)
+INSTALL_AND_TEST = "pip install -c constraints.txt -e '.[test]' && pytest"
+
+
+def code_blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
+
+
+def commands(text: str) -> list[str]:
+    """Every line of every shell block, continued lines joined."""
+    lines = "".join(code_blocks(text, "bash")).replace("\\\n", " ").splitlines()
+    return [line for line in lines if line.strip()]
+
+
+# ----------------------------------------------------------------------------------------------------------- README
+
+
+def test_the_two_commands_stand_in_the_readme():
+    assert INSTALL_AND_RUN in commands(README)
+    assert INSTALL_AND_TEST in commands(README)
+
+
+def test_the_readme_has_its_parts_in_order():
+    headings = re.findall(r"^## (.*)$", README, flags=re.MULTILINE)
+    assert headings == [
+        "What it measures, and what it does not",
+        "Quickstart",
+        "Results",
+        "Your own word list",
+        "Your own teacher",
+        "Several GPUs, several machines",
+        "Limits",
+        "Citation",
+        "Licence",
+    ]
+    assert README.count("<!-- results -->") == README.count("<!-- /results -->") == 1
+
+
+def test_the_readme_explains_every_default_score():
+    assert not [name for name in ScoreConfig().metrics if f"`{name}`" not in README]
+    assert set(ScoreConfig().metrics) <= set(METRICS)
+
+
+RUNS = [command for command in commands(README + RECIPES_README) if "--config recipes/" in command]
+
+
+@pytest.mark.parametrize("command", RUNS)
+def test_the_options_in_the_documents_exist(command, monkeypatch):
+    monkeypatch.chdir(REPOSITORY)
+    words = shlex.split(command.rpartition("&& ")[2])
+    program, arguments = words[: words.index("--config")], words[words.index("--config") :]
+    parse_recipe(arguments)
+    if program[:2] == ["accelerate", "launch"]:
+        launcher = launch_command_parser().parse_args(program[2:])
+        assert launcher.training_script == "distill/train.py"
+    elif program[0] == "torchrun":
+        assert get_args_parser().parse_args(program[1:]).training_script == "distill/train.py"
+    else:
+        assert program == ["distill", "train"]
+
+
+def test_the_console_example_is_true():
+    (example,) = code_blocks(README, "console")
+    command, expected = example.removeprefix("$ ").split("\n", 1)
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, env={**os.environ, "PATH": path})
+    assert (done.stdout, done.stderr) == (expected, "")
+
+
+def test_the_word_list_in_the_readme_is_one(tmp_path):
+    (content,) = code_blocks(README, "tsv")
+    path = tmp_path / "faiths.tsv"
+    path.write_text(content, encoding="utf-8")
+    wordlist = load_wordlist(path)
+    assert wordlist.num_groups == 3
+    assert [c.text for c in Swapper(wordlist).counterfactuals("two churches")] == ["two mosques", "two synagogues"]
+
+
+def test_the_python_example_compiles():
+    for block in code_blocks(README, "python"):
+        compile(block, "README.md", "exec")
+
+
+# ------------------------------------------------------------------------------------------------------------ links
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(REPOSITORY)))
+def test_links_and_paths_exist(document):
+    text = document.read_text(encoding="utf-8")
+    for target in re.findall(r"\]\((?!https?://)([^)#]+)\)", text):
+        assert (document.parent / target).exists(), f"{document.name}: link to {target}"
+    # Paths in code spans count from the repository's root.
+    for target in re.findall(r"`((?:distill|recipes|tests)/[\w./-]+)`", text):
+        assert "NAME" in target or (REPOSITORY / target).exists(), f"{document.name}: path {target}"
+
+
+def test_the_documents_hold_no_long_lines():
+    for document in DOCUMENTS:
+        prose = re.sub(r"^\|.*$", "", document.read_text(encoding="utf-8"), flags=re.MULTILINE)
+        long = [line for line in prose.splitlines() if len(line) > 130]
+        assert not long, f"{document.name}: {long[0]}"
+
+
+def test_contributing_names_every_module():
+    text = (REPOSITORY / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    modules = [path.name for path in (REPOSITORY / "distill").glob("*.py") if path.name != "__init__.py"]
+    assert not [name for name in modules if name not in text]
+
+
+# ---------------------------------------------------------------------------------------------------------- recipes
+
+
+def test_the_table_of_keys_is_current():
+    assert recipe_docs.with_key_tables(RECIPES_README) == RECIPES_README, "run python -m distill.recipe_docs"
+
+
+def test_every_key_has_a_meaning():
+    rows = re.findall(r"^\| `([\w.]+)` \| (.*?) \| `(.*?)` \| (.*?) \|$", RECIPES_README, flags=re.MULTILINE)
+    assert len(rows) > 50
+    assert not [key for key, *cells in rows if not all(cells)]
+
+
+def test_every_recipe_is_listed():
+    folder = recipe_docs.README.parent
+    assert not [path.name for path in folder.glob("*.yaml") if f"`{path.name}`" not in RECIPES_README]
+
+
+# ----------------------------------------------------------------------------------------------- container and CI
+
+
+def test_the_dockerfile_copies_what_exists():
+    text = (REPOSITORY / "Dockerfile").read_text(encoding="utf-8")
+    sources = [word for line in re.findall(r"^COPY (.*)$", text, flags=re.MULTILINE) for word in line.split()[:-1]]
+    assert sources
+    kept = {
+        line.removeprefix("!")
+        for line in (REPOSITORY / ".dockerignore").read_text(encoding="utf-8").splitlines()
+        if line.startswith("!")
+    }
+    for source in sources:
+        assert (REPOSITORY / source).exists()
+        assert source in kept, f".dockerignore keeps {source} out"
+
+
+def test_the_dockerfile_pins_its_base_and_drops_privileges():
+    text = (REPOSITORY / "Dockerfile").read_text(encoding="utf-8")
+    assert re.search(r"^FROM python:3\.\d+\.\d+-slim-\w+$", text, flags=re.MULTILINE)
+    assert text.index("\nUSER distill") < text.index("\nCMD ")
+    (default,) = re.findall(r"^CMD (\[.*\])$", text, flags=re.MULTILINE)
+    assert " ".join(yaml.safe_load(default)) in INSTALL_AND_RUN
+
+
+def test_ci_runs_the_commands_of_the_readme():
+    script = REPOSITORY / ".ci/run"
+    assert os.access(script, os.X_OK)
+    lines = script.read_text(encoding="utf-8").splitlines()
+    assert lines[0] == "#!/usr/bin/env bash"
+    install, test = INSTALL_AND_TEST.split(" && ")
+    assert "set -euo pipefail" in lines
+    assert [line for line in lines if line in (install, install.replace("install", "install --quiet"))]
+    assert lines[-1] == test
+
+
+def test_the_citation_is_whole():
+    citation = yaml.safe_load((REPOSITORY / "CITATION.cff").read_text(encoding="utf-8"))
+    assert {"cff-version", "message", "title", "authors", "license"} <= set(citation)
+    assert citation["license"] == "Apache-2.0"
+    (paper,) = citation["references"]
+    assert len(paper["authors"]) == 10
+    assert paper["title"] in " ".join(README.replace("> ", "").replace("*", "").split())

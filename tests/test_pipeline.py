@@ -1,0 +1,152 @@
+"""The whole job, on a language whose bias is known, and under kills."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import synthetic
+import torch
+from conftest import REPOSITORY
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+ENTRY = str(REPOSITORY / "distill" / "train.py")
+
+
+def run(*arguments: str, check: bool = True) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(
+        [sys.executable, ENTRY, *arguments], env=environment, capture_output=True, text=True, timeout=550
+    )
+    assert not check or done.returncode == 0, done.stderr[-3000:]
+    return done
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """(folder of the language, folder of its teacher), trained once by the pipeline itself."""
+    folder = tmp_path_factory.mktemp("synthetic")
+    run("--config", synthetic.write_teacher_recipe(folder, folder / "teacher-run"))
+    return folder, folder / "teacher-run" / "student"
+
+
+def test_known_bias_is_reproduced_plainly_and_mitigated(world, tmp_path):
+    folder, teacher = world
+    output = tmp_path / "run"
+    run("--config", synthetic.write_student_recipe(folder, teacher, output))
+    for name in ("recipe.yaml", "scores.json", "report.md", "student", "baseline", "student/README.md",
+                 "student/generation_config.json", "student/tokenizer.json", "student/model.safetensors"):
+        assert (output / name).exists(), name
+
+    def shares(path):
+        model, tokenizer = AutoModelForCausalLM.from_pretrained(path), AutoTokenizer.from_pretrained(path)
+        return {s: synthetic.share_of_she(model, tokenizer, s) for s in [*synthetic.P_SHE, *synthetic.AGREE]}
+
+    plain, mitigated = shares(output / "baseline"), shares(output / "student")
+    for subject, known in synthetic.P_SHE.items():
+        assert plain[subject] == pytest.approx(known, abs=0.06), subject
+        assert mitigated[subject] == pytest.approx(0.5, abs=0.1), subject
+    for kept in (plain, mitigated):  # pronouns still agree with a king or a queen
+        assert kept["queen"] > 0.95
+        assert kept["king"] < 0.05
+
+    models = json.loads((output / "scores.json").read_text())["models"]
+    assert set(models) == {"teacher", "baseline", "student"}
+    for of_model in models.values():
+        for metric in ("perplexity", "corpus_disparity", "next_word_disparity"):
+            assert {"value", "low", "high", "n"} <= set(of_model[metric])
+    # Three prompts, of which the language gives the exact log ratios.
+    known = sum(abs(torch.logit(torch.tensor(p)).item()) for p in synthetic.P_SHE.values()) / 3
+    assert models["baseline"]["next_word_disparity"]["value"] == pytest.approx(known, rel=0.25)
+    assert models["student"]["next_word_disparity"]["value"] < 0.3 * known
+
+
+def start(recipe: str) -> subprocess.Popen:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(REPOSITORY)}
+    return subprocess.Popen(
+        [sys.executable, ENTRY, "--config", recipe],
+        env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+    )
+
+
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow)])
+def test_a_killed_run_ends_as_if_it_had_not_been(world, tmp_path, seed):
+    """SIGKILL at a random optimizer step, the same command again: the same student, bit for bit."""
+    folder, teacher = world
+    settings = {"max_steps": 40, "save_steps": 5}
+    run("--config", synthetic.write_student_recipe(folder, teacher, tmp_path / "whole", **settings))
+
+    step = random.Random(seed).randrange(5, 40)
+    recipe = synthetic.write_student_recipe(folder, teacher, tmp_path / "killed", **settings)
+    process = start(recipe)
+    checkpoints = tmp_path / "killed" / "checkpoints" / "student"
+    deadline = time.monotonic() + 300
+    # The baseline is trained first; wait until the student has passed its checkpoint before `step`, then pull the plug.
+    while not any(int(p.name.split("-")[1]) >= step - step % 5 for p in checkpoints.glob("checkpoint-*")):
+        assert process.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "killed" / "student").exists()
+
+    done = run("--config", recipe)
+    assert done.returncode == 0
+    for name in ("student", "baseline"):
+        want, got = (load_file(tmp_path / run_name / name / "model.safetensors") for run_name in ("whole", "killed"))
+        assert all(torch.equal(want[key], got[key]) for key in want), name
+    scores = [json.loads((tmp_path / r / "scores.json").read_text()) for r in ("whole", "killed")]
+    assert scores[0]["models"]["student"]["perplexity"] == scores[1]["models"]["student"]["perplexity"]
+
+
+def test_a_finished_run_is_not_trained_again(world, tmp_path):
+    folder, teacher = world
+    recipe = synthetic.write_student_recipe(folder, teacher, tmp_path / "run", max_steps=2, save_steps=2)
+    run("--config", recipe)
+    weights = tmp_path / "run" / "student" / "model.safetensors"
+    before = weights.stat().st_mtime_ns
+    run("--config", recipe)
+    assert weights.stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--config", "absent.yaml"], ["absent.yaml"]),
+        (["--wordlist", "absent.tsv"], ["absent.tsv"]),
+        (["--wordlist", "ragged.tsv"], ["ragged.tsv", "line 3"]),
+        (["--target.op", "expmeen"], ["expmeen", "expmean"]),
+        (["--target.strength", "2"], ["strength", "[0, 1]"]),
+        (["--target.strenght", "1"], ["strength"]),
+        (["--teacher.path", "{tmp}/hollow"], ["hollow", "no weights"]),
+        (["--corpus.files", '["{tmp}/empty.txt"]'], ["empty.txt", "no text"]),
+        (["--corpus.files", '["{tmp}/unlisted.txt"]'], ["word list"]),
+        (["--output_dir", "{tmp}/other"], ["another recipe's run"]),
+    ],
+    ids=lambda v: v[0] if isinstance(v[0], str) and v[0].startswith("--") else None,
+)
+def test_a_users_mistake_is_one_sentence_and_exit_code_2(world, tmp_path, arguments, words):
+    folder, teacher = world
+    (tmp_path / "ragged.tsv").write_text("male\tfemale\nhe\tshe\nking\n")
+    (tmp_path / "hollow").mkdir()
+    (tmp_path / "hollow" / "config.json").write_text('{"model_type": "gpt2"}')
+    (tmp_path / "empty.txt").write_text("")
+    (tmp_path / "unlisted.txt").write_text("nothing of the kind happened here .")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "recipe.yaml").write_text("seed: 77\n")
+    recipe = synthetic.write_student_recipe(folder, teacher, tmp_path / "out")
+    given = [a.replace("{tmp}", str(tmp_path)).replace("ragged.tsv", str(tmp_path / "ragged.tsv")) for a in arguments]
+    before = sorted(str(p) for p in tmp_path.rglob("*"))
+    done = run("--config", recipe, *given, check=False)
+    assert done.returncode == 2, done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    for word in words:
+        assert word in lines[0], lines[0]
+    assert sorted(str(p) for p in tmp_path.rglob("*")) == before, "something was written"

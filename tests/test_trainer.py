@@ -1,0 +1,169 @@
+"""The trainer: one normaliser, one teacher pass, checkpoints that survive a kill."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import train_toy
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from distill import kd_loss
+from distill.errors import UserError
+from distill.models import head, hidden_states
+from distill.packing import IGNORED, Collator, PackingCounts, pack
+from distill.recipe import LossConfig, Recipe, TargetConfig
+from distill.trainer import DistillationTrainer, attach_loss, newest_complete_checkpoint, training_arguments
+
+TESTS = Path(__file__).parent
+
+
+def launch(processes: int, output: Path, micro_batch: int, accumulation: int) -> None:
+    command = [sys.executable]
+    if processes > 1:
+        command += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    command += [str(TESTS / "train_toy.py"), str(output), str(micro_batch), str(accumulation)]
+    environment = {**os.environ, "PYTHONPATH": f"{TESTS.parent}:{TESTS}", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_accumulation_and_processes_do_not_change_the_result(tmp_path):
+    """8 x 1, 1 x 8 and 2 processes x 4 give the same parameters after 5 steps with unequal token counts."""
+    launch(1, tmp_path / "8x1", 8, 1)
+    launch(1, tmp_path / "1x8", 1, 8)
+    launch(2, tmp_path / "2x4", 4, 1)
+    want = load_file(tmp_path / "8x1" / "student" / "model.safetensors")
+    untrained = load_file(tmp_path / "8x1" / "untrained.safetensors")
+    assert max(float((want[k] - untrained[k]).abs().max()) for k in want) > 1e-2  # five real steps
+    for name in ("1x8", "2x4"):
+        got = load_file(tmp_path / name / "student" / "model.safetensors")
+        assert got.keys() == want.keys()
+        for key in want:
+            torch.testing.assert_close(got[key], want[key], atol=1e-5, rtol=0, msg=f"{name}: {key}")
+
+
+@pytest.fixture
+def batch(toy_tokenizer):
+    from distill.counterfactual import Swapper
+    from distill.wordlist import load_wordlist
+
+    swapper = Swapper(load_wordlist("english_gender"))
+    blocks = list(pack(train_toy.toy_documents()[:20], toy_tokenizer, swapper, 48, PackingCounts()))
+    return Collator(2, augment=True)(blocks), blocks
+
+
+def make_trainer(tmp_path, student, teacher, blocks, target, loss, role_maps=None):
+    recipe = Recipe(target=target, loss=loss, trainer={"use_cpu": True, "max_steps": 1})
+    attach_loss(student)
+    return DistillationTrainer(
+        model=student,
+        args=training_arguments(recipe, tmp_path),
+        train_dataset=blocks,
+        data_collator=Collator(2, target.augment),
+        teacher=teacher,
+        settings=kd_loss.LossSettings(kd=loss.kd, ce=loss.ce, op=target.op),
+        role_maps=role_maps,
+    )
+
+
+def test_loss_is_the_reference_loss_of_the_batch(tmp_path, toy_model, batch):
+    """Trainer, packing and fused loss together against plain tensors: every row, every partner."""
+    inputs, blocks = batch
+    student, teacher = toy_model(seed=1), toy_model(seed=2)
+    trainer = make_trainer(tmp_path, student, teacher, blocks, TargetConfig(op="mean", augment=True), LossConfig(ce=0.3))
+    loss = trainer.compute_loss(student, inputs)
+    with torch.no_grad():
+        own = hidden_states(student, inputs["input_ids"], inputs["position_ids"]).flatten(0, 1)
+        theirs = hidden_states(teacher, inputs["input_ids"], inputs["position_ids"]).flatten(0, 1)
+        log_q = (own @ head(student)[0].T).log_softmax(-1)
+        log_t = (theirs @ head(teacher)[0].T).log_softmax(-1)
+        labels, partner = inputs["labels"].flatten(), inputs["partner"][0].flatten()
+        total = count = 0
+        for i in range(len(labels)):
+            if labels[i] == IGNORED:
+                continue
+            target = log_t[i]
+            if partner[i] >= 0:
+                target = ((target + log_t[partner[i]]) / 2).log_softmax(-1)
+            total += (target.exp() * (target - log_q[i])).sum() - 0.3 * log_q[i, labels[i]]
+            count += 1
+    assert float(loss.detach()) == pytest.approx(float(total) / count, rel=1e-5)
+
+
+def test_the_teacher_runs_once_in_eval_mode_without_gradients(tmp_path, toy_model, batch):
+    inputs, blocks = batch
+    student, teacher = toy_model(seed=1), toy_model(seed=2).train()
+    trainer = make_trainer(tmp_path, student, teacher, blocks, TargetConfig(op="max", augment=True), LossConfig())
+    calls = []
+    teacher.base_model.register_forward_hook(
+        lambda module, args, kwargs, out: calls.append(
+            (module.training, torch.is_grad_enabled(), kwargs["input_ids"].shape[0])
+        ),
+        with_kwargs=True,
+    )
+    before = {k: v.clone() for k, v in teacher.state_dict().items()}
+    trainer.compute_loss(student.train(), inputs).backward()
+    assert calls == [(False, False, len(inputs["input_ids"]))]
+    assert all(p.grad is None for p in teacher.parameters())
+    assert all(torch.equal(v, before[k]) for k, v in teacher.state_dict().items())
+
+
+def test_tied_heads_get_both_gradients(tmp_path, toy_model, batch):
+    """The fused gradient of GPT-2's tied head adds to the embedding's, as autograd's does."""
+    inputs, blocks = batch
+    teacher = toy_model(seed=2)
+    gradients = []
+    for fused in (True, False):
+        student = toy_model(seed=1)
+        assert student.get_output_embeddings().weight is student.get_input_embeddings().weight
+        if fused:
+            trainer = make_trainer(tmp_path, student, teacher, blocks, TargetConfig(), LossConfig(kd=0.0, ce=1.0))
+            trainer.compute_loss(student, {**inputs, "student_rows": torch.tensor(len(blocks))}).backward()
+        else:
+            rows = slice(len(blocks))
+            logits = student(
+                input_ids=inputs["input_ids"][rows], position_ids=inputs["position_ids"][rows], use_cache=False
+            ).logits
+            labels = inputs["labels"][rows]
+            torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED).backward()
+        gradients.append(student.get_input_embeddings().weight.grad)
+    torch.testing.assert_close(*gradients, atol=1e-6, rtol=1e-4)
+
+
+def test_a_half_written_checkpoint_is_removed_and_the_one_before_is_taken(tmp_path):
+    for step, complete in ((5, True), (10, True), (100, False)):
+        folder = tmp_path / f"checkpoint-{step}"
+        folder.mkdir()
+        (folder / "model.safetensors").touch()
+        if complete:
+            (folder / "complete").touch()
+    assert newest_complete_checkpoint(tmp_path) == tmp_path / "checkpoint-10"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint-10", "checkpoint-5"]
+    shutil.rmtree(tmp_path)
+    assert newest_complete_checkpoint(tmp_path) is None
+
+
+def test_training_goes_on_bit_for_bit(tmp_path):
+    """Checkpoints every 2 of 6 steps, all but an early one lost: the end is the same to the last bit, dropout on."""
+    arguments = {"steps": 6, "save_steps": 2, "dropout": 0.1, "optim": "adamw_torch", "save_total_limit": 3}
+    train_toy.main(str(tmp_path / "whole"), 4, 1, **arguments)
+    shutil.copytree(tmp_path / "whole" / "checkpoints", tmp_path / "again" / "checkpoints")
+    for lost in (4, 6):
+        shutil.rmtree(tmp_path / "again" / "checkpoints" / f"checkpoint-{lost}")
+    train_toy.main(str(tmp_path / "again"), 4, 1, **arguments)
+    want, got = (load_file(tmp_path / name / "student" / "model.safetensors") for name in ("whole", "again"))
+    assert all(torch.equal(want[k], got[k]) for k in want)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "again" / "student")
+    assert model.config.n_layer == 2
+
+
+def test_one_kept_checkpoint_is_too_few(tmp_path):
+    with pytest.raises(UserError, match="save_total_limit"):
+        training_arguments(Recipe(trainer={"save_total_limit": 1}), tmp_path)
+    with pytest.raises(UserError, match="trainer"):
+        training_arguments(Recipe(trainer={"lr_scheduler_type": "cosinus"}), tmp_path)
