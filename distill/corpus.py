@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from distill.errors import UserError
+from distill.generation import generate
 from distill.recipe import CorpusConfig
 
 _OPENERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
@@ -217,28 +218,17 @@ def sample_batch(model: Any, tokenizer: Any, config: CorpusConfig, seed: int, nu
         seed: Seed of the whole corpus.
         number: Which batch, counted from 0.
     """
-    import torch
-
-    from distill.models import special_tokens
-
-    start, end = special_tokens(tokenizer)
-    size = min(config.sample_batch_size, config.max_documents - number * config.sample_batch_size)
-    device = next(model.parameters()).device
-    prompt = torch.full((size, 1), start, dtype=torch.long, device=device)
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), torch.inference_mode():
-        torch.manual_seed(seed * 1_000_003 + number)
-        rows = model.generate(
-            input_ids=prompt,
-            attention_mask=torch.ones_like(prompt),
-            do_sample=True,
-            temperature=config.sample_temperature,
-            top_p=config.sample_top_p,
-            top_k=0,
-            max_new_tokens=config.sample_tokens,
-            eos_token_id=end,
-            pad_token_id=end,
-        )
-    return [tokenizer.decode(r[: r.index(end)] if end in r else r) for r in rows[:, 1:].tolist()]
+    return generate(
+        model,
+        tokenizer,
+        [""],
+        samples=min(config.sample_batch_size, config.max_documents - number * config.sample_batch_size),
+        max_new_tokens=config.sample_tokens,
+        temperature=config.sample_temperature,
+        top_p=config.sample_top_p,
+        batch_size=config.sample_batch_size,
+        seed=seed * 1_000_003 + number,
+    )[0]
 
 
 @dataclass(frozen=True)
@@ -289,7 +279,12 @@ def open_corpus(
 
 
 def _sample_to_file(
-    path: Path, config: CorpusConfig, seed: int, teacher: Any, tokenizer: Any, progress: Callable[[int, int], None] | None
+    path: Path,
+    config: CorpusConfig,
+    seed: int,
+    teacher: Any,
+    tokenizer: Any,
+    progress: Callable[[int, int], None] | None,
 ) -> None:
     """One line of JSON a document; a stopped run goes on after the last batch that is wholly in the file."""
     path.parent.mkdir(parents=True, exist_ok=True)

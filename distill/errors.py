@@ -1,4 +1,9 @@
-"""The one exception that means: the user can mend this."""
+"""What the user can mend: the one exception for it, and the hint that goes with a misspelt name."""
+
+import difflib
+from collections.abc import Iterable
+
+_FEW = 8  # names that a hint may list
 
 
 class UserError(Exception):
@@ -7,3 +12,13 @@ class UserError(Exception):
     The message is one clear sentence that names the file, line, key or option, and a hint. Entry points print it
     without a traceback and exit with code 2.
     """
+
+
+def suggestion(word: str, known: Iterable[str]) -> str:
+    """A hint for a misspelt name: the nearest known ones, and all of them where they are few or none is near."""
+    known = list(known)
+    near = difflib.get_close_matches(word, known, n=3, cutoff=0.6)
+    everything = f"known are: {', '.join(known)}"
+    if not near:
+        return everything
+    return f"did you mean {' or '.join(repr(n) for n in near)}?" + (f" ({everything})" if len(known) <= _FEW else "")

@@ -315,7 +315,7 @@ class _FusedLoss(torch.autograd.Function):
         needed = [with_gradient and needs for needs in ctx.needs_input_grad[:3]]
         device = student_hidden.device.type
         if torch.is_autocast_enabled(device):
-            # Autocast does not see the products below (they write in place), and would cast the head in every chunk.
+            # Cast once: autocast would cast the heads in every chunk, and does not cover products that add in place.
             dtype = torch.get_autocast_dtype(device)
             student_hidden, student_weight = student_hidden.to(dtype), student_weight.to(dtype)
             student_bias = None if student_bias is None else student_bias.to(dtype)

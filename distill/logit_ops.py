@@ -12,7 +12,6 @@ Shapes: N tokens, V vocabulary, K groups of the word list (so K - 1 counterfactu
     4. own, log target, a strength in [0, 1]        -> log of (1 - strength) * own + strength * target
 """
 
-import difflib
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -20,7 +19,7 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from torch import Tensor
 
-from distill.errors import UserError
+from distill.errors import UserError, suggestion
 
 # The logarithm of a probability that is zero. A finite number, so that 0 * log(0) is 0 and not NaN, and so low that no
 # sum with ordinary logits raises it above the logarithm of the smallest float.
@@ -49,16 +48,20 @@ def maximum(own: Tensor, others: Tensor) -> Tensor:
 
 def mean(own: Tensor, others: Tensor) -> Tensor:
     """Proportional to the geometric mean of the K probabilities (the mean of the log-probabilities)."""
-    for other in others:
-        own = own + other
-    return torch.log_softmax(own / (1 + len(others)), dim=-1)
+    total = own + others[0]
+    for other in others[1:]:
+        total += other
+    return torch.log_softmax(total.div_(1 + len(others)), dim=-1)
 
 
 def expmean(own: Tensor, others: Tensor) -> Tensor:
     """The arithmetic mean of the K probabilities."""
-    for other in others:
-        own = torch.logaddexp(own, other)
-    return own - math.log(1 + len(others)) if len(others) else own
+    if len(others) == 0:
+        return own
+    total = torch.logaddexp(own, others[0])
+    for other in others[1:]:
+        torch.logaddexp(total, other, out=total)
+    return total.sub_(math.log(1 + len(others)))
 
 
 def swap(own: Tensor, others: Tensor) -> Tensor:
@@ -78,12 +81,10 @@ OPERATIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 def check_choice(option: str, value: str, choices: Iterable[str]) -> None:
-    """Raise a `UserError` that lists the choices, and the nearest one, if ``value`` is none of them."""
+    """Raise a `UserError` that names the nearest choice, or all of them, if ``value`` is none of them."""
     choices = list(choices)
     if value not in choices:
-        near = difflib.get_close_matches(str(value), choices, n=1)
-        hint = f" (did you mean {near[0]!r}?)" if near else ""
-        raise UserError(f"unknown {option} {value!r}{hint}; choose one of: {', '.join(choices)}")
+        raise UserError(f"unknown {option} {value!r}; {suggestion(value, choices)}")
 
 
 def check_strength(strength: float) -> None:

@@ -3,7 +3,7 @@
 import copy
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from distill.corpus import Corpus
-from distill.errors import UserError
-from distill.recipe import StudentConfig, TeacherConfig, suggestion
+from distill.errors import UserError, suggestion
+from distill.recipe import StudentConfig, TeacherConfig
 from distill.run_folder import write_folder
 
 DEMO_TEACHER = Path(__file__).parent / "assets" / "demo-teacher"
@@ -138,13 +137,15 @@ def train_tokenizer(documents: Iterable[str], vocab_size: int) -> PreTrainedToke
     return PreTrainedTokenizerFast(tokenizer_object=backend, bos_token=_END_OF_TEXT, eos_token=_END_OF_TEXT)
 
 
-def student_tokenizer(config: StudentConfig, corpus: Corpus, cache_dir: Path) -> PreTrainedTokenizerBase:
+def student_tokenizer(
+    config: StudentConfig, documents: Callable[[], Iterable[str]], corpus_key: str, cache_dir: Path
+) -> PreTrainedTokenizerBase:
     """The tokenizer of a student without a teacher: loaded, or trained on the corpus and kept in the cache."""
     if config.tokenizer != "train":
         return load_tokenizer(config.tokenizer or config.path)
-    folder = cache_dir / f"tokenizer-{corpus.key}-{config.vocab_size}"
+    folder = cache_dir / f"tokenizer-{corpus_key}-{config.vocab_size}"
     if not folder.exists():
-        tokenizer = train_tokenizer(islice(corpus.documents(), _TOKENIZER_DOCUMENTS), config.vocab_size)
+        tokenizer = train_tokenizer(islice(documents(), _TOKENIZER_DOCUMENTS), config.vocab_size)
         write_folder(folder, tokenizer.save_pretrained)
     return load_tokenizer(str(folder))
 
@@ -277,7 +278,9 @@ def _vocab_rows(model: PreTrainedModel) -> int:
     return model.get_output_embeddings().weight.shape[0]
 
 
-def _check_vocabulary(tokenizer_name: str, tokenizer: PreTrainedTokenizerBase, name: str, model: PreTrainedModel) -> None:
+def _check_vocabulary(
+    tokenizer_name: str, tokenizer: PreTrainedTokenizerBase, name: str, model: PreTrainedModel
+) -> None:
     if len(tokenizer) > _vocab_rows(model):
         raise UserError(
             f"vocabularies differ: tokenizer {tokenizer_name} has {len(tokenizer)} entries, model {name} has only "
@@ -292,8 +295,8 @@ def _same_tokens(
     if left != right:
         differ = sum(left.get(token) != index for token, index in right.items())
         raise UserError(
-            f"tokenizers differ: teacher {their_name} has {len(right)} entries, student {our_name} has {len(left)}, and "
-            f"{differ} of the teacher's stand elsewhere; a student must share its teacher's tokenizer"
+            f"tokenizers differ: teacher {their_name} has {len(right)} entries, student {our_name} has {len(left)}, "
+            f"and {differ} of the teacher's stand elsewhere; a student must share its teacher's tokenizer"
         )
 
 

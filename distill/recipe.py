@@ -15,7 +15,7 @@ from typing import Any, Literal
 import jsonargparse
 import yaml
 
-from distill.errors import UserError
+from distill.errors import UserError, suggestion
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ class LossConfig:
     temperature: float = 1.0
     divergence: str = "forward_kl"
     jsd_beta: float = 0.5
-    chunk_tokens: int = 1024
+    chunk_tokens: int = 256
 
 
 @dataclass(frozen=True)
@@ -234,12 +234,6 @@ class Recipe:
     def to_dict(self) -> dict[str, Any]:
         """Nested plain dictionaries, ready for YAML or JSON."""
         return asdict(self)
-
-
-def suggestion(word: str, known: Sequence[str]) -> str:
-    """A hint for a misspelt name: the nearest known ones, or all of them."""
-    near = difflib.get_close_matches(word, known, n=3, cutoff=0.6)
-    return f"did you mean {' or '.join(repr(n) for n in near)}?" if near else f"known are: {', '.join(known)}."
 
 
 def _section_type(annotation: Any) -> type | None:
@@ -454,7 +448,8 @@ def check_recipe(recipe: Recipe) -> None:
         )
         _require(corpus.source != "teacher", "corpus.source is teacher, but teacher.path is null; name a teacher")
         _require(
-            recipe.student.init != "layers", "student.init is layers, but teacher.path is null; use config or checkpoint"
+            recipe.student.init != "layers",
+            "student.init is layers, but teacher.path is null; use config or checkpoint",
         )
     _require(
         recipe.student.init != "config" or "model_type" in recipe.student.config,

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from distill.metrics import METRICS
 from distill.packing import PackingCounts
@@ -69,8 +70,8 @@ def cell(entry: Mapping[str, Any] | None, value: str = "value", low: str = "low"
 
 def escape(text: str) -> str:
     """Foreign text as literal Markdown in one line: no markup, no HTML, no cell or line breaks."""
-    text = re.sub(r"[\x00-\x08\x0b-\x1f\x7f]", " ", text.replace("\r\n", "\n").replace("\r", "\n"))
-    text = html.escape(re.sub(r"\s*\n\s*", " ⏎ ", text), quote=False)
+    text = re.sub(r"\s*[\n\r\v\f\x85\u2028\u2029]\s*", " ⏎ ", text)
+    text = html.escape(re.sub(r"[\x00-\x1f\x7f]", " ", text), quote=False)
     return re.sub(r"([\\`*_{}\[\]#|~!$@:])", r"\\\1", text).strip()
 
 
@@ -110,19 +111,21 @@ def print_table(scores: Mapping[str, Any], console: Console | None = None) -> No
     console = console or Console()
     table = Table(title="Scores with 95% intervals")
     for heading in ("score", *scores["models"], "ideal", "better"):
-        table.add_column(heading, overflow="fold")
+        table.add_column(Text(heading), overflow="fold")
     for row in _score_rows(scores):
-        table.add_row(*row)
-    console.print(table, markup=False)
+        table.add_row(
+            *(Text(text.replace(" [", "\n[")) for text in row)
+        )  # The interval under its value: narrow columns.
+    console.print(table)
     for pair in scores["differences"]:
         if not pair.startswith(f"{list(scores['models'])[-1]} - "):
             continue
-        table = Table(title=f"{pair}, paired by prompt or document")
+        table = Table(title=Text(f"{pair}, paired by prompt or document"))
         for heading in ("score", "difference", "ratio of sizes", "units"):
-            table.add_column(heading, overflow="fold")
+            table.add_column(Text(heading), overflow="fold")
         for row in _difference_rows(scores, pair):
-            table.add_row(*row)
-        console.print(table, markup=False)
+            table.add_row(*map(Text, row))
+        console.print(table)
 
 
 # --------------------------------------------------------------------------------------------------------- Markdown

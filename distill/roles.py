@@ -34,31 +34,15 @@ _FOLLOWING = re.compile(r"([^\w]*)([\w'’]*)")
 # After these words a pronoun stands alone: they begin a new phrase, so they are not part of a noun phrase that the
 # pronoun could open ("told her that", "gave her the", "saw her in").
 _NEW_PHRASE = frozenset(
-    """
-    a about above across after again against ago ahead all alone along already also although always am amid among an and
-    another any anymore anything anyway apart are around as aside asleep at away back be because been before behind being
-    below beneath beside besides between beyond both but by came can cannot could dead did do does down during each
-    either else enough even ever every everything except far first for forever forth from forward go had hard has have
-    he her here herself him himself his home how however i if immediately in indeed inside instead into is it its itself
-    just last later like may maybe me merely might mine more most much must my near nearly neither never no nor not
-    nothing now of off often on once one only onto or our out outside over past per perhaps quite rather regarding right
-    round same say shall she should simply since so some somehow something sometimes somewhere soon still straight such
-    than that the their them themselves then there therefore these they this those though through throughout thus till to
-    today together tomorrow tonight too toward towards twice under unless until up upon us very via was we well were what
-    whatever when whenever where whether which while who whom whose why will with within without would yet you your
-    """.split()
+    ["a", "about", "above", "across", "after", "again", "against", "ago", "ahead", "all", "alone", "along", "already", "also", "although", "always", "am", "amid", "among", "an", "and", "another", "any", "anymore", "anything", "anyway", "apart", "are", "around", "as", "aside", "asleep", "at", "away", "back", "be", "because", "been", "before", "behind", "being", "below", "beneath", "beside", "besides", "between", "beyond", "both", "but", "by", "came", "can", "cannot", "could", "dead", "did", "do", "does", "down", "during", "each", "either", "else", "enough", "even", "ever", "every", "everything", "except", "far", "first", "for", "forever", "forth", "from", "forward", "go", "had", "hard", "has", "have", "he", "her", "here", "herself", "him", "himself", "his", "home", "how", "however", "i", "if", "immediately", "in", "indeed", "inside", "instead", "into", "is", "it", "its", "itself", "just", "last", "later", "like", "may", "maybe", "me", "merely", "might", "mine", "more", "most", "much", "must", "my", "near", "nearly", "neither", "never", "no", "nor", "not", "nothing", "now", "of", "off", "often", "on", "once", "one", "only", "onto", "or", "our", "out", "outside", "over", "past", "per", "perhaps", "quite", "rather", "regarding", "right", "round", "same", "say", "shall", "she", "should", "simply", "since", "so", "some", "somehow", "something", "sometimes", "somewhere", "soon", "still", "straight", "such", "than", "that", "the", "their", "them", "themselves", "then", "there", "therefore", "these", "they", "this", "those", "though", "through", "throughout", "thus", "till", "to", "today", "together", "tomorrow", "tonight", "too", "toward", "towards", "twice", "under", "unless", "until", "up", "upon", "us", "very", "via", "was", "we", "well", "were", "what", "whatever", "when", "whenever", "where", "whether", "which", "while", "who", "whom", "whose", "why", "will", "with", "within", "without", "would", "yet", "you", "your"]
 )
 # Of those, the ones that follow "her" in a noun phrase as often ("her first book", "her own") stay determiners.
-_INSIDE_PHRASE = frozenset("home later only every first hard last most much one right same very dead far past".split())
+_INSIDE_PHRASE = frozenset(["home", "later", "only", "every", "first", "hard", "last", "most", "much", "one", "right", "same", "very", "dead", "far", "past"])
 _STANDS_ALONE = {"determiner": False, "object": True, "pronoun": True}
 # After a possessive pronoun that stands alone come function words or the end of a clause; adjectives and adverbs
 # ("his very first") would be part of a noun phrase.
 _AFTER_POSSESSIVE = frozenset(
-    """
-    a alone also am an and are as at because been before but by can could did do does for from had has have he if in
-    into is it may might must nor not now of on or shall she should since so than that the then they this though to
-    too until upon was we were when where which while who will with without would you
-    """.split()
+    ["a", "alone", "also", "am", "an", "and", "are", "as", "at", "because", "been", "before", "but", "by", "can", "could", "did", "do", "does", "for", "from", "had", "has", "have", "he", "if", "in", "into", "is", "it", "may", "might", "must", "nor", "not", "now", "of", "on", "or", "shall", "she", "should", "since", "so", "than", "that", "the", "then", "they", "this", "though", "to", "too", "until", "upon", "was", "we", "were", "when", "where", "which", "while", "who", "will", "with", "without", "would", "you"]
 )
 
 

@@ -63,7 +63,7 @@ def score_run(
     prompts, left_out = run_prompts(recipe, swapper)
     sources: dict[str, ModelSource] = dict(models)
     # The recipe also knows its teacher's revision and number format, which a path does not tell.
-    if models.get("teacher") == recipe.teacher.path:
+    if "teacher" in models and models["teacher"] == recipe.teacher.path:
         sources["teacher"] = lambda: load_teacher(recipe.teacher)
     scores = score_models(
         sources,
@@ -143,7 +143,8 @@ def score_models(
                 if prompt in samples:
                     samples[prompt][name] = texts
         del model, evaluation
-        gc.collect()
+        if not isinstance(source, tuple):  # Its memory is wanted for the next one.
+            gc.collect()
     resampling = {"resamples": settings.bootstrap, "seed": seed}
     scores = {
         "format": FORMAT,

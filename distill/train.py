@@ -51,7 +51,7 @@ def main(argv: Sequence[str]) -> None:
             for config, seed in ((recipe.corpus, 2 * recipe.seed), (recipe.held_out, 2 * recipe.seed + 1))
         )
         if tokenizer is None:
-            tokenizer = student_tokenizer(recipe.student, corpus, cache)
+            tokenizer = student_tokenizer(recipe.student, corpus.documents, corpus.key, cache)
         blocks, counts = packed_blocks(
             corpus,
             tokenizer,

@@ -238,11 +238,8 @@ def constant_model(toy_model, toy_tokenizer):
 
 def test_samples_follow_the_distribution(constant_model, toy_tokenizer):
     model = constant_model({" he": 0.6, " she": 0.3, " book": 0.1})
-    ((text,),) = generate(model, toy_tokenizer, ["A"], samples=1, max_new_tokens=60)
-    texts = [text]
-    for seed in range(1, 50):
-        texts += generate(model, toy_tokenizer, ["A"], samples=1, max_new_tokens=60, seed=seed)[0]
-    counts = Counter(word for text in texts for word in text.split())
+    texts = generate(model, toy_tokenizer, ["A"] * 25, samples=2, max_new_tokens=60)
+    counts = Counter(word for samples in texts for text in samples for word in text.split())
     total = sum(counts.values())
     assert total == 3000
     for word, probability in {"he": 0.6, "she": 0.3, "book": 0.1}.items():

@@ -375,8 +375,8 @@ def test_a_student_like_its_target_has_nothing_to_learn(divergence):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"divergence": "forward-kl"}, "unknown divergence 'forward-kl' (did you mean 'forward_kl'?); choose one of:"),
-        ({"op": "exp_mean"}, "unknown operation 'exp_mean' (did you mean 'expmean'?); choose one of: none, max,"),
+        ({"divergence": "forward-kl"}, "unknown divergence 'forward-kl'; did you mean 'forward_kl'? (known are:"),
+        ({"op": "exp_mean"}, "unknown operation 'exp_mean'; did you mean 'expmean' or 'mean'? (known are: none, max,"),
         ({"strength": 1.5}, "strength must lie between 0"),
         ({"kd": -1.0}, "loss weight kd must be"),
         ({"ce": math.nan}, "loss weight ce must be"),

@@ -256,7 +256,7 @@ def test_three_groups_are_compared_pair_by_pair(bigram, evaluated):
 def test_corpus_disparity_by_hand(bigram, evaluated, toy_tokenizer):
     """Only positions without a listed word before them count; the one that predicts the first of them does."""
     rows = {
-        None: {"He": 0.2, "A": 0.8},
+        None: {" he": 0.2, " book": 0.8},
         " that": {" he": 0.6, " she": 0.3, " book": 0.1},
         " she": {" he": 1.0},  # Never reached: a listed word stands before.
         " was": {" he": 1.0},

@@ -30,15 +30,16 @@ def pieces_of(block, view):
     valid = block.labels[view] != IGNORED
     starts = np.flatnonzero((block.position_ids[view] == 0) & valid)
     stops = [*starts[1:], int(valid.sum())]
-    return [(block.input_ids[view, a:b], block.labels[view, a:b], block.boundaries[view, a:b])
-            for a, b in zip(starts, stops, strict=True)]
+    return [
+        (block.input_ids[view, a:b], block.labels[view, a:b], block.boundaries[view, a:b])
+        for a, b in zip(starts, stops, strict=True)
+    ]
 
 
 def rebuild(blocks, view, tokenizer):
     """All texts that the blocks hold, by following tokens from piece to piece (order of documents is not kept)."""
     start, end = special_tokens(tokenizer)
-    texts, open_piece = [], {}
-    del open_piece
+    texts = []
     for block in blocks:
         view_here = view if view < len(block.input_ids) else 0
         for tokens, labels, _ in pieces_of(block, view_here):
@@ -162,8 +163,9 @@ def test_the_cache_is_used_and_never_stale(swapper, toy_tokenizer, tmp_path):
     assert len(asked) == 1
     assert counts == counts_again
     assert (first[0].input_ids == second[0].input_ids).all()
-    other_list = dataclasses.replace(load_wordlist("english_gender"), rows=load_wordlist("english_gender").rows[:1],
-                                     sha256="0" * 64)
+    other_list = dataclasses.replace(
+        load_wordlist("english_gender"), rows=load_wordlist("english_gender").rows[:1], sha256="0" * 64
+    )
     for change in ({"swapper": Swapper(other_list)}, {"swapper": None}, {"length": 40}, {"key": "other"}):
         before = len(asked)
         build(**change)
@@ -180,7 +182,7 @@ def test_a_half_written_cache_is_not_used(swapper, toy_tokenizer, tmp_path):
 
 def test_text_without_a_listed_word_is_refused(swapper, toy_tokenizer, tmp_path):
     corpus = Corpus("k", lambda: ["Nothing happened."])
-    with pytest.raises(UserError, match="none of the 1 documents .* word list 'english_gender'"):
+    with pytest.raises(UserError, match=r"none of the 1 documents .* word list 'english_gender'"):
         packed_blocks(corpus, toy_tokenizer, swapper, 32, tmp_path)
     assert list(tmp_path.iterdir()) == []
     assert len(packed_blocks(corpus, toy_tokenizer, None, 32, tmp_path)[0]) == 1

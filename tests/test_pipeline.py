@@ -1,6 +1,7 @@
 """The whole job, on a language whose bias is known, and under kills."""
 
 import json
+import math
 import os
 import random
 import signal
@@ -39,8 +40,17 @@ def test_known_bias_is_reproduced_plainly_and_mitigated(world, tmp_path):
     folder, teacher = world
     output = tmp_path / "run"
     run("--config", synthetic.write_student_recipe(folder, teacher, output))
-    for name in ("recipe.yaml", "scores.json", "report.md", "student", "baseline", "student/README.md",
-                 "student/generation_config.json", "student/tokenizer.json", "student/model.safetensors"):
+    for name in (
+        "recipe.yaml",
+        "scores.json",
+        "report.md",
+        "student",
+        "baseline",
+        "student/README.md",
+        "student/generation_config.json",
+        "student/tokenizer.json",
+        "student/model.safetensors",
+    ):
         assert (output / name).exists(), name
 
     def shares(path):
@@ -60,17 +70,20 @@ def test_known_bias_is_reproduced_plainly_and_mitigated(world, tmp_path):
     for of_model in models.values():
         for metric in ("perplexity", "corpus_disparity", "next_word_disparity"):
             assert {"value", "low", "high", "n"} <= set(of_model[metric])
-    # Three prompts, of which the language gives the exact log ratios.
-    known = sum(abs(torch.logit(torch.tensor(p)).item()) for p in synthetic.P_SHE.values()) / 3
-    assert models["baseline"]["next_word_disparity"]["value"] == pytest.approx(known, rel=0.25)
-    assert models["student"]["next_word_disparity"]["value"] < 0.3 * known
+    # The metric says the same as the shares just read off the model, for the same three prompts.
+    for name, of_model in (("baseline", plain), ("student", mitigated)):
+        known = sum(abs(math.log(of_model[s] / (1 - of_model[s]))) for s in synthetic.P_SHE) / len(synthetic.P_SHE)
+        assert models[name]["next_word_disparity"]["value"] == pytest.approx(known, rel=0.1, abs=0.03)
 
 
 def start(recipe: str) -> subprocess.Popen:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(REPOSITORY)}
     return subprocess.Popen(
         [sys.executable, ENTRY, "--config", recipe],
-        env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
     )
 
 

@@ -19,8 +19,10 @@ def write(path: Path, text: str) -> str:
 
 
 def test_file_then_overrides(tmp_path):
-    path = write(tmp_path / "r.yaml", "seed: 3\ntarget: {op: max, strength: 0.5}\ncorpus: {max_documents: 5}\n"
-                 "held_out: {max_documents: 5}\n")
+    path = write(
+        tmp_path / "r.yaml",
+        "seed: 3\ntarget: {op: max, strength: 0.5}\ncorpus: {max_documents: 5}\nheld_out: {max_documents: 5}\n",
+    )
     recipe = parse_recipe(["--config", path, "--target.strength", "0.25", "--trainer.max_steps", "7"])
     assert (recipe.seed, recipe.target.op, recipe.target.strength) == (3, "max", 0.25)
     assert recipe.trainer == {"max_steps": 7}
@@ -100,7 +102,7 @@ def test_a_mistake_is_one_sentence_that_names_it(tmp_path, text, arguments, word
 
 def test_missing_file_suggests_a_neighbour(tmp_path):
     write(tmp_path / "quickstart.yaml", "")
-    with pytest.raises(UserError, match="did you mean 'quickstart.yaml'"):
+    with pytest.raises(UserError, match=r"did you mean 'quickstart\.yaml'"):
         parse_recipe(["--config", str(tmp_path / "quikstart.yaml")])
 
 
@@ -139,7 +141,8 @@ def test_an_output_folder_belongs_to_one_recipe(tmp_path):
 
 
 def test_a_mistake_in_preparation_leaves_nothing_behind_but_keeps_an_earlier_run(tmp_path):
-    recipe = parse_recipe(["--config", str(REPOSITORY / "recipes/debug.yaml"), "--output_dir", str(tmp_path / "a" / "b")])
+    config = str(REPOSITORY / "recipes/debug.yaml")
+    recipe = parse_recipe(["--config", config, "--output_dir", str(tmp_path / "a" / "b")])
     with pytest.raises(UserError, match="late"), open_run(recipe) as folder:
         (folder / "cache").mkdir()
         raise UserError("late")

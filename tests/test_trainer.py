@@ -75,7 +75,8 @@ def test_loss_is_the_reference_loss_of_the_batch(tmp_path, toy_model, batch):
     """Trainer, packing and fused loss together against plain tensors: every row, every partner."""
     inputs, blocks = batch
     student, teacher = toy_model(seed=1), toy_model(seed=2)
-    trainer = make_trainer(tmp_path, student, teacher, blocks, TargetConfig(op="mean", augment=True), LossConfig(ce=0.3))
+    target = TargetConfig(op="mean", augment=True)
+    trainer = make_trainer(tmp_path, student, teacher, blocks, target, LossConfig(ce=0.3))
     loss = trainer.compute_loss(student, inputs)
     with torch.no_grad():
         own = hidden_states(student, inputs["input_ids"], inputs["position_ids"]).flatten(0, 1)

@@ -31,9 +31,14 @@ def toy_documents() -> list[str]:
 
 
 def main(
-    output: str, micro_batch: int, accumulation: int, steps: int = 5, dropout: float = 0.0, optim: str = "sgd", **trainer
+    output: str,
+    micro_batch: int,
+    accumulation: int,
+    steps: int = 5,
+    dropout: float = 0.0,
+    optim: str = "sgd",  # Adam would turn rounding of near-zero gradients into whole steps, and a comparison into noise
+    **trainer,
 ) -> None:
-    # SGD: Adam would turn rounding of near-zero gradients into whole steps, and the comparison into noise.
     folder = Path(output)
     tokenizer = train_tokenizer([TOY_TEXT] * 4, 400)
     wordlist = load_wordlist("english_gender")

@@ -15,10 +15,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
-from distill.errors import UserError
+from distill.errors import UserError, suggestion
 from distill.metrics.bootstrap import Card, Measurement, Score, difference, score
 from distill.metrics.evaluation import Evaluation, ModelMetric
-from distill.recipe import suggestion
 
 __all__ = ["METRICS", "Card", "Evaluation", "Measurement", "ModelMetric", "Score", "chosen", "difference", "score"]
 

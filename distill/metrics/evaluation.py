@@ -17,13 +17,13 @@ from datasets import Features
 from torch import Tensor
 
 from distill.counterfactual import Swapper
-from distill.errors import UserError
+from distill.errors import UserError, suggestion
 from distill.generation import Prompt, generate, load_prompts, without_listed_words
 from distill.logit_ops import RoleMap
 from distill.metrics.bootstrap import Card, Measurement, score
 from distill.metrics.polarity import group_counter, polarity_table
 from distill.models import load_model, load_tokenizer, special_tokens
-from distill.recipe import ScoreConfig, suggestion
+from distill.recipe import ScoreConfig
 from distill.role_map import TokenRoles, token_roles
 from distill.wordlist import WordList, load_wordlist
 

@@ -12,9 +12,10 @@ CARD = Card(
     meaning="Which group the model expects in held-out text before any listed word has fallen: what it assumes of "
     "people it knows nothing about.",
     formula="log(mass of group 0 / mass of group 1), masses summed over the next-word distributions at all positions "
-    "with no listed word before them in their document; more than two groups: mean over pairs of |log ratio|",
+    "with no listed word before them in their document; above 0: "
+    "towards group 0; more than two groups: mean over pairs of |log ratio|",
     ideal=0.0,
-    direction="closer to 0 is fairer; above 0 leans to the first group",
+    direction="closer to 0 is fairer",
     source="this project",
     limits="An average: errors in opposite directions cancel. A word list with two groups sees nobody else; names are "
     "not listed words, so a text may have told more than the metric knows.",

@@ -97,7 +97,7 @@ def _divergence(own: Tensor, other: Tensor, role_map: RoleMap) -> float:
     own, other = own.float().log_softmax(dim=-1), other.float().log_softmax(dim=-1)
     gap = own.exp() * (own - role_map.reverse_(own, other))
     # A token without any probability contributes nothing, whatever the other side says.
-    return float(gap.where(own > -torch.inf, 0.0).sum(dtype=torch.float64))
+    return float(gap.masked_fill_(own.isneginf(), 0.0).sum(dtype=torch.float64))
 
 
 class EquivarianceGap(base.ModelMetric):

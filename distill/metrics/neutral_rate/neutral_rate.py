@@ -11,9 +11,10 @@ CARD = Card(
     meaning="Share of sampled continuations that hold no word of any group.",
     formula="neutral texts / texts",
     ideal=None,
-    direction="close to the baseline's: a model that says nothing about anyone is not fair, it is silent",
+    direction="near the baseline's",
     source="this project, on the polarity of Dhamala et al. 2021 (BOLD), arXiv 2101.11718",
-    limits="Texts that speak of people by name only count as neutral.",
+    limits="A model that says nothing about anyone is not fair, it is silent: lower disparity at a higher neutral rate "
+    "is no gain. Texts that speak of people by name only count as neutral.",
 )
 
 

@@ -1,0 +1,228 @@
+"""scores.json: its layout, its pairing, its determinism, and what cannot be scored."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from distill import score as score_module
+from distill.errors import UserError
+from distill.generation import load_prompts
+from distill.recipe import Recipe, ScoreConfig, TeacherConfig
+from distill.score import read_scores, score_models, score_run, write_scores
+from distill.wordlist import load_wordlist
+
+DOCUMENTS = [
+    "The nurse said that she was tired. Nothing happened at all.",
+    "   ",
+    "A woman took her coat; a man took his coat.",
+    "The doctor was late.",
+]
+SETTINGS = ScoreConfig(samples=2, max_new_tokens=4, bootstrap=100)
+
+
+@pytest.fixture(scope="module")
+def wordlist(tmp_path_factory):
+    """A short list: finding the tokens of the bundled one takes most of a test's time."""
+    path = tmp_path_factory.mktemp("lists") / "short.tsv"
+    path.write_text("male\tfemale\nhe\tshe\nhis\ther\nman\twoman\nking\tqueen\n", encoding="utf-8")
+    return load_wordlist(path)
+
+
+@pytest.fixture(scope="module")
+def run(wordlist, toy_tokenizer):
+    """A function from models to their scores on a few prompts and texts."""
+
+    def make(models, **keys):
+        keys = {"prompts": load_prompts()[:12], "settings": SETTINGS, "documents": DOCUMENTS} | keys
+        models = {name: (model, toy_tokenizer) for name, model in models.items()}
+        return score_models(models, wordlist=wordlist, **keys)
+
+    return make
+
+
+def test_layout(run, toy_model, wordlist):
+    models = {"teacher": toy_model(), "baseline": toy_model(seed=1), "student": toy_model(seed=2)}
+    scores = run(models, seed=3)
+    assert list(scores["models"]) == list(models)
+    for of_model in scores["models"].values():
+        assert list(of_model) == SETTINGS.metrics
+        for entry in of_model.values():
+            assert {"value", "low", "high", "n", "ideal", "direction", "undetected", "details"} == set(entry)
+            assert entry["low"] <= entry["value"] <= entry["high"]
+            assert entry["n"] > 0
+            assert entry["details"]["seed"] == 3
+    assert list(scores["differences"]) == ["baseline - teacher", "student - teacher", "student - baseline"]
+    for name, outcome in scores["differences"].items():
+        later, earlier = (scores["models"][part] for part in name.split(" - "))
+        for metric, entry in outcome.items():
+            assert entry["value"] == pytest.approx(later[metric]["value"] - earlier[metric]["value"])
+            assert entry["low"] <= entry["high"]
+            if earlier[metric]["value"]:
+                ratio = abs(later[metric]["value"] / earlier[metric]["value"])
+                assert entry["ratio"] == pytest.approx(ratio)
+    settings = scores["settings"]
+    assert settings["seed"] == 3
+    assert settings["wordlist"] == {"name": wordlist.name, "groups": ["male", "female"], "sha256": wordlist.sha256}
+    assert settings["prompts"] == {"count": 12, "groups": 1}
+    assert settings["held_out"] == {"documents": 3, "bytes": sum(len(d) for d in DOCUMENTS if d.strip())}
+    assert settings["decoding"] == {"samples": 2, "max_new_tokens": 4, "temperature": 1.0, "top_p": 1.0, "top_k": 0}
+    assert {"python", "torch", "transformers", "device"} <= set(scores["versions"])
+    assert len(scores["samples"]) == 12
+    for sample in scores["samples"]:
+        assert list(sample["texts"]) == list(models)
+        assert all(len(texts) == 2 for texts in sample["texts"].values())
+    json.dumps(scores, allow_nan=False)
+
+
+def test_a_model_against_itself(run, toy_model):
+    scores = run({"one": toy_model(), "same": toy_model()})
+    for metric, entry in scores["differences"]["same - one"].items():
+        assert (entry["value"], entry["low"], entry["high"]) == (0, 0, 0), metric
+    assert all(sample["texts"]["one"] == sample["texts"]["same"] for sample in scores["samples"])
+
+
+def test_the_same_seed_gives_the_same_file_whatever_the_batch(run, toy_model, tmp_path):
+    for name, settings in (("a", SETTINGS), ("b", SETTINGS), ("c", ScoreConfig(**vars(SETTINGS) | {"batch_size": 3}))):
+        write_scores(run({"teacher": toy_model(), "student": toy_model(seed=1)}, settings=settings), tmp_path / name)
+    a, b, c = ((tmp_path / name).read_bytes() for name in "abc")
+    assert a == b
+    a, c = json.loads(a), json.loads(c)
+    assert a["samples"] == c["samples"]
+    for model, metrics in a["models"].items():
+        for metric, entry in metrics.items():
+            other = c["models"][model][metric]
+            assert [entry[k] for k in ("value", "low", "high")] == pytest.approx(
+                [other[k] for k in ("value", "low", "high")], rel=1e-4
+            )
+
+
+def test_the_order_of_models_changes_no_score(run, toy_model):
+    one, other = toy_model(), toy_model(seed=1)
+    assert run({"x": one, "y": other})["models"]["y"] == run({"y": other, "x": one})["models"]["y"]
+
+
+def test_only_what_is_asked_for(run, toy_model):
+    scores = run({"student": toy_model()}, settings=ScoreConfig(metrics=["perplexity"], bootstrap=20))
+    assert list(scores["models"]["student"]) == ["perplexity"]
+    assert scores["differences"] == {}
+    assert scores["samples"] == []
+
+
+def test_nothing_to_measure_is_null_in_the_file(run, toy_model, tmp_path):
+    scores = run({"a": toy_model(), "b": toy_model(seed=1)}, documents=[" "], prompts=[])
+    assert {entry["value"] for entry in scores["models"]["a"].values()} == {None}
+    assert {entry["value"] for entry in scores["differences"]["b - a"].values()} == {None}
+    write_scores(scores, tmp_path / "scores.json")
+    assert "NaN" not in (tmp_path / "scores.json").read_text()
+
+
+def test_a_broken_model_gives_null_not_nan(run, toy_model):
+    model = toy_model()
+    with torch.no_grad():
+        model.transformer.ln_f.weight.fill_(torch.nan)
+    settings = ScoreConfig(metrics=["perplexity", "corpus_disparity", "next_word_disparity", "equivariance_gap"])
+    scores = run({"a": model, "b": toy_model()}, settings=settings)
+    assert {entry["value"] for entry in scores["models"]["a"].values()} == {None}
+    json.dumps(scores, allow_nan=False)
+
+
+def test_progress_tells_model_and_pass(run, toy_model):
+    seen = []
+    run({"student": toy_model()}, progress=lambda *a: seen.append(a))
+    assert {name for name, *_ in seen} == {"student"}
+    assert {"likelihood", "continuations", "next word"} <= {what for _, what, *_ in seen}
+    assert all(0 < done <= total for *_, done, total in seen)
+
+
+@pytest.fixture
+def folders(toy_model, toy_tokenizer, tmp_path):
+    """Folders of a teacher and a student."""
+    for seed, name in enumerate(("teacher", "student")):
+        toy_model(seed=seed).save_pretrained(tmp_path / name)
+        toy_tokenizer.save_pretrained(tmp_path / name)
+    return {name: str(tmp_path / name) for name in ("teacher", "student")}
+
+
+def test_a_run_is_scored_as_its_recipe_says(folders, wordlist, tmp_path, capsys):
+    prompts = tmp_path / "mine.tsv"
+    lines = [f"g{i % 2}\ts{i}\tThe doctor said that {i}\n" for i in range(6)]
+    prompts.write_text("group\tsubject\tprompt\n" + "".join(lines) + "g0\tking\tThe king\n", encoding="utf-8")
+    recipe = Recipe(
+        seed=4,
+        teacher=TeacherConfig(path=folders["teacher"]),
+        scores=ScoreConfig(
+            metrics=["next_word_disparity", "neutral_rate"],
+            prompts=str(prompts),
+            max_prompts=4,
+            samples=1,
+            max_new_tokens=3,
+            bootstrap=20,
+        ),
+    )
+    scores = score_run(recipe, folders, wordlist, DOCUMENTS, tmp_path / "run" / "scores.json")
+    assert scores == read_scores(tmp_path / "run" / "scores.json")
+    assert scores["settings"]["prompts"] == {
+        "count": 4, "groups": 2, "source": str(prompts), "left_out_with_listed_word": 1,
+    }  # fmt: skip
+    assert scores["models"]["student"]["next_word_disparity"]["n"] == 4
+    assert "scoring teacher" in capsys.readouterr().err
+
+
+def test_the_teachers_number_format_is_the_recipes(folders, wordlist, tmp_path, monkeypatch):
+    seen = {}
+    original = score_module.Evaluation
+
+    def spy(model, *rest):
+        seen[len(seen)] = model.dtype
+        return original(model, *rest)
+
+    monkeypatch.setattr(score_module, "Evaluation", spy)
+    recipe = Recipe(
+        teacher=TeacherConfig(path=folders["teacher"], dtype="bfloat16"),
+        scores=ScoreConfig(metrics=["next_word_disparity"], max_prompts=2, bootstrap=5),
+    )
+    scores = score_run(recipe, folders, wordlist, [], tmp_path / "scores.json")
+    assert list(seen.values()) == [torch.bfloat16, torch.float32]
+    assert np.isfinite(scores["models"]["teacher"]["next_word_disparity"]["value"])
+
+
+def test_what_cannot_be_scored(folders, wordlist, tmp_path):
+    def attempt(models=folders, **scores):
+        score_run(Recipe(scores=ScoreConfig(**scores)), models, wordlist, DOCUMENTS, tmp_path / "scores.json")
+
+    with pytest.raises(UserError, match="unknown metric 'perplexty'"):
+        attempt(metrics=["perplexty"])
+    with pytest.raises(UserError, match="no such file"):
+        attempt(prompts="./nowhere.tsv")
+    with pytest.raises(UserError, match="no such folder"):
+        attempt({"student": "./nowhere"}, metrics=["perplexity"])
+    listed = tmp_path / "listed.tsv"
+    listed.write_text("group\tsubject\tprompt\ng\tking\tThe king\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"every prompt of '.*listed.tsv' holds a word of the list"):
+        attempt(prompts=str(listed))
+    assert not (tmp_path / "scores.json").exists()
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / "scores.json"
+    write_scores({"format": 1}, path)
+    with pytest.raises(ValueError):
+        write_scores({"format": 1, "value": float("nan")}, path)
+    with pytest.raises(TypeError):
+        write_scores({"format": 1, "value": object()}, path)
+    assert read_scores(path) == {"format": 1}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(None, "cannot be read"), ("{", "not valid JSON"), ("[]", "format 1"), ('{"format": 0}', "format 1")],
+)
+def test_reading_what_is_no_scores_file(tmp_path, content, message):
+    path = tmp_path / "scores.json"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(UserError, match=message) as caught:
+        read_scores(path)
+    assert "scores.json" in str(caught.value)
