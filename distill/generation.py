@@ -248,11 +248,12 @@ class _InverseTransformSampler(LogitsProcessor):
             scores, ids = scores.topk(self.top_k, dim=1)
         elif self.top_p < 1:
             scores, ids = scores.sort(dim=1, descending=True)
-        probabilities = scores.softmax(dim=1, dtype=torch.float64)
+        probabilities = scores.softmax(dim=1)
         if self.top_p < 1:
-            before = probabilities.cumsum(dim=1) - probabilities
+            before = probabilities.cumsum(dim=1, dtype=torch.float64) - probabilities
             probabilities = probabilities.where(before < self.top_p, 0.0)
-        cumulative = probabilities.cumsum(dim=1)
+        # In float32, sums over a large vocabulary would not resolve its rare tokens.
+        cumulative = probabilities.cumsum(dim=1, dtype=torch.float64)
         total = cumulative[:, -1:]
         place = torch.searchsorted(cumulative, uniform[:, None] * total, right=True)
         # Rounding may leave the last partial sums equal to the total: never step onto a token without probability.

@@ -2,7 +2,7 @@
 
 1. Each document x is joined by its counterfactuals c_1 .. c_{K-1}: K views (one, if no counterfactual is wanted).
 2. Every view is tokenised by itself and gets the start token in front; its labels are the same tokens moved by one,
-   with the end token last. Each token carries the boundary of x at which it ends (METHOD 2): tokens of two views
+   with the end token last. Each token carries the boundary of x at which it ends: tokens of two views
    predict the same thing exactly where these boundaries are equal.
 3. A document longer than a block is cut where a boundary is shared by all views, so that every piece fits in every
    view. Each piece begins with the start token and sees nothing before the cut.

@@ -49,6 +49,7 @@ class StudentConfig:
         tokenizer: Folder or hub id of the tokenizer; `null`: the teacher's. `train`: train a byte-level BPE on the
             corpus (only without a teacher).
         vocab_size: Entries of the vocabulary for `tokenizer: train`.
+        save_dtype: Number format of the finished student's file; training is in float32.
     """
 
     init: Literal["layers", "config", "checkpoint"] = "layers"
@@ -58,6 +59,7 @@ class StudentConfig:
     config: dict[str, Any] = field(default_factory=dict)
     tokenizer: str | None = None
     vocab_size: int = 8192
+    save_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
 
 
 @dataclass(frozen=True)
@@ -99,15 +101,15 @@ class CorpusConfig:
     passage_chars: int | None = None
     document_start: str | None = None
     shuffle: bool = False
-    sample_tokens: int = 120
+    sample_tokens: int = 127
     sample_temperature: float = 1.0
     sample_top_p: float = 1.0
-    sample_batch_size: int = 128
+    sample_batch_size: int = 256
 
 
 @dataclass(frozen=True)
 class TargetConfig:
-    """What the student learns to predict at positions where a text and its counterfactual agree (METHOD: target).
+    """The mitigation: what the student learns to predict where a text and its counterfactual ask the same question.
 
     Args:
         op: `none`, `max`, `mean`, `expmean` or `swap` of the teacher's log-probabilities on both texts.

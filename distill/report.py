@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -79,6 +80,10 @@ def _label(metric: str) -> str:
     return METRICS[metric].CARD.label if metric in METRICS else metric.replace("_", " ")
 
 
+def _ideal(value: float | None) -> str:
+    return "–" if value is None else f"{value:g}"
+
+
 def _metrics_of(scores: Mapping[str, Any]) -> list[str]:
     """Every metric that any model has, in order."""
     return list(dict.fromkeys(metric for of_model in scores["models"].values() for metric in of_model))
@@ -89,7 +94,7 @@ def _score_rows(scores: Mapping[str, Any]) -> Iterator[list[str]]:
     for metric in _metrics_of(scores):
         entries = [of_model.get(metric) for of_model in scores["models"].values()]
         any_entry = next(entry for entry in entries if entry)
-        yield [_label(metric), *map(cell, entries), number(any_entry["ideal"]), any_entry["direction"]]
+        yield [_label(metric), *map(cell, entries), _ideal(any_entry["ideal"]), any_entry["direction"]]
 
 
 def _difference_rows(scores: Mapping[str, Any], pair: str) -> Iterator[list[str]]:
@@ -109,20 +114,22 @@ def _difference_rows(scores: Mapping[str, Any], pair: str) -> Iterator[list[str]
 def print_table(scores: Mapping[str, Any], console: Console | None = None) -> None:
     """The scores of all models, and the last model's difference to those before it."""
     console = console or Console()
-    table = Table(title="Scores with 95% intervals")
-    for heading in ("score", *scores["models"], "ideal", "better"):
-        table.add_column(Text(heading), overflow="fold")
-    for row in _score_rows(scores):
-        table.add_row(
-            *(Text(text.replace(" [", "\n[")) for text in row)
-        )  # The interval under its value: narrow columns.
+    table = Table(title="Scores with 95% intervals", box=SIMPLE_HEAD, padding=(0, 1, 1, 0))
+    table.add_column("score", min_width=len("equivariance"))
+    for name in scores["models"]:
+        table.add_column(Text(name))
+    table.add_column("ideal")
+    table.add_column("better")
+    for *row, direction in _score_rows(scores):
+        # The interval stands under its value, so that three models fit into 80 columns.
+        table.add_row(*(Text(text.replace(" [", "\n[")) for text in (*row, direction.split(" is ")[0])))
     console.print(table)
     for pair in scores["differences"]:
         if not pair.startswith(f"{list(scores['models'])[-1]} - "):
             continue
-        table = Table(title=Text(f"{pair}, paired by prompt or document"))
+        table = Table(title=Text(f"{pair}, paired by prompt or document"), box=SIMPLE_HEAD)
         for heading in ("score", "difference", "ratio of sizes", "units"):
-            table.add_column(Text(heading), overflow="fold")
+            table.add_column(heading)
         for row in _difference_rows(scores, pair):
             table.add_row(*map(Text, row))
         console.print(table)
@@ -160,7 +167,8 @@ def _settings_table(recipe: Recipe, scores: Mapping[str, Any]) -> list[str]:
         ("teacher", recipe.teacher.path or "none"),
         ("student starts from", student),
         ("training text", texts),
-        ("target", f"{target.op}, strength {target.strength:g}" + (", role-reversed" if target.reverse_roles else "")),
+        ("target", "the plain teacher" if target.op == "none" else
+                   f"{target.op}, strength {target.strength:g}" + (", role-reversed" if target.reverse_roles else "")),
         ("counterfactual augmentation", "yes" if target.augment else "no"),
         ("loss", f"kd {loss.kd:g} ({loss.divergence}, temperature {loss.temperature:g}), ce {loss.ce:g}, "
                  f"hidden {loss.hidden:g}"),

@@ -22,7 +22,7 @@ from distill.report import write_report
 from distill.role_map import token_roles
 from distill.run_folder import open_run
 from distill.score import run_prompts, score_run
-from distill.trainer import train_student, training_arguments
+from distill.trainer import train_student, training_arguments, use_all_cores
 from distill.wordlist import load_wordlist
 
 
@@ -35,6 +35,7 @@ def main(argv: Sequence[str]) -> None:
     # 1. What is asked for: every mistake that can be seen without work is seen here.
     recipe = parse_recipe(argv)
     process = PartialState()
+    use_all_cores()
     wordlist = load_wordlist(recipe.wordlist)
     training_arguments(recipe, Path(recipe.output_dir))
     swapper = Swapper(wordlist)
@@ -61,7 +62,6 @@ def main(argv: Sequence[str]) -> None:
             counter("swapping, tokenising and packing", "documents"),
         )
         held_out_documents = list(held_out.documents())
-        set_seed(recipe.seed)
         student = make_student(recipe.student, teacher, tokenizer, recipe.teacher.path)
     say(counts.summary())
 

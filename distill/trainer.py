@@ -1,5 +1,6 @@
 """Blocks of aligned views -> a trained student: transformers' Trainer with a two-view teacher."""
 
+import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -89,7 +90,7 @@ def attach_loss(student: PreTrainedModel) -> None:
 
 
 class DistillationTrainer(Trainer):
-    """Trainer whose loss compares the student with the two-view teacher (METHOD 3 and 4).
+    """Trainer whose loss compares the student with a teacher that sees a text and its counterfactuals.
 
     Each micro-batch gives a sum; the sum is divided once, by the number of valid tokens of the whole optimizer step
     over all accumulation steps and processes, so that neither changes the result.
@@ -178,6 +179,16 @@ class DistillationTrainer(Trainer):
             Path(self.args.output_dir, f"checkpoint-{self.state.global_step}", _COMPLETE).touch()
 
 
+def use_all_cores() -> None:
+    """Share the machine's cores among its processes.
+
+    `accelerate launch` without a configuration gives each process of a machine without a GPU a single thread.
+    """
+    if "ACCELERATE_DYNAMO_BACKEND" in os.environ and torch.get_num_threads() == 1 and not torch.cuda.is_available():
+        processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // processes))
+
+
 def newest_complete_checkpoint(folder: Path) -> Path | None:
     """The checkpoint to go on from; ones that a kill left half-written are removed."""
     checkpoints = sorted(folder.glob("checkpoint-*"), key=lambda p: int(p.name.rpartition("-")[2]))
@@ -196,11 +207,17 @@ def training_arguments(recipe: Recipe, folder: Path) -> TrainingArguments:
     if given["save_total_limit"] is not None and given["save_total_limit"] < 2:
         raise UserError("trainer.save_total_limit must be at least 2: with one, a kill while saving loses everything")
     try:
-        return TrainingArguments(
+        arguments = TrainingArguments(
             output_dir=str(folder), seed=recipe.seed, data_seed=recipe.seed, remove_unused_columns=False, **given
         )
     except (ValueError, TypeError, ImportError) as error:
         raise UserError(f"trainer: {str(error).strip().splitlines()[0]}") from None
+    if arguments.n_gpu > 1:
+        raise UserError(
+            f"one process sees {arguments.n_gpu} GPUs, over which its batches cannot be split; start one process for "
+            "each with accelerate launch --multi_gpu, or set CUDA_VISIBLE_DEVICES to one of them"
+        )
+    return arguments
 
 
 def loss_settings(recipe: Recipe) -> kd_loss.LossSettings:
@@ -271,7 +288,9 @@ def train_student(
     state = trainer.accelerator.get_state_dict(trainer.model)
     if trainer.is_world_process_zero():
         state = {k: v for k, v in state.items() if not k.startswith(_PROJECTION)}
-        student = trainer.accelerator.unwrap_model(trainer.model)
+        # The training state lies in the checkpoints; what is published may be smaller.
+        student = trainer.accelerator.unwrap_model(trainer.model).to(getattr(torch, recipe.student.save_dtype))
+        state = {k: v.to(student.dtype) if v.is_floating_point() else v for k, v in state.items()}
 
         def save(folder: Path) -> None:
             student.save_pretrained(folder, state_dict=state)

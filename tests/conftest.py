@@ -4,6 +4,11 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# Machines differ in speed, and so does one machine under load: time limits belong to pytest-timeout.
+settings.register_profile("distill", deadline=None)
+settings.load_profile("distill")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

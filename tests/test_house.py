@@ -29,7 +29,6 @@ LATE_IMPORTS = {
     ("recipe", "logit_ops"): "checks the operation's name before anything is loaded",
     ("recipe", "kd_loss"): "checks the divergence's name before anything is loaded",
     ("recipe", "metrics"): "checks the metrics' names before anything is loaded",
-    ("corpus", "models"): "special tokens of the teacher that text is sampled from",
 }
 
 

@@ -28,7 +28,7 @@ def softmax(logits):
 
 
 def naive_reverse(own, other, edges):
-    """METHOD 3, in words: every listed word hands its mass to its counterparts as the teacher wants them at x."""
+    """The definition in words: every listed word hands its mass to its counterparts as the teacher wants them at x."""
     result = other.copy()
     for source in {s for s, _ in edges}:
         result[source] -= other[source]

@@ -69,7 +69,7 @@ def test_every_token_of_both_texts_is_in_a_block_once(swapper, toy_tokenizer, do
 @settings(max_examples=40, deadline=None)
 @given(documents_strategy)
 def test_partners_have_read_counterparts(swapper, toy_tokenizer, documents):
-    """Decoding both views up to aligned positions gives a text and its own counterfactual: METHOD 2's definition."""
+    """Decoding both views up to aligned positions gives a text and its own counterfactual."""
     for block in pack(documents, toy_tokenizer, swapper, 128, PackingCounts()):
         if len(block.input_ids) == 1:
             continue

@@ -106,7 +106,7 @@ def test_report_shows_every_model_and_metric(scores):
     perplexity = scores["models"]["student"]["perplexity"]
     row = next(row for row in rows if row[0] == "perplexity")
     assert row[3].replace("\\", "") == cell(perplexity)
-    assert row[4:] == ["1.000", "lower is better"]
+    assert row[4:] == ["1", "lower is better"]
     for heading in (
         "### student - baseline", "### student - teacher", "## Same prompts, before and after",
         "## How the student was made", "## What was not measured", "## Limits",

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import train_toy
+from conftest import TOY_ARCHITECTURES
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
@@ -71,10 +72,11 @@ def make_trainer(tmp_path, student, teacher, blocks, target, loss, role_maps=Non
     )
 
 
-def test_loss_is_the_reference_loss_of_the_batch(tmp_path, toy_model, batch):
+@pytest.mark.parametrize("architecture", list(TOY_ARCHITECTURES))
+def test_loss_is_the_reference_loss_of_the_batch(tmp_path, toy_model, batch, architecture):
     """Trainer, packing and fused loss together against plain tensors: every row, every partner."""
     inputs, blocks = batch
-    student, teacher = toy_model(seed=1), toy_model(seed=2)
+    student, teacher = toy_model(architecture, seed=1), toy_model(architecture, seed=2)
     target = TargetConfig(op="mean", augment=True)
     trainer = make_trainer(tmp_path, student, teacher, blocks, target, LossConfig(ce=0.3))
     loss = trainer.compute_loss(student, inputs)
