@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from ahocorasick_rs import AhoCorasick, MatchKind
 
-from distill.roles import Ambiguity, PronounRules, Resolver, is_title
+from distill.roles import Ambiguity, PronounModel, Resolver, is_title
 from distill.wordlist import WordList, is_word_character
 
 RULE_VERSION = "1"  # raise it whenever the same list and text may give another counterfactual
@@ -84,7 +84,7 @@ class Swapper:
 
     def __init__(self, wordlist: WordList, resolver: Resolver | None = None) -> None:
         self.wordlist = wordlist
-        self.resolver = resolver or PronounRules()
+        self.resolver = resolver or PronounModel()
         forms: dict[str, _Form] = {}
         for word, group in wordlist.group_of.items():
             for written, write in _written_forms(word):
@@ -95,6 +95,9 @@ class Swapper:
         self._title_only = [bool(form.as_title) and not form.options[0] for form in self._forms]
         self._leftmost_longest = AhoCorasick(list(forms), matchkind=MatchKind.LeftmostLongest)
         self._overlapping = AhoCorasick(list(forms), matchkind=MatchKind.Standard)
+
+    def __reduce__(self) -> tuple:
+        return Swapper, (self.wordlist, self.resolver)
 
     @property
     def cache_key(self) -> str:

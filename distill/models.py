@@ -35,6 +35,10 @@ def load_tokenizer(path: str, **hub: Any) -> PreTrainedTokenizerBase:
         UserError: there is none, or it is a slow one, which gives no character offsets.
     """
     path = _resolve(path)
+    files = ("tokenizer.json", "vocab.json", "tokenizer.model", "spiece.model", "vocab.txt")
+    if Path(path).is_dir() and not any((Path(path) / name).exists() for name in files):
+        # transformers would make an empty one up.
+        raise UserError(f"{path}: holds no tokenizer; a file tokenizer.json is expected beside the model")
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, **hub)
     except (OSError, ValueError, ImportError, KeyError) as error:

@@ -290,6 +290,7 @@ def train_student(
         state = {k: v for k, v in state.items() if not k.startswith(_PROJECTION)}
         # The training state lies in the checkpoints; what is published may be smaller.
         student = trainer.accelerator.unwrap_model(trainer.model).to(getattr(torch, recipe.student.save_dtype))
+        student.config.use_cache = True  # Trainer switches it off for training
         state = {k: v.to(student.dtype) if v.is_floating_point() else v for k, v in state.items()}
 
         def save(folder: Path) -> None:

@@ -15,7 +15,6 @@ for words with more than one counterpart, and that a row goes one way only (`Row
 Lines that begin with `#` are comments; those above the header that read `# key: value` become metadata.
 """
 
-import difflib
 import hashlib
 import json
 import re
@@ -24,7 +23,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from distill.errors import UserError
+from distill.errors import UserError, suggestion
 
 WHEN = "when"
 ALWAYS = "-"
@@ -117,10 +116,7 @@ class WordList:
     def group_index(self, group: str) -> int:
         """The index of a group by its name. Raises UserError for a name that the list does not have."""
         if group not in self.groups:
-            raise UserError(
-                f"word list {self.name}: unknown group {group!r}; "
-                f"its groups are {', '.join(self.groups)}{_did_you_mean(group, self.groups)}"
-            )
+            raise UserError(f"word list {self.name}: unknown group {group!r}; {suggestion(group, self.groups)}")
         return self.groups.index(group)
 
 
@@ -150,19 +146,14 @@ def is_word_character(character: str) -> bool:
     )
 
 
-def _did_you_mean(given: str, known: tuple[str, ...] | list[str]) -> str:
-    close = difflib.get_close_matches(given.lower(), known, n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
-
-
 def _read(path: Path, bundled: dict[str, Path]) -> str:
     """The file's text without byte-order mark; raises UserError where it is missing or is no UTF-8 text."""
     try:
         content = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a NUL byte in the path
         raise UserError(
-            f"word list {str(path)!r} not found: it is neither a file nor one of the bundled lists "
-            f"({', '.join(bundled)}){_did_you_mean(path.stem, list(bundled))}"
+            f"word list {str(path)!r} not found: it is neither a file nor a bundled list; "
+            f"{suggestion(path.stem, bundled)}"
         ) from None
     except IsADirectoryError:
         raise UserError(f"word list {path} is a folder; name a TSV file in it") from None
@@ -238,8 +229,8 @@ def _header(cells: list[str], metadata: dict[str, str], path: Path, line: int) -
         for group in groups:
             if group not in declared:
                 raise UserError(
-                    f"{where}: unknown group {group!r}; the comment '# groups:' above names "
-                    f"{', '.join(declared)}{_did_you_mean(group, declared)}"
+                    f"{where}: unknown group {group!r}, which the comment '# groups:' does not name; "
+                    f"{suggestion(group, declared)}"
                 )
         for group in declared:
             if group not in groups:
@@ -264,9 +255,7 @@ def _row(cells: list[str], groups: tuple[str, ...], has_when: bool, path: Path, 
     marks = when.replace(",", " ").split()
     for mark in marks:
         if mark not in KNOWN_WHEN:
-            raise UserError(
-                f"{where}: unknown role {mark!r}; known are {', '.join(KNOWN_WHEN)}{_did_you_mean(mark, KNOWN_WHEN)}"
-            )
+            raise UserError(f"{where}: unknown role {mark!r}; {suggestion(mark, KNOWN_WHEN)}")
     roles = [mark for mark in marks if mark in ROLES]
     if len(roles) > 1:
         raise UserError(f"{where}: the row has {len(roles)} roles ({', '.join(roles)}); write one row for each")

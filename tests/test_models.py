@@ -170,6 +170,12 @@ def test_folders_without_a_model_are_named(tmp_path):
         load_model(str(tmp_path))
 
 
+def test_a_model_without_a_tokenizer_is_named(toy_model, tmp_path):
+    toy_model().save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="no tokenizer"):
+        load_teacher(TeacherConfig(path=str(tmp_path)))
+
+
 def test_offline_hub_ids_fail_at_once(monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)

@@ -105,7 +105,7 @@ MISTAKES = {
     "empty word": (HEADER + "boy\t \t-\n", r"line 3: the word of group 'female' is empty"),
     "unknown role": (
         HEADER + "him\ther\tobjekt\n",
-        r"line 3: unknown role 'objekt'.*determiner.*did you mean 'object'",
+        r"line 3: unknown role 'objekt'.*did you mean 'object'.*determiner",
     ),
     "two roles": (HEADER + "him\ther\tobject determiner\n", r"line 3: the row has 2 roles"),
     "punctuation at the end": (HEADER + "mr.\tmrs.\n", r"line 3: 'mr\.' must begin and end with a letter"),
@@ -139,7 +139,7 @@ def test_mistakes_name_file_line_and_reason(write, content, message):
 
 
 def test_missing_files(tmp_path):
-    with pytest.raises(UserError, match=r"not found.*english_gender.*did you mean 'english_gender'"):
+    with pytest.raises(UserError, match=r"not found.*did you mean 'english_gender'"):
         load_wordlist("english-gender")
     with pytest.raises(UserError, match="not found"):
         load_wordlist(tmp_path / "none.tsv")
@@ -152,7 +152,7 @@ def test_missing_files(tmp_path):
 def test_unknown_group_of_a_list():
     wordlist = load_wordlist("english_gender")
     assert wordlist.group_index("female") == 1
-    with pytest.raises(UserError, match=r"unknown group 'femle'.*male, female.*did you mean 'female'"):
+    with pytest.raises(UserError, match=r"unknown group 'femle'.*did you mean 'female'.*male, female"):
         wordlist.group_index("femle")
 
 
