@@ -330,7 +330,7 @@ def test_blank_and_recover(english, shared_data, read, parts, accuracy, recall, 
 
 
 def test_blank_and_recover_possessive_pronouns(english, shared_data):
-    """her and hers are both "his" in the counterfactual; my and mine, their and theirs ... stand in for a known truth."""
+    """her and hers are both "his" in the counterfactual; my and mine, their and theirs ... have the known truth."""
     alone = {"mine", "yours", "ours", "theirs"}
     right = words = 0
     for text in corpus(shared_data("corpus", "gutenberg_fiction.validation.jsonl.xz")):

@@ -1,10 +1,10 @@
 """Learns `pronoun_roles.npz`, the weights that tell her (determiner: his) from her (object: him) in English.
 
-    python distill/wordlists/train_pronoun_roles.py fiction.train.jsonl.xz wikipedia_people.train.jsonl.xz --importance 1 3
+    python distill/wordlists/train_pronoun_roles.py fiction.train.jsonl.xz people.train.jsonl.xz --importance 1 3
 
-The weights that are shipped come from 185 English novels and tale collections of Project Gutenberg and the lead sections
-of 4,164 Wikipedia articles on people. The files are JSON lines (also .xz) with the document in the field "text". Needs scipy; takes a few minutes on one core,
-and the same files give the same weights.
+The files are JSON lines (also .xz) with the document in the field "text"; the weights that are shipped come from 185
+books of English fiction (Project Gutenberg) and the lead sections of 4,164 Wikipedia articles on people. Needs scipy;
+takes a few minutes on one core, and the same files give the same weights.
 
 1. Word classes: words that occur between the same neighbours. Counts of the neighbours at -2, -1, +1, +2 -> positive
    pointwise mutual information -> singular vectors -> k-means on the sphere, with few and with many classes.
@@ -127,7 +127,10 @@ def design_matrix(
 
 
 def fit(matrix: scipy.sparse.csr_array, labels: np.ndarray, pairs: np.ndarray, importance: np.ndarray) -> np.ndarray:
-    """Minimum of sum(importance * logistic loss) + L2 / 2 * |weights|^2; (2^BITS + 1,), the intercept of his/him last."""
+    """Weights with the least sum(importance * logistic loss) + L2 / 2 * |weights|^2, and the intercept of his/him last.
+
+    (examples, 2^BITS) features, (examples,) labels, pairs, importance -> (2^BITS + 1,).
+    """
     size = matrix.shape[1]
     transposed = matrix.T.tocsr()
     intercepts = np.eye(len(PAIRS), dtype=np.float32)[pairs]
