@@ -1,13 +1,15 @@
-# The whole pipeline on a CPU, as a user without privileges:
+# The whole pipeline, as a user without privileges; the quickstart by default:
 #   docker build -t distill .
 #   docker run --rm -v "$PWD/outputs:/app/outputs" distill
 # Another run is another command:
 #   docker run --rm -v "$PWD/outputs:/app/outputs" distill distill train --config recipes/debug.yaml
 FROM python:3.11.13-slim-bookworm
 
-# Where torch comes from. The default package index has its CUDA build for Linux, several gigabytes; this one has the CPU
-# build. For GPUs: docker build --build-arg TORCH_INDEX= -t distill . (empty: the default index), and run with --gpus all.
-ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+# The default package index has torch's CUDA build for Linux, several gigabytes that a CPU has no use for. An index with
+# CPU builds, such as PyTorch's own, is named by
+#   docker build --build-arg TORCH_INDEX=URL -t distill .
+# For GPUs leave it out, and run with --gpus all.
+ARG TORCH_INDEX=
 
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 \
     PIP_NO_CACHE_DIR=1 \
