@@ -8,7 +8,7 @@
     role_map, logit_ops, two_view                   the teacher's log-probabilities of all views -> the target
     kd_loss, trainer                                blocks, teacher, target -> a trained student
     metrics, score_cache, score                     models, prompts and held-out text -> scores with intervals
-    report                                          scores -> table, report and model card
+    report, study                                   scores -> table, report and model card; many runs -> one table
     train, cli                                      the entries: all of it in this order, or one step by itself
 
 Every module imports only from above it. Beside the flow stand what several steps or one command use:

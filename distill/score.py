@@ -198,7 +198,7 @@ def score_models(
             "prompts": {"count": len(prompts), "groups": len({prompt.group for prompt in prompts})},
             "held_out": {"documents": len(documents), "bytes": sum(len(document.encode()) for document in documents)},
         },
-        "versions": _versions(device),
+        "versions": versions(device),
     }
     return _without_nan(scores)
 
@@ -283,7 +283,8 @@ def _open(source: ModelSource, device: str) -> tuple[Any, Any]:
     return model.to(device), tokenizer
 
 
-def _versions(device: str) -> dict[str, str]:
+def versions(device: str) -> dict[str, str]:
+    """Versions of what decides the figures, and the device."""
     versions = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:
