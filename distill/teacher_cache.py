@@ -59,14 +59,13 @@ class TeacherCache:
         self, folder: Path, key: dict[str, Any], views: np.ndarray, shape: tuple[int, int], dtype: torch.dtype
     ) -> None:
         self.folder = folder
-        self._views = views
         self._first_row = np.cumsum(views) - views
         self._shape, self._dtype = shape, dtype
         self.row_bytes = shape[0] * shape[1] * dtype.itemsize
         self.damaged = 0  # rows that did not fit their checksums
         self._writable = True
-        rows = int(views.sum())
-        sizes = {"hidden.bin": rows * self.row_bytes, "checksums.bin": rows * _CHECKSUM_BYTES}
+        self.rows = int(views.sum())
+        sizes = {"hidden.bin": self.rows * self.row_bytes, "checksums.bin": self.rows * _CHECKSUM_BYTES}
         if not self._whole(key, sizes):
             folder.mkdir(parents=True, exist_ok=True)
             for name, size in sizes.items():
@@ -92,12 +91,9 @@ class TeacherCache:
         os.close(self._hidden)
         os.close(self._checksums)
 
-    def missing_rows(self, num_views: int | None = None) -> int:
-        """How many rows are not there, of the first `num_views` views of each block (None: of all)."""
-        checksums = np.fromfile(self.folder / "checksums.bin", dtype=np.uint64)
-        view = np.arange(len(checksums)) - np.repeat(self._first_row, self._views)
-        wanted = view < (num_views or len(checksums))
-        return int(np.count_nonzero(wanted & (checksums == 0)))
+    def missing_rows(self) -> int:
+        """How many rows are not there."""
+        return int(np.count_nonzero(np.fromfile(self.folder / "checksums.bin", dtype=np.uint64) == 0))
 
     def hidden_states(
         self, source: Tensor, predict: Callable[[Tensor], Tensor], device: torch.device
@@ -123,8 +119,8 @@ class TeacherCache:
             made = predict(missing).to(self._dtype)
             if not made.isfinite().all():
                 raise UserError(
-                    f"the teacher's last hidden states hold numbers that {self._dtype} cannot; set teacher.cache_dtype "
-                    "to float32"
+                    f"the teacher's last hidden states are not all finite in {self._dtype}; if teacher.cache_dtype is "
+                    "float16, try bfloat16"
                 )
             hidden[missing.to(device)] = made
             for i, values in zip(missing.tolist(), made.cpu(), strict=True):
@@ -142,7 +138,10 @@ class TeacherCache:
         except OSError:  # the disk cannot read it
             size = 0
         whole = size == self.row_bytes and _checksum(buffer) == checksum
-        self.damaged += not whole
+        if not whole:
+            if not self.damaged:
+                say(f"{self.folder}: hidden states do not fit their checksum; the teacher predicts such blocks anew")
+            self.damaged += 1
         return whole
 
     def _write(self, row: int, values: Tensor) -> None:
@@ -209,9 +208,12 @@ def open_teacher_cache(
             f"teacher.cache_hidden_states: {folder} cannot be written ({error.strerror}); set cache_dir to another "
             "folder, or leave the cache out"
         ) from None
-    needed, free = cache.missing_rows() * cache.row_bytes, shutil.disk_usage(folder).free
+    missing, free = cache.missing_rows(), shutil.disk_usage(folder).free
+    needed = missing * cache.row_bytes
     if needed > free:
         cache.close()
+        if missing == cache.rows:
+            shutil.rmtree(folder)
         raise UserError(
             f"teacher.cache_hidden_states: the teacher's hidden states take up to {needed / _GIB:.1f} GiB more in "
             f"{folder}, where only {free / _GIB:.1f} GiB are free; make room, set cache_dir to a folder on another "
