@@ -11,6 +11,8 @@ the same with augmentation. Every run checks that the losses of all steps agree 
 """
 
 import argparse
+import json
+import sys
 import tempfile
 from pathlib import Path
 
