@@ -59,7 +59,8 @@ class StudentConfig:
             corpus (only without a teacher).
         vocab_size: Entries of the vocabulary for `tokenizer: train`.
         save_dtype: Number format of the finished student's file; training is in float32.
-        attention: The student's attention implementation, as for the teacher.
+        attention: The student's attention implementation; `null`: the teacher's for `init: layers`, else transformers'
+            own choice.
     """
 
     init: Literal["layers", "config", "checkpoint"] = "layers"

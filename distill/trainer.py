@@ -143,6 +143,8 @@ class DistillationTrainer(Trainer):
             if model is not None:
                 fuse_activations(model)
         self.teacher = teacher.to(self.args.device).eval() if teacher is not None else None
+        if self.teacher is not None and self.args.torch_compile:  # accelerate compiles the student
+            self.teacher.base_model.compile(backend=self.args.torch_compile_backend, mode=self.args.torch_compile_mode)
         #: Of the hidden states of `train_dataset`; without one, the teacher runs in every epoch.
         self.teacher_cache: TeacherCache | None = None
         self.role_maps = [m.to(self.args.device) for m in role_maps] if role_maps else None

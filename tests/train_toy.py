@@ -65,6 +65,7 @@ def main(
     )
     drop = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), dropout)
     config = StudentConfig(init="config", config={"model_type": "gpt2", **TOY_ARCHITECTURES["gpt2"], **drop})
+    config = replace(config, attention=recipe.teacher.attention)
     set_seed(0)
     teacher = make_student(config, None, tokenizer, None).eval().requires_grad_(False)
     student = make_student(recipe.student, teacher, tokenizer, "toy")
