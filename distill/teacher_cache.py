@@ -5,7 +5,7 @@
    64-bit checksum for each, 0 for a row that is not there. A row is written when the teacher has predicted it, its
    checksum after it. So a row that a kill or a full disk left half-written is not there, and any number of processes
    may write and read side by side.
-3. Each row that is read is held against its checksum, which takes a hundredth of the time of reading: a row with a
+3. Each row is held against its checksum whenever it is read, which takes half the time of the reading: a row with a
    flipped bit is predicted and written anew.
 4. The folder's name is the hash of all that decides the content, which `key.json` repeats. A folder with another key or
    files of another size is emptied.

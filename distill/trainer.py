@@ -162,7 +162,7 @@ class DistillationTrainer(Trainer):
     @torch.no_grad()
     def _teacher_view(self, inputs: dict[str, Tensor]) -> tuple[TeacherView | None, Tensor]:
         """What the teacher says of all R rows, and (R,) which of them it read to say so."""
-        read = torch.ones(len(inputs["input_ids"]), dtype=torch.bool)
+        read = torch.ones(len(inputs["input_ids"]), dtype=torch.bool, device=self.args.device)
         if self.teacher is None:
             return None, ~read
 
@@ -177,7 +177,7 @@ class DistillationTrainer(Trainer):
             hidden = predict(slice(None))
         else:
             hidden, read = self.teacher_cache.hidden_states(inputs["source"].cpu(), predict, self.args.device)
-            hidden = hidden.to(weight.dtype)
+            hidden, read = hidden.to(weight.dtype), read.to(self.args.device)
         self.training_log.teacher_time.stop()
         return TeacherView(hidden.flatten(0, 1), weight, bias), read
 
@@ -203,8 +203,7 @@ class DistillationTrainer(Trainer):
         passes = 0 if teacher is None else 1 if self.settings.op == "none" else len(inputs["partner"]) + 1
         weighted = [name for name in ("kd", "ce", "hidden") if getattr(self.settings, name)]
         self.training_log.add(
-            {f"loss_{name}": getattr(parts, name) for name in weighted}
-            | token_counts(inputs, passes, read.to(parts.total.device))
+            {f"loss_{name}": getattr(parts, name) for name in weighted} | token_counts(inputs, passes, read)
         )
         count = parts.count if num_items_in_batch is None else num_items_in_batch
         # DDP and FSDP average gradients over processes; the shares have to be added instead.

@@ -128,6 +128,8 @@ class TrainingLog(TrainerCallback):
         """Go on from the totals of the checkpoint, if there is one."""
         self.totals = Totals(**state.stateful_callbacks.get(_KEPT_AS, {}))
         self._since = time.perf_counter()
+        if self._accelerator.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
 
     def on_step_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """The step's time begins, with its data there."""
@@ -177,7 +179,7 @@ class TrainingLog(TrainerCallback):
         update); what is missing to 1 went into data, logs and checkpoints. edited_share: of the student's tokens, in
         blocks with counterfactuals. aligned_share: of those, with a partner in every other view. cached_share: of the
         views' tokens, not read by the teacher because their hidden states were cached. peak_memory_gib: the most of
-        any process so far, allocated on CUDA, else resident. loss_*: parts of the loss, means per token.
+        any process so far: allocated on CUDA while training, else resident. loss_*: parts of the loss, means per token.
         """
         self.gather()
         sums, self._interval = self._interval, Counter()
