@@ -1,9 +1,12 @@
 """The teacher's cached hidden states: the same losses, no teacher after the first epoch, nothing false ever used."""
 
+import argparse
 import errno
+import importlib
 import json
 import os
 import shutil
+import sys
 from collections import namedtuple
 from pathlib import Path
 
@@ -294,3 +297,26 @@ def test_processes_fill_one_cache(tmp_path, uncached):
     assert got["student_tokens"] == want["student_tokens"]
     assert 2 * got["teacher_tokens"] == want["teacher_tokens"]
     assert len(list((tmp_path / "cache").glob("teacher-*"))) == 1
+
+
+BENCHMARKS = Path(__file__).parent / "benchmarks"
+
+
+def test_the_benchmark_compares_like_with_like(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    benchmark = importlib.import_module("teacher_cache")
+    try:
+        shape = argparse.Namespace(vocabulary=512, width=64, layers=2, tokens=64, steps=2)
+        records = {name: [benchmark.measure(name, shape)] for name in benchmark.CONTENDERS}
+        benchmark.check_agreement(records)
+        assert {name: run[0]["bytes"] > 0 for name, run in records.items()} == {
+            name: name.endswith(", cache") for name in records
+        }
+        speed = benchmark.report(records)["speed"]
+        assert set(speed) == {"one view", "two views", "augmented"} and speed["augmented"]["later"] > 0
+        records["augmented, cache"][0]["losses"][-1] += 0.01
+        with pytest.raises(RuntimeError, match="augmented: losses disagree"):
+            benchmark.check_agreement(records)
+    finally:
+        for name in ("common", "step", "teacher_cache"):
+            sys.modules.pop(name, None)
