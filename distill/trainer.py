@@ -341,6 +341,8 @@ def train_student(
     resume = resume or newest_complete_checkpoint(checkpoints)
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     trainer.training_log.gather()
+    if trainer.teacher_cache is not None:
+        trainer.teacher_cache.close()
     trainer.accelerator.wait_for_everyone()
     state = trainer.accelerator.get_state_dict(trainer.model)
     if trainer.is_world_process_zero():
