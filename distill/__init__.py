@@ -6,7 +6,7 @@
     corpus                                          files, a hub data set, or samples from the teacher -> documents
     alignment, packing                              a document and its counterfactuals -> blocks of aligned tokens
     role_map, logit_ops, two_view                   the teacher's log-probabilities of all views -> the target
-    kd_loss, trainer                                blocks, teacher, target -> a trained student
+    kd_loss, teacher_cache, training_log, trainer   blocks, teacher, target -> a trained student
     metrics, score_cache, score                     models, prompts and held-out text -> scores with intervals
     report, study                                   scores -> table, report and model card; many runs -> one table
     train, cli                                      the entries: all of it in this order, or one step by itself

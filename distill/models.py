@@ -76,6 +76,7 @@ def load_teacher(config: TeacherConfig) -> tuple[PreTrainedModel, PreTrainedToke
     hub = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
     hub = {k: v for k, v in hub.items() if v}
     model = load_model(config.path, config.dtype, **hub)
+    _set_attention(model, config.attention, "teacher.attention")
     tokenizer = load_tokenizer(config.path, **hub)
     model.requires_grad_(False)
     _check_vocabulary(config.path, tokenizer, config.path, model)
@@ -185,12 +186,24 @@ def make_student(
                 f"vocabularies differ: teacher {teacher_name} has {theirs} entries, student {name} has {ours}; "
                 "a student must share its teacher's tokenizer"
             )
+    _set_attention(student, config.attention, "student.attention")
     _check_head(name, student)
     start, end = special_tokens(tokenizer)
     student.generation_config.bos_token_id, student.generation_config.eos_token_id = start, end
     if student.generation_config.pad_token_id is None:
         student.generation_config.pad_token_id = end
     return student.requires_grad_(True)
+
+
+def _set_attention(model: PreTrainedModel, name: str | None, key: str) -> None:
+    if name is None:
+        return
+    try:
+        model.set_attn_implementation(name)
+    except (ValueError, ImportError, OSError) as error:
+        raise UserError(f"{key}: {name}: {_first_line(error)}; sdpa and eager need no further package") from None
+    if model.config._attn_implementation != name:
+        raise UserError(f"{key}: {type(model).__name__} has no '{name}'; leave the key out for its own choice")
 
 
 def _student_from_config(config: StudentConfig, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:

@@ -61,12 +61,14 @@ class PairBlock:
     """A block as it lies on disk: V views of T tokens (V is 1 where nothing was edited).
 
     input_ids, labels, boundaries, position_ids: each (V, T) int32; padding has label -100 and boundary -1.
+    index: its place in the data set that it was read from, -1 while it is in none.
     """
 
     input_ids: np.ndarray
     labels: np.ndarray
     boundaries: np.ndarray
     position_ids: np.ndarray
+    index: int = -1
 
 
 @dataclass
@@ -343,20 +345,32 @@ def packed_blocks(
 
 
 class BlockDataset(TorchDataset):
-    """Packed blocks of an Arrow file, memory-mapped; item i is a `PairBlock`."""
+    """Packed blocks of an Arrow file, memory-mapped; item i is a `PairBlock`.
+
+    key: the file's name, which changes with the content.
+    """
 
     def __init__(self, path: Path, block_length: int) -> None:
         from datasets import Dataset
 
         self._rows = Dataset.from_file(str(path)).with_format("numpy")
         self._block_length = block_length
+        self.key = path.stem
+
+    def views(self) -> np.ndarray:
+        """(N,) the number of views of each block."""
+        import pyarrow.compute as pc
+
+        lengths = pc.list_value_length(self._rows.data.column("input_ids"))
+        return lengths.to_numpy() // self._block_length
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def __getitem__(self, index: int) -> PairBlock:
         row = self._rows[int(index)]
-        return PairBlock(**{name: np.asarray(row[name]).reshape(-1, self._block_length) for name in _COLUMNS})
+        views = {name: np.asarray(row[name]).reshape(-1, self._block_length) for name in _COLUMNS}
+        return PairBlock(**views, index=int(index))
 
 
 def partner_positions(boundaries: np.ndarray) -> np.ndarray:
@@ -390,6 +404,8 @@ class Collator:
     - partner: (K - 1, R, T) index into the R * T positions of the batch where the view of shift s sits, -1 for none.
       A text without edits is its own counterfactual.
     - student_rows: number of rows that the student trains on, counted from the first: R with augmentation, else B.
+    - source: (R, 2) the index of each row's block in its data set, and the view.
+    - edited: (R,) whether the row's block has counterfactuals.
 
     Args:
         num_groups: K; 1 keeps only the texts.
@@ -429,4 +445,6 @@ class Collator:
             "labels": stack("labels"),
             "partner": torch.from_numpy(partner),
             "student_rows": torch.tensor(len(rows) if self.augment else len(blocks)),
+            "source": torch.tensor([(blocks[b].index, view) for b, view in rows]),
+            "edited": torch.tensor([self.num_groups > 1 and len(blocks[b].input_ids) > 1 for b, _ in rows]),
         }

@@ -27,12 +27,21 @@ class TeacherConfig:
         revision: Branch, tag or commit of a hub id.
         dtype: Number format of the teacher's weights while it predicts.
         trust_remote_code: Run model code that comes with a hub id. Only for sources you trust.
+        attention: Transformers' name of the attention implementation: `sdpa`, `eager`, `flash_attention_2` ...;
+            `null`: its own choice, SDPA where the model has it.
+        cache_hidden_states: Keep the teacher's last hidden states on disk, so that epochs after the first run no
+            teacher. A token takes hidden size x 2 or 4 bytes, and so does its counterfactual.
+        cache_dtype: Their number format on disk; `null`: the one in which the loss reads them (16 bits where the
+            trainer has bf16 or fp16, else the teacher's), which changes nothing.
     """
 
     path: str | None = "demo"
     revision: str | None = None
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     trust_remote_code: bool = False
+    attention: str | None = None
+    cache_hidden_states: bool = False
+    cache_dtype: Literal["float32", "bfloat16", "float16"] | None = None
 
 
 @dataclass(frozen=True)
@@ -50,6 +59,8 @@ class StudentConfig:
             corpus (only without a teacher).
         vocab_size: Entries of the vocabulary for `tokenizer: train`.
         save_dtype: Number format of the finished student's file; training is in float32.
+        attention: The student's attention implementation; `null`: the teacher's for `init: layers`, else transformers'
+            own choice.
     """
 
     init: Literal["layers", "config", "checkpoint"] = "layers"
@@ -60,6 +71,7 @@ class StudentConfig:
     tokenizer: str | None = None
     vocab_size: int = 8192
     save_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    attention: str | None = None
 
 
 @dataclass(frozen=True)
@@ -494,6 +506,10 @@ def check_recipe(recipe: Recipe) -> None:
         _require(
             recipe.student.init != "layers",
             "student.init is layers, but teacher.path is null; use config or checkpoint",
+        )
+        _require(
+            not recipe.teacher.cache_hidden_states,
+            "teacher.cache_hidden_states is true, but teacher.path is null; name a teacher, or leave the cache out",
         )
     _require(
         recipe.student.init != "config" or "model_type" in recipe.student.config,

@@ -9,16 +9,27 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PrinterCallback,
+    ProgressCallback,
+    Trainer,
+    TrainingArguments,
+)
 from transformers.activations import ACT2FN, NewGELUActivation
+from transformers.integrations import get_reporting_integration_callbacks
 
 from distill import kd_loss
+from distill.console import say
 from distill.errors import UserError
 from distill.logit_ops import RoleMap
 from distill.models import head, hidden_states
 from distill.packing import IGNORED, BlockDataset, Collator
 from distill.recipe import Recipe
 from distill.run_folder import write_folder
+from distill.teacher_cache import TeacherCache, open_teacher_cache
+from distill.training_log import TrainingLog, log_line, token_counts
 
 _COMPLETE = "complete"  # a file of this name is the last thing written to a checkpoint
 _PROJECTION = "distill_projection"
@@ -132,8 +143,15 @@ class DistillationTrainer(Trainer):
             if model is not None:
                 fuse_activations(model)
         self.teacher = teacher.to(self.args.device).eval() if teacher is not None else None
+        if self.teacher is not None and self.args.torch_compile:  # accelerate compiles the student
+            self.teacher.base_model.compile(backend=self.args.torch_compile_backend, mode=self.args.torch_compile_mode)
+        #: Of the hidden states of `train_dataset`; without one, the teacher runs in every epoch.
+        self.teacher_cache: TeacherCache | None = None
         self.role_maps = [m.to(self.args.device) for m in role_maps] if role_maps else None
-        self._sums: dict[str, Tensor] = {}
+        self.training_log = TrainingLog(self.accelerator)
+        self.add_callback(self.training_log)
+        for callback in (PrinterCallback, ProgressCallback):  # they print each log as a dictionary
+            self.remove_callback(callback)
 
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Tensor]], device: torch.device) -> Tensor | None:
         if not batch_samples:
@@ -142,11 +160,26 @@ class DistillationTrainer(Trainer):
         return self.accelerator.gather(count).sum() if self.args.world_size > 1 else count
 
     @torch.no_grad()
-    def _teacher_view(self, input_ids: Tensor, position_ids: Tensor) -> TeacherView | None:
+    def _teacher_view(self, inputs: dict[str, Tensor]) -> tuple[TeacherView | None, Tensor]:
+        """What the teacher says of all R rows, and (R,) which of them it read to say so."""
+        read = torch.ones(len(inputs["input_ids"]), dtype=torch.bool, device=self.args.device)
         if self.teacher is None:
-            return None
-        hidden = hidden_states(self.teacher, input_ids, position_ids)
-        return TeacherView(hidden.flatten(0, 1), *head(self.teacher))
+            return None, ~read
+
+        def predict(rows: Tensor | slice) -> Tensor:
+            # Trainer leaves autocast to the student's forward alone.
+            with self.accelerator.autocast():
+                return hidden_states(self.teacher, inputs["input_ids"][rows], inputs["position_ids"][rows])
+
+        weight, bias = head(self.teacher)
+        self.training_log.teacher_time.start()
+        if self.teacher_cache is None:
+            hidden = predict(slice(None))
+        else:
+            hidden, read = self.teacher_cache.hidden_states(inputs["source"].cpu(), predict, self.args.device)
+            hidden, read = hidden.to(weight.dtype), read.to(self.args.device)
+        self.training_log.teacher_time.stop()
+        return TeacherView(hidden.flatten(0, 1), weight, bias), read
 
     def compute_loss(
         self,
@@ -157,7 +190,7 @@ class DistillationTrainer(Trainer):
     ) -> Tensor | tuple[Tensor, kd_loss.LossParts]:
         """The micro-batch's share of the step's mean loss, scaled so that averaging over processes adds the shares."""
         rows = int(inputs["student_rows"])
-        teacher = self._teacher_view(inputs["input_ids"], inputs["position_ids"])
+        teacher, read = self._teacher_view(inputs)
         parts = model(
             input_ids=inputs["input_ids"][:rows],
             position_ids=inputs["position_ids"][:rows],
@@ -167,29 +200,25 @@ class DistillationTrainer(Trainer):
             partner=inputs["partner"][:, :rows] if self.settings.op != "none" else None,
             role_maps=self.role_maps,
         )
-        for name in ("kd", "ce", "hidden", "count"):
-            value = torch.as_tensor(getattr(parts, name), device=parts.total.device).detach().double()
-            self._sums[name] = self._sums.get(name, 0) + value
+        passes = 0 if teacher is None else 1 if self.settings.op == "none" else len(inputs["partner"]) + 1
+        weighted = [name for name in ("kd", "ce", "hidden") if getattr(self.settings, name)]
+        self.training_log.add(
+            {f"loss_{name}": getattr(parts, name) for name in weighted} | token_counts(inputs, passes, read)
+        )
         count = parts.count if num_items_in_batch is None else num_items_in_batch
         # DDP and FSDP average gradients over processes; the shares have to be added instead.
         loss = parts.total * (self.args.world_size if num_items_in_batch is not None else 1) / count
         return (loss, parts) if return_outputs else loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add the parts of the loss, each as a mean per token since the last log."""
-        if self._sums and "loss" in logs:
-            names = sorted(self._sums)
-            sums = torch.stack([self._sums[n] for n in names])
-            if self.args.world_size > 1:
-                sums = self.accelerator.reduce(sums, reduction="sum")
-            by_name = dict(zip(names, sums.tolist(), strict=True))
-            count = by_name.pop("count") or 1.0
-            weights = {"kd": self.settings.kd, "ce": self.settings.ce, "hidden": self.settings.hidden}
-            logs |= {f"loss_{n}": v / count for n, v in by_name.items() if weights[n]}
-            self._sums = {}
+        """Add the parts of the loss and `TrainingLog.figures`, for the console and every tracker."""
+        if "loss" in logs:
+            logs |= self.training_log.figures()
+            say(log_line(logs, self.state.global_step, self.state.max_steps))
         super().log(logs, start_time)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        self.training_log.keep(self.state)
         super()._save_checkpoint(model, trial)
         self.accelerator.wait_for_everyone()
         if self.is_world_process_zero():
@@ -227,7 +256,9 @@ def training_arguments(recipe: Recipe, folder: Path) -> TrainingArguments:
         arguments = TrainingArguments(
             output_dir=str(folder), seed=recipe.seed, data_seed=recipe.seed, remove_unused_columns=False, **given
         )
-    except (ValueError, TypeError, ImportError) as error:
+        for callback in get_reporting_integration_callbacks(arguments.report_to):
+            callback()  # fails where the tracker's package is missing
+    except (ValueError, TypeError, ImportError, RuntimeError) as error:
         raise UserError(f"trainer: {str(error).strip().splitlines()[0]}") from None
     if arguments.n_gpu > 1:
         raise UserError(
@@ -267,6 +298,8 @@ def train_student(
 ) -> None:
     """Train a student and put it, whole, at `destination`; goes on from the newest complete checkpoint.
 
+    What was logged, and what the training took, goes to `training/NAME.json` beside it; see `TrainingLog.write`.
+
     Args:
         recipe: Target, loss, trainer settings and seed.
         student: The model to train, changed in place.
@@ -279,7 +312,7 @@ def train_student(
         destination: Folder of the finished student.
 
     Raises:
-        UserError: see `training_arguments`.
+        UserError: see `training_arguments` and `open_teacher_cache`.
     """
     arguments = training_arguments(recipe, checkpoints)
     attach_loss(student)
@@ -297,13 +330,25 @@ def train_student(
         settings=loss_settings(recipe),
         role_maps=role_maps if recipe.target.reverse_roles else None,
     )
+    if recipe.teacher.cache_hidden_states:
+        folder = Path(recipe.cache_dir or destination.parent / "cache")
+        with trainer.accelerator.main_process_first():  # it makes the files
+            trainer.teacher_cache = open_teacher_cache(
+                folder, teacher, blocks, recipe, trainer.accelerator.mixed_precision
+            )
     resume = newest_complete_checkpoint(checkpoints) if trainer.is_world_process_zero() else None
     trainer.accelerator.wait_for_everyone()
     resume = resume or newest_complete_checkpoint(checkpoints)
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    trainer.training_log.gather()
+    if trainer.teacher_cache is not None:
+        trainer.teacher_cache.close()
     trainer.accelerator.wait_for_everyone()
     state = trainer.accelerator.get_state_dict(trainer.model)
     if trainer.is_world_process_zero():
+        trainer.training_log.write(
+            destination.parent / "training" / f"{destination.name}.json", trainer.state.log_history
+        )
         state = {k: v for k, v in state.items() if not k.startswith(_PROJECTION)}
         # The training state lies in the checkpoints; what is published may be smaller.
         student = trainer.accelerator.unwrap_model(trainer.model).to(getattr(torch, recipe.student.save_dtype))

@@ -1,8 +1,9 @@
 """Train a toy student in this process or in one of several; run by test_trainer.py with `torch.distributed.run`.
 
-Usage: train_toy.py OUTPUT MICRO_BATCH ACCUMULATION
+Usage: train_toy.py OUTPUT MICRO_BATCH ACCUMULATION [JSON of further arguments of main]
 """
 
+import json
 import os
 import sys
 from dataclasses import replace
@@ -18,7 +19,7 @@ from distill.counterfactual import Swapper
 from distill.logit_ops import build_role_maps
 from distill.models import make_student, train_tokenizer
 from distill.packing import packed_blocks
-from distill.recipe import LossConfig, Recipe, StudentConfig, TargetConfig
+from distill.recipe import LossConfig, Recipe, StudentConfig, TargetConfig, TeacherConfig
 from distill.role_map import token_roles
 from distill.trainer import train_student
 from distill.wordlist import load_wordlist
@@ -37,6 +38,8 @@ def main(
     steps: int = 5,
     dropout: float = 0.0,
     optim: str = "sgd",  # Adam would turn rounding of near-zero gradients into whole steps, and a comparison into noise
+    teacher_keys: dict | None = None,
+    student_keys: dict | None = None,
     **trainer,
 ) -> None:
     folder = Path(output)
@@ -45,6 +48,8 @@ def main(
     recipe = Recipe(
         seed=3,
         block_length=48,
+        teacher=TeacherConfig(**teacher_keys or {}),
+        student=StudentConfig(**student_keys or {}),
         target=TargetConfig(op="expmean", reverse_roles=True, augment=True),
         loss=LossConfig(kd=1.0, ce=0.5, hidden=0.1),
         trainer={
@@ -60,9 +65,10 @@ def main(
     )
     drop = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), dropout)
     config = StudentConfig(init="config", config={"model_type": "gpt2", **TOY_ARCHITECTURES["gpt2"], **drop})
+    config = replace(config, attention=recipe.teacher.attention)
     set_seed(0)
     teacher = make_student(config, None, tokenizer, None).eval().requires_grad_(False)
-    student = make_student(StudentConfig(), teacher, tokenizer, "toy")
+    student = make_student(recipe.student, teacher, tokenizer, "toy")
     rank = os.environ.get("RANK", "0")
     folder.mkdir(parents=True, exist_ok=True)
     if rank == "0":
@@ -86,4 +92,4 @@ def main(
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), **json.loads(sys.argv[4] if len(sys.argv) > 4 else "{}"))
