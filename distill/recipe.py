@@ -27,12 +27,14 @@ class TeacherConfig:
         revision: Branch, tag or commit of a hub id.
         dtype: Number format of the teacher's weights while it predicts.
         trust_remote_code: Run model code that comes with a hub id. Only for sources you trust.
+        shard: Share the teacher's layers among the processes (FSDP2) instead of holding all of them in each.
     """
 
     path: str | None = "demo"
     revision: str | None = None
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     trust_remote_code: bool = False
+    shard: bool = False
 
 
 @dataclass(frozen=True)

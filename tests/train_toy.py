@@ -1,14 +1,17 @@
-"""Train a toy student in this process or in one of several; run by test_trainer.py with `torch.distributed.run`.
+"""Train a toy student in this process or in one of several; run by the tests with `torch.distributed.run`.
 
-Usage: train_toy.py OUTPUT MICRO_BATCH ACCUMULATION
+Usage: train_toy.py OUTPUT MICRO_BATCH ACCUMULATION [OPTIONS of main, as JSON]
 """
 
+import json
 import os
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 import torch
+from accelerate import PartialState
+from accelerate.utils import DistributedType
 from conftest import TOY_ARCHITECTURES, TOY_TEXT
 from safetensors.torch import save_file
 from transformers import set_seed
@@ -18,16 +21,26 @@ from distill.counterfactual import Swapper
 from distill.logit_ops import build_role_maps
 from distill.models import make_student, train_tokenizer
 from distill.packing import packed_blocks
-from distill.recipe import LossConfig, Recipe, StudentConfig, TargetConfig
+from distill.recipe import LossConfig, Recipe, StudentConfig, TargetConfig, TeacherConfig
 from distill.role_map import token_roles
 from distill.trainer import train_student
 from distill.wordlist import load_wordlist
 
 
 def toy_documents() -> list[str]:
-    """Documents of very different lengths, edited and unedited, so that token counts differ from step to step."""
+    """Documents of very different lengths, so that token counts differ from step to step; the last are unedited."""
     sentences = [s.strip() + "." for s in TOY_TEXT.split(".") if s.strip()]
-    return [" ".join(sentences[i % len(sentences)] for i in range(n, n + 1 + n % 5)) for n in range(60)]
+    edited = [" ".join(sentences[i % len(sentences)] for i in range(n, n + 1 + n % 5)) for n in range(60)]
+    return edited + [" ".join(sentences[-1:] * (1 + n % 5)) for n in range(60)]
+
+
+def shard_on_a_cpu() -> None:
+    """Let accelerate take this CPU for a GPU, whose processes talk through gloo.
+
+    It shards (FSDP2, DeepSpeed) on GPUs alone, and leaves its settings for that out on a CPU, where torch itself can.
+    """
+    PartialState._prepare_backend = lambda *_, **__: ("gloo", DistributedType.MULTI_GPU)
+    PartialState.set_device = lambda self: setattr(self, "device", torch.device("cpu"))
 
 
 def main(
@@ -37,6 +50,10 @@ def main(
     steps: int = 5,
     dropout: float = 0.0,
     optim: str = "sgd",  # Adam would turn rounding of near-zero gradients into whole steps, and a comparison into noise
+    architecture: str = "gpt2",
+    student: dict | None = None,  # keys in which a student of random weights differs from the teacher
+    save_dtype: str = "float32",
+    shard_teacher: bool = False,
     **trainer,
 ) -> None:
     folder = Path(output)
@@ -45,6 +62,8 @@ def main(
     recipe = Recipe(
         seed=3,
         block_length=48,
+        teacher=TeacherConfig(shard=shard_teacher),
+        student=StudentConfig(save_dtype=save_dtype),
         target=TargetConfig(op="expmean", reverse_roles=True, augment=True),
         loss=LossConfig(kd=1.0, ce=0.5, hidden=0.1),
         trainer={
@@ -58,11 +77,14 @@ def main(
             **trainer,
         },
     )
-    drop = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), dropout)
-    config = StudentConfig(init="config", config={"model_type": "gpt2", **TOY_ARCHITECTURES["gpt2"], **drop})
+    keys = {"model_type": architecture, **TOY_ARCHITECTURES[architecture]}
+    if architecture == "gpt2":
+        keys |= dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), dropout)
     set_seed(0)
-    teacher = make_student(config, None, tokenizer, None).eval().requires_grad_(False)
-    student = make_student(StudentConfig(), teacher, tokenizer, "toy")
+    teacher = make_student(StudentConfig(init="config", config=keys), None, tokenizer, None).eval()
+    teacher.requires_grad_(False)
+    config = StudentConfig() if student is None else StudentConfig(init="config", config={**keys, **student})
+    student = make_student(config, teacher, tokenizer, "toy")
     rank = os.environ.get("RANK", "0")
     folder.mkdir(parents=True, exist_ok=True)
     if rank == "0":
@@ -86,4 +108,7 @@ def main(
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
+    options = json.loads(sys.argv[4]) if sys.argv[4:] else {}
+    if not options.get("use_cpu", True):
+        shard_on_a_cpu()
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), **options)
