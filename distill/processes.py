@@ -39,4 +39,5 @@ def together(main_first: bool = False) -> Iterator[PartialState]:
 def _raise_any(mistake: str | None) -> None:
     for message in gather_object([mistake]):
         if message is not None:
+            PartialState().destroy_process_group()  # left to the interpreter, it may end with SIGABRT
             raise UserError(message)

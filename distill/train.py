@@ -66,9 +66,8 @@ def main(argv: Sequence[str]) -> None:
     say(counts.summary())
 
     # 3. Students: the plain baseline and the mitigated one, same data, same steps.
-    variants = {"student": recipe}
-    if recipe.baseline and recipe.needs_counterfactuals:
-        variants = {"baseline": recipe.plain(), **variants}
+    variants = {"baseline": recipe.plain()} if recipe.baseline and recipe.needs_counterfactuals else {}
+    variants["student"] = recipe
     roles = token_roles(wordlist, tokenizer, student.get_output_embeddings().weight.shape[0])
     for name, variant in variants.items():
         if (folder / name).exists():
@@ -93,6 +92,7 @@ def main(argv: Sequence[str]) -> None:
             models |= {name: str(folder / name) for name in variants}
             scores = score_run(recipe, models, wordlist, held_out_documents, folder / "scores.json")
             write_report(recipe, scores, counts, folder)
+    process.destroy_process_group()
 
 
 if __name__ == "__main__":
