@@ -19,7 +19,7 @@ from transformers import set_seed
 from distill.corpus import Corpus
 from distill.counterfactual import Swapper
 from distill.logit_ops import build_role_maps
-from distill.models import make_student, train_tokenizer
+from distill.models import decoder_layers, make_student, train_tokenizer
 from distill.packing import packed_blocks
 from distill.recipe import LossConfig, Recipe, StudentConfig, TargetConfig, TeacherConfig
 from distill.role_map import token_roles
@@ -104,6 +104,9 @@ def main(
         checkpoints=folder / "checkpoints",
         destination=folder / "student",
     )
+    if shard_teacher:
+        weights = list(decoder_layers(teacher)[1].parameters())
+        assert sum(w.to_local().numel() for w in weights) < 0.6 * sum(w.numel() for w in weights)
 
 
 if __name__ == "__main__":
