@@ -132,8 +132,8 @@ class DistillationTrainer(Trainer):
     ) -> None:
         super().__init__(**kwargs)
         if self.is_fsdp_enabled and (policy := self.accelerator.state.fsdp_plugin.mixed_precision_policy):
-            # In 16 bits, which accelerate takes, the sums of the loss would lose most of their digits.
-            self.accelerator.state.fsdp_plugin.mixed_precision_policy = replace(policy, output_dtype=torch.float32)
+            # accelerate would round what the model returns, the sums of the loss, to 16 bits.
+            self.accelerator.state.fsdp_plugin.mixed_precision_policy = replace(policy, output_dtype=None)
         # We divide by the tokens of the whole step ourselves, so Trainer must not divide by accumulation steps.
         self.model_accepts_loss_kwargs = True
         self.settings = settings

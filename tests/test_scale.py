@@ -146,6 +146,18 @@ def test_fsdp2_with_a_head_of_its_own_a_projection_and_half_precision_on_disk(tm
 
 
 @pytest.mark.slow
+def test_fsdp2_in_bf16_sums_the_loss_in_full_precision(tmp_path):
+    def first_losses(run: Path) -> dict[str, float]:
+        state = json.loads((run / "checkpoints/checkpoint-1/trainer_state.json").read_text())
+        return {name: value for name, value in state["log_history"][0].items() if name.startswith("loss_")}
+
+    options = {"steps": 1, "bf16": True, "logging_steps": 1}
+    want = first_losses(train(tmp_path / "ddp", 4, *processes(2), **options))
+    got = first_losses(train(tmp_path / "fsdp2", 4, *accelerated("fsdp2.yaml"), use_cpu=False, **options))
+    assert got == pytest.approx(want, rel=2e-4)
+
+
+@pytest.mark.slow
 @pytest.mark.skipif(not is_deepspeed_available(), reason="DeepSpeed (the extra deepspeed) is not installed")
 @pytest.mark.skipif(shutil.which("g++") is None, reason="DeepSpeed compiles what its processes talk through with g++")
 def test_zero2_with_a_tied_head(one_process, tmp_path):

@@ -14,7 +14,7 @@ from accelerate import PartialState
 from accelerate.utils import DistributedType
 from conftest import TOY_ARCHITECTURES, TOY_TEXT
 from safetensors.torch import save_file
-from transformers import set_seed
+from transformers import set_seed, training_args
 
 from distill.corpus import Corpus
 from distill.counterfactual import Swapper
@@ -41,6 +41,7 @@ def shard_on_a_cpu() -> None:
     """
     PartialState._prepare_backend = lambda *_, **__: ("gloo", DistributedType.MULTI_GPU)
     PartialState.set_device = lambda self: setattr(self, "device", torch.device("cpu"))
+    training_args.is_torch_bf16_gpu_available = lambda: True
 
 
 def main(
