@@ -39,7 +39,7 @@ def run_entry(main: Callable[[Sequence[str]], None], argv: Sequence[str]) -> int
     try:
         main(argv)
     except UserError as error:
-        if os.environ.get("RANK", "0") == "0":
+        if os.environ.get("LOCAL_RANK", "0") == "0":  # the first process of each machine
             print(f"error: {error}", file=sys.stderr)
         return EXIT_USER_ERROR
     except KeyboardInterrupt:

@@ -10,6 +10,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -239,6 +242,25 @@ def decoder_layers(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
     return outermost[0]
 
 
+def shard_layers(model: PreTrainedModel) -> None:
+    """Share the weights of a model's layers among all processes, in place; each is whole only while it runs (FSDP2).
+
+    Whatever stands outside the layers (embeddings, last norm, output head) stays whole in every process, so that
+    `head` may be read at any time. All processes must run the model equally often.
+    """
+    mesh = init_device_mesh(model.device.type, (torch.distributed.get_world_size(),))
+    layers = decoder_layers(model)[1]
+    outside = set(model.parameters()) - set(layers.parameters())
+    for layer in layers:
+        fully_shard(layer, mesh=mesh)
+    fully_shard(model.base_model, mesh=mesh, ignored_params=outside)
+
+
+def is_sharded(model: PreTrainedModel) -> bool:
+    """Whether `shard_layers` has been here."""
+    return isinstance(model.base_model, FSDPModule)
+
+
 def chosen_layers(config: StudentConfig, teacher: PreTrainedModel) -> list[int]:
     """The teacher's layers that the student keeps, by default half of them, spread from the first to the last.
 
@@ -274,6 +296,8 @@ def student_from_layers(teacher: PreTrainedModel, layers: list[int]) -> PreTrain
     position = {old: new for new, old in enumerate(layers)} if len(set(layers)) == len(layers) else None
     weights = {}
     for key, value in teacher.state_dict().items():
+        if isinstance(value, DTensor):
+            value = value.full_tensor()
         if not key.startswith(f"{name}."):
             weights[key] = value
             continue

@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import BatchSampler
 from torch.utils.data import Dataset as TorchDataset
 from transformers import PreTrainedTokenizerBase
 
@@ -370,7 +371,38 @@ class BlockDataset(TorchDataset):
     def __getitem__(self, index: int) -> PairBlock:
         row = self._rows[int(index)]
         views = {name: np.asarray(row[name]).reshape(-1, self._block_length) for name in _COLUMNS}
+        if isinstance(index, Filler):
+            views["labels"] = np.full_like(views["labels"], IGNORED)
         return PairBlock(**views, index=int(index))
+
+
+class Filler(int):
+    """The index of a block of which nothing counts: it only makes a batch full."""
+
+
+class FilledBatches(BatchSampler):
+    """Batches of indices, filled up at the end of an epoch until each of several processes has a full one.
+
+    Args:
+        batches: The batches of all processes, the last of which may be short.
+        processes: How many processes take turns in taking one.
+    """
+
+    def __init__(self, batches: BatchSampler, processes: int) -> None:
+        super().__init__(batches.sampler, batches.batch_size, batches.drop_last)
+        self.processes = processes
+
+    def __iter__(self) -> Iterator[list[int]]:
+        number = 0
+        for batch in super().__iter__():
+            number += 1
+            fillers = [Filler(batch[0])] * self.batch_size
+            yield batch + fillers[len(batch) :]
+        for _ in range(-number % self.processes):
+            yield fillers
+
+    def __len__(self) -> int:
+        return -(-super().__len__() // self.processes) * self.processes
 
 
 def partner_positions(boundaries: np.ndarray) -> np.ndarray:

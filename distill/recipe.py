@@ -33,6 +33,7 @@ class TeacherConfig:
             teacher. A token takes hidden size x 2 or 4 bytes, and so does its counterfactual.
         cache_dtype: Their number format on disk; `null`: the one in which the loss reads them (16 bits where the
             trainer has bf16 or fp16, else the teacher's), which changes nothing.
+        shard: Share the teacher's layers among the processes (FSDP2) instead of holding all of them in each.
     """
 
     path: str | None = "demo"
@@ -42,6 +43,7 @@ class TeacherConfig:
     attention: str | None = None
     cache_hidden_states: bool = False
     cache_dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    shard: bool = False
 
 
 @dataclass(frozen=True)
@@ -511,6 +513,11 @@ def check_recipe(recipe: Recipe) -> None:
             not recipe.teacher.cache_hidden_states,
             "teacher.cache_hidden_states is true, but teacher.path is null; name a teacher, or leave the cache out",
         )
+    _require(
+        not (recipe.teacher.cache_hidden_states and recipe.teacher.shard),
+        "teacher.cache_hidden_states and teacher.shard are both true, but all processes must run a sharded teacher "
+        "equally often, and a cached block spares one of them its turn; leave one of the two out",
+    )
     _require(
         recipe.student.init != "config" or "model_type" in recipe.student.config,
         "student.config has no model_type; give one, e.g. 'gpt2', for student.init: config",

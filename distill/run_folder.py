@@ -41,9 +41,10 @@ def open_run(recipe: Recipe) -> Iterator[Path]:
     missing = [p for p in (folder, *folder.parents) if not p.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        partial = record.with_suffix(".partial")
-        write_recipe(recipe, partial)
-        os.replace(partial, record)
+        if fresh or mine != theirs:  # of several processes, only the first one finds it so
+            partial = record.with_suffix(".partial")
+            write_recipe(recipe, partial)
+            os.replace(partial, record)
     except OSError as error:
         raise UserError(f"{folder}: cannot be written ({error.strerror}); choose another --output_dir") from None
     try:

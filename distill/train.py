@@ -8,7 +8,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from accelerate import PartialState
 from transformers import set_seed
 
 from distill.console import counter, run_entry, say
@@ -17,6 +16,7 @@ from distill.counterfactual import Swapper
 from distill.logit_ops import build_role_maps
 from distill.models import load_teacher, make_student, student_tokenizer, weights_hash
 from distill.packing import packed_blocks
+from distill.processes import together
 from distill.recipe import parse_recipe
 from distill.report import write_report
 from distill.resolvers import load_resolver
@@ -34,16 +34,16 @@ def main(argv: Sequence[str]) -> None:
     """
     # 1. What is asked for: every mistake that can be seen without work is seen here.
     recipe = parse_recipe(argv)
-    process = PartialState()
     use_all_cores()
-    wordlist = load_wordlist(recipe.wordlist)
-    training_arguments(recipe, Path(recipe.output_dir))
-    teacher, tokenizer = load_teacher(recipe.teacher) if recipe.teacher.path else (None, None)
-    swapper = Swapper(wordlist, load_resolver(recipe.resolver, teacher, tokenizer))
-    run_prompts(recipe, swapper)
+    with together():
+        training_arguments(recipe, Path(recipe.output_dir))
+        wordlist = load_wordlist(recipe.wordlist)
+        teacher, tokenizer = load_teacher(recipe.teacher) if recipe.teacher.path else (None, None)
+        swapper = Swapper(wordlist, load_resolver(recipe.resolver, teacher, tokenizer))
+        run_prompts(recipe, swapper)
 
     # 2. Text: read or sampled, swapped, aligned and packed by the first process; the others read its cache.
-    with process.main_process_first(), open_run(recipe) as folder:
+    with together(main_first=True), open_run(recipe) as folder:
         cache = Path(recipe.cache_dir or folder / "cache")
         model_key = weights_hash(teacher) if teacher is not None else ""
         # Held-out samples must not be training samples: their seeds differ.
@@ -66,9 +66,8 @@ def main(argv: Sequence[str]) -> None:
     say(counts.summary())
 
     # 3. Students: the plain baseline and the mitigated one, same data, same steps.
-    variants = {"student": recipe}
-    if recipe.baseline and recipe.needs_counterfactuals:
-        variants = {"baseline": recipe.plain(), **variants}
+    variants = {"baseline": recipe.plain()} if recipe.baseline and recipe.needs_counterfactuals else {}
+    variants["student"] = recipe
     roles = token_roles(wordlist, tokenizer, student.get_output_embeddings().weight.shape[0])
     for name, variant in variants.items():
         if (folder / name).exists():
@@ -87,12 +86,13 @@ def main(argv: Sequence[str]) -> None:
             destination=folder / name,
         )
 
-    if process.is_main_process:
-        models = {"teacher": recipe.teacher.path} if teacher is not None else {}
-        models |= {name: str(folder / name) for name in variants}
-        scores = score_run(recipe, models, wordlist, held_out_documents, folder / "scores.json")
-        write_report(recipe, scores, counts, folder)
-    process.wait_for_everyone()
+    with together() as process:
+        if process.is_main_process:
+            models = {"teacher": recipe.teacher.path} if teacher is not None else {}
+            models |= {name: str(folder / name) for name in variants}
+            scores = score_run(recipe, models, wordlist, held_out_documents, folder / "scores.json")
+            write_report(recipe, scores, counts, folder)
+    process.destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -3,12 +3,15 @@
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.data_loader import BatchSamplerShard
+from accelerate.utils import DistributedType, parse_flag_from_env
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -24,8 +27,9 @@ from distill import kd_loss
 from distill.console import say
 from distill.errors import UserError
 from distill.logit_ops import RoleMap
-from distill.models import head, hidden_states
-from distill.packing import IGNORED, BlockDataset, Collator
+from distill.models import head, hidden_states, is_sharded, shard_layers
+from distill.packing import IGNORED, BlockDataset, Collator, FilledBatches
+from distill.processes import together
 from distill.recipe import Recipe
 from distill.run_folder import write_folder
 from distill.teacher_cache import TeacherCache, open_teacher_cache
@@ -44,6 +48,7 @@ _DEFAULTS: dict[str, Any] = {
     "save_total_limit": 2,
     "optim": "adamw_torch",
     "dataloader_pin_memory": False,
+    "ddp_timeout": 24 * 3600,  # seconds; one process samples and packs text, or scores, while the others wait
 }
 
 
@@ -124,6 +129,7 @@ class DistillationTrainer(Trainer):
         teacher: Frozen teacher, or None for plain language modelling.
         settings: Weights and form of the loss.
         role_maps: K - 1 maps that undo each shift, or None without role reversal.
+        shard_teacher: Share the teacher's layers among the processes.
         kwargs: As for Trainer.
     """
 
@@ -133,16 +139,24 @@ class DistillationTrainer(Trainer):
         teacher: PreTrainedModel | None,
         settings: kd_loss.LossSettings,
         role_maps: Sequence[RoleMap] | None,
+        shard_teacher: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        if self.is_fsdp_enabled and (policy := self.accelerator.state.fsdp_plugin.mixed_precision_policy):
+            # accelerate would round what the model returns, the sums of the loss, to 16 bits.
+            self.accelerator.state.fsdp_plugin.mixed_precision_policy = replace(policy, output_dtype=None)
         # We divide by the tokens of the whole step ourselves, so Trainer must not divide by accumulation steps.
         self.model_accepts_loss_kwargs = True
         self.settings = settings
         for model in (self.model, teacher):
             if model is not None:
                 fuse_activations(model)
-        self.teacher = teacher.to(self.args.device).eval() if teacher is not None else None
+        self.teacher = teacher
+        if teacher is not None and not is_sharded(teacher):
+            teacher.to(self.args.device).eval()
+            if shard_teacher and self.args.world_size > 1:
+                shard_layers(teacher)
         if self.teacher is not None and self.args.torch_compile:  # accelerate compiles the student
             self.teacher.base_model.compile(backend=self.args.torch_compile_backend, mode=self.args.torch_compile_mode)
         #: Of the hidden states of `train_dataset`; without one, the teacher runs in every epoch.
@@ -152,6 +166,17 @@ class DistillationTrainer(Trainer):
         self.add_callback(self.training_log)
         for callback in (PrinterCallback, ProgressCallback):  # they print each log as a dictionary
             self.remove_callback(callback)
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Trainer's, but an epoch that does not divide among the processes is filled up with blocks that do not count.
+
+        Its first blocks, which accelerate takes, would be learned from twice.
+        """
+        dataloader = super().get_train_dataloader()
+        shards = dataloader.batch_sampler
+        if isinstance(shards, BatchSamplerShard) and not shards.drop_last:
+            shards.batch_sampler = FilledBatches(shards.batch_sampler, shards.num_processes)
+        return dataloader
 
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Tensor]], device: torch.device) -> Tensor | None:
         if not batch_samples:
@@ -247,7 +272,7 @@ def training_arguments(recipe: Recipe, folder: Path) -> TrainingArguments:
     """Trainer's settings: the recipe's over our defaults.
 
     Raises:
-        UserError: TrainingArguments refuses a value.
+        UserError: TrainingArguments refuses a value, or the processes that were started cannot work together so.
     """
     given = {**_DEFAULTS, **recipe.trainer}
     if given["save_total_limit"] is not None and given["save_total_limit"] < 2:
@@ -265,7 +290,39 @@ def training_arguments(recipe: Recipe, folder: Path) -> TrainingArguments:
             f"one process sees {arguments.n_gpu} GPUs, over which its batches cannot be split; start one process for "
             "each with accelerate launch --multi_gpu, or set CUDA_VISIBLE_DEVICES to one of them"
         )
+    _check_processes(arguments)
     return arguments
+
+
+def _check_processes(arguments: TrainingArguments) -> None:
+    started = int(os.environ.get("WORLD_SIZE", "1"))
+    if started != arguments.world_size:
+        raise UserError(
+            f"{started} processes were started, but there is no GPU for them, so that each would train by itself; "
+            "add --trainer.use_cpu true to train on the CPU, or start one process"
+        )
+    if arguments.deepspeed_plugin is not None and arguments.deepspeed_plugin.zero_stage > 2:
+        raise UserError(
+            "DeepSpeed's ZeRO-3 hides the weights of the output head, which the loss reads; set zero_stage to 2, or "
+            "shard with FSDP2 (recipes/accelerate/fsdp2.yaml)"
+        )
+    if not (arguments.fsdp or parse_flag_from_env("ACCELERATE_USE_FSDP")):
+        return
+    given = arguments.fsdp_plugin_args or {}
+    if arguments.distributed_state.distributed_type in (DistributedType.NO, DistributedType.MULTI_CPU):
+        raise UserError(
+            "FSDP shards models over several GPUs, and accelerate leaves it out on a CPU or with one process; "
+            "use recipes/accelerate/ddp.yaml, or torchrun for several processes on a CPU"
+        )
+    if int(given.get("fsdp_version", os.environ.get("FSDP_VERSION", "1"))) != 2:
+        raise UserError(
+            "FSDP1 flattens the weights of the output head, which the loss reads; set fsdp_version to 2 in fsdp_config"
+        )
+    if parse_flag_from_env("FSDP_CPU_RAM_EFFICIENT_LOADING"):
+        raise UserError(
+            "with fsdp_cpu_ram_efficient_loading only the first process would load the teacher; set it to false in the "
+            "fsdp_config (teacher.shard spreads the teacher over the GPUs once it is loaded)"
+        )
 
 
 def loss_settings(recipe: Recipe) -> kd_loss.LossSettings:
@@ -329,10 +386,11 @@ def train_student(
         teacher=teacher,
         settings=loss_settings(recipe),
         role_maps=role_maps if recipe.target.reverse_roles else None,
+        shard_teacher=recipe.teacher.shard,
     )
     if recipe.teacher.cache_hidden_states:
         folder = Path(recipe.cache_dir or destination.parent / "cache")
-        with trainer.accelerator.main_process_first():  # it makes the files
+        with together(main_first=True):  # the main process makes the files
             trainer.teacher_cache = open_teacher_cache(
                 folder, teacher, blocks, recipe, trainer.accelerator.mixed_precision
             )
@@ -349,7 +407,9 @@ def train_student(
         trainer.training_log.write(
             destination.parent / "training" / f"{destination.name}.json", trainer.state.log_history
         )
-        state = {k: v for k, v in state.items() if not k.startswith(_PROJECTION)}
+        # What was gathered from several processes holds a tied weight under each of its names.
+        left_out = (_PROJECTION, *student.all_tied_weights_keys)
+        state = {k: v for k, v in state.items() if not k.startswith(left_out)}
         # The training state lies in the checkpoints; what is published may be smaller.
         student = trainer.accelerator.unwrap_model(trainer.model).to(getattr(torch, recipe.student.save_dtype))
         student.config.use_cache = True  # Trainer switches it off for training

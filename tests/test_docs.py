@@ -22,7 +22,8 @@ from distill.wordlist import load_wordlist
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 RECIPES_README = recipe_docs.README.read_text(encoding="utf-8")
 DOCUMENTS = [REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "outputs/README.md")]
-DOCUMENTS += [recipe_docs.README, REPOSITORY / "distill/wordlists/README.md"]
+DOCUMENTS += [recipe_docs.README, recipe_docs.README.parent / "accelerate/README.md"]
+DOCUMENTS += [REPOSITORY / "distill/wordlists/README.md"]
 
 INSTALL_AND_RUN = (
     "pip install -c constraints.txt -e . && accelerate launch distill/train.py --config recipes/quickstart.yaml"
@@ -69,7 +70,8 @@ def test_the_readme_explains_every_default_score():
     assert set(ScoreConfig().metrics) <= set(METRICS)
 
 
-RUNS = [command for command in commands(README + RECIPES_README) if "--config recipes/" in command]
+SCALE_README = (recipe_docs.README.parent / "accelerate/README.md").read_text(encoding="utf-8")
+RUNS = [command for command in commands(README + RECIPES_README + SCALE_README) if "--config recipes/" in command]
 
 
 @pytest.mark.parametrize("command", RUNS)
@@ -85,6 +87,15 @@ def test_the_options_in_the_documents_exist(command, monkeypatch):
         assert get_args_parser().parse_args(program[1:]).training_script == "distill/train.py"
     else:
         assert program == ["distill", "train"]
+
+
+def test_the_script_for_slurm_starts_the_entry():
+    (script,) = code_blocks(SCALE_README, "sbatch")
+    assert subprocess.run(["bash", "-n"], input=script, text=True).returncode == 0
+    (command,) = [line for line in script.replace("\\\n", " ").splitlines() if line.startswith("srun torchrun ")]
+    arguments = get_args_parser().parse_args(shlex.split(command)[2:])
+    assert arguments.training_script == "distill/train.py"
+    assert arguments.training_script_args == ["--config", "recipes/gpt2.yaml"]
 
 
 def test_the_console_example_is_true():

@@ -1,6 +1,6 @@
-"""Train a toy student in this process or in one of several; run by test_trainer.py with `torch.distributed.run`.
+"""Train a toy student in this process or in one of several; run by the tests with `torch.distributed.run`.
 
-Usage: train_toy.py OUTPUT MICRO_BATCH ACCUMULATION [JSON of further arguments of main]
+Usage: train_toy.py OUTPUT MICRO_BATCH ACCUMULATION [OPTIONS of main, as JSON]
 """
 
 import json
@@ -10,14 +10,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from accelerate import PartialState
+from accelerate.utils import DistributedType
 from conftest import TOY_ARCHITECTURES, TOY_TEXT
 from safetensors.torch import save_file
-from transformers import set_seed
+from transformers import set_seed, training_args
 
 from distill.corpus import Corpus
 from distill.counterfactual import Swapper
 from distill.logit_ops import build_role_maps
-from distill.models import make_student, train_tokenizer
+from distill.models import decoder_layers, make_student, train_tokenizer
 from distill.packing import packed_blocks
 from distill.recipe import LossConfig, Recipe, StudentConfig, TargetConfig, TeacherConfig
 from distill.role_map import token_roles
@@ -26,9 +28,20 @@ from distill.wordlist import load_wordlist
 
 
 def toy_documents() -> list[str]:
-    """Documents of very different lengths, edited and unedited, so that token counts differ from step to step."""
+    """Documents of very different lengths, so that token counts differ from step to step; the last are unedited."""
     sentences = [s.strip() + "." for s in TOY_TEXT.split(".") if s.strip()]
-    return [" ".join(sentences[i % len(sentences)] for i in range(n, n + 1 + n % 5)) for n in range(60)]
+    edited = [" ".join(sentences[i % len(sentences)] for i in range(n, n + 1 + n % 5)) for n in range(60)]
+    return edited + [" ".join(sentences[-1:] * (1 + n % 5)) for n in range(60)]
+
+
+def shard_on_a_cpu() -> None:
+    """Let accelerate take this CPU for a GPU, whose processes talk through gloo.
+
+    It shards (FSDP2, DeepSpeed) on GPUs alone, and leaves its settings for that out on a CPU, where torch itself can.
+    """
+    PartialState._prepare_backend = lambda *_, **__: ("gloo", DistributedType.MULTI_GPU)
+    PartialState.set_device = lambda self: setattr(self, "device", torch.device("cpu"))
+    training_args.is_torch_bf16_gpu_available = lambda: True
 
 
 def main(
@@ -38,8 +51,10 @@ def main(
     steps: int = 5,
     dropout: float = 0.0,
     optim: str = "sgd",  # Adam would turn rounding of near-zero gradients into whole steps, and a comparison into noise
-    teacher_keys: dict | None = None,
-    student_keys: dict | None = None,
+    architecture: str = "gpt2",
+    student: dict | None = None,  # keys in which a student of random weights differs from the teacher
+    teacher_keys: dict | None = None,  # of the recipe
+    student_keys: dict | None = None,  # of the recipe
     **trainer,
 ) -> None:
     folder = Path(output)
@@ -63,12 +78,16 @@ def main(
             **trainer,
         },
     )
-    drop = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), dropout)
-    config = StudentConfig(init="config", config={"model_type": "gpt2", **TOY_ARCHITECTURES["gpt2"], **drop})
-    config = replace(config, attention=recipe.teacher.attention)
+    keys = {"model_type": architecture, **TOY_ARCHITECTURES[architecture]}
+    if architecture == "gpt2":
+        keys |= dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), dropout)
     set_seed(0)
+    config = StudentConfig(init="config", config=keys, attention=recipe.teacher.attention)
     teacher = make_student(config, None, tokenizer, None).eval().requires_grad_(False)
-    student = make_student(recipe.student, teacher, tokenizer, "toy")
+    config = recipe.student
+    if student is not None:
+        config = replace(config, init="config", config={**keys, **student})
+    student = make_student(config, teacher, tokenizer, "toy")
     rank = os.environ.get("RANK", "0")
     folder.mkdir(parents=True, exist_ok=True)
     if rank == "0":
@@ -88,8 +107,14 @@ def main(
         checkpoints=folder / "checkpoints",
         destination=folder / "student",
     )
+    if recipe.teacher.shard:
+        weights = list(decoder_layers(teacher)[1].parameters())
+        assert sum(w.to_local().numel() for w in weights) < 0.6 * sum(w.numel() for w in weights)
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), **json.loads(sys.argv[4] if len(sys.argv) > 4 else "{}"))
+    options = json.loads(sys.argv[4]) if sys.argv[4:] else {}
+    if not options.get("use_cpu", True):
+        shard_on_a_cpu()
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), **options)
