@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
 from transformers.activations import ACT2FN, NewGELUActivation
 
@@ -19,6 +20,7 @@ from distill.models import head, hidden_states
 from distill.packing import IGNORED, BlockDataset, Collator
 from distill.recipe import Recipe
 from distill.run_folder import write_folder
+from distill.stream import BlockStream, StreamLoader
 
 _COMPLETE = "complete"  # a file of this name is the last thing written to a checkpoint
 _PROJECTION = "distill_projection"
@@ -135,6 +137,12 @@ class DistillationTrainer(Trainer):
         self.role_maps = [m.to(self.args.device) for m in role_maps] if role_maps else None
         self._sums: dict[str, Tensor] = {}
 
+    def get_train_dataloader(self) -> DataLoader:
+        """Trainer's own, but for a stream, whose readers share out the text themselves."""
+        if isinstance(self.train_dataset, BlockStream):
+            return StreamLoader(self.train_dataset, self.data_collator, self._train_batch_size, self.args)
+        return super().get_train_dataloader()
+
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Tensor]], device: torch.device) -> Tensor | None:
         if not batch_samples:
             return None
@@ -191,9 +199,12 @@ class DistillationTrainer(Trainer):
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
+        folder = Path(self.args.output_dir, f"checkpoint-{self.state.global_step}")
+        if isinstance(self.train_dataset, BlockStream):
+            self.train_dataset.save(folder)
         self.accelerator.wait_for_everyone()
         if self.is_world_process_zero():
-            Path(self.args.output_dir, f"checkpoint-{self.state.global_step}", _COMPLETE).touch()
+            (folder / _COMPLETE).touch()
 
 
 def use_all_cores() -> None:
@@ -259,7 +270,7 @@ def train_student(
     student: PreTrainedModel,
     teacher: PreTrainedModel | None,
     tokenizer: PreTrainedTokenizerBase,
-    blocks: BlockDataset,
+    blocks: BlockDataset | BlockStream,
     num_groups: int,
     role_maps: Sequence[RoleMap] | None,
     checkpoints: Path,
@@ -300,7 +311,12 @@ def train_student(
     resume = newest_complete_checkpoint(checkpoints) if trainer.is_world_process_zero() else None
     trainer.accelerator.wait_for_everyone()
     resume = resume or newest_complete_checkpoint(checkpoints)
+    if isinstance(blocks, BlockStream):
+        blocks.start(arguments, resume)
+        arguments.ignore_data_skip = True  # a stream goes on where it was by itself
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    if isinstance(blocks, BlockStream):
+        blocks.finish()
     trainer.accelerator.wait_for_everyone()
     state = trainer.accelerator.get_state_dict(trainer.model)
     if trainer.is_world_process_zero():

@@ -23,11 +23,11 @@ from distill.trainer import DistillationTrainer, attach_loss, newest_complete_ch
 TESTS = Path(__file__).parent
 
 
-def launch(processes: int, output: Path, micro_batch: int, accumulation: int) -> None:
+def launch(processes: int, output: Path, micro_batch: int, accumulation: int, *options: str) -> None:
     command = [sys.executable]
     if processes > 1:
         command += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    command += [str(TESTS / "train_toy.py"), str(output), str(micro_batch), str(accumulation)]
+    command += [str(TESTS / "train_toy.py"), str(output), str(micro_batch), str(accumulation), *options]
     environment = {**os.environ, "PYTHONPATH": f"{TESTS.parent}:{TESTS}", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]

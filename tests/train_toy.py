@@ -1,11 +1,12 @@
 """Train a toy student in this process or in one of several; run by test_trainer.py with `torch.distributed.run`.
 
-Usage: train_toy.py OUTPUT MICRO_BATCH ACCUMULATION
+Usage: train_toy.py OUTPUT MICRO_BATCH ACCUMULATION [SEGMENT WORKERS]
+
+With SEGMENT, blocks are packed while training, in segments of so many documents, by so many workers.
 """
 
 import os
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -17,9 +18,9 @@ from distill.corpus import Corpus
 from distill.counterfactual import Swapper
 from distill.logit_ops import build_role_maps
 from distill.models import make_student, train_tokenizer
-from distill.packing import packed_blocks
-from distill.recipe import LossConfig, Recipe, StudentConfig, TargetConfig
+from distill.recipe import CorpusConfig, LossConfig, Recipe, StudentConfig, TargetConfig
 from distill.role_map import token_roles
+from distill.stream import training_blocks
 from distill.trainer import train_student
 from distill.wordlist import load_wordlist
 
@@ -36,14 +37,18 @@ def main(
     accumulation: int,
     steps: int = 5,
     dropout: float = 0.0,
+    segment: int | None = None,
     optim: str = "sgd",  # Adam would turn rounding of near-zero gradients into whole steps, and a comparison into noise
     **trainer,
 ) -> None:
     folder = Path(output)
     tokenizer = train_tokenizer([TOY_TEXT] * 4, 400)
     wordlist = load_wordlist("english_gender")
+    stream = {"pack": "while_training", "shuffle_buffer": segment} if segment else {}
     recipe = Recipe(
+        output_dir=output,
         seed=3,
+        corpus=CorpusConfig(**stream),
         block_length=48,
         target=TargetConfig(op="expmean", reverse_roles=True, augment=True),
         loss=LossConfig(kd=1.0, ce=0.5, hidden=0.1),
@@ -67,12 +72,11 @@ def main(
     folder.mkdir(parents=True, exist_ok=True)
     if rank == "0":
         save_file({k: v.clone() for k, v in student.state_dict().items()}, folder / "untrained.safetensors")
-    blocks, _ = packed_blocks(
-        Corpus("toy", toy_documents), tokenizer, Swapper(wordlist), recipe.block_length, folder / f"cache-{rank}"
-    )
+    corpus = Corpus("toy", toy_documents)
+    blocks, _ = training_blocks(recipe, corpus, tokenizer, Swapper(wordlist), folder / f"cache-{rank}")
     roles = token_roles(wordlist, tokenizer, len(tokenizer))
     train_student(
-        replace(recipe, output_dir=output),
+        recipe,
         student=student,
         teacher=teacher,
         tokenizer=tokenizer,
@@ -86,4 +90,7 @@ def main(
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
+    output, *numbers = sys.argv[1:]
+    micro_batch, accumulation, *stream = map(int, numbers)
+    more = {"segment": stream[0], "dataloader_num_workers": stream[1], "save_steps": 2} if stream else {}
+    main(output, micro_batch, accumulation, **more)
