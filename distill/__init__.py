@@ -4,7 +4,7 @@
     wordlist, roles, first_names, counterfactual    a word list and a document -> the counterfactual, and its edits
     models, generation, resolvers                   teacher and student; prompts -> text; pronouns -> their roles
     corpus                                          files, a hub data set, or samples from the teacher -> documents
-    alignment, packing                              a document and its counterfactuals -> blocks of aligned tokens
+    alignment, packing, stream                      a document and its counterfactuals -> blocks of aligned tokens
     role_map, logit_ops, two_view                   the teacher's log-probabilities of all views -> the target
     kd_loss, teacher_cache, training_log, trainer   blocks, teacher, target -> a trained student
     metrics, score_cache, score                     models, prompts and held-out text -> scores with intervals

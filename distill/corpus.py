@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any
@@ -22,7 +23,7 @@ from distill.recipe import CorpusConfig
 
 _OPENERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
 _SENTENCE_END = re.compile(r"(?<=[.!?])[\"'”’)]*\s+")
-_SHUFFLE_BUFFER = 10_000
+_ROWS = 1000  # read at a time
 
 
 def read_documents(config: CorpusConfig, seed: int) -> Iterator[str]:
@@ -36,13 +37,13 @@ def read_documents(config: CorpusConfig, seed: int) -> Iterator[str]:
         UserError: a file is missing or broken (with its line), a data set or its column cannot be had, or the whole
             corpus holds no text.
     """
-    documents = _file_documents(config) if config.source == "files" else _hub_documents(config, seed)
+    documents = _file_documents(config, seed) if config.source == "files" else _hub_documents(config, seed)
     if config.document_start:
         documents = _regroup(documents, config.document_start)
     if config.passage_chars:
         documents = (p for d in documents for p in passages(d, config.passage_chars))
     documents = (d for d in documents if d.strip())
-    if config.shuffle and not (config.source == "hub" and config.streaming):
+    if config.shuffle and config.pack == "before_training" and not (config.source == "hub" and config.streaming):
         pool = list(documents)
         random.Random(seed).shuffle(pool)
         documents = iter(pool)
@@ -137,8 +138,11 @@ def corpus_files(config: CorpusConfig) -> list[Path]:
     return found
 
 
-def _file_documents(config: CorpusConfig) -> Iterator[str]:
-    for path in corpus_files(config):
+def _file_documents(config: CorpusConfig, seed: int) -> Iterator[str]:
+    paths = corpus_files(config)
+    if config.shuffle and config.pack == "while_training":
+        random.Random(seed).shuffle(paths)
+    for path in paths:
         try:
             yield from _one_file(path, config)
         except UnicodeDecodeError as error:
@@ -155,7 +159,7 @@ def _one_file(path: Path, config: CorpusConfig) -> Iterator[str]:
         table = parquet.ParquetFile(path)
         if config.text_column not in table.schema_arrow.names:
             raise _no_column(str(path), config.text_column, table.schema_arrow.names)
-        for batch in table.iter_batches(columns=[config.text_column]):
+        for batch in table.iter_batches(_ROWS, columns=[config.text_column]):
             yield from (text for text in batch.column(0).to_pylist() if text)
     elif kind in (".jsonl", ".json"):
         with _open_text(path) as stream:
@@ -198,11 +202,15 @@ def _hub_documents(config: CorpusConfig, seed: int) -> Iterator[str]:
             f"{reason}; check the name and the network (HF_HUB_OFFLINE=1 allows only what is already cached)"
         ) from None
     if config.shuffle and config.streaming:
-        rows = rows.shuffle(seed=seed, buffer_size=_SHUFFLE_BUFFER)
-    for row in rows:
-        if config.text_column not in row:
-            raise _no_column(f"data set '{config.dataset}'", config.text_column, row)
-        yield row[config.text_column] or ""
+        # With a buffer of one row, only the order of the files changes.
+        rows = rows.shuffle(seed=seed, buffer_size=1 if config.pack == "while_training" else config.shuffle_buffer)
+    elif config.shuffle and config.pack == "while_training":
+        rows = rows.shuffle(seed=seed)
+    # Not row by row: in a worker of a data loader, that would give only the worker's share of a streamed data set.
+    for batch in rows.iter(_ROWS):
+        if config.text_column not in batch:
+            raise _no_column(f"data set '{config.dataset}'", config.text_column, batch)
+        yield from (text or "" for text in batch[config.text_column])
 
 
 def sample_batch(model: Any, tokenizer: Any, config: CorpusConfig, seed: int, number: int) -> list[str]:
@@ -270,12 +278,12 @@ def open_corpus(
         parts["files"] = [file_hash(path) for path in corpus_files(config)]
     key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
     if config.source != "teacher":
-        return Corpus(key, lambda: read_documents(config, seed))
+        return Corpus(key, partial(read_documents, config, seed))
     path = cache_dir / f"sampled-{key}.jsonl"
     if not path.exists():
         _sample_to_file(path, config, seed, teacher, tokenizer, progress)
     sampled = replace(config, source="files", files=[str(path)], text_column="text", max_documents=None)
-    return Corpus(key, lambda: read_documents(sampled, seed))
+    return Corpus(key, partial(read_documents, sampled, seed))
 
 
 def _sample_to_file(

@@ -88,6 +88,9 @@ class PackingCounts:
     blocks: int = 0
     edited_blocks: int = 0
 
+    def __add__(self, other: "PackingCounts") -> "PackingCounts":
+        return PackingCounts(**{name: value + getattr(other, name) for name, value in vars(self).items()})
+
     @property
     def aligned_share(self) -> float | None:
         """Share of the positions of edited documents that have a partner in every other view."""
@@ -284,6 +287,22 @@ def cache_key(corpus_key: str, tokenizer: PreTrainedTokenizerBase, swapper: Swap
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
 
+def check_packed(counts: PackingCounts, swapper: Swapper | None) -> None:
+    """Refuse a corpus from which nothing can be learned.
+
+    Raises:
+        UserError: no document gave a block, or none holds a listed word although counterfactuals are wanted.
+    """
+    if not counts.blocks:
+        raise UserError("the corpus gave no block of text; it is empty after tokenisation")
+    if swapper and not counts.edited_documents:
+        raise UserError(
+            f"none of the {counts.documents} documents of the corpus holds a word of the word list "
+            f"'{swapper.wordlist.name}', so there is nothing to swap; check wordlist and corpus, or set target.op "
+            "to none and target.augment to false"
+        )
+
+
 _COLUMNS = ("input_ids", "labels", "boundaries", "position_ids")
 
 
@@ -306,7 +325,7 @@ def packed_blocks(
         progress: Called with the number of documents done.
 
     Raises:
-        UserError: no document gave a block, or none holds a listed word although counterfactuals are wanted.
+        UserError: see `check_packed`.
     """
     from datasets import Features, Sequence, Value
     from datasets.arrow_writer import ArrowWriter
@@ -330,16 +349,11 @@ def packed_blocks(
             for block in pack(counted(), tokenizer, swapper, block_length, counts):
                 writer.write({name: getattr(block, name).ravel() for name in _COLUMNS})
             writer.finalize()
-        if not counts.blocks:
+        try:
+            check_packed(counts, swapper)
+        except UserError:
             partial.unlink()
-            raise UserError("the corpus gave no block of text; it is empty after tokenisation")
-        if swapper and not counts.edited_documents:
-            partial.unlink()
-            raise UserError(
-                f"none of the {counts.documents} documents of the corpus holds a word of the word list "
-                f"'{swapper.wordlist.name}', so there is nothing to swap; check wordlist and corpus, or set target.op "
-                "to none and target.augment to false"
-            )
+            raise
         os.replace(partial, path)
         write_json(counts_path, vars(counts))
     return BlockDataset(path, block_length), PackingCounts(**json.loads(counts_path.read_text(encoding="utf-8")))

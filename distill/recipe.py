@@ -95,8 +95,13 @@ class CorpusConfig:
             each a document of its own; `null`: leave documents whole.
         document_start: Regular expression of the lines that begin a document: rows (or the lines of .txt files) are
             joined into documents that start there. For sources with a row for each line, such as WikiText.
-        shuffle: Shuffle the documents (with the recipe's seed) before `max_documents` is applied; a stream is
-            shuffled through a buffer of 10,000 documents.
+        shuffle: Shuffle the documents (with the recipe's seed) before `max_documents` is applied; a hub data set that
+            is streamed passes a buffer of `shuffle_buffer` documents. With `pack: while_training` it shuffles the order
+            of the source's files instead, and the rows of a hub data set that was downloaded.
+        shuffle_buffer: Documents that are read, shuffled and packed together with `pack: while_training`.
+        pack: `before_training`: all text is packed into blocks on disk before the first step. `while_training`: blocks
+            are packed as they are needed, for corpora too large to wait for; needs `trainer.max_steps`, and takes
+            `trainer.dataloader_num_workers` processes where that is not 0. Only for `corpus`.
         sample_tokens: Longest document sampled from the teacher, in tokens.
         sample_temperature: Softmax temperature of sampling; 1 is the teacher's own distribution.
         sample_top_p: Nucleus of sampling, as a probability; 1 keeps the whole distribution.
@@ -115,6 +120,8 @@ class CorpusConfig:
     passage_chars: int | None = None
     document_start: str | None = None
     shuffle: bool = False
+    shuffle_buffer: int = 10_000
+    pack: Literal["before_training", "while_training"] = "before_training"
     sample_tokens: int = 127
     sample_temperature: float = 1.0
     sample_top_p: float = 1.0
@@ -496,9 +503,29 @@ def check_recipe(recipe: Recipe) -> None:
                 f"{section}.document_start: {config.document_start!r} is not a regular expression ({error}); "
                 "test it with Python's re module"
             ) from None
-        for name in ("max_documents", "passage_chars"):
+        for name in ("max_documents", "passage_chars", "shuffle_buffer"):
             value = getattr(config, name)
             _require(value is None or value > 0, f"{section}.{name} is {value}, but must be at least 1")
+    _require(
+        recipe.held_out.pack == "before_training",
+        "held_out.pack is while_training, but held-out text is never trained on; leave the key out",
+    )
+    if corpus.pack == "while_training":
+        max_steps = recipe.trainer.get("max_steps", 0)
+        _require(
+            isinstance(max_steps, int) and max_steps > 0,
+            "trainer.max_steps is missing: corpus.pack is while_training, and such text has no end; say how many steps",
+        )
+        _require(
+            not recipe.teacher.cache_hidden_states,
+            "teacher.cache_hidden_states is true, but text that is packed while training never comes back the same; "
+            "set corpus.pack to before_training, or leave the cache out",
+        )
+        _require(
+            recipe.resolver.partition(":")[0] != "teacher",
+            f"resolver is {recipe.resolver}, but a model cannot be asked while the student trains; set resolver to "
+            "log_linear or spacy, or corpus.pack to before_training",
+        )
     if recipe.teacher.path is None:
         _require(
             loss.kd == 0 and loss.hidden == 0 and target.op == "none",

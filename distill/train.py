@@ -15,7 +15,6 @@ from distill.corpus import open_corpus
 from distill.counterfactual import Swapper
 from distill.logit_ops import build_role_maps
 from distill.models import load_teacher, make_student, student_tokenizer, weights_hash
-from distill.packing import packed_blocks
 from distill.processes import together
 from distill.recipe import parse_recipe
 from distill.report import write_report
@@ -23,6 +22,7 @@ from distill.resolvers import load_resolver
 from distill.role_map import token_roles
 from distill.run_folder import open_run
 from distill.score import run_prompts, score_run
+from distill.stream import training_blocks
 from distill.trainer import train_student, training_arguments, use_all_cores
 from distill.wordlist import load_wordlist
 
@@ -53,17 +53,16 @@ def main(argv: Sequence[str]) -> None:
         )
         if tokenizer is None:
             tokenizer = student_tokenizer(recipe.student, corpus.documents, corpus.key, cache)
-        blocks, counts = packed_blocks(
+        blocks, counts = training_blocks(
+            recipe,
             corpus,
             tokenizer,
             swapper if recipe.needs_counterfactuals else None,
-            recipe.block_length,
             cache,
             counter("swapping, tokenising and packing", "documents"),
         )
         held_out_documents = list(held_out.documents())
         student = make_student(recipe.student, teacher, tokenizer, recipe.teacher.path)
-    say(counts.summary())
 
     # 3. Students: the plain baseline and the mitigated one, same data, same steps.
     variants = {"baseline": recipe.plain()} if recipe.baseline and recipe.needs_counterfactuals else {}

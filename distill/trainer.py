@@ -32,6 +32,7 @@ from distill.packing import IGNORED, BlockDataset, Collator, FilledBatches
 from distill.processes import together
 from distill.recipe import Recipe
 from distill.run_folder import write_folder
+from distill.stream import BlockStream, StreamLoader
 from distill.teacher_cache import TeacherCache, open_teacher_cache
 from distill.training_log import TrainingLog, log_line, token_counts
 
@@ -168,10 +169,14 @@ class DistillationTrainer(Trainer):
             self.remove_callback(callback)
 
     def get_train_dataloader(self) -> DataLoader:
-        """Trainer's, but an epoch that does not divide among the processes is filled up with blocks that do not count.
+        """Trainer's, but for what several processes would share wrongly.
 
-        Its first blocks, which accelerate takes, would be learned from twice.
+        A stream's readers share out the text themselves. And an epoch of blocks that does not divide among the
+        processes is filled up with ones that do not count; its first blocks, which accelerate takes, would be learned
+        from twice.
         """
+        if isinstance(self.train_dataset, BlockStream):
+            return StreamLoader(self.train_dataset, self.data_collator, self._train_batch_size, self.args)
         dataloader = super().get_train_dataloader()
         shards = dataloader.batch_sampler
         if isinstance(shards, BatchSamplerShard) and not shards.drop_last:
@@ -245,9 +250,12 @@ class DistillationTrainer(Trainer):
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         self.training_log.keep(self.state)
         super()._save_checkpoint(model, trial)
+        folder = Path(self.args.output_dir, f"checkpoint-{self.state.global_step}")
+        if isinstance(self.train_dataset, BlockStream):
+            self.train_dataset.save(folder)
         self.accelerator.wait_for_everyone()
         if self.is_world_process_zero():
-            Path(self.args.output_dir, f"checkpoint-{self.state.global_step}", _COMPLETE).touch()
+            (folder / _COMPLETE).touch()
 
 
 def use_all_cores() -> None:
@@ -347,7 +355,7 @@ def train_student(
     student: PreTrainedModel,
     teacher: PreTrainedModel | None,
     tokenizer: PreTrainedTokenizerBase,
-    blocks: BlockDataset,
+    blocks: BlockDataset | BlockStream,
     num_groups: int,
     role_maps: Sequence[RoleMap] | None,
     checkpoints: Path,
@@ -397,10 +405,15 @@ def train_student(
     resume = newest_complete_checkpoint(checkpoints) if trainer.is_world_process_zero() else None
     trainer.accelerator.wait_for_everyone()
     resume = resume or newest_complete_checkpoint(checkpoints)
+    if isinstance(blocks, BlockStream):
+        blocks.start(arguments, resume)
+        arguments.ignore_data_skip = True  # a stream goes on where it was by itself
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     trainer.training_log.gather()
     if trainer.teacher_cache is not None:
         trainer.teacher_cache.close()
+    if isinstance(blocks, BlockStream):
+        blocks.finish()
     trainer.accelerator.wait_for_everyone()
     state = trainer.accelerator.get_state_dict(trainer.model)
     if trainer.is_world_process_zero():

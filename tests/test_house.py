@@ -22,9 +22,7 @@ PACKAGE = REPOSITORY / "distill"
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 ACCELERATE = REPOSITORY / "recipes/accelerate"
 RECIPES = sorted(
-    path
-    for path in (REPOSITORY / "recipes").rglob("*.yaml")
-    if path.parent != ACCELERATE and path.name != "study.yaml"
+    path for path in (REPOSITORY / "recipes").rglob("*.yaml") if path.parent != ACCELERATE and path.name != "study.yaml"
 )
 ABLATION = sorted((REPOSITORY / "recipes/ablation").glob("*.yaml"))
 

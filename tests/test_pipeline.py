@@ -76,10 +76,10 @@ def test_known_bias_is_reproduced_plainly_and_mitigated(world, tmp_path):
         assert models[name]["next_word_disparity"]["value"] == pytest.approx(known, rel=0.1, abs=0.03)
 
 
-def start(recipe: str) -> subprocess.Popen:
+def start(recipe: str, *options: str) -> subprocess.Popen:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(REPOSITORY)}
     return subprocess.Popen(
-        [sys.executable, ENTRY, "--config", recipe],
+        [sys.executable, ENTRY, "--config", recipe, *options],
         env=environment,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -87,16 +87,23 @@ def start(recipe: str) -> subprocess.Popen:
     )
 
 
-@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow)])
-def test_a_killed_run_ends_as_if_it_had_not_been(world, tmp_path, seed):
+STREAM = ("--corpus.pack", "while_training", "--corpus.shuffle_buffer", "300", "--trainer.dataloader_num_workers", "2")
+
+
+@pytest.mark.parametrize(
+    ("seed", "options"),
+    [(0, ())] + [pytest.param(*case, marks=pytest.mark.slow) for case in ((1, ()), (2, ()), (0, STREAM))],
+    ids=["0", "1", "2", "stream"],
+)
+def test_a_killed_run_ends_as_if_it_had_not_been(world, tmp_path, seed, options):
     """SIGKILL at a random optimizer step, the same command again: the same student, bit for bit."""
     folder, teacher = world
     settings = {"max_steps": 40, "save_steps": 5}
-    run("--config", synthetic.write_student_recipe(folder, teacher, tmp_path / "whole", **settings))
+    run("--config", synthetic.write_student_recipe(folder, teacher, tmp_path / "whole", **settings), *options)
 
     step = random.Random(seed).randrange(5, 40)
     recipe = synthetic.write_student_recipe(folder, teacher, tmp_path / "killed", **settings)
-    process = start(recipe)
+    process = start(recipe, *options)
     checkpoints = tmp_path / "killed" / "checkpoints" / "student"
     deadline = time.monotonic() + 300
     # The baseline is trained first; wait until the student has passed its checkpoint before `step`, then pull the plug.
@@ -108,7 +115,7 @@ def test_a_killed_run_ends_as_if_it_had_not_been(world, tmp_path, seed):
     process.wait()
     assert not (tmp_path / "killed" / "student").exists()
 
-    done = run("--config", recipe)
+    done = run("--config", recipe, *options)
     assert done.returncode == 0
     for name in ("student", "baseline"):
         want, got = (load_file(tmp_path / run_name / name / "model.safetensors") for run_name in ("whole", "killed"))

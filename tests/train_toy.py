@@ -20,9 +20,9 @@ from distill.corpus import Corpus
 from distill.counterfactual import Swapper
 from distill.logit_ops import build_role_maps
 from distill.models import decoder_layers, make_student, train_tokenizer
-from distill.packing import packed_blocks
-from distill.recipe import LossConfig, Recipe, StudentConfig, TargetConfig, TeacherConfig
+from distill.recipe import CorpusConfig, LossConfig, Recipe, StudentConfig, TargetConfig, TeacherConfig
 from distill.role_map import token_roles
+from distill.stream import training_blocks
 from distill.trainer import train_student
 from distill.wordlist import load_wordlist
 
@@ -50,6 +50,7 @@ def main(
     accumulation: int,
     steps: int = 5,
     dropout: float = 0.0,
+    segment: int | None = None,  # pack while training, in segments of so many documents
     optim: str = "sgd",  # Adam would turn rounding of near-zero gradients into whole steps, and a comparison into noise
     architecture: str = "gpt2",
     student: dict | None = None,  # keys in which a student of random weights differs from the teacher
@@ -60,8 +61,11 @@ def main(
     folder = Path(output)
     tokenizer = train_tokenizer([TOY_TEXT] * 4, 400)
     wordlist = load_wordlist("english_gender")
+    stream = {"pack": "while_training", "shuffle_buffer": segment} if segment else {}
     recipe = Recipe(
+        output_dir=output,
         seed=3,
+        corpus=CorpusConfig(**stream),
         block_length=48,
         teacher=TeacherConfig(**teacher_keys or {}),
         student=StudentConfig(**student_keys or {}),
@@ -92,12 +96,11 @@ def main(
     folder.mkdir(parents=True, exist_ok=True)
     if rank == "0":
         save_file({k: v.clone() for k, v in student.state_dict().items()}, folder / "untrained.safetensors")
-    blocks, _ = packed_blocks(
-        Corpus("toy", toy_documents), tokenizer, Swapper(wordlist), recipe.block_length, folder / f"cache-{rank}"
-    )
+    corpus = Corpus("toy", toy_documents)
+    blocks, _ = training_blocks(recipe, corpus, tokenizer, Swapper(wordlist), folder / f"cache-{rank}")
     roles = token_roles(wordlist, tokenizer, len(tokenizer))
     train_student(
-        replace(recipe, output_dir=output),
+        recipe,
         student=student,
         teacher=teacher,
         tokenizer=tokenizer,
