@@ -25,11 +25,12 @@ from torch.utils.data import Dataset as TorchDataset
 from transformers import PreTrainedTokenizerBase
 
 from distill.alignment import mask_inside, to_original, token_ends
+from distill.console import say
 from distill.corpus import Corpus
 from distill.counterfactual import Counterfactual, Swapper
 from distill.errors import UserError
+from distill.integrity import file_is_whole, put_file
 from distill.models import special_tokens
-from distill.run_folder import write_json
 
 IGNORED = -100  # transformers' label for "not counted"
 NO_PARTNER = -1
@@ -61,12 +62,14 @@ class PairBlock:
     """A block as it lies on disk: V views of T tokens (V is 1 where nothing was edited).
 
     input_ids, labels, boundaries, position_ids: each (V, T) int32; padding has label -100 and boundary -1.
+    index: its place in the data set that it was read from, -1 while it is in none.
     """
 
     input_ids: np.ndarray
     labels: np.ndarray
     boundaries: np.ndarray
     position_ids: np.ndarray
+    index: int = -1
 
 
 @dataclass
@@ -310,8 +313,10 @@ def packed_blocks(
 
     key = cache_key(corpus.key, tokenizer, swapper, block_length)
     path, counts_path = cache_dir / f"blocks-{key}.arrow", cache_dir / f"blocks-{key}.json"
-    # The counts are written last: where they lie, the blocks are whole.
-    if not (path.exists() and counts_path.exists()):
+    # The counts are written last.
+    if not (file_is_whole(counts_path) and file_is_whole(path)):
+        if counts_path.exists():
+            say(f"{path} or its counts are damaged; packing again")
         cache_dir.mkdir(parents=True, exist_ok=True)
         counts = PackingCounts()
 
@@ -337,8 +342,10 @@ def packed_blocks(
                 f"'{swapper.wordlist.name}', so there is nothing to swap; check wordlist and corpus, or set target.op "
                 "to none and target.augment to false"
             )
-        os.replace(partial, path)
-        write_json(counts_path, vars(counts))
+        put_file(partial, path)
+        partial = counts_path.with_suffix(f".{os.getpid()}.partial")
+        partial.write_text(json.dumps(vars(counts), indent=2) + "\n", encoding="utf-8")
+        put_file(partial, counts_path)
     return BlockDataset(path, block_length), PackingCounts(**json.loads(counts_path.read_text(encoding="utf-8")))
 
 
@@ -356,7 +363,8 @@ class BlockDataset(TorchDataset):
 
     def __getitem__(self, index: int) -> PairBlock:
         row = self._rows[int(index)]
-        return PairBlock(**{name: np.asarray(row[name]).reshape(-1, self._block_length) for name in _COLUMNS})
+        views = {name: np.asarray(row[name]).reshape(-1, self._block_length) for name in _COLUMNS}
+        return PairBlock(**views, index=int(index))
 
 
 def partner_positions(boundaries: np.ndarray) -> np.ndarray:
@@ -390,6 +398,7 @@ class Collator:
     - partner: (K - 1, R, T) index into the R * T positions of the batch where the view of shift s sits, -1 for none.
       A text without edits is its own counterfactual.
     - student_rows: number of rows that the student trains on, counted from the first: R with augmentation, else B.
+    - source: (R, 2) the index of each row's block in its data set, and the view.
 
     Args:
         num_groups: K; 1 keeps only the texts.
@@ -429,4 +438,5 @@ class Collator:
             "labels": stack("labels"),
             "partner": torch.from_numpy(partner),
             "student_rows": torch.tensor(len(rows) if self.augment else len(blocks)),
+            "source": torch.tensor([(blocks[b].index, view) for b, view in rows]),
         }

@@ -1,26 +1,32 @@
 """Blocks of aligned views -> a trained student: transformers' Trainer with a two-view teacher."""
 
+import math
 import os
-import shutil
-from collections.abc import Sequence
+import signal
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
 from transformers.activations import ACT2FN, NewGELUActivation
 
+from distill import checkpoints as checkpoint_folder
 from distill import kd_loss
+from distill.console import Stopped, say, stop_signals_kept
 from distill.errors import UserError
+from distill.integrity import told_storage_errors
 from distill.logit_ops import RoleMap
 from distill.models import head, hidden_states
 from distill.packing import IGNORED, BlockDataset, Collator
 from distill.recipe import Recipe
 from distill.run_folder import write_folder
+from distill.step_watch import SpikeWatch, smallest_bad
 
-_COMPLETE = "complete"  # a file of this name is the last thing written to a checkpoint
 _PROJECTION = "distill_projection"
 
 # Where the recipe is silent. Names and meanings are those of TrainingArguments.
@@ -33,6 +39,7 @@ _DEFAULTS: dict[str, Any] = {
     "save_total_limit": 2,
     "optim": "adamw_torch",
     "dataloader_pin_memory": False,
+    "logging_nan_inf_filter": False,  # asks the device after every micro-batch; we ask once a step, and stop
 }
 
 
@@ -113,6 +120,9 @@ class DistillationTrainer(Trainer):
         teacher: Frozen teacher, or None for plain language modelling.
         settings: Weights and form of the loss.
         role_maps: K - 1 maps that undo each shift, or None without role reversal.
+        skip_nonfinite: Leave out a step whose loss or gradient is not finite, and count it, instead of stopping.
+        decode: Token ids -> text, for the message then.
+        stop_signals: Signals that came since training began, see `stop_signals_kept`.
         kwargs: As for Trainer.
     """
 
@@ -122,9 +132,14 @@ class DistillationTrainer(Trainer):
         teacher: PreTrainedModel | None,
         settings: kd_loss.LossSettings,
         role_maps: Sequence[RoleMap] | None,
+        skip_nonfinite: bool = False,
+        decode: Callable[[list[int]], str] = str,
+        stop_signals: Sequence[int] = (),
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        if skip_nonfinite and self.is_deepspeed_enabled:
+            raise UserError("on_nonfinite is skip, but DeepSpeed's steps cannot be left out; set it to stop")
         # We divide by the tokens of the whole step ourselves, so Trainer must not divide by accumulation steps.
         self.model_accepts_loss_kwargs = True
         self.settings = settings
@@ -134,6 +149,14 @@ class DistillationTrainer(Trainer):
         self.teacher = teacher.to(self.args.device).eval() if teacher is not None else None
         self.role_maps = [m.to(self.args.device) for m in role_maps] if role_maps else None
         self._sums: dict[str, Tensor] = {}
+        self.skip_nonfinite = skip_nonfinite
+        self.skipped_steps = 0
+        self._decode = decode
+        self._stop_signals = stop_signals
+        self.stopped = False
+        self._step: list[tuple[dict[str, Tensor], Tensor]] = []  # micro-batches of this step, and their losses
+        self._spikes = SpikeWatch()
+        self._saving = False
 
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Tensor]], device: torch.device) -> Tensor | None:
         if not batch_samples:
@@ -169,6 +192,7 @@ class DistillationTrainer(Trainer):
         )
         for name in ("kd", "ce", "hidden", "count"):
             value = torch.as_tensor(getattr(parts, name), device=parts.total.device).detach().double()
+            value = value.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)  # a step that is left out must not stay in here
             self._sums[name] = self._sums.get(name, 0) + value
         count = parts.count if num_items_in_batch is None else num_items_in_batch
         # DDP and FSDP average gradients over processes; the shares have to be added instead.
@@ -189,11 +213,153 @@ class DistillationTrainer(Trainer):
             self._sums = {}
         super().log(logs, start_time)
 
+    # ------------------------------------------------------------------------------------------- what a step gave
+
+    def training_step(self, model: nn.Module, inputs: dict[str, Tensor], num_items_in_batch: Any = None) -> Tensor:
+        """Trainer's; keeps the micro-batch until the step is known to be sound."""
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        self._step.append((inputs, loss))
+        return loss.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        """Trainer's, between the last gradient and the optimizer: the one place where a step is looked at.
+
+        The device is asked once a step, and all processes see the same numbers, so that they stop together.
+        """
+        norm = super()._get_grad_norm(model, grad_norm)
+        micro_batches, self._step = self._step, []
+        losses = torch.stack([loss.float() for _, loss in micro_batches])
+        # A gradient scaler (fp16) meets infinite gradients by itself.
+        scaled = getattr(self.accelerator, "scaler", None) is not None
+        judged = torch.as_tensor(0.0 if norm is None or scaled else norm, device=losses.device, dtype=losses.dtype)
+        asked = losses.new_full((), float(bool(self._stop_signals)))
+        values = torch.stack([losses.sum(), judged, asked])
+        if self.args.world_size > 1:
+            values = self.accelerator.reduce(values, reduction="mean")
+        loss, judged, asked = values.tolist()
+        if asked:
+            self.stopped = self.control.should_save = True
+        if not (math.isfinite(loss) and math.isfinite(judged)):
+            self._not_finite(micro_batches)
+            model.zero_grad()  # the optimizer has nothing to do
+            return torch.zeros(())
+        if (usual := self._spikes.usual(loss)) is not None:
+            say(f"the loss of step {self.state.global_step + 1} is {loss:.3g}; the median before it was {usual:.3g}")
+        return norm
+
+    def _not_finite(self, micro_batches: Sequence[tuple[dict[str, Tensor], Tensor]]) -> None:
+        """Say which text a step that is not finite came from, and stop there unless such steps are to be left out.
+
+        Raises:
+            UserError: names step, block, position, text and the checkpoint to go on from.
+        """
+        found = [place for inputs, loss in micro_batches if (place := self._culprit(inputs, loss))]
+        found = [place for places in gather_object([found]) for place in places]
+        if not found:  # finite when asked again
+            blocks = sorted({int(b) for inputs, _ in micro_batches for b in inputs["source"][:, 0]})
+            blocks = sorted({b for of_process in gather_object([blocks]) for b in of_process})
+            found = [f"the gradient is not finite; the step read the blocks {', '.join(map(str, blocks))}"]
+        message = f"step {self.state.global_step + 1}: {found[0]}"
+        if self.skip_nonfinite:
+            self.skipped_steps += 1
+            say(f"{message}; left out ({self.skipped_steps} so far)")
+            return
+        last = checkpoint_folder.newest_whole(Path(self.args.output_dir))
+        raise UserError(
+            f"{message}. Nothing was saved from it; the last good checkpoint is {last or 'none yet'}. Lower "
+            "trainer.learning_rate, look at that text, or set on_nonfinite: skip"
+        )
+
+    def _culprit(self, inputs: dict[str, Tensor], loss: Tensor) -> str | None:
+        """What is not finite in a micro-batch, and at which token; None if nothing is."""
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:  # a forward pass needs all processes at once
+            blocks = ", ".join(map(str, inputs["source"][:, 0].unique().tolist()))
+            return None if loss.isfinite() else f"the loss is not finite, in one of the blocks {blocks}"
+        inputs = self._prepare_inputs(inputs)
+        counted = inputs["labels"] != IGNORED
+        teacher = self._teacher_view(inputs["input_ids"], inputs["position_ids"])
+        if teacher is not None:
+            for row, hidden in enumerate(teacher.hidden.view(*counted.shape, -1)):
+                logits = nn.functional.linear(hidden, teacher.weight, teacher.bias)
+                bad = (counted[row] & ~logits.isfinite().all(-1)).nonzero()
+                if len(bad):
+                    return f"a logit of the teacher is not finite {self._place(inputs, row, int(bad[0]))}"
+        parameters = [p for p in self.model.parameters() if p.requires_grad]
+        sums, what = dict(self._sums), "loss"
+
+        def is_bad(positions: Sequence[list[int]]) -> bool:
+            nonlocal what
+            labels = torch.full_like(inputs["labels"], IGNORED)
+            rows, columns = torch.tensor(positions, device=labels.device).T
+            labels[rows, columns] = inputs["labels"][rows, columns]
+            loss = self.compute_loss(self.model, {**inputs, "labels": labels})
+            if not loss.isfinite():
+                what = "loss"
+                return True
+            gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+            what = "gradient"
+            return not all(bool(g.isfinite().all()) for g in gradients if g is not None)
+
+        positions = counted[: int(inputs["student_rows"])].nonzero().tolist()
+        try:
+            if not positions or not is_bad(positions):
+                return None
+            row, column = smallest_bad(positions, is_bad)[0]
+            is_bad([[row, column]])  # says again what it was
+        finally:
+            self._sums = sums
+        return f"the {what} is not finite {self._place(inputs, row, column)}"
+
+    def _place(self, inputs: dict[str, Tensor], row: int, position: int) -> str:
+        block, view = inputs["source"][row].tolist()
+        text = self._decode(inputs["input_ids"][row, max(0, position - 7) : position + 1].tolist())
+        return (
+            f"in block {block}, {f'counterfactual {view}' if view else 'text'}, token {position}, "
+            f"at the end of {text!r}"
+        )
+
+    # ------------------------------------------------------------------------------------------------ checkpoints
+
+    def _get_output_dir(self, trial: Any) -> str:
+        folder = super()._get_output_dir(trial)
+        return os.path.join(folder, checkpoint_folder.PARTIAL) if self._saving else folder
+
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        super()._save_checkpoint(model, trial)
+        """Trainer's, into a folder beside the checkpoints that gets its name when all processes have written.
+
+        Raises:
+            UserError: the disk is full or gone, or the weights are not finite; the checkpoints before are as they were.
+        """
+        self.require_finite_weights()
+        self._saving = True
+        try:
+            with told_storage_errors():
+                super()._save_checkpoint(model, trial)
+                self.accelerator.wait_for_everyone()
+                if self.is_world_process_zero():
+                    folder, step = Path(self.args.output_dir), self.state.global_step
+                    checkpoint_folder.publish(folder, step, self.args.save_total_limit)
+        finally:
+            self._saving = False
         self.accelerator.wait_for_everyone()
-        if self.is_world_process_zero():
-            Path(self.args.output_dir, f"checkpoint-{self.state.global_step}", _COMPLETE).touch()
+        self.control.should_training_stop |= self.stopped  # after saving: the checkpoint must not say so
+
+    def require_finite_weights(self) -> None:
+        """Refuse to save weights that an optimizer step has made infinite.
+
+        Raises:
+            UserError: on all processes, and names the checkpoint before.
+        """
+        local = [p.to_local() if isinstance(p, DTensor) else p for p in self.model.parameters()]
+        broken = torch.stack([~p.detach().isfinite().all() for p in local]).any().float()
+        if self.args.world_size > 1:
+            broken = self.accelerator.reduce(broken, reduction="sum")
+        if broken:
+            last = checkpoint_folder.newest_whole(Path(self.args.output_dir))
+            raise UserError(
+                f"step {self.state.global_step}: the student's weights are not finite. They are not saved; the last "
+                f"good checkpoint is {last or 'none yet'}. Lower trainer.learning_rate"
+            )
 
 
 def use_all_cores() -> None:
@@ -204,14 +370,6 @@ def use_all_cores() -> None:
     if "ACCELERATE_DYNAMO_BACKEND" in os.environ and torch.get_num_threads() == 1 and not torch.cuda.is_available():
         processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // processes))
-
-
-def newest_complete_checkpoint(folder: Path) -> Path | None:
-    """The checkpoint to go on from; ones that a kill left half-written are removed."""
-    checkpoints = sorted(folder.glob("checkpoint-*"), key=lambda p: int(p.name.rpartition("-")[2]))
-    for broken in [c for c in checkpoints if not (c / _COMPLETE).exists()]:
-        shutil.rmtree(broken)
-    return next((c for c in reversed(checkpoints) if c.exists()), None)
 
 
 def training_arguments(recipe: Recipe, folder: Path) -> TrainingArguments:
@@ -279,7 +437,8 @@ def train_student(
         destination: Folder of the finished student.
 
     Raises:
-        UserError: see `training_arguments`.
+        UserError: see `training_arguments`; numbers that are not finite; a disk that is full.
+        Stopped: SIGINT or SIGTERM came; the step was finished and saved.
     """
     arguments = training_arguments(recipe, checkpoints)
     attach_loss(student)
@@ -288,19 +447,38 @@ def train_student(
         if ours != theirs:
             setattr(student, _PROJECTION, nn.Linear(ours, theirs, bias=False))
     views = num_groups if recipe.needs_counterfactuals else 1
-    trainer = DistillationTrainer(
-        model=student,
-        args=arguments,
-        train_dataset=blocks,
-        data_collator=Collator(views, recipe.target.augment),
-        teacher=teacher,
-        settings=loss_settings(recipe),
-        role_maps=role_maps if recipe.target.reverse_roles else None,
-    )
-    resume = newest_complete_checkpoint(checkpoints) if trainer.is_world_process_zero() else None
-    trainer.accelerator.wait_for_everyone()
-    resume = resume or newest_complete_checkpoint(checkpoints)
-    trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    with stop_signals_kept() as signals:
+        trainer = DistillationTrainer(
+            model=student,
+            args=arguments,
+            train_dataset=blocks,
+            data_collator=Collator(views, recipe.target.augment),
+            teacher=teacher,
+            settings=loss_settings(recipe),
+            role_maps=role_maps if recipe.target.reverse_roles else None,
+            skip_nonfinite=recipe.on_nonfinite == "skip",
+            decode=tokenizer.decode,
+            stop_signals=signals,
+        )
+        resume = [None]
+        if trainer.is_world_process_zero():
+            checkpoint_folder.clear_partial(checkpoints)
+            resume = [checkpoint_folder.newest_whole(checkpoints)]
+        resume = broadcast_object_list(resume)[0]
+        trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+        if trainer.stopped:
+            raise Stopped(signals[0] if signals else signal.SIGTERM)
+        if trainer.skipped_steps:
+            say(f"{trainer.skipped_steps} steps were left out of training, because they were not finite")
+        trainer.require_finite_weights()
+        _write_student(trainer, recipe, tokenizer, destination)
+        if signals:
+            raise Stopped(signals[0])
+
+
+def _write_student(
+    trainer: DistillationTrainer, recipe: Recipe, tokenizer: PreTrainedTokenizerBase, destination: Path
+) -> None:
     trainer.accelerator.wait_for_everyone()
     state = trainer.accelerator.get_state_dict(trainer.model)
     if trainer.is_world_process_zero():
