@@ -5,6 +5,7 @@ says which phase it is in, one letter a call, through a pipe; the parent reads a
 in distill/ knows of it.
 """
 
+import json
 import os
 import random
 import select
@@ -17,6 +18,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import synthetic
 
 from distill import console, corpus, counterfactual, generation, integrity, packing, report, run_folder, score, trainer
 from distill import train as entry
@@ -86,53 +89,70 @@ class Ending:
 
 
 def run(
-    folder: Path, argv: Sequence[str], processes: int = 1, kill: Kill | None = None, sig: int = signal.SIGKILL
+    folder: Path,
+    argv: Sequence[str],
+    processes: int = 1,
+    kill: Kill | None = None,
+    sig: int = signal.SIGKILL,
+    prepare: Callable[[], None] | None = None,
 ) -> Ending:
-    """Run the pipeline in `folder` with forked processes, and kill all of them as told.
+    """Run the pipeline in `folder` with forked processes, and send all of them a signal as told.
 
-    Returns:
-        Ending: of the first process.
+    Args:
+        folder: Working directory.
+        argv: Arguments of the run.
+        processes: Ranks.
+        kill: When to send the signal; None: never.
+        sig: The signal.
+        prepare: Called in each child before the run.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    reading, writing = os.pipe()
-    log = folder / "stderr.txt"
-    children = [_fork(folder, argv, rank, processes, port, writing, reading, log) for rank in range(processes)]
-    os.close(writing)
-    phases, due = "", None
-    while True:
+    letters, errors = os.pipe(), os.pipe()  # not a file: some runs may write none
+    children = [_fork(folder, argv, (rank, processes, port), letters, errors, prepare) for rank in range(processes)]
+    for _, writing in (letters, errors):
+        os.close(writing)
+    read = {letters[0]: b"", errors[0]: b""}
+    still, due = set(read), None
+    while still:
         wait = None if due is None else max(0.0, due - time.monotonic())
-        ready, _, _ = select.select([reading], [], [], wait)
-        if ready:
-            letters = os.read(reading, 1 << 16).decode()
-            if not letters:
-                break
-            phases += letters
-        if kill and due is None and phases.count(kill.letter) >= kill.count:
+        for pipe in select.select(list(still), [], [], wait)[0]:
+            more = os.read(pipe, 1 << 16)
+            read[pipe] += more
+            if not more:
+                still.remove(pipe)
+                os.close(pipe)
+        if kill and due is None and read[letters[0]].count(kill.letter.encode()) >= kill.count:
             due = time.monotonic() + kill.seconds
         if due is not None and time.monotonic() >= due:
             for child in children:
                 os.kill(child, sig)
             kill, due = None, None
-    os.close(reading)
     codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
-    return Ending(codes[0], phases, log.read_text(errors="replace"))
+    return Ending(codes[0], read[letters[0]].decode(), read[errors[0]].decode(errors="replace"))
 
 
 def _fork(
-    folder: Path, argv: Sequence[str], rank: int, processes: int, port: int, writing: int, reading: int, log: Path
+    folder: Path,
+    argv: Sequence[str],
+    place: tuple[int, int, int],
+    letters: tuple[int, int],
+    errors: tuple[int, int],
+    prepare: Callable[[], None] | None,
 ) -> int:
     child = os.fork()
     if child:
         return child
     code = 70
+    rank, processes, port = place
     try:
-        os.close(reading)
+        for reading, _ in (letters, errors):
+            os.close(reading)
         os.chdir(folder)
-        with log.open("ab" if rank else "wb") as stream:
-            os.dup2(stream.fileno(), 2)
-            os.dup2(stream.fileno(), 1)
+        for descriptor in (1, 2):
+            os.dup2(errors[1], descriptor)
+        os.close(errors[1])
         sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1), os.fdopen(2, "w", buffering=1)
         if processes > 1:
             os.environ |= {
@@ -143,14 +163,35 @@ def _fork(
                 "MASTER_ADDR": "127.0.0.1",
                 "MASTER_PORT": str(port),
             }
-        _mark_everything(lambda letter: os.write(writing, letter.encode()) if rank == 0 else None)
+        _mark_everything(lambda letter: os.write(letters[1], letter.encode()) if rank == 0 else None)
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        if prepare:
+            prepare()
         code = console.run_entry(entry.main, argv)
     except BaseException:
         traceback.print_exc()
     finally:
+        sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+
+
+def small_run(folder: Path) -> list[str]:
+    """Arguments of a run of seconds, into `run/`, whose text is sampled from a teacher that is trained for it here."""
+    teacher = synthetic.write_teacher_recipe(folder, folder / "run")
+    ending = run(folder, ["--config", teacher, "--trainer.max_steps", "60", "--trainer.save_steps", "60"])
+    assert ending.code == 0, ending.errors[-3000:]
+    (folder / "list.tsv").write_text("male\tfemale\nhe\tshe\nking\tqueen\n", encoding="utf-8")
+    recipe = synthetic.write_student_recipe(folder, folder / "run" / "student", Path("run"))
+    sampled = {"source": "teacher", "max_documents": 60, "sample_tokens": 24, "sample_batch_size": 20}
+    trainer = {"max_steps": 6, "save_steps": 2, "per_device_train_batch_size": 2, "logging_steps": 2, "use_cpu": True}
+    trainer |= {"disable_tqdm": True, "learning_rate": 3e-3}
+    scores = {"metrics": ["perplexity", "corpus_disparity", "generation_disparity", "next_word_disparity"]}
+    scores |= {"prompts": str(folder / "prompts.tsv"), "bootstrap": 20, "samples": 2, "max_new_tokens": 6}
+    return [
+        *("--config", recipe, "--wordlist", str(folder / "list.tsv"), "--corpus", json.dumps(sampled)),
+        *("--trainer", json.dumps(trainer), "--scores", json.dumps(scores)),
+    ]
 
 
 def schedule(rng: random.Random, kills: int) -> Iterator[Kill]:

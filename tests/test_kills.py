@@ -1,34 +1,16 @@
 """A run that is killed, again and again, ends with the same command as if it had never been."""
 
-import json
 import random
 import signal
 from collections import Counter
-from pathlib import Path
 
 import killed
 import pytest
-import synthetic
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """Arguments of a run of seconds, whose text is sampled from a teacher that was trained for it."""
-    folder = tmp_path_factory.mktemp("world")
-    teacher = synthetic.write_teacher_recipe(folder, folder / "run")
-    ending = killed.run(folder, ["--config", teacher, "--trainer.max_steps", "60", "--trainer.save_steps", "60"])
-    assert ending.code == 0, ending.errors[-3000:]
-    (folder / "list.tsv").write_text("male\tfemale\nhe\tshe\nking\tqueen\n", encoding="utf-8")
-    recipe = synthetic.write_student_recipe(folder, folder / "run" / "student", Path("run"))
-    sampled = {"source": "teacher", "max_documents": 60, "sample_tokens": 24, "sample_batch_size": 20}
-    trainer = {"max_steps": 6, "save_steps": 2, "per_device_train_batch_size": 2, "logging_steps": 2, "use_cpu": True}
-    trainer |= {"disable_tqdm": True, "learning_rate": 3e-3}
-    scores = {"metrics": ["perplexity", "corpus_disparity", "generation_disparity", "next_word_disparity"]}
-    scores |= {"prompts": str(folder / "prompts.tsv"), "bootstrap": 20, "samples": 2, "max_new_tokens": 6}
-    return [
-        *("--config", recipe, "--wordlist", str(folder / "list.tsv"), "--corpus", json.dumps(sampled)),
-        *("--trainer", json.dumps(trainer), "--scores", json.dumps(scores)),
-    ]
+    return killed.small_run(tmp_path_factory.mktemp("world"))
 
 
 def whole_run(tmp_path, world, processes):

@@ -37,6 +37,7 @@ def main(
     steps: int = 5,
     dropout: float = 0.0,
     optim: str = "sgd",  # Adam would turn rounding of near-zero gradients into whole steps, and a comparison into noise
+    on_nonfinite: str = "stop",
     **trainer,
 ) -> None:
     folder = Path(output)
@@ -44,6 +45,7 @@ def main(
     wordlist = load_wordlist("english_gender")
     recipe = Recipe(
         seed=3,
+        on_nonfinite=on_nonfinite,
         block_length=48,
         target=TargetConfig(op="expmean", reverse_roles=True, augment=True),
         loss=LossConfig(kd=1.0, ce=0.5, hidden=0.1),
