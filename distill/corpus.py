@@ -6,7 +6,6 @@ import gzip
 import hashlib
 import json
 import lzma
-import os
 import random
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -17,8 +16,10 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
+from distill.console import say
 from distill.errors import UserError
 from distill.generation import generate
+from distill.integrity import file_hash, file_is_whole, put_file
 from distill.recipe import CorpusConfig
 
 _OPENERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
@@ -280,7 +281,9 @@ def open_corpus(
     if config.source != "teacher":
         return Corpus(key, partial(read_documents, config, seed))
     path = cache_dir / f"sampled-{key}.jsonl"
-    if not path.exists():
+    if not file_is_whole(path):
+        if path.exists():
+            say(f"{path} is damaged; sampling it again")
         _sample_to_file(path, config, seed, teacher, tokenizer, progress)
     sampled = replace(config, source="files", files=[str(path)], text_column="text", max_documents=None)
     return Corpus(key, partial(read_documents, sampled, seed))
@@ -308,11 +311,4 @@ def _sample_to_file(
             stream.flush()
             if progress:
                 progress(min(total, (number + 1) * size), total)
-        os.fsync(stream.fileno())
-    os.replace(partial, path)
-
-
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file's content."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    put_file(partial, path)

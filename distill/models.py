@@ -24,7 +24,7 @@ from transformers import (
 
 from distill.errors import UserError, suggestion
 from distill.recipe import StudentConfig, TeacherConfig
-from distill.run_folder import write_folder
+from distill.run_folder import is_finished, write_folder
 
 DEMO_TEACHER = Path(__file__).parent / "assets" / "demo-teacher"
 _END_OF_TEXT = "<|endoftext|>"
@@ -152,7 +152,7 @@ def student_tokenizer(
     if config.tokenizer != "train":
         return load_tokenizer(config.tokenizer or config.path)
     folder = cache_dir / f"tokenizer-{corpus_key}-{config.vocab_size}"
-    if not folder.exists():
+    if not is_finished(folder):
         tokenizer = train_tokenizer(islice(documents(), _TOKENIZER_DOCUMENTS), config.vocab_size)
         write_folder(folder, tokenizer.save_pretrained)
     return load_tokenizer(str(folder))

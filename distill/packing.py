@@ -26,11 +26,12 @@ from torch.utils.data import Dataset as TorchDataset
 from transformers import PreTrainedTokenizerBase
 
 from distill.alignment import mask_inside, to_original, token_ends
+from distill.console import say
 from distill.corpus import Corpus
 from distill.counterfactual import Counterfactual, Swapper
 from distill.errors import UserError
+from distill.integrity import file_is_whole, put_file
 from distill.models import special_tokens
-from distill.run_folder import write_json
 
 IGNORED = -100  # transformers' label for "not counted"
 NO_PARTNER = -1
@@ -332,8 +333,10 @@ def packed_blocks(
 
     key = cache_key(corpus.key, tokenizer, swapper, block_length)
     path, counts_path = cache_dir / f"blocks-{key}.arrow", cache_dir / f"blocks-{key}.json"
-    # The counts are written last: where they lie, the blocks are whole.
-    if not (path.exists() and counts_path.exists()):
+    # The counts are written last.
+    if not (file_is_whole(counts_path) and file_is_whole(path)):
+        if counts_path.exists():
+            say(f"{path} or its counts are damaged; packing again")
         cache_dir.mkdir(parents=True, exist_ok=True)
         counts = PackingCounts()
 
@@ -354,8 +357,10 @@ def packed_blocks(
         except UserError:
             partial.unlink()
             raise
-        os.replace(partial, path)
-        write_json(counts_path, vars(counts))
+        put_file(partial, path)
+        partial = counts_path.with_suffix(f".{os.getpid()}.partial")
+        partial.write_text(json.dumps(vars(counts), indent=2) + "\n", encoding="utf-8")
+        put_file(partial, counts_path)
     return BlockDataset(path, block_length), PackingCounts(**json.loads(counts_path.read_text(encoding="utf-8")))
 
 

@@ -236,6 +236,8 @@ class Recipe:
         held_out: Text for perplexity, corpus disparity and equivariance gap, never trained on.
         target: The mitigation.
         loss: The loss.
+        on_nonfinite: When a loss, a gradient or a logit of the teacher is not finite: `stop` and say in which text, or
+            `skip` the step and count it.
         trainer: Settings of transformers' TrainingArguments, by their own names.
         scores: What is measured after training.
     """
@@ -253,6 +255,7 @@ class Recipe:
     held_out: CorpusConfig = field(default_factory=CorpusConfig)
     target: TargetConfig = field(default_factory=TargetConfig)
     loss: LossConfig = field(default_factory=LossConfig)
+    on_nonfinite: Literal["stop", "skip"] = "stop"
     trainer: dict[str, Any] = field(default_factory=dict)
     scores: ScoreConfig = field(default_factory=ScoreConfig)
 

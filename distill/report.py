@@ -19,6 +19,7 @@ from distill.metrics import CARDS
 from distill.metrics.side_by_side import checkpoints, side_by_side
 from distill.packing import PackingCounts
 from distill.recipe import Recipe
+from distill.run_folder import write_text
 
 _MODEL_NOTES = {
     "teacher": "the model that was distilled",
@@ -422,8 +423,8 @@ def write_report(
         folder: The run's folder; a card goes into each of its `student/` and `baseline/` that exist.
         console: Where to print; standard output by default.
     """
-    (folder / "report.md").write_text(report_markdown(recipe, scores, counts), encoding="utf-8")
+    write_text(folder / "report.md", report_markdown(recipe, scores, counts))
     for name in ("student", "baseline"):
         if (folder / name).is_dir():
-            (folder / name / "README.md").write_text(model_card(recipe, scores, name), encoding="utf-8")
+            write_text(folder / name / "README.md", model_card(recipe, scores, name))
     print_table(scores, console)

@@ -1,15 +1,49 @@
 """The output folder of a run: whose it is, what in it is finished, and how a finished thing gets there whole."""
 
+import fcntl
 import json
 import os
 import shutil
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from distill.console import say
 from distill.errors import UserError
+from distill.integrity import damage, put_folder, sync, told_storage_errors
 from distill.recipe import Recipe, read_resolved, write_recipe
+
+_LOCK = ".lock"
+_locks: dict[str, int] = {}  # folder -> descriptor of its lock, held open until the process ends
+
+
+def _lock(folder: Path) -> None:
+    """Keep other runs out of a folder until this process ends, however it ends.
+
+    A POSIX record lock: the kernel drops it with the process, and children that outlive it do not inherit it.
+
+    Raises:
+        UserError: another process holds it.
+    """
+    path = folder / _LOCK
+    key = str(path.resolve())
+    if key in _locks and path.exists() and os.path.samestat(os.fstat(_locks[key]), path.stat()):
+        return  # ours already; to open it again, and close it, would drop the lock
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        holder = os.read(descriptor, 200).decode(errors="replace").strip() or "another process"
+        os.close(descriptor)
+        raise UserError(
+            f"{folder} is in use by a run that is still going on ({holder}); wait for it, stop it, or choose another "
+            "--output_dir"
+        ) from None
+    os.truncate(descriptor, 0)
+    os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+    _locks[key] = descriptor
 
 
 @contextmanager
@@ -20,13 +54,14 @@ def open_run(recipe: Recipe) -> Iterator[Path]:
     of a folder that was claimed just now.
 
     Raises:
-        UserError: it holds another recipe's run (the first key that differs is named), or cannot be written.
+        UserError: it holds another recipe's run (the first key that differs is named), a run that is still going on,
+            or cannot be written.
     """
     folder = Path(recipe.output_dir)
     record = folder / "recipe.yaml"
     fresh = not record.exists()
     if fresh:
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        if folder.exists() and (not folder.is_dir() or any(p.name != _LOCK for p in folder.iterdir())):
             raise UserError(f"{folder} is not empty and holds no recipe.yaml; choose another --output_dir")
     else:
         mine, theirs = _flat(recipe.to_dict()), _flat(read_resolved(record))
@@ -41,6 +76,8 @@ def open_run(recipe: Recipe) -> Iterator[Path]:
     missing = [p for p in (folder, *folder.parents) if not p.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        if os.environ.get("RANK", "0") == "0":
+            _lock(folder)
         if fresh or mine != theirs:  # of several processes, only the first one finds it so
             partial = record.with_suffix(".partial")
             write_recipe(recipe, partial)
@@ -67,24 +104,40 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def is_finished(folder: Path) -> bool:
+    """Whether a folder that `write_folder` wrote is there, and as it was written; damage is said."""
+    found = damage(folder)
+    if found and folder.exists():
+        say(f"{folder} is damaged ({found}); making it again")
+    return found is None
+
+
 def write_json(path: Path, content: Any) -> None:
-    """Write JSON so that a reader sees the old file or the whole new one, never half of it."""
+    """Write JSON, see `write_text`."""
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text so that a reader sees the old file or the whole new one, never half of it."""
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    partial.write_text(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+    partial.write_text(text, encoding="utf-8")
+    sync(partial)
     os.replace(partial, path)
 
 
 def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
-    """Let `fill` write a folder that appears at `path` only when it is whole.
+    """Let `fill` write a folder that appears at `path`, with a manifest, only when it is whole.
 
     Args:
         path: Where the folder shall be; an older one there is replaced.
         fill: Called with the temporary folder to write into.
+
+    Raises:
+        UserError: the disk is full or cannot be written; what lay at `path` still lies there.
     """
     partial = path.with_name(f".{path.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    fill(partial)
-    if path.exists():
-        shutil.rmtree(path)
-    os.replace(partial, path)
+    with told_storage_errors():
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        fill(partial)
+        put_folder(partial, path)

@@ -1,7 +1,7 @@
 """What was measured before: outcomes by the hash of everything that decides them, one JSON file each.
 
 A stopped evaluation goes on at the metric at which it was stopped, and a model that was scored before is not scored
-again. A file that cannot be read is measured anew.
+again. Each file holds the hash of its content; where the two do not fit, it is measured anew.
 """
 
 import hashlib
@@ -14,6 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from distill.console import say
 from distill.metrics import Outcome
 from distill.run_folder import write_json
 
@@ -63,15 +64,22 @@ class ScoreCache:
         return self._folder / f"{metric}-{hashlib.sha256(content.encode()).hexdigest()[:32]}.json"
 
     def _read(self, path: Path | None) -> Any:
-        try:
-            return json.loads(path.read_text(encoding="utf-8")) if path else None
-        except (OSError, ValueError):
+        if path is None or not path.exists():
             return None
+        try:
+            kept = json.loads(path.read_text(encoding="utf-8"))
+            if kept["sha256"] == content_hash(kept["content"]):
+                return kept["content"]
+        except (OSError, ValueError, KeyError, TypeError):
+            pass
+        say(f"{path} is damaged; measuring again")
+        return None
 
     def _write(self, path: Path | None, content: Any) -> None:
         if path:
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_json(path, content)
+            content = json.loads(json.dumps(content))  # as it will be read
+            write_json(path, {"sha256": content_hash(content), "content": content})
 
 
 def content_hash(content: Any) -> str:

@@ -20,7 +20,7 @@ from distill.recipe import parse_recipe
 from distill.report import write_report
 from distill.resolvers import load_resolver
 from distill.role_map import token_roles
-from distill.run_folder import open_run
+from distill.run_folder import is_finished, open_run
 from distill.score import run_prompts, score_run
 from distill.stream import training_blocks
 from distill.trainer import train_student, training_arguments, use_all_cores
@@ -69,7 +69,7 @@ def main(argv: Sequence[str]) -> None:
     variants["student"] = recipe
     roles = token_roles(wordlist, tokenizer, student.get_output_embeddings().weight.shape[0])
     for name, variant in variants.items():
-        if (folder / name).exists():
+        if is_finished(folder / name):
             continue
         say(f"training {folder / name}")
         set_seed(recipe.seed)

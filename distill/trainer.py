@@ -1,16 +1,18 @@
 """Blocks of aligned views -> a trained student: transformers' Trainer with a two-view teacher."""
 
+import math
 import os
-import shutil
-from collections.abc import Sequence
+import signal
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.data_loader import BatchSamplerShard
-from accelerate.utils import DistributedType, parse_flag_from_env
+from accelerate.utils import DistributedType, broadcast_object_list, gather_object, parse_flag_from_env
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader
 from transformers import (
     PreTrainedModel,
@@ -23,20 +25,22 @@ from transformers import (
 from transformers.activations import ACT2FN, NewGELUActivation
 from transformers.integrations import get_reporting_integration_callbacks
 
+from distill import checkpoints as checkpoint_folder
 from distill import kd_loss
-from distill.console import say
+from distill.console import Stopped, say, stop_signals_kept
 from distill.errors import UserError
+from distill.integrity import told_storage_errors
 from distill.logit_ops import RoleMap
 from distill.models import head, hidden_states, is_sharded, shard_layers
 from distill.packing import IGNORED, BlockDataset, Collator, FilledBatches
 from distill.processes import together
 from distill.recipe import Recipe
 from distill.run_folder import write_folder
+from distill.step_watch import SpikeWatch, smallest_bad
 from distill.stream import BlockStream, StreamLoader
 from distill.teacher_cache import TeacherCache, open_teacher_cache
 from distill.training_log import TrainingLog, log_line, token_counts
 
-_COMPLETE = "complete"  # a file of this name is the last thing written to a checkpoint
 _PROJECTION = "distill_projection"
 
 # Where the recipe is silent. Names and meanings are those of TrainingArguments.
@@ -49,6 +53,7 @@ _DEFAULTS: dict[str, Any] = {
     "save_total_limit": 2,
     "optim": "adamw_torch",
     "dataloader_pin_memory": False,
+    "logging_nan_inf_filter": False,  # asks the device after every micro-batch; we ask once a step, and stop
     "ddp_timeout": 24 * 3600,  # seconds; one process samples and packs text, or scores, while the others wait
 }
 
@@ -131,6 +136,9 @@ class DistillationTrainer(Trainer):
         settings: Weights and form of the loss.
         role_maps: K - 1 maps that undo each shift, or None without role reversal.
         shard_teacher: Share the teacher's layers among the processes.
+        skip_nonfinite: Leave out a step whose loss or gradient is not finite, and count it, instead of stopping.
+        decode: Token ids -> text, for the message then.
+        stop_signals: Signals that came since training began, see `stop_signals_kept`.
         kwargs: As for Trainer.
     """
 
@@ -141,9 +149,14 @@ class DistillationTrainer(Trainer):
         settings: kd_loss.LossSettings,
         role_maps: Sequence[RoleMap] | None,
         shard_teacher: bool = False,
+        skip_nonfinite: bool = False,
+        decode: Callable[[list[int]], str] = str,
+        stop_signals: Sequence[int] = (),
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        if skip_nonfinite and self.is_deepspeed_enabled:
+            raise UserError("on_nonfinite is skip, but DeepSpeed's steps cannot be left out; set it to stop")
         if self.is_fsdp_enabled and (policy := self.accelerator.state.fsdp_plugin.mixed_precision_policy):
             # accelerate would round what the model returns, the sums of the loss, to 16 bits.
             self.accelerator.state.fsdp_plugin.mixed_precision_policy = replace(policy, output_dtype=None)
@@ -167,6 +180,14 @@ class DistillationTrainer(Trainer):
         self.add_callback(self.training_log)
         for callback in (PrinterCallback, ProgressCallback):  # they print each log as a dictionary
             self.remove_callback(callback)
+        self.skip_nonfinite = skip_nonfinite
+        self.skipped_steps = 0
+        self._decode = decode
+        self._stop_signals = stop_signals
+        self.stopped = False
+        self._step: list[tuple[dict[str, Tensor], Tensor]] = []  # micro-batches of this step, and their losses
+        self._spikes = SpikeWatch()
+        self._saving = False
 
     def get_train_dataloader(self) -> DataLoader:
         """Trainer's, but for what several processes would share wrongly.
@@ -211,14 +232,8 @@ class DistillationTrainer(Trainer):
         self.training_log.teacher_time.stop()
         return TeacherView(hidden.flatten(0, 1), weight, bias), read
 
-    def compute_loss(
-        self,
-        model: nn.Module,
-        inputs: dict[str, Tensor],
-        return_outputs: bool = False,
-        num_items_in_batch: Tensor | None = None,
-    ) -> Tensor | tuple[Tensor, kd_loss.LossParts]:
-        """The micro-batch's share of the step's mean loss, scaled so that averaging over processes adds the shares."""
+    def _loss_parts(self, model: nn.Module, inputs: dict[str, Tensor]) -> tuple[kd_loss.LossParts, Tensor]:
+        """The loss of a micro-batch, and (R,) which of its rows the teacher read."""
         rows = int(inputs["student_rows"])
         teacher, read = self._teacher_view(inputs)
         parts = model(
@@ -230,7 +245,18 @@ class DistillationTrainer(Trainer):
             partner=inputs["partner"][:, :rows] if self.settings.op != "none" else None,
             role_maps=self.role_maps,
         )
-        passes = 0 if teacher is None else 1 if self.settings.op == "none" else len(inputs["partner"]) + 1
+        return parts, read
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | None = None,
+    ) -> Tensor | tuple[Tensor, kd_loss.LossParts]:
+        """The micro-batch's share of the step's mean loss, scaled so that averaging over processes adds the shares."""
+        parts, read = self._loss_parts(model, inputs)
+        passes = 0 if self.teacher is None else 1 if self.settings.op == "none" else len(inputs["partner"]) + 1
         weighted = [name for name in ("kd", "ce", "hidden") if getattr(self.settings, name)]
         self.training_log.add(
             {f"loss_{name}": getattr(parts, name) for name in weighted} | token_counts(inputs, passes, read)
@@ -247,15 +273,152 @@ class DistillationTrainer(Trainer):
             say(log_line(logs, self.state.global_step, self.state.max_steps))
         super().log(logs, start_time)
 
+    # ------------------------------------------------------------------------------------------- what a step gave
+
+    def training_step(self, model: nn.Module, inputs: dict[str, Tensor], num_items_in_batch: Any = None) -> Tensor:
+        """Trainer's; keeps the micro-batch until the step is known to be sound."""
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        self._step.append((inputs, loss))
+        return loss.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        """Trainer's, between the last gradient and the optimizer: the one place where a step is looked at.
+
+        The device is asked once a step, and all processes see the same numbers, so that they stop together.
+        """
+        norm = super()._get_grad_norm(model, grad_norm)
+        micro_batches, self._step = self._step, []
+        losses = torch.stack([loss.float() for _, loss in micro_batches])
+        # A gradient scaler (fp16) meets infinite gradients by itself.
+        scaled = getattr(self.accelerator, "scaler", None) is not None
+        judged = torch.as_tensor(0.0 if norm is None or scaled else norm, device=losses.device, dtype=losses.dtype)
+        asked = losses.new_full((), float(bool(self._stop_signals)))
+        values = torch.stack([losses.sum(), judged, asked])
+        if self.args.world_size > 1:
+            values = self.accelerator.reduce(values, reduction="mean")
+        loss, judged, asked = values.tolist()
+        if asked:
+            self.stopped = self.control.should_save = True
+        if not (math.isfinite(loss) and math.isfinite(judged)):
+            self._not_finite(micro_batches)
+            model.zero_grad()  # the optimizer has nothing to do
+            return torch.zeros(())
+        if (usual := self._spikes.usual(loss)) is not None:
+            say(f"the loss of step {self.state.global_step + 1} is {loss:.3g}; the median before it was {usual:.3g}")
+        return norm
+
+    def _not_finite(self, micro_batches: Sequence[tuple[dict[str, Tensor], Tensor]]) -> None:
+        """Say which text a step that is not finite came from, and stop there unless such steps are to be left out.
+
+        Raises:
+            UserError: names step, block, position, text and the checkpoint to go on from.
+        """
+        found = [place for inputs, loss in micro_batches if (place := self._culprit(inputs, loss))]
+        found = [place for places in gather_object([found]) for place in places]
+        if not found:  # finite when asked again
+            blocks = sorted({int(b) for inputs, _ in micro_batches for b in inputs["source"][:, 0]})
+            blocks = sorted({b for of_process in gather_object([blocks]) for b in of_process})
+            found = [f"the gradient is not finite; the step read the blocks {', '.join(map(str, blocks))}"]
+        message = f"step {self.state.global_step + 1}: {found[0]}"
+        if self.skip_nonfinite:
+            self.skipped_steps += 1
+            say(f"{message}; left out ({self.skipped_steps} so far)")
+            return
+        last = checkpoint_folder.newest_whole(Path(self.args.output_dir))
+        raise UserError(
+            f"{message}. Nothing was saved from it; the last good checkpoint is {last or 'none yet'}. Lower "
+            "trainer.learning_rate, look at that text, or set on_nonfinite: skip"
+        )
+
+    def _culprit(self, inputs: dict[str, Tensor], loss: Tensor) -> str | None:
+        """What is not finite in a micro-batch, and at which token; None if nothing is."""
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:  # a forward pass needs all processes at once
+            blocks = ", ".join(map(str, inputs["source"][:, 0].unique().tolist()))
+            return None if loss.isfinite() else f"the loss is not finite, in one of the blocks {blocks}"
+        inputs = self._prepare_inputs(inputs)
+        counted = inputs["labels"] != IGNORED
+        teacher, _ = self._teacher_view(inputs)
+        if teacher is not None:
+            for row, hidden in enumerate(teacher.hidden.view(*counted.shape, -1)):
+                logits = nn.functional.linear(hidden, teacher.weight, teacher.bias)
+                bad = (counted[row] & ~logits.isfinite().all(-1)).nonzero()
+                if len(bad):
+                    return f"a logit of the teacher is not finite {self._place(inputs, row, int(bad[0]))}"
+        parameters = [p for p in self.model.parameters() if p.requires_grad]
+        what = "loss"
+
+        def is_bad(positions: Sequence[list[int]]) -> bool:
+            nonlocal what
+            labels = torch.full_like(inputs["labels"], IGNORED)
+            rows, columns = torch.tensor(positions, device=labels.device).T
+            labels[rows, columns] = inputs["labels"][rows, columns]
+            loss = self._loss_parts(self.model, {**inputs, "labels": labels})[0].total
+            if not loss.isfinite():
+                what = "loss"
+                return True
+            gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+            what = "gradient"
+            return not all(bool(g.isfinite().all()) for g in gradients if g is not None)
+
+        positions = counted[: int(inputs["student_rows"])].nonzero().tolist()
+        if not positions or not is_bad(positions):
+            return None
+        row, column = smallest_bad(positions, is_bad)[0]
+        is_bad([[row, column]])  # says again what it was
+        return f"the {what} is not finite {self._place(inputs, row, column)}"
+
+    def _place(self, inputs: dict[str, Tensor], row: int, position: int) -> str:
+        block, view = inputs["source"][row].tolist()
+        text = self._decode(inputs["input_ids"][row, max(0, position - 7) : position + 1].tolist())
+        where = f"block {block}" if block >= 0 else "a block that was packed while training"
+        return f"in {where}, {f'counterfactual {view}' if view else 'text'}, token {position}, at the end of {text!r}"
+
+    # ------------------------------------------------------------------------------------------------ checkpoints
+
+    def _get_output_dir(self, trial: Any) -> str:
+        folder = super()._get_output_dir(trial)
+        return os.path.join(folder, checkpoint_folder.PARTIAL) if self._saving else folder
+
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Trainer's, into a folder beside the checkpoints that gets its name when all processes have written.
+
+        Raises:
+            UserError: the disk is full or gone, or the weights are not finite; the checkpoints before are as they were.
+        """
+        self.require_finite_weights()
         self.training_log.keep(self.state)
-        super()._save_checkpoint(model, trial)
-        folder = Path(self.args.output_dir, f"checkpoint-{self.state.global_step}")
-        if isinstance(self.train_dataset, BlockStream):
-            self.train_dataset.save(folder)
+        self._saving = True
+        try:
+            with told_storage_errors():
+                super()._save_checkpoint(model, trial)
+                if isinstance(self.train_dataset, BlockStream):
+                    name = checkpoint_folder.name_of(self.state.global_step)
+                    self.train_dataset.save(Path(self._get_output_dir(trial), name))
+                self.accelerator.wait_for_everyone()
+                if self.is_world_process_zero():
+                    folder, step = Path(self.args.output_dir), self.state.global_step
+                    checkpoint_folder.publish(folder, step, self.args.save_total_limit)
+        finally:
+            self._saving = False
         self.accelerator.wait_for_everyone()
-        if self.is_world_process_zero():
-            (folder / _COMPLETE).touch()
+        self.control.should_training_stop |= self.stopped  # after saving: the checkpoint must not say so
+
+    def require_finite_weights(self) -> None:
+        """Refuse to save weights that an optimizer step has made infinite.
+
+        Raises:
+            UserError: on all processes, and names the checkpoint before.
+        """
+        local = [p.to_local() if isinstance(p, DTensor) else p for p in self.model.parameters()]
+        broken = torch.stack([~p.detach().isfinite().all() for p in local]).any().float()
+        if self.args.world_size > 1:
+            broken = self.accelerator.reduce(broken, reduction="sum")
+        if broken:
+            last = checkpoint_folder.newest_whole(Path(self.args.output_dir))
+            raise UserError(
+                f"step {self.state.global_step}: the student's weights are not finite. They are not saved; the last "
+                f"good checkpoint is {last or 'none yet'}. Lower trainer.learning_rate"
+            )
 
 
 def use_all_cores() -> None:
@@ -266,14 +429,6 @@ def use_all_cores() -> None:
     if "ACCELERATE_DYNAMO_BACKEND" in os.environ and torch.get_num_threads() == 1 and not torch.cuda.is_available():
         processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // processes))
-
-
-def newest_complete_checkpoint(folder: Path) -> Path | None:
-    """The checkpoint to go on from; ones that a kill left half-written are removed."""
-    checkpoints = sorted(folder.glob("checkpoint-*"), key=lambda p: int(p.name.rpartition("-")[2]))
-    for broken in [c for c in checkpoints if not (c / _COMPLETE).exists()]:
-        shutil.rmtree(broken)
-    return next((c for c in reversed(checkpoints) if c.exists()), None)
 
 
 def training_arguments(recipe: Recipe, folder: Path) -> TrainingArguments:
@@ -361,7 +516,7 @@ def train_student(
     checkpoints: Path,
     destination: Path,
 ) -> None:
-    """Train a student and put it, whole, at `destination`; goes on from the newest complete checkpoint.
+    """Train a student and put it, whole, at `destination`; goes on from the newest whole checkpoint.
 
     What was logged, and what the training took, goes to `training/NAME.json` beside it; see `TrainingLog.write`.
 
@@ -377,7 +532,8 @@ def train_student(
         destination: Folder of the finished student.
 
     Raises:
-        UserError: see `training_arguments` and `open_teacher_cache`.
+        UserError: see `training_arguments` and `open_teacher_cache`; numbers that are not finite; a disk that is full.
+        Stopped: SIGINT or SIGTERM came; the step was finished and saved.
     """
     arguments = training_arguments(recipe, checkpoints)
     attach_loss(student)
@@ -386,34 +542,53 @@ def train_student(
         if ours != theirs:
             setattr(student, _PROJECTION, nn.Linear(ours, theirs, bias=False))
     views = num_groups if recipe.needs_counterfactuals else 1
-    trainer = DistillationTrainer(
-        model=student,
-        args=arguments,
-        train_dataset=blocks,
-        data_collator=Collator(views, recipe.target.augment),
-        teacher=teacher,
-        settings=loss_settings(recipe),
-        role_maps=role_maps if recipe.target.reverse_roles else None,
-        shard_teacher=recipe.teacher.shard,
-    )
-    if recipe.teacher.cache_hidden_states:
-        folder = Path(recipe.cache_dir or destination.parent / "cache")
-        with together(main_first=True):  # the main process makes the files
-            trainer.teacher_cache = open_teacher_cache(
-                folder, teacher, blocks, recipe, trainer.accelerator.mixed_precision
-            )
-    resume = newest_complete_checkpoint(checkpoints) if trainer.is_world_process_zero() else None
-    trainer.accelerator.wait_for_everyone()
-    resume = resume or newest_complete_checkpoint(checkpoints)
-    if isinstance(blocks, BlockStream):
-        blocks.start(arguments, resume)
-        arguments.ignore_data_skip = True  # a stream goes on where it was by itself
-    trainer.train(resume_from_checkpoint=str(resume) if resume else None)
-    trainer.training_log.gather()
-    if trainer.teacher_cache is not None:
-        trainer.teacher_cache.close()
-    if isinstance(blocks, BlockStream):
-        blocks.finish()
+    with stop_signals_kept() as signals:
+        trainer = DistillationTrainer(
+            model=student,
+            args=arguments,
+            train_dataset=blocks,
+            data_collator=Collator(views, recipe.target.augment),
+            teacher=teacher,
+            settings=loss_settings(recipe),
+            role_maps=role_maps if recipe.target.reverse_roles else None,
+            shard_teacher=recipe.teacher.shard,
+            skip_nonfinite=recipe.on_nonfinite == "skip",
+            decode=tokenizer.decode,
+            stop_signals=signals,
+        )
+        if recipe.teacher.cache_hidden_states:
+            folder = Path(recipe.cache_dir or destination.parent / "cache")
+            with together(main_first=True):  # the main process makes the files
+                trainer.teacher_cache = open_teacher_cache(
+                    folder, teacher, blocks, recipe, trainer.accelerator.mixed_precision
+                )
+        resume = [None]
+        if trainer.is_world_process_zero():
+            checkpoint_folder.clear_partial(checkpoints)
+            resume = [checkpoint_folder.newest_whole(checkpoints)]
+        resume = broadcast_object_list(resume)[0]
+        if isinstance(blocks, BlockStream):
+            blocks.start(arguments, resume)
+            arguments.ignore_data_skip = True  # a stream goes on where it was by itself
+        trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+        if trainer.stopped:
+            raise Stopped(signals[0] if signals else signal.SIGTERM)
+        if trainer.skipped_steps:
+            say(f"{trainer.skipped_steps} steps were left out of training, because they were not finite")
+        trainer.require_finite_weights()
+        trainer.training_log.gather()
+        if trainer.teacher_cache is not None:
+            trainer.teacher_cache.close()
+        if isinstance(blocks, BlockStream):
+            blocks.finish()
+        _write_student(trainer, recipe, tokenizer, destination)
+        if signals:
+            raise Stopped(signals[0])
+
+
+def _write_student(
+    trainer: DistillationTrainer, recipe: Recipe, tokenizer: PreTrainedTokenizerBase, destination: Path
+) -> None:
     trainer.accelerator.wait_for_everyone()
     state = trainer.accelerator.get_state_dict(trainer.model)
     if trainer.is_world_process_zero():
@@ -421,10 +596,11 @@ def train_student(
             destination.parent / "training" / f"{destination.name}.json", trainer.state.log_history
         )
         # What was gathered from several processes holds a tied weight under each of its names.
+        student = trainer.accelerator.unwrap_model(trainer.model)
         left_out = (_PROJECTION, *student.all_tied_weights_keys)
         state = {k: v for k, v in state.items() if not k.startswith(left_out)}
         # The training state lies in the checkpoints; what is published may be smaller.
-        student = trainer.accelerator.unwrap_model(trainer.model).to(getattr(torch, recipe.student.save_dtype))
+        student = student.to(getattr(torch, recipe.student.save_dtype))
         student.config.use_cache = True  # Trainer switches it off for training
         state = {k: v.to(student.dtype) if v.is_floating_point() else v for k, v in state.items()}
 

@@ -144,6 +144,7 @@ class TrainingLog(TrainerCallback):
         self._names = tuple(values)
         device = self._accelerator.device
         sums = torch.stack([torch.as_tensor(v, device=device).detach().double() for v in values.values()])
+        sums = sums.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)  # a step that is left out must not stay in here
         self._sums = sums if self._sums is None else self._sums + sums
 
     def gather(self) -> None:

@@ -14,7 +14,7 @@ from distill.errors import UserError
 from distill.models import head, hidden_states
 from distill.packing import IGNORED, Collator, PackingCounts, pack
 from distill.recipe import LossConfig, Recipe, TargetConfig
-from distill.trainer import DistillationTrainer, attach_loss, newest_complete_checkpoint, training_arguments
+from distill.trainer import DistillationTrainer, attach_loss, training_arguments
 
 
 @pytest.fixture
@@ -105,19 +105,6 @@ def test_tied_heads_get_both_gradients(tmp_path, toy_model, batch):
             torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED).backward()
         gradients.append(student.get_input_embeddings().weight.grad)
     torch.testing.assert_close(*gradients, atol=1e-6, rtol=1e-4)
-
-
-def test_a_half_written_checkpoint_is_removed_and_the_one_before_is_taken(tmp_path):
-    for step, complete in ((5, True), (10, True), (100, False)):
-        folder = tmp_path / f"checkpoint-{step}"
-        folder.mkdir()
-        (folder / "model.safetensors").touch()
-        if complete:
-            (folder / "complete").touch()
-    assert newest_complete_checkpoint(tmp_path) == tmp_path / "checkpoint-10"
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint-10", "checkpoint-5"]
-    shutil.rmtree(tmp_path)
-    assert newest_complete_checkpoint(tmp_path) is None
 
 
 def test_training_goes_on_bit_for_bit(tmp_path):

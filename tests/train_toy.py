@@ -56,6 +56,7 @@ def main(
     student: dict | None = None,  # keys in which a student of random weights differs from the teacher
     teacher_keys: dict | None = None,  # of the recipe
     student_keys: dict | None = None,  # of the recipe
+    on_nonfinite: str = "stop",
     **trainer,
 ) -> None:
     folder = Path(output)
@@ -66,6 +67,7 @@ def main(
         output_dir=output,
         seed=3,
         corpus=CorpusConfig(**stream),
+        on_nonfinite=on_nonfinite,
         block_length=48,
         teacher=TeacherConfig(**teacher_keys or {}),
         student=StudentConfig(**student_keys or {}),

@@ -1,0 +1,508 @@
+"""Full disks, folders that vanish, flipped bits, two runs at once, signals, numbers that are not finite."""
+
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+from pathlib import Path
+
+import killed
+import pytest
+import torch
+import train_toy
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+
+from distill import checkpoints, corpus, packing, report, run_folder, score, trainer
+from distill.errors import UserError
+from distill.integrity import MANIFEST, damage, file_is_whole, put_file, put_folder
+from distill.run_folder import write_folder
+from distill.step_watch import SpikeWatch, smallest_bad
+
+
+def flip_bit(path: Path, byte: int | None = None) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2 if byte is None else byte] ^= 1
+    path.write_bytes(content)
+
+
+def folder_of(path: Path, **files: str) -> Path:
+    path.mkdir(parents=True)
+    for name, text in files.items():
+        (path / name).write_text(text)
+    return path
+
+
+# ------------------------------------------------------------------------------------------------ whole, and seen to be
+
+
+@pytest.fixture
+def sealed(tmp_path):
+    partial = folder_of(tmp_path / "partial", a="text a", b="text b")
+    folder_of(partial / "sub", c="text c")
+    put_folder(partial, tmp_path / "whole")
+    return tmp_path / "whole"
+
+
+def test_a_sealed_folder_is_whole_until_something_in_it_changes(sealed):
+    assert damage(sealed) is None
+    (sealed / "README.md").write_text("a card that came later")
+    assert damage(sealed) is None
+    flip_bit(sealed / "sub" / "c")
+    assert "sub/c" in damage(sealed)
+    flip_bit(sealed / "sub" / "c")
+    assert damage(sealed) is None
+    (sealed / "a").write_text("text")
+    assert "a has 4 bytes instead of 6" in damage(sealed)
+    (sealed / "a").unlink()
+    assert damage(sealed) == "a is missing"
+
+
+@given(content=st.binary())
+def test_any_manifest_is_read_without_a_traceback(tmp_path_factory, content):
+    folder = tmp_path_factory.mktemp("folder")
+    (folder / MANIFEST).write_bytes(content)
+    assert damage(folder) is not None
+    assert damage(folder / "absent") == f"{MANIFEST} is missing"
+
+
+def test_a_file_is_whole_only_with_its_hash(tmp_path):
+    path, partial = tmp_path / "data.jsonl", tmp_path / "data.partial"
+    partial.write_text("some text\n")
+    assert not file_is_whole(path)
+    put_file(partial, path)
+    assert file_is_whole(path)
+    check = subprocess.run(["sha256sum", "-c", "data.jsonl.sha256"], cwd=tmp_path, capture_output=True)
+    assert check.returncode == 0
+    for byte in range(10):
+        flip_bit(path, byte)
+        assert not file_is_whole(path)
+        flip_bit(path, byte)
+    os.truncate(path, 5)
+    assert not file_is_whole(path)
+
+
+def test_a_folder_is_replaced_only_by_a_whole_one(tmp_path):
+    def fill(text):
+        return lambda folder: [(folder / name).write_text(text) for name in ("a", "b")]
+
+    def fail(folder):
+        (folder / "a").write_text("half")
+        raise OSError(28, "No space left on device", str(folder / "b"))
+
+    write_folder(tmp_path / "student", fill("old"))
+    with pytest.raises(UserError, match="no space left"):
+        write_folder(tmp_path / "student", fail)
+    assert damage(tmp_path / "student") is None
+    assert (tmp_path / "student" / "a").read_text() == "old"
+    write_folder(tmp_path / "student", fill("new"))
+    assert (tmp_path / "student" / "b").read_text() == "new"
+    assert [p.name for p in tmp_path.iterdir()] == ["student"]
+
+
+def test_the_newest_whole_checkpoint_is_taken_and_damaged_ones_are_named_and_kept(tmp_path, capsys):
+    def save(step):
+        folder_of(tmp_path / checkpoints.PARTIAL / f"checkpoint-{step}", weights=f"weights {step}")
+        checkpoints.publish(tmp_path, step, keep=2)
+
+    def steps():
+        return sorted(int(p.name.split("-")[1]) for p in tmp_path.glob("checkpoint-*"))
+
+    assert checkpoints.newest_whole(tmp_path) is None
+    for step in (5, 10, 100):
+        save(step)
+    assert steps() == [10, 100]
+    assert checkpoints.newest_whole(tmp_path) == tmp_path / "checkpoint-100"
+    flip_bit(tmp_path / "checkpoint-100" / "weights")
+    folder_of(tmp_path / "checkpoint-105", weights="no manifest")
+    folder_of(tmp_path / checkpoints.PARTIAL / "checkpoint-110", weights="a kill came")
+    assert checkpoints.newest_whole(tmp_path) == tmp_path / "checkpoint-10"
+    said = capsys.readouterr().err
+    assert "checkpoint-100: weights is not what was written" in said
+    assert f"checkpoint-105: {MANIFEST} is missing" in said
+    assert steps() == [10, 100, 105]
+    # Rotation counts only what is older than the new one, so that damaged newer ones cannot push it out.
+    checkpoints.clear_partial(tmp_path)
+    for step in (15, 20):
+        save(step)
+        assert checkpoints.newest_whole(tmp_path) == tmp_path / f"checkpoint-{step}"
+    assert steps() == [15, 20, 100, 105]
+    save(100)
+    assert checkpoints.newest_whole(tmp_path) == tmp_path / "checkpoint-100"
+
+
+# -------------------------------------------------------------------------------------------------------- a whole run
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    return killed.small_run(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(scope="module")
+def finished(world, tmp_path_factory):
+    """The folder around a finished run."""
+    folder = tmp_path_factory.mktemp("finished")
+    ending = killed.run(folder, world)
+    assert ending.code == 0, ending.errors[-3000:]
+    return folder
+
+
+def error_of(ending: killed.Ending) -> str:
+    """The one sentence of a user's mistake."""
+    assert ending.code == 2, ending.errors[-3000:]
+    assert "Traceback" not in ending.errors
+    lines = [line for line in ending.errors.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "said"),
+    [
+        ("cache/sampled-*.jsonl", "sampling it again"),
+        ("cache/blocks-*.arrow", "packing again"),
+        ("cache/blocks-*.json", "packing again"),
+        ("cache/scores/perplexity-*.json", "measuring again"),
+        ("student/model.safetensors", "student is damaged (model.safetensors is not what was written"),
+    ],
+)
+@pytest.mark.parametrize("how", ["flipped", "truncated"])
+def test_what_is_damaged_is_seen_and_made_again(world, finished, tmp_path, pattern, said, how):
+    shutil.copytree(finished, tmp_path / "again")
+    for path in (tmp_path / "again" / "run").glob(pattern):
+        if how == "flipped":
+            flip_bit(path)
+        else:
+            os.truncate(path, path.stat().st_size // 2)
+    ending = killed.run(tmp_path / "again", world)
+    assert ending.code == 0, ending.errors[-3000:]
+    assert "damaged" in ending.errors
+    if how == "flipped" or "student" not in pattern:
+        assert said in ending.errors
+    assert killed.results(tmp_path / "again") == killed.results(finished)
+
+
+def test_a_damaged_newest_checkpoint_costs_the_steps_since_the_one_before(world, finished, tmp_path):
+    shutil.copytree(finished, tmp_path / "again")
+    run = tmp_path / "again" / "run"
+    shutil.rmtree(run / "student")
+    flip_bit(run / "checkpoints" / "student" / "checkpoint-6" / "optimizer.pt")
+    ending = killed.run(tmp_path / "again", world)
+    assert ending.code == 0, ending.errors[-3000:]
+    assert "skipped run/checkpoints/student/checkpoint-6: optimizer.pt" in ending.errors
+    assert ending.phases.count("l") == 2 * 1  # steps 5 and 6
+    assert killed.results(tmp_path / "again") == killed.results(finished)
+
+
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [
+        (corpus, "sample_batch"),
+        (packing, "_close"),
+        (trainer.DistillationTrainer, "_save_checkpoint"),
+        (checkpoints, "put_folder"),
+        (trainer, "write_folder"),
+        (score, "measured"),
+        (report, "report_markdown"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_full_disk_is_one_sentence_and_loses_nothing(world, finished, tmp_path, owner, name):
+    """From the first call of a function on no file may grow beyond 64 bytes (RLIMIT_FSIZE), as on a full disk."""
+
+    def fill_up() -> None:
+        plain = getattr(owner, name)
+
+        def full(*args, **kwargs):
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (64, resource.RLIM_INFINITY))
+            return plain(*args, **kwargs)
+
+        setattr(owner, name, full)
+
+    assert "free space" in error_of(killed.run(tmp_path, world, prepare=fill_up))
+    ending = killed.run(tmp_path, world)
+    assert ending.code == 0, ending.errors[-3000:]
+    assert killed.results(tmp_path) == killed.results(finished)
+
+
+def test_a_real_small_file_system_that_fills_up(world, finished, tmp_path):
+    """A tmpfs that is too small for the checkpoints: one sentence; enlarged, the same command ends the run."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    size = sum(p.stat().st_size for p in (finished / "run" / "cache").rglob("*") if p.is_file())
+    mount = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={size + 700_000}", "tmpfs", str(disk)], capture_output=True, text=True
+    )
+    if mount.returncode:
+        pytest.skip(f"no small file system can be mounted here: {mount.stderr.strip()}")
+    try:
+        work = tmp_path / "work"
+        work.mkdir()
+        (work / "run").symlink_to(disk)
+        assert "no space left on device" in error_of(killed.run(work, world)).lower()
+        subprocess.run(["mount", "-o", "remount,size=100m", str(disk)], check=True)
+        ending = killed.run(work, world)
+        assert ending.code == 0, ending.errors[-3000:]
+        assert killed.results(work) == killed.results(finished)
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def test_a_folder_that_vanishes_while_a_run_writes_is_one_sentence(world, tmp_path):
+    def vanish() -> None:
+        plain = trainer.DistillationTrainer._save_checkpoint
+
+        def save(self, *args):
+            shutil.rmtree("run")
+            Path("run").write_text("a file in its place")
+            return plain(self, *args)
+
+        trainer.DistillationTrainer._save_checkpoint = save
+
+    assert "run" in error_of(killed.run(tmp_path, world, prepare=vanish))
+
+
+def test_a_corpus_file_that_vanishes_is_one_sentence(world, tmp_path):
+    (tmp_path / "a.txt").write_text("he saw the queen .\n" * 50)
+    (tmp_path / "b.txt").write_text("she saw the king .\n" * 50)
+    files = json.dumps({"source": "files", "files": [str(tmp_path / "a.txt"), str(tmp_path / "b.txt")]})
+
+    def vanish() -> None:
+        from distill import counterfactual
+
+        plain = counterfactual.Swapper.counterfactuals
+
+        def swap(self, text):
+            (tmp_path / "b.txt").unlink(missing_ok=True)
+            return plain(self, text)
+
+        counterfactual.Swapper.counterfactuals = swap
+
+    assert "b.txt: cannot be read" in error_of(killed.run(tmp_path, [*world, "--corpus", files], prepare=vanish))
+
+
+def test_a_folder_that_may_not_be_written_is_one_sentence(world, tmp_path):
+    if os.geteuid() == 0:
+        target = Path("/proc/sys/distill-run")  # root may write in any folder of a disk
+    else:
+        folder_of(tmp_path / "closed").chmod(0o555)
+        target = tmp_path / "closed" / "run"
+    ending = killed.run(tmp_path, [*world, "--output_dir", str(target)])
+    assert f"{target}: cannot be written" in error_of(ending)
+
+
+def test_two_runs_in_one_folder_are_refused_and_a_kill_leaves_no_lock(world, tmp_path):
+    first = os.fork()
+    if not first:
+        (tmp_path / "run").mkdir()
+        run_folder._lock(tmp_path / "run")
+        (tmp_path / "locked").touch()
+        signal.pause()
+    while not (tmp_path / "locked").exists():
+        pass
+    told = error_of(killed.run(tmp_path, world))
+    assert "run is in use by a run that is still going on" in told
+    assert f"process {first} on " in told
+    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == [".lock"]
+    os.kill(first, signal.SIGKILL)
+    os.waitpid(first, 0)
+    assert killed.run(tmp_path, world).code == 0
+
+
+# ------------------------------------------------------------------------------------------------------------ signals
+
+
+@pytest.mark.parametrize(
+    ("processes", "sig", "code"), [(1, signal.SIGTERM, 143), (1, signal.SIGINT, 130), (2, signal.SIGTERM, 143)]
+)
+def test_a_signal_in_training_saves_the_step_and_says_how_to_go_on(world, finished, tmp_path, processes, sig, code):
+    ending = killed.run(tmp_path, world, processes, killed.Kill("l", 3, 0.0), sig)
+    assert ending.code == code, ending.errors[-3000:]
+    assert ending.errors.count("the same command goes on") == 1
+    assert "Traceback" not in ending.errors
+    newest = checkpoints.newest_whole(tmp_path / "run" / "checkpoints" / "baseline")
+    assert 3 <= int(newest.name.split("-")[1]) < 6
+    ending = killed.run(tmp_path, world, processes)
+    assert ending.code == 0, ending.errors[-3000:]
+    want = finished if processes == 1 else tmp_path / "whole"
+    if processes == 2:
+        want.mkdir()
+        assert killed.run(want, world, 2).code == 0
+    assert killed.results(tmp_path) == killed.results(want)
+
+
+@pytest.mark.parametrize(("sig", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_elsewhere_ends_at_once(world, finished, tmp_path, sig, code):
+    ending = killed.run(tmp_path, world, 1, killed.Kill("s", 5, 0.0), sig)
+    assert ending.code == code
+    assert ending.errors.splitlines()[-1].endswith("the same command goes on from the last checkpoint")
+    assert "l" not in ending.phases
+    assert killed.run(tmp_path, world).code == 0
+    assert killed.results(tmp_path) == killed.results(finished)
+
+
+# ------------------------------------------------------------------------------------------------------------ numbers
+
+
+def poisoned(monkeypatch, where: str, token: int, value: float) -> None:
+    """Let the teacher's or student's head give `value` at every position of one token."""
+    plain = trainer.hidden_states
+
+    def hidden_states(model, input_ids, position_ids):
+        states = plain(model, input_ids, position_ids)
+        mine = model.training == (where != "teacher")
+        bad = (input_ids == token).unsqueeze(-1)
+        return states.masked_fill(bad, value) if mine else states
+
+    monkeypatch.setattr(trainer, "hidden_states", hidden_states)
+
+
+@pytest.fixture
+def rare():
+    """A token of the toy documents, and where it comes first: (token, block, view, position)."""
+    from conftest import TOY_TEXT
+
+    from distill.models import train_tokenizer
+
+    return train_tokenizer([TOY_TEXT] * 4, 400)
+
+
+@pytest.mark.parametrize(
+    ("where", "value", "what"),
+    [
+        ("teacher", float("nan"), "a logit of the teacher"),
+        ("teacher", float("inf"), "a logit of the teacher"),
+        ("student", float("nan"), "the loss"),
+    ],
+)
+def test_a_number_that_is_not_finite_stops_the_run_and_names_its_text(
+    monkeypatch, tmp_path, rare, where, value, what, capsys
+):
+    token = rare(" coat")["input_ids"][-1]
+    train_toy.main(str(tmp_path), 4, 2, steps=2, save_steps=1)
+    shutil.rmtree(tmp_path / "student")
+    poisoned(monkeypatch, where, token, value)
+    with pytest.raises(UserError) as stopped:
+        train_toy.main(str(tmp_path), 4, 2, steps=6, save_steps=1)
+    message = str(stopped.value)
+    assert message.startswith("step 3: ")
+    assert f"{what} is not finite in block " in message
+    assert str(tmp_path / "checkpoints" / "checkpoint-2") in message
+    assert not (tmp_path / "student").exists()
+    # The text that is quoted ends with the poisoned token, and lies where the message says.
+    block, view, position = place_in(message)
+    rows = train_toy_blocks(tmp_path)[block].input_ids
+    assert rows[view, position] == token
+    assert repr(rare.decode(rows[view, max(0, position - 7) : position + 1])) in message
+
+
+def place_in(message: str) -> tuple[int, int, int]:
+    words = message.replace(",", "").split()
+    view = int(words[words.index("counterfactual") + 1]) if "counterfactual" in words else 0
+    return int(words[words.index("block") + 1]), view, int(words[words.index("token") + 1])
+
+
+def train_toy_blocks(folder: Path):
+    from distill.packing import BlockDataset
+
+    return BlockDataset(next((folder / "cache-0").glob("*.arrow")), 48)
+
+
+def test_a_gradient_that_is_not_finite_is_found_where_the_loss_is_finite(monkeypatch, tmp_path, rare):
+    token = rare(" coat")["input_ids"][-1]
+    plain = trainer.hidden_states
+
+    def hidden_states(model, input_ids, position_ids):
+        states = plain(model, input_ids, position_ids)
+        if states.requires_grad:
+            bad = (input_ids == token).unsqueeze(-1)
+            states.register_hook(lambda gradient: gradient.masked_fill(bad & (gradient != 0), float("inf")))
+        return states
+
+    monkeypatch.setattr(trainer, "hidden_states", hidden_states)
+    with pytest.raises(UserError, match="the gradient is not finite in block") as stopped:
+        train_toy.main(str(tmp_path), 4, 2, steps=6)
+    block, view, position = place_in(str(stopped.value))
+    assert train_toy_blocks(tmp_path)[block].input_ids[view, position] == token
+    assert "checkpoint is none yet" in str(stopped.value)
+
+
+def test_steps_that_are_not_finite_can_be_left_out(monkeypatch, tmp_path, rare, capsys):
+    """The student of a training in which every step is bad is the untrained one, bit for bit; and it is counted."""
+    poisoned(monkeypatch, "teacher", rare.bos_token_id, float("nan"))
+    train_toy.main(str(tmp_path), 4, 2, steps=3, on_nonfinite="skip")
+    said = capsys.readouterr().err
+    assert "3 steps were left out of training" in said
+    got, untrained = (
+        load_file(tmp_path / "student" / "model.safetensors"),
+        load_file(tmp_path / "untrained.safetensors"),
+    )
+    assert all(torch.equal(got[key], untrained[key]) for key in got)
+    state = json.loads((tmp_path / "checkpoints" / "checkpoint-3" / "trainer_state.json").read_text())
+    assert all(torch.tensor([v for v in entry.values()]).isfinite().all() for entry in state["log_history"])
+
+
+def test_weights_that_a_step_made_infinite_are_never_saved(monkeypatch, tmp_path):
+    plain = torch.optim.SGD.step
+
+    def step(self, closure=None):
+        plain(self, closure)
+        step.calls += 1
+        if step.calls == 3:
+            self.param_groups[0]["params"][0].data[0] = float("inf")
+
+    step.calls = 0
+    monkeypatch.setattr(torch.optim.SGD, "step", step)
+    with pytest.raises(UserError, match="weights are not finite") as stopped:
+        train_toy.main(str(tmp_path), 4, 1, steps=3, save_steps=2)
+    assert str(tmp_path / "checkpoints" / "checkpoint-2") in str(stopped.value)
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["_partial", "checkpoint-2"]
+    assert not (tmp_path / "student").exists()
+
+
+def test_two_processes_stop_together_at_the_same_text(world, tmp_path):
+    """Only the second process reads a bad text, and both end, with one sentence."""
+
+    def poison() -> None:
+        plain = trainer.DistillationTrainer._teacher_view
+
+        def view(self, *args, **kwargs):
+            found = plain(self, *args, **kwargs)
+            if os.environ["RANK"] == "1" and self.state.global_step == 3:
+                found.hidden[0] = float("nan")
+            return found
+
+        trainer.DistillationTrainer._teacher_view = view
+
+    told = error_of(killed.run(tmp_path, world, 2, prepare=poison))
+    assert "step 4: a logit of the teacher is not finite in block " in told
+    assert "checkpoint-2" in told
+    assert not (tmp_path / "run" / "baseline").exists()
+
+
+def test_a_jump_of_the_loss_is_told_once():
+    watch = SpikeWatch()
+    told = [watch.usual(loss) for loss in [2.0] * 20 + [7.0, 8.0, 9.0] + [2.0] * 3 + [6.5] + [5.9]]
+    assert [(i, usual) for i, usual in enumerate(told) if usual] == [(20, 2.0), (26, 2.0)]
+    assert not any(SpikeWatch().usual(loss) for loss in (1.0, 100.0, 10_000.0)), "too few to know what is usual"
+
+
+@given(st.sets(st.integers(0, 200), min_size=1), st.integers(201, 300))
+def test_halving_finds_one_of_the_culprits(culprits, n):
+    calls = []
+
+    def is_bad(items):
+        calls.append(items)
+        return bool(culprits & set(items))
+
+    assert smallest_bad(range(n), is_bad)[0] in culprits
+    assert len(calls) <= 2 * n.bit_length()
+
+
+def test_halving_keeps_what_is_bad_only_together():
+    assert list(smallest_bad(range(8), lambda items: {2, 3} <= set(items))) == [2, 3]

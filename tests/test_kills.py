@@ -1,0 +1,59 @@
+"""A run that is killed, again and again, ends with the same command as if it had never been."""
+
+import random
+import signal
+from collections import Counter
+
+import killed
+import pytest
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    return killed.small_run(tmp_path_factory.mktemp("world"))
+
+
+def whole_run(tmp_path, world, processes):
+    folder = tmp_path / "whole"
+    folder.mkdir()
+    ending = killed.run(folder, world, processes)
+    assert ending.code == 0, ending.errors[-3000:]
+    assert set(ending.phases) == set(killed.PHASES)
+    return killed.results(folder)
+
+
+def live(folder, world, processes, kills):
+    """Start the same command until it ends by itself, killing it as told on the way; the phases killed in."""
+    folder.mkdir()
+    hit = []
+    for kill in kills:
+        ending = killed.run(folder, world, processes, kill)
+        if ending.code == -signal.SIGKILL:
+            hit.append(ending.phases[-1:] or "?")
+        assert ending.code in (0, -signal.SIGKILL), ending.errors[-3000:]
+    ending = killed.run(folder, world, processes)
+    assert ending.code == 0, ending.errors[-3000:]
+    return hit
+
+
+def test_a_run_that_was_killed_four_times_ends_as_if_it_had_not_been(world, tmp_path):
+    want = whole_run(tmp_path, world, 1)
+    kills = [killed.Kill(*k) for k in (("s", 20, 0.0), ("w", 2, 0.03), ("f", 1, 0.02), ("m", 3, 0.01))]
+    hit = live(tmp_path / "killed", world, 1, kills)
+    assert len(hit) == 4
+    assert killed.results(tmp_path / "killed") == want
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("processes", [1, 2])
+def test_fifty_kills_lose_nothing(world, tmp_path, processes):
+    want = whole_run(tmp_path, world, processes)
+    rng = random.Random(processes)
+    hit = Counter()
+    for life in range(9):
+        hit.update(live(tmp_path / f"life-{life}", world, processes, killed.schedule(rng, 6)))
+        assert killed.results(tmp_path / f"life-{life}") == want, f"life {life}"
+    print({name: hit[letter] for letter, name in killed.PHASES.items()})
+    assert sum(hit.values()) >= 50
+    assert set(hit) >= set(killed.PHASES), "a phase was never killed in"
