@@ -46,7 +46,7 @@ from distill.logit_ops import (
 )
 
 IGNORED = -100  # the label of a token that does not count
-_CACHED_LOGITS = 2**19  # numbers that stay in the cache of a processor core while one operation follows another
+_CACHED_LOGITS = 2**18  # numbers that stay in the cache of a processor core while one operation follows another
 _TILE = 1024  # vocabulary entries that are projected at once on a CPU
 
 
@@ -91,7 +91,7 @@ class LossSettings:
         op: a key of `logit_ops.OPERATIONS`.
         strength: in [0, 1], how much of the operation is mixed into the plain teacher.
         chunk_tokens: tokens whose logits are in memory at once in the fused loss, the student's and one view of the
-            teacher's; with more views there are fewer tokens in a chunk, but no more logits. None: 128 on a CPU, 1,024
+            teacher's; with more views there are fewer tokens in a chunk, but no more logits. None: 96 on a CPU, 1,024
             elsewhere.
     """
 
@@ -331,7 +331,9 @@ class _FusedLoss(torch.autograd.Function):
         settings: LossSettings,
         role_maps: Sequence[RoleMap] | None,
         with_gradient: bool,
+        head_gradient: list[Tensor] | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
+        ctx.head_gradient = head_gradient
         ctx.dtypes = [None if x is None else x.dtype for x in (student_hidden, student_weight, student_bias)]
         needed = [with_gradient and needs for needs in ctx.needs_input_grad[:3]]
         device = student_hidden.device.type
@@ -356,11 +358,47 @@ class _FusedLoss(torch.autograd.Function):
         # again. Only a private function tells; without it, copy.
         wanted_again = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", lambda: True)()
         scale = torch.mul if wanted_again else Tensor.mul_
-        gradients = (
+        gradients = [
             None if gradient is None else scale(gradient, d_total).to(dtype)
             for gradient, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
-        )
-        return *gradients, None, None, None, None, None, None
+        ]
+        if ctx.head_gradient is not None:
+            ctx.head_gradient.append(gradients[1])
+            gradients[1] = None
+        return *gradients, None, None, None, None, None, None, None
+
+
+class _TiedEmbedding(torch.autograd.Function):
+    """See `tied_embedding`."""
+
+    @staticmethod
+    def forward(ctx, ids: Tensor, weight: Tensor, head_gradient: list[Tensor]) -> Tensor:
+        ctx.ids, ctx.head_gradient = ids, head_gradient
+        return F.embedding(ids, weight)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, d_embedded: Tensor) -> tuple[None, Tensor, None]:
+        gradient = ctx.head_gradient.pop()
+        gradient.index_add_(0, ctx.ids.flatten(), d_embedded.flatten(0, -2).to(gradient.dtype))
+        return None, gradient, None
+
+
+def tied_embedding(ids: Tensor, weight: Tensor, head_gradient: list[Tensor]) -> Tensor:
+    """``F.embedding`` for a weight that is the output head too: both gradients are summed in one (V, Ds) tensor.
+
+    Autograd would make a second one for the embedding, most of it zeros. Give the same list to the `fused_loss` of what
+    is computed from the result: its backward pass, which comes first, leaves the head's gradient there.
+
+    Args:
+        ids: (...) int64 token ids.
+        weight: (V, Ds), wants a gradient.
+        head_gradient: an empty list.
+
+    Returns:
+        (..., Ds).
+    """
+    return _TiedEmbedding.apply(ids, weight, head_gradient)
 
 
 def _pass_over_chunks(
@@ -490,11 +528,15 @@ def fused_loss(
     settings: LossSettings,
     role_maps: Sequence[RoleMap] | None = None,
     projection: Tensor | None = None,
+    head_gradient: list[Tensor] | None = None,
 ) -> LossParts:
     """As `reference_loss`, in chunks of ``settings.chunk_tokens`` tokens and with the gradients made on the way.
 
     Memory: the logits of 2 * chunk_tokens positions and one (V, Ds) gradient. Call it inside the (wrapped) model's
     forward, as the head's weight must be whole and must be seen by the gradient hooks there. Differentiable once.
+
+    With a list ``head_gradient``, the backward pass puts the gradient of ``student_weight`` there and leaves it to
+    `tied_embedding` to hand it on.
     """
     with_teacher = teacher_hidden is not None
     teacher = (teacher_hidden, teacher_weight, teacher_bias) if with_teacher and settings.kd else None
@@ -503,7 +545,7 @@ def fused_loss(
         own if teacher else None,
         partner if with_partners else None,
         labels,
-        settings.chunk_tokens or (128 if student_weight.device.type == "cpu" else 1024),
+        settings.chunk_tokens or (96 if student_weight.device.type == "cpu" else 1024),
         _block_tokens(student_weight),
     )
     total, kd, ce = _FusedLoss.apply(
@@ -516,6 +558,7 @@ def fused_loss(
         settings,
         role_maps,
         torch.is_grad_enabled(),
+        head_gradient,
     )
     cosine = torch.zeros_like(kd)
     valid = labels != IGNORED

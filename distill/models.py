@@ -341,7 +341,9 @@ def _same_tokens(
         )
 
 
-def hidden_states(model: PreTrainedModel, input_ids: Tensor, position_ids: Tensor) -> Tensor:
+def hidden_states(
+    model: PreTrainedModel, input_ids: Tensor, position_ids: Tensor, embedded: Tensor | None = None
+) -> Tensor:
     """Last hidden states, as the output head sees them.
 
     No attention mask is given: positions that restart at 0 tell transformers that several documents share a row, and
@@ -350,11 +352,13 @@ def hidden_states(model: PreTrainedModel, input_ids: Tensor, position_ids: Tenso
     Args:
         input_ids: (B, T) token ids.
         position_ids: (B, T) positions counted from the start of each document.
+        embedded: (B, T, D) the input embeddings of the ids, where the caller has made them already.
 
     Returns:
         (B, T, D) hidden states.
     """
-    return model.base_model(input_ids=input_ids, position_ids=position_ids, use_cache=False).last_hidden_state
+    words = {"input_ids": input_ids} if embedded is None else {"inputs_embeds": embedded}
+    return model.base_model(**words, position_ids=position_ids, use_cache=False).last_hidden_state
 
 
 def head(model: PreTrainedModel) -> tuple[Tensor, Tensor | None]:

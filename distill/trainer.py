@@ -83,6 +83,23 @@ def fuse_activations(model: nn.Module) -> None:
                 setattr(module, name, ACT2FN["gelu_pytorch_tanh"])
 
 
+def _embeds_with(embedding: nn.Module, weight: Tensor) -> bool:
+    """Whether the embedding does no more than look up rows of the head's weight, and a gradient is wanted.
+
+    Hooks (NEFTune, FSDP) and torch.compile get the embedding as it is.
+    """
+    return (
+        type(embedding) is nn.Embedding
+        and embedding.weight is weight
+        and embedding.padding_idx is embedding.max_norm is None
+        and not embedding.scale_grad_by_freq
+        and not (embedding._forward_hooks or embedding._forward_pre_hooks)
+        and weight.requires_grad
+        and torch.is_grad_enabled()
+        and not torch.compiler.is_compiling()
+    )
+
+
 def attach_loss(student: PreTrainedModel) -> None:
     """Let `student(..., labels=..., settings=...)` return the loss instead of logits.
 
@@ -103,8 +120,12 @@ def attach_loss(student: PreTrainedModel) -> None:
     ) -> Any:
         if settings is None:
             return plain_forward(input_ids=input_ids, position_ids=position_ids, labels=labels, **kwargs)
-        hidden = hidden_states(student, input_ids, position_ids).flatten(0, 1)
         weight, bias = head(student)
+        head_gradient = embedded = None
+        if _embeds_with(student.get_input_embeddings(), weight):
+            head_gradient = []
+            embedded = kd_loss.tied_embedding(input_ids, weight, head_gradient)
+        hidden = hidden_states(student, input_ids, position_ids, embedded).flatten(0, 1)
         projection = getattr(student, _PROJECTION, None)
         return kd_loss.fused_loss(
             hidden,
@@ -120,6 +141,7 @@ def attach_loss(student: PreTrainedModel) -> None:
             settings,
             role_maps,
             projection=projection.weight.T if projection is not None else None,
+            head_gradient=head_gradient,
         )
 
     student.forward = forward

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from distill import kd_loss
 from distill.errors import UserError
-from distill.kd_loss import DIVERGENCES, LossParts, LossSettings, fused_loss, reference_loss
+from distill.kd_loss import DIVERGENCES, LossParts, LossSettings, fused_loss, reference_loss, tied_embedding
 from distill.logit_ops import OPERATIONS, RoleMap
 
 V = 23
@@ -286,6 +286,28 @@ def test_a_tied_head_gets_both_gradients():
         loss(hidden, embedding, None, *inputs[3:], LossSettings()).total.backward()
         grads.append(embedding.grad)
     torch.testing.assert_close(*grads, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("passes", [1, 2])
+def test_a_tied_head_and_its_embedding_share_one_gradient(dtype, passes):
+    """What two lookups of autograd give, without its second (V, Ds) tensor; twice (retain_graph), and in bf16."""
+    inputs = make_inputs(12, n=40, v=64, student_width=7, teacher_width=5, valid=1.0)
+    teacher = [x.to(dtype) if x is not None and x.is_floating_point() else x for x in inputs[3:]]
+    expected, got = (inputs.student_weight.clone().to(dtype).requires_grad_() for _ in range(2))
+    total = fused_loss(F.embedding(inputs.labels, expected).tanh(), expected, None, *teacher, LossSettings()).total
+    for again in range(passes, 0, -1):
+        (total / 7).backward(retain_graph=again > 1)
+    with MadeTensors(got.shape) as made:
+        waiting = []
+        hidden = tied_embedding(inputs.labels, got, waiting).tanh()
+        total = fused_loss(hidden, got, None, *teacher, LossSettings(), head_gradient=waiting).total
+        for again in range(passes, 0, -1):
+            (total / 7).backward(retain_graph=again > 1)
+    assert not waiting
+    torch.testing.assert_close(got.grad, expected.grad)
+    if passes == 1 and dtype == torch.float32:
+        assert len(made.addresses - {got.data_ptr()}) == 1
 
 
 @pytest.mark.parametrize("divergence", DIVERGENCES)
