@@ -246,6 +246,11 @@ def _load(spec: str) -> tuple[WordList, list[UserError]]:
         if with_companions and "with" in part.metadata:
             for name in part.metadata["with"].split(","):
                 name = name.strip()
+                if name in ("", ".", "..") or Path(name).name != name:
+                    raise UserError(
+                        f"{path}: the comment '# with:' names {name!r}; a companion is a bundled list or a file beside "
+                        "this one, named without a folder"
+                    )
                 paths.append(bundled.get(name) or path.parent / name)
     tables = [part for part in parts if part.kind is None]
     if not tables and not mistakes:
