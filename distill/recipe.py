@@ -17,7 +17,7 @@ import yaml
 
 from distill.errors import HUB_TOKEN, UserError, suggestion
 
-_MOST_VALUES = 100_000  # in a recipe file
+_MOST_VALUES, _MOST_CHARACTERS = 100_000, 1_000_000  # in a recipe file
 
 
 @dataclass(frozen=True)
@@ -293,9 +293,9 @@ def read_recipe_file(path: str | Path, _seen: tuple[Path, ...] = ()) -> dict[str
         UserError: the file is missing, is not YAML, holds an unknown key, or its bases form a circle.
     """
     path = Path(path)
+    values = _read_yaml(path)
     if path.resolve() in _seen:
         raise UserError(f"{path}: 'base' leads back to a file that is already being read; remove one of the two")
-    values = _read_yaml(path)
     base = values.pop("base", None)
     _reject_unknown_keys(values, Recipe, str(path))
     if base is None:
@@ -306,13 +306,16 @@ def read_recipe_file(path: str | Path, _seen: tuple[Path, ...] = ()) -> dict[str
 def _read_yaml(path: Path) -> dict[str, Any]:
     """The content of a recipe file; raises UserError where it is missing, or anything but keys and plain values."""
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open(encoding="utf-8") as stream:
+            text = stream.read(_MOST_CHARACTERS + 1)
     except FileNotFoundError:
         siblings = sorted(p.name for p in path.parent.glob("*.yaml"))
         hint = suggestion(path.name, siblings) if siblings else "see recipes/ for the ones that come with distill."
         raise UserError(f"{path}: no such recipe file; {hint}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read as UTF-8 text ({error})") from None
+    if len(text) > _MOST_CHARACTERS:
+        raise UserError(f"{path}: longer than {_MOST_CHARACTERS:,} characters; that is no recipe")
     try:
         values = yaml.safe_load(text)
     except yaml.YAMLError as error:
