@@ -306,6 +306,8 @@ def _outside_sentences(text: str, words: list[_Place], skip: Iterable[tuple[int,
 
 def encodable(text: str) -> str:
     """The text, character for character, as UTF-8 can write it: a lone surrogate becomes a question mark."""
+    if text.isascii():
+        return text
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -9,7 +9,9 @@ import gzip
 import io
 import json
 import lzma
+import os
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -281,8 +283,8 @@ READERS: dict[str, tuple[str, list[bytes] | None, Callable[[Path], None], int]] 
 }
 
 
-# What a message may name in place of the file: once files and options are laid over one another, the key; of a list that
-# was just written, its own file.
+# What a message may name in place of the file: the key, once files and options are laid over one another; the list that
+# was just made.
 ALSO_NAMED = {
     "recipe": recipe_keys(),
     "word list, imported": ("out.tsv",),
@@ -337,3 +339,67 @@ def test_no_file_at_all(name, kind, tmp_path):
 @given(st.text(st.characters(), max_size=200), st.integers(1, 40))
 def test_passages_of_any_text(text, limit):
     assert all(0 < len(part) <= limit for part in passages(text, limit))
+
+
+# ------------------------------------------------------------------------------------------------ lines of 50 million
+
+LINE = b"He saw the house by the river, and nobody of them answered the letter that day. "
+
+
+def read_all(path: Path) -> None:
+    for _ in read_documents(CorpusConfig(source="files", files=[str(path)]), 0):
+        pass
+
+
+# File name: (what stands before the line, what behind it, the reader)
+LONG: dict[str, tuple[bytes, bytes, Callable[[Path], object]]] = {
+    "list.tsv": (b"male\tfemale\nhe\tshe\n", b"\tx\n", load_wordlist),
+    "r.yaml": (b"seed: 1\noutput_dir: ", b"\n", lambda path: parse_recipe(["--config", str(path)])),
+    "prompts.tsv": (b"group\toccupation\ncare\tnurse\ncare\t", b"\n", load_prompts),
+    "prompts.json": (b'{"care": {"nurse": ["', b'"]}}', load_prompts),
+    "x.jsonl": (b'{"text": "', b'"}\n', read_all),
+    "x.txt": (b"", b"", read_all),
+    "x.jsonl.gz": (b'{"text": "', b'"}\n', read_all),
+    "x.jsonl.xz": (b'{"text": "', b'"}\n', read_all),
+    "lines.txt": (b"", b"\n", use_swap),
+    "scores.json": (b'{"format": 1, "models": "', b'"}', read_scores),
+}
+
+MEASURE = """
+import sys
+from pathlib import Path
+from common import peak_memory, settle_memory
+from test_fuzz import LONG, ends_well
+small, large = map(Path, sys.argv[1:])
+use = LONG[large.name][2]
+ends_well(lambda: use(small), small.name)  # imports and the like
+before = settle_memory()
+ends_well(lambda: use(large), large.name)
+print(peak_memory() - before)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LONG)
+def test_a_line_of_50_mb_takes_at_most_four_times_its_size(name, tmp_path):
+    before, after, _ = LONG[name]
+    compress = {
+        ".gz": lambda content: gzip.compress(content, 1),
+        ".xz": lambda content: lzma.compress(content, preset=0),
+    }
+    size = 50_000_000
+    for folder, times in (("small", 1), ("large", size // len(LINE))):
+        (tmp_path / folder).mkdir()
+        content = before + LINE * times + after
+        (tmp_path / folder / name).write_bytes(compress.get(Path(name).suffix, lambda content: content)(content))
+    tests = REPOSITORY / "tests"
+    path = os.pathsep.join(map(str, (REPOSITORY, tests, tests / "benchmarks")))
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, *(str(tmp_path / folder / name) for folder in ("small", "large"))],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    print(f"{name}: {int(done.stdout) / size:.2f} times")
+    assert int(done.stdout) <= 4 * size

@@ -15,7 +15,9 @@ import argparse
 import json
 import os
 import random
+import statistics
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -31,14 +33,13 @@ Figures = dict[str, Any]
 
 SENTENCES = 20_000  # different ones in the corpus
 SENTENCES_PER_DOCUMENT = 40
-MIB = 2**20
 
 
 # ---------------------------------------------------------------------------------------------------------- inputs
 
 
-def write_corpus(path: Path, size: int) -> None:
-    """JSON lines of at least `size` bytes, documents of about 3 kB, one word in twelve a listed one."""
+def made_up_documents() -> Iterator[str]:
+    """Documents of about 3 kB without end, one word in twelve a listed one."""
     from distill.generation import load_prompts
     from distill.wordlist import load_wordlist
 
@@ -50,11 +51,16 @@ def write_corpus(path: Path, size: int) -> None:
         f"{rng.choice(prompts)} {rng.choice(words)} saw the house by the river, and nobody answered."
         for _ in range(SENTENCES)
     ]
-    written = 0
+    while True:
+        yield " ".join(rng.choices(pool, k=SENTENCES_PER_DOCUMENT))
+
+
+def write_corpus(path: Path, size: int) -> None:
+    """JSON lines of at least `size` bytes."""
+    written, documents = 0, made_up_documents()
     with path.open("w", encoding="utf-8") as stream:
         while written < size:
-            text = " ".join(rng.choices(pool, k=SENTENCES_PER_DOCUMENT))
-            written += stream.write(json.dumps({"text": text}) + "\n")
+            written += stream.write(json.dumps({"text": next(documents)}) + "\n")
 
 
 def write_wordlist(path: Path, rows: int) -> None:
@@ -158,24 +164,172 @@ def read(options: argparse.Namespace) -> Figures:
     return figures
 
 
-PARTS: dict[str, Callable[[argparse.Namespace], Figures]] = {"swap": swap, "pack": pack, "read": read}
+def wordlist(options: argparse.Namespace) -> Figures:
+    """Seconds to load a list of many rows, and MB/s of swapping with it and with the bundled list, by turns."""
+    from distill.counterfactual import Swapper
+    from distill.wordlist import load_wordlist
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "many.tsv")
+        write_wordlist(path, options.rows)
+        begun = time.process_time()
+        many = load_wordlist(path)
+        loading = time.process_time() - begun
+    texts = [text for _, text in zip(range(1_000), made_up_documents(), strict=False)]
+    bundled = load_wordlist("english_gender+none")
+    begun = time.process_time()
+    swappers = {"bundled": Swapper(bundled), "many": Swapper(many)}
+    compiling = time.process_time() - begun
+    seconds: dict[str, list[float]] = {name: [] for name in swappers}
+    for _ in range(5):
+        for name, swapper in swappers.items():
+            begun = time.process_time()
+            for text in texts:
+                swapper.swap(text)
+            seconds[name].append(time.process_time() - begun)
+    megabytes = sum(map(len, texts)) / 1e6
+    speed = {name: megabytes / statistics.median(of) for name, of in seconds.items()}
+    return {
+        "rows": len(many.rows),
+        "loading": loading,
+        "compiling": compiling,
+        "mb_per_s": speed,
+        "share_of_speed": speed["many"] / speed["bundled"],
+        "resident": peak_memory(),
+    }
 
 
-def measured(name: str, options: argparse.Namespace) -> Figures:
-    """The figures of one part, from a process of its own."""
-    given = [f"--{key}={value}" for key, value in vars(options).items() if key not in ("only", "json", "threads")]
-    return run_alone(__file__, name, given, threads=1)
+def _toy_model() -> tuple[Any, Any]:
+    """A random model of two narrow layers with the demo teacher's tokenizer, and that tokenizer."""
+    import torch
+
+    from distill.models import load_tokenizer, make_student
+    from distill.recipe import StudentConfig
+
+    torch.manual_seed(0)
+    tokenizer = load_tokenizer("demo")
+    keys = {"model_type": "gpt2", "n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 64}
+    return make_student(StudentConfig(init="config", config=keys), None, tokenizer, None).eval(), tokenizer
+
+
+def prompts(options: argparse.Namespace) -> Figures:
+    """Next-word disparity after every prompt, and one continuation of four tokens of each; memory of each by itself."""
+    from distill.generation import load_prompts
+    from distill.recipe import ScoreConfig
+    from distill.score import score_models
+    from distill.wordlist import load_wordlist
+
+    rng = random.Random(0)
+    subjects = list({prompt.subject for prompt in load_prompts()})
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "prompts.tsv")
+        lines = [f"all\t{n}\tThe {rng.choice(subjects)} no. {n} said that" for n in range(options.count)]
+        path.write_text("group\tsubject\tprompt\n" + "\n".join(lines) + "\n", encoding="utf-8")
+        loaded = load_prompts(path)
+    model = _toy_model()
+    figures: Figures = {"prompts": len(loaded), "resident_before": status_bytes("VmRSS")}
+    for metric in ("next_word_disparity", "generation_disparity"):
+        of_metric: Figures = {}
+        with _watched(of_metric):
+            score_models(
+                {"student": model},
+                wordlist=load_wordlist("english_gender"),
+                documents=[],
+                prompts=loaded,
+                settings=ScoreConfig(metrics=[metric], samples=1, max_new_tokens=4, bootstrap=200, batch_size=512),
+            )
+        figures[metric] = of_metric
+    return figures | {"resident": peak_memory()}
+
+
+def steps(options: argparse.Namespace) -> Figures:
+    """Resident memory after every hundredth of many optimizer steps on one small block each."""
+    import torch
+    from transformers import TrainerCallback
+
+    from distill import trainer as trainers
+    from distill.counterfactual import Swapper
+    from distill.packing import Collator, PackingCounts
+    from distill.packing import pack as packed
+    from distill.recipe import LossConfig, Recipe, TargetConfig
+    from distill.wordlist import load_wordlist
+
+    student, tokenizer = _toy_model()
+    teacher, _ = _toy_model()
+    swapper = Swapper(load_wordlist("english_gender"))
+    texts = [text for _, text in zip(range(20), made_up_documents(), strict=False)]
+    blocks = list(packed(texts, tokenizer, swapper, 16, PackingCounts()))
+    recipe = Recipe(
+        target=TargetConfig(op="mean", augment=True),
+        loss=LossConfig(),
+        trainer={"use_cpu": True, "max_steps": options.count, "per_device_train_batch_size": 1, "disable_tqdm": True}
+        | {"save_strategy": "no", "logging_steps": 100},
+    )
+    resident: list[int] = []
+
+    class Watch(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            if state.global_step % 100 == 0:
+                resident.append(status_bytes("VmRSS"))
+
+    trainers.attach_loss(student)
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = trainers.DistillationTrainer(
+            model=student,
+            args=trainers.training_arguments(recipe, Path(folder)),
+            train_dataset=blocks,
+            data_collator=Collator(2, augment=True),
+            teacher=teacher,
+            settings=trainers.loss_settings(recipe),
+            role_maps=None,
+            callbacks=[Watch()],
+        )
+        figures: Figures = {}
+        with redirect_stdout(sys.stderr), _watched(figures):
+            trainer.train()
+    return figures | {"steps": options.count, "resident_every_100": resident}
+
+
+PARTS: dict[str, Callable[[argparse.Namespace], Figures]] = {
+    "swap": swap, "pack": pack, "read": read, "wordlist": wordlist, "prompts": prompts, "steps": steps,
+}  # fmt: skip
+
+
+def measured(name: str, **options: Any) -> Figures:
+    """The figures of one part, from a process of its own.
+
+    Args:
+        name: One of `PARTS`.
+        options: `corpus` and `cache` (paths), `rows` or `count`, as the part needs them.
+    """
+    return run_alone(__file__, name, [f"--{key}={value}" for key, value in options.items()], threads=1)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--megabytes", type=int, default=1000, help="size of the corpus")
-    parser.add_argument("--corpus", type=Path)
-    parser.add_argument("--cache", type=Path)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--only", choices=PARTS)
+    parser.add_argument("--rows", type=int, default=50_000, help="rows of the word list")
+    parser.add_argument("--count", type=int, help="prompts (default: 200,000) or steps (10,000)")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--corpus", type=Path, help=argparse.SUPPRESS)  # in the process that measures
+    parser.add_argument("--cache", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--threads", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--only", choices=PARTS, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    print(json.dumps(PARTS[options.only](options)))
+    if options.only:
+        print(json.dumps(PARTS[options.only](options)))
+        return
+    counts = {"prompts": options.count or 200_000, "steps": options.count or 10_000}
+    with tempfile.TemporaryDirectory() as folder:
+        corpus = Path(folder, "corpus.jsonl")
+        if {"swap", "pack", "read"} & set(options.parts):
+            write_corpus(corpus, options.megabytes * 10**6)
+        for name in options.parts:
+            given = {"corpus": corpus, "cache": folder} if name in ("swap", "pack", "read") else {}
+            given |= {"rows": options.rows} if name == "wordlist" else {}
+            given |= {"count": counts[name]} if name in counts else {}
+            print(json.dumps({name: measured(name, **given)}), flush=True)
 
 
 if __name__ == "__main__":
