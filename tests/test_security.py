@@ -569,6 +569,14 @@ def test_no_report_lets_foreign_text_act(hostile_run):
 # ------------------------------------------------------------------------------------------------------- documents
 
 
+def test_what_security_md_names_is_there():
+    text = (REPOSITORY / "SECURITY.md").read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)]+)\)", text):
+        assert (REPOSITORY / target).exists(), target
+    for section, key in re.findall(r"`(teacher|student)\.(\w+): true`", text):
+        assert hasattr(getattr(Recipe(), section), key)
+
+
 def test_the_list_of_dependencies_is_current():
     """tests/benchmarks/DEPENDENCIES.md names every pin with its version; licences are those of the packages."""
     sys.path.insert(0, str(REPOSITORY / "tests" / "benchmarks"))
