@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from distill.console import say
+from distill.counterfactual import encodable
 from distill.errors import UserError
 from distill.generation import generate
 from distill.integrity import file_hash, file_is_whole, put_file
@@ -148,7 +149,9 @@ def _file_documents(config: CorpusConfig, seed: int) -> Iterator[str]:
             yield from _one_file(path, config)
         except UnicodeDecodeError as error:
             raise UserError(f"{path}: is not UTF-8 text (byte {error.start}); convert it first") from None
-        except (OSError, EOFError, ValueError, lzma.LZMAError) as error:
+        except UserError:
+            raise
+        except Exception as error:  # damaged files raise many kinds, parquet above all
             raise UserError(f"{path}: cannot be read ({error}); is it complete?") from None
 
 
@@ -161,7 +164,7 @@ def _one_file(path: Path, config: CorpusConfig) -> Iterator[str]:
         if config.text_column not in table.schema_arrow.names:
             raise _no_column(str(path), config.text_column, table.schema_arrow.names)
         for batch in table.iter_batches(_ROWS, columns=[config.text_column]):
-            yield from (text for text in batch.column(0).to_pylist() if text)
+            yield from (_text(value, str(path), config.text_column) for value in batch.column(0).to_pylist() if value)
     elif kind in (".jsonl", ".json"):
         with _open_text(path) as stream:
             for number, line in enumerate(stream, start=1):
@@ -175,13 +178,18 @@ def _one_file(path: Path, config: CorpusConfig) -> Iterator[str]:
 def _json_text(line: str, where: str, column: str) -> str:
     try:
         row = json.loads(line)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{where}: not valid JSON ({error}); one JSON object a line is expected") from None
     if not isinstance(row, dict) or column not in row:
         raise _no_column(where, column, row if isinstance(row, dict) else [])
-    if not isinstance(row[column], str):
-        raise UserError(f"{where}: '{column}' holds {type(row[column]).__name__}, not text; set text_column")
-    return row[column]
+    return _text(row[column], where, column)
+
+
+def _text(value: Any, where: str, column: str) -> str:
+    """The text of a row. Half of a surrogate pair, which JSON can hold and no tokenizer reads, is replaced."""
+    if not isinstance(value, str):
+        raise UserError(f"{where}: '{column}' holds {type(value).__name__}, not text; set text_column")
+    return encodable(value)
 
 
 def _no_column(where: str, column: str, known: Iterable[str]) -> UserError:
@@ -211,7 +219,8 @@ def _hub_documents(config: CorpusConfig, seed: int) -> Iterator[str]:
     for batch in rows.iter(_ROWS):
         if config.text_column not in batch:
             raise _no_column(f"data set '{config.dataset}'", config.text_column, batch)
-        yield from (text or "" for text in batch[config.text_column])
+        where = f"data set '{config.dataset}'"
+        yield from (_text(value or "", where, config.text_column) for value in batch[config.text_column])
 
 
 def sample_batch(model: Any, tokenizer: Any, config: CorpusConfig, seed: int, number: int) -> list[str]:

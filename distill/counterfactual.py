@@ -179,7 +179,7 @@ class Swapper:
         """The listed words, leftmost and then longest first, and what else matters."""
         words, skip = [], []
         num_forms, length = len(self._forms), len(text)
-        for place in self._leftmost_longest.find_matches_as_indexes(_searchable(text)):
+        for place in self._leftmost_longest.find_matches_as_indexes(encodable(text)):
             form, start, end = place
             if (start and _is_word_character(text[start - 1])) or (end < length and _is_word_character(text[end])):
                 # A dropped compound ("step-son" in "step-sonship") may hide a listed word in it ("step").
@@ -197,7 +197,7 @@ class Swapper:
         """`_find` from every candidate; slower."""
         whole = sorted(
             (start, -end, form)
-            for form, start, end in self._overlapping.find_matches_as_indexes(_searchable(text), overlapping=True)
+            for form, start, end in self._overlapping.find_matches_as_indexes(encodable(text), overlapping=True)
             if _is_whole(text, start, end)
         )
         num_forms = len(self._forms)
@@ -304,8 +304,10 @@ def _outside_sentences(text: str, words: list[_Place], skip: Iterable[tuple[int,
     return kept, len(lost)
 
 
-def _searchable(text: str) -> str:
-    """The text as the automaton reads it, character for character: lone surrogates are no UTF-8."""
+def encodable(text: str) -> str:
+    """The text, character for character, as UTF-8 can write it: a lone surrogate becomes a question mark."""
+    if text.isascii():
+        return text
     try:
         text.encode()
     except UnicodeEncodeError:

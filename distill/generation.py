@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
-from distill.counterfactual import Swapper
+from distill.counterfactual import Swapper, encodable
 from distill.errors import UserError
 from distill.models import special_tokens
 
@@ -32,6 +32,7 @@ PROMPTS = Path(__file__).parent / "prompts"
 DEFAULT_PROMPTS = "occupations"
 BOLD_DOMAINS = ("profession", "gender", "race", "religious_ideology", "political_ideology")
 _PLACEHOLDER = "{occupation}"
+_LONGEST_LINE = 100_000  # characters of a line in a table of prompts
 # More than float32 changes with the shape of a batch: logits were seen to change by 2e-5, partial sums of probabilities
 # by some 1e-7. A wider margin for these costs time: every token with less probability is then near two boundaries.
 _LOGIT_ROUNDING = 1e-4
@@ -132,6 +133,8 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     for number, line in enumerate(text.splitlines(), start=1):
+        if len(line) > _LONGEST_LINE:
+            raise UserError(f"{path}, line {number}: longer than {_LONGEST_LINE:,} characters; is it a list?")
         if line.strip() and not line.startswith("#"):
             yield number, line
 
@@ -176,7 +179,9 @@ def _read_tsv(path: Path) -> list[Prompt]:
 def _read_json(path: Path) -> list[Prompt]:
     try:
         tree = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not valid JSON ({error})") from None
     layout = f"{path}: the layout {{group: {{subject: [prompt, ...]}}}} is expected"
     if not isinstance(tree, dict):
@@ -188,7 +193,7 @@ def _read_json(path: Path) -> list[Prompt]:
         for subject, texts in subjects.items():
             if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
                 raise UserError(f"{layout}; '{subject}' in group '{group}' is no list of strings")
-            prompts += [Prompt(text.rstrip(), group, subject) for text in texts if text.strip()]
+            prompts += [Prompt(*map(encodable, (text.rstrip(), group, subject))) for text in texts if text.strip()]
     return _not_empty(prompts, str(path))
 
 

@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+import json
 import os
 from collections.abc import Callable, Iterable
 from itertools import islice
@@ -28,14 +29,20 @@ from distill.run_folder import is_finished, write_folder
 
 DEMO_TEACHER = Path(__file__).parent / "assets" / "demo-teacher"
 _END_OF_TEXT = "<|endoftext|>"
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 _TOKENIZER_DOCUMENTS = 50_000  # enough to learn the merges of a small vocabulary from
 
 
-def load_tokenizer(path: str, **hub: Any) -> PreTrainedTokenizerBase:
+def load_tokenizer(path: str, trust_remote_code: bool = False, **hub: Any) -> PreTrainedTokenizerBase:
     """The fast tokenizer of a folder or hub id.
 
+    Args:
+        path: `demo`, a folder or a hub id.
+        trust_remote_code: Run code that comes with it.
+        hub: `revision`.
+
     Raises:
-        UserError: there is none, or it is a slow one, which gives no character offsets.
+        UserError: there is none, it is a slow one, which gives no character offsets, or it brings code of its own.
     """
     path = _resolve(path)
     files = ("tokenizer.json", "vocab.json", "tokenizer.model", "spiece.model", "vocab.txt")
@@ -43,25 +50,43 @@ def load_tokenizer(path: str, **hub: Any) -> PreTrainedTokenizerBase:
         # transformers would make an empty one up.
         raise UserError(f"{path}: holds no tokenizer; a file tokenizer.json is expected beside the model")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, **hub)
-    except (OSError, ValueError, ImportError, KeyError) as error:
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code, **hub)
+    except Exception as error:  # damaged files raise many kinds
+        _refuse_remote_code(path, error)
         raise UserError(f"{path}: no tokenizer can be loaded from it: {_first_line(error)}") from None
     if not tokenizer.is_fast:
         raise UserError(f"{path}: its tokenizer gives no character offsets; a fast one (tokenizer.json) is needed")
     return tokenizer
 
 
-def load_model(path: str, dtype: str = "float32", **hub: Any) -> PreTrainedModel:
+def load_model(
+    path: str, dtype: str = "float32", trust_remote_code: bool = False, allow_pickle: bool = False, **hub: Any
+) -> PreTrainedModel:
     """A causal language model of a folder or hub id, in eval mode, from safetensors.
 
+    Args:
+        path: `demo`, a folder or a hub id.
+        dtype: Number format of the weights.
+        trust_remote_code: Run code that comes with it.
+        allow_pickle: Take a pickle where there are no safetensors. torch then still reads nothing but tensors from it.
+        hub: `revision`.
+
     Raises:
-        UserError: the folder is missing or has no weights, or the hub id cannot be had (offline, misspelt, private).
+        UserError: the folder is missing or has no weights, the hub id cannot be had (offline, misspelt, private), or it
+            brings code of its own or a pickle that was not allowed.
     """
     path = _resolve(path)
-    _check_folder(path)
+    _check_folder(path, allow_pickle)
     try:
-        model = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, dtype), use_safetensors=True, **hub)
-    except (OSError, ValueError, ImportError, KeyError) as error:
+        model = AutoModelForCausalLM.from_pretrained(
+            path,
+            dtype=getattr(torch, dtype),
+            use_safetensors=None if allow_pickle else True,
+            trust_remote_code=trust_remote_code,
+            **hub,
+        )
+    except Exception as error:  # damaged files raise many kinds
+        _refuse_remote_code(path, error)
         offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") else ""
         raise UserError(
             f"{path}: no causal language model can be loaded from it{offline}: {_first_line(error)}; "
@@ -76,11 +101,10 @@ def load_teacher(config: TeacherConfig) -> tuple[PreTrainedModel, PreTrainedToke
     Raises:
         UserError: see `load_model` and `load_tokenizer`.
     """
-    hub = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
-    hub = {k: v for k, v in hub.items() if v}
-    model = load_model(config.path, config.dtype, **hub)
+    hub = {"revision": config.revision} if config.revision else {}
+    model = load_model(config.path, config.dtype, config.trust_remote_code, config.allow_pickle, **hub)
     _set_attention(model, config.attention, "teacher.attention")
-    tokenizer = load_tokenizer(config.path, **hub)
+    tokenizer = load_tokenizer(config.path, config.trust_remote_code, **hub)
     model.requires_grad_(False)
     _check_vocabulary(config.path, tokenizer, config.path, model)
     _check_head(config.path, model)
@@ -91,7 +115,16 @@ def _resolve(path: str) -> str:
     return str(DEMO_TEACHER) if path == "demo" else path
 
 
-def _check_folder(path: str) -> None:
+def _refuse_remote_code(path: str, error: Exception) -> None:
+    """Raises UserError if the error is that of a model or tokenizer whose code was not trusted."""
+    if "trust_remote_code" in str(error):
+        raise UserError(
+            f"{path}: comes with code of its own, which is not run; read that code, and if you trust its source, set "
+            "teacher.trust_remote_code (student.trust_remote_code for a student) to true"
+        ) from None
+
+
+def _check_folder(path: str, allow_pickle: bool) -> None:
     folder = Path(path)
     looks_local = path.startswith((".", "/", "~")) or path.count("/") > 1
     if not folder.exists():
@@ -100,9 +133,28 @@ def _check_folder(path: str) -> None:
         return
     if not (folder / "config.json").exists():
         raise UserError(f"{path}: holds no config.json; it is not the folder of a transformers model")
-    if not any(folder.glob("*.safetensors")):
-        pickled = " (only pickled ones, which are not loaded; convert them)" if any(folder.glob("*.bin")) else ""
-        raise UserError(f"{path}: holds no weights{pickled}; a file model.safetensors is expected beside config.json")
+    pickles = _pickles_in_place_of_weights(folder)
+    if not pickles and not any(folder.glob("*.safetensors")):
+        raise UserError(f"{path}: holds no weights; a file model.safetensors is expected beside config.json")
+    if pickles and not allow_pickle:
+        raise UserError(
+            f"{path}: its weights are a pickle ({pickles[0]}), which is not loaded; convert it to safetensors, or "
+            "set teacher.allow_pickle (student.allow_pickle for a student) to true if you trust its source"
+        )
+
+
+def _pickles_in_place_of_weights(folder: Path) -> list[str]:
+    """Pickles where there are no safetensors, or that the index of the safetensors names as parts of them."""
+    index = folder / "model.safetensors.index.json"
+    if index.exists():
+        try:
+            parts = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            raise UserError(f"{index}: is damaged; download the model again") from None
+        return [str(part) for part in parts if not str(part).endswith(".safetensors")]
+    if any(folder.glob("*.safetensors")):
+        return []
+    return sorted(file.name for ending in _PICKLES for file in folder.glob(f"*{ending}"))
 
 
 def _first_line(error: Exception) -> str:
@@ -150,7 +202,7 @@ def student_tokenizer(
 ) -> PreTrainedTokenizerBase:
     """The tokenizer of a student without a teacher: loaded, or trained on the corpus and kept in the cache."""
     if config.tokenizer != "train":
-        return load_tokenizer(config.tokenizer or config.path)
+        return load_tokenizer(config.tokenizer or config.path, config.trust_remote_code)
     folder = cache_dir / f"tokenizer-{corpus_key}-{config.vocab_size}"
     if not is_finished(folder):
         tokenizer = train_tokenizer(islice(documents(), _TOKENIZER_DOCUMENTS), config.vocab_size)
@@ -178,9 +230,10 @@ def make_student(
     elif config.init == "config":
         student, name = _student_from_config(config, tokenizer), "student.config"
     else:
-        student, name = load_model(config.path), config.path
+        trusted = {"trust_remote_code": config.trust_remote_code}
+        student, name = load_model(config.path, allow_pickle=config.allow_pickle, **trusted), config.path
         if teacher is not None:
-            _same_tokens(load_tokenizer(config.path), config.path, tokenizer, teacher_name)
+            _same_tokens(load_tokenizer(config.path, **trusted), config.path, tokenizer, teacher_name)
     _check_vocabulary(tokenizer.name_or_path, tokenizer, name, student)
     if teacher is not None:
         ours, theirs = _vocab_rows(student), _vocab_rows(teacher)
@@ -222,7 +275,7 @@ def _student_from_config(config: StudentConfig, tokenizer: PreTrainedTokenizerBa
     if unknown:
         known = sorted(type(model_config)().to_dict())
         raise UserError(f"student.config: {model_type} has no key '{unknown[0]}'; {suggestion(unknown[0], known)}")
-    return AutoModelForCausalLM.from_config(model_config, dtype=torch.float32)
+    return AutoModelForCausalLM.from_config(model_config, dtype=torch.float32, trust_remote_code=False)
 
 
 def decoder_layers(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
@@ -292,7 +345,9 @@ def student_from_layers(teacher: PreTrainedModel, layers: list[int]) -> PreTrain
         if isinstance(value, list) and len(value) == depth and hasattr(text_config, key):
             setattr(text_config, key, [value[i] for i in layers])
     text_config.num_hidden_layers = len(layers)
-    student = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    # Code that came with the teacher runs already if the recipe trusts it.
+    trusted = type(teacher).__module__.startswith("transformers_modules.")
+    student = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=trusted)
     position = {old: new for new, old in enumerate(layers)} if len(set(layers)) == len(layers) else None
     weights = {}
     for key, value in teacher.state_dict().items():

@@ -15,7 +15,9 @@ from typing import Any, Literal
 import jsonargparse
 import yaml
 
-from distill.errors import UserError, suggestion
+from distill.errors import HUB_TOKEN, UserError, suggestion
+
+_MOST_VALUES, _MOST_CHARACTERS = 100_000, 1_000_000  # in a recipe file
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,8 @@ class TeacherConfig:
         path: `demo` for the bundled demo teacher, a folder, or a hub id. `null`: no teacher, plain language modelling.
         revision: Branch, tag or commit of a hub id.
         dtype: Number format of the teacher's weights while it predicts.
-        trust_remote_code: Run model code that comes with a hub id. Only for sources you trust.
+        trust_remote_code: Run code that comes with the model or its tokenizer. Only for sources you trust.
+        allow_pickle: Load weights from a pickle (.bin) where there are no safetensors. Only for sources you trust.
         attention: Transformers' name of the attention implementation: `sdpa`, `eager`, `flash_attention_2` ...;
             `null`: its own choice, SDPA where the model has it.
         cache_hidden_states: Keep the teacher's last hidden states on disk, so that epochs after the first run no
@@ -40,6 +43,7 @@ class TeacherConfig:
     revision: str | None = None
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     trust_remote_code: bool = False
+    allow_pickle: bool = False
     attention: str | None = None
     cache_hidden_states: bool = False
     cache_dtype: Literal["float32", "bfloat16", "float16"] | None = None
@@ -61,6 +65,9 @@ class StudentConfig:
             corpus (only without a teacher).
         vocab_size: Entries of the vocabulary for `tokenizer: train`.
         save_dtype: Number format of the finished student's file; training is in float32.
+        trust_remote_code: Run code that comes with the model in `path` or the tokenizer. Only for sources you trust.
+        allow_pickle: Load the weights in `path` from a pickle (.bin) where there are no safetensors. Only for sources
+            you trust.
         attention: The student's attention implementation; `null`: the teacher's for `init: layers`, else transformers'
             own choice.
     """
@@ -73,6 +80,8 @@ class StudentConfig:
     tokenizer: str | None = None
     vocab_size: int = 8192
     save_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    trust_remote_code: bool = False
+    allow_pickle: bool = False
     attention: str | None = None
 
 
@@ -311,13 +320,16 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     """
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open(encoding="utf-8") as stream:
+            text = stream.read(_MOST_CHARACTERS + 1)
     except FileNotFoundError:
         siblings = sorted(p.name for p in path.parent.glob("*.yaml"))
         hint = suggestion(path.name, siblings) if siblings else "see recipes/ for the ones that come with distill."
         raise UserError(f"{path}: no such recipe file; {hint}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read as UTF-8 text ({error})") from None
+    if len(text) > _MOST_CHARACTERS:
+        raise UserError(f"{path}: longer than {_MOST_CHARACTERS:,} characters; that is no recipe")
     try:
         values = yaml.safe_load(text)
     except yaml.YAMLError as error:
@@ -325,9 +337,12 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         at = f", line {line + 1}" if line is not None else ""
         problem = getattr(error, "problem", None) or "cannot be parsed"
         raise UserError(f"{path}{at}: not valid YAML: {problem}; check indentation and quotes") from None
+    except RecursionError:
+        raise UserError(f"{path}: not a recipe: its values are nested too deep") from None
     values = {} if values is None else values
     if not isinstance(values, dict):
         raise UserError(f"{path}: a recipe holds 'key: value' lines, but this is a {type(values).__name__}")
+    _check_plain(values, path)
     return values
 
 
@@ -338,14 +353,35 @@ def read_recipe_file(path: str | Path, _seen: tuple[Path, ...] = ()) -> dict[str
         UserError: see `read_yaml`; or the file holds an unknown key, or its bases form a circle.
     """
     path = Path(path)
+    values = read_yaml(path)
     if path.resolve() in _seen:
         raise UserError(f"{path}: 'base' leads back to a file that is already being read; remove one of the two")
-    values = read_yaml(path)
     base = values.pop("base", None)
     reject_unknown_keys(values, Recipe, str(path))
     if base is None:
         return values
     return merge(read_recipe_file(path.parent / str(base), (*_seen, path.resolve())), values)
+
+
+def _check_plain(values: dict[Any, Any], path: Path) -> None:
+    """Raises UserError unless these are at most `_MOST_VALUES` values that JSON can hold too.
+
+    YAML has dates, sets and binary data besides, and a few lines whose aliases point at one another can stand for
+    billions of values, or for themselves.
+    """
+    queue: list[Any] = [values]
+    for number, value in enumerate(queue):  # grows
+        if number > _MOST_VALUES:
+            raise UserError(f"{path}: stands for more than {_MOST_VALUES:,} values; write it without aliases (*name)")
+        if isinstance(value, dict):
+            queue += value.keys()
+            queue += value.values()
+        elif isinstance(value, list):
+            queue += value
+        elif not isinstance(value, str | int | float | bool | None):
+            raise UserError(
+                f"{path}: the value {value!r} is a {type(value).__name__}; put it in quotes to make it text"
+            )
 
 
 def _dotted_names(section: type, prefix: str = "") -> list[str]:
@@ -391,6 +427,12 @@ def parse_recipe(argv: Sequence[str]) -> Recipe:
         source = inline or queue.pop(0)
         # The parser gets the merged content, because `base:` is our own key.
         arguments += ["--config", json.dumps(read_recipe_file(source))]
+    # Before anything is shown, by --print_config or in a message.
+    if any(HUB_TOKEN.search(argument) or "hub_token" in argument for argument in arguments):
+        raise UserError(
+            f"{source}: holds a token of the model hub, which would end up in the run's files; leave it out, and log "
+            "in with `hf auth login` or the environment variable HF_TOKEN"
+        )
     return _parsed(arguments, source)
 
 
@@ -414,6 +456,8 @@ def _parsed(arguments: Sequence[str], source: str) -> Recipe:
         namespace = parser.parse_args(arguments)
     except jsonargparse.ArgumentError as error:
         raise UserError(_parser_message(error, source)) from None
+    except RecursionError:
+        raise UserError(f"{source}: its values are nested too deep") from None
     values = namespace.as_dict()
     values.pop("config", None)
     recipe = _from_dict(Recipe, values)
@@ -593,5 +637,5 @@ def write_recipe(recipe: Recipe, path: Path) -> None:
 
 
 def read_resolved(path: Path) -> dict[str, Any]:
-    """The dictionary that `write_recipe` saved."""
-    return yaml.safe_load(path.read_text(encoding="utf-8"))
+    """The dictionary that `write_recipe` saved. Raises UserError where it was damaged since."""
+    return read_yaml(path)

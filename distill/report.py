@@ -26,6 +26,11 @@ _MODEL_NOTES = {
     "baseline": "plainly distilled: same data, same steps, no mitigation",
     "student": "distilled with the mitigation of this recipe",
 }
+# Keys by which a recipe trusts what is otherwise refused.
+_TRUSTED = {
+    "trust_remote_code": "code that came with the model or its tokenizer was run",
+    "allow_pickle": "weights could be read from a pickle",
+}
 _TEXT_LIMIT = 300  # Characters of a sampled continuation that the report shows.
 
 _NOT_MEASURED = (
@@ -207,6 +212,12 @@ def _settings_table(recipe: Recipe, scores: Mapping[str, Any]) -> list[str]:
                  f"hidden {loss.hidden:g}"),
         ("word list", f"{words['name']}: {', '.join(words['groups'])} (sha256 {words['sha256'][:12]}…)"),
         ("seed", str(recipe.seed)),
+        *(
+            (f"{section}.{key}", f"true: {what}")
+            for section, config in (("teacher", recipe.teacher), ("student", recipe.student))
+            for key, what in _TRUSTED.items()
+            if getattr(config, key)
+        ),
     ]  # fmt: skip
     return _markdown_table(["", ""], [[name, escape(value)] for name, value in rows])
 

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from distill.counterfactual import encodable
 from distill.errors import UserError, suggestion
 from distill.models import head, hidden_states, load_teacher, special_tokens, weights_hash
 from distill.recipe import TeacherConfig
@@ -61,11 +62,6 @@ def load_resolver(spec: str, teacher: Any = None, tokenizer: Any = None) -> Reso
 def _index(role: str, roles: tuple[str, ...]) -> int:
     """Where the role stands among those on offer; "" stands for the one that is not named."""
     return next((roles.index(choice) for choice in (role, "") if choice in roles), 0)
-
-
-def _encodable(text: str) -> str:
-    """The text, character for character, as UTF-8 can write it: a lone surrogate becomes a question mark."""
-    return text.encode(errors="replace").decode()
 
 
 # --------------------------------------------------------------------------------------------------- language model
@@ -158,7 +154,7 @@ class LanguageModelResolver:
         """Log-likelihood of the second text of each pair minus that of the first, in nats."""
         if not pairs:
             return []
-        texts = [_encodable(text) for pair in pairs for text in pair]
+        texts = [encodable(text) for pair in pairs for text in pair]
         encoded = self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
         rows = []
         for pair in zip(encoded[::2], encoded[1::2], strict=True):
@@ -274,7 +270,7 @@ class SpacyResolver:
     def __call__(self, text: str, ambiguities: Sequence[Ambiguity]) -> list[int]:
         """For every ambiguity the index of the chosen role in its `roles`."""
         chosen = self._log_linear(text, ambiguities)
-        text = _encodable(text)
+        text = encodable(text)
         begins = list(_piece_begins(text, min(_PIECE, self._nlp.max_length)))
         held: dict[int, list[tuple[int, str]]] = {}
         for number, (start, end, roles) in enumerate(ambiguities):

@@ -73,6 +73,7 @@ def open_run(recipe: Recipe) -> Iterator[Path]:
                 f"{folder} holds another recipe's run ({key} is {theirs.get(key)!r} there, {mine.get(key)!r} here); "
                 "choose another --output_dir, or remove that folder"
             )
+        _refuse_links_out(folder)
     missing = [p for p in (folder, *folder.parents) if not p.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -92,6 +93,19 @@ def open_run(recipe: Recipe) -> Iterator[Path]:
             if not missing:
                 folder.mkdir()
         raise
+
+
+def _refuse_links_out(folder: Path) -> None:
+    """Raises UserError if a symbolic link in a run's folder leads out of it: what it points at would be overwritten."""
+    inside = folder.resolve()
+    for parent, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            path = Path(parent, name)
+            if path.is_symlink() and not path.resolve().is_relative_to(inside):
+                raise UserError(
+                    f"{path}: is a symbolic link that leads out of the run's folder, which a run does not follow; "
+                    "remove it (output_dir and cache_dir may themselves be links)"
+                )
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -19,6 +19,7 @@ import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import cache as cached
+from functools import partial
 from importlib import metadata
 from itertools import combinations
 from pathlib import Path
@@ -74,6 +75,10 @@ def score_run(
     # The recipe also knows its teacher's revision and number format, which a path does not tell.
     if "teacher" in models and models["teacher"] == recipe.teacher.path:
         sources["teacher"] = lambda: load_teacher(recipe.teacher)
+    # Students lie there with the code that was trusted to make them.
+    if recipe.teacher.trust_remote_code or recipe.student.trust_remote_code:
+        for name in models.keys() - {"teacher"}:
+            sources[name] = partial(_load_trusted, models[name])
     scores = score_models(
         sources,
         wordlist=wordlist,
@@ -88,6 +93,10 @@ def score_run(
     scores["settings"]["prompts"] |= {"source": recipe.scores.prompts, "left_out_with_listed_word": left_out}
     write_scores(scores, path)
     return scores
+
+
+def _load_trusted(path: str) -> tuple[Any, Any]:
+    return load_model(path, trust_remote_code=True), load_tokenizer(path, trust_remote_code=True)
 
 
 def run_prompts(recipe: Recipe, swapper: Swapper) -> tuple[list[Prompt], int]:

@@ -49,6 +49,7 @@ PROTECTED = "protected"
 SKIP = "skip"
 ALONE = "none"  # a part of this name keeps a list from bringing its companions along
 
+_LONGEST_LINE = 100_000  # characters
 _BUNDLED = Path(__file__).resolve().parent / "wordlists"
 _METADATA = re.compile(r"#\s*([A-Za-z][\w-]*):\s+(\S.*)")
 # Characters that join the letters around them into one word although they are neither letters nor marks: soft hyphen,
@@ -246,6 +247,11 @@ def _load(spec: str) -> tuple[WordList, list[UserError]]:
         if with_companions and "with" in part.metadata:
             for name in part.metadata["with"].split(","):
                 name = name.strip()
+                if name in ("", ".", "..") or Path(name).name != name:
+                    raise UserError(
+                        f"{path}: the comment '# with:' names {name!r}; a companion is a bundled list or a file beside "
+                        "this one, named without a folder"
+                    )
                 paths.append(bundled.get(name) or path.parent / name)
     tables = [part for part in parts if part.kind is None]
     if not tables and not mistakes:
@@ -286,6 +292,9 @@ def _parse(text: str, path: Path, mistakes: list[UserError]) -> _Part:
     has_when = False
     first_line: dict[str, int] = {}
     for line, content in enumerate(text.split("\n"), start=1):
+        if len(content) > _LONGEST_LINE:
+            mistakes.append(UserError(f"{path}, line {line}: longer than {_LONGEST_LINE:,} characters; is it a list?"))
+            return part
         content = content.rstrip("\r")
         if not content.strip():
             continue

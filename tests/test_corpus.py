@@ -91,6 +91,8 @@ def test_passages_break_at_lines_then_sentences():
         ("x.jsonl", b"", ["no text"]),
         ("x.jsonl.xz", b"no xz", ["x.jsonl.xz"]),
         ("x.jsonl.gz", gzip.compress(b'{"text": "' + bytes(range(65, 91)) * 50 + b'"}\n')[:-20], ["x.jsonl.gz"]),
+        ("x.jsonl.gz", gzip.compress(b"{}")[:10] + b"\xff" * 20, ["x.jsonl.gz"]),
+        ("x.jsonl", b'{"text": ' + b"9" * 5000 + b"}\n", ["line 1", "JSON"]),
         ("x.parquet", b"PAR1 no", ["x.parquet"]),
     ],
 )
@@ -101,6 +103,20 @@ def test_a_broken_file_is_named(tmp_path, name, content, words):
     assert "\n" not in str(error.value)
     for word in words:
         assert word in str(error.value)
+
+
+def test_a_column_of_numbers_is_no_text(tmp_path):
+    parquet.write_table(pa.table({"text": [1, 2]}), tmp_path / "x.parquet")
+    with pytest.raises(UserError, match=r"x\.parquet: 'text' holds int"):
+        read(tmp_path / "x.parquet")
+
+
+def test_half_a_surrogate_pair_is_replaced(tmp_path, toy_tokenizer):
+    """JSON can hold it, UTF-8 can not, and a tokenizer would fail on it."""
+    (tmp_path / "x.jsonl").write_text(r'{"text": "he \ud83d she \ud83d\ude00"}', encoding="utf-8")
+    (text,) = read(tmp_path / "x.jsonl")
+    assert text == "he ? she \U0001f600"
+    assert toy_tokenizer(text)["input_ids"]
 
 
 def test_missing_files_and_folders_are_named(tmp_path):

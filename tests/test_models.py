@@ -166,7 +166,7 @@ def test_folders_without_a_model_are_named(tmp_path):
     with pytest.raises(UserError, match="no weights"):
         load_teacher(TeacherConfig(path=str(tmp_path)))
     (tmp_path / "pytorch_model.bin").write_bytes(b"")
-    with pytest.raises(UserError, match="pickled"):
+    with pytest.raises(UserError, match="pickle"):
         load_model(str(tmp_path))
 
 

@@ -48,7 +48,7 @@ def available(needs: dict[str, str | None]) -> list[str]:
     return [name for name in needs if name not in missing]
 
 
-def _status(field: str) -> int:
+def status_bytes(field: str) -> int:
     """A memory field of /proc/self/status in bytes."""
     for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
         if line.startswith(field + ":"):
@@ -63,12 +63,12 @@ def settle_memory() -> int:
     if hasattr(libc, "malloc_trim"):  # glibc keeps freed memory; without this a call could reuse it unseen
         libc.malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-    return _status("VmRSS")
+    return status_bytes("VmRSS")
 
 
 def peak_memory() -> int:
     """The highest resident set since `settle_memory`, in bytes."""
-    return _status("VmHWM")
+    return status_bytes("VmHWM")
 
 
 def measure(run: Callable[[], Record]) -> Record:
