@@ -9,10 +9,20 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PrinterCallback,
+    ProgressCallback,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
 from transformers.activations import ACT2FN, NewGELUActivation
+from transformers.utils.logging import disable_progress_bar
 
 from distill import kd_loss
+from distill.console import counter
 from distill.errors import UserError
 from distill.logit_ops import RoleMap
 from distill.models import head, hidden_states
@@ -103,6 +113,21 @@ def attach_loss(student: PreTrainedModel) -> None:
     student.forward = forward
 
 
+class _ConsoleProgress(TrainerCallback):
+    """Steps done and the newest losses, in the place of Trainer's own bar and of the dictionaries that it prints."""
+
+    def on_train_begin(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
+        disable_progress_bar()  # that of saving would be drawn across ours
+        self._report = counter("training", "steps", done=state.global_step)
+        self._losses = ""
+
+    def on_log(self, args: TrainingArguments, state: Any, control: Any, logs: dict[str, Any], **kwargs: Any) -> None:
+        self._losses = ", ".join(f"{name} {value:.3g}" for name, value in logs.items() if name.startswith("loss"))
+
+    def on_step_end(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
+        self._report(state.global_step, state.max_steps, self._losses)
+
+
 class DistillationTrainer(Trainer):
     """Trainer whose loss compares the student with a teacher that sees a text and its counterfactuals.
 
@@ -125,6 +150,9 @@ class DistillationTrainer(Trainer):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        for callback in (ProgressCallback, PrinterCallback):
+            self.remove_callback(callback)
+        self.add_callback(_ConsoleProgress)
         # We divide by the tokens of the whole step ourselves, so Trainer must not divide by accumulation steps.
         self.model_accepts_loss_kwargs = True
         self.settings = settings
@@ -221,6 +249,12 @@ def training_arguments(recipe: Recipe, folder: Path) -> TrainingArguments:
         UserError: TrainingArguments refuses a value.
     """
     given = {**_DEFAULTS, **recipe.trainer}
+    if given.get("bf16") and not torch.accelerator.is_available():
+        if given.get("use_cpu") is False:
+            raise UserError(
+                "trainer.bf16 is true and trainer.use_cpu false, but no GPU is seen; set one of the two the other way"
+            )
+        given["use_cpu"] = True  # Trainer wants to be told so; processors have bf16 too
     if given["save_total_limit"] is not None and given["save_total_limit"] < 2:
         raise UserError("trainer.save_total_limit must be at least 2: with one, a kill while saving loses everything")
     try:
