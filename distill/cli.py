@@ -1,6 +1,7 @@
 """The `distill` command: one function a verb, each of them thin."""
 
 import argparse
+import contextlib
 import json
 import os
 import runpy
@@ -46,6 +47,11 @@ def _add_wordlist(parser: argparse.ArgumentParser) -> None:
         metavar="NAME|PATH",
         help="bundled list or TSV, several joined by + (default: english_gender)",
     )
+
+
+def _only_results() -> contextlib.AbstractContextManager[Any]:
+    """Around imports and work: what libraries print goes to standard error, where it garbles no result."""
+    return contextlib.redirect_stdout(sys.stderr)
 
 
 def _count(text: str) -> int:
@@ -319,7 +325,8 @@ def wordlist(arguments: Sequence[str]) -> None:
 def _check_wordlist(options: argparse.Namespace) -> None:
     from distill.wordlist_check import check_dict, check_wordlist, print_check
 
-    check = check_wordlist(options.wordlist, options.text, options.tokenizer, options.text_column)
+    with _only_results():
+        check = check_wordlist(options.wordlist, options.text, options.tokenizer, options.text_column)
     print(json.dumps(check_dict(check), indent=2)) if options.json else print_check(check)
     if check.mistakes:
         number = len(check.mistakes)
@@ -386,24 +393,25 @@ def score(arguments: Sequence[str]) -> None:
     except jsonargparse.ArgumentError as error:
         raise UserError(f"{' '.join(str(error).split())}; see distill score --help") from None
 
-    from distill.corpus import read_documents
-    from distill.metrics import chosen
-    from distill.recipe import CorpusConfig, Recipe, ScoreConfig
-    from distill.report import print_side_by_side, print_table
-    from distill.score import score_run
-    from distill.wordlist import load_wordlist
+    with _only_results():
+        from distill.corpus import read_documents
+        from distill.metrics import chosen
+        from distill.recipe import CorpusConfig, Recipe, ScoreConfig
+        from distill.report import print_side_by_side, print_table
+        from distill.score import score_run
+        from distill.wordlist import load_wordlist
 
-    settings = {f.name: options[f.name] for f in fields(ScoreConfig) if f.name != "metrics"}
-    if options.metrics is not None:
-        settings["metrics"] = list(chosen([name.strip() for name in options.metrics.split(",")]))
-    recipe = Recipe(seed=options.seed, wordlist=options.wordlist, scores=ScoreConfig(**settings))
-    folder = Path(options.output_dir)
-    if (folder / "recipe.yaml").exists():
-        raise UserError(f"{folder} holds a run and its scores; choose another --output_dir")
-    corpus = CorpusConfig(source="files", files=options.texts, text_column=options.text_column)
-    documents = list(read_documents(corpus, options.seed)) if options.texts else []
-    models = _labelled([*([options.against] if options.against else []), *options.checkpoints])
-    scores = score_run(recipe, models, load_wordlist(options.wordlist), documents, folder / "scores.json")
+        settings = {f.name: options[f.name] for f in fields(ScoreConfig) if f.name != "metrics"}
+        if options.metrics is not None:
+            settings["metrics"] = list(chosen([name.strip() for name in options.metrics.split(",")]))
+        recipe = Recipe(seed=options.seed, wordlist=options.wordlist, scores=ScoreConfig(**settings))
+        folder = Path(options.output_dir)
+        if (folder / "recipe.yaml").exists():
+            raise UserError(f"{folder} holds a run and its scores; choose another --output_dir")
+        corpus = CorpusConfig(source="files", files=options.texts, text_column=options.text_column)
+        documents = list(read_documents(corpus, options.seed)) if options.texts else []
+        models = _labelled([*([options.against] if options.against else []), *options.checkpoints])
+        scores = score_run(recipe, models, load_wordlist(options.wordlist), documents, folder / "scores.json")
     if options.json:
         print(json.dumps(scores, indent=2, ensure_ascii=False))
         return
@@ -478,15 +486,16 @@ def generate(arguments: Sequence[str]) -> None:
     if not options.prompt and not options.prompts:
         raise UserError("a prompt is missing: give --prompt TEXT or --prompts FILE")
 
-    from distill.continuations import continuations, print_continuations, read_prompts
-    from distill.counterfactual import Swapper
-    from distill.wordlist import load_wordlist
+    with _only_results():
+        from distill.continuations import continuations, print_continuations, read_prompts
+        from distill.counterfactual import Swapper
+        from distill.wordlist import load_wordlist
 
-    prompts = options.prompt + (read_prompts(options.prompts, options.max_prompts) if options.prompts else [])
-    models = _labelled([*([options.against] if options.against else []), *options.checkpoints])
-    decoding = ("samples", "max_new_tokens", "temperature", "top_p", "top_k", "batch_size", "seed")
-    settings = {name: getattr(options, name) for name in decoding}
-    found = continuations(models, prompts, Swapper(load_wordlist(options.wordlist)), **settings)
+        prompts = options.prompt + (read_prompts(options.prompts, options.max_prompts) if options.prompts else [])
+        models = _labelled([*([options.against] if options.against else []), *options.checkpoints])
+        decoding = ("samples", "max_new_tokens", "temperature", "top_p", "top_k", "batch_size", "seed")
+        settings = {name: getattr(options, name) for name in decoding}
+        found = continuations(models, prompts, Swapper(load_wordlist(options.wordlist)), **settings)
     print(json.dumps(found, indent=2, ensure_ascii=False)) if options.json else print_continuations(found)
 
 
