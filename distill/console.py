@@ -110,8 +110,10 @@ def _open_bar() -> "Progress":
 
 
 def _close_bar() -> None:
+    """What is finished stays on the screen; a bar that gives way to a line is drawn again below it."""
     global _bar
     if _bar is not None:
+        _bar.live.transient = not _bar.finished
         _bar.stop()
         _bar = None
 

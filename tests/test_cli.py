@@ -263,6 +263,7 @@ def test_score_does_not_overwrite_a_run(checkpoint, tmp_path, capsys):
 
 def test_score_as_json_is_what_it_writes(checkpoint, tmp_path, capsys):
     arguments = ["score", checkpoint(0), "--metrics", "next_word_disparity", *QUICK, "--output_dir", str(tmp_path)]
+    capsys.readouterr()  # saving the checkpoint may have printed something
     assert main([*arguments, "--json", "--quiet"]) == 0
     shown = capsys.readouterr()
     assert json.loads(shown.out) == json.loads((tmp_path / "scores.json").read_text(encoding="utf-8"))
@@ -278,6 +279,7 @@ def test_generate_gives_the_seeded_texts_of_every_checkpoint(checkpoint, toy_mod
     (tmp_path / "more.txt").write_text("The king\n\nShe said \nnot this\n", encoding="utf-8")
     arguments = ["generate", checkpoint(1), "--against", checkpoint(0), "--prompt", "The nurse", "--seed", "5"]
     arguments += ["--prompts", str(tmp_path / "more.txt"), "--max_prompts", "2", "--json", *GENERATE]
+    capsys.readouterr()  # saving the checkpoint may have printed something
     assert main(arguments) == 0
     found = json.loads(capsys.readouterr().out)
     prompts = ["The nurse", "The king", "She said"]
@@ -295,6 +297,7 @@ def test_generate_marks_words_by_group_where_they_stand(checkpoint, tmp_path, ca
 
     monkeypatch.setattr(continuations, "generate", sampled)
     arguments = ["generate", checkpoint(0), "--prompt", "His nurse said", "--json"]
+    capsys.readouterr()  # saving the checkpoint may have printed something
     assert main(arguments) == 0
     (row,) = json.loads(capsys.readouterr().out)["prompts"]
     assert row["words"] == [[0, 3, 0]]
@@ -304,7 +307,7 @@ def test_generate_marks_words_by_group_where_they_stand(checkpoint, tmp_path, ca
     assert main(arguments[:-1]) == 0  # no terminal here: plain text, a line for each
     shown = capsys.readouterr().out.splitlines()
     assert shown[0] == "[male: His] nurse said"
-    assert shown[1].partition(":")[2] == "  that [female: SHE] saw [female: her] [male: king]\\x1b[2J."
+    assert shown[1].partition(":")[2] == " that [female: SHE] saw [female: her] [male: king]\\x1b[2J."
 
 
 def test_generate_in_a_terminal_has_columns_colours_and_a_legend():
