@@ -1,18 +1,19 @@
 """The `distill` command: one function a verb, each of them thin."""
 
 import argparse
+import contextlib
 import json
 import os
 import runpy
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
 from distill import __version__
-from distill.console import EXIT_USER_ERROR, run_entry
+from distill.console import EXIT_USER_ERROR, QUIET, QUIET_HELP, run_entry
 from distill.errors import UserError
 
 # Verbs import what they need when they run: torch and transformers take seconds to import, and neither a help text nor
@@ -31,6 +32,36 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(f"{message}; see {self.prog} --help")
 
 
+def _add_quiet(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(QUIET, action="store_true", help=QUIET_HELP)
+
+
+def _add_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def _add_wordlist(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--wordlist",
+        default="english_gender",
+        metavar="NAME|PATH",
+        help="bundled list or TSV, several joined by + (default: english_gender)",
+    )
+
+
+def _only_results() -> contextlib.AbstractContextManager[Any]:
+    """Around imports and work: what libraries print goes to standard error, where it garbles no result."""
+    return contextlib.redirect_stdout(sys.stderr)
+
+
+def _count(text: str) -> int:
+    """An option's value that counts something."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is too few; give 1 or more")
+    return number
+
+
 # ------------------------------------------------------------------------------------------------------------ train
 
 _TRAIN = f"""Run a recipe from its text to its report, in one process and on one GPU at most. The same command goes on
@@ -43,6 +74,12 @@ examples:
 """
 
 
+def _train_parser() -> argparse.ArgumentParser:
+    from distill.recipe import build_parser
+
+    return build_parser()
+
+
 def train(arguments: Sequence[str]) -> None:
     """`distill train`: what `accelerate launch distill/train.py` does, in this process.
 
@@ -51,10 +88,8 @@ def train(arguments: Sequence[str]) -> None:
         SystemExit: with the exit code of the run.
     """
     if {"-h", "--help"} & set(arguments):
-        from distill.recipe import build_parser
-
         print(_TRAIN)
-        build_parser().print_help()
+        _train_parser().print_help()
         return
     if "RANK" not in os.environ:
         # One process that sees several GPUs would split every batch over them in threads (DataParallel).
@@ -77,17 +112,12 @@ _SWAP_EXAMPLES = """examples:
 """
 
 
-def swap(arguments: Sequence[str]) -> None:
-    """`distill swap`: one counterfactual line for every line.
-
-    Raises:
-        UserError: the file or word list cannot be read, or the list has no such shift.
-    """
+def _swap_parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="distill swap", description=_SWAP, epilog=_SWAP_EXAMPLES)
     parser.add_argument("file", metavar="FILE", help="UTF-8 text; - for standard input")
     _add_wordlist(parser)
     parser.add_argument(
-        "--shift", type=int, default=1, metavar="N", help="how many groups further on, for lists of more than two"
+        "--shift", type=_count, default=1, metavar="N", help="how many groups further on, for lists of more than two"
     )
     parser.add_argument(
         "--resolver",
@@ -100,21 +130,29 @@ def swap(arguments: Sequence[str]) -> None:
     form.add_argument(
         "--json", action="store_true", help="one JSON object a line: text, counterfactual, spans, skipped"
     )
-    parser.add_argument("--num_proc", type=int, default=1, metavar="N", help="processes (default: %(default)s)")
-    options = parser.parse_args(arguments)
+    parser.add_argument("--num_proc", type=_count, default=1, metavar="N", help="processes (default: %(default)s)")
+    _add_quiet(parser)
+    return parser
+
+
+def swap(arguments: Sequence[str]) -> None:
+    """`distill swap`: one counterfactual line for every line.
+
+    Raises:
+        UserError: the file or word list cannot be read, or the list has no such shift.
+    """
+    options = _swap_parser().parse_args(arguments)
 
     from distill.counterfactual import Swapper
     from distill.swap_lines import as_json, as_text, swap_lines, whole
     from distill.wordlist import load_wordlist
 
     wordlist = load_wordlist(options.wordlist)
-    if not 1 <= options.shift < wordlist.num_groups:
+    if options.shift >= wordlist.num_groups:
         raise UserError(
             f"option --shift is {options.shift}, but the list {wordlist.name} has {wordlist.num_groups} groups; "
             f"give 1 to {wordlist.num_groups - 1}"
         )
-    if options.num_proc < 1:
-        raise UserError(f"option --num_proc is {options.num_proc}; give 1 or more")
     if options.num_proc > 1 and options.resolver.startswith("teacher"):
         raise UserError("option --num_proc: the resolver 'teacher' runs in one process; leave one of the two out")
     swapper = Swapper(wordlist, _resolver(options.resolver))
@@ -133,15 +171,6 @@ def swap(arguments: Sequence[str]) -> None:
     write(
         (texts.popleft(), endings.popleft(), rendered)
         for rendered in swap_lines(lines(), swapper, options.shift, options.num_proc, render)
-    )
-
-
-def _add_wordlist(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--wordlist",
-        default="english_gender",
-        metavar="NAME|PATH",
-        help="bundled list or TSV, several joined by + (default: %(default)s)",
     )
 
 
@@ -249,14 +278,38 @@ _IMPORT_EXAMPLES = """examples:
   distill wordlist import pairs.json --groups female,male --out my-list.tsv
 """
 
-_WORDLIST = """verbs:
-  distill wordlist check    mistakes, coverage, tokens
-  distill wordlist import   from files of other forms
-
-examples:
+_WORDLIST_EXAMPLES = """examples:
   distill wordlist check english_gender
   distill wordlist import --help
 """
+
+
+def _wordlist_parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="distill wordlist", epilog=_WORDLIST_EXAMPLES)
+    verbs = parser.add_subparsers(title="verbs", dest="verb", metavar="VERB", required=True)
+
+    check = verbs.add_parser("check", help="mistakes, coverage, tokens", description=_CHECK, epilog=_CHECK_EXAMPLES)
+    check.add_argument("wordlist", metavar="NAME|PATH", help="bundled list or TSV, several joined by +")
+    check.add_argument("--text", nargs="+", default=[], metavar="FILE", help=".txt, .jsonl, .parquet; also compressed")
+    check.add_argument("--text_column", default="text", metavar="NAME", help="column or JSON key that holds the text")
+    check.add_argument("--tokenizer", metavar="PATH", help="folder or hub id; demo for the bundled one")
+    _add_json(check)
+    _add_quiet(check)
+    check.set_defaults(step=_check_wordlist)
+
+    made = verbs.add_parser("import", help="from lists in other forms", description=_IMPORT, epilog=_IMPORT_EXAMPLES)
+    made.add_argument("sources", nargs="+", metavar="SOURCE", help="UTF-8 files")
+    made.add_argument("--out", required=True, metavar="FILE", help="the TSV to write")
+    made.add_argument("--groups", default="male,female", metavar="A,B", help="in the order of columns or files")
+    made.add_argument(
+        "--format", default="auto", choices=("auto", "parallel", "tab", "json"), help="default: %(default)s"
+    )
+    made.add_argument("--key", help="which list of a JSON object of several")
+    made.add_argument("--force", action="store_true", help="replace an existing file")
+    _add_json(made)
+    _add_quiet(made)
+    made.set_defaults(step=_import_wordlist)
+    return parser
 
 
 def wordlist(arguments: Sequence[str]) -> None:
@@ -265,45 +318,22 @@ def wordlist(arguments: Sequence[str]) -> None:
     Raises:
         UserError: a file cannot be read or written, or the list that is checked has a mistake.
     """
-    steps = {"check": _check_wordlist, "import": _import_wordlist}
-    parser = _Parser(prog="distill wordlist", usage="distill wordlist VERB ...", epilog=_WORDLIST)
-    parser.add_argument("verb", choices=steps, help=argparse.SUPPRESS)
-    parser.add_argument("arguments", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
-    options = parser.parse_args(arguments)
-    steps[options.verb](options.arguments)
+    options = _wordlist_parser().parse_args(arguments)
+    options.step(options)
 
 
-def _check_wordlist(arguments: Sequence[str]) -> None:
-    parser = _Parser(prog="distill wordlist check", description=_CHECK, epilog=_CHECK_EXAMPLES)
-    parser.add_argument("wordlist", metavar="NAME|PATH", help="bundled list or TSV, several joined by +")
-    parser.add_argument("--text", nargs="+", default=[], metavar="FILE", help=".txt, .jsonl, .parquet; also compressed")
-    parser.add_argument("--text_column", default="text", metavar="NAME", help="column or JSON key that holds the text")
-    parser.add_argument("--tokenizer", metavar="PATH", help="folder or hub id; demo for the bundled one")
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
-    options = parser.parse_args(arguments)
-
+def _check_wordlist(options: argparse.Namespace) -> None:
     from distill.wordlist_check import check_dict, check_wordlist, print_check
 
-    check = check_wordlist(options.wordlist, options.text, options.tokenizer, options.text_column)
+    with _only_results():
+        check = check_wordlist(options.wordlist, options.text, options.tokenizer, options.text_column)
     print(json.dumps(check_dict(check), indent=2)) if options.json else print_check(check)
     if check.mistakes:
         number = len(check.mistakes)
         raise UserError(f"{options.wordlist}: {number} mistake{'s' * (number > 1)} to mend, see above")
 
 
-def _import_wordlist(arguments: Sequence[str]) -> None:
-    parser = _Parser(prog="distill wordlist import", description=_IMPORT, epilog=_IMPORT_EXAMPLES)
-    parser.add_argument("sources", nargs="+", metavar="SOURCE", help="UTF-8 files")
-    parser.add_argument("--out", required=True, metavar="FILE", help="the TSV to write")
-    parser.add_argument("--groups", default="male,female", metavar="A,B", help="in the order of columns or files")
-    parser.add_argument(
-        "--format", default="auto", choices=("auto", "parallel", "tab", "json"), help="default: %(default)s"
-    )
-    parser.add_argument("--key", help="which list of a JSON object of several")
-    parser.add_argument("--force", action="store_true", help="replace an existing file")
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
-    options = parser.parse_args(arguments)
-
+def _import_wordlist(options: argparse.Namespace) -> None:
     from distill.wordlist_import import import_dict, import_wordlist, print_import
 
     groups = options.groups.split(",")
@@ -325,6 +355,26 @@ _SCORE_EXAMPLES = """examples:
 """
 
 
+def _score_parser() -> Any:
+    import jsonargparse
+
+    from distill.recipe import ScoreConfig
+
+    parser = jsonargparse.ArgumentParser(prog="distill score", description=_SCORE, exit_on_error=False)
+    parser.add_argument("checkpoints", nargs="+", metavar="CHECKPOINT", help="Folder or hub id of a model.")
+    parser.add_argument("--against", metavar="CHECKPOINT", help="A model to compare with.")
+    parser.add_argument("--output_dir", default="outputs/scores", metavar="DIR", help="Where scores.json goes.")
+    parser.add_argument("--texts", nargs="+", default=[], metavar="FILE", help="Held-out .txt, .jsonl or .parquet.")
+    parser.add_argument("--text_column", default="text", help="Column or JSON key that holds the text.")
+    parser.add_argument("--seed", type=int, default=0, help="Seed of sampling and intervals.")
+    parser.add_argument("--metrics", metavar="A,B", help="Which ones; default: all that a recipe has by default.")
+    _add_wordlist(parser)
+    _add_json(parser)
+    _add_quiet(parser)
+    parser.add_class_arguments(ScoreConfig, skip={"metrics"})
+    return parser
+
+
 def score(arguments: Sequence[str]) -> None:
     """`distill score`: checkpoints -> a table and scores.json.
 
@@ -333,18 +383,7 @@ def score(arguments: Sequence[str]) -> None:
     """
     import jsonargparse
 
-    from distill.recipe import CorpusConfig, Recipe, ScoreConfig
-
-    parser = jsonargparse.ArgumentParser(prog="distill score", description=_SCORE, exit_on_error=False)
-    parser.add_argument("checkpoints", nargs="+", metavar="CHECKPOINT", help="Folder or hub id of a model.")
-    parser.add_argument("--against", metavar="CHECKPOINT", help="A model to compare with.")
-    parser.add_argument("--output_dir", default="outputs/scores", metavar="DIR", help="Where scores.json goes.")
-    parser.add_argument("--texts", nargs="+", default=[], metavar="FILE", help="Held-out .txt, .jsonl or .parquet.")
-    parser.add_argument("--text_column", default="text", help="Column or JSON key that holds the text.")
-    parser.add_argument("--wordlist", default="english_gender", metavar="NAME|PATH", help="Bundled list or TSV.")
-    parser.add_argument("--seed", type=int, default=0, help="Seed of sampling and intervals.")
-    parser.add_argument("--metrics", metavar="A,B", help="Which ones; default: all that a recipe has by default.")
-    parser.add_class_arguments(ScoreConfig, skip={"metrics"})
+    parser = _score_parser()
     if {"-h", "--help"} & set(arguments):
         parser.print_help()
         print(f"\n{_SCORE_EXAMPLES}")
@@ -354,23 +393,28 @@ def score(arguments: Sequence[str]) -> None:
     except jsonargparse.ArgumentError as error:
         raise UserError(f"{' '.join(str(error).split())}; see distill score --help") from None
 
-    from distill.corpus import read_documents
-    from distill.metrics import chosen
-    from distill.report import print_side_by_side, print_table
-    from distill.score import score_run
-    from distill.wordlist import load_wordlist
+    with _only_results():
+        from distill.corpus import read_documents
+        from distill.metrics import chosen
+        from distill.recipe import CorpusConfig, Recipe, ScoreConfig
+        from distill.report import print_side_by_side, print_table
+        from distill.score import score_run
+        from distill.wordlist import load_wordlist
 
-    settings = {f.name: options[f.name] for f in fields(ScoreConfig) if f.name != "metrics"}
-    if options.metrics is not None:
-        settings["metrics"] = list(chosen([name.strip() for name in options.metrics.split(",")]))
-    recipe = Recipe(seed=options.seed, wordlist=options.wordlist, scores=ScoreConfig(**settings))
-    folder = Path(options.output_dir)
-    if (folder / "recipe.yaml").exists():
-        raise UserError(f"{folder} holds a run and its scores; choose another --output_dir")
-    corpus = CorpusConfig(source="files", files=options.texts, text_column=options.text_column)
-    documents = list(read_documents(corpus, options.seed)) if options.texts else []
-    models = _labelled([*([options.against] if options.against else []), *options.checkpoints])
-    scores = score_run(recipe, models, load_wordlist(options.wordlist), documents, folder / "scores.json")
+        settings = {f.name: options[f.name] for f in fields(ScoreConfig) if f.name != "metrics"}
+        if options.metrics is not None:
+            settings["metrics"] = list(chosen([name.strip() for name in options.metrics.split(",")]))
+        recipe = Recipe(seed=options.seed, wordlist=options.wordlist, scores=ScoreConfig(**settings))
+        folder = Path(options.output_dir)
+        if (folder / "recipe.yaml").exists():
+            raise UserError(f"{folder} holds a run and its scores; choose another --output_dir")
+        corpus = CorpusConfig(source="files", files=options.texts, text_column=options.text_column)
+        documents = list(read_documents(corpus, options.seed)) if options.texts else []
+        models = _labelled([*([options.against] if options.against else []), *options.checkpoints])
+        scores = score_run(recipe, models, load_wordlist(options.wordlist), documents, folder / "scores.json")
+    if options.json:
+        print(json.dumps(scores, indent=2, ensure_ascii=False))
+        return
     print_table(scores)
     print_side_by_side(_scored_so_far(folder))
 
@@ -406,12 +450,7 @@ _STUDY_EXAMPLES = """examples:
 """
 
 
-def study(arguments: Sequence[str]) -> None:
-    """`distill study`: many recipes -> one table.
-
-    Raises:
-        UserError: a mistake in the study file, or a row whose run failed.
-    """
+def _study_parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="distill study", description=_STUDY, epilog=_STUDY_EXAMPLES)
     parser.add_argument("file", metavar="FILE", help="the study: rows over a recipe (YAML)")
     parser.add_argument("--data", metavar="DIR", help="folder of benchmark data and further held-out text")
@@ -419,10 +458,18 @@ def study(arguments: Sequence[str]) -> None:
     parser.add_argument("--seeds", metavar="A,B", help="default: those of the study")
     parser.add_argument("--rows", metavar="A,B", help="students to train, plain among them (default: all)")
     parser.add_argument("--jobs", type=int, metavar="N", help="rows that train at the same time")
-    parser.add_argument("--json", action="store_true", help="print study.json instead of the tables")
-    options = parser.parse_args(arguments)
+    _add_json(parser)
+    _add_quiet(parser)
+    return parser
 
-    from distill.study import markdown, read_study, run_study
+
+def study(arguments: Sequence[str]) -> None:
+    """`distill study`: many recipes -> one table.
+
+    Raises:
+        UserError: a mistake in the study file, or a row whose run failed.
+    """
+    options = _study_parser().parse_args(arguments)
 
     seeds = None
     if options.seeds is not None:
@@ -432,32 +479,165 @@ def study(arguments: Sequence[str]) -> None:
         seeds = [int(part) for part in parts]
     rows = None if options.rows is None else [name.strip() for name in options.rows.split(",")]
     changes = {"data": options.data, "output_dir": options.output_dir, "seeds": seeds, "jobs": options.jobs}
-    results = run_study(read_study(options.file, rows=rows, **changes))
+    with _only_results():
+        from distill.study import markdown, read_study, run_study
+
+        results = run_study(read_study(options.file, rows=rows, **changes))
     print(json.dumps(results, indent=2) if options.json else markdown(results))
+
+
+# --------------------------------------------------------------------------------------------------------- generate
+
+_GENERATE = """Continue prompts with one checkpoint or several, side by side, the words of the list marked by group. All
+checkpoints draw the same random numbers, so that what differs is theirs."""
+
+_GENERATE_EXAMPLES = """examples:
+  distill generate outputs/quickstart/student --against outputs/quickstart/baseline --prompt "The nurse said that"
+  distill generate openai-community/gpt2 --prompts occupations --max_prompts 20 --samples 4 --json > texts.json
+"""
+
+
+def _generate_parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="distill generate", description=_GENERATE, epilog=_GENERATE_EXAMPLES)
+    parser.add_argument("checkpoints", nargs="+", metavar="CHECKPOINT", help="folder or hub id of a model; demo")
+    parser.add_argument("--against", metavar="CHECKPOINT", help="a model to compare with, shown first")
+    parser.add_argument("--prompt", action="append", default=[], metavar="TEXT", help="may be given several times")
+    parser.add_argument(
+        "--prompts", metavar="FILE", help=".txt with one prompt a line, or any prompts that a recipe takes: occupations"
+    )
+    parser.add_argument("--max_prompts", type=_count, metavar="N", help="at most this many of --prompts")
+    _add_wordlist(parser)
+    for name, kind, default, meaning in (
+        ("samples", _count, 1, "continuations for each prompt"),
+        ("max_new_tokens", _count, 24, "length of a continuation, in tokens"),
+        ("temperature", float, 1.0, "softmax temperature"),
+        ("top_p", float, 1.0, "nucleus, as a probability; 1 keeps the whole distribution"),
+        ("top_k", int, 0, "sample among this many most likely tokens; 0: all"),
+        ("batch_size", _count, 64, "texts generated side by side; changes the speed alone"),
+        ("seed", int, 0, "seed of the sampling"),
+    ):
+        parser.add_argument(
+            f"--{name}", type=kind, default=default, metavar="N", help=f"{meaning} (default: {default})"
+        )
+    _add_json(parser)
+    _add_quiet(parser)
+    return parser
+
+
+def generate(arguments: Sequence[str]) -> None:
+    """`distill generate`: checkpoints and prompts -> continuations side by side.
+
+    Raises:
+        UserError: a checkpoint, prompt file or word list that cannot be used, or an option out of range.
+    """
+    options = _generate_parser().parse_args(arguments)
+    if not options.prompt and not options.prompts:
+        raise UserError("a prompt is missing: give --prompt TEXT or --prompts FILE")
+
+    with _only_results():
+        from distill.continuations import continuations, print_continuations, read_prompts
+        from distill.counterfactual import Swapper
+        from distill.wordlist import load_wordlist
+
+        prompts = options.prompt + (read_prompts(options.prompts, options.max_prompts) if options.prompts else [])
+        models = _labelled([*([options.against] if options.against else []), *options.checkpoints])
+        decoding = ("samples", "max_new_tokens", "temperature", "top_p", "top_k", "batch_size", "seed")
+        settings = {name: getattr(options, name) for name in decoding}
+        found = continuations(models, prompts, Swapper(load_wordlist(options.wordlist)), **settings)
+    print(json.dumps(found, indent=2, ensure_ascii=False)) if options.json else print_continuations(found)
+
+
+# ------------------------------------------------------------------------------------------------------- completion
+
+_COMPLETION = """Print a script that lets a shell complete verbs and options."""
+
+_COMPLETION_EXAMPLES = """examples:
+  distill completion bash > ~/.local/share/bash-completion/completions/distill
+  distill completion fish > ~/.config/fish/completions/distill.fish
+"""
+
+# What the values of options with these placeholders are completed by.
+_PLACEHOLDERS_OF_PATHS = {"FILE", "DIR", "PATH", "SOURCE", "CHECKPOINT", "CONFIG", "NAME|PATH"}
+
+
+def _completion_parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="distill completion", description=_COMPLETION, epilog=_COMPLETION_EXAMPLES)
+    parser.add_argument("shell", choices=("bash", "zsh", "fish"), help="the shell that will read it")
+    return parser
+
+
+def completion(arguments: Sequence[str]) -> None:
+    """`distill completion`: a completion script for the shell."""
+    options = _completion_parser().parse_args(arguments)
+
+    import shtab
+
+    everything = argparse.ArgumentParser(prog="distill")
+    everything.add_argument("--version", action="store_true", help="print the version")
+    verbs = everything.add_subparsers(dest="verb")
+    for name, verb in VERBS.items():
+        parser = verb.parser()
+        _complete_paths(parser)
+        verbs.add_parser(name, parents=[parser], add_help=False, help=verb.summary)
+    print(shtab.complete(everything, options.shell))
+
+
+def _complete_paths(parser: argparse.ArgumentParser) -> None:
+    """Tell shtab which values are paths, in this parser and those under it."""
+    import shtab
+
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for below in action.choices.values():
+                _complete_paths(below)
+        elif action.metavar in _PLACEHOLDERS_OF_PATHS or action.dest == "config":
+            action.complete = shtab.FILE
+        if isinstance(action.help, str) and action.help != argparse.SUPPRESS and not isinstance(parser, _Parser):
+            action.help = action.help.replace("%", "%%")  # jsonargparse's are no templates
 
 
 # ------------------------------------------------------------------------------------------------------------ entry
 
-VERBS: dict[str, Callable[[Sequence[str]], None]] = {
-    "train": train,
-    "swap": swap,
-    "wordlist": wordlist,
-    "score": score,
-    "study": study,
+
+@dataclass(frozen=True)
+class Verb:
+    """A verb of the command: what it does in a line, the function that does it, and what makes its parser.
+
+    The parser is asked for by shell completion too; `run` is given the arguments behind the verb.
+    """
+
+    summary: str
+    run: Callable[[Sequence[str]], None]
+    parser: Callable[[], argparse.ArgumentParser]
+
+
+VERBS = {
+    "train": Verb("run a recipe: text, teacher and student, scores, report", train, _train_parser),
+    "generate": Verb("continuations of several checkpoints side by side", generate, _generate_parser),
+    "score": Verb("measure checkpoints side by side", score, _score_parser),
+    "study": Verb("train and score the rows of a study, and set them side by side", study, _study_parser),
+    "swap": Verb("the counterfactual of a text", swap, _swap_parser),
+    "wordlist": Verb("check a word list, or import one", wordlist, _wordlist_parser),
+    "completion": Verb("let a shell complete verbs and options", completion, _completion_parser),
 }
 
+_VERB_LINES = "\n".join(f"  {name:<10}  {verb.summary}" for name, verb in VERBS.items())
 _EPILOG = f"""verbs:
-  train     run a recipe: text, teacher and student, scores, report
-  swap      the counterfactual of a text
-  wordlist  check a word list, or import one
-  score     measure checkpoints side by side
-  study     train and score the rows of a study, and set them side by side
+{_VERB_LINES}
 
 examples:
   distill train --help
   distill train --config recipes/debug.yaml
 
-exit codes: 0 done, {EXIT_USER_ERROR} a mistake in the input, 130 stopped by Ctrl-C, 1 anything else
+Results go to standard output, progress to standard error: --quiet leaves it out. --json, where a verb has it, prints
+the result for machines.
+
+exit codes:
+    0  done
+    {EXIT_USER_ERROR}  a mistake in the input, told in one sentence
+  130  stopped by Ctrl-C
+  143  stopped by SIGTERM (kill, a scheduler)
+    1  anything else
 """
 
 
@@ -474,7 +654,7 @@ def _dispatch(arguments: Sequence[str]) -> None:
     options = parser.parse_args(arguments)
     if options.verb is None:
         parser.error(f"a verb is missing: {', '.join(VERBS)}")
-    VERBS[options.verb](options.arguments)
+    VERBS[options.verb].run(options.arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -349,6 +349,8 @@ def generate(
     """
     if temperature <= 0:
         raise UserError(f"temperature must be above 0, not {temperature}; for nearly greedy decoding take top_k=1")
+    if not 0 < top_p <= 1:
+        raise UserError(f"top_p must be above 0 and at most 1, not {top_p}; 1 keeps the whole distribution")
     start, end = special_tokens(tokenizer)
     encoded = [[start, *ids] for ids in _encode(tokenizer, prompts)]
     _check_context(model, prompts, encoded, max_new_tokens)

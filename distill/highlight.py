@@ -10,19 +10,21 @@ from rich.text import Text
 _COLOURS = ("bold blue", "bold dark_orange3", "bold magenta", "bold cyan", "bold yellow4")
 
 
-def marked(text: str, words: Iterable[tuple[int, int, int]], colours: bool) -> Text:
+def marked(text: str, words: Iterable[Sequence[int]], colours: bool, groups: Sequence[str] = ()) -> Text:
     """The text with words marked.
 
     Args:
         text: Any text; what a terminal would take for a command is shown, not obeyed.
         words: (start, end, group) of each, in characters, from left to right.
         colours: Whether the terminal has colours; brackets otherwise.
+        groups: Names of the groups, to stand in the brackets too.
     """
     out, position = Text(), 0
     for start, end, group in words:
         out.append(_harmless(text[position:start]))
         word = _harmless(text[start:end])
-        out.append(word if colours else f"[{word}]", style=_COLOURS[group % len(_COLOURS)])
+        name = f"{_harmless(groups[group])}: " if groups else ""
+        out.append(word if colours else f"[{name}{word}]", style=_COLOURS[group % len(_COLOURS)])
         position = end
     out.append(_harmless(text[position:]))
     return out

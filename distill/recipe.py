@@ -4,6 +4,7 @@ This is the only reader of YAML. A recipe file may name another one under `base:
 keys are laid over the base's, so that recipes share settings instead of copying them.
 """
 
+import argparse
 import difflib
 import json
 import re
@@ -15,6 +16,7 @@ from typing import Any, Literal
 import jsonargparse
 import yaml
 
+from distill.console import QUIET, QUIET_HELP
 from distill.errors import HUB_TOKEN, UserError, suggestion
 
 _MOST_VALUES, _MOST_CHARACTERS = 100_000, 1_000_000  # in a recipe file
@@ -277,6 +279,11 @@ class Recipe:
         """The same run without any mitigation: the fair comparison."""
         return replace(self, target=TargetConfig())
 
+    def variants(self) -> dict[str, "Recipe"]:
+        """Name -> recipe of the students of this run, the mitigated one last."""
+        baseline = {"baseline": self.plain()} if self.baseline and self.needs_counterfactuals else {}
+        return {**baseline, "student": self}
+
     def to_dict(self) -> dict[str, Any]:
         """Nested plain dictionaries, ready for YAML or JSON."""
         return asdict(self)
@@ -400,6 +407,8 @@ def build_parser() -> jsonargparse.ArgumentParser:
         description="Distil a causal language model into a smaller student while mitigating gender bias.",
     )
     parser.add_argument("--config", action="config", help="Recipe file (YAML); later options override its keys.")
+    # Left out of the namespace unless given, so that --print_config shows a recipe's keys alone.
+    parser.add_argument(QUIET, action="store_true", default=argparse.SUPPRESS, help=QUIET_HELP)
     parser.add_class_arguments(Recipe)
     return parser
 

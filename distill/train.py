@@ -10,6 +10,7 @@ from pathlib import Path
 
 from transformers import set_seed
 
+from distill import preflight
 from distill.console import counter, run_entry, say
 from distill.corpus import open_corpus
 from distill.counterfactual import Swapper
@@ -65,12 +66,11 @@ def main(argv: Sequence[str]) -> None:
         student = make_student(recipe.student, teacher, tokenizer, recipe.teacher.path)
 
     # 3. Students: the plain baseline and the mitigated one, same data, same steps.
-    variants = {"baseline": recipe.plain()} if recipe.baseline and recipe.needs_counterfactuals else {}
-    variants["student"] = recipe
     roles = token_roles(wordlist, tokenizer, student.get_output_embeddings().weight.shape[0])
-    for name, variant in variants.items():
-        if is_finished(folder / name):
-            continue
+    missing = {name: variant for name, variant in recipe.variants().items() if not is_finished(folder / name)}
+    if missing:
+        preflight.warn_of(recipe, len(missing), teacher, student, counts, roles, swapper, held_out_documents)
+    for name, variant in missing.items():
         say(f"training {folder / name}")
         set_seed(recipe.seed)
         train_student(
@@ -88,7 +88,7 @@ def main(argv: Sequence[str]) -> None:
     with together() as process:
         if process.is_main_process:
             models = {"teacher": recipe.teacher.path} if teacher is not None else {}
-            models |= {name: str(folder / name) for name in variants}
+            models |= {name: str(folder / name) for name in recipe.variants()}
             scores = score_run(recipe, models, wordlist, held_out_documents, folder / "scores.json")
             write_report(recipe, scores, counts, folder)
     process.destroy_process_group()

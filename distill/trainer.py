@@ -20,14 +20,16 @@ from transformers import (
     PrinterCallback,
     ProgressCallback,
     Trainer,
+    TrainerCallback,
     TrainingArguments,
 )
 from transformers.activations import ACT2FN, NewGELUActivation
 from transformers.integrations import get_reporting_integration_callbacks
+from transformers.utils.logging import disable_progress_bar
 
 from distill import checkpoints as checkpoint_folder
 from distill import kd_loss
-from distill.console import Stopped, say, stop_signals_kept
+from distill.console import Stopped, counter, say, stop_signals_kept
 from distill.errors import UserError
 from distill.integrity import told_storage_errors
 from distill.logit_ops import RoleMap
@@ -147,6 +149,21 @@ def attach_loss(student: PreTrainedModel) -> None:
     student.forward = forward
 
 
+class _ConsoleProgress(TrainerCallback):
+    """Steps done and the newest losses, in the place of Trainer's own bar and of the dictionaries that it prints."""
+
+    def on_train_begin(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
+        disable_progress_bar()  # that of saving would be drawn across ours
+        self._report = counter("training", "steps", done=state.global_step)
+        self._losses = ""
+
+    def on_log(self, args: TrainingArguments, state: Any, control: Any, logs: dict[str, Any], **kwargs: Any) -> None:
+        self._losses = ", ".join(f"{name} {value:.3g}" for name, value in logs.items() if name.startswith("loss"))
+
+    def on_step_end(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
+        self._report(state.global_step, state.max_steps, self._losses)
+
+
 class DistillationTrainer(Trainer):
     """Trainer whose loss compares the student with a teacher that sees a text and its counterfactuals.
 
@@ -202,6 +219,7 @@ class DistillationTrainer(Trainer):
         self.add_callback(self.training_log)
         for callback in (PrinterCallback, ProgressCallback):  # they print each log as a dictionary
             self.remove_callback(callback)
+        self.add_callback(_ConsoleProgress)
         self.skip_nonfinite = skip_nonfinite
         self.skipped_steps = 0
         self._decode = decode
@@ -460,6 +478,12 @@ def training_arguments(recipe: Recipe, folder: Path) -> TrainingArguments:
         UserError: TrainingArguments refuses a value, or the processes that were started cannot work together so.
     """
     given = {**_DEFAULTS, **recipe.trainer}
+    if given.get("bf16") and not torch.accelerator.is_available():
+        if given.get("use_cpu") is False:
+            raise UserError(
+                "trainer.bf16 is true and trainer.use_cpu false, but no GPU is seen; set one of the two the other way"
+            )
+        given["use_cpu"] = True  # Trainer wants to be told so; processors have bf16 too
     if given["save_total_limit"] is not None and given["save_total_limit"] < 2:
         raise UserError("trainer.save_total_limit must be at least 2: with one, a kill while saving loses everything")
     try:

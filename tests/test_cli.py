@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -10,11 +11,13 @@ import pytest
 from conftest import REPOSITORY
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 
 import distill
-from distill import swap_lines
+from distill import continuations, swap_lines
 from distill.cli import VERBS, main
 from distill.counterfactual import Swapper
+from distill.generation import generate
 from distill.wordlist import load_wordlist
 
 HEAVY = ("torch", "transformers", "datasets", "evaluate")
@@ -258,6 +261,121 @@ def test_score_does_not_overwrite_a_run(checkpoint, tmp_path, capsys):
     assert "another --output_dir" in capsys.readouterr().err
 
 
+def test_score_as_json_is_what_it_writes(checkpoint, tmp_path, capsys):
+    arguments = ["score", checkpoint(0), "--metrics", "next_word_disparity", *QUICK, "--output_dir", str(tmp_path)]
+    capsys.readouterr()  # saving the checkpoint may have printed something
+    assert main([*arguments, "--json", "--quiet"]) == 0
+    shown = capsys.readouterr()
+    assert json.loads(shown.out) == json.loads((tmp_path / "scores.json").read_text(encoding="utf-8"))
+    assert "scoring" not in shown.err
+
+
+# --------------------------------------------------------------------------------------------------------- generate
+
+GENERATE = ["--samples", "2", "--max_new_tokens", "8", "--quiet"]
+
+
+def test_generate_gives_the_seeded_texts_of_every_checkpoint(checkpoint, toy_model, toy_tokenizer, tmp_path, capsys):
+    (tmp_path / "more.txt").write_text("The king\n\nShe said \nnot this\n", encoding="utf-8")
+    arguments = ["generate", checkpoint(1), "--against", checkpoint(0), "--prompt", "The nurse", "--seed", "5"]
+    arguments += ["--prompts", str(tmp_path / "more.txt"), "--max_prompts", "2", "--json", *GENERATE]
+    capsys.readouterr()  # saving the checkpoint may have printed something
+    assert main(arguments) == 0
+    found = json.loads(capsys.readouterr().out)
+    prompts = ["The nurse", "The king", "She said"]
+    assert [row["prompt"] for row in found["prompts"]] == prompts
+    assert found["groups"] == ["male", "female"]
+    for seed, name in enumerate(found["prompts"][0]["texts"]):
+        wanted = generate(toy_model(seed=seed), toy_tokenizer, prompts, samples=2, max_new_tokens=8, seed=5)
+        assert [[sample["text"] for sample in row["texts"][name]] for row in found["prompts"]] == wanted
+
+
+def test_generate_marks_words_by_group_where_they_stand(checkpoint, tmp_path, capsys, monkeypatch):
+    def sampled(*_, **__):
+        print("a library's remark")
+        return [[" that SHE saw her king\x1b[2J."]]
+
+    monkeypatch.setattr(continuations, "generate", sampled)
+    arguments = ["generate", checkpoint(0), "--prompt", "His nurse said", "--json"]
+    capsys.readouterr()  # saving the checkpoint may have printed something
+    assert main(arguments) == 0
+    (row,) = json.loads(capsys.readouterr().out)["prompts"]
+    assert row["words"] == [[0, 3, 0]]
+    ((sample,),) = row["texts"].values()
+    words = [(sample["text"][start:end], group) for start, end, group in sample["words"]]
+    assert words == [("SHE", 1), ("her", 1), ("king", 0)]
+    assert main(arguments[:-1]) == 0  # no terminal here: plain text, a line for each
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[0] == "[male: His] nurse said"
+    assert shown[1].partition(":")[2] == " that [female: SHE] saw [female: her] [male: king]\\x1b[2J."
+
+
+def test_generate_in_a_terminal_has_columns_colours_and_a_legend():
+    console = Console(force_terminal=True, width=80, file=io.StringIO(), color_system="256")
+    samples = {name: [{"text": " he left", "words": [[1, 3, 0]]}] for name in ("before", "after")}
+    found = {"groups": ["male", "female"], "prompts": [{"prompt": "Then", "words": [], "texts": samples}]}
+    continuations.print_continuations(found, console)
+    shown = console.file.getvalue()
+    plain = re.sub(r"\x1b\[[\d;]*m", "", shown)
+    assert re.search(r"before.*after", plain) and re.search(r"he left.*he left", plain)
+    assert "Then" in plain and "marked: male female" in plain and "[" not in plain
+    assert shown.count("\x1b[1;34mhe") == 2
+
+
+# ------------------------------------------------------------------------------------------------------- completion
+
+
+@pytest.fixture(scope="module")
+def completed(tmp_path_factory):
+    """A function from the words of a command line to what bash offers for the last one."""
+    script = tmp_path_factory.mktemp("completion") / "distill.bash"
+    script.write_text(run_python("from distill.cli import main; main(['completion', 'bash'])"), encoding="utf-8")
+    ask = """source "$1"; shift
+    [[ $(complete -p distill) =~ -F\\ ([^ ]+) ]]
+    COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMP_LINE="$*"; COMP_POINT=${#COMP_LINE}
+    "${BASH_REMATCH[1]}" distill "${COMP_WORDS[COMP_CWORD]}" "${COMP_WORDS[COMP_CWORD - 1]}"
+    printf '%s\\n' "${COMPREPLY[@]}" """
+
+    def complete(*words: str) -> list[str]:
+        command = ["bash", "--norc", "-c", ask, "ask", str(script), "distill", *words]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=REPOSITORY)
+        assert done.stderr == ""
+        return done.stdout.split()
+
+    return complete
+
+
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        (["tr"], ["train"]),
+        (["wordlist", ""], ["check", "import"]),
+        (["wordlist", "check", "--text_"], ["--text_column"]),
+        (["wordlist", "import", "--format", ""], ["auto", "parallel", "tab", "json"]),
+        (["train", "--target.re"], ["--target.reverse_roles"]),
+        (["train", "--config", "recipes/gpt2."], ["recipes/gpt2.yaml"]),
+        (["score", "--max_"], ["--max_prompts", "--max_new_tokens"]),
+        (["generate", "--ag"], ["--against"]),
+        (["swap", "READM"], ["README.md"]),
+        (["completion", "f"], ["fish"]),
+    ],
+    ids=lambda value: " ".join(value),
+)
+def test_bash_completes_verbs_options_and_paths(words, offered, completed):
+    assert completed(*words) == offered
+
+
+def test_bash_completes_every_verb(completed):
+    assert set(VERBS) <= set(completed(""))
+
+
+@pytest.mark.parametrize("shell", ["zsh", "fish"])
+def test_other_shells_get_every_verb_and_option(shell, capsys):
+    assert main(["completion", shell]) == 0
+    script = capsys.readouterr().out
+    assert all(word in script for word in (*VERBS, "reverse_roles", "max_new_tokens", "num_proc"))
+
+
 # ------------------------------------------------------------------------------------------------------------ train
 
 
@@ -307,13 +425,22 @@ def test_train_refuses_several_gpus(monkeypatch, capsys):
         (["swap", "-", "--num_proc", "2", "--resolver", "teacher"], ["--num_proc", "'teacher'"]),
         (["swap", "-", "--resolver", "log-linear"], ["log-linear", "'log_linear'"]),
         (["swap", "-", "--show", "--json"], ["--json", "--show"]),
-        (["wordlist"], ["verb", "distill wordlist --help"]),
+        (["wordlist"], ["VERB", "distill wordlist --help"]),
         (["wordlist", "chekc", "x"], ["'chekc'", "check"]),
         (["wordlist", "check", "no-such-list"], ["no-such-list"]),
         (["wordlist", "check", "english_gender", "--text", "nothing.txt"], ["nothing.txt"]),
         (["wordlist", "check", "english_gender", "--tokenizer", "./nowhere"], ["nowhere"]),
         (["wordlist", "import", "no-such-file", "--out", "x.tsv"], ["no-such-file"]),
         (["wordlist", "import", "no-such-file"], ["--out"]),
+        (["generate"], ["CHECKPOINT", "distill generate --help"]),
+        (["generate", "demo"], ["--prompt TEXT", "--prompts FILE"]),
+        (["generate", "demo", "--prompts", "no-such-file.txt"], ["no-such-file.txt"]),
+        (["generate", "demo", "--prompt", "x", "--samples", "0"], ["--samples", "1 or more"]),
+        (["generate", "demo", "--prompt", "x", "--temperature", "0"], ["temperature", "above 0"]),
+        (["generate", "demo", "--prompt", "x", "--top_p", "1.5"], ["top_p", "1.5"]),
+        (["generate", "demo", "--prompt", "x", "--max_new_tokens", "999"], ["max_new_tokens", "context"]),
+        (["generate", "./nowhere", "--prompt", "x"], ["nowhere"]),
+        (["completion", "csh"], ["'csh'", "bash", "zsh", "fish"]),
         (["score"], ["checkpoints"]),
         (["score", "x", "--samples", "many"], ["samples"]),
         (["score", "x", "--smaples", "2"], ["--smaples"]),
