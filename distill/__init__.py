@@ -7,12 +7,13 @@
     alignment, packing                              a document and its counterfactuals -> blocks of aligned tokens
     role_map, logit_ops                             the teacher's log-probabilities of all views -> the target
     kd_loss, trainer                                blocks, teacher, target -> a trained student
-    metrics, score_cache, score                     models, prompts and held-out text -> scores with intervals
-    report                                          scores -> table, report and model card
+    metrics, score_cache, examples, score           models, prompts and held-out text -> scores with intervals
+    findings, figures, page, model_card, report, comparison    scores -> table, page, Markdown, CSV and model card
     train, cli                                      the entries: all of it in this order, or one step by itself
 
 Every module imports only from above it. Beside the flow stand what several steps or one command use:
-`errors`, `console`, `run_folder`, `recipe_docs`, `highlight`, `swap_lines`, `wordlist_check` and `wordlist_import`.
+`errors`, `console`, `run_folder`, `recipe_docs`, `highlight`, `markdown_text`, `swap_lines`, `wordlist_check`,
+`wordlist_import`.
 """
 
 __version__ = "0.1.0"

@@ -394,6 +394,44 @@ def _labelled(checkpoints: Sequence[str]) -> dict[str, str]:
     return short if len(short) == len(set(checkpoints)) else {checkpoint: checkpoint for checkpoint in checkpoints}
 
 
+# ----------------------------------------------------------------------------------------------------------- report
+
+_REPORT = """Set the scores of any number of runs and checkpoints side by side: report.html (one file, no network),
+report.md, and scores.csv with one row for every score of every model. RUN is a folder with a scores.json (a run, or the
+output folder of distill score), or a checkpoint in one."""
+
+_REPORT_EXAMPLES = """examples:
+  distill report outputs/quickstart outputs/mine
+  distill report outputs/ablation/* outputs/gpt2-scores --output outputs/comparison
+"""
+
+
+def report(arguments: Sequence[str]) -> None:
+    """`distill report`: several scores.json -> one page, Markdown and CSV.
+
+    Raises:
+        UserError: a folder without scores, or an output folder that holds a run.
+    """
+    parser = _Parser(prog="distill report", description=_REPORT, epilog=_REPORT_EXAMPLES)
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="folder of a run, of scores, or of a scored checkpoint")
+    parser.add_argument("--output", default="outputs/report", metavar="DIR", help="default: %(default)s")
+    parser.add_argument("--json", action="store_true", help="print the rows of scores.csv as JSON instead of sentences")
+    options = parser.parse_args(arguments)
+
+    from distill.comparison import read_runs, score_records, warnings, write_comparison
+    from distill.findings import headline
+
+    runs = read_runs(options.runs)
+    written = write_comparison(runs, Path(options.output))
+    if options.json:
+        print(json.dumps(score_records(runs), indent=2))
+        return
+    for run in runs:
+        print(f"{run.label}: {headline(run.scores)}")
+    for line in [*warnings(runs), *(f"wrote {path}" for path in written)]:
+        print(line)
+
+
 # ------------------------------------------------------------------------------------------------------------ entry
 
 VERBS: dict[str, Callable[[Sequence[str]], None]] = {
@@ -401,6 +439,7 @@ VERBS: dict[str, Callable[[Sequence[str]], None]] = {
     "swap": swap,
     "wordlist": wordlist,
     "score": score,
+    "report": report,
 }
 
 _EPILOG = f"""verbs:
@@ -408,6 +447,7 @@ _EPILOG = f"""verbs:
   swap      the counterfactual of a text
   wordlist  check a word list, or import one
   score     measure checkpoints side by side
+  report    compare runs and checkpoints: a page, Markdown and CSV
 
 examples:
   distill train --help

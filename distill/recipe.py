@@ -501,6 +501,12 @@ def _check_trainer_arguments(arguments: Mapping[str, Any]) -> None:
             hint = f"use the recipe's key '{ours}'" if ours else "leave it out"
             raise UserError(f"trainer.{key} is set by distill itself; {hint}")
         _require(key in known, f"trainer: unknown key '{key}'; {suggestion(key, known)}")
+    strategy = arguments.get("hub_strategy")
+    _require(
+        "checkpoint" not in str(strategy),
+        f"trainer.hub_strategy is {strategy}, but checkpoints are not pushed, only the finished student with its card; "
+        "leave it out",
+    )
 
 
 def write_recipe(recipe: Recipe, path: Path) -> None:

@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HTTPError
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
 from transformers.activations import ACT2FN, NewGELUActivation
@@ -220,7 +223,7 @@ def training_arguments(recipe: Recipe, folder: Path) -> TrainingArguments:
     Raises:
         UserError: TrainingArguments refuses a value.
     """
-    given = {**_DEFAULTS, **recipe.trainer}
+    given = {**_DEFAULTS, "hub_model_id": Path(recipe.output_dir).name, **recipe.trainer}
     if given["save_total_limit"] is not None and given["save_total_limit"] < 2:
         raise UserError("trainer.save_total_limit must be at least 2: with one, a kill while saving loses everything")
     try:
@@ -235,6 +238,30 @@ def training_arguments(recipe: Recipe, folder: Path) -> TrainingArguments:
             "each with accelerate launch --multi_gpu, or set CUDA_VISIBLE_DEVICES to one of them"
         )
     return arguments
+
+
+def hub_repository(arguments: TrainingArguments) -> tuple[HfApi, str]:
+    """Make the hub's repository for the student, or find it there.
+
+    Args:
+        arguments: `hub_model_id`, `hub_token` and `hub_private_repo` are read.
+
+    Returns:
+        The hub, and the repository's full id.
+
+    Raises:
+        UserError: the hub cannot be reached, or refuses.
+    """
+    hub = HfApi(token=arguments.hub_token, library_name="distill")
+    try:
+        repository = hub.create_repo(arguments.hub_model_id, private=arguments.hub_private_repo, exist_ok=True)
+    except (OSError, ValueError, HTTPError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"trainer.push_to_hub: no repository {arguments.hub_model_id} to push to ({reason}); log in with "
+            "`hf auth login`, or check trainer.hub_model_id"
+        ) from None
+    return hub, repository.repo_id
 
 
 def loss_settings(recipe: Recipe) -> kd_loss.LossSettings:
@@ -279,9 +306,15 @@ def train_student(
         destination: Folder of the finished student.
 
     Raises:
-        UserError: see `training_arguments`.
+        UserError: see `training_arguments` and `hub_repository`.
     """
     arguments = training_arguments(recipe, checkpoints)
+    if arguments.push_to_hub:
+        # Who may not push shall know before the training. Trainer would push every checkpoint, without scores or card,
+        # the baseline's too: the student follows when it has been scored (`model_card.push_student`).
+        if PartialState().is_main_process:
+            hub_repository(arguments)
+        arguments.push_to_hub = False
     attach_loss(student)
     if recipe.loss.hidden and teacher is not None:
         ours, theirs = head(student)[0].shape[1], head(teacher)[0].shape[1]
