@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData, hf_hub_download
 from huggingface_hub.errors import HTTPError
 
@@ -170,7 +171,7 @@ def _teacher_metadata(teacher: TeacherConfig) -> dict[str, Any]:
         if _is_hub_teacher(teacher):
             path = Path(hf_hub_download(teacher.path, "README.md", revision=teacher.revision))
         metadata = ModelCard.load(path).data.to_dict()
-    except (OSError, ValueError):  # no card, no network, or one that is not valid
+    except (OSError, ValueError, yaml.YAMLError):  # no card, no network, or one that is not valid
         return {}
     return {key: value for key, value in metadata.items() if isinstance(value, str)}
 
