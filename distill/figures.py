@@ -138,22 +138,24 @@ def scatter(points: Sequence[tuple[Point, Point, str]], title: str, names: tuple
     """Points in two dimensions, each with an interval in both.
 
     Args:
-        points: (x, y, label) of each.
+        points: (x, y, label) of each; labels stand at the right, joined to their point by a line. They may be empty.
         title: What the figure shows, for those who do not see it.
         names: What x and y are.
     """
     bottom, top = 300, 34
-    x_scale = covering([v for x, _, _ in points for v in (x.value, x.low, x.high)], 12.0, 96.0)
+    right = 90.0 if any(label for _, _, label in points) else 96.0
+    x_scale = covering([v for x, _, _ in points for v in (x.value, x.low, x.high)], 12.0, right)
     y_scale = covering([v for _, y, _ in points for v in (y.value, y.low, y.high)], bottom, top, include=[0.0])
     parts = _frame(x_scale, y_scale, names)
-    label_heights = apart([y_scale(y.value) for _, y, _ in points], min(15, 200 / len(points)))
+    label_heights = apart([y_scale(y.value) for _, y, _ in points], min(13, (bottom - top) / len(points)), bottom)
     for (x, y, label), label_y in zip(points, label_heights, strict=True):
         at_x, at_y = x_scale(x.value), y_scale(y.value)
+        if label:
+            parts.append(_line(at_x, at_y, 92.5, label_y, "join"))
+            parts.append(_text(93, label_y + 4, label, "label"))
         if y.low is not None and y.high is not None:
             parts.append(_line(at_x, y_scale(y.low), at_x, y_scale(y.high), f"interval {y.style}"))
         parts.append(_point(x, at_x, at_y, x_scale))
-        anchor, shift = ("end", -11) if at_x > 60 else ("start", 11)
-        parts.append(_text(at_x, label_y - 8, label, "label halo", anchor, shift))
     return _figure(title, bottom + 48, parts)
 
 
@@ -185,12 +187,15 @@ def curves(lines: Sequence[tuple[str, Sequence[tuple[float, float]]]], title: st
     return _figure(title, bottom + 48, parts)
 
 
-def apart(places: Sequence[float], gap: float) -> list[float]:
-    """Move places down until neighbours are at least `gap` apart."""
-    moved = [0.0] * len(places)
-    last = -math.inf
-    for index in sorted(range(len(places)), key=lambda i: places[i]):
-        last = moved[index] = max(places[index], last + gap)
+def apart(places: Sequence[float], gap: float, last: float) -> list[float]:
+    """Move places until neighbours are at least `gap` apart and none lies behind `last`, in the order they have."""
+    moved = list(places)
+    order = sorted(range(len(places)), key=lambda i: places[i])
+    for before, index in pairwise(order):
+        moved[index] = max(moved[index], moved[before] + gap)
+    for index in reversed(order):
+        moved[index] = min(moved[index], last)
+        last = moved[index] - gap
     return moved
 
 

@@ -6,6 +6,7 @@ jinja2 escapes whatever is not markup already, and only this module and `figures
 import math
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,43 @@ _LOSSES = {"loss_kd": "divergence from the target", "loss_ce": "cross-entropy", 
 Scores = Mapping[str, Any]
 
 
+@dataclass(frozen=True)
+class ShownModel:
+    """A model as the page names and draws it."""
+
+    title: str
+    style: str
+    note: str
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A section with a figure.
+
+    Args:
+        id: Name of the section in links.
+        short: Its entry in the table of contents.
+        heading: Its heading.
+        caption: What is to be seen.
+        legend: (style, text) of each series.
+        charts: The figure, in one piece or several.
+        note: Small print below.
+        lines: Whether series are lines, not marks.
+        headings, rows: The same as a table; none without rows.
+    """
+
+    id: str
+    short: str
+    heading: str
+    caption: str
+    legend: Sequence[tuple[str, str]]
+    charts: Sequence[Markup]
+    note: str = ""
+    lines: bool = False
+    headings: Sequence[str] = ()
+    rows: Sequence[Sequence[str]] = ()
+
+
 def render(template: str, **context: Any) -> str:
     """Fill a template of `assets/report/`."""
     environment = jinja2.Environment(
@@ -78,11 +116,7 @@ def run_page(
     mitigated = recipe.needs_counterfactuals
     titles = {"baseline": "plain student", "student": "mitigated student" if mitigated else "student"}
     models = {
-        name: {
-            "title": titles.get(name, name),
-            "style": model_style(name, mitigated),
-            "note": model_note(name, mitigated),
-        }
+        name: ShownModel(titles.get(name, name), model_style(name, mitigated), model_note(name, mitigated))
         for name in scores["models"]
     }
     pair = main_pair(list(models))
@@ -94,16 +128,17 @@ def run_page(
         _losses(training or {}, models),
     ]
     name = Path(recipe.output_dir).name
+    first, second = (models[name].title for name in pair) if pair else ("", "")
     return render(
         "run.html",
         title=f"distill: {name}",
         name=name,
         headline=_unbroken(headline(scores)),
-        comparison=f"{models[pair[0]]['title'].capitalize()} beside {models[pair[1]]['title']}." if pair else "",
+        comparison=f"{first.capitalize()} beside {second}." if pair else "",
         words=scores["settings"]["wordlist"],
         models=list(models.values()),
         scores=[_score_row(scores, metric, found) for metric in metrics_of(scores)],
-        ratio_heading=" / ".join(models[name]["title"].removesuffix(" student") for name in pair) if found else "",
+        ratio_heading=f"{first} / {second}".replace(" student", "") if found else "",
         cards=[CARDS[metric] for metric in metrics_of(scores) if metric in CARDS],
         figures=[figure for figure in figures if figure],
         examples=_examples(scores, models),
@@ -151,17 +186,17 @@ def _ends(groups: Sequence[str]) -> tuple[str, str]:
     return (f"← {groups[1]} likelier", f"{groups[0]} likelier →") if len(groups) == 2 else ("", "further apart →")
 
 
-def _occupations(scores: Scores, models: Mapping[str, Any]) -> dict[str, Any] | None:
+def _occupations(scores: Scores, models: Mapping[str, ShownModel]) -> Figure | None:
     """Next-word disparity of each subject, before and after."""
     pair = main_pair(list(models))
     shown = [name for name in (pair[::-1] if pair else models) if "next_word_disparity" in scores["models"][name]]
     details = {name: scores["models"][name]["next_word_disparity"]["details"] for name in shown}
     subjects = {name: found.get("subjects", {}) for name, found in details.items()}
-    if not any(subjects.values()):
+    before = subjects[shown[0]] if shown else {}
+    common = [subject for subject in before if all(subject in of_model for of_model in subjects.values())]
+    if not common:
         return None
     groups = details[shown[0]]["groups"]
-    before = subjects[shown[0]]
-    common = [subject for subject in before if all(subject in of_model for of_model in subjects.values())]
     leaning_most = sorted(common, key=lambda subject: -abs(before[subject]["value"]))[:_MOST_SUBJECTS]
     rows = []
     for subject in sorted(leaning_most, key=lambda subject: before[subject]["value"]):
@@ -171,56 +206,50 @@ def _occupations(scores: Scores, models: Mapping[str, Any]) -> dict[str, Any] | 
             interval = ""
             if mean["low"] is not None:
                 interval = f", from {_leaning(mean['low'], groups)} to {_leaning(mean['high'], groups)}"
-            text = f"{subject}, {models[name]['title']}: {_leaning(mean['value'], groups)}{interval}"
-            points.append(Point(mean["value"], mean["low"], mean["high"], models[name]["style"], text))
+            text = f"{subject}, {models[name].title}: {_leaning(mean['value'], groups)}{interval}"
+            points.append(Point(mean["value"], mean["low"], mean["high"], models[name].style, text))
         rows.append((subject, points))
     left_out = len(common) - len(rows)
-    number_of_prompts = sorted({before[subject]["n"] for subject, _ in rows})
-    return {
-        "id": "occupations",
-        "short": "Occupations",
-        "heading": "Whom each subject makes the model expect",
-        "caption": f"How many times likelier the words of one group ({' or '.join(groups)}) are as the next word, for "
+    prompts = [before[subject]["n"] for subject in leaning_most]
+    each = " to ".join(str(n) for n in sorted({min(prompts), max(prompts)}))
+    return Figure(
+        id="occupations",
+        short="Occupations",
+        heading="Whom each subject makes the model expect",
+        caption=f"How many times likelier the words of one group ({' or '.join(groups)}) are as the next word, for "
         "each subject of the prompts, before and after. The middle line is even.",
-        "legend": [(models[name]["style"], models[name]["title"]) for name in shown],
-        "charts": dumbbell(rows, "Next-word disparity by subject", _ends(groups)),
-        "note": "Sorted by the value before. Bars are 95% bootstrap intervals over the prompts of a subject "
-        f"({' to '.join(str(n) for n in (number_of_prompts[0], number_of_prompts[-1]) if n)} each)"
-        ", few, so take them as rough."
-        + (f" {left_out} more subjects, which lean less, are left out." if left_out > 0 else ""),
-        "lines": False,
-        "headings": ["subject", *(models[name]["title"] for name in shown)],
-        "rows": [[subject, *(_leaning(point.value, groups) for point in points)] for subject, points in rows],
-    }
+        legend=[(models[name].style, models[name].title) for name in shown],
+        charts=dumbbell(rows, "Next-word disparity by subject", _ends(groups)),
+        note=f"Sorted by the value before. Bars are 95% bootstrap intervals over the {each} prompts of a subject: few, "
+        "so take them as rough." + (f" {left_out} subjects, which lean less, are left out." if left_out else ""),
+        headings=["subject", *(models[name].title for name in shown)],
+        rows=[[subject, *(_leaning(point.value, groups) for point in points)] for subject, points in rows],
+    )
 
 
-def _trade_off(scores: Scores, models: Mapping[str, Any]) -> dict[str, Any] | None:
+def _trade_off(scores: Scores, models: Mapping[str, ShownModel]) -> Figure | None:
     """Disparity against perplexity, each model a point."""
     charts = []
     for metric in ("next_word_disparity", "corpus_disparity"):
         points = [
-            (*both, models[name]["title"])
+            (*both, "")
             for name, of_model in scores["models"].items()
-            if (both := trade_off_point(of_model, metric, models[name]["style"], models[name]["title"]))
+            if (both := trade_off_point(of_model, metric, models[name].style, models[name].title))
         ]
         if points:
             names = (label("perplexity"), f"{label(metric)} (size)")
             charts.append(scatter(points, f"{label(metric)} against perplexity", names))
     if not charts:
         return None
-    return {
-        "id": "trade-off",
-        "short": "Trade-off",
-        "heading": "Disparity against perplexity",
-        "caption": "What the mitigation costs: a good student lies low (little disparity) and to the left (it predicts "
+    return Figure(
+        id="trade-off",
+        short="Trade-off",
+        heading="Disparity against perplexity",
+        caption="What the mitigation costs: a good student lies low (little disparity) and to the left (it predicts "
         "text well). Bars are 95% intervals.",
-        "legend": [(model["style"], model["title"]) for model in models.values()],
-        "charts": charts,
-        "note": "",
-        "lines": False,
-        "headings": [],
-        "rows": [],
-    }
+        legend=[(model.style, model.title) for model in models.values()],
+        charts=charts,
+    )
 
 
 def trade_off_point(of_model: Mapping[str, Any], metric: str, style: str, text: str) -> tuple[Point, Point] | None:
@@ -236,7 +265,7 @@ def trade_off_point(of_model: Mapping[str, Any], metric: str, style: str, text: 
     return Point(x["value"], x["low"], x["high"], style, words), Point(abs(y["value"]), low, high, style, words)
 
 
-def _next_words(scores: Scores, models: Mapping[str, Any]) -> dict[str, Any] | None:
+def _next_words(scores: Scores, models: Mapping[str, ShownModel]) -> Figure | None:
     """The two compared words after each of the example prompts, by every model."""
     prompts = (scores.get("examples") or {}).get("prompts", [])
     of_first = next(iter(prompts[0]["models"].values()))["next_word"] if prompts else {}
@@ -252,28 +281,26 @@ def _next_words(scores: Scores, models: Mapping[str, Any]) -> dict[str, Any] | N
             cells.append(shown)
             first, second = list(chances.values())[:2]
             if len(words) == 2 and first and second:
-                text = f"{prompt['prompt']} … {models[name]['title']}: {shown}"
-                points.append(Point(math.log(first / second), None, None, models[name]["style"], text))
+                text = f"{prompt['prompt']} … {models[name].title}: {shown}"
+                points.append(Point(math.log(first / second), None, None, models[name].style, text))
         table.append([f"{prompt['prompt']} …", *cells])
         if points:
             rows.append((f"{prompt['prompt']} …", points))
     ratio = " : ".join(f"P({word})" for word in reversed(words))
-    return {
-        "id": "next-word",
-        "short": ratio.replace(" ", ""),
-        "heading": f"{ratio} after some prompts",
-        "caption": "The probabilities of these very words as the next one. After a prompt that names a group, the "
+    return Figure(
+        id="next-word",
+        short=ratio.replace(" ", ""),
+        heading=f"{ratio} after some prompts",
+        caption="The probabilities of these very words as the next one. After a prompt that names a group, the "
         "ratio should stay on that group's side: agreement is not bias.",
-        "legend": [(model["style"], model["title"]) for model in models.values()],
-        "charts": dumbbell(rows, f"{ratio} after some prompts", _ends(words), labels_above=True) if rows else [],
-        "note": "",
-        "lines": False,
-        "headings": ["prompt", *(models[name]["title"] for name in prompts[0]["models"])],
-        "rows": table,
-    }
+        legend=[(model.style, model.title) for model in models.values()],
+        charts=dumbbell(rows, f"{ratio} after some prompts", _ends(words), labels_above=True) if rows else [],
+        headings=["prompt", *(models[name].title for name in prompts[0]["models"])],
+        rows=table,
+    )
 
 
-def _losses(training: Mapping[str, Mapping[str, Any]], models: Mapping[str, Any]) -> dict[str, Any] | None:
+def _losses(training: Mapping[str, Mapping[str, Any]], models: Mapping[str, ShownModel]) -> Figure | None:
     """The parts of the loss over the steps of training."""
     charts, shown = [], []
     for part, what in _LOSSES.items():
@@ -281,31 +308,28 @@ def _losses(training: Mapping[str, Mapping[str, Any]], models: Mapping[str, Any]
         for name, record in training.items():
             logged = [log for log in record.get("history", []) if log.get(part) is not None and "step" in log]
             if name in models and len(logged) > 1:
-                lines.append((models[name]["style"], [(log["step"], log[part]) for log in logged]))
+                lines.append((models[name].style, [(log["step"], log[part]) for log in logged]))
                 shown.append(name)
         if lines:
             charts.append(curves(lines, f"{what} over training steps", ("step", f"{what}, per token")))
     if not charts:
         return None
-    return {
-        "id": "loss",
-        "short": "Loss",
-        "heading": "The parts of the loss",
-        "caption": "Each as a mean over the tokens since the log before, without its weight. The students have "
+    return Figure(
+        id="loss",
+        short="Loss",
+        heading="The parts of the loss",
+        caption="Each as a mean over the tokens since the log before, without its weight. The students have "
         "different targets, so one lying higher is not worse.",
-        "legend": [(models[name]["style"], models[name]["title"]) for name in dict.fromkeys(shown)],
-        "charts": charts,
-        "note": "",
-        "lines": True,
-        "headings": [],
-        "rows": [],
-    }
+        legend=[(models[name].style, models[name].title) for name in dict.fromkeys(shown)],
+        charts=charts,
+        lines=True,
+    )
 
 
 # ------------------------------------------------------------------------------------------------------------- texts
 
 
-def _examples(scores: Scores, models: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _examples(scores: Scores, models: Mapping[str, ShownModel]) -> list[dict[str, Any]]:
     """The example prompts and continuations, their listed words marked, those that name no group first."""
     groups = scores["settings"]["wordlist"]["groups"]
     prompts = (scores.get("examples") or {}).get("prompts", [])
@@ -318,8 +342,8 @@ def _examples(scores: Scores, models: Mapping[str, Any]) -> list[dict[str, Any]]
                     "prompt": marked(prompt["prompt"], prompt["words"], groups),
                     "texts": [
                         {
-                            "title": models[name]["title"],
-                            "style": models[name]["style"],
+                            "title": models[name].title,
+                            "style": models[name].style,
                             "text": marked(of_model["text"], of_model["words"], groups),
                         }
                         for name, of_model in prompt["models"].items()

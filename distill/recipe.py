@@ -215,7 +215,8 @@ class Recipe:
         held_out: Text for perplexity, corpus disparity and equivariance gap, never trained on.
         target: The mitigation.
         loss: The loss.
-        trainer: Settings of transformers' TrainingArguments, by their own names.
+        trainer: Settings of transformers' TrainingArguments, by their own names. With `push_to_hub`, the finished
+            student is pushed with its model card once it has been scored; checkpoints and baseline are not.
         scores: What is measured after training.
     """
 

@@ -129,13 +129,19 @@ def test_a_scale_covers_its_values_in_order(values, known):
     assert places == sorted(places)
 
 
-@given(st.lists(st.floats(0, 300), max_size=12), st.floats(1, 20))
+@given(st.lists(st.floats(0, 300), max_size=12), st.floats(1, 25))
 def test_labels_are_moved_apart_and_keep_their_order(places, gap):
-    moved = apart(places, gap)
-    assert all(new >= old for new, old in zip(moved, places, strict=True))
+    moved = apart(places, gap, 300)
     ordered = sorted(moved)
     assert all(b - a >= gap - 1e-6 for a, b in pairwise(ordered))
+    assert all(-1e-6 <= place <= 300 for place in moved)
     assert [moved[i] for i in sorted(range(len(places)), key=lambda i: places[i])] == ordered
+
+
+def test_labels_that_are_apart_stay():
+    assert apart([50, 10, 30], 20, 300) == [50, 10, 30]
+    assert apart([10, 10], 20, 300) == [10, 30]
+    assert apart([300, 295], 20, 300) == [300, 280]
 
 
 @pytest.mark.parametrize(

@@ -212,4 +212,4 @@ def test_a_page_is_light(toy_scores):
         of_model["next_word_disparity"]["details"]["subjects"] = {f"occupation {i}": mean for i in range(2000)}
     html = run_page(RECIPE, scores, COUNTS, TRAINING)
     assert len(html.encode()) < 500_000
-    assert "1920 more subjects" in html
+    assert "1920 subjects, which lean less" in html
