@@ -7,13 +7,13 @@
     alignment, packing, stream                      a document and its counterfactuals -> blocks of aligned tokens
     role_map, logit_ops, two_view                   the teacher's log-probabilities of all views -> the target
     kd_loss, teacher_cache, training_log, trainer   blocks, teacher, target -> a trained student
-    metrics, score_cache, score                     models, prompts and held-out text -> scores with intervals
-    report, study                                   scores -> table, report and model card; many runs -> one table
+    metrics, score_cache, examples, score           models, prompts and held-out text -> scores with intervals
+    findings, figures, page, model_card, report, comparison, study    scores -> table, page, Markdown, CSV, model card
     train, cli                                      the entries: all of it in this order, or one step by itself
 
 Every module imports only from above it. Beside the flow stand what several steps or one command use:
 `errors`, `integrity`, `console`, `processes`, `run_folder`, `checkpoints`, `step_watch`, `preflight`, `recipe_docs`,
-`highlight`, `swap_lines`, `continuations`, `wordlist_check` and `wordlist_import`.
+`highlight`, `markdown_text`, `swap_lines`, `continuations`, `wordlist_check` and `wordlist_import`.
 """
 
 __version__ = "0.1.0"

@@ -438,6 +438,49 @@ def _labelled(checkpoints: Sequence[str]) -> dict[str, str]:
     return short if len(short) == len(set(checkpoints)) else {checkpoint: checkpoint for checkpoint in checkpoints}
 
 
+# ----------------------------------------------------------------------------------------------------------- report
+
+_REPORT = """Set the scores of any number of runs and checkpoints side by side: report.html (one file, no network),
+report.md, and scores.csv with one row for every score of every model. RUN is a folder with a scores.json (a run, or the
+output folder of distill score), or a checkpoint in one."""
+
+_REPORT_EXAMPLES = """examples:
+  distill report outputs/quickstart outputs/mine
+  distill report outputs/ablation/* outputs/gpt2-scores --output outputs/comparison
+"""
+
+
+def _report_parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="distill report", description=_REPORT, epilog=_REPORT_EXAMPLES)
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="folder of a run, of scores, or of a scored checkpoint")
+    parser.add_argument("--output", default="outputs/report", metavar="DIR", help="default: %(default)s")
+    _add_json(parser)
+    _add_quiet(parser)
+    return parser
+
+
+def report(arguments: Sequence[str]) -> None:
+    """`distill report`: several scores.json -> one page, Markdown and CSV.
+
+    Raises:
+        UserError: a folder without scores, or an output folder that holds a run.
+    """
+    options = _report_parser().parse_args(arguments)
+
+    from distill.comparison import read_runs, score_records, warnings, write_comparison
+    from distill.findings import headline
+
+    runs = read_runs(options.runs)
+    written = write_comparison(runs, Path(options.output))
+    if options.json:
+        print(json.dumps(score_records(runs), indent=2))
+        return
+    for run in runs:
+        print(f"{run.label}: {headline(run.scores)}")
+    for line in [*warnings(runs), *(f"wrote {path}" for path in written)]:
+        print(line)
+
+
 # ------------------------------------------------------------------------------------------------------------ study
 
 _STUDY = """Train and score every row of a study for every seed, and write study.json and study.md: values with
@@ -615,6 +658,7 @@ VERBS = {
     "train": Verb("run a recipe: text, teacher and student, scores, report", train, _train_parser),
     "generate": Verb("continuations of several checkpoints side by side", generate, _generate_parser),
     "score": Verb("measure checkpoints side by side", score, _score_parser),
+    "report": Verb("compare runs and checkpoints: a page, Markdown and CSV", report, _report_parser),
     "study": Verb("train and score the rows of a study, and set them side by side", study, _study_parser),
     "swap": Verb("the counterfactual of a text", swap, _swap_parser),
     "wordlist": Verb("check a word list, or import one", wordlist, _wordlist_parser),

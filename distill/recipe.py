@@ -249,7 +249,8 @@ class Recipe:
         loss: The loss.
         on_nonfinite: When a loss, a gradient or a logit of the teacher is not finite: `stop` and say in which text, or
             `skip` the step and count it.
-        trainer: Settings of transformers' TrainingArguments, by their own names.
+        trainer: Settings of transformers' TrainingArguments, by their own names. With `push_to_hub`, the finished
+            student is pushed with its model card once it has been scored; checkpoints and baseline are not.
         scores: What is measured after training.
     """
 
@@ -638,6 +639,12 @@ def _check_trainer_arguments(arguments: Mapping[str, Any]) -> None:
             hint = f"use the recipe's key '{ours}'" if ours else "leave it out"
             raise UserError(f"trainer.{key} is set by distill itself; {hint}")
         _require(key in known, f"trainer: unknown key '{key}'; {suggestion(key, known)}")
+    strategy = arguments.get("hub_strategy")
+    _require(
+        "checkpoint" not in str(strategy),
+        f"trainer.hub_strategy is {strategy}, but checkpoints are not pushed, only the finished student with its card; "
+        "leave it out",
+    )
 
 
 def write_recipe(recipe: Recipe, path: Path) -> None:

@@ -4,7 +4,8 @@
      "models":      {NAME: {METRIC: {value, low, high, n, ideal, direction, undetected, details}}},
      "differences": {"LATER - EARLIER": {METRIC: {value, low, high, ratio, ratio_low, ratio_high, n}}},
      "samples":     [{prompt, group, subject, texts: {NAME: [text, ...]}}],
-     "settings":    {seed, interval, decoding, word list, prompts, held-out text},
+     "examples":    {decoding, prompts: [{prompt, words, models: {NAME: {next_word, text, words}}}]},
+     "settings":    {seed, interval, decoding, word list, prompts, held-out text, weights},
      "versions":    {...}}
 
 `assets/scores.schema.json` is its JSON Schema; what is written and what is read is checked against it.
@@ -16,7 +17,8 @@ import gc
 import json
 import math
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from functools import cache as cached
 from functools import partial
@@ -33,6 +35,7 @@ from jsonschema.exceptions import best_match
 from distill.console import counter, say
 from distill.counterfactual import Swapper
 from distill.errors import UserError
+from distill.examples import DECODING, example_prompts, examples_of, listed_words
 from distill.generation import Prompt, limit_prompts, load_prompts, without_listed_words
 from distill.metrics import CARDS, Evaluation, Outcome, chosen, difference_of, measured, resampled, score_of
 from distill.metrics.bootstrap import CONFIDENCE
@@ -154,11 +157,15 @@ def score_models(
     outcomes: dict[str, dict[str, Outcome]] = {}
     shown = limit_prompts(list(prompts), _SAMPLE_PROMPTS, seed)
     samples: dict[Prompt, dict[str, list[str]]] = {prompt: {} for prompt in shown}
+    example_texts = example_prompts(prompts, swapper, seed)
+    examples: list[dict[str, Any]] = [{} for _ in example_texts]
+    weights: dict[str, str] = {}
     device = "cuda" if torch.cuda.is_available() else "cpu"
     judge, judge_hash = None, ""
     for name, source in models.items():
         model, tokenizer = _open(source, device)
-        model_hash = f"{weights_hash(model)} {content_hash(tokenizer.get_vocab())}"
+        weights[name] = weights_hash(model)
+        model_hash = f"{weights[name]} {content_hash(tokenizer.get_vocab())}"
         if len(models) > 1 and judge is None:
             judge, judge_hash = cached(lambda source=source: _open(source, device)), model_hash
         kept = ScoreCache(cache, decisive(settings, seed, swapper, documents, prompts) | {"judge": judge_hash})
@@ -169,10 +176,15 @@ def score_models(
         texts = None
         if "continuations" in vars(evaluation):  # only if a metric asked for them
             sampled = dict(zip(prompts, evaluation.continuations, strict=True))
-            texts = [sampled[prompt] for prompt in shown]
+            texts = {
+                "samples": [sampled[prompt] for prompt in shown],
+                "examples": examples_of(evaluation, example_texts),
+            }
         if texts := kept.texts(model_hash, texts):
-            for prompt, of_prompt in zip(shown, texts, strict=True):
+            for prompt, of_prompt in zip(shown, texts["samples"], strict=True):
                 samples[prompt][name] = of_prompt
+            for example, of_model in zip(examples, texts["examples"], strict=True):
+                example[name] = of_model
         del model, evaluation
         if not isinstance(source, tuple):  # its memory is wanted for the next one
             gc.collect()
@@ -193,6 +205,14 @@ def score_models(
             for prompt, texts in samples.items()
             if texts
         ],
+        "examples": {
+            "decoding": DECODING | {"max_new_tokens": settings.max_new_tokens, "seed": seed},
+            "prompts": [
+                {"prompt": text, "words": listed_words(text, swapper), "models": of_models}
+                for text, of_models in zip(example_texts, examples, strict=True)
+                if of_models
+            ],
+        },
         "settings": {
             "seed": seed,
             "interval": {
@@ -203,9 +223,20 @@ def score_models(
             "decoding": {
                 name: getattr(settings, name) for name in ("samples", "max_new_tokens", "temperature", "top_p", "top_k")
             },
-            "wordlist": {"name": wordlist.name, "groups": list(wordlist.groups), "sha256": wordlist.sha256},
-            "prompts": {"count": len(prompts), "groups": len({prompt.group for prompt in prompts})},
-            "held_out": {"documents": len(documents), "bytes": sum(len(document.encode()) for document in documents)},
+            "wordlist": {
+                "name": wordlist.name,
+                "groups": list(wordlist.groups),
+                "rows": len(wordlist.rows),
+                "words": _by_group(wordlist, wordlist.group_of.values()),
+                "sha256": wordlist.sha256,
+            },
+            "prompts": {
+                "count": len(prompts),
+                "groups": len({prompt.group for prompt in prompts}),
+                "sha256": content_hash([asdict(prompt) for prompt in prompts]),
+            },
+            "held_out": _held_out(documents, swapper),
+            "weights": weights,
         },
         "versions": versions(device),
     }
@@ -245,9 +276,28 @@ def decisive(
         "settings": given,
         "seed": seed,
         "swapper": swapper.cache_key,
-        "documents": content_hash(list(documents)),
+        "documents": content_hash(documents),
         "prompts": content_hash([asdict(prompt) for prompt in prompts]),
+        "examples": content_hash(example_prompts(prompts, swapper, seed)),
     }
+
+
+def _held_out(documents: Sequence[str], swapper: Swapper) -> dict[str, Any]:
+    """What was scored beside the prompts, and what the word list covers of it."""
+    matches = [swapper.matches(document) for document in documents]
+    return {
+        "documents": len(documents),
+        "bytes": sum(len(document.encode()) for document in documents),
+        "sha256": content_hash(documents),
+        "documents_with_listed_word": sum(map(bool, matches)),
+        "listed_words": _by_group(swapper.wordlist, (match.group for found in matches for match in found)),
+    }
+
+
+def _by_group(wordlist: WordList, numbers: Iterable[int]) -> dict[str, int]:
+    """Numbers of groups -> how often each group is among them, by name."""
+    counts = Counter(numbers)
+    return {group: counts[number] for number, group in enumerate(wordlist.groups)}
 
 
 def write_scores(scores: Mapping[str, Any], path: str | Path) -> None:

@@ -48,12 +48,12 @@ class ScoreCache:
         self._write(path, {name: _to_json(outcome) for name, outcome in found.items()})
         return found
 
-    def texts(self, model: str, texts: list[list[str]] | None) -> list[list[str]] | None:
+    def texts(self, model: str, texts: dict[str, Any] | None) -> dict[str, Any] | None:
         """Keeps sampled texts, or, for None, gives back those that were kept."""
         path = self._path(model, "texts")
         if texts is None:
             kept = self._read(path)
-            return kept if isinstance(kept, list) else None
+            return kept if isinstance(kept, dict) else None
         self._write(path, texts)
         return texts
 

@@ -31,15 +31,15 @@ from distill.console import counter, say
 from distill.corpus import open_corpus, read_documents
 from distill.counterfactual import Swapper
 from distill.errors import UserError, suggestion
+from distill.findings import cell
 from distill.generation import Prompt
 from distill.logit_ops import OPERATIONS, build_role_maps
 from distill.metrics import CARDS, Evaluation, Outcome, chosen
 from distill.metrics.bootstrap import CONFIDENCE
 from distill.models import load_model, load_teacher, load_tokenizer, weights_hash
 from distill.recipe import CorpusConfig, Recipe, TargetConfig, merge, read_recipe_file, read_yaml, recipe_of
-from distill.report import cell
 from distill.role_map import token_roles
-from distill.run_folder import write_json
+from distill.run_folder import write_json, write_text
 from distill.score import decisive, model_outcomes, run_prompts, versions
 from distill.score_cache import ScoreCache, content_hash
 from distill.two_view import TwoViewTeacher
@@ -227,7 +227,7 @@ def run_study(study: Study) -> dict[str, Any]:
             outcomes[name].append(judge.outcomes(name))
     results = summary(study, outcomes)
     write_json(out / "study.json", results)
-    (out / "study.md").write_text(markdown(results), encoding="utf-8")
+    write_text(out / "study.md", markdown(results))
     return results
 
 

@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from accelerate.data_loader import BatchSamplerShard
 from accelerate.utils import DistributedType, broadcast_object_list, gather_object, parse_flag_from_env
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HTTPError
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader
@@ -477,7 +480,7 @@ def training_arguments(recipe: Recipe, folder: Path) -> TrainingArguments:
     Raises:
         UserError: TrainingArguments refuses a value, or the processes that were started cannot work together so.
     """
-    given = {**_DEFAULTS, **recipe.trainer}
+    given = {**_DEFAULTS, "hub_model_id": Path(recipe.output_dir).name, **recipe.trainer}
     if given.get("bf16") and not torch.accelerator.is_available():
         if given.get("use_cpu") is False:
             raise UserError(
@@ -534,6 +537,30 @@ def _check_processes(arguments: TrainingArguments) -> None:
         )
 
 
+def hub_repository(arguments: TrainingArguments) -> tuple[HfApi, str]:
+    """Make the hub's repository for the student, or find it there.
+
+    Args:
+        arguments: `hub_model_id`, `hub_token` and `hub_private_repo` are read.
+
+    Returns:
+        The hub, and the repository's full id.
+
+    Raises:
+        UserError: the hub cannot be reached, or refuses.
+    """
+    hub = HfApi(token=arguments.hub_token, library_name="distill")
+    try:
+        repository = hub.create_repo(arguments.hub_model_id, private=arguments.hub_private_repo, exist_ok=True)
+    except (OSError, ValueError, HTTPError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"trainer.push_to_hub: no repository {arguments.hub_model_id} to push to ({reason}); log in with "
+            "`hf auth login`, or check trainer.hub_model_id"
+        ) from None
+    return hub, repository.repo_id
+
+
 def loss_settings(recipe: Recipe) -> kd_loss.LossSettings:
     """The recipe's loss and target as the loss takes them."""
     loss, target = recipe.loss, recipe.target
@@ -578,10 +605,17 @@ def train_student(
         destination: Folder of the finished student.
 
     Raises:
-        UserError: see `training_arguments` and `open_teacher_cache`; numbers that are not finite; a disk that is full.
+        UserError: see `training_arguments`, `hub_repository` and `open_teacher_cache`; numbers that are not finite; a
+            disk that is full.
         Stopped: SIGINT or SIGTERM came; the step was finished and saved.
     """
     arguments = training_arguments(recipe, checkpoints)
+    if arguments.push_to_hub:
+        # Who may not push shall know before the training. Trainer would push every checkpoint, without scores or card,
+        # the baseline's too: the student follows when it has been scored (`model_card.push_student`).
+        if PartialState().is_main_process:
+            hub_repository(arguments)
+        arguments.push_to_hub = False
     attach_loss(student)
     if recipe.loss.hidden and teacher is not None:
         ours, theirs = head(student)[0].shape[1], head(teacher)[0].shape[1]

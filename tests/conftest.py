@@ -88,3 +88,20 @@ def toy_model(toy_tokenizer):
             return make_student(StudentConfig(init="config", config=config), None, toy_tokenizer, None).eval()
 
     return make
+
+
+@pytest.fixture(scope="session")
+def toy_scores(toy_model, toy_tokenizer, short_wordlist):
+    """Scores of three toy models: teacher, baseline and student. Shared: copy it before you change it."""
+    from distill.generation import load_prompts
+    from distill.recipe import ScoreConfig
+    from distill.score import score_models
+
+    models = {name: (toy_model(seed=i), toy_tokenizer) for i, name in enumerate(("teacher", "baseline", "student"))}
+    return score_models(
+        models,
+        wordlist=short_wordlist,
+        documents=["The nurse said that she was tired.", "A woman took her coat; a man took his coat."],
+        prompts=load_prompts()[:8],
+        settings=ScoreConfig(samples=1, max_new_tokens=4, bootstrap=50),
+    )

@@ -20,6 +20,7 @@ from distill.recipe import Recipe, parse_recipe
 
 PACKAGE = REPOSITORY / "distill"
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+PINNED_EXTRAS = ("metrics", "test", "dev", "browser")
 ACCELERATE = REPOSITORY / "recipes/accelerate"
 RECIPES = sorted(
     path for path in (REPOSITORY / "recipes").rglob("*.yaml") if path.parent != ACCELERATE and path.name != "study.yaml"
@@ -170,7 +171,7 @@ def test_one_version():
 
 def test_constraints_pin_every_dependency():
     extras = PROJECT["optional-dependencies"]
-    wanted = [*PROJECT["dependencies"], *extras["metrics"], *extras["test"], *extras["dev"]]
+    wanted = [*PROJECT["dependencies"], *(r for name in PINNED_EXTRAS for r in extras[name])]
     names = {normalised(re.match(r"[\w.-]+", w)[0]) for w in wanted} - {"distill"}
     assert not names - set(pins())
     assert not {"distill", "pip", "setuptools", "wheel"} & set(pins())
@@ -179,7 +180,7 @@ def test_constraints_pin_every_dependency():
 
 def test_constraints_meet_the_ranges_of_pyproject():
     extras = PROJECT["optional-dependencies"]
-    for requirement in (*PROJECT["dependencies"], *extras["metrics"], *extras["test"], *extras["dev"]):
+    for requirement in (*PROJECT["dependencies"], *(r for name in PINNED_EXTRAS for r in extras[name])):
         match = re.fullmatch(r"([\w.-]+)(?:\[\w+\])?>=([\d.]+)", requirement)
         if match is None:
             assert requirement in ("distill[test]", "distill[metrics]")

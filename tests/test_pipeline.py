@@ -44,6 +44,7 @@ def test_known_bias_is_reproduced_plainly_and_mitigated(world, tmp_path):
         "recipe.yaml",
         "scores.json",
         "report.md",
+        "report.html",
         "student",
         "baseline",
         "student/README.md",

@@ -1,20 +1,23 @@
-"""The report, the model card and the terminal's table, with foreign text in them."""
+"""report.md and the terminal's table, with foreign text in them; what they say, in numbers and sentences."""
 
+import copy
 import io
+import json
 import re
 
 import pytest
 import yaml
-from huggingface_hub import ModelCard
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
+from distill.findings import cell, coverage, duration, headline, number, training_rows
 from distill.generation import load_prompts
+from distill.markdown_text import escape
 from distill.metrics import METRICS
 from distill.packing import PackingCounts
-from distill.recipe import CorpusConfig, Recipe, ScoreConfig, TargetConfig, TeacherConfig
-from distill.report import cell, escape, model_card, number, print_table, report_markdown, write_report
+from distill.recipe import Recipe, ScoreConfig, TargetConfig
+from distill.report import print_table, read_training, report_markdown, write_report
 from distill.score import score_models
 from distill.wordlist import load_wordlist
 
@@ -23,16 +26,9 @@ COUNTS = PackingCounts(documents=10, edited_documents=7, tokens=123, blocks=4)
 
 
 @pytest.fixture(scope="module")
-def scores(toy_model, toy_tokenizer, short_wordlist):
-    """Scores of three toy models; one prompt and one text are hostile."""
-    models = {name: (toy_model(seed=i), toy_tokenizer) for i, name in enumerate(("teacher", "baseline", "student"))}
-    scores = score_models(
-        models,
-        wordlist=short_wordlist,
-        documents=["The nurse said that she was tired.", "A woman took her coat; a man took his coat."],
-        prompts=load_prompts()[:8],
-        settings=ScoreConfig(samples=1, max_new_tokens=4, bootstrap=50),
-    )
+def scores(toy_scores):
+    """Scores of three toy models; two texts are hostile."""
+    scores = copy.deepcopy(toy_scores)
     scores["samples"][0]["texts"]["student"] = ["a | b\n\n# <script>alert(1)</script> [x](javascript:y) `c` *d*"]
     scores["samples"][1]["texts"]["student"] = ["x" * 5000]
     return scores
@@ -73,6 +69,77 @@ def test_escaping_keeps_what_is_read():
     assert escape("one\n\n two\r\nthree") == "one ⏎ two ⏎ three"
 
 
+# ---------------------------------------------------------------------------------------------------------- sentences
+
+
+def _entry(value=1.0, ratio=None, ratio_low=None, ratio_high=None):
+    """Score and difference in one: enough for a headline."""
+    return {"value": value, "low": None, "high": None, "ratio": ratio, "ratio_low": ratio_low, "ratio_high": ratio_high}
+
+
+def _scores(names, differences):
+    models = {name: {"next_word_disparity": _entry(1.114), "perplexity": _entry(137.7)} for name in names}
+    return {"models": models, "differences": differences}
+
+
+def test_the_headline_says_what_is_left_and_what_it_costs():
+    found = {
+        "corpus_disparity": _entry(ratio=0.1, ratio_low=0.0, ratio_high=0.2),
+        "next_word_disparity": _entry(ratio=0.4149, ratio_low=0.3551, ratio_high=0.47),
+        "perplexity": _entry(ratio=1.021, ratio_low=0.9999, ratio_high=1.04),
+    }
+    names = ["teacher", "baseline", "student"]
+    scores = _scores(names, {"student - teacher": {}, "student - baseline": found})
+    sentence = "Next-word disparity 0.41 [0.36, 0.47] of plain distillation's, perplexity +2.1% [0.0%, +4.0%]."
+    assert headline(scores) == sentence
+    del found["next_word_disparity"]
+    assert headline(scores).startswith("Corpus disparity 0.10 [0.00, 0.20] of plain distillation's, ")
+
+
+def test_the_headline_of_fewer_models():
+    found = {"next_word_disparity": _entry(ratio=2.0), "perplexity": _entry(ratio=0.9)}
+    scores = _scores(["teacher", "student"], {"student - teacher": found})
+    assert headline(scores) == "Next-word disparity 2.00 of the teacher's, perplexity -10.0%."
+    assert headline(_scores(["gpt2"], {})) == "Next-word disparity 1.114, perplexity 137.7."
+    assert headline({"models": {}, "differences": {}}) == "Nothing was measured."
+
+
+def test_what_the_list_covers(scores):
+    sentences = coverage(scores, COUNTS)
+    words = scores["models"]["teacher"]["next_word_disparity"]["details"]["words"]
+    assert sentences[0] == "The list short has 4 rows with 4 male, 4 female words."
+    assert sentences[1].startswith(f"{words['movable']} of its 8 words have a token")
+    assert "7 of 10 documents (70.0%) hold a word that was swapped" in sentences[2]
+    # she; woman, her, man, his
+    assert sentences[3] == "Held-out text: 2 of 2 documents (100.0%) hold a listed word: 2 male, 3 female."
+
+
+def test_an_older_file_without_coverage_is_reported_all_the_same(scores):
+    older = copy.deepcopy(scores)
+    del older["examples"], older["settings"]["weights"]
+    older["settings"]["wordlist"] = {k: older["settings"]["wordlist"][k] for k in ("name", "groups", "sha256")}
+    older["settings"]["held_out"] = {"documents": 2, "bytes": 77}
+    assert "## What the word list covers" in report_markdown(RECIPE, older)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"), [(None, "–"), (45.4, "45 s"), (119, "119 s"), (150, "2 min"), (7300, "2.0 h")]
+)
+def test_durations(seconds, said):
+    assert duration(seconds) == said
+
+
+def test_training_is_read_where_it_lies_and_damage_is_left_out(tmp_path):
+    assert read_training(tmp_path) == {}
+    (tmp_path / "training").mkdir()
+    record = {"seconds": 93.2, "student_tokens": 1234567, "history": []}
+    for name, content in {"student": json.dumps(record), "half": "{", "list": "[]"}.items():
+        (tmp_path / "training" / f"{name}.json").write_text(content, encoding="utf-8")
+    training = read_training(tmp_path)
+    assert training == {"student": record}
+    assert training_rows(training) == [["student", "93 s", "1,234,567", "–"]]
+
+
 def _tables(markdown: str) -> list[list[list[str]]]:
     """The tables of a Markdown text, each as rows of cells."""
     tables, rows = [], []
@@ -100,6 +167,7 @@ def test_report_shows_every_model_and_metric(scores):
     row = next(row for row in rows if row[0] == "perplexity")
     assert row[3].replace("\\", "") == cell(perplexity)
     assert row[4:] == ["1", "lower is better"]
+    assert markdown.splitlines()[2].replace("\\", "") == headline(scores)
     for heading in (
         "### student - baseline", "### student - teacher", "## Same prompts, before and after",
         "## How the student was made", "## What was not measured", "## Limits",
@@ -131,9 +199,7 @@ def test_undefined_scores_are_named_not_hidden(toy_model, toy_tokenizer, short_w
         settings=ScoreConfig(bootstrap=5),
     )
     markdown = report_markdown(RECIPE, scores)
-    assert "- perplexity of student\\: undefined\\: no document gave a usable value." in markdown.replace(
-        " of student:", " of student\\:"
-    )
+    assert "- perplexity of student: undefined: no document gave a usable value." in markdown.replace("\\", "")
     print_table(scores, Console(file=io.StringIO()))
 
 
@@ -151,37 +217,7 @@ def test_three_groups(toy_model, toy_tokenizer, tmp_path):
         assert len({len(row) for row in table}) == 1
 
 
-# -------------------------------------------------------------------------------------------------------------- card
-
-
-def test_model_card_is_valid_for_the_hub(scores):
-    card = ModelCard(model_card(RECIPE, scores, "student"))
-    data = card.data.to_dict()
-    assert data["library_name"] == "transformers"
-    assert data["pipeline_tag"] == "text-generation"
-    assert "base_model" not in data  # The bundled teacher is no hub model.
-    assert "license" not in data
-    for heading in ("How to load it", "How it was made", "Groups covered", "Scores", "Intended use", "Limits"):
-        assert f"## {heading}" in card.text
-    assert "male, female. Nobody else is covered." in card.text
-    assert "arXiv 2203.12574" in card.text
-
-
-def test_card_names_hub_sources_only(scores, tmp_path):
-    recipe = Recipe(
-        teacher=TeacherConfig(path="openai-community/gpt2"), corpus=CorpusConfig(source="hub", dataset="some/text")
-    )
-    data = ModelCard(model_card(recipe, scores, "student")).data.to_dict()
-    assert (data["base_model"], data["datasets"]) == ("openai-community/gpt2", ["some/text"])
-    recipe = Recipe(teacher=TeacherConfig(path=str(tmp_path)))
-    assert "base_model" not in ModelCard(model_card(recipe, scores, "student")).data.to_dict()
-
-
-def test_the_baselines_card_does_not_claim_the_mitigation(scores):
-    card = ModelCard(model_card(RECIPE, scores, "baseline"))
-    assert "bias-mitigation" not in card.data.tags
-    assert "role-reversed" not in card.text.replace("\\", "")
-    assert "no mitigation" in card.text
+# ------------------------------------------------------------------------------------------------------------- files
 
 
 def test_everything_is_written_and_printed(scores, tmp_path):
@@ -191,6 +227,7 @@ def test_everything_is_written_and_printed(scores, tmp_path):
     assert (tmp_path / "report.md").read_text(encoding="utf-8").startswith("# Report")
     front = (tmp_path / "student" / "README.md").read_text(encoding="utf-8").split("---")[1]
     assert yaml.safe_load(front)["library_name"] == "transformers"
+    assert (tmp_path / "report.html").read_text(encoding="utf-8").startswith("<!doctype html>")
     assert not (tmp_path / "baseline").exists()
     printed = out.getvalue()
     for metric in scores["models"]["student"]:

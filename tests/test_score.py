@@ -11,6 +11,7 @@ from distill import score as score_module
 from distill.errors import UserError
 from distill.generation import load_prompts
 from distill.metrics import METRICS
+from distill.models import weights_hash
 from distill.recipe import Recipe, ScoreConfig, TeacherConfig
 from distill.score import read_scores, score_models, score_run, write_scores
 
@@ -60,10 +61,19 @@ def test_layout(run, toy_model, short_wordlist):
     assert settings["wordlist"] == {
         "name": short_wordlist.name,
         "groups": ["male", "female"],
+        "rows": 4,
+        "words": {"male": 4, "female": 4},
         "sha256": short_wordlist.sha256,
     }
-    assert settings["prompts"] == {"count": 12, "groups": 1}
-    assert settings["held_out"] == {"documents": 3, "bytes": sum(len(d) for d in DOCUMENTS if d.strip())}
+    assert settings["prompts"] | {"sha256": ""} == {"count": 12, "groups": 1, "sha256": ""}
+    assert settings["held_out"] | {"sha256": ""} == {
+        "documents": 3,
+        "bytes": sum(len(d) for d in DOCUMENTS if d.strip()),
+        "sha256": "",
+        "documents_with_listed_word": 2,
+        "listed_words": {"male": 2, "female": 3},  # man, his; she, woman, her
+    }
+    assert settings["weights"] == {name: weights_hash(model) for name, model in models.items()}
     assert settings["decoding"] == {"samples": 2, "max_new_tokens": 4, "temperature": 1.0, "top_p": 1.0, "top_k": 0}
     assert {"python", "torch", "transformers", "device"} <= set(scores["versions"])
     assert len(scores["samples"]) == 12
@@ -87,6 +97,7 @@ def test_the_same_seed_gives_the_same_file_whatever_the_batch(run, toy_model, tm
     assert a == b
     a, c = json.loads(a), json.loads(c)
     assert a["samples"] == c["samples"]
+    assert a["examples"] == c["examples"]
     for model, metrics in a["models"].items():
         for metric, entry in metrics.items():
             other = c["models"][model][metric]
@@ -104,7 +115,7 @@ def test_only_what_is_asked_for(run, toy_model):
     scores = run({"student": toy_model()}, settings=ScoreConfig(metrics=["perplexity"], bootstrap=20))
     assert list(scores["models"]["student"]) == ["perplexity"]
     assert scores["differences"] == {}
-    assert scores["samples"] == []
+    assert scores["samples"] == scores["examples"]["prompts"] == []
 
 
 def test_nothing_to_measure_is_null_in_the_file(run, toy_model, tmp_path):
@@ -160,9 +171,8 @@ def test_a_run_is_scored_as_its_recipe_says(folders, short_wordlist, tmp_path, c
     )
     scores = score_run(recipe, folders, short_wordlist, DOCUMENTS, tmp_path / "run" / "scores.json")
     assert scores == read_scores(tmp_path / "run" / "scores.json")
-    assert scores["settings"]["prompts"] == {
-        "count": 4, "groups": 2, "source": str(prompts), "left_out_with_listed_word": 1,
-    }  # fmt: skip
+    expected = {"count": 4, "groups": 2, "source": str(prompts), "left_out_with_listed_word": 1}
+    assert expected.items() <= scores["settings"]["prompts"].items()
     assert scores["models"]["student"]["next_word_disparity"]["n"] == 4
     assert "scoring teacher" in capsys.readouterr().err
 

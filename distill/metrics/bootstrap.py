@@ -182,7 +182,7 @@ def score(card: Card, measurement: Measurement, *, resamples: int, seed: int) ->
 def score_of(card: Card, outcome: Outcome) -> Score:
     """Value and 95% percentile interval."""
     value = outcome.value
-    low, high = _interval(np.array(outcome.drawn))
+    low, high = interval(np.array(outcome.drawn))
     details = {"unit": outcome.unit, "units": outcome.units, "counted": outcome.counted}
     if outcome.absolute:
         details["signed"] = {"value": value, "low": low, "high": high}
@@ -223,10 +223,10 @@ def difference_of(first: Outcome, second: Outcome) -> dict[str, Any]:
         values, drawn = tuple(map(abs, values)), tuple(map(np.abs, drawn))
     outcome["value"] = values[0] - values[1]
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        outcome["low"], outcome["high"] = _interval(drawn[0] - drawn[1])
+        outcome["low"], outcome["high"] = interval(drawn[0] - drawn[1])
         if values[1] != 0:
             outcome["ratio"] = finite(np.abs(np.float64(values[0]) / values[1]))
-            outcome["ratio_low"], outcome["ratio_high"] = _interval(np.abs(drawn[0] / drawn[1]))
+            outcome["ratio_low"], outcome["ratio_high"] = interval(np.abs(drawn[0] / drawn[1]))
     return outcome
 
 
@@ -244,8 +244,8 @@ def _resampled(measurement: Measurement, resamples: int, seed: int) -> np.ndarra
         return measurement.statistic(resampled_totals(measurement.units, resamples, seed))
 
 
-def _interval(values: np.ndarray) -> tuple[float | None, float | None]:
-    """Percentile interval. Undefined resamples are left out; with more of them than not there is no interval."""
+def interval(values: np.ndarray) -> tuple[float | None, float | None]:
+    """95% percentile interval. Undefined resamples are left out; with more of them than not there is no interval."""
     kept = values[np.isfinite(values)]
     if len(kept) * 2 <= len(values):
         return None, None

@@ -20,11 +20,11 @@ import torch
 from distill.console import counter
 from distill.corpus import read_documents
 from distill.counterfactual import Swapper
+from distill.findings import cell
 from distill.generation import limit_prompts, load_prompts, without_listed_words
 from distill.metrics import CARDS, METRICS, Evaluation, chosen, measured, resampled, score_of
 from distill.models import load_model, load_tokenizer, parameter_count
 from distill.recipe import CorpusConfig, ScoreConfig
-from distill.report import cell
 from distill.run_folder import write_json
 from distill.wordlist import load_wordlist
 

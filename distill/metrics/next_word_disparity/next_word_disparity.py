@@ -1,11 +1,12 @@
 """Next-word disparity: which group the model expects right after a prompt that names none."""
 
 from collections import defaultdict
+from collections.abc import Sequence
 
 import numpy as np
 
 from distill.metrics import evaluation as base
-from distill.metrics.bootstrap import Card, Measurement, finite
+from distill.metrics.bootstrap import Card, Measurement, finite, interval, resampled_totals
 from distill.metrics.log_ratio import log_ratio
 
 CARD = Card(
@@ -26,7 +27,8 @@ def measure(evaluation: base.Evaluation) -> Measurement:
     """The log ratio after each prompt of `evaluation`; unit: prompt.
 
     Details: the mean signed ratio, the spread (standard deviation over subjects of the subject's mean ratio), the mean
-    ratio of each subject, and the mean mass that listed words have at all.
+    ratio of each subject with its interval over the subject's prompts, the mean mass that listed words have at all, and
+    how many of them have a token.
     """
     prompts, masses = evaluation.prompts, evaluation.next_word_masses
     with np.errstate(invalid="ignore"):
@@ -37,7 +39,8 @@ def measure(evaluation: base.Evaluation) -> Measurement:
     for prompt, ratio in zip(prompts, ratios, strict=True):
         if np.isfinite(ratio):
             by_subject[prompt.subject].append(ratio)
-    subjects = {subject: float(np.mean(values)) for subject, values in by_subject.items()}
+    subjects = {subject: _mean_with_interval(values, evaluation) for subject, values in by_subject.items()}
+    roles = evaluation.roles
     signed = evaluation.wordlist.num_groups == 2
     return Measurement(
         units,
@@ -49,13 +52,23 @@ def measure(evaluation: base.Evaluation) -> Measurement:
         details={
             "groups": list(evaluation.wordlist.groups),
             "mean_signed": finite(ratios[usable].mean()) if signed and usable.any() else None,
-            "spread": finite(np.std(list(subjects.values()))) if subjects else None,
+            "spread": finite(np.std([mean["value"] for mean in subjects.values()])) if subjects else None,
             "listed_mass": finite(np.exp(masses[usable]).sum(axis=1).mean()) if usable.any() else None,
             "subjects": subjects,
+            "words": {"listed": roles.num_words, "movable": roles.num_words - len(roles.unmovable)},
             "wordlist": evaluation.wordlist.sha256,
             "seed": evaluation.seed,
         },
     )
+
+
+def _mean_with_interval(ratios: Sequence[float], evaluation: base.Evaluation) -> dict[str, float | int | None]:
+    """The mean of a subject's ratios; subjects of the same number of prompts share their resamples."""
+    totals = resampled_totals(
+        np.stack([ratios, np.ones(len(ratios))], axis=1), evaluation.settings.bootstrap, evaluation.seed
+    )
+    low, high = interval(totals[:, 0] / totals[:, 1]) if len(ratios) > 1 else (None, None)
+    return {"value": float(np.mean(ratios)), "low": low, "high": high, "n": len(ratios)}
 
 
 class NextWordDisparity(base.ModelMetric):
