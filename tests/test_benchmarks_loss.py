@@ -16,7 +16,11 @@ from distill.models import head, hidden_states
 
 BENCHMARKS = Path(__file__).parent / "benchmarks"
 TOY = ("--tokens", "64", "--vocabulary", "512", "--width", "32")
-TOY_STEP = argparse.Namespace(vocabulary=512, width=64, layers=2, tokens=64, steps=1)
+TOY_STEP = argparse.Namespace(
+    vocabulary=512, width=64, layers=2, rows=2, tokens=64, steps=1, device="cpu", dtype="float32", compile=False
+)
+# What a GPU is measured with, but for the device.
+HALF = ("--device", "cpu", "--dtype", "bfloat16", "--rows", "3", "--peak-tflops", "0.5")
 
 
 # Of TRL's own making, where it is installed.
@@ -136,6 +140,45 @@ def test_the_script_prints_what_was_promised():
     assert figures["setting"]["versions"]["torch"]
 
 
+def test_half_precision_rates_and_profile_of_the_loss(tmp_path):
+    names = ("ours", "naive", "ours_two_view", "naive_two_view")
+    figures = run_script(
+        "loss.py", "--json", "--repeats", "1", "--contenders", *names, *TOY, *HALF, "--profile", str(tmp_path)
+    )
+    assert figures["setting"]["dtype"] == "bfloat16" and figures["setting"]["rows"] == 3
+    for name in names:
+        record = figures["contenders"][name]
+        assert record["tokens_per_second"] == pytest.approx(3 * 64 / record["seconds"])
+        # The products of three passes over the student's head and one over the teacher's.
+        share = 4 * 2 * 512 * 32 * record["tokens_per_second"] / 0.5e12
+        assert record["matrix_rate_share"] == pytest.approx(share)
+        assert "mm" in (tmp_path / f"{name}.txt").read_text()
+
+
+def test_half_precision_rates_and_profile_of_the_step(tmp_path):
+    shape = ("--tokens", "64", "--vocabulary", "512", "--width", "64", "--layers", "2", "--steps", "1")
+    names = ["ours_forward_kl"] + ["gkd_forward_kl"] * bool(find_spec("trl"))
+    figures = run_script(
+        "step.py", "--json", "--repeats", "1", "--contenders", *names, *shape, *HALF, "--profile", str(tmp_path)
+    )
+    assert set(figures["ratios"]) == {"memory", "time"}
+    assert set(figures["ratios"]["time"]) == {"gkd_forward_kl", "gkd_jsd", "trl_chunked"}
+    for name in names:
+        record = figures["contenders"][name]
+        assert record["tokens_per_second"] == pytest.approx(3 * 64 / record["seconds"])
+        assert 0 < record["matrix_rate_share"] < 1
+        assert "mm" in (tmp_path / f"{name}.txt").read_text()
+
+
+def test_the_floor_of_the_step_counts_the_models_weights(load):
+    """GPT-2 124M: 85.1M weights in its layers' products and 38.6M in its head; and attention over half of the pairs."""
+    step = load("step")
+    one_token = step.forward_flops(50257, 768, 12, 1024)
+    assert one_token == pytest.approx(2 * (84_934_656 + 38_597_376) + 12 * 4 * 768 * 1024 / 2, rel=1e-3)
+    student = step.forward_flops(50257, 768, 6, 1024)
+    assert 2 * one_token + 3 * student == pytest.approx(1.05e9, rel=0.01)
+
+
 def test_trainers_of_the_step_agree(load):
     step = load("step")
     records = {name: [{"losses": step.train(step.CONTENDERS[name], TOY_STEP)[1]}] for name in there(step.CONTENDERS)}
@@ -144,7 +187,7 @@ def test_trainers_of_the_step_agree(load):
     assert len(losses) == step.WARM_UP + 1 and losses[0] > losses[1] > losses[2]
 
     teacher, student = step.make_models(512, 64, 2, 64)
-    ids = step.make_ids(512, 64)
+    ids = step.make_ids(512, 2, 64)
     positions = torch.arange(64).expand_as(ids)
     with torch.no_grad():
         log_p, log_q = ((hidden_states(m, ids, positions) @ head(m)[0].T).log_softmax(-1) for m in (teacher, student))

@@ -3,6 +3,9 @@
 Processor time is that of the whole process, user and system, so that work in other threads or in the kernel (page
 faults) counts, and other users of the machine hardly do. Memory is the highest resident set during the call above the
 resident set right before it: the models and inputs are there already, everything that the call makes counts.
+
+With `--device cuda`, time is that of the clock, from an empty queue to an empty queue, and memory is what torch has
+allocated on the card. `--compile` gives every contender torch.compile, `--dtype bfloat16` runs all under autocast.
 """
 
 import argparse
@@ -21,7 +24,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import torch
+
 Record = dict[str, Any]
+
+HOW = ("device", "dtype", "compile")  # options that the measuring process is given, and that the report names
 
 INSTALL = "pip install -c constraints.txt -e '.[bench]'"
 
@@ -31,6 +38,13 @@ def add_options(parser: argparse.ArgumentParser, choices: Sequence[str]) -> None
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--repeats", type=int, default=5, help="runs of each contender; medians are compared")
     parser.add_argument("--threads", type=int, default=1, help="threads of each run")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="bfloat16: autocast")
+    parser.add_argument("--compile", action="store_true", help="torch.compile for every contender")
+    parser.add_argument(
+        "--peak-tflops", type=float, help="the card's matrix rate, to give each contender's share of it"
+    )
+    parser.add_argument("--profile", type=Path, help="folder for a table of operations of each contender")
     parser.add_argument("--contenders", nargs="+", choices=choices, help="default: those that `ratios` compares")
     parser.add_argument("--only", choices=choices, help=argparse.SUPPRESS)  # in the process that measures: which one
 
@@ -56,9 +70,13 @@ def status_bytes(field: str) -> int:
     raise KeyError(field)
 
 
-def settle_memory() -> int:
-    """Free what is free, forget the peak so far, and return the resident set in bytes. Linux only."""
+def settle_memory(device: str = "cpu") -> int:
+    """Free what is free, forget the peak so far, return the bytes in use: the resident set (Linux only) or cuda's."""
     gc.collect()
+    if device == "cuda":
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        return torch.cuda.memory_allocated()
     libc = ctypes.CDLL(None)
     if hasattr(libc, "malloc_trim"):  # glibc keeps freed memory; without this a call could reuse it unseen
         libc.malloc_trim(0)
@@ -66,21 +84,47 @@ def settle_memory() -> int:
     return status_bytes("VmRSS")
 
 
-def peak_memory() -> int:
-    """The highest resident set since `settle_memory`, in bytes."""
-    return status_bytes("VmHWM")
+def peak_memory(device: str = "cpu") -> int:
+    """The most bytes in use since `settle_memory`."""
+    return torch.cuda.max_memory_allocated() if device == "cuda" else status_bytes("VmHWM")
 
 
-def measure(run: Callable[[], Record]) -> Record:
-    """Processor time and peak memory of a second call of ``run``, which returns what the contenders must agree on.
+def seconds(device: str = "cpu") -> float:
+    """A clock: this process' processor time; for cuda that of the wall, read when the card has done all its work."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+        return time.perf_counter()
+    return time.process_time()
+
+
+def autocast(device: str, dtype: str) -> torch.autocast:
+    """A context for half precision, or for none."""
+    return torch.autocast(device, dtype=torch.bfloat16, enabled=dtype == "bfloat16")
+
+
+def profiler(device: str) -> torch.profiler.profile:
+    """Records the operations inside it, with their shares of the time."""
+    activity = torch.profiler.ProfilerActivity
+    return torch.profiler.profile(activities=[activity.CPU, activity.CUDA] if device == "cuda" else [activity.CPU])
+
+
+def write_profile(profile: torch.profiler.profile, folder: Path, name: str, device: str) -> None:
+    """The dozen operations that take most of the time, as ``folder/name.txt``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    table = profile.key_averages().table(sort_by=f"self_{device}_time_total", row_limit=12, max_name_column_width=40)
+    (folder / f"{name}.txt").write_text(table, encoding="utf-8")
+
+
+def measure(run: Callable[[], Record], device: str = "cpu") -> Record:
+    """Time and peak memory of a second call of ``run``, which returns what the contenders must agree on.
 
     The first call is for all that happens once: loading, compiling, growing the heap.
     """
     run()
-    before = settle_memory()
-    start = time.process_time()
+    before = settle_memory(device)
+    start = seconds(device)
     outcome = run()
-    return {"seconds": time.process_time() - start, "bytes": peak_memory() - before, **outcome}
+    return {"seconds": seconds(device) - start, "bytes": peak_memory(device) - before, **outcome}
 
 
 def run_alone(script: str, name: str, options: Sequence[str], threads: int) -> Record:
@@ -124,13 +168,15 @@ def ratio(records: dict[str, list[Record]], ours: str, theirs: str, field: str) 
     return median(records[ours], field) / median(records[theirs], field)
 
 
-def machine() -> Record:
-    """Where the figures come from: processor, and versions of what was measured."""
+def machine(device: str = "cpu") -> Record:
+    """Where the figures come from: processor or card, and versions of what was measured."""
     cpu = platform.processor() or platform.machine()
     for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
         if line.startswith("model name"):
             cpu = line.partition(":")[2].strip()
             break
+    if device == "cuda":
+        cpu = f"{torch.cuda.get_device_name()}, {cpu}"
     versions = {}
     for package in ("torch", "transformers", "trl", "liger-kernel"):
         try:
@@ -141,30 +187,52 @@ def machine() -> Record:
 
 
 def summary(records: dict[str, list[Record]]) -> dict[str, Record]:
-    """Contender -> median seconds and bytes, the range of the seconds, and the number of runs."""
+    """Contender -> median and range of seconds and bytes, and the number of runs."""
     return {
         name: {
             "seconds": median(runs, "seconds"),
             "seconds_range": [min(r["seconds"] for r in runs), max(r["seconds"] for r in runs)],
             "bytes": int(median(runs, "bytes")),
+            "bytes_range": [min(r["bytes"] for r in runs), max(r["bytes"] for r in runs)],
             "runs": len(runs),
         }
         for name, runs in records.items()
     }
 
 
-def as_options(values: dict[str, int]) -> list[str]:
-    """``{"tokens": 64}`` -> ``["--tokens", "64"]``."""
-    return [part for name, value in values.items() for part in (f"--{name}", str(value))]
+def add_rates(contenders: dict[str, Record], tokens: int, flops: float, peak_tflops: float | None) -> None:
+    """Add to each contender its tokens per second and, where the peak is known, its share of the matrix rate.
+
+    Args:
+        contenders: see `summary`; changed.
+        tokens: of one call or step.
+        flops: that the products of matrices need for one token, whoever computes them.
+        peak_tflops: what the device can do, in 10^12 operations per second.
+    """
+    for record in contenders.values():
+        record["tokens_per_second"] = tokens / record["seconds"]
+        if peak_tflops:
+            record["matrix_rate_share"] = record["tokens_per_second"] * flops / (peak_tflops * 1e12)
+
+
+def as_options(values: Record) -> list[str]:
+    """``{"tokens": 64, "compile": True}`` -> ``["--tokens", "64", "--compile"]``; what is None or False is left out."""
+    given = {name: value for name, value in values.items() if value is not None and value is not False}
+    return [part for name, value in given.items() for part in (f"--{name}", str(value))[: 1 if value is True else 2]]
 
 
 def print_contenders(figures: Record) -> None:
     """The table of what each contender took."""
     rows = [
-        [name, f"{s['seconds']:.2f}", f"{s['bytes'] / 2**20:.0f}", str(s["runs"])]
+        [
+            name,
+            *(f"{s['seconds']:.3f}", f"{s['bytes'] / 2**20:.0f}", f"{s['tokens_per_second']:,.0f}"),
+            f"{s['matrix_rate_share']:.1%}" if "matrix_rate_share" in s else "-",
+            str(s["runs"]),
+        ]
         for name, s in figures["contenders"].items()
     ]
-    print_table(("contender", "CPU seconds", "peak MiB", "runs"), rows)
+    print_table(("contender", "seconds", "peak MiB", "tokens/s", "of matrix rate", "runs"), rows)
 
 
 def print_ratios(ratios: dict[str, dict[str, float | None]]) -> None:
@@ -173,7 +241,7 @@ def print_ratios(ratios: dict[str, dict[str, float | None]]) -> None:
         [peer, *("-" if ratios[kind][peer] is None else f"{ratios[kind][peer]:.3f}" for kind in ("time", "memory"))]
         for peer in ratios["time"]
     ]
-    print_table(("ours over theirs", "CPU time", "peak memory"), rows)
+    print_table(("ours over theirs", "time", "peak memory"), rows)
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -9,6 +9,10 @@ losses of all steps agree, and so the updates between them.
 
 Memory is the highest resident set while stepping above that before the models were made: weights, gradients, optimizer
 and activations count, the libraries' code does not.
+
+On a GPU (never measured so far; the tests run the same code on a CPU), with and without --compile:
+
+    python tests/benchmarks/step.py --device cuda --dtype bfloat16 --rows 8 --tokens 1024 --peak-tflops 989
 """
 
 import argparse
@@ -17,7 +21,6 @@ import math
 import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,25 +38,22 @@ from distill.packing import IGNORED, Collator, PairBlock
 from distill.recipe import Recipe
 from distill.trainer import DistillationTrainer, attach_loss, training_arguments
 
-ROWS = 2
 WARM_UP = 2  # steps; the optimizer's state is made in the first
 
 #: The same for all trainers: they differ in their defaults.
 TRAINER: dict[str, Any] = {
-    "per_device_train_batch_size": ROWS,
     "learning_rate": 1e-4,
     "lr_scheduler_type": "constant",
     "max_grad_norm": 1.0,
     "optim": "adamw_torch_fused",
-    "use_cpu": True,
     "save_strategy": "no",
     "report_to": "none",
     "disable_tqdm": True,
     "dataloader_pin_memory": False,
 }
 
-#: Where TRL's defaults would make another step of it: half precision, and activations computed twice.
-TRL: dict[str, Any] = {**TRAINER, "bf16": False, "gradient_checkpointing": False}
+#: Where TRL's default would make another step of it: activations computed twice.
+TRL: dict[str, Any] = {"gradient_checkpointing": False}
 
 
 def make_models(vocabulary: int, width: int, layers: int, tokens: int) -> tuple[PreTrainedModel, PreTrainedModel]:
@@ -75,15 +75,15 @@ def make_models(vocabulary: int, width: int, layers: int, tokens: int) -> tuple[
     return teacher, student_from_layers(teacher, list(range(0, layers, 2)))
 
 
-def make_ids(vocabulary: int, tokens: int) -> Tensor:
-    """(ROWS, tokens) random token ids: one batch, which is every step's, as trainers draw in orders of their own."""
-    return torch.randint(vocabulary, (ROWS, tokens), generator=torch.Generator().manual_seed(1))
+def make_ids(vocabulary: int, rows: int, tokens: int) -> Tensor:
+    """(rows, tokens) random token ids: one batch, which is every step's, as trainers draw in orders of their own."""
+    return torch.randint(vocabulary, (rows, tokens), generator=torch.Generator().manual_seed(1))
 
 
 def our_trainer(divergence: str) -> Callable[..., Trainer]:
     """Makes a `DistillationTrainer`."""
 
-    def make(teacher: PreTrainedModel, student: PreTrainedModel, ids: Tensor, steps: int, folder: Path) -> Trainer:
+    def make(teacher: PreTrainedModel, student: PreTrainedModel, ids: Tensor, settings: dict, folder: Path) -> Trainer:
         positions = np.arange(ids.shape[-1], dtype=np.int32)
         blocks = []
         for row in ids.numpy().astype(np.int32):
@@ -93,7 +93,7 @@ def our_trainer(divergence: str) -> Callable[..., Trainer]:
         attach_loss(student)
         return DistillationTrainer(
             model=student,
-            args=training_arguments(Recipe(trainer={**TRAINER, "max_steps": steps}), folder),
+            args=training_arguments(Recipe(trainer=settings), folder),
             train_dataset=blocks,
             data_collator=Collator(1, augment=False),
             teacher=teacher,
@@ -114,7 +114,7 @@ def _tokenizer() -> Any:
 def gkd_trainer(beta: float) -> Callable[..., Trainer]:
     """Makes TRL's GKDTrainer, off-policy."""
 
-    def make(teacher: PreTrainedModel, student: PreTrainedModel, ids: Tensor, steps: int, folder: Path) -> Trainer:
+    def make(teacher: PreTrainedModel, student: PreTrainedModel, ids: Tensor, settings: dict, folder: Path) -> Trainer:
         from datasets import Dataset
         from trl.experimental.gkd import GKDConfig, GKDTrainer
 
@@ -124,7 +124,7 @@ def gkd_trainer(beta: float) -> Callable[..., Trainer]:
             labels[:, 0] = IGNORED  # nothing predicts the first token; it must not be counted either
             return {"input_ids": batch, "attention_mask": torch.ones_like(batch), "labels": labels}
 
-        arguments = GKDConfig(str(folder), lmbda=0.0, beta=beta, seq_kd=False, max_steps=steps, **TRL)
+        arguments = GKDConfig(str(folder), lmbda=0.0, beta=beta, seq_kd=False, **settings, **TRL)
         dataset = Dataset.from_dict({"input_ids": ids.tolist()})
         return GKDTrainer(student, teacher, arguments, collate, train_dataset=dataset, processing_class=_tokenizer())
 
@@ -134,14 +134,14 @@ def gkd_trainer(beta: float) -> Callable[..., Trainer]:
 def trl_chunked_trainer(beta: float) -> Callable[..., Trainer]:
     """Makes TRL's DistillationTrainer, whose loss is chunked, on given texts instead of those that it would sample."""
 
-    def make(teacher: PreTrainedModel, student: PreTrainedModel, ids: Tensor, steps: int, folder: Path) -> Trainer:
+    def make(teacher: PreTrainedModel, student: PreTrainedModel, ids: Tensor, settings: dict, folder: Path) -> Trainer:
         from datasets import Dataset
         from trl import DistillationConfig
         from trl import DistillationTrainer as Chunked
 
         class OnGivenTexts(Chunked):
             def _prepare_inputs(self, rows: list[dict[str, list[int]]]) -> dict[str, Tensor]:
-                batch = torch.tensor([row["input_ids"] for row in rows])
+                batch = torch.tensor([row["input_ids"] for row in rows], device=self.accelerator.device)
                 mask = torch.ones_like(batch)
                 return {
                     "prompt_ids": batch[:, :1],
@@ -150,8 +150,8 @@ def trl_chunked_trainer(beta: float) -> Callable[..., Trainer]:
                     "completion_mask": mask[:, 1:],
                 }
 
-        arguments = DistillationConfig(str(folder), beta=beta, max_steps=steps, **TRL)
-        dataset = Dataset.from_dict({"prompt": [""] * ROWS, "input_ids": ids.tolist()})
+        arguments = DistillationConfig(str(folder), beta=beta, **settings, **TRL)
+        dataset = Dataset.from_dict({"prompt": [""] * len(ids), "input_ids": ids.tolist()})
         return OnGivenTexts(student, teacher, arguments, dataset, processing_class=_tokenizer())
 
     return make
@@ -183,27 +183,51 @@ RATIOS = {
 
 
 class Clock(TrainerCallback):
-    """Processor time of each step, from before its forward pass to after the optimizer's step."""
+    """Time of each step, from before its forward pass to after the optimizer's step."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: str) -> None:
+        self.device = device
         self.seconds: list[float] = []
 
     def on_step_begin(self, *_: Any, **__: Any) -> None:
         if len(self.seconds) == WARM_UP:
-            common.settle_memory()
-        self._start = time.process_time()
+            common.settle_memory(self.device)
+        self._start = common.seconds(self.device)
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
-        self.seconds.append(time.process_time() - self._start)
+        self.seconds.append(common.seconds(self.device) - self._start)
 
 
-def train(contender: Contender, shape: argparse.Namespace) -> tuple[Clock, list[float]]:
+class Profile(TrainerCallback):
+    """Records the first step after the warm-up."""
+
+    def __init__(self, device: str) -> None:
+        self.profile = common.profiler(device)
+
+    def on_step_begin(self, arguments: Any, state: Any, *_: Any, **__: Any) -> None:
+        if state.global_step == WARM_UP:
+            self.profile.start()
+
+    def on_step_end(self, arguments: Any, state: Any, *_: Any, **__: Any) -> None:
+        if state.global_step == WARM_UP + 1:
+            self.profile.stop()
+
+
+def train(contender: Contender, shape: argparse.Namespace, *callbacks: TrainerCallback) -> tuple[Clock, list[float]]:
     """Train for some steps; returns the time of each step and the loss of each step."""
     teacher, student = make_models(shape.vocabulary, shape.width, shape.layers, shape.tokens)
-    ids = make_ids(shape.vocabulary, shape.tokens)
+    ids = make_ids(shape.vocabulary, shape.rows, shape.tokens)
+    settings = {
+        **TRAINER,
+        "per_device_train_batch_size": shape.rows,
+        "max_steps": WARM_UP + shape.steps,
+        "use_cpu": shape.device == "cpu",
+        "bf16": shape.dtype == "bfloat16",
+        "torch_compile": shape.compile,
+    }
     with tempfile.TemporaryDirectory() as folder:
-        trainer = contender.trainer(teacher, student, ids, WARM_UP + shape.steps, Path(folder))
-        clock, losses, training_step = Clock(), [], trainer.training_step
+        trainer = contender.trainer(teacher, student, ids, settings, Path(folder))
+        clock, losses, training_step = Clock(shape.device), [], trainer.training_step
 
         def recorded(*args: Any, **kwargs: Any) -> Tensor:
             loss = training_step(*args, **kwargs)
@@ -211,7 +235,8 @@ def train(contender: Contender, shape: argparse.Namespace) -> tuple[Clock, list[
             return loss
 
         trainer.training_step = recorded
-        trainer.add_callback(clock)
+        for callback in (clock, *callbacks):
+            trainer.add_callback(callback)
         trainer.train()
     return clock, losses
 
@@ -219,25 +244,32 @@ def train(contender: Contender, shape: argparse.Namespace) -> tuple[Clock, list[
 def measure(contender: Contender, shape: argparse.Namespace) -> common.Record:
     """Median seconds of the measured steps, peak memory, and the loss of every step."""
     # A toy first: what is loaded on the way is no part of a step.
-    train(contender, argparse.Namespace(vocabulary=64, width=64, layers=2, tokens=8, steps=1))
-    before = common.settle_memory()
+    toy = {"vocabulary": 64, "width": 64, "layers": 2, "tokens": 8, "steps": 1}
+    train(contender, argparse.Namespace(**{**vars(shape), **toy}))
+    before = common.settle_memory(shape.device)
     clock, losses = train(contender, shape)
     seconds = statistics.median(clock.seconds[WARM_UP:])
-    return {"seconds": seconds, "bytes": common.peak_memory() - before, "losses": losses}
+    return {"seconds": seconds, "bytes": common.peak_memory(shape.device) - before, "losses": losses}
 
 
-def check_agreement(records: dict[str, list[common.Record]]) -> None:
-    """Contenders that compute the same have the same loss in every step of every run.
+def forward_flops(vocabulary: int, width: int, layers: int, tokens: int) -> float:
+    """Of the products of matrices, for one token: 2 for each weight of layers and head, and causal attention."""
+    return 2 * (12 * layers * width**2 + vocabulary * width) + 2 * layers * tokens * width
+
+
+def check_agreement(records: dict[str, list[common.Record]], dtype: str = "float32") -> None:
+    """Contenders that compute the same have the same loss in every step of every run, but for rounding.
 
     Raises:
         RuntimeError: two of them do not; with their names and the losses.
     """
+    tolerance = 1e-3 if dtype == "float32" else 5e-2
     first: dict[str, str] = {}
     for name, runs in records.items():
         reference = first.setdefault(CONTENDERS[name].computes, name)
         want = records[reference][0]["losses"]
         for got in runs:
-            if not all(math.isclose(a, b, rel_tol=1e-3) for a, b in zip(got["losses"], want, strict=True)):
+            if not all(math.isclose(a, b, rel_tol=tolerance) for a, b in zip(got["losses"], want, strict=True)):
                 raise RuntimeError(f"{name} and {reference} disagree: losses {got['losses']} and {want}")
 
 
@@ -254,7 +286,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     common.add_options(parser, list(CONTENDERS))
     parser.add_argument("--steps", type=int, default=3, help="measured steps of each run")
-    parser.add_argument("--tokens", type=int, default=512, help="length of each of the two texts")
+    parser.add_argument("--rows", type=int, default=2, help="texts in a step")
+    parser.add_argument("--tokens", type=int, default=512, help="length of each text")
     parser.add_argument("--vocabulary", type=int, default=50257)
     parser.add_argument("--width", type=int, default=768)
     parser.add_argument("--layers", type=int, default=12, help="layers of the teacher; the student has half of them")
@@ -262,15 +295,28 @@ def main() -> None:
     torch.set_num_threads(options.threads)
 
     if options.only:
-        print(json.dumps(measure(CONTENDERS[options.only], options)))
+        record = measure(CONTENDERS[options.only], options)
+        if options.profile:
+            profile = Profile(options.device)
+            train(CONTENDERS[options.only], options, profile)
+            common.write_profile(profile.profile, options.profile, options.only, options.device)
+        print(json.dumps(record))
         return
 
     names = options.contenders or list(CONTENDERS)
     names = common.available({name: CONTENDERS[name].package for name in names})
-    shape = {name: getattr(options, name) for name in ("steps", "tokens", "vocabulary", "width", "layers")}
-    records = common.run_by_turns(__file__, names, common.as_options(shape), options.repeats, options.threads)
-    check_agreement(records)
-    figures = {**report(records), "setting": {**shape, "rows": ROWS, "threads": options.threads, **common.machine()}}
+    fields = ("steps", "rows", "tokens", "vocabulary", "width", "layers", *common.HOW)
+    shape = {name: getattr(options, name) for name in fields}
+    given = common.as_options({**shape, "profile": options.profile})
+    records = common.run_by_turns(__file__, names, given, options.repeats, options.threads)
+    check_agreement(records, options.dtype)
+    figures = {**report(records), "setting": {**shape, "threads": options.threads, **common.machine(options.device)}}
+    # The teacher's forward pass, the student's, and twice that for the student's backward pass.
+    teacher, student = (
+        forward_flops(options.vocabulary, options.width, layers, options.tokens)
+        for layers in (options.layers, (options.layers + 1) // 2)
+    )
+    common.add_rates(figures["contenders"], options.rows * options.tokens, teacher + 3 * student, options.peak_tflops)
     if options.json:
         print(json.dumps(figures, indent=2))
     else:
