@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from distill import checkpoints, corpus, packing, report, run_folder, score, trainer
 from distill.errors import UserError
 from distill.integrity import MANIFEST, damage, file_is_whole, put_file, put_folder
+from distill.recipe import Recipe
 from distill.run_folder import write_folder
 from distill.step_watch import SpikeWatch, smallest_bad
 
@@ -312,6 +313,12 @@ def test_two_runs_in_one_folder_are_refused_and_a_kill_leaves_no_lock(world, tmp
     os.kill(first, signal.SIGKILL)
     os.waitpid(first, 0)
     assert killed.run(tmp_path, world).code == 0
+
+
+def test_a_kill_while_the_folder_is_claimed_leaves_it_to_the_same_command(tmp_path):
+    folder_of(tmp_path / "run", **{".lock": "process 1 on nowhere", "recipe.partial": "seed: "})
+    with run_folder.open_run(Recipe(output_dir=str(tmp_path / "run"))):
+        assert sorted(p.name for p in (tmp_path / "run").iterdir()) == [".lock", "recipe.yaml"]
 
 
 # ------------------------------------------------------------------------------------------------------------ signals
