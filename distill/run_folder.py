@@ -16,6 +16,7 @@ from distill.integrity import damage, put_folder, sync, told_storage_errors
 from distill.recipe import Recipe, read_resolved, write_recipe
 
 _LOCK = ".lock"
+_CLAIMING = {_LOCK, "recipe.partial"}  # all that a kill leaves of a run that was claiming its folder
 _locks: dict[str, int] = {}  # folder -> descriptor of its lock, held open until the process ends
 
 
@@ -61,7 +62,7 @@ def open_run(recipe: Recipe) -> Iterator[Path]:
     record = folder / "recipe.yaml"
     fresh = not record.exists()
     if fresh:
-        if folder.exists() and (not folder.is_dir() or any(p.name != _LOCK for p in folder.iterdir())):
+        if folder.exists() and (not folder.is_dir() or {p.name for p in folder.iterdir()} - _CLAIMING):
             raise UserError(f"{folder} is not empty and holds no recipe.yaml; choose another --output_dir")
     else:
         mine, theirs = _flat(recipe.to_dict()), _flat(read_resolved(record))
@@ -79,9 +80,12 @@ def open_run(recipe: Recipe) -> Iterator[Path]:
         folder.mkdir(parents=True, exist_ok=True)
         if os.environ.get("RANK", "0") == "0":
             _lock(folder)
+            for stale in (folder / "cache").glob("blocks-*.partial"):  # a killed run left them, and they may be large
+                stale.unlink()
         if fresh or mine != theirs:  # of several processes, only the first one finds it so
             partial = record.with_suffix(".partial")
             write_recipe(recipe, partial)
+            sync(partial)
             os.replace(partial, record)
     except OSError as error:
         raise UserError(f"{folder}: cannot be written ({error.strerror}); choose another --output_dir") from None

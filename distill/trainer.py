@@ -316,6 +316,11 @@ class DistillationTrainer(Trainer):
             say(log_line(logs, self.state.global_step, self.state.max_steps))
         super().log(logs, start_time)
 
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        """Trainer's, which would take a step too many from the checkpoint of the last one."""
+        if self.state.global_step < self.state.max_steps:
+            super()._run_epoch(*args, **kwargs)
+
     # ------------------------------------------------------------------------------------------- what a step gave
 
     def training_step(self, model: nn.Module, inputs: dict[str, Tensor], num_items_in_batch: Any = None) -> Tensor:

@@ -93,17 +93,15 @@ def run(
     argv: Sequence[str],
     processes: int = 1,
     kill: Kill | None = None,
-    sig: int = signal.SIGKILL,
     prepare: Callable[[], None] | None = None,
 ) -> Ending:
-    """Run the pipeline in `folder` with forked processes, and send all of them a signal as told.
+    """Run the pipeline in `folder` with forked processes, and kill all of them as told.
 
     Args:
         folder: Working directory.
         argv: Arguments of the run.
         processes: Ranks.
-        kill: When to send the signal; None: never.
-        sig: The signal.
+        kill: When; None: never.
         prepare: Called in each child before the run.
     """
     with socket.socket() as free:
@@ -127,7 +125,7 @@ def run(
             due = time.monotonic() + kill.seconds
         if due is not None and time.monotonic() >= due:
             for child in children:
-                os.kill(child, sig)
+                os.kill(child, signal.SIGKILL)
             kill, due = None, None
     codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
     return Ending(codes[0], read[letters[0]].decode(), read[errors[0]].decode(errors="replace"))

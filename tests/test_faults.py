@@ -1,24 +1,32 @@
 """Full disks, folders that vanish, flipped bits, two runs at once, signals, numbers that are not finite."""
 
+import itertools
 import json
 import os
 import resource
 import shutil
 import signal
 import subprocess
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import killed
 import pytest
 import torch
 import train_toy
+from conftest import TOY_TEXT
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from distill import checkpoints, corpus, packing, report, run_folder, score, trainer
+from distill import checkpoints, corpus, counterfactual, packing, report, run_folder, score, trainer
 from distill.errors import UserError
 from distill.integrity import MANIFEST, damage, file_is_whole, put_file, put_folder
+from distill.models import train_tokenizer
+from distill.packing import BlockDataset
+from distill.recipe import Recipe
 from distill.run_folder import write_folder
 from distill.step_watch import SpikeWatch, smallest_bad
 
@@ -244,7 +252,8 @@ def test_a_real_small_file_system_that_fills_up(world, finished, tmp_path):
         work = tmp_path / "work"
         work.mkdir()
         (work / "run").symlink_to(disk)
-        assert "no space left on device" in error_of(killed.run(work, world)).lower()
+        told = error_of(killed.run(work, world))
+        assert "no space left on device" in told or "the disk may be full" in told
         subprocess.run(["mount", "-o", "remount,size=100m", str(disk)], check=True)
         ending = killed.run(work, world)
         assert ending.code == 0, ending.errors[-3000:]
@@ -273,8 +282,6 @@ def test_a_corpus_file_that_vanishes_is_one_sentence(world, tmp_path):
     files = json.dumps({"source": "files", "files": [str(tmp_path / "a.txt"), str(tmp_path / "b.txt")]})
 
     def vanish() -> None:
-        from distill import counterfactual
-
         plain = counterfactual.Swapper.counterfactuals
 
         def swap(self, text):
@@ -303,45 +310,78 @@ def test_two_runs_in_one_folder_are_refused_and_a_kill_leaves_no_lock(world, tmp
         run_folder._lock(tmp_path / "run")
         (tmp_path / "locked").touch()
         signal.pause()
-    while not (tmp_path / "locked").exists():
-        pass
-    told = error_of(killed.run(tmp_path, world))
+    try:
+        while not (tmp_path / "locked").exists():
+            time.sleep(0.01)
+        told = error_of(killed.run(tmp_path, world))
+    finally:
+        os.kill(first, signal.SIGKILL)
+        os.waitpid(first, 0)
     assert "run is in use by a run that is still going on" in told
     assert f"process {first} on " in told
-    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == [".lock"]
-    os.kill(first, signal.SIGKILL)
-    os.waitpid(first, 0)
+    assert [p.name for p in (tmp_path / "run").iterdir()] == [".lock"]
     assert killed.run(tmp_path, world).code == 0
+
+
+def test_a_kill_while_the_folder_is_claimed_leaves_it_to_the_same_command(tmp_path):
+    folder_of(tmp_path / "run", **{".lock": "process 1 on nowhere", "recipe.partial": "seed: "})
+    with run_folder.open_run(Recipe(output_dir=str(tmp_path / "run"))):
+        assert sorted(p.name for p in (tmp_path / "run").iterdir()) == [".lock", "recipe.yaml"]
 
 
 # ------------------------------------------------------------------------------------------------------------ signals
 
 
+def signalled(owner: Any, name: str, call: int, sig: int, rank: str = "0") -> Callable[[], None]:
+    """For `killed.run`: the process of that rank gets a signal in the n-th call of a function."""
+
+    def prepare() -> None:
+        plain, calls = getattr(owner, name), itertools.count(1)
+
+        def counted(*args, **kwargs):
+            if next(calls) == call and os.environ.get("RANK", "0") == rank:
+                os.kill(os.getpid(), sig)
+            return plain(*args, **kwargs)
+
+        setattr(owner, name, counted)
+
+    return prepare
+
+
 @pytest.mark.parametrize(
-    ("processes", "sig", "code"), [(1, signal.SIGTERM, 143), (1, signal.SIGINT, 130), (2, signal.SIGTERM, 143)]
+    ("processes", "rank", "sig", "code"),
+    [(1, "0", signal.SIGTERM, 143), (1, "0", signal.SIGINT, 130), (2, "1", signal.SIGTERM, 143)],
 )
-def test_a_signal_in_training_saves_the_step_and_says_how_to_go_on(world, finished, tmp_path, processes, sig, code):
-    ending = killed.run(tmp_path, world, processes, killed.Kill("l", 3, 0.0), sig)
+def test_a_signal_in_training_saves_the_step_and_says_how_to_go_on(
+    world, finished, tmp_path, processes, rank, sig, code
+):
+    """One process of several is enough: all of them finish the same step."""
+    work = tmp_path / "stopped"
+    work.mkdir()
+    prepare = signalled(trainer.DistillationTrainer, "compute_loss", 3, sig, rank)
+    ending = killed.run(work, world, processes, prepare=prepare)
     assert ending.code == code, ending.errors[-3000:]
     assert ending.errors.count("the same command goes on") == 1
     assert "Traceback" not in ending.errors
-    newest = checkpoints.newest_whole(tmp_path / "run" / "checkpoints" / "baseline")
-    assert 3 <= int(newest.name.split("-")[1]) < 6
-    ending = killed.run(tmp_path, world, processes)
-    assert ending.code == 0, ending.errors[-3000:]
-    want = finished if processes == 1 else tmp_path / "whole"
+    newest = checkpoints.newest_whole(work / "run" / "checkpoints" / "baseline")
+    assert newest.name == "checkpoint-3"
+    want = finished
     if processes == 2:
+        want = tmp_path / "whole"
         want.mkdir()
         assert killed.run(want, world, 2).code == 0
-    assert killed.results(tmp_path) == killed.results(want)
+    ending = killed.run(work, world, processes)
+    assert ending.code == 0, ending.errors[-3000:]
+    assert killed.results(work) == killed.results(want)
 
 
 @pytest.mark.parametrize(("sig", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_elsewhere_ends_at_once(world, finished, tmp_path, sig, code):
-    ending = killed.run(tmp_path, world, 1, killed.Kill("s", 5, 0.0), sig)
+    prepare = signalled(counterfactual.Swapper, "counterfactuals", 5, sig)
+    ending = killed.run(tmp_path, world, prepare=prepare)
     assert ending.code == code
     assert ending.errors.splitlines()[-1].endswith("the same command goes on from the last checkpoint")
-    assert "l" not in ending.phases
+    assert ending.phases.count("s") <= 5
     assert killed.run(tmp_path, world).code == 0
     assert killed.results(tmp_path) == killed.results(finished)
 
@@ -363,12 +403,8 @@ def poisoned(monkeypatch, where: str, token: int, value: float) -> None:
 
 
 @pytest.fixture
-def rare():
-    """A token of the toy documents, and where it comes first: (token, block, view, position)."""
-    from conftest import TOY_TEXT
-
-    from distill.models import train_tokenizer
-
+def toy():
+    """The tokenizer of train_toy.py."""
     return train_tokenizer([TOY_TEXT] * 4, 400)
 
 
@@ -381,9 +417,9 @@ def rare():
     ],
 )
 def test_a_number_that_is_not_finite_stops_the_run_and_names_its_text(
-    monkeypatch, tmp_path, rare, where, value, what, capsys
+    monkeypatch, tmp_path, toy, where, value, what, capsys
 ):
-    token = rare(" coat")["input_ids"][-1]
+    token = toy(" coat")["input_ids"][-1]
     train_toy.main(str(tmp_path), 4, 2, steps=2, save_steps=1)
     shutil.rmtree(tmp_path / "student")
     poisoned(monkeypatch, where, token, value)
@@ -398,7 +434,7 @@ def test_a_number_that_is_not_finite_stops_the_run_and_names_its_text(
     block, view, position = place_in(message)
     rows = train_toy_blocks(tmp_path)[block].input_ids
     assert rows[view, position] == token
-    assert repr(rare.decode(rows[view, max(0, position - 7) : position + 1])) in message
+    assert repr(toy.decode(rows[view, max(0, position - 7) : position + 1])) in message
 
 
 def place_in(message: str) -> tuple[int, int, int]:
@@ -408,13 +444,11 @@ def place_in(message: str) -> tuple[int, int, int]:
 
 
 def train_toy_blocks(folder: Path):
-    from distill.packing import BlockDataset
-
     return BlockDataset(next((folder / "cache-0").glob("*.arrow")), 48)
 
 
-def test_a_gradient_that_is_not_finite_is_found_where_the_loss_is_finite(monkeypatch, tmp_path, rare):
-    token = rare(" coat")["input_ids"][-1]
+def test_a_gradient_that_is_not_finite_is_found_where_the_loss_is_finite(monkeypatch, tmp_path, toy):
+    token = toy(" coat")["input_ids"][-1]
     plain = trainer.hidden_states
 
     def hidden_states(model, input_ids, position_ids):
@@ -432,9 +466,9 @@ def test_a_gradient_that_is_not_finite_is_found_where_the_loss_is_finite(monkeyp
     assert "checkpoint is none yet" in str(stopped.value)
 
 
-def test_steps_that_are_not_finite_can_be_left_out(monkeypatch, tmp_path, rare, capsys):
+def test_steps_that_are_not_finite_can_be_left_out(monkeypatch, tmp_path, toy, capsys):
     """The student of a training in which every step is bad is the untrained one, bit for bit; and it is counted."""
-    poisoned(monkeypatch, "teacher", rare.bos_token_id, float("nan"))
+    poisoned(monkeypatch, "teacher", toy.bos_token_id, float("nan"))
     train_toy.main(str(tmp_path), 4, 2, steps=3, on_nonfinite="skip")
     said = capsys.readouterr().err
     assert "3 steps were left out of training" in said

@@ -121,6 +121,17 @@ def test_training_goes_on_bit_for_bit(tmp_path):
     assert model.config.n_layer == 2
 
 
+def test_a_finished_training_is_not_trained_further(tmp_path):
+    """A student that is lost after its last checkpoint comes back as it was; the learning rate does not end at 0."""
+    arguments = {"steps": 3, "save_steps": 3, "lr_scheduler_type": "constant"}
+    train_toy.main(str(tmp_path), 4, 1, **arguments)
+    want = load_file(tmp_path / "student" / "model.safetensors")
+    shutil.rmtree(tmp_path / "student")
+    train_toy.main(str(tmp_path), 4, 1, **arguments)
+    got = load_file(tmp_path / "student" / "model.safetensors")
+    assert all(torch.equal(want[k], got[k]) for k in want)
+
+
 def test_one_kept_checkpoint_is_too_few(tmp_path):
     with pytest.raises(UserError, match="save_total_limit"):
         training_arguments(Recipe(trainer={"save_total_limit": 1}), tmp_path)
