@@ -10,18 +10,17 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from distill import kd_loss
+from distill.counterfactual import Swapper
 from distill.errors import UserError
 from distill.models import head, hidden_states
 from distill.packing import IGNORED, Collator, PackingCounts, pack
 from distill.recipe import LossConfig, Recipe, TargetConfig
 from distill.trainer import DistillationTrainer, attach_loss, training_arguments
+from distill.wordlist import load_wordlist
 
 
 @pytest.fixture
 def batch(toy_tokenizer):
-    from distill.counterfactual import Swapper
-    from distill.wordlist import load_wordlist
-
     swapper = Swapper(load_wordlist("english_gender"))
     blocks = list(pack(train_toy.toy_documents()[:20], toy_tokenizer, swapper, 48, PackingCounts()))
     return Collator(2, augment=True)(blocks), blocks
@@ -83,6 +82,28 @@ def test_the_teacher_runs_once_in_eval_mode_without_gradients(tmp_path, toy_mode
     assert calls == [(False, False, len(inputs["input_ids"]))]
     assert all(p.grad is None for p in teacher.parameters())
     assert all(torch.equal(v, before[k]) for k, v in teacher.state_dict().items())
+
+
+@pytest.mark.parametrize("op", ["none", "max"])
+@pytest.mark.parametrize("augment", [False, True])
+def test_the_teacher_reads_every_text_once_and_nothing_twice(tmp_path, toy_model, toy_tokenizer, op, augment):
+    """Unedited text is read once and never doubled; with augmentation, a pair shares its two passes."""
+    swapper = Swapper(load_wordlist("english_gender"))
+    edited, unedited = ["she saw her book", "his king"], ["Nothing happened.", "A storm came up.", "It rained."]
+    blocks = [b for text in edited + unedited for b in pack([text], toy_tokenizer, swapper, 24, PackingCounts())]
+    views = 2 if augment or op != "none" else 1
+    inputs = Collator(views, augment)(blocks)
+    student, teacher = toy_model(seed=1), toy_model(seed=2)
+    trainer = make_trainer(tmp_path, student, teacher, blocks, TargetConfig(op=op, augment=augment), LossConfig())
+    read = {"student": [], "teacher": []}
+    for name, model in (("student", student), ("teacher", teacher)):
+        # The position embedding sees each position that a model reads, however the words come in.
+        model.base_model.wpe.register_forward_hook(
+            lambda module, args, out, rows=read[name]: rows.append(args[0].numel()) and None
+        )
+    trainer.compute_loss(student, inputs)
+    assert read["teacher"] == [24 * (3 + 2 * views)]
+    assert read["student"] == [24 * (3 + 2 * (2 if augment else 1))]
 
 
 def test_tied_heads_get_both_gradients(tmp_path, toy_model, batch):
