@@ -6,6 +6,7 @@ import importlib
 import json
 import os
 import shutil
+import subprocess
 import sys
 from collections import namedtuple
 from pathlib import Path
@@ -320,3 +321,14 @@ def test_the_benchmark_compares_like_with_like(monkeypatch):
     finally:
         for name in ("common", "step", "teacher_cache"):
             sys.modules.pop(name, None)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+def test_the_second_epoch_keeps_its_target():
+    """GPT-2's shapes, targets of two views, one thread; one run each takes minutes."""
+    contenders = ("two views, no cache", "two views, cache")
+    command = [sys.executable, str(BENCHMARKS / "teacher_cache.py"), "--json", "--repeats", "1", "--contenders"]
+    done = subprocess.run([*command, *contenders], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert json.loads(done.stdout)["speed"]["two views"]["later"] >= 1.3
