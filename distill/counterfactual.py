@@ -396,9 +396,11 @@ def _written_forms(
     word: str, letter_cases: Sequence[Callable[[str], str]] = _LETTER_CASES
 ) -> Iterator[tuple[str, Callable[[str], str]]]:
     """Every way in which a text may write a listed word: (the written word, how to write a counterpart alike)."""
+    if not _PART_SEPARATORS.search(word):  # then they are as _capitalised
+        letter_cases = [case for case in letter_cases if case not in (_title_case, _title_case_but_small)]
     for letter_case, normal_form, apostrophe, hyphen in itertools.product(
         letter_cases,
-        ("NFC", "NFD"),
+        ("NFC",) if word.isascii() else ("NFC", "NFD"),
         _APOSTROPHES if "'" in word else "'",
         _HYPHENS if "-" in word else "-",
     ):
