@@ -5,10 +5,10 @@
     models, generation, resolvers                   teacher and student; prompts -> text; pronouns -> their roles
     corpus                                          files, a hub data set, or samples from the teacher -> documents
     alignment, packing                              a document and its counterfactuals -> blocks of aligned tokens
-    role_map, logit_ops                             the teacher's log-probabilities of all views -> the target
+    role_map, logit_ops, two_view                   the teacher's log-probabilities of all views -> the target
     kd_loss, trainer                                blocks, teacher, target -> a trained student
     metrics, score_cache, examples, score           models, prompts and held-out text -> scores with intervals
-    findings, figures, page, model_card, report, comparison    scores -> table, page, Markdown, CSV and model card
+    findings, figures, page, model_card, report, comparison, study    scores -> tables, pages and model card
     train, cli                                      the entries: all of it in this order, or one step by itself
 
 Every module imports only from above it. Beside the flow stand what several steps or one command use:

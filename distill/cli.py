@@ -432,6 +432,48 @@ def report(arguments: Sequence[str]) -> None:
         print(line)
 
 
+# ------------------------------------------------------------------------------------------------------------ study
+
+_STUDY = """Train and score every row of a study for every seed, and write study.json and study.md: values with
+intervals over seeds and prompts, and each row set against the plain one. What is finished is skipped; a stopped study
+goes on. Benchmarks and further held-out text need --data; without it they are not measured."""
+
+_STUDY_EXAMPLES = """examples:
+  distill study recipes/study.yaml --data path/to/data
+  distill study recipes/study.yaml --rows plain,expmean-reverse --seeds 0 --jobs 2 --output_dir outputs/short-study
+"""
+
+
+def study(arguments: Sequence[str]) -> None:
+    """`distill study`: many recipes -> one table.
+
+    Raises:
+        UserError: a mistake in the study file, or a row whose run failed.
+    """
+    parser = _Parser(prog="distill study", description=_STUDY, epilog=_STUDY_EXAMPLES)
+    parser.add_argument("file", metavar="FILE", help="the study: rows over a recipe (YAML)")
+    parser.add_argument("--data", metavar="DIR", help="folder of benchmark data and further held-out text")
+    parser.add_argument("--output_dir", metavar="DIR", help="folder of all runs (default: that of the study)")
+    parser.add_argument("--seeds", metavar="A,B", help="default: those of the study")
+    parser.add_argument("--rows", metavar="A,B", help="students to train, plain among them (default: all)")
+    parser.add_argument("--jobs", type=int, metavar="N", help="rows that train at the same time")
+    parser.add_argument("--json", action="store_true", help="print study.json instead of the tables")
+    options = parser.parse_args(arguments)
+
+    from distill.study import markdown, read_study, run_study
+
+    seeds = None
+    if options.seeds is not None:
+        parts = options.seeds.split(",")
+        if not all(part.strip().isdecimal() for part in parts):
+            raise UserError(f"option --seeds is '{options.seeds}', but must be whole numbers joined by commas: 0,1,2")
+        seeds = [int(part) for part in parts]
+    rows = None if options.rows is None else [name.strip() for name in options.rows.split(",")]
+    changes = {"data": options.data, "output_dir": options.output_dir, "seeds": seeds, "jobs": options.jobs}
+    results = run_study(read_study(options.file, rows=rows, **changes))
+    print(json.dumps(results, indent=2) if options.json else markdown(results))
+
+
 # ------------------------------------------------------------------------------------------------------------ entry
 
 VERBS: dict[str, Callable[[Sequence[str]], None]] = {
@@ -440,6 +482,7 @@ VERBS: dict[str, Callable[[Sequence[str]], None]] = {
     "wordlist": wordlist,
     "score": score,
     "report": report,
+    "study": study,
 }
 
 _EPILOG = f"""verbs:
@@ -448,6 +491,7 @@ _EPILOG = f"""verbs:
   wordlist  check a word list, or import one
   score     measure checkpoints side by side
   report    compare runs and checkpoints: a page, Markdown and CSV
+  study     train and score the rows of a study, and set them side by side
 
 examples:
   distill train --help

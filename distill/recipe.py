@@ -255,7 +255,8 @@ def _section_type(annotation: Any) -> type | None:
     return annotation if isinstance(annotation, type) and is_dataclass(annotation) else None
 
 
-def _reject_unknown_keys(values: Mapping[str, Any], section: type, where: str, prefix: str = "") -> None:
+def reject_unknown_keys(values: Mapping[str, Any], section: type, where: str, prefix: str = "") -> None:
+    """Raise a UserError that names the first key of `values` that is no field of the dataclass `section`."""
     names = {f.name: f.type for f in fields(section)}
     for key, value in values.items():
         if key not in names:
@@ -265,28 +266,27 @@ def _reject_unknown_keys(values: Mapping[str, Any], section: type, where: str, p
         if inner is not None:
             if not isinstance(value, Mapping):
                 raise UserError(f"{where}: key '{prefix}{key}' must hold keys of its own, but is {value!r}")
-            _reject_unknown_keys(value, inner, where, f"{prefix}{key}.")
+            reject_unknown_keys(value, inner, where, f"{prefix}{key}.")
 
 
-def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested keys of `over` laid over those of `base`."""
     merged = dict(base)
     for key, value in over.items():
         if isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
-            merged[key] = _merge(merged[key], value)
+            merged[key] = merge(merged[key], value)
         else:
             merged[key] = value
     return merged
 
 
-def read_recipe_file(path: str | Path, _seen: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """The keys of a recipe file laid over those of its `base:`, as nested dictionaries.
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """The keys of a YAML file.
 
     Raises:
-        UserError: the file is missing, is not YAML, holds an unknown key, or its bases form a circle.
+        UserError: the file is missing, or is not a YAML mapping in UTF-8.
     """
     path = Path(path)
-    if path.resolve() in _seen:
-        raise UserError(f"{path}: 'base' leads back to a file that is already being read; remove one of the two")
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -305,11 +305,24 @@ def read_recipe_file(path: str | Path, _seen: tuple[Path, ...] = ()) -> dict[str
     values = {} if values is None else values
     if not isinstance(values, dict):
         raise UserError(f"{path}: a recipe holds 'key: value' lines, but this is a {type(values).__name__}")
+    return values
+
+
+def read_recipe_file(path: str | Path, _seen: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The keys of a recipe file laid over those of its `base:`, as nested dictionaries.
+
+    Raises:
+        UserError: see `read_yaml`; or the file holds an unknown key, or its bases form a circle.
+    """
+    path = Path(path)
+    if path.resolve() in _seen:
+        raise UserError(f"{path}: 'base' leads back to a file that is already being read; remove one of the two")
+    values = read_yaml(path)
     base = values.pop("base", None)
-    _reject_unknown_keys(values, Recipe, str(path))
+    reject_unknown_keys(values, Recipe, str(path))
     if base is None:
         return values
-    return _merge(read_recipe_file(path.parent / str(base), (*_seen, path.resolve())), values)
+    return merge(read_recipe_file(path.parent / str(base), (*_seen, path.resolve())), values)
 
 
 def _dotted_names(section: type, prefix: str = "") -> list[str]:
@@ -355,6 +368,24 @@ def parse_recipe(argv: Sequence[str]) -> Recipe:
         source = inline or queue.pop(0)
         # The parser gets the merged content, because `base:` is our own key.
         arguments += ["--config", json.dumps(read_recipe_file(source))]
+    return _parsed(arguments, source)
+
+
+def recipe_of(values: Mapping[str, Any], source: str) -> Recipe:
+    """A checked recipe from nested keys.
+
+    Args:
+        values: As `read_recipe_file` returns them.
+        source: Where they come from, for messages.
+
+    Raises:
+        UserError: see `parse_recipe`.
+    """
+    reject_unknown_keys(values, Recipe, source)
+    return _parsed(["--config", json.dumps(values)], source)
+
+
+def _parsed(arguments: Sequence[str], source: str) -> Recipe:
     parser = build_parser()
     try:
         namespace = parser.parse_args(arguments)

@@ -24,6 +24,7 @@ from functools import cache as cached
 from importlib import metadata
 from itertools import combinations
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import jsonschema
@@ -150,7 +151,6 @@ def score_models(
     example_texts = example_prompts(prompts, swapper, seed)
     examples: list[dict[str, Any]] = [{} for _ in example_texts]
     weights: dict[str, str] = {}
-    resampling = {"resamples": settings.bootstrap, "seed": seed}
     device = "cuda" if torch.cuda.is_available() else "cpu"
     judge, judge_hash = None, ""
     for name, source in models.items():
@@ -159,19 +159,11 @@ def score_models(
         model_hash = f"{weights[name]} {content_hash(tokenizer.get_vocab())}"
         if len(models) > 1 and judge is None:
             judge, judge_hash = cached(lambda source=source: _open(source, device)), model_hash
-        kept = ScoreCache(cache, _decisive(settings, seed, swapper, documents, prompts) | {"judge": judge_hash})
+        kept = ScoreCache(cache, decisive(settings, seed, swapper, documents, prompts) | {"judge": judge_hash})
         evaluation = Evaluation(model, tokenizer, wordlist, documents, prompts, settings, seed, swapper, judge=judge)
         if progress:
             evaluation.progress = lambda what, done, total, name=name: progress(name, what, done, total)
-        outcomes[name] = {}
-        for metric, module in metrics.items():
-            outcomes[name] |= kept.outcomes(
-                model_hash,
-                metric,
-                lambda module=module, evaluation=evaluation: {
-                    of: resampled(measurement, **resampling) for of, measurement in measured(module, evaluation).items()
-                },
-            )
+        outcomes[name] = model_outcomes(evaluation, metrics, kept, model_hash)
         texts = None
         if "continuations" in vars(evaluation):  # only if a metric asked for them
             sampled = dict(zip(prompts, evaluation.continuations, strict=True))
@@ -237,12 +229,34 @@ def score_models(
             "held_out": _held_out(documents, swapper),
             "weights": weights,
         },
-        "versions": _versions(device),
+        "versions": versions(device),
     }
     return _without_nan(scores)
 
 
-def _decisive(
+def model_outcomes(
+    evaluation: Evaluation, metrics: Mapping[str, ModuleType], kept: ScoreCache, model_hash: str
+) -> dict[str, Outcome]:
+    """The outcomes of one model, by the name of the score; from the cache where they lie there.
+
+    Args:
+        evaluation: The model, what it is measured on, and the seed and number of resamples.
+        metrics: As `distill.metrics.chosen` gives them.
+        kept: The cache of this evaluation's data and settings.
+        model_hash: What the model is called there.
+    """
+    resampling = {"resamples": evaluation.settings.bootstrap, "seed": evaluation.seed}
+    outcomes: dict[str, Outcome] = {}
+    for metric, module in metrics.items():
+        outcomes |= kept.outcomes(
+            model_hash,
+            metric,
+            lambda module=module: {of: resampled(m, **resampling) for of, m in measured(module, evaluation).items()},
+        )
+    return outcomes
+
+
+def decisive(
     settings: ScoreConfig, seed: int, swapper: Swapper, documents: Sequence[str], prompts: Sequence[Prompt]
 ) -> dict[str, Any]:
     """Whatever decides the scores of a model, ready for JSON. The batch size does not."""
@@ -253,7 +267,7 @@ def _decisive(
         "settings": given,
         "seed": seed,
         "swapper": swapper.cache_key,
-        "documents": content_hash(documents),
+        "documents": content_hash(list(documents)),
         "prompts": content_hash([asdict(prompt) for prompt in prompts]),
         "examples": content_hash(example_prompts(prompts, swapper, seed)),
     }
@@ -319,7 +333,8 @@ def _open(source: ModelSource, device: str) -> tuple[Any, Any]:
     return model.to(device), tokenizer
 
 
-def _versions(device: str) -> dict[str, str]:
+def versions(device: str) -> dict[str, str]:
+    """Versions of what decides the figures, and the device."""
     versions = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:

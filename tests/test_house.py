@@ -21,7 +21,7 @@ from distill.recipe import Recipe, parse_recipe
 PACKAGE = REPOSITORY / "distill"
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 PINNED_EXTRAS = ("metrics", "test", "dev", "browser")
-RECIPES = sorted((REPOSITORY / "recipes").rglob("*.yaml"))
+RECIPES = sorted(p for p in (REPOSITORY / "recipes").rglob("*.yaml") if p.name != "study.yaml")
 ABLATION = sorted((REPOSITORY / "recipes/ablation").glob("*.yaml"))
 
 # Look-ups inside a function that point downstream on purpose, each with its reason. Imports at the head of a module may

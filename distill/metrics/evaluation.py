@@ -189,6 +189,20 @@ class Evaluation:
         masses = [logits[:, ids].logsumexp(dim=-1) - total for ids in self.group_tokens]
         return torch.stack(masses, dim=-1).double().cpu().numpy()
 
+    @cached_property
+    def next_word_masses(self) -> np.ndarray:
+        """Log-probability that the next word after each prompt is one of each group's; (prompts, K) float64."""
+        sequences = [self.encode(prompt.text)[0] for prompt in self.prompts]
+        masses = np.full((len(sequences), self.wordlist.num_groups), np.nan)
+        done, report = 0, self.report("next word")
+        for batch in self.batches([len(ids) for ids in sequences]):
+            logits = self.logits([sequences[i] for i in batch])
+            last = [len(sequences[i]) - 1 for i in batch]
+            masses[batch] = self.group_log_masses(logits[range(len(batch)), last])
+            done += len(batch)
+            report(done, len(sequences))
+        return masses
+
     @contextmanager
     def _eval_mode(self) -> Iterator[None]:
         if not self.model.training:

@@ -30,16 +30,7 @@ def measure(evaluation: base.Evaluation) -> Measurement:
     ratio of each subject with its interval over the subject's prompts, the mean mass that listed words have at all, and
     how many of them have a token.
     """
-    prompts = evaluation.prompts
-    sequences = [evaluation.encode(prompt.text)[0] for prompt in prompts]
-    masses = np.full((len(prompts), evaluation.wordlist.num_groups), np.nan)
-    done, report = 0, evaluation.report("next word")
-    for batch in evaluation.batches([len(ids) for ids in sequences]):
-        logits = evaluation.logits([sequences[i] for i in batch])
-        last = [len(sequences[i]) - 1 for i in batch]
-        masses[batch] = evaluation.group_log_masses(logits[range(len(batch)), last])
-        done += len(batch)
-        report(done, len(prompts))
+    prompts, masses = evaluation.prompts, evaluation.next_word_masses
     with np.errstate(invalid="ignore"):
         ratios = log_ratio(masses)
     usable = np.isfinite(ratios)

@@ -1,0 +1,592 @@
+"""Many recipes -> one table: a loop over the pipeline, row by row and seed by seed.
+
+1. A study file names a recipe, and rows that lay keys of their own over it.
+2. For every seed the training and held-out text is made once; all rows of the seed read the same.
+3. Each row is a run of `distill.train` in a process of its own. One that is finished is skipped, one that was stopped
+   goes on.
+4. Each model is scored on all prompts, on both halves of the occupations, and on the texts that the study names.
+5. Values are averaged over seeds, with intervals over seeds and prompts; every row is set against `plain`, paired by
+   seed and by resample. -> study.json, study.md
+"""
+
+import ctypes
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+
+from distill.console import counter, say
+from distill.corpus import open_corpus, read_documents
+from distill.counterfactual import Swapper
+from distill.errors import UserError, suggestion
+from distill.findings import cell
+from distill.generation import Prompt
+from distill.logit_ops import OPERATIONS, build_role_maps
+from distill.metrics import CARDS, Evaluation, Outcome, chosen
+from distill.metrics.bootstrap import CONFIDENCE
+from distill.models import load_model, load_teacher, load_tokenizer, weights_hash
+from distill.recipe import CorpusConfig, Recipe, TargetConfig, merge, read_recipe_file, read_yaml, recipe_of
+from distill.role_map import token_roles
+from distill.run_folder import write_json
+from distill.score import decisive, model_outcomes, run_prompts, versions
+from distill.score_cache import ScoreCache, content_hash
+from distill.two_view import TwoViewTeacher
+from distill.wordlist import load_wordlist
+
+BASELINE = "plain"
+FORMAT = 1
+HALVES = ("chosen", "held_out")
+_RESAMPLES = 2000
+_SECONDS_BETWEEN_LOOKS = 0.5
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study file.
+
+    Args:
+        output_dir: Folder of all its runs.
+        recipe: The recipe that all rows share, a path relative to the study file.
+        settings: Keys laid over that recipe, for all rows.
+        seeds: One run of each row for each.
+        jobs: Rows that train at the same time.
+        teachers: Row name -> keys of `target`: the teacher itself, without any, or as a two-view teacher.
+        students: Row name -> recipe keys.
+        metrics: Scores of every model.
+        half_metrics: Those that are also given for each half of the occupations.
+        text_metrics: Those that are also given for each of `texts`.
+        texts: Name -> file of held-out text below `data`.
+        passage_chars: As in a recipe's corpus, for `texts`.
+        max_documents: As in a recipe's corpus, for `texts`.
+        data: Folder of benchmark data; `null`: what needs it is not measured.
+    """
+
+    output_dir: str = "outputs/study"
+    recipe: str = "quickstart.yaml"
+    settings: dict[str, Any] = field(default_factory=dict)
+    seeds: tuple[int, ...] = (0, 1, 2)
+    jobs: int = 1
+    teachers: dict[str, Any] = field(default_factory=dict)
+    students: dict[str, Any] = field(default_factory=dict)
+    metrics: tuple[str, ...] = ()
+    half_metrics: tuple[str, ...] = ()
+    text_metrics: tuple[str, ...] = ()
+    texts: dict[str, str] = field(default_factory=dict)
+    passage_chars: int | None = None
+    max_documents: int | None = None
+    data: str | None = None
+
+
+def read_study(path: str | Path, rows: Sequence[str] | None = None, **changes: Any) -> Study:
+    """A checked study.
+
+    Args:
+        path: The study file.
+        rows: The students to keep; None: all.
+        changes: Fields that replace those of the file, where they are not None.
+
+    Raises:
+        UserError: an unknown key or row, a value of the wrong kind, or a row that is no sound recipe.
+    """
+    path = Path(path)
+    values = read_yaml(path)
+    known = [f.name for f in fields(Study)]
+    for key in values:
+        if key not in known:
+            raise UserError(f"{path}: unknown key '{key}'; {suggestion(str(key), known)}")
+    values |= {key: value for key, value in changes.items() if value is not None}
+    for key, value in values.items():
+        default = getattr(Study(), key)
+        kind = dict if isinstance(default, dict) else list if isinstance(default, tuple) else None
+        if kind is not None and not isinstance(value, kind):
+            raise UserError(f"{path}: key '{key}' must hold a {'mapping' if kind is dict else 'list'}, not {value!r}")
+    study = Study(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+    if not study.seeds or not all(isinstance(seed, int) and seed >= 0 for seed in study.seeds):
+        raise UserError(f"{path}: key 'seeds' must list whole numbers of at least 0, not {list(study.seeds)}")
+    if not isinstance(study.jobs, int) or study.jobs < 1:
+        raise UserError(f"{path}: key 'jobs' is {study.jobs}, but must be at least 1")
+    if rows is not None:
+        for row in rows:
+            if row not in study.students:
+                raise UserError(f"{path}: holds no student '{row}'; {suggestion(row, list(study.students))}")
+        study = replace(study, students={name: study.students[name] for name in study.students if name in rows})
+    if BASELINE not in study.students:
+        raise UserError(f"{path}: key 'students' has no row '{BASELINE}', against which the others are set")
+    if both := study.students.keys() & study.teachers.keys():
+        raise UserError(f"{path}: row '{sorted(both)[0]}' is named twice, under 'teachers' and under 'students'")
+    for name in (*study.students, *study.teachers):
+        if not str(name).replace("-", "").replace("_", "").isalnum():
+            raise UserError(f"{path}: row '{name}': a name of letters, digits, - and _ is expected")
+    chosen([*study.metrics, *study.half_metrics, *study.text_metrics])
+    study = replace(study, recipe=str(path.parent / study.recipe))
+    for name in study.students:
+        row_recipe(study, name, study.seeds[0])
+    for name, target in study.teachers.items():
+        _teacher_target(path, name, target)
+    return study
+
+
+def _teacher_target(path: Path | str, name: str, values: Mapping[str, Any]) -> TargetConfig:
+    known = [f.name for f in fields(TargetConfig)]
+    for key in values:
+        if key not in known:
+            raise UserError(f"{path}: row '{name}': unknown key '{key}'; {suggestion(key, known)}")
+    target = TargetConfig(**values)
+    if target.op not in OPERATIONS:
+        raise UserError(f"{path}: row '{name}': unknown op '{target.op}'; {suggestion(target.op, list(OPERATIONS))}")
+    return target
+
+
+def row_recipe(study: Study, row: str, seed: int) -> Recipe:
+    """The recipe of one run.
+
+    Raises:
+        UserError: the row's keys make no sound recipe.
+    """
+    out = Path(study.output_dir)
+    shared = _shared_values(study, seed)
+    if shared.get("corpus", {}).get("source", "teacher") == "teacher":
+        # Drawn once for all rows, see `_make_text`; rows without a teacher could not draw it.
+        shared |= {section: {"source": "files", "files": [str(_text(out, section, seed))]} for section in _SECTIONS}
+    own = {
+        "output_dir": str(out / "runs" / f"{row}-{seed}"),
+        "seed": seed,
+        "baseline": False,
+        "cache_dir": str(out / "cache"),
+        "scores": {"metrics": ["perplexity", "bits_per_byte"]},
+    }
+    return recipe_of(merge(merge(shared, study.students.get(row, {})), own), f"row '{row}' of the study")
+
+
+_SECTIONS = ("corpus", "held_out")
+
+
+def _shared_values(study: Study, seed: int) -> dict[str, Any]:
+    return merge(read_recipe_file(study.recipe), study.settings) | {"seed": seed}
+
+
+def _text(out: Path, section: str, seed: int) -> Path:
+    return out / "text" / f"{section}-{seed}.jsonl"
+
+
+def _make_text(study: Study, seed: int) -> None:
+    """Draw the text of a seed from the teacher, where the recipe says so and it is not there yet."""
+    recipe = recipe_of(_shared_values(study, seed), study.recipe)
+    out = Path(study.output_dir)
+    for number, section in enumerate(_SECTIONS):
+        config, path = getattr(recipe, section), _text(out, section, seed)
+        if config.source != "teacher" or path.exists():
+            continue
+        teacher, tokenizer = load_teacher(recipe.teacher)
+        progress = counter(f"sampling text of seed {seed}", "documents")
+        corpus = open_corpus(
+            config, 2 * seed + number, out / "cache", teacher, tokenizer, weights_hash(teacher), progress
+        )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".partial")
+        with partial.open("w", encoding="utf-8") as stream:
+            stream.writelines(json.dumps({"text": document}) + "\n" for document in corpus.documents())
+        os.replace(partial, path)
+
+
+# ------------------------------------------------------------------------------------------------------------- runs
+
+
+def run_study(study: Study) -> dict[str, Any]:
+    """Train what is missing, score everything, and write study.json and study.md.
+
+    Returns:
+        What study.json holds: {"format", "rows": [{"name", "setting", "seeds", "metrics": {METRIC: {value, low, high}},
+        "against_plain": {METRIC: {"difference": {...}, "ratio": {...}}}}], "settings", "versions"}.
+
+    Raises:
+        UserError: a run ended with a mistake in its recipe, or its model cannot be scored.
+    """
+    out = Path(study.output_dir)
+    out.mkdir(parents=True, exist_ok=True)
+    for seed in study.seeds:
+        _make_text(study, seed)
+    _train_missing(study)
+    outcomes: dict[str, list[dict[str, Outcome]]] = {name: [] for name in (*study.teachers, *study.students)}
+    for number, seed in enumerate(study.seeds, start=1):
+        judge = _Scorer(study, seed)
+        for name in outcomes:
+            say(f"scoring {name}, seed {seed} ({number} of {len(study.seeds)} seeds)")
+            outcomes[name].append(judge.outcomes(name))
+    results = summary(study, outcomes)
+    write_json(out / "study.json", results)
+    (out / "study.md").write_text(markdown(results), encoding="utf-8")
+    return results
+
+
+def _train_missing(study: Study) -> None:
+    """Train all rows that are not finished, `jobs` at a time; the first that fails ends the others."""
+    out = Path(study.output_dir)
+    todo = [
+        (row, seed)
+        for seed in study.seeds
+        for row in study.students
+        if not (out / "runs" / f"{row}-{seed}" / "scores.json").exists()
+    ]
+    total, done, begun = len(todo), 0, time.monotonic()
+    running: dict[tuple[str, int], subprocess.Popen] = {}
+    try:
+        while todo or running:
+            while todo and len(running) < study.jobs:
+                row, seed = todo.pop(0)
+                left = f", {(time.monotonic() - begun) / done * (total - done) / 60:.0f} min left" if done else ""
+                say(f"training {row}, seed {seed} ({total - len(todo)} of {total}{left})")
+                running[row, seed] = _start(study, row, seed)
+            time.sleep(_SECONDS_BETWEEN_LOOKS)
+            for (row, seed), process in list(running.items()):
+                if (code := process.poll()) is None:
+                    continue
+                del running[row, seed]
+                done += 1
+                if code != 0:
+                    raise UserError(f"row '{row}', seed {seed}: {_last_words(_log(study, row, seed), code)}")
+    finally:
+        for process in running.values():
+            process.terminate()
+        for process in running.values():
+            process.wait()
+
+
+def _start(study: Study, row: str, seed: int) -> subprocess.Popen:
+    recipe = row_recipe(study, row, seed)
+    path = Path(study.output_dir) / "recipes" / f"{row}-{seed}.yaml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(yaml.safe_dump(recipe.to_dict(), sort_keys=False, allow_unicode=True), encoding="utf-8")
+    log = _log(study, row, seed)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as stream:
+        return subprocess.Popen(
+            [sys.executable, "-m", "distill.train", "--config", str(path)],
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=stream,
+            preexec_fn=_end_with_parent if sys.platform == "linux" else None,
+        )
+
+
+def _end_with_parent() -> None:
+    """In the child, before it begins: a study that is killed leaves no run behind that would write on."""
+    set_parent_death_signal = 1  # PR_SET_PDEATHSIG
+    ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM)
+
+
+def _log(study: Study, row: str, seed: int) -> Path:
+    return Path(study.output_dir) / "logs" / f"{row}-{seed}.log"
+
+
+def _last_words(log: Path, code: int) -> str:
+    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    last = lines[-1] if lines else "it said nothing"
+    return f"its run ended with exit code {code}: {last.removeprefix('error: ')} (all of it: {log})"
+
+
+# ----------------------------------------------------------------------------------------------------------- scores
+
+
+@dataclass
+class _Part(Evaluation):
+    """An evaluation of some of another's prompts, with the texts that were sampled there."""
+
+    whole: Evaluation | None = None
+    places: Sequence[int] = ()
+
+    @cached_property
+    def continuations(self) -> list[list[str]]:
+        return [self.whole.continuations[place] for place in self.places]
+
+
+def halves(prompts: Sequence[Prompt]) -> dict[str, list[int]]:
+    """The prompts of each half of the subjects (occupations): every second one, in the order of the source."""
+    order = {subject: place for place, subject in enumerate(dict.fromkeys(prompt.subject for prompt in prompts))}
+    return {
+        half: [place for place, prompt in enumerate(prompts) if order[prompt.subject] % 2 == number]
+        for number, half in enumerate(HALVES)
+    }
+
+
+class _Scorer:
+    """Scores the models of one seed, all on the same prompts and texts."""
+
+    def __init__(self, study: Study, seed: int) -> None:
+        self.study, self.seed = study, seed
+        self.out = Path(study.output_dir)
+        self.recipe = row_recipe(study, BASELINE, seed)
+        shared = recipe_of(_shared_values(study, seed), study.recipe)
+        self.settings = replace(shared.scores, data=study.data)
+        self.swapper = Swapper(load_wordlist(self.recipe.wordlist))
+        self.prompts, _ = run_prompts(shared, self.swapper)
+        self.halves = halves(self.prompts)
+        self.documents = [d for d in read_documents(self.recipe.held_out, seed) if d.strip()]
+        self.texts = {name: self._documents(file) for name, file in study.texts.items()}
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        model, self.tokenizer = load_teacher(self.recipe.teacher)
+        self.teacher = model.to(self.device)
+        self.teacher_hash = weights_hash(model)
+
+    def _documents(self, file: str) -> list[str]:
+        """Texts of a file below the data folder; none where it is missing, so that its scores are undefined."""
+        path = Path(self.study.data or "", file)
+        if self.study.data is None or not path.exists():
+            return []
+        corpus = CorpusConfig(
+            source="files",
+            files=[str(path)],
+            passage_chars=self.study.passage_chars,
+            max_documents=self.study.max_documents,
+        )
+        return [document for document in read_documents(corpus, self.seed) if document.strip()]
+
+    def outcomes(self, row: str) -> dict[str, Outcome]:
+        """All scores of a row's model, by name: METRIC, METRIC_HALF and METRIC_TEXT."""
+        model, tokenizer, model_hash = self._model(row)
+        judge = {"judge": lambda: (self.teacher, self.tokenizer)}
+        common = {"settings": self.settings, "seed": self.seed, "swapper": self.swapper, **judge}
+        whole = Evaluation(model, tokenizer, self.swapper.wordlist, self.documents, self.prompts, **common)
+        found = self._measured(whole, model_hash, self.study.metrics, "")
+        for half, places in self.halves.items():
+            part = _Part(
+                model, tokenizer, self.swapper.wordlist, (), [self.prompts[place] for place in places],
+                **common, whole=whole, places=places,
+            )  # fmt: skip
+            found |= self._measured(part, model_hash, self.study.half_metrics, f"_{half}")
+        for name, documents in self.texts.items():
+            read = Evaluation(model, tokenizer, self.swapper.wordlist, documents, (), **common)
+            found |= self._measured(read, model_hash, self.study.text_metrics, f"_{name}")
+        return found
+
+    def _measured(
+        self, evaluation: Evaluation, model_hash: str, metrics: Sequence[str], suffix: str
+    ) -> dict[str, Outcome]:
+        given = decisive(self.settings, self.seed, self.swapper, evaluation.documents, evaluation.prompts)
+        kept = ScoreCache(self.out / "cache" / "scores", given | {"judge": self.teacher_hash, "part": suffix})
+        return {
+            name + suffix: outcome
+            for name, outcome in model_outcomes(evaluation, chosen(list(metrics)), kept, model_hash).items()
+        }
+
+    def _model(self, row: str) -> tuple[Any, Any, str]:
+        """Model, tokenizer and hash of a row."""
+        if row in self.study.teachers:
+            target = _teacher_target(self.study.recipe, row, self.study.teachers[row])
+            if target.op == "none":
+                return self.teacher, self.tokenizer, self.teacher_hash
+            roles = token_roles(
+                self.swapper.wordlist, self.tokenizer, self.teacher.get_output_embeddings().weight.shape[0]
+            )
+            maps = [role_map.to(self.device) for role_map in build_role_maps(roles.edges, roles.vocab_size)]
+            model = TwoViewTeacher(self.teacher, self.tokenizer, self.swapper, target, maps)
+            return model, self.tokenizer, f"{self.teacher_hash} {content_hash(asdict(target))}"
+        folder = str(self.out / "runs" / f"{row}-{self.seed}" / "student")
+        model = load_model(folder).to(self.device)
+        return model, load_tokenizer(folder), weights_hash(model)
+
+
+# ---------------------------------------------------------------------------------------------------------- summary
+
+
+def resampled_mean(
+    outcomes: Sequence[Outcome], absolute: bool, draws: int = _RESAMPLES
+) -> tuple[float | None, np.ndarray]:
+    """The mean over seeds, and bootstrap draws of it over seeds and units (prompts, documents, pairs).
+
+    Every draw takes as many seeds as there are, with replacement, and for each of these one resample of its units. The
+    same call for another row takes the same seeds and resamples, so that two rows are paired.
+
+    Args:
+        outcomes: One for each seed.
+        absolute: Take the size of each seed's value, without its sign.
+        draws: Number of draws.
+
+    Returns:
+        (mean or None, (draws,) or an empty array where a seed has no resamples).
+    """
+    values = [outcome.value for outcome in outcomes]
+    if not values or any(value is None for value in values):
+        return None, np.empty(0)
+    size = np.abs if absolute else np.asarray
+    mean = float(np.mean(size(np.array(values))))
+    if any(not outcome.drawn for outcome in outcomes):
+        return mean, np.empty(0)
+    rng = np.random.default_rng(0)
+    seeds = rng.integers(len(outcomes), size=(draws, len(outcomes)))
+    place = rng.random(size=(draws, len(outcomes)))
+    tables = [size(np.array(outcome.drawn, dtype=float)) for outcome in outcomes]
+    drawn = np.empty((draws, len(outcomes)))
+    for seed, table in enumerate(tables):
+        here = seeds == seed
+        drawn[here] = table[(place[here] * len(table)).astype(int)]
+    return mean, drawn.mean(axis=1)
+
+
+def _interval(drawn: np.ndarray) -> dict[str, float | None]:
+    drawn = drawn[np.isfinite(drawn)]
+    if not len(drawn):
+        return {"low": None, "high": None}
+    low, high = np.quantile(drawn, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return {"low": float(low), "high": float(high)}
+
+
+def _aggregate(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    value, drawn = resampled_mean(outcomes, absolute=False)
+    per_seed = [outcome.value for outcome in outcomes]
+    entry = {"value": value, **_interval(drawn), "per_seed": per_seed, "n": sum(outcome.n for outcome in outcomes)}
+    reason = next((o.details["reason"] for o in outcomes if o.value is None and "reason" in o.details), None)
+    return entry | ({"reason": reason} if reason else {})
+
+
+def _against(outcomes: Sequence[Outcome], plain: Sequence[Outcome]) -> dict[str, Any]:
+    """Difference and ratio of the sizes of two rows, paired by seed and resample."""
+    (ours, our_draws), (theirs, their_draws) = (resampled_mean(o, absolute=True) for o in (outcomes, plain))
+    if ours is None or theirs is None:
+        return {
+            "difference": {"value": None, "low": None, "high": None},
+            "ratio": {"value": None, "low": None, "high": None},
+        }
+    paired = len(our_draws) and len(their_draws)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        difference = our_draws - their_draws if paired else np.empty(0)
+        ratio = our_draws / their_draws if paired else np.empty(0)
+    return {
+        "difference": {"value": ours - theirs, **_interval(difference)},
+        "ratio": {"value": ours / theirs if theirs else None, **_interval(ratio)},
+    }
+
+
+def summary(study: Study, outcomes: Mapping[str, Sequence[Mapping[str, Outcome]]]) -> dict[str, Any]:
+    """The content of study.json.
+
+    Args:
+        study: Names the rows.
+        outcomes: Row -> for each seed the outcomes by name.
+    """
+    rows = []
+    for name, of_row in outcomes.items():
+        metrics = {metric: [of_seed[metric] for of_seed in of_row] for metric in of_row[0]}
+        plain = outcomes[BASELINE]
+        rows.append(
+            {
+                "name": name,
+                "setting": _setting(study, name),
+                "seeds": list(study.seeds),
+                "metrics": {metric: _aggregate(of_metric) for metric, of_metric in metrics.items()},
+                "against_plain": {
+                    metric: _against(of_metric, [of_seed[metric] for of_seed in plain])
+                    for metric, of_metric in metrics.items()
+                }
+                if name != BASELINE
+                else {},
+            }
+        )
+    shared = row_recipe(study, BASELINE, study.seeds[0])
+    told = {f.name for f in fields(Study)} - {"output_dir", "recipe", "data", "jobs"}  # paths say nothing elsewhere
+    return {
+        "format": FORMAT,
+        "rows": rows,
+        "settings": {
+            "study": {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(study).items() if key in told},
+            "trainer": shared.trainer,
+            "interval": f"{CONFIDENCE:.0%} percentile bootstrap over seeds, and over units within a seed; rows paired",
+            "recipe_sha256": hashlib.sha256(json.dumps(shared.to_dict(), sort_keys=True).encode()).hexdigest(),
+        },
+        "versions": versions("cuda" if torch.cuda.is_available() else "cpu"),
+    }
+
+
+def _setting(study: Study, name: str) -> dict[str, Any] | None:
+    """What makes a row what it is; None where no target is made (no teacher)."""
+    if name in study.teachers:
+        target = TargetConfig(**study.teachers[name])
+    else:
+        recipe = row_recipe(study, name, study.seeds[0])
+        if recipe.teacher.path is None:
+            return None
+        target = recipe.target
+    return asdict(target)
+
+
+# Score -> heading, in the tables of study.md; the other scores are in study.json.
+_TABLES: dict[str, tuple[str, ...]] = {
+    "Disparity": (
+        "corpus_disparity",
+        "next_word_disparity",
+        "next_word_mean",
+        "next_word_spread",
+        "generation_disparity",
+        "fairness_ratio_mean",
+        "neutral_rate",
+        "equivariance_gap",
+    ),
+    "Halves of the occupations": tuple(
+        f"{metric}_{half}"
+        for metric in ("next_word_disparity", "next_word_spread", "generation_disparity")
+        for half in HALVES
+    ),
+    "Language": (
+        "perplexity",
+        "bits_per_byte",
+        "perplexity_fiction",
+        "bits_per_byte_fiction",
+        "perplexity_people",
+        "bits_per_byte_people",
+        "wikitext2_perplexity",
+        "wikitext2_bits_per_byte",
+    ),
+    "Generation": ("distinct_1", "distinct_2", "repetition", "continuation_length", "continuation_perplexity"),
+    "Benchmarks": (
+        "crows_pairs_gender",
+        "stereoset_gender_ss",
+        "stereoset_gender_lms",
+        "stereoset_gender_icat",
+        "seat6_effect_size",
+        "seat7_effect_size",
+        "seat8_effect_size",
+    ),
+}
+
+
+def label(metric: str) -> str:
+    """The heading of a score: that of its card, and which half or text it is of."""
+    if metric in CARDS:
+        return CARDS[metric].label
+    card = max((name for name in CARDS if metric.startswith(f"{name}_")), key=len)
+    return f"{CARDS[card].label}, {metric.removeprefix(f'{card}_').replace('_', ' ')}"
+
+
+def markdown(results: Mapping[str, Any]) -> str:
+    """study.md: values with intervals, then the ratios to `plain`."""
+    seeds = results["rows"][0]["seeds"]
+    lines = ["# Study", "", f"Means over seeds {', '.join(map(str, seeds))}; {results['settings']['interval']}.", ""]
+    for title, metrics in _TABLES.items():
+        there = [m for m in metrics if any(m in row["metrics"] for row in results["rows"])]
+        if not there:
+            continue
+        lines += [f"## {title}", "", *table(results["rows"], there, lambda row, m: row["metrics"].get(m)), ""]
+        others = [row for row in results["rows"] if row["against_plain"]]
+        ratios = table(others, there, lambda row, m: row["against_plain"].get(m, {}).get("ratio"))
+        lines += [f"### {title}: ratio to {BASELINE}", "", *ratios, ""]
+    missing = {entry["reason"] for row in results["rows"] for entry in row["metrics"].values() if entry.get("reason")}
+    return "\n".join(lines + ["## Not measured", "", *(f"- {r}" for r in sorted(missing))] * bool(missing)) + "\n"
+
+
+def table(rows: Sequence[Mapping[str, Any]], metrics: Sequence[str], entry: Any) -> list[str]:
+    """Markdown lines: one row of the study a line, one score a column."""
+    lines = ["| row | " + " | ".join(map(label, metrics)) + " |", "|---" * (1 + len(metrics)) + "|"]
+    lines += [f"| {row['name']} | " + " | ".join(cell(entry(row, m)) for m in metrics) + " |" for row in rows]
+    return lines

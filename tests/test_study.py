@@ -1,0 +1,261 @@
+"""The study: its file, its statistics against plain loops, and a small one from end to end."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from conftest import REPOSITORY
+
+from distill.errors import UserError
+from distill.generation import Prompt
+from distill.logit_ops import OPERATIONS
+from distill.metrics import Outcome
+from distill.study import _against, halves, label, markdown, read_study, resampled_mean, row_recipe, run_study
+
+STUDY = REPOSITORY / "recipes" / "study.yaml"
+
+
+# ----------------------------------------------------------------------------------------------------------- the file
+
+
+def test_the_bundled_study_has_every_row_of_the_matrix():
+    study = read_study(STUDY)
+    rows = {name: row_recipe(study, name, 0).target for name in study.students}
+    found = {(t.op, t.reverse_roles, t.augment, t.strength) for name, t in rows.items() if name != "no_teacher"}
+    operations = set(OPERATIONS) - {"none"}
+    wanted = {("none", False, augment, 1.0) for augment in (False, True)}
+    wanted |= {
+        (op, reverse, augment, 1.0) for op in operations for reverse in (False, True) for augment in (False, True)
+    }
+    assert wanted <= found
+    strengths = {s for op, reverse, augment, s in found if (op, reverse) == ("expmean", True)}
+    assert strengths == {0.25, 0.5, 0.75, 1.0}
+    assert len(found) == len(rows) - 1
+    assert {"teacher", "two_view_teacher"} == study.teachers.keys()
+    assert len(study.seeds) >= 3
+
+
+def test_rows_differ_in_their_own_keys_only():
+    study = read_study(STUDY)
+    plain, row = row_recipe(study, "plain", 1).to_dict(), row_recipe(study, "max-reverse", 1).to_dict()
+    differ = {key for key in plain if plain[key] != row[key]}
+    assert differ == {"output_dir", "target"}
+    alone = row_recipe(study, "no_teacher", 1).to_dict()
+    assert alone["corpus"] == plain["corpus"]
+    assert {key for key in plain if plain[key] != alone[key]} == {"output_dir", "teacher", "student", "loss"}
+
+
+def test_no_teacher_has_the_size_of_the_others():
+    from distill.models import load_teacher, load_tokenizer, make_student, parameter_count
+
+    study = read_study(STUDY)
+    plain, alone = row_recipe(study, "plain", 0), row_recipe(study, "no_teacher", 0)
+    teacher, tokenizer = load_teacher(plain.teacher)
+    sizes = {
+        parameter_count(make_student(plain.student, teacher, tokenizer, "demo")),
+        parameter_count(make_student(alone.student, None, load_tokenizer("demo"), None)),
+    }
+    assert len(sizes) == 1
+
+
+def written(tmp_path: Path, **changes) -> Path:
+    values = yaml.safe_load(STUDY.read_text(encoding="utf-8"))
+    values["recipe"] = str(REPOSITORY / "recipes" / values["recipe"])
+    values |= changes
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"sedes": [1]}, ["sedes", "seeds"]),
+        ({"seeds": []}, ["seeds"]),
+        ({"seeds": 3}, ["seeds", "list"]),
+        ({"seeds": [-1]}, ["seeds", "-1"]),
+        ({"jobs": 0}, ["jobs", "at least 1"]),
+        ({"students": {"augment": {"target": {"augment": True}}}}, ["plain"]),
+        ({"students": {"plain": {"target": {"operation": "max"}}}}, ["plain", "target.operation"]),
+        ({"students": {"plain": {}, "a/b": {}}}, ["a/b", "letters"]),
+        ({"students": {"plain": {}, "teacher": {}}}, ["teacher", "twice"]),
+        ({"teachers": {"two": {"op": "maxx"}}}, ["two", "maxx", "max"]),
+        ({"teachers": {"two": {"opp": "max"}}}, ["two", "opp"]),
+        ({"metrics": ["perplexitty"]}, ["perplexitty", "perplexity"]),
+        ({"recipe": "nowhere.yaml"}, ["nowhere.yaml", "no such recipe file"]),
+    ],
+)
+def test_a_mistake_in_the_file_is_one_sentence(tmp_path, changes, words):
+    with pytest.raises(UserError) as error:
+        read_study(written(tmp_path, **changes))
+    assert all(word in str(error.value) for word in words), error.value
+    assert "\n" not in str(error.value)
+
+
+def test_rows_can_be_chosen(tmp_path):
+    path = written(tmp_path)
+    assert list(read_study(path, rows=["max", "plain"]).students) == ["plain", "max"]
+    with pytest.raises(UserError, match="holds no student 'maxx'; did you mean 'max'"):
+        read_study(path, rows=["plain", "maxx"])
+
+
+# --------------------------------------------------------------------------------------------------------- statistics
+
+
+def outcome(value: float | None, drawn=(), n: int = 5) -> Outcome:
+    return Outcome(value, tuple(drawn), n, "prompt", n, "prompts", False, None, {})
+
+
+def test_draws_over_seeds_and_units_as_a_plain_loop_makes_them():
+    rng = np.random.default_rng(5)
+    outcomes = [outcome(v, rng.normal(v, 0.1, size=40)) for v in (0.2, -0.5, 0.9)]
+    for absolute in (False, True):
+        mean, drawn = resampled_mean(outcomes, absolute, draws=300)
+        size = abs if absolute else float
+        assert mean == pytest.approx(sum(size(v) for v in (0.2, -0.5, 0.9)) / 3)
+        again = np.random.default_rng(0)
+        seeds, places = again.integers(3, size=(300, 3)), again.random(size=(300, 3))
+        for row in range(300):
+            of_row = [size(outcomes[s].drawn[int(p * 40)]) for s, p in zip(seeds[row], places[row], strict=True)]
+            assert drawn[row] == pytest.approx(sum(of_row) / 3)
+
+
+def test_the_interval_is_as_wide_as_seeds_and_units_together():
+    """Seeds spread by 1, units by 1: the variance of the mean over S seeds is near (1 + 1) / S."""
+    rng = np.random.default_rng(1)
+    outcomes = [outcome(v, v + rng.normal(size=500)) for v in rng.normal(size=200)]
+    _, drawn = resampled_mean(outcomes, False, draws=4000)
+    assert drawn.std() == pytest.approx((2 / 200) ** 0.5, rel=0.15)
+
+
+def test_a_row_does_not_differ_from_itself():
+    rng = np.random.default_rng(2)
+    outcomes = [outcome(v, rng.normal(v, 0.3, size=50)) for v in (1.0, 2.0)]
+    against = _against(outcomes, outcomes)
+    assert against["difference"] == {"value": 0.0, "low": 0.0, "high": 0.0}
+    assert against["ratio"] == {"value": 1.0, "low": 1.0, "high": 1.0}
+
+
+def test_pairing_takes_out_what_two_rows_share():
+    rng = np.random.default_rng(3)
+    noise = [rng.normal(size=50) for _ in range(3)]
+    plain = [outcome(10 + s, 10 + s + noise[s]) for s in range(3)]
+    half = [outcome((10 + s) / 2, (10 + s + noise[s]) / 2) for s in range(3)]
+    ratio = _against(half, plain)["ratio"]
+    assert (ratio["value"], ratio["low"], ratio["high"]) == pytest.approx((0.5, 0.5, 0.5))
+
+
+def test_what_is_undefined_for_a_seed_is_undefined():
+    outcomes = [outcome(1.0, [1.0, 1.1]), outcome(None)]
+    assert resampled_mean(outcomes, False)[0] is None
+    assert _against(outcomes, outcomes)["ratio"] == {"value": None, "low": None, "high": None}
+    assert resampled_mean([outcome(1.0), outcome(3.0)], False)[0] == 2.0  # a value without an interval
+    assert not len(resampled_mean([outcome(1.0), outcome(3.0)], False)[1])
+
+
+def test_halves_share_no_occupation_and_leave_no_prompt_out():
+    prompts = [Prompt(f"{subject} {n}", "g", subject) for n in range(3) for subject in ("a", "b", "c", "d", "e")]
+    parts = halves(prompts)
+    subjects = {half: {prompts[place].subject for place in places} for half, places in parts.items()}
+    assert subjects == {"chosen": {"a", "c", "e"}, "held_out": {"b", "d"}}
+    assert sorted(place for places in parts.values() for place in places) == list(range(len(prompts)))
+
+
+def test_labels_name_half_and_text():
+    assert label("perplexity") == "perplexity"
+    assert label("next_word_disparity_held_out") == "next-word disparity, held out"
+    assert label("bits_per_byte_fiction") == "bits per byte, fiction"
+
+
+# --------------------------------------------------------------------------------------------------- from end to end
+
+
+def small(tmp_path: Path, **changes) -> Path:
+    return written(
+        tmp_path,
+        output_dir=str(tmp_path / "out"),
+        recipe=str(REPOSITORY / "recipes" / "debug.yaml"),
+        settings={
+            "corpus": {"max_documents": 24},
+            "held_out": {"max_documents": 12},
+            "trainer": {"max_steps": 2, "save_steps": 1},
+            "scores": {"max_prompts": 6, "samples": 1, "max_new_tokens": 4, "bootstrap": 50},
+        },
+        seeds=[0],
+        metrics=["next_word_disparity", "generation_disparity", "perplexity", "crows_pairs"],
+        half_metrics=["next_word_disparity", "neutral_rate"],
+        text_metrics=["perplexity"],
+        texts={"letters": "letters.jsonl"},
+        **changes,
+    )
+
+
+def test_a_small_study_from_end_to_end(tmp_path, monkeypatch):
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "letters.jsonl").write_text('{"text": "My dear sister, she was late."}\n' * 3, encoding="utf-8")
+    study = read_study(small(tmp_path), rows=["plain", "expmean-reverse", "no_teacher"], data=str(data))
+    results = run_study(study)
+    out = tmp_path / "out"
+    assert json.loads((out / "study.json").read_text(encoding="utf-8")) == results
+    rows = {row["name"]: row for row in results["rows"]}
+    assert list(rows) == ["teacher", "two_view_teacher", "no_teacher", "plain", "expmean-reverse"]
+    assert rows["no_teacher"]["setting"] is None
+    assert rows["expmean-reverse"]["setting"] == {
+        "op": "expmean", "augment": False, "reverse_roles": True, "strength": 1.0,
+    }  # fmt: skip
+    for row in rows.values():
+        metrics = row["metrics"]
+        assert metrics["perplexity"]["value"] > 1
+        assert metrics["perplexity_letters"]["value"] > 1
+        assert metrics["crows_pairs_gender"]["value"] is None
+        assert "crows_pairs" in metrics["crows_pairs_gender"]["reason"]
+        parts = [metrics[f"next_word_disparity_{half}"] for half in ("chosen", "held_out")]
+        assert sum(part["n"] for part in parts) == metrics["next_word_disparity"]["n"] == 6
+    # Without training: even where the teacher is not.
+    assert rows["two_view_teacher"]["metrics"]["next_word_disparity"]["value"] < 1e-4
+    assert rows["teacher"]["metrics"]["next_word_disparity"]["value"] > 0.1
+    assert rows["plain"]["against_plain"] == {}
+    assert rows["teacher"]["against_plain"]["perplexity"]["ratio"]["value"] < 1
+    text = (out / "study.md").read_text(encoding="utf-8")
+    assert text == markdown(results)
+    assert "| expmean-reverse |" in text and "crows_pairs" in text
+    # Rows of a seed read the same text, and a second call trains and writes nothing anew.
+    before = {p: p.stat().st_mtime_ns for p in (out / "runs").rglob("*.safetensors")}
+    assert len(before) >= 3
+    monkeypatch.setattr(subprocess, "Popen", None)
+    assert run_study(study) == results
+    assert before == {p: p.stat().st_mtime_ns for p in (out / "runs").rglob("*.safetensors")}
+
+
+def test_a_row_that_fails_is_named_with_its_log(tmp_path):
+    students = {"plain": {}, "bad": {"student": {"num_layers": 99}}}
+    study = read_study(small(tmp_path, teachers={}, students=students), seeds=[0])
+    with pytest.raises(UserError) as error:
+        run_study(study)
+    assert "row 'bad', seed 0" in str(error.value) and "num_layers is 99" in str(error.value)
+
+
+@pytest.mark.slow
+def test_a_killed_study_goes_on(tmp_path):
+    path = small(tmp_path)
+    command = [sys.executable, "-m", "distill.cli", "study", str(path), "--rows", "plain,max", "--json"]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    whole = subprocess.run([*command, "--output_dir", str(tmp_path / "whole")], env=environment, capture_output=True)
+    assert whole.returncode == 0, whole.stderr.decode()
+    for seconds in (8, 16, 24):
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(seconds)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    done = subprocess.run(command, env=environment, capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()
+    ours, theirs = (json.loads(text)["rows"] for text in (done.stdout, whole.stdout))
+    assert ours == theirs
