@@ -276,7 +276,7 @@ def decisive(
         "settings": given,
         "seed": seed,
         "swapper": swapper.cache_key,
-        "documents": content_hash(documents),
+        "documents": content_hash(list(documents)),
         "prompts": content_hash([asdict(prompt) for prompt in prompts]),
         "examples": content_hash(example_prompts(prompts, swapper, seed)),
     }
