@@ -7,6 +7,7 @@ import resource
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,7 @@ import killed
 import pytest
 import torch
 import train_toy
-from conftest import TOY_TEXT
+from conftest import REPOSITORY, TOY_TEXT
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
@@ -178,7 +179,7 @@ def error_of(ending: killed.Ending) -> str:
         ("student/model.safetensors", "student is damaged (model.safetensors is not what was written"),
     ],
 )
-@pytest.mark.parametrize("how", ["flipped", "truncated"])
+@pytest.mark.parametrize("how", ["flipped", pytest.param("truncated", marks=pytest.mark.slow)])
 def test_what_is_damaged_is_seen_and_made_again(world, finished, tmp_path, pattern, said, how):
     shutil.copytree(finished, tmp_path / "again")
     for path in (tmp_path / "again" / "run").glob(pattern):
@@ -210,12 +211,12 @@ def test_a_damaged_newest_checkpoint_costs_the_steps_since_the_one_before(world,
     ("owner", "name"),
     [
         (corpus, "sample_batch"),
-        (packing, "_close"),
+        pytest.param(packing, "_close", marks=pytest.mark.slow),
         (trainer.DistillationTrainer, "_save_checkpoint"),
-        (checkpoints, "put_folder"),
+        pytest.param(checkpoints, "put_folder", marks=pytest.mark.slow),
         (trainer, "write_folder"),
-        (score, "measured"),
-        (report, "report_markdown"),
+        pytest.param(score, "measured", marks=pytest.mark.slow),
+        pytest.param(report, "report_markdown", marks=pytest.mark.slow),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -373,6 +374,43 @@ def test_a_signal_in_training_saves_the_step_and_says_how_to_go_on(
     ending = killed.run(work, world, processes)
     assert ending.code == 0, ending.errors[-3000:]
     assert killed.results(work) == killed.results(want)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "launcher",
+    [
+        ["accelerate.commands.launch", "--num_processes", "1", "--cpu"],
+        ["torch.distributed.run", "--standalone", "--nproc_per_node", "2"],
+    ],
+    ids=["accelerate", "torchrun"],
+)
+@pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
+def test_launchers_leave_time_to_save(world, tmp_path, launcher, sig):
+    """The signal goes to launcher and processes alike, as Ctrl-C, `timeout` and schedulers send it."""
+    argv = [*world, "--trainer.max_steps", "5000", "--trainer.save_steps", "20"]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    with (tmp_path / "errors.txt").open("wb") as errors:
+        process = subprocess.Popen(
+            [sys.executable, "-m", *launcher, str(REPOSITORY / "distill" / "train.py"), *argv],
+            cwd=tmp_path,
+            env=environment,
+            stderr=errors,
+            start_new_session=True,
+        )
+        baseline = tmp_path / "run" / "checkpoints" / "baseline"
+        while not any(baseline.glob("checkpoint-*")):
+            assert process.poll() is None, (tmp_path / "errors.txt").read_text()[-3000:]
+            time.sleep(0.05)
+        os.killpg(process.pid, sig)
+        process.wait(timeout=300)
+    said = (tmp_path / "errors.txt").read_text()
+    assert said.count("asked to stop: finishing this step and saving it") == 1
+    assert said.count("stopped; the same command goes on from the last checkpoint") == 1
+    saved = sorted(int(p.name.split("-")[1]) for p in baseline.glob("checkpoint-*"))
+    assert checkpoints.newest_whole(baseline).name == f"checkpoint-{saved[-1]}"
+    assert not list(baseline.glob(f"{checkpoints.PARTIAL}/*"))
+    assert not (tmp_path / "run" / "baseline").exists()
 
 
 @pytest.mark.parametrize(("sig", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
