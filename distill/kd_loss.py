@@ -309,6 +309,11 @@ def _plan(
     return chunks
 
 
+def default_chunk_tokens(device: torch.device) -> int:
+    """How many tokens a chunk has where the settings leave it open: few for a CPU's cache, many to fill a GPU."""
+    return 96 if device.type == "cpu" else 1024
+
+
 def _block_tokens(weight: Tensor) -> int:
     """How many tokens to take at once where every operation reads and writes their logits: what a CPU can cache."""
     if weight.device.type != "cpu":
@@ -545,7 +550,7 @@ def fused_loss(
         own if teacher else None,
         partner if with_partners else None,
         labels,
-        settings.chunk_tokens or (96 if student_weight.device.type == "cpu" else 1024),
+        settings.chunk_tokens or default_chunk_tokens(student_weight.device),
         _block_tokens(student_weight),
     )
     total, kd, ce = _FusedLoss.apply(

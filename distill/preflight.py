@@ -19,6 +19,7 @@ from transformers import PreTrainedModel, TrainingArguments
 
 from distill.console import duration, warn
 from distill.counterfactual import Swapper
+from distill.kd_loss import default_chunk_tokens
 from distill.models import parameter_count
 from distill.packing import PackingCounts
 from distill.recipe import Recipe
@@ -134,7 +135,8 @@ def little_memory(
     # the feed-forward part: 16 numbers a token and unit; with checkpointing, the input alone.
     kept = 1 if arguments.gradient_checkpointing else 16
     activations = 4 * kept * tokens * text_config.num_hidden_layers * text_config.hidden_size
-    logits = 4 * 2 * min(tokens, recipe.loss.chunk_tokens) * student.get_output_embeddings().weight.shape[0]
+    chunk = recipe.loss.chunk_tokens or default_chunk_tokens(device)
+    logits = 4 * 2 * min(tokens, chunk) * student.get_output_embeddings().weight.shape[0]
     needed = weights + training + activations + logits
     if needed <= free:
         return None

@@ -167,7 +167,7 @@ class LossConfig:
         temperature: Softmax temperature of target and student in the divergence.
         divergence: `forward_kl`, `reverse_kl` or `jsd` (generalised Jensen-Shannon).
         jsd_beta: The generalised Jensen-Shannon weight of the target, between 0 and 1.
-        chunk_tokens: Tokens whose logits are held in memory at one time.
+        chunk_tokens: Tokens whose logits are held in memory at one time; `null`: what suits the device.
     """
 
     kd: float = 1.0
@@ -176,7 +176,7 @@ class LossConfig:
     temperature: float = 1.0
     divergence: str = "forward_kl"
     jsd_beta: float = 0.5
-    chunk_tokens: int = 256
+    chunk_tokens: int | None = None
 
 
 @dataclass(frozen=True)
@@ -532,7 +532,10 @@ def check_recipe(recipe: Recipe) -> None:
     )
     _require(loss.temperature > 0, f"loss.temperature is {loss.temperature}, but must be greater than 0")
     _require(0 < loss.jsd_beta < 1, f"loss.jsd_beta is {loss.jsd_beta}, but must lie between 0 and 1")
-    _require(loss.chunk_tokens > 0, f"loss.chunk_tokens is {loss.chunk_tokens}, but must be at least 1")
+    _require(
+        loss.chunk_tokens is None or loss.chunk_tokens > 0,
+        f"loss.chunk_tokens is {loss.chunk_tokens}, but must be at least 1, or null for what suits the device",
+    )
     for name in ("kd", "ce", "hidden"):
         _require(getattr(loss, name) >= 0, f"loss.{name} is {getattr(loss, name)}, but a weight must not be negative")
     _require(
