@@ -16,7 +16,7 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
-from distill.errors import UserError
+from distill.errors import UserError, hub_hint
 from distill.generation import generate
 from distill.recipe import CorpusConfig
 
@@ -195,7 +195,7 @@ def _hub_documents(config: CorpusConfig, seed: int) -> Iterator[str]:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
             f"data set '{config.dataset}' (configuration {config.name}, split {config.split}) cannot be loaded: "
-            f"{reason}; check the name and the network (HF_HUB_OFFLINE=1 allows only what is already cached)"
+            f"{reason}; {hub_hint()}"
         ) from None
     if config.shuffle and config.streaming:
         rows = rows.shuffle(seed=seed, buffer_size=_SHUFFLE_BUFFER)

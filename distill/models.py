@@ -2,7 +2,6 @@
 
 import copy
 import hashlib
-import os
 from collections.abc import Callable, Iterable
 from itertools import islice
 from pathlib import Path
@@ -19,7 +18,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from distill.errors import UserError, suggestion
+from distill.errors import UserError, hub_hint, suggestion
 from distill.recipe import StudentConfig, TeacherConfig
 from distill.run_folder import write_folder
 
@@ -42,7 +41,7 @@ def load_tokenizer(path: str, **hub: Any) -> PreTrainedTokenizerBase:
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, **hub)
     except (OSError, ValueError, ImportError, KeyError) as error:
-        raise UserError(f"{path}: no tokenizer can be loaded from it: {_first_line(error)}") from None
+        raise UserError(f"{path}: no tokenizer can be loaded from it: {_reason(path, error)}") from None
     if not tokenizer.is_fast:
         raise UserError(f"{path}: its tokenizer gives no character offsets; a fast one (tokenizer.json) is needed")
     return tokenizer
@@ -59,11 +58,7 @@ def load_model(path: str, dtype: str = "float32", **hub: Any) -> PreTrainedModel
     try:
         model = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, dtype), use_safetensors=True, **hub)
     except (OSError, ValueError, ImportError, KeyError) as error:
-        offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") else ""
-        raise UserError(
-            f"{path}: no causal language model can be loaded from it{offline}: {_first_line(error)}; "
-            "give a folder with config.json and model.safetensors, or the id of a hub model"
-        ) from None
+        raise UserError(f"{path}: no causal language model can be loaded from it: {_reason(path, error)}") from None
     return model.eval()
 
 
@@ -99,6 +94,11 @@ def _check_folder(path: str) -> None:
     if not any(folder.glob("*.safetensors")):
         pickled = " (only pickled ones, which are not loaded; convert them)" if any(folder.glob("*.bin")) else ""
         raise UserError(f"{path}: holds no weights{pickled}; a file model.safetensors is expected beside config.json")
+
+
+def _reason(path: str, error: Exception) -> str:
+    hint = "it must be a whole folder of a transformers model" if Path(path).is_dir() else hub_hint()
+    return f"{_first_line(error)}; {hint}"
 
 
 def _first_line(error: Exception) -> str:

@@ -96,7 +96,9 @@ def test_a_bar_that_gives_way_to_a_line_is_erased_and_drawn_again_below():
         "report = counter('reading', 'texts')\n"
         "report(1, 3); warn('careful'); report(3, 3); counter('next', 'texts')(1)\n"
     )
-    assert re.search(r"1 of 3 texts.*\x1b\[2Kwarning: careful\r\n.*3 of 3 texts", re.sub(r"\x1b\[1A", "", shown), re.DOTALL)
+    assert re.search(
+        r"1 of 3 texts.*\x1b\[2Kwarning: careful\r\n.*3 of 3 texts", re.sub(r"\x1b\[1A", "", shown), re.DOTALL
+    )
     assert frames(shown)[-1].startswith("next") and "1 texts" in frames(shown)[-1]
 
 
