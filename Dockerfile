@@ -3,6 +3,7 @@
 #   docker run --rm -v "$PWD/outputs:/app/outputs" distill
 # Another run is another command:
 #   docker run --rm -v "$PWD/outputs:/app/outputs" distill distill train --config recipes/debug.yaml
+# Pinned by version; for a digest too, add @sha256:... of the image that your registry gives.
 FROM python:3.11.13-slim-bookworm
 
 # The default package index has torch's CUDA build for Linux, several gigabytes that a CPU has no use for. An index with
@@ -28,7 +29,7 @@ RUN if [ -n "$TORCH_INDEX" ]; then \
 
 # The user's id is that of the first user of most Linux machines, so that a mounted outputs/ can be written.
 RUN useradd --create-home --uid 1000 distill && install -d -o distill -g distill outputs
-USER distill
+USER 1000
 VOLUME /app/outputs
 
 CMD ["accelerate", "launch", "distill/train.py", "--config", "recipes/quickstart.yaml"]

@@ -18,7 +18,7 @@ from typing import IO, Any
 
 from distill.console import say
 from distill.counterfactual import encodable
-from distill.errors import UserError
+from distill.errors import UserError, hub_hint
 from distill.generation import generate
 from distill.integrity import file_hash, file_is_whole, put_file
 from distill.recipe import CorpusConfig
@@ -208,7 +208,7 @@ def _hub_documents(config: CorpusConfig, seed: int) -> Iterator[str]:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
             f"data set '{config.dataset}' (configuration {config.name}, split {config.split}) cannot be loaded: "
-            f"{reason}; check the name and the network (HF_HUB_OFFLINE=1 allows only what is already cached)"
+            f"{reason}; {hub_hint()}"
         ) from None
     if config.shuffle and config.streaming:
         # With a buffer of one row, only the order of the files changes.

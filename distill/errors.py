@@ -1,6 +1,7 @@
 """What the user can mend: the one exception for it, and the hint that goes with a misspelt name."""
 
 import difflib
+import os
 import re
 from collections.abc import Iterable
 
@@ -39,3 +40,10 @@ def suggestion(word: str, known: Iterable[str]) -> str:
     if not near:
         return everything
     return f"did you mean {' or '.join(repr(n) for n in near)}?" + (f" ({everything})" if len(known) <= _FEW else "")
+
+
+def hub_hint() -> str:
+    """What to do where something cannot be had from the hub."""
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+        return "HF_HUB_OFFLINE is set, so it must be in the cache: unset it, or give a local path"
+    return "check the name and the network, or give a local path"

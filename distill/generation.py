@@ -25,7 +25,7 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from distill.counterfactual import Swapper, encodable
-from distill.errors import UserError
+from distill.errors import UserError, hub_hint
 from distill.models import special_tokens
 
 PROMPTS = Path(__file__).parent / "prompts"
@@ -211,7 +211,9 @@ def _read_hub(name: str, domain: str) -> list[Prompt]:
         rows = datasets.load_dataset(name, split="train")
     except Exception as error:  # the hub's client raises many kinds, all of which mean: not to be had under this name
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(f"prompts '{name}': neither a file nor a data set that can be loaded: {reason}") from None
+        raise UserError(
+            f"prompts '{name}': neither a file nor a data set that can be loaded: {reason}; {hub_hint()}"
+        ) from None
     wanted = {"domain", "name", "category", "prompts"}
     if missing := wanted - set(rows.column_names):
         raise UserError(f"prompts '{name}': the data set has no column {', '.join(sorted(missing))}, so it is not BOLD")

@@ -3,7 +3,6 @@
 import copy
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterable
 from itertools import islice
 from pathlib import Path
@@ -23,7 +22,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from distill.errors import UserError, suggestion
+from distill.errors import UserError, hub_hint, suggestion
 from distill.recipe import StudentConfig, TeacherConfig
 from distill.run_folder import is_finished, write_folder
 
@@ -53,7 +52,7 @@ def load_tokenizer(path: str, trust_remote_code: bool = False, **hub: Any) -> Pr
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code, **hub)
     except Exception as error:  # damaged files raise many kinds
         _refuse_remote_code(path, error)
-        raise UserError(f"{path}: no tokenizer can be loaded from it: {_first_line(error)}") from None
+        raise UserError(f"{path}: no tokenizer can be loaded from it: {_reason(path, error)}") from None
     if not tokenizer.is_fast:
         raise UserError(f"{path}: its tokenizer gives no character offsets; a fast one (tokenizer.json) is needed")
     return tokenizer
@@ -87,11 +86,7 @@ def load_model(
         )
     except Exception as error:  # damaged files raise many kinds
         _refuse_remote_code(path, error)
-        offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") else ""
-        raise UserError(
-            f"{path}: no causal language model can be loaded from it{offline}: {_first_line(error)}; "
-            "give a folder with config.json and model.safetensors, or the id of a hub model"
-        ) from None
+        raise UserError(f"{path}: no causal language model can be loaded from it: {_reason(path, error)}") from None
     return model.eval()
 
 
@@ -155,6 +150,11 @@ def _pickles_in_place_of_weights(folder: Path) -> list[str]:
     if any(folder.glob("*.safetensors")):
         return []
     return sorted(file.name for ending in _PICKLES for file in folder.glob(f"*{ending}"))
+
+
+def _reason(path: str, error: Exception) -> str:
+    hint = "it must be a whole folder of a transformers model" if Path(path).is_dir() else hub_hint()
+    return f"{_first_line(error)}; {hint}"
 
 
 def _first_line(error: Exception) -> str:

@@ -184,7 +184,7 @@ def test_the_dockerfile_copies_what_exists():
 def test_the_dockerfile_pins_its_base_and_drops_privileges():
     text = (REPOSITORY / "Dockerfile").read_text(encoding="utf-8")
     assert re.search(r"^FROM python:3\.\d+\.\d+-slim-\w+$", text, flags=re.MULTILINE)
-    assert text.index("\nUSER distill") < text.index("\nCMD ")
+    assert text.index("\nUSER 1000") < text.index("\nCMD ")
     (default,) = re.findall(r"^CMD (\[.*\])$", text, flags=re.MULTILINE)
     assert " ".join(yaml.safe_load(default)) in INSTALL_AND_RUN
 

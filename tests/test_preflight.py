@@ -1,5 +1,6 @@
 """What a first run is warned of, and that nothing else makes it noisy."""
 
+import os
 import re
 import subprocess
 import sys
@@ -13,7 +14,8 @@ from conftest import REPOSITORY
 
 from distill import preflight
 from distill.counterfactual import Swapper
-from distill.errors import UserError
+from distill.errors import UserError, hub_hint
+from distill.generation import generate
 from distill.models import parameter_count
 from distill.packing import PackingCounts
 from distill.preflight import little_memory, slow_processor, split_words, warn_of
@@ -175,3 +177,42 @@ def test_the_recipes_for_gpus_get_as_far_as_the_model_without_one(monkeypatch):
     monkeypatch.chdir(REPOSITORY)
     recipe = parse_recipe(["--config", "recipes/gpt2.yaml"])
     assert arguments(recipe).device.type == "cpu"
+
+
+# ----------------------------------------------------------------------------------------------------- offline, quiet
+
+
+@pytest.mark.parametrize(
+    ("ask", "name"),
+    [
+        ("from distill.models import load_model as f", "openai-community/gpt2"),
+        ("from distill.models import load_tokenizer as f", "openai-community/gpt2"),
+        ("from distill.generation import load_prompts as f", "AmazonScience/bold"),
+        (
+            "from distill.corpus import read_documents\nfrom distill.recipe import CorpusConfig\n"
+            "f = lambda name: next(read_documents(CorpusConfig(source='hub', dataset=name), 0))",
+            "Salesforce/wikitext",
+        ),
+    ],
+    ids=["model", "tokenizer", "prompts", "corpus"],
+)
+def test_an_offline_hub_is_named_in_one_sentence(ask, name, tmp_path):
+    code = f"{ask}\nfrom distill.errors import UserError\ntry:\n    f({name!r})\nexcept UserError as e:\n    print(e)"
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY, env=environment)
+    message = done.stdout.strip().splitlines()[-1]
+    assert name in message and message.endswith(
+        "; HF_HUB_OFFLINE is set, so it must be in the cache: unset it, or give a local path"
+    )
+    assert "Traceback" not in done.stderr
+
+
+def test_a_hint_for_the_hub_without_the_switch(monkeypatch):
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    assert "network" in hub_hint()
+
+
+def test_a_tokenizer_without_a_pad_token_makes_no_noise(toy_model, toy_tokenizer, capsys, recwarn):
+    assert toy_tokenizer.pad_token_id is None
+    generate(toy_model(), toy_tokenizer, ["The nurse", "A much longer prompt"], samples=2, max_new_tokens=4)
+    assert "pad" not in capsys.readouterr().err and not [w for w in recwarn if "pad" in str(w.message)]
