@@ -34,7 +34,7 @@ from distill.errors import UserError
 from distill.generation import load_prompts, without_listed_words
 from distill.packing import PackingCounts, pack
 from distill.recipe import CorpusConfig, Recipe, parse_recipe
-from distill.report import print_side_by_side, print_table, report_markdown
+from distill.report import print_side_by_side
 from distill.score import read_scores, score_models
 from distill.wordlist import load_wordlist, wordlist_mistakes
 from distill.wordlist_check import check_dict, check_wordlist, print_check
@@ -221,11 +221,7 @@ def use_swap(path: Path) -> None:
 
 
 def use_scores(path: Path) -> None:
-    scores = read_scores(path)
-    console = Console(file=io.StringIO())
-    print_table(scores, console)
-    print_side_by_side({"one": scores}, console)
-    report_markdown(Recipe(), scores)
+    print_side_by_side({"one": read_scores(path)}, Console(file=io.StringIO()))
 
 
 TOKENIZER = SWAPPER = None
