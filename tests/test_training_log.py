@@ -80,7 +80,7 @@ def test_a_tracker_and_the_console_are_told_everything(tmp_path, monkeypatch, ca
     assert parts == pytest.approx(first["loss"], rel=0.01)
     assert first["teacher_time_share"] > 0 and first["student_time_share"] > 0
     assert first["teacher_time_share"] + first["student_time_share"] < 1
-    assert first["edited_share"] == 1.0 and 0.9 < first["aligned_share"] < 1
+    assert 0.5 < first["edited_share"] < 1 and 0.9 < first["aligned_share"] < 1
     assert 0.05 < first["peak_memory_gib"] < 16
     assert "train_runtime" in last
 
@@ -92,7 +92,7 @@ def test_a_tracker_and_the_console_are_told_everything(tmp_path, monkeypatch, ca
     kept = figures(tmp_path)
     assert [entry["step"] for entry in kept["history"]] == [4, 6]
     assert kept["history"][0]["tokens_per_second"] == first["tokens_per_second"]
-    # Every text here is edited, and the pair shares its two passes: four without sharing.
+    # A pair shares its two passes (four without), an unedited text is read once (twice without).
     assert kept["student_tokens"] == kept["teacher_tokens"] == kept["teacher_tokens_saved"] > 0
     assert first["tokens_per_second"] == pytest.approx(kept["student_tokens"] / kept["seconds"], rel=2)
 

@@ -61,11 +61,11 @@ def measure(name: str, shape: argparse.Namespace) -> common.Record:
     op, views, augment = TARGETS[target]
     teacher, student = step.make_models(shape.vocabulary, shape.width, shape.layers, shape.tokens)
     attach_loss(student)
-    trainer_keys = step.TRAINER | {"num_train_epochs": 2, "logging_steps": 1}
+    own = {"per_device_train_batch_size": ROWS, "num_train_epochs": 2, "logging_steps": 1, "use_cpu": True}
     with tempfile.TemporaryDirectory() as folder:
         trainer = DistillationTrainer(
             model=student,
-            args=training_arguments(Recipe(trainer=trainer_keys), Path(folder)),
+            args=training_arguments(Recipe(trainer=step.TRAINER | own), Path(folder)),
             train_dataset=make_blocks(shape),
             data_collator=Collator(views, augment),
             teacher=teacher,
@@ -76,7 +76,7 @@ def measure(name: str, shape: argparse.Namespace) -> common.Record:
             block_views = np.full(ROWS * shape.steps, 2)
             row = (shape.tokens, shape.width)
             trainer.teacher_cache = TeacherCache(Path(folder, "hidden"), {}, block_views, row, torch.float32)
-        clock = step.Clock()
+        clock = step.Clock("cpu")
         trainer.add_callback(clock)
         trainer.train()
         on_disk = sum(file.stat().st_blocks * 512 for file in Path(folder).rglob("*.bin"))
