@@ -90,8 +90,8 @@ def test_compiled(tmp_path, backend):
     counters.clear()
     found = losses(tmp_path / "compiled", dropout=0.0, torch_compile=True, torch_compile_backend=backend)
     assert found == pytest.approx(want, abs=1e-5)
-    # One graph for the teacher, one for the student, which ends where the loss begins; and both once more for any number
-    # of rows, when a batch comes that has another one.
+    # One graph for the teacher, one for the student, which ends where the loss begins; and both once more, for any
+    # number of rows, when a batch comes with another one.
     assert counters["stats"]["unique_graphs"] == 4
     assert [reason for reason in counters["graph_break"] if "fused_loss" not in reason] == []
 
