@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from distill.errors import UserError
 from distill.figures import scatter
 from distill.findings import LIMITS, cell, headline, label, main_pair, metrics_of, ratio_cell
@@ -96,12 +94,8 @@ def _recipe(path: Path) -> dict[str, Any]:
     """Section and key -> value of a resolved recipe, without tokens; empty where there is none."""
     if not path.exists():
         return {}
-    try:
-        values = read_resolved(path)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        raise UserError(f"{path}: cannot be read as a recipe; run it again, or remove the file") from None
-    flat = {}
-    for section, value in values.items() if isinstance(values, dict) else ():
+    flat: dict[str, Any] = {}
+    for section, value in read_resolved(path).items():
         flat |= {f"{section}.{key}": v for key, v in value.items()} if isinstance(value, dict) else {section: value}
     return {key: value for key, value in flat.items() if not key.endswith("_token") and key != "output_dir"}
 
