@@ -79,11 +79,10 @@ def test_what_has_no_scores_is_named_with_a_way_out(runs, tmp_path):
 
 
 def test_a_damaged_recipe_is_the_users_matter(runs, tmp_path, capsys):
-    (tmp_path / "one" / "recipe.yaml").write_text("a: [", encoding="utf-8")
-    assert main(["report", runs[0], "--output", str(tmp_path / "out")]) == 2
-    assert "recipe.yaml, line 1: not valid YAML" in capsys.readouterr().err
-    (tmp_path / "one" / "recipe.yaml").write_text("- a list", encoding="utf-8")
-    assert read_runs([runs[0]])[0].recipe == {}
+    for damaged, said in (("a: [", "recipe.yaml, line 1: not valid YAML"), ("- a list", "recipe.yaml: a recipe holds")):
+        (tmp_path / "one" / "recipe.yaml").write_text(damaged, encoding="utf-8")
+        assert main(["report", runs[0], "--output", str(tmp_path / "out")]) == 2
+        assert said in capsys.readouterr().err
 
 
 # ------------------------------------------------------------------------------------------------------------ output
