@@ -431,8 +431,8 @@ def poisoned(monkeypatch, where: str, token: int, value: float) -> None:
     """Let the teacher's or student's head give `value` at every position of one token."""
     plain = trainer.hidden_states
 
-    def hidden_states(model, input_ids, position_ids):
-        states = plain(model, input_ids, position_ids)
+    def hidden_states(model, input_ids, *others):
+        states = plain(model, input_ids, *others)
         mine = model.training == (where != "teacher")
         bad = (input_ids == token).unsqueeze(-1)
         return states.masked_fill(bad, value) if mine else states
@@ -489,8 +489,8 @@ def test_a_gradient_that_is_not_finite_is_found_where_the_loss_is_finite(monkeyp
     token = toy(" coat")["input_ids"][-1]
     plain = trainer.hidden_states
 
-    def hidden_states(model, input_ids, position_ids):
-        states = plain(model, input_ids, position_ids)
+    def hidden_states(model, input_ids, *others):
+        states = plain(model, input_ids, *others)
         if states.requires_grad:
             bad = (input_ids == token).unsqueeze(-1)
             states.register_hook(lambda gradient: gradient.masked_fill(bad & (gradient != 0), float("inf")))
@@ -544,10 +544,10 @@ def test_two_processes_stop_together_at_the_same_text(world, tmp_path):
         plain = trainer.DistillationTrainer._teacher_view
 
         def view(self, *args, **kwargs):
-            found = plain(self, *args, **kwargs)
+            found, read = plain(self, *args, **kwargs)
             if os.environ["RANK"] == "1" and self.state.global_step == 3:
                 found.hidden[0] = float("nan")
-            return found
+            return found, read
 
         trainer.DistillationTrainer._teacher_view = view
 
