@@ -1,7 +1,7 @@
 # One command for all checks: make checks
-.PHONY: checks lint format test slow coverage
+.PHONY: checks lint format types test slow coverage
 
-checks: lint test
+checks: lint types test
 
 lint:
 	ruff check .
@@ -10,6 +10,9 @@ lint:
 format:
 	ruff check --fix .
 	ruff format .
+
+types:
+	mypy
 
 test:
 	pytest

@@ -634,7 +634,7 @@ def _complete_paths(parser: argparse.ArgumentParser) -> None:
             for below in action.choices.values():
                 _complete_paths(below)
         elif action.metavar in _PLACEHOLDERS_OF_PATHS or action.dest == "config":
-            action.complete = shtab.FILE
+            action.complete = shtab.FILE  # type: ignore[attr-defined]  # shtab reads it
         if isinstance(action.help, str) and action.help != argparse.SUPPRESS and not isinstance(parser, _Parser):
             action.help = action.help.replace("%", "%%")  # jsonargparse's are no templates
 

@@ -236,6 +236,7 @@ def sample_batch(model: Any, tokenizer: Any, config: CorpusConfig, seed: int, nu
         seed: Seed of the whole corpus.
         number: Which batch, counted from 0.
     """
+    assert config.max_documents is not None  # `check_recipe` asks for it
     return generate(
         model,
         tokenizer,
@@ -307,6 +308,7 @@ def _sample_to_file(
     progress: Callable[[int, int], None] | None,
 ) -> None:
     """One line of JSON a document; a stopped run goes on after the last batch that is wholly in the file."""
+    assert config.max_documents is not None  # `check_recipe` asks for it
     path.parent.mkdir(parents=True, exist_ok=True)
     partial, size, total = path.with_suffix(".partial"), config.sample_batch_size, config.max_documents
     lines = partial.read_bytes().splitlines(keepends=True) if partial.exists() else []

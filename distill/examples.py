@@ -13,7 +13,7 @@ from distill.counterfactual import Swapper
 from distill.generation import PROMPTS, Prompt, generate, limit_prompts
 from distill.metrics import Evaluation
 
-DECODING = {"samples": 1, "temperature": 0.7, "top_p": 0.9, "top_k": 0}
+DECODING: dict[str, Any] = {"samples": 1, "temperature": 0.7, "top_p": 0.9, "top_k": 0}
 _NEUTRAL = 6
 
 # [start, end, group] of a listed word, in characters.
@@ -72,7 +72,7 @@ def _compared_tokens(evaluation: Evaluation) -> dict[str, torch.Tensor]:
 
     The words of the list's first row (he and she), if each is one token behind a space; else all movable words.
     """
-    groups, row = evaluation.group_tokens, evaluation.wordlist.rows[0].words
+    groups, row = evaluation.group_tokens, list(evaluation.wordlist.rows[0].words)
     encoded = [evaluation.tokenizer(f" {word}", add_special_tokens=False)["input_ids"] for word in row]
     if all(len(ids) == 1 and ids[0] in group for ids, group in zip(encoded, groups, strict=True)):
         groups, labels = [torch.tensor(ids, device=evaluation.model.device) for ids in encoded], row

@@ -149,7 +149,7 @@ def headline(scores: Scores) -> str:
     parts = []
     for metric in _HEADLINE:
         entry = found.get(metric, {})
-        if entry.get("ratio") is not None:
+        if pair and entry.get("ratio") is not None:
             owner = {"baseline": "plain distillation's", "teacher": "the teacher's"}.get(pair[1], f"{pair[1]}'s")
             parts = [f"{label(metric)} {_two_decimals(entry)} of {owner}"]
             break
@@ -170,8 +170,8 @@ def _two_decimals(entry: Mapping[str, Any]) -> str:
 
 def _percent(entry: Mapping[str, Any]) -> str:
     value, low, high = (None if entry[key] is None else entry[key] - 1 for key in ("ratio", "ratio_low", "ratio_high"))
-    shown = [None if v is None else "0.0%" if abs(v) < 0.0005 else f"{v:+.1%}" for v in (value, low, high)]
-    return shown[0] if None in shown else f"{shown[0]} [{shown[1]}, {shown[2]}]"
+    shown = ["" if v is None else "0.0%" if abs(v) < 0.0005 else f"{v:+.1%}" for v in (value, low, high)]
+    return shown[0] if "" in shown else f"{shown[0]} [{shown[1]}, {shown[2]}]"
 
 
 def settings_rows(recipe: Recipe, scores: Scores, published: bool = False) -> list[tuple[str, str]]:

@@ -25,7 +25,7 @@ are left alone.
 import enum
 import re
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import NamedTuple
 
 RULE_VERSION = "1"  # raise it whenever the same text may be judged otherwise
@@ -69,7 +69,7 @@ def first_names(text: str, candidates: Sequence[Candidate]) -> list[bool]:
     for name, use in zip(names, uses, strict=True):
         by_name.setdefault(name, []).append(use)
     first = {
-        name: _first_uses(of_name, reader.is_ambiguous[name], lambda name=name: name in reader.words)
+        name: _first_uses(of_name, reader.is_ambiguous[name], partial(reader.holds, name))
         for name, of_name in by_name.items()
     }
     return [use in first[name] for name, use in zip(names, uses, strict=True)]
@@ -453,6 +453,10 @@ class _Reader:
         """The text's words where white space delimits them."""
         return frozenset(self._text.split())
 
+    def holds(self, word: str) -> bool:
+        """Whether the word, spelled so, is one of the text's words."""
+        return word in self.words
+
     def use(self, candidate: Candidate) -> _Use:
         """How the next candidate is used."""
         start, end, ambiguous = candidate
@@ -584,7 +588,9 @@ class _Reader:
         if full and not (before.opens or before.word[:1].isupper()):
             return _Use.FIRST
         if full:  # a heading, or the first words of a sentence
-            following = _FOLLOWING.match(text, end)[2]
+            match = _FOLLOWING.match(text, end)
+            assert match is not None  # or else the name were not full
+            following = match[2]
             if following.lower() in self.words or (written == "Will" and following.lower() in self.is_ambiguous):
                 return _Use.OTHER
             return _Use.FIRST

@@ -119,6 +119,7 @@ def storage_error(error: Exception) -> UserError | None:
     """The sentence for a full disk, a folder that may not be written, or a file that is gone; None for other errors."""
     message = str(error)
     if isinstance(error, OSError) and error.errno in _STORAGE_ERRORS:
+        assert error.errno is not None  # it is among the errors above
         where, reason = error.filename, os.strerror(error.errno)
     elif isinstance(error, SafetensorError) and "I/O error" in message:
         where, reason = None, message.rpartition("I/O error: ")[2].partition(" (os error")[0]

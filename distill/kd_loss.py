@@ -127,7 +127,7 @@ class LossParts(NamedTuple):
     kd: Tensor  # T^2 * divergence
     ce: Tensor
     hidden: Tensor
-    count: Tensor  # the number of valid tokens, int64
+    count: Tensor  # type: ignore[assignment]  # the number of valid tokens, int64; it hides tuple.count
 
 
 def hidden_cosine(student: Tensor, teacher: Tensor, projection: Tensor | None) -> Tensor:
@@ -185,6 +185,7 @@ def reference_loss(
     if settings.ce:
         ce = F.cross_entropy(logits, labels, reduction="sum")
     if teacher_hidden is not None:
+        assert teacher_weight is not None and own is not None
         own = own[valid]
         partner = own.new_zeros(0, len(own)) if partner is None else partner[:, valid]
         if settings.kd:
@@ -347,7 +348,9 @@ class _FusedLoss(torch.autograd.Function):
             dtype = torch.get_autocast_dtype(device)
             student_hidden, student_weight = student_hidden.to(dtype), student_weight.to(dtype)
             student_bias = None if student_bias is None else student_bias.to(dtype)
-            teacher = None if teacher is None else tuple(None if x is None else x.to(dtype) for x in teacher)
+            if teacher is not None:
+                hidden, weight, bias = teacher
+                teacher = hidden.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
         with torch.autocast(device, enabled=False):
             total, kd, ce, gradients = _pass_over_chunks(
                 student_hidden, student_weight, student_bias, teacher, chunks, labels, settings, role_maps, needed
@@ -422,7 +425,7 @@ def _pass_over_chunks(
     wide = torch.promote_types(student_hidden.dtype, torch.float32)
     d_hidden = torch.zeros_like(student_hidden) if needed[0] else None
     d_weight = torch.zeros_like(student_weight, dtype=wide) if needed[1] else None
-    d_bias = torch.zeros_like(student_bias, dtype=wide) if needed[2] else None
+    d_bias = torch.zeros_like(student_bias, dtype=wide) if needed[2] and student_bias is not None else None
     kd, ce = student_hidden.new_zeros((), dtype=wide), student_hidden.new_zeros((), dtype=wide)
     # The logits of all chunks are written to the same place: new memory costs time.
     rows = max((len(chunk.tokens) + len(chunk.teacher) for chunk in chunks), default=0)
@@ -567,7 +570,7 @@ def fused_loss(
     )
     cosine = torch.zeros_like(kd)
     valid = labels != IGNORED
-    if with_teacher and settings.hidden:
+    if teacher_hidden is not None and own is not None and settings.hidden:
         cosine = hidden_cosine(student_hidden[valid], teacher_hidden[own[valid]], projection)
         total = total + settings.hidden * cosine
     return LossParts(total, kd, ce, cosine.detach(), valid.sum())

@@ -49,7 +49,7 @@ def model_card(recipe: Recipe, scores: Mapping[str, Any], name: str) -> str:
     made = recipe if name == "student" else recipe.plain()
     words = scores["settings"]["wordlist"]
     lines = [
-        f"# {escape(metadata.model_name)}",
+        f"# {escape(metadata.model_name or '')}",
         "",
         f"A causal language model, {model_note(name, recipe.needs_counterfactuals)}.",
         "",
@@ -116,12 +116,12 @@ def card_metadata(recipe: Recipe, scores: Mapping[str, Any], name: str) -> Model
     title = f"{Path(recipe.output_dir).name} {name}"
     teacher = _teacher_metadata(recipe.teacher)
     of_model = scores["models"].get(name, {})
-    results = [_eval_result(recipe, scores, metric, entry) for metric, entry in of_model.items()]
-    results = [result for result in results if result is not None]
+    found = (_eval_result(recipe, scores, metric, entry) for metric, entry in of_model.items())
+    results = [result for result in found if result is not None]
     mitigated = name == "student" and recipe.needs_counterfactuals
     return ModelCardData(
         base_model=recipe.teacher.path if _is_hub_teacher(recipe.teacher) else None,
-        datasets=[recipe.corpus.dataset] if recipe.corpus.source == "hub" else None,
+        datasets=[recipe.corpus.dataset] if recipe.corpus.source == "hub" and recipe.corpus.dataset else None,
         language=teacher.get("language"),
         library_name="transformers",
         license=teacher.get("license") or _UNKNOWN_LICENCE,
@@ -159,7 +159,7 @@ def _eval_result(recipe: Recipe, scores: Mapping[str, Any], metric: str, entry: 
 
 
 def _is_hub_teacher(teacher: TeacherConfig) -> bool:
-    return bool(teacher.path) and teacher.path != "demo" and is_hub_id(teacher.path)
+    return teacher.path is not None and teacher.path not in ("", "demo") and is_hub_id(teacher.path)
 
 
 def _teacher_metadata(teacher: TeacherConfig) -> dict[str, Any]:

@@ -96,6 +96,7 @@ def load_teacher(config: TeacherConfig) -> tuple[PreTrainedModel, PreTrainedToke
     Raises:
         UserError: see `load_model` and `load_tokenizer`.
     """
+    assert config.path is not None  # nothing is loaded without a teacher
     hub = {"revision": config.revision} if config.revision else {}
     model = load_model(config.path, config.dtype, config.trust_remote_code, config.allow_pickle, **hub)
     _set_attention(model, config.attention, "teacher.attention")
@@ -202,7 +203,10 @@ def student_tokenizer(
 ) -> PreTrainedTokenizerBase:
     """The tokenizer of a student without a teacher: loaded, or trained on the corpus and kept in the cache."""
     if config.tokenizer != "train":
-        return load_tokenizer(config.tokenizer or config.path, config.trust_remote_code)
+        path = config.tokenizer or config.path
+        if path is None:
+            raise UserError("student.tokenizer is missing; without a teacher, name a folder or hub id, or train")
+        return load_tokenizer(path, config.trust_remote_code)
     folder = cache_dir / f"tokenizer-{corpus_key}-{config.vocab_size}"
     if not is_finished(folder):
         tokenizer = train_tokenizer(islice(documents(), _TOKENIZER_DOCUMENTS), config.vocab_size)
@@ -230,7 +234,8 @@ def make_student(
     elif config.init == "config":
         student, name = _student_from_config(config, tokenizer), "student.config"
     else:
-        trusted = {"trust_remote_code": config.trust_remote_code}
+        assert config.path is not None  # `check_recipe` asks for it
+        trusted: dict[str, Any] = {"trust_remote_code": config.trust_remote_code}
         student, name = load_model(config.path, allow_pickle=config.allow_pickle, **trusted), config.path
         if teacher is not None:
             _same_tokens(load_tokenizer(config.path, **trusted), config.path, tokenizer, teacher_name)

@@ -415,7 +415,7 @@ class FilledBatches(BatchSampler):
         number = 0
         for batch in super().__iter__():
             number += 1
-            fillers = [Filler(batch[0])] * self.batch_size
+            fillers: list[int] = [Filler(batch[0])] * self.batch_size
             yield batch + fillers[len(batch) :]
         for _ in range(-number % self.processes):
             yield fillers

@@ -477,7 +477,8 @@ def _parsed(arguments: Sequence[str], source: str) -> Recipe:
 
 def _from_dict(section: type, values: Mapping[str, Any]) -> Any:
     known = {f.name: _section_type(f.type) for f in fields(section)}
-    return section(**{k: _from_dict(known[k], v) if known[k] else v for k, v in values.items() if k in known})
+    given = {key: value for key, value in values.items() if key in known}
+    return section(**{k: _from_dict(inner, v) if (inner := known[k]) else v for k, v in given.items()})
 
 
 def _parser_message(error: Exception, source: str) -> str:

@@ -29,9 +29,10 @@ def descriptions(section: type) -> dict[str, str]:
 def key_tables() -> str:
     """Markdown: the keys of a recipe's top level in one table, and each section's under a heading of its own."""
     about = descriptions(Recipe)
-    parts, shown = ["\n".join(_table(Recipe))], {}
+    parts = ["\n".join(_table(Recipe))]
+    shown: dict[Any, str] = {}
     for f in fields(Recipe):
-        if not is_dataclass(f.type):
+        if not (isinstance(f.type, type) and is_dataclass(f.type)):
             continue
         first = shown.setdefault(f.type, f.name)
         table = "\n".join(_table(f.type, f"{f.name}."))
@@ -63,7 +64,7 @@ def type_name(annotation: Any) -> str:
 
 
 def _default(f: Field) -> str:
-    value = f.default if f.default is not MISSING else f.default_factory()
+    value = f.default_factory() if f.default_factory is not MISSING else f.default
     return yaml.safe_dump(value, default_flow_style=True, width=10_000).removesuffix("\n").removesuffix("\n...")
 
 

@@ -137,7 +137,7 @@ class LanguageModelResolver:
         asked, pairs = [], []
         for number, (text, ambiguities) in enumerate(texts):
             for place, (start, end, roles) in enumerate(ambiguities):
-                role, readings = _READINGS.get(text[start:end].lower(), ("", ()))
+                role, readings = _READINGS.get(text[start:end].lower(), ("", ("", "")))
                 if not role or role not in roles:
                     continue
                 around = with_coordinated(text, start, end)
@@ -200,7 +200,9 @@ def _read_as(text: str, written: str, start: int, end: int, readings: tuple[str,
     """The words around [start, end), with one and with the other pronoun between them, in the written letter case."""
     words = [word.start() for word in _WORD.finditer(text, max(0, start - _REACH_BEFORE), start)]
     before = text[words[-_WORDS_BEFORE:][0] : start] if words else ""
-    after = _NEXT_WORDS.match(text, end, end + _REACH_AFTER)[0]
+    next_words = _NEXT_WORDS.match(text, end, end + _REACH_AFTER)
+    assert next_words is not None  # it matches no words, too
+    after = next_words[0]
     write = str.lower if written.islower() else str.upper if written.isupper() else str.capitalize
     first, second = map(write, readings)
     return before + first + after, before + second + after
@@ -274,7 +276,7 @@ class SpacyResolver:
         begins = list(_piece_begins(text, min(_PIECE, self._nlp.max_length)))
         held: dict[int, list[tuple[int, str]]] = {}
         for number, (start, end, roles) in enumerate(ambiguities):
-            role, _ = _READINGS.get(text[start:end].lower(), ("", ()))
+            role, _ = _READINGS.get(text[start:end].lower(), ("", ("", "")))
             if role and role in roles:
                 held.setdefault(bisect_right(begins, start) - 1, []).append((number, role))
         ends = [*begins[1:], len(text)]

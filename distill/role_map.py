@@ -99,10 +99,10 @@ def token_roles(wordlist: WordList, tokenizer: PreTrainedTokenizerBase, vocab_si
     num_groups = wordlist.num_groups
     groups: list[set[int]] = [set() for _ in range(num_groups)]
     edges: list[set[tuple[int, int]]] = [set() for _ in range(num_groups - 1)]
-    moved_words = set()
+    moved_words: set[str] = set()
     for words, form in forms:
-        tokens = [token_of.get(surface) for surface in form]
-        if any(token is None or len(claims[token]) > 1 for token in tokens):
+        tokens = [token_of[surface] for surface in form if surface in token_of]
+        if len(tokens) < len(form) or any(len(claims[token]) > 1 for token in tokens):
             continue
         moved_words.update(words)
         for group, token in enumerate(tokens):

@@ -38,7 +38,10 @@ class Resolver(Protocol):
     A resolver may judge a text's ambiguities together; `version` enters the key of every cache of counterfactuals.
     """
 
-    version: str
+    @property
+    def version(self) -> str:
+        """Another one whenever the choices are others."""
+        ...
 
     def __call__(self, text: str, ambiguities: Sequence[Ambiguity]) -> Sequence[int]:
         """For every ambiguity the index of the chosen role in its `roles`."""
@@ -106,7 +109,9 @@ def normalise(token: str) -> str:
 
 def context(text: str, start: int, end: int) -> Context:
     """What the model knows about the pronoun [start, end)."""
-    after = _NEXT_TOKENS.match(text, end, end + _REACH).groups()
+    next_tokens = _NEXT_TOKENS.match(text, end, end + _REACH)
+    assert next_tokens is not None  # it matches nothing, too
+    after = next_tokens.groups()
     # The search takes in the pronoun's first letter, so that a line break before it is judged by what follows.
     before = TOKEN.findall(text, max(0, start - _NEAR), start + 1)
     if len(before) < WORDS_BEFORE + 2:  # the first may be a part of a word
@@ -266,7 +271,9 @@ _ALONE_BEFORE = frozenset(_AFTER_PRONOUN.split())
 
 def _stands_alone(text: str, end: int) -> bool:
     """Whether the possessive that ends here opens no noun phrase: the book is his."""
-    gap, word = _NEXT_WORD.match(text, end).groups()
+    next_word = _NEXT_WORD.match(text, end)
+    assert next_word is not None  # it matches nothing, too
+    gap, word = next_word.groups()
     if not word or not gap[:1].isspace():
         return True
     if gap.strip():

@@ -173,7 +173,7 @@ def score_models(
         if progress:
             evaluation.progress = lambda what, done, total, name=name: progress(name, what, done, total)
         outcomes[name] = model_outcomes(evaluation, metrics, kept, model_hash)
-        texts = None
+        texts: dict[str, Any] | None = None
         if "continuations" in vars(evaluation):  # only if a metric asked for them
             sampled = dict(zip(prompts, evaluation.continuations, strict=True))
             texts = {
@@ -254,15 +254,19 @@ def model_outcomes(
         kept: The cache of this evaluation's data and settings.
         model_hash: What the model is called there.
     """
-    resampling = {"resamples": evaluation.settings.bootstrap, "seed": evaluation.seed}
     outcomes: dict[str, Outcome] = {}
     for metric, module in metrics.items():
         outcomes |= kept.outcomes(
             model_hash,
             metric,
-            lambda module=module: {of: resampled(m, **resampling) for of, m in measured(module, evaluation).items()},
+            partial(_resampled, module, evaluation),
         )
     return outcomes
+
+
+def _resampled(metric: ModuleType, evaluation: Evaluation) -> dict[str, Outcome]:
+    given = {"resamples": evaluation.settings.bootstrap, "seed": evaluation.seed}
+    return {of: resampled(measurement, **given) for of, measurement in measured(metric, evaluation).items()}
 
 
 def decisive(

@@ -247,6 +247,7 @@ class StreamLoader(DataLoader):
     """
 
     def __init__(self, stream: BlockStream, collate: Collator, batch_size: int, arguments: TrainingArguments) -> None:
+        self._stream = stream
         super().__init__(
             stream,
             batch_size=batch_size,
@@ -260,10 +261,10 @@ class StreamLoader(DataLoader):
             generator=torch.Generator(),
         )
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
+    def __iter__(self) -> Iterator[dict[str, Any]]:  # type: ignore[override]  # torch names its own iterator
         try:
             for batch in super().__iter__():
-                self.dataset.advance(*batch.pop(_READER))
+                self._stream.advance(*batch.pop(_READER))
                 yield batch
         except UserError as error:
             # A worker's exception comes with its traceback as its message.

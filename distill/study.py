@@ -112,7 +112,8 @@ def read_study(path: str | Path, rows: Sequence[str] | None = None, **changes: A
         kind = dict if isinstance(default, dict) else list if isinstance(default, tuple) else None
         if kind is not None and not isinstance(value, kind):
             raise UserError(f"{path}: key '{key}' must hold a {'mapping' if kind is dict else 'list'}, not {value!r}")
-    study = Study(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+    given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    study = Study(**given)
     if not study.seeds or not all(isinstance(seed, int) and seed >= 0 for seed in study.seeds):
         raise UserError(f"{path}: key 'seeds' must list whole numbers of at least 0, not {list(study.seeds)}")
     if not isinstance(study.jobs, int) or study.jobs < 1:
@@ -309,6 +310,7 @@ class _Part(Evaluation):
 
     @cached_property
     def continuations(self) -> list[list[str]]:
+        assert self.whole is not None
         return [self.whole.continuations[place] for place in self.places]
 
 
@@ -356,8 +358,8 @@ class _Scorer:
     def outcomes(self, row: str) -> dict[str, Outcome]:
         """All scores of a row's model, by name: METRIC, METRIC_HALF and METRIC_TEXT."""
         model, tokenizer, model_hash = self._model(row)
-        judge = {"judge": lambda: (self.teacher, self.tokenizer)}
-        common = {"settings": self.settings, "seed": self.seed, "swapper": self.swapper, **judge}
+        common: dict[str, Any] = {"settings": self.settings, "seed": self.seed, "swapper": self.swapper}
+        common["judge"] = lambda: (self.teacher, self.tokenizer)
         whole = Evaluation(model, tokenizer, self.swapper.wordlist, self.documents, self.prompts, **common)
         found = self._measured(whole, model_hash, self.study.metrics, "")
         for half, places in self.halves.items():

@@ -158,12 +158,12 @@ class TeacherCache:
             say(f"{self.folder}: {error.strerror or error}; training goes on, but no more hidden states are cached")
 
 
-def _bytes(values: Tensor) -> np.ndarray:
+def _bytes(values: Tensor) -> memoryview:
     """The memory of a contiguous tensor, as bytes."""
-    return values.view(torch.uint8).flatten().numpy()
+    return values.view(torch.uint8).flatten().numpy().data
 
 
-def _checksum(buffer: np.ndarray) -> int:
+def _checksum(buffer: memoryview) -> int:
     """A 64-bit checksum that is never 0."""
     return xxhash.xxh3_64_intdigest(buffer) or 1
 

@@ -87,7 +87,7 @@ def main(argv: Sequence[str]) -> None:
 
     with together() as process:
         if process.is_main_process:
-            models = {"teacher": recipe.teacher.path} if teacher is not None else {}
+            models = {"teacher": recipe.teacher.path} if recipe.teacher.path is not None else {}
             models |= {name: str(folder / name) for name in recipe.variants()}
             scores = score_run(recipe, models, wordlist, held_out_documents, folder / "scores.json")
             write_report(recipe, scores, counts, folder)

@@ -126,7 +126,9 @@ def attach_loss(student: PreTrainedModel) -> None:
         if settings is None:
             return plain_forward(input_ids=input_ids, position_ids=position_ids, labels=labels, **kwargs)
         weight, bias = head(student)
-        head_gradient = embedded = None
+        assert input_ids is not None and position_ids is not None and labels is not None  # `compute_loss` gives all
+        head_gradient: list[Tensor] | None = None
+        embedded = None
         if _embeds_with(student.get_input_embeddings(), weight):
             head_gradient = []
             embedded = kd_loss.tied_embedding(input_ids, weight, head_gradient)
@@ -250,7 +252,8 @@ class DistillationTrainer(Trainer):
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Tensor]], device: torch.device) -> Tensor | None:
         if not batch_samples:
             return None
-        count = sum((b["labels"][: int(b["student_rows"])] != IGNORED).sum() for b in batch_samples).to(device)
+        counts = [(b["labels"][: int(b["student_rows"])] != IGNORED).sum() for b in batch_samples]
+        count = torch.stack(counts).sum().to(device)
         return self.accelerator.gather(count).sum() if self.args.world_size > 1 else count
 
     @torch.no_grad()
@@ -642,12 +645,13 @@ def train_student(
             stop_signals=signals,
         )
         if recipe.teacher.cache_hidden_states:
+            assert isinstance(blocks, BlockDataset)  # `check_recipe`: a stream has no cache
             folder = Path(recipe.cache_dir or destination.parent / "cache")
             with together(main_first=True):  # the main process makes the files
                 trainer.teacher_cache = open_teacher_cache(
                     folder, teacher, blocks, recipe, trainer.accelerator.mixed_precision
                 )
-        resume = [None]
+        resume: Any = [None]
         if trainer.is_world_process_zero():
             checkpoint_folder.clear_partial(checkpoints)
             resume = [checkpoint_folder.newest_whole(checkpoints)]

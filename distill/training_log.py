@@ -161,7 +161,7 @@ class TrainingLog(TrainerCallback):
         new = Counter({name: sum(column) for name, column in zip(names, columns, strict=False)})
         self._peak = max(peaks)
         self._interval.update(new)
-        self._interval["seconds"] += seconds
+        self._interval["seconds"] += seconds  # type: ignore[assignment]  # a Counter adds up floats as well
         self.totals.seconds += seconds
         self.totals.student_tokens += round(new["student_tokens"])
         self.totals.teacher_tokens += round(new["teacher_tokens"])

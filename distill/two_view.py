@@ -74,10 +74,10 @@ class TwoViewTeacher(PreTrainedModel, GenerationMixin):
         """Log-probabilities of the target, (B, T, V), for ids (B, T) that are padded on either side."""
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         rows = [ids[keep].tolist() for ids, keep in zip(input_ids, mask.bool(), strict=True)]
-        others, partner = self._views(rows)
+        others, partners = self._views(rows)
         hidden = self._logits([*rows, *others])
         own = hidden[: sum(map(len, rows))]
-        partner = torch.from_numpy(partner).to(own.device)
+        partner = torch.from_numpy(partners).to(own.device)
         target = teacher_target(
             own,
             hidden[partner.clamp(min=0)],

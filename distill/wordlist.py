@@ -280,8 +280,8 @@ def _load(spec: str) -> tuple[WordList, list[UserError]]:
         for kind in (PROTECTED, SKIP)
     }
     groups, metadata = (tables[0].groups, tables[0].metadata) if tables else ((), {})
-    content = [groups, [[*row.words, row.when, row.one_way, row.ambiguous] for row in rows], list(phrases.values())]
-    digest = hashlib.sha256(json.dumps(content, ensure_ascii=True).encode()).hexdigest()
+    decisive = (groups, [[*row.words, row.when, row.one_way, row.ambiguous] for row in rows], list(phrases.values()))
+    digest = hashlib.sha256(json.dumps(decisive, ensure_ascii=True).encode()).hexdigest()
     name = "+".join(name if name in bundled or name == ALONE else Path(name).stem for name in names)
     return WordList(name, groups, tuple(rows), digest, metadata, phrases[PROTECTED], phrases[SKIP]), mistakes
 

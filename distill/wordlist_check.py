@@ -257,7 +257,7 @@ def _options(word: str, wordlist: WordList) -> list[tuple[tuple[str, ...], str |
 
 
 def _example(role: str | None, word: str, counterparts: tuple[str, ...]) -> str:
-    template = _EXAMPLES.get(role, "{}")
+    template = _EXAMPLES.get(role or "", "{}")
     words = (word, *counterparts)
     if role in _CAPITALISED:
         words = tuple(word[:1].upper() + word[1:] for word in words)
@@ -485,12 +485,11 @@ def _coverage(wordlist: WordList, text: Sequence[str], text_column: str) -> Cove
     hits_by_group = dict.fromkeys(wordlist.groups, 0)
     hits_of: Counter[tuple[str, ...]] = Counter()
     for forms, hits in written.items():
-        word, *others = map(_key, forms)
-        group = group_of[word]
+        keys = [_key(form) for form in forms]
+        group = group_of[keys[0]]
         hits_by_group[wordlist.groups[group]] += hits
         # Counterfactual k holds the word of group g + k.
-        others = (word, *others)
-        hits_of[tuple(others[(place - group) % wordlist.num_groups] for place in range(wordlist.num_groups))] += hits
+        hits_of[tuple(keys[(place - group) % wordlist.num_groups] for place in range(wordlist.num_groups))] += hits
     rows = [RowHits(row.words, row.when, hits_of[tuple(map(_key, row.words))]) for row in wordlist.rows]
     rows.sort(key=lambda row: -row.hits)
     missing = None
@@ -583,7 +582,7 @@ def print_check(check: WordListCheck, console: Console | None = None) -> None:
     if check.mistakes:
         line(f"{check.name}: {_times(len(check.mistakes), 'mistake')}")
         return
-    rows = [("rows", f"{check.rows:,}")]
+    rows: list[tuple[str, ...]] = [("rows", f"{check.rows:,}")]
     rows += [(f"words, {group}", f"{number:,}") for group, number in check.words_by_group.items()]
     rows += [(f"rows, {role}", f"{number:,}") for role, number in check.roles.items()]
     rows += [("rows, one-way", f"{len(check.one_way):,}")] if check.one_way else []
@@ -619,7 +618,7 @@ def print_check(check: WordListCheck, console: Console | None = None) -> None:
 
 def _print_coverage(coverage: Coverage, table: Callable[..., None], line: Callable[[str], None]) -> None:
     share = coverage.documents_with_hit / coverage.documents
-    rows = [
+    rows: list[tuple[str, ...]] = [
         ("documents", f"{coverage.documents:,}"),
         ("documents with a hit", f"{coverage.documents_with_hit:,} ({share:.1%})"),
         ("words", f"{coverage.words:,}"),

@@ -392,7 +392,7 @@ def _clean(raw: Iterable[_Raw], faults: list[Fault]) -> Iterator[_Entry]:
             faults.append(fault)
             continue
         for place, cell, word in zip(entry.places, entry.cells, words, strict=True):
-            if word != _spelling(cell):
+            if cell is not None and word != _spelling(cell):
                 what = f"{cell.strip()!r} has characters that no word may begin or end with, or control characters"
                 faults.append(Fault(place, "characters", what, f"written {word!r}"))
         if len(set(words)) < len(words):
@@ -521,7 +521,8 @@ def _two_sided(
                 sides.link(_Sides.FIXED, word, side)
     consistent = []
     for entry in entries:
-        if sides.link(*entry.words, 1):
+        first, second = entry.words
+        if sides.link(first, second, 1):
             consistent.append(entry)
         else:
             first, second = map(repr, entry.words)

@@ -38,7 +38,7 @@ def code_blocks(text: str, language: str) -> list[str]:
 def commands(text: str) -> list[str]:
     """Every line of every shell block, continued lines joined."""
     lines = "".join(code_blocks(text, "bash")).replace("\\\n", " ").splitlines()
-    return [line for line in lines if line.strip()]
+    return [" ".join(line.split()) for line in lines if line.strip()]
 
 
 # ----------------------------------------------------------------------------------------------------------- README
@@ -98,11 +98,89 @@ def test_the_script_for_slurm_starts_the_entry():
     assert arguments.training_script_args == ["--config", "recipes/gpt2.yaml"]
 
 
-def test_the_console_example_is_true():
+# What makes a run of the quickstart's kind a toy.
+TOY = (
+    "--corpus.max_documents 24 --held_out.max_documents 8 --block_length 32 --trainer.max_steps 2 "
+    "--trainer.save_steps 2 --trainer.warmup_steps 0 --scores.max_prompts 4 --scores.samples 1 --scores.bootstrap 20 "
+    "--scores.max_new_tokens 4"
+)
+# The README's commands -> what is added to them here.
+RUN_AS_TOYS = {
+    # The demo teacher seldom writes of churches.
+    "distill train --config recipes/quickstart.yaml --output_dir outputs/faiths --wordlist faiths.tsv": (
+        f"{TOY} --corpus.max_documents 256"
+    ),
+    "distill train --config recipes/quickstart.yaml --output_dir outputs/mine --teacher.path path/to/model": TOY,
+    "distill train --config recipes/quickstart.yaml --output_dir outputs/texts "
+    "--corpus.source files --corpus.files '[\"texts/*.txt\"]'": TOY,
+    "distill score outputs/quickstart/student --against outputs/quickstart/baseline --texts held-out.txt": "",
+    "distill generate outputs/quickstart/student --against outputs/quickstart/baseline "
+    '--prompt "The nurse said that"': "",
+    "distill report outputs/quickstart outputs/mine": "",
+    "torchrun --nproc_per_node 2 distill/train.py --config recipes/debug.yaml --trainer.use_cpu true": TOY,
+}
+NOT_RUN = {
+    INSTALL_AND_TEST: "installs from the package registry, and would run these tests again; .ci/run does it",
+    "distill train --config recipes/gpt2.yaml --student.num_layers 4 --corpus.max_documents 100000": "needs the hub",
+    "accelerate launch --config_file recipes/accelerate/ddp.yaml distill/train.py --config recipes/gpt2.yaml": (
+        "needs the hub and several GPUs"
+    ),
+}
+
+
+def in_a_shell(command: str, folder: Path) -> subprocess.CompletedProcess:
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(["bash", "-c", command], cwd=folder, env=environment, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def after_the_quickstart(tmp_path_factory):
+    """A folder with what the README's commands read, in which the quickstart was run, with toy values."""
+    folder = tmp_path_factory.mktemp("readme")
+    for name in ("recipes", "distill"):
+        (folder / name).symlink_to(REPOSITORY / name)
+    (word_list,) = code_blocks(README, "tsv")
+    (folder / "faiths.tsv").write_text(word_list, encoding="utf-8")
+    sentences = "The nurse said that she was tired. The king went to his house by the river, and slept.\n"
+    (folder / "held-out.txt").write_text(sentences, encoding="utf-8")
+    (folder / "texts").mkdir()
+    for number in range(24):
+        (folder / "texts" / f"{number}.txt").write_text(sentences * 8, encoding="utf-8")
+    done = in_a_shell(f"{INSTALL_AND_RUN.rpartition('&& ')[2]} {TOY}", folder)
+    assert done.returncode == 0, done.stderr[-3000:]
+    (folder / "path" / "to").mkdir(parents=True)
+    (folder / "path" / "to" / "model").symlink_to(folder / "outputs" / "quickstart" / "student")
+    return folder
+
+
+def test_every_command_of_the_readme_is_run_or_says_why_not():
+    assert set(commands(README)) == {INSTALL_AND_RUN, *RUN_AS_TOYS, *NOT_RUN}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", RUN_AS_TOYS)
+def test_the_commands_of_the_readme_run(command, after_the_quickstart):
+    if "report" in command and not (after_the_quickstart / "outputs" / "mine").exists():
+        (after_the_quickstart / "outputs" / "mine").symlink_to("quickstart")
+    done = in_a_shell(f"{command} {RUN_AS_TOYS[command]}", after_the_quickstart)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.mark.slow
+def test_the_python_example_runs_after_the_quickstart(after_the_quickstart):
+    (example,) = code_blocks(README, "python")
+    done = subprocess.run(
+        [sys.executable, "-c", example], cwd=after_the_quickstart, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "The nurse said that" in done.stdout
+
+
+def test_the_console_example_is_true(tmp_path):
     (example,) = code_blocks(README, "console")
     command, expected = example.removeprefix("$ ").split("\n", 1)
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, env={**os.environ, "PATH": path})
+    done = in_a_shell(command, tmp_path)
     assert (done.stdout, done.stderr) == (expected, "")
 
 
@@ -113,11 +191,6 @@ def test_the_word_list_in_the_readme_is_one(tmp_path):
     wordlist = load_wordlist(path)
     assert wordlist.num_groups == 3
     assert [c.text for c in Swapper(wordlist).counterfactuals("two churches")] == ["two mosques", "two synagogues"]
-
-
-def test_the_python_example_compiles():
-    for block in code_blocks(README, "python"):
-        compile(block, "README.md", "exec")
 
 
 # ------------------------------------------------------------------------------------------------------------ links

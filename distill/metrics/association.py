@@ -97,7 +97,8 @@ def read_test(path: Path) -> AssociationTest:
     examples, categories = [], []
     for part in PARTS:
         entry = table.get(part) if isinstance(table, dict) else None
-        texts = entry.get("examples") if isinstance(entry, dict) else None
+        entry = entry if isinstance(entry, dict) else {}
+        texts = entry.get("examples")
         if not isinstance(texts, list) or not texts or not all(isinstance(t, str) and t.strip() for t in texts):
             raise UserError(f"{path}: '{part}' needs 'examples', a list of words or sentences; see data/seat")
         examples.append(tuple(texts))

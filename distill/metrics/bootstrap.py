@@ -146,8 +146,8 @@ class Score:
         return asdict(self)
 
 
-def finite(value: float | np.floating | None) -> float | None:
-    """The value as a Python float, or `None` if it is no number: JSON has no NaN."""
+def finite(value: float | np.floating | np.ndarray | None) -> float | None:
+    """The value, a number or an array of shape (), as a Python float, or `None` if it is no number: JSON has no NaN."""
     return float(value) if value is not None and math.isfinite(value) else None
 
 
@@ -213,14 +213,13 @@ def difference_of(first: Outcome, second: Outcome) -> dict[str, Any]:
     """
     outcome: dict[str, Any] = dict.fromkeys(("value", "low", "high", "ratio", "ratio_low", "ratio_high"))
     outcome["n"] = min(first.units, second.units)
-    values = first.value, second.value
-    if None in values:
+    if first.value is None or second.value is None:
         return outcome
     if first.units != second.units:
         raise ValueError(f"cannot pair {first.units} units with {second.units}")
-    drawn = np.array(first.drawn), np.array(second.drawn)
+    values, drawn = (first.value, second.value), (np.array(first.drawn), np.array(second.drawn))
     if first.absolute:
-        values, drawn = tuple(map(abs, values)), tuple(map(np.abs, drawn))
+        values, drawn = (abs(values[0]), abs(values[1])), (np.abs(drawn[0]), np.abs(drawn[1]))
     outcome["value"] = values[0] - values[1]
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         outcome["low"], outcome["high"] = interval(drawn[0] - drawn[1])

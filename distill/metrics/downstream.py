@@ -307,10 +307,11 @@ def _person(line: str, where: str) -> Person:
         row = json.loads(line)
     except ValueError:
         row = None
-    values = [row.get(key) for key in ("page", "gender", "text")] if isinstance(row, dict) else []
+    values: list[Any] = [row.get(key) for key in ("page", "gender", "text")] if isinstance(row, dict) else []
     if not values or not all(isinstance(value, str) for value in values) or values[1] not in ("f", "m"):
         raise UserError(f"{where}: not a person; each line is a JSON object with page, gender (f or m) and text")
-    return Person(*values)
+    page, gender, text = values
+    return Person(page, gender, text)
 
 
 def first_group_form(swapper: Swapper) -> Callable[[str], str]:

@@ -63,7 +63,7 @@ class Evaluation:
     prompts: Sequence[Prompt] = ()
     settings: ScoreConfig = field(default_factory=ScoreConfig)
     seed: int = 0
-    swapper: Swapper | None = None
+    swapper: Swapper = None  # type: ignore[assignment]  # made from the word list where it is not given
     progress: Progress | None = None
     judge: Callable[[], tuple[Any, Any]] | None = None
 
@@ -264,6 +264,7 @@ class Evaluation:
         if end > 1:
             yield 0, end, end - 1
         while end < length:
+            assert self.context is not None and self.stride is not None  # or else the first window were the last
             previous, end = end, min(end + self.stride, length)
             yield end - self.context, end, end - previous
 
@@ -280,7 +281,7 @@ class ModelMetric(evaluate.Measurement):
     measure: Callable[[Evaluation], Measurement | Mapping[str, Measurement]]
 
     def _info(self) -> evaluate.MeasurementInfo:
-        cards = self.cards or (self.card,)
+        cards = self.cards if self.card is None else (self.card,)
         return evaluate.MeasurementInfo(
             description="\n\n".join(
                 f"{card.name}: {card.meaning}\nFormula: {card.formula}\nIdeal: {card.ideal}; {card.direction}.\n"
@@ -304,7 +305,8 @@ class ModelMetric(evaluate.Measurement):
         evaluation = evaluation_from(**inputs)
         outcome = type(self).measure(evaluation)
         resampling = {"resamples": evaluation.settings.bootstrap, "seed": evaluation.seed}
-        if self.card is not None:
+        if isinstance(outcome, Measurement):
+            assert self.card is not None  # a metric of one score has one card
             return score(self.card, outcome, **resampling).to_dict()
         return {
             card.name: score(card, outcome[card.name], **resampling).to_dict()

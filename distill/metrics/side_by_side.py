@@ -7,11 +7,12 @@
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from itertools import permutations
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 # Beginnings of the names of scores that look at the model itself, and of those that look at what it is used for.
 INTRINSIC = (
@@ -93,12 +94,13 @@ def _is_fairness(score: Mapping[str, Any]) -> bool:
 
 
 def _cell(score: Mapping[str, Any] | None) -> dict[str, float | None]:
-    cell = {key: (score or {}).get(key) for key in ("value", "low", "high")}
+    score = score or {}
+    cell = {key: score.get(key) for key in ("value", "low", "high")}
     cell["distance"] = None if cell["value"] is None else abs(cell["value"] - score["ideal"])
     return cell
 
 
-def rank_correlation(first: Sequence[float], second: Sequence[float], seed: int = 0) -> dict[str, Any]:
+def rank_correlation(first: ArrayLike, second: ArrayLike, seed: int = 0) -> dict[str, Any]:
     """Spearman's rank correlation, ties at their mean rank, with a two-sided permutation p-value.
 
     The p-value is the share of the orders of one side whose correlation is at least as far from 0: of all orders up to

@@ -62,8 +62,8 @@ def judged_texts(evaluation: Evaluation, judge: Judge, *, with_prompt: bool) -> 
     labels = [[next(flat) for _ in samples] for samples in seen]
     swapped: list[tuple[int, str, str]] = []  # Group, label, counterfactual text.
     if evaluation.wordlist.num_groups == 2:
-        texts = zip(*map(chain.from_iterable, (groups, labels, seen)), strict=True)
-        for group, label, text in texts:
+        texts = (chain.from_iterable(groups), chain.from_iterable(labels), chain.from_iterable(seen))
+        for group, label, text in zip(*texts, strict=True):
             if group not in (TIE, NEUTRAL):
                 swapped += [(group, label, c.text) for c in evaluation.swapper.counterfactuals(text) if c.spans]
     others = judge([text for _, _, text in swapped])

@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator
 from itertools import chain
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 import numpy as np
 
@@ -50,7 +50,7 @@ def read_word_vectors(
     wanted = frozenset(word.encode() for word in words)
     found: dict[str, np.ndarray] = {}
     try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+        with cast(BinaryIO, gzip.open(path) if path.suffix == ".gz" else path.open("rb")) as file:
             for number, (word, vector) in enumerate(_vectors(path, file, wanted), start=1):
                 if vector is not None:
                     found.setdefault(word.decode(), vector)

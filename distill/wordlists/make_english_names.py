@@ -114,8 +114,13 @@ class Uses:
 
     def __init__(self, names: Iterable[Name]) -> None:
         self.is_female = {name.name: name.female for name in names}
-        self.lower, self.capital, self.documents = Counter(), Counter(), Counter()
-        self.place, self.number, self.article, self.surname = Counter(), Counter(), Counter(), Counter()
+        self.lower: Counter[str] = Counter()
+        self.capital: Counter[str] = Counter()
+        self.documents: Counter[str] = Counter()
+        self.place: Counter[str] = Counter()
+        self.number: Counter[str] = Counter()
+        self.article: Counter[str] = Counter()
+        self.surname: Counter[str] = Counter()
 
     def add(self, text: str) -> None:
         """Counts one document."""

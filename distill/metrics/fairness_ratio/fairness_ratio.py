@@ -61,7 +61,7 @@ def measure(evaluation: base.Evaluation) -> dict[str, Measurement]:
     classes, units = _by_class(evaluation.prompts, table, evaluation.wordlist.num_groups)
     texts = int(table.sum())
     reference = _reference(evaluation)
-    shared = {
+    shared: dict[str, Any] = {
         "unit": "prompt",
         "n": texts,
         "counted": "texts",

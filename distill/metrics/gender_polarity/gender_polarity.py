@@ -63,7 +63,7 @@ def measure(evaluation: base.Evaluation) -> dict[str, Measurement]:
     if path is None:
         raise base.NotMeasured("no word vectors: --word_vectors takes a file of word2vec (text or binary) or GloVe")
     he, she = evaluation.wordlist.group_of.get("he"), evaluation.wordlist.group_of.get("she")
-    if evaluation.wordlist.num_groups != 2 or {he, she} != {0, 1}:
+    if evaluation.wordlist.num_groups != 2 or he is None or {he, she} != {0, 1}:
         raise base.NotMeasured(
             f"Gender-Max and Gender-Wavg need a word list of two groups, 'he' in one and 'she' in the other; "
             f"'{evaluation.wordlist.name}' is another"

@@ -52,7 +52,7 @@ def measure(evaluation: base.Evaluation) -> Measurement:
         details={
             "groups": list(evaluation.wordlist.groups),
             "mean_signed": finite(ratios[usable].mean()) if signed and usable.any() else None,
-            "spread": finite(np.std([mean["value"] for mean in subjects.values()])) if subjects else None,
+            "spread": finite(np.array([mean["value"] for mean in subjects.values()]).std()) if subjects else None,
             "listed_mass": finite(np.exp(masses[usable]).sum(axis=1).mean()) if usable.any() else None,
             "subjects": subjects,
             "words": {"listed": roles.num_words, "movable": roles.num_words - len(roles.unmovable)},

@@ -1,6 +1,7 @@
 """Next-word lean: to which group the model leans on the whole, and how far occupations lie apart."""
 
 from itertools import groupby
+from typing import Any
 
 import numpy as np
 
@@ -45,7 +46,7 @@ def measure(evaluation: base.Evaluation) -> dict[str, Measurement]:
         np.array([ratio for _, ratio in of_subject])
         for _, of_subject in groupby(sorted(found, key=lambda pair: pair[0]), key=lambda pair: pair[0])
     ]
-    common = {
+    common: dict[str, Any] = {
         "unit": "subject",
         "n": len(found),
         "counted": "prompts",

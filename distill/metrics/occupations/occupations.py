@@ -70,10 +70,10 @@ def measure(evaluation: base.Evaluation) -> dict[str, Measurement]:
     labels, group = task.labels[rows], task.group[rows]
     right = predicted == labels
     details = downstream.task_details(evaluation, task)
-    units = np.zeros((len(rows), 2, len(task.classes), 2))
-    units[np.arange(len(rows)), 0, labels, group] = 1
-    units[np.arange(len(rows)), 1, labels, group] = right
-    units = units.reshape(len(rows), -1)
+    counts = np.zeros((len(rows), 2, len(task.classes), 2))
+    counts[np.arange(len(rows)), 0, labels, group] = 1
+    counts[np.arange(len(rows)), 1, labels, group] = right
+    units = counts.reshape(len(rows), -1)
     majority = np.bincount(labels).max() / len(labels)
     accuracy = Measurement(
         np.stack([right, np.ones(len(rows))], axis=1).astype(float),

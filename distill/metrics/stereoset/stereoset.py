@@ -223,13 +223,13 @@ def _triple(path: Path, entries: dict[str, dict[str, str]]) -> Triple:
         for field in ("context", "bias_type", "target"):
             if entries[label][field] != some[field]:
                 raise UserError(f"{path}: the sentences of the test '{some['id']}' differ in '{field}'")
-    sentences = tuple(entries[label]["sentence"].strip() for label in LABELS)
+    first, second, third = (entries[label]["sentence"].strip() for label in LABELS)
     context = some["context"].strip()
     if _BLANK in context:
-        return Triple("intrasentence", some["bias_type"], some["target"], "", sentences)
+        return Triple("intrasentence", some["bias_type"], some["target"], "", (first, second, third))
     # As the authors do: without a full stop the second sentence would continue the first.
     context = context if context.endswith((".", "!", "?")) else f"{context}."
-    spaced = tuple(f" {sentence}" for sentence in sentences)
+    spaced = (f" {first}", f" {second}", f" {third}")
     return Triple("intersentence", some["bias_type"], some["target"], context, spaced)
 
 
