@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import synthetic
+import torch
 
 from distill import console, corpus, counterfactual, generation, integrity, packing, report, run_folder, score, trainer
 from distill import train as entry
@@ -145,6 +146,8 @@ def _fork(
         return child
     code = 70
     rank, processes, port = place
+    # OpenMP's other threads, which a test before may have started, are not in the child, and it would wait for them.
+    torch.set_num_threads(1)
     try:
         for reading, _ in (letters, errors):
             os.close(reading)
