@@ -91,11 +91,13 @@ def fuse_activations(model: nn.Module) -> None:
 def _embeds_with(embedding: nn.Module, weight: Tensor) -> bool:
     """Whether the embedding does no more than look up rows of the head's weight, and a gradient is wanted.
 
-    Hooks (NEFTune, FSDP) and torch.compile get the embedding as it is.
+    Hooks (NEFTune, FSDP1) and torch.compile get the embedding as it is; so does FSDP2, which makes the weight whole
+    only when the embedding is called.
     """
     return (
         type(embedding) is nn.Embedding
         and embedding.weight is weight
+        and not isinstance(weight, DTensor)
         and embedding.padding_idx is embedding.max_norm is None
         and not embedding.scale_grad_by_freq
         and not (embedding._forward_hooks or embedding._forward_pre_hooks)
@@ -125,14 +127,14 @@ def attach_loss(student: PreTrainedModel) -> None:
     ) -> Any:
         if settings is None:
             return plain_forward(input_ids=input_ids, position_ids=position_ids, labels=labels, **kwargs)
-        weight, bias = head(student)
         assert input_ids is not None and position_ids is not None and labels is not None  # `compute_loss` gives all
         head_gradient: list[Tensor] | None = None
         embedded = None
-        if _embeds_with(student.get_input_embeddings(), weight):
+        if _embeds_with(student.get_input_embeddings(), head(student)[0]):
             head_gradient = []
-            embedded = kd_loss.tied_embedding(input_ids, weight, head_gradient)
+            embedded = kd_loss.tied_embedding(input_ids, head(student)[0], head_gradient)
         hidden = hidden_states(student, input_ids, position_ids, embedded).flatten(0, 1)
+        weight, bias = head(student)  # under FSDP2, whole only now
         projection = getattr(student, _PROJECTION, None)
         return kd_loss.fused_loss(
             hidden,
@@ -338,6 +340,8 @@ class DistillationTrainer(Trainer):
         The device is asked once a step, and all processes see the same numbers, so that they stop together.
         """
         norm = super()._get_grad_norm(model, grad_norm)
+        if isinstance(norm, DTensor):  # FSDP2
+            norm = norm.full_tensor()
         micro_batches, self._step = self._step, []
         losses = torch.stack([loss.float() for _, loss in micro_batches])
         # A gradient scaler (fp16) meets infinite gradients by itself.
