@@ -42,6 +42,7 @@ def shard_on_a_cpu() -> None:
     PartialState._prepare_backend = lambda *_, **__: ("gloo", DistributedType.MULTI_GPU)
     PartialState.set_device = lambda self: setattr(self, "device", torch.device("cpu"))
     training_args.is_torch_bf16_gpu_available = lambda: True
+    torch.accelerator.is_available = lambda: True
 
 
 def main(
