@@ -306,6 +306,7 @@ def test_a_corpus_that_teaches_nothing_is_refused_before_training(tmp_path, toy_
     recipe = Recipe(output_dir=str(tmp_path), corpus=CorpusConfig(pack="while_training"))
     with pytest.raises(UserError, match="none of the 2 documents"):
         training_blocks(recipe, Corpus("k", lambda: iter(["Nothing.", "Never."])), toy_tokenizer, swapper, tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
     config = CorpusConfig(source="hub", dataset="nobody/nothing", streaming=True, pack="while_training")
     with pytest.raises(UserError, match=r"'nobody/nothing' .* cannot be loaded: .*HF_HUB_OFFLINE is set"):
