@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from distill.console import say
+from distill.console import is_first_process, say
 from distill.errors import UserError
 from distill.integrity import damage, put_folder, sync, told_storage_errors
 from distill.recipe import Recipe, read_resolved, write_recipe
@@ -78,7 +78,7 @@ def open_run(recipe: Recipe) -> Iterator[Path]:
     missing = [p for p in (folder, *folder.parents) if not p.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if os.environ.get("RANK", "0") == "0":
+        if is_first_process():
             _lock(folder)
             for stale in (folder / "cache").glob("blocks-*.partial"):  # a killed run left them, and they may be large
                 stale.unlink()
