@@ -20,6 +20,7 @@ from distill.errors import UserError
 # a swapped line needs them.
 
 _SEVERAL_GPUS = "accelerate launch --multi_gpu --num_processes N distill/train.py"
+_JSON = "--json"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -37,7 +38,7 @@ def _add_quiet(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_json(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    parser.add_argument(_JSON, action="store_true", help="print the result as JSON")
 
 
 def _add_wordlist(parser: argparse.ArgumentParser) -> None:
@@ -77,7 +78,9 @@ examples:
 def _train_parser() -> argparse.ArgumentParser:
     from distill.recipe import build_parser
 
-    return build_parser()
+    parser = build_parser()
+    parser.add_argument(_JSON, action="store_true", help="print scores.json instead of its table")
+    return parser
 
 
 def train(arguments: Sequence[str]) -> None:
@@ -87,6 +90,7 @@ def train(arguments: Sequence[str]) -> None:
         UserError: more than one GPU is named for the one process.
         SystemExit: with the exit code of the run.
     """
+    arguments, as_json = [word for word in arguments if word != _JSON], _JSON in arguments
     if {"-h", "--help"} & set(arguments):
         print(_TRAIN)
         _train_parser().print_help()
@@ -97,7 +101,16 @@ def train(arguments: Sequence[str]) -> None:
         if "," in gpus:
             raise UserError(f"CUDA_VISIBLE_DEVICES is {gpus}, but distill train uses one GPU; for all: {_SEVERAL_GPUS}")
     sys.argv = ["distill train", *arguments]
-    runpy.run_module("distill.train", run_name="__main__")
+    with _only_results() if as_json else contextlib.nullcontext():
+        from distill.recipe import parse_recipe
+
+        try:
+            runpy.run_module("distill.train", run_name="__main__")
+        except SystemExit as end:
+            if end.code or not as_json:
+                raise
+    if as_json:
+        print((Path(parse_recipe(arguments).output_dir) / "scores.json").read_text(encoding="utf-8"), end="")
 
 
 # ------------------------------------------------------------------------------------------------------------- swap
@@ -673,8 +686,7 @@ examples:
   distill train --help
   distill train --config recipes/debug.yaml
 
-Results go to standard output, progress to standard error: --quiet leaves it out. --json, where a verb has it, prints
-the result for machines.
+Results go to standard output, progress to standard error: --quiet leaves it out. --json prints the result for machines.
 
 exit codes:
     0  done

@@ -398,6 +398,23 @@ def test_train_is_the_entry_on_one_process():
     assert other == (code, [message])
 
 
+def test_train_prints_its_scores_for_machines(monkeypatch, tmp_path, capsys):
+    def run(module, run_name):
+        print("a library's remark")
+        (tmp_path / "scores.json").write_text('{"models": {}}\n', encoding="utf-8")
+        raise SystemExit(0)
+
+    monkeypatch.setattr("runpy.run_module", run)
+    arguments = ["train", "--config", "recipes/debug.yaml", "--output_dir", str(tmp_path)]
+    assert main([*arguments, "--json"]) == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out) == {"models": {}}
+    assert "remark" in printed.err
+    with pytest.raises(SystemExit, match="0"):
+        main(arguments)
+    assert capsys.readouterr().out == "a library's remark\n"
+
+
 def test_train_refuses_several_gpus(monkeypatch, capsys):
     monkeypatch.delenv("RANK", raising=False)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")

@@ -1,5 +1,6 @@
 """Progress: bars on a terminal, lines elsewhere, nothing with --quiet; and how an entry ends."""
 
+import json
 import os
 import pty
 import re
@@ -171,10 +172,11 @@ def test_a_whole_run_on_a_terminal_and_off_it(tmp_path):
     assert any("2 of 2 steps, loss" in frame for frame in training)
     assert "it/s" not in shown.partition("sampling")[2] and "{'" not in shown
     done = subprocess.run(
-        [sys.executable, "-c", TRAIN, str(tmp_path / "b"), *SMALL, "--quiet"],
+        [sys.executable, "-c", TRAIN, str(tmp_path / "b"), *SMALL, "--quiet", "--json"],
         capture_output=True,
         text=True,
         cwd=REPOSITORY,
     )
     assert done.returncode == 0
-    assert "training" not in done.stderr and "it/s" not in done.stderr and "{'" not in done.stdout
+    assert "training" not in done.stderr and "it/s" not in done.stderr
+    assert json.loads(done.stdout) == json.loads((tmp_path / "b" / "scores.json").read_text())
