@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 import yaml
 from conftest import REPOSITORY
+from study_results import outcome
 
 from distill.errors import UserError
 from distill.generation import Prompt
 from distill.logit_ops import OPERATIONS
-from distill.metrics import Outcome
-from distill.study import _against, halves, label, markdown, read_study, resampled_mean, row_recipe, run_study
+from distill.study import _against, halves, read_study, resampled_mean, row_recipe, run_study
+from distill.study_report import label, markdown
 
 STUDY = REPOSITORY / "recipes" / "study.yaml"
 
@@ -107,10 +108,6 @@ def test_rows_can_be_chosen(tmp_path):
 
 
 # --------------------------------------------------------------------------------------------------------- statistics
-
-
-def outcome(value: float | None, drawn=(), n: int = 5) -> Outcome:
-    return Outcome(value, tuple(drawn), n, "prompt", n, "prompts", False, None, {})
 
 
 def test_draws_over_seeds_and_units_as_a_plain_loop_makes_them():
