@@ -62,7 +62,7 @@ _SECONDS_BETWEEN_LOOKS = 0.5
 
 @dataclass(frozen=True)
 class Study:
-    """A study file.
+    """A study file. `base:` in it names another one, whose keys it replaces.
 
     Args:
         output_dir: Folder of all its runs.
@@ -109,7 +109,7 @@ def read_study(path: str | Path, rows: Sequence[str] | None = None, **changes: A
         UserError: an unknown key or row, a value of the wrong kind, or a row that is no sound recipe.
     """
     path = Path(path)
-    values = read_yaml(path)
+    values = _study_values(path)
     known = [f.name for f in fields(Study)]
     for key in values:
         if key not in known:
@@ -139,12 +139,22 @@ def read_study(path: str | Path, rows: Sequence[str] | None = None, **changes: A
         if not str(name).replace("-", "").replace("_", "").isalnum():
             raise UserError(f"{path}: row '{name}': a name of letters, digits, - and _ is expected")
     chosen([*study.metrics, *study.half_metrics, *study.text_metrics])
-    study = replace(study, recipe=str(path.parent / study.recipe))
     for name in study.students:
         row_recipe(study, name, study.seeds[0])
     for name, target in study.teachers.items():
         _teacher_target(path, name, target)
     return study
+
+
+def _study_values(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The keys of a study file in the place of those of its `base:`, whole, and `recipe` as a path from here."""
+    values = read_yaml(path)
+    if path.resolve() in seen:
+        raise UserError(f"{path}: 'base' leads back to a file that is already being read; remove one of the two")
+    base = values.pop("base", None)
+    if "recipe" in values or base is None:
+        values["recipe"] = str(path.parent / str(values.get("recipe", Study.recipe)))
+    return values if base is None else _study_values(path.parent / str(base), (*seen, path.resolve())) | values
 
 
 def _teacher_target(path: Path | str, name: str, values: Mapping[str, Any]) -> TargetConfig:

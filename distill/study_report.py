@@ -386,7 +386,7 @@ def readme_results(results: Results) -> str:
     told = dict(made_rows(results))
     text = (
         f"Means over seeds {told['seeds']}, 95% intervals over seeds and over prompts or documents; every student "
-        f"has half of the teacher's layers and {told['steps']} steps. `two_view_teacher` decodes from the target itself. "
+        f"has half of the teacher's layers and {told['steps']} steps. `two_view_teacher` decodes from its own target. "
         f"The last rows are the best of {len(settings(results))} settings, chosen by half of the occupations; of plain "
         "distillation's next-word disparity on the other half, they have "
         f"{' and '.join(map(cell, held_out.values())) or 'an unknown share'}. By `{made['command']}` at "
