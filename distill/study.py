@@ -22,14 +22,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from importlib import metadata
 from itertools import repeat
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import Any
 
@@ -319,17 +319,18 @@ def _start(study: Study, row: str, seed: int) -> subprocess.Popen:
             stdout=stream,
             stderr=stream,
             env={**os.environ, "OMP_NUM_THREADS": str(_threads(study))},
-            preexec_fn=_end_with_parent if sys.platform == "linux" else None,
+            preexec_fn=_end_with_parent,
         )
 
 
 def _end_with_parent() -> None:
-    """In the child, before it begins: a study that is killed leaves no run behind that would write on.
+    """In a child, before it begins: a study that is killed leaves no process behind that would write on.
 
     Not SIGTERM: the run would first save a checkpoint, in a folder that the study, called again, wants to have.
     """
-    set_parent_death_signal = 1  # PR_SET_PDEATHSIG
-    ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
+    if sys.platform == "linux":
+        set_parent_death_signal = 1  # PR_SET_PDEATHSIG
+        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
 
 
 def _log(study: Study, row: str, seed: int) -> Path:
@@ -347,8 +348,9 @@ def _last_words(log: Path, code: int) -> str:
 
 def _threads(study: Study) -> int:
     """Threads of each job: the cores are shared, unless the caller has set their number."""
-    cores = len(os.sched_getaffinity(0))
-    return int(os.environ.get("OMP_NUM_THREADS", max(1, cores // study.jobs)))
+    if "OMP_NUM_THREADS" in os.environ:
+        return torch.get_num_threads()
+    return max(1, len(os.sched_getaffinity(0)) // study.jobs)
 
 
 def _machine(study: Study) -> dict[str, Any]:
@@ -375,13 +377,20 @@ def _children_seconds() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
+_SECONDS = "seconds.json"
+
+
+def _seconds(out: Path) -> dict[str, dict[str, float]]:
+    """Part of the study -> {"wall", "processor"}: what it has taken so far, in all calls together."""
+    return json.loads((out / _SECONDS).read_text(encoding="utf-8")) if (out / _SECONDS).exists() else {}
+
+
 def _spend(out: Path, part: str, wall: float, processor: float) -> None:
     """Add seconds to what a part of the study has taken; what a kill cuts off is not counted."""
-    path = out / "seconds.json"
-    spent = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    spent = _seconds(out)
     before = spent.get(part, {"wall": 0.0, "processor": 0.0})
     spent[part] = {"wall": before["wall"] + wall, "processor": before["processor"] + processor}
-    write_json(path, spent)
+    write_json(out / _SECONDS, spent)
 
 
 @contextmanager
@@ -392,33 +401,43 @@ def _timed(out: Path, part: str) -> Iterator[None]:
 
 
 def _hours(out: Path) -> dict[str, dict[str, float]]:
-    spent = json.loads((out / "seconds.json").read_text(encoding="utf-8"))
-    return {part: {of: round(seconds / 3600, 3) for of, seconds in times.items()} for part, times in spent.items()}
+    parts = _seconds(out).items()
+    return {part: {of: round(seconds / 3600, 3) for of, seconds in times.items()} for part, times in parts}
 
 
 # ----------------------------------------------------------------------------------------------------------- scores
 
 
 def _score_all(study: Study) -> dict[str, list[dict[str, Outcome]]]:
-    """Row -> the scores of its models, seed by seed; `jobs` processes share the models of a seed."""
+    """Row -> the scores of its models, seed by seed."""
     names = [*study.teachers, *study.students]
     found: dict[str, list[dict[str, Outcome]]] = {name: [] for name in names}
-    for seed in study.seeds:
-        say(f"scoring {len(names)} models of seed {seed}")
-        shares = [names[first :: study.jobs] for first in range(min(study.jobs, len(names)))]
-        if study.jobs == 1:
-            scored = [_score_share(study, seed, names)]
-        else:
-            with ProcessPoolExecutor(
-                study.jobs, mp_context=get_context("spawn"), initializer=_begin_scoring, initargs=(_threads(study),)
-            ) as pool:
-                scored = list(pool.map(_score_share, repeat(study), repeat(seed), shares))
-        for outcomes, wall, processor in scored:
-            if wall:
-                _spend(Path(study.output_dir), "scoring", wall, processor)
-            for name, of_row in outcomes.items():
-                found[name].append(of_row)
+    with _mapper(study) as side_by_side:
+        for seed in study.seeds:
+            say(f"scoring {len(names)} models of seed {seed}")
+            scored = side_by_side(_score, repeat(study), repeat(seed), names)
+            for name, (outcomes, wall, processor) in zip(names, scored, strict=True):
+                say(f"scored {name}, seed {seed}")
+                found[name].append(outcomes)
+                if wall:
+                    _spend(Path(study.output_dir), "scoring", wall, processor)
     return found
+
+
+@contextmanager
+def _mapper(study: Study) -> Iterator[Callable[..., Iterable[Any]]]:
+    """`map`, or with several jobs that of a pool of processes, which end with the body however it ends."""
+    if study.jobs == 1:
+        yield map
+        return
+    context = get_context("spawn")  # a fork would inherit torch's threads in whatever state they are
+    with ProcessPoolExecutor(study.jobs, context, _begin_scoring, (_threads(study),)) as pool:
+        try:
+            yield pool.map
+        except BaseException:
+            for process in active_children():  # or else the pool would wait for what they are at
+                process.kill()
+            raise
 
 
 def _begin_scoring(threads: int) -> None:
@@ -426,14 +445,17 @@ def _begin_scoring(threads: int) -> None:
     torch.set_num_threads(threads)
 
 
-def _score_share(study: Study, seed: int, rows: Sequence[str]) -> tuple[dict[str, dict[str, Outcome]], float, float]:
-    """The scores of some rows, and the seconds (wall, processor) that it took; 0 where all had been scored before."""
-    scorer, outcomes = _Scorer(study, seed), {}
-    wall, processor = time.monotonic(), time.process_time()
-    for name in rows:
-        say(f"scoring {name}, seed {seed}")
-        outcomes[name] = scorer.outcomes(name)
-    if not scorer.measured:
+_scorer: "_Scorer | None" = None  # that of this process, kept from one row to the next
+
+
+def _score(study: Study, seed: int, row: str) -> tuple[dict[str, Outcome], float, float]:
+    """The scores of a row's model, and the seconds (wall, processor) that took; 0 where all were measured before."""
+    global _scorer
+    if _scorer is None or (_scorer.study, _scorer.seed) != (study, seed):
+        _scorer = _Scorer(study, seed)
+    wall, processor, measured = time.monotonic(), time.process_time(), _scorer.measured
+    outcomes = _scorer.outcomes(row)
+    if _scorer.measured == measured:
         return outcomes, 0.0, 0.0
     return outcomes, time.monotonic() - wall, time.process_time() - processor
 
