@@ -55,7 +55,13 @@ _TABLES: dict[str, tuple[str, ...]] = {
     ),
     "Halves of the occupations": tuple(
         f"{metric}_{half}"
-        for metric in ("next_word_disparity", "next_word_spread", "generation_disparity")
+        for metric in (
+            "next_word_disparity",
+            "next_word_spread",
+            "generation_disparity",
+            "fairness_ratio_mean",
+            "neutral_rate",
+        )
         for half in HALVES
     ),
     "Language": (

@@ -3,10 +3,10 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -282,8 +282,8 @@ def test_seeds_and_rows_can_be_added_and_jobs_change_nothing(tmp_path):
     for metric, entry in of_first["metrics"].items():
         assert of_more["metrics"][metric]["per_seed"][0] == entry["per_seed"][0]
     assert more["made"]["hours"]["training"]["wall"] > first["made"]["hours"]["training"]["wall"]
-    alone = read_study(path, rows=["plain", "mean"], seeds=[0, 1], output_dir=str(tmp_path / "alone"))
-    again = run_study(alone)
+    shutil.rmtree(out / "cache" / "scores")
+    again = run_study(read_study(path, rows=["plain", "mean"], seeds=[0, 1]))
     assert again["rows"] == more["rows"]
 
 
@@ -299,18 +299,23 @@ def test_a_row_that_fails_is_named_with_its_log(tmp_path):
 def test_a_killed_study_goes_on(tmp_path):
     path = small(tmp_path)
     command = [sys.executable, "-m", "distill.cli", "study", str(path), "--rows", "plain,max", "--json"]
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     whole = subprocess.run([*command, "--output_dir", str(tmp_path / "whole")], env=environment, capture_output=True)
     assert whole.returncode == 0, whole.stderr.decode()
-    for seconds in (8, 16, 24):
-        process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        time.sleep(seconds)
+    command += ["--jobs", "2"]
+    for said in ("sampling text", "training max", "scoring", "scored teacher"):
+        process = subprocess.Popen(
+            command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        )
+        assert any(said in line for line in process.stderr), said
         process.send_signal(signal.SIGKILL)
         process.wait()
+        process.stderr.close()
     done = subprocess.run(command, env=environment, capture_output=True)
     assert done.returncode == 0, done.stderr.decode()
-    ours, theirs = (json.loads(text)["rows"] for text in (done.stdout, whole.stdout))
-    assert ours == theirs
+    ours, theirs = (json.loads(text) for text in (done.stdout, whole.stdout))
+    assert ours["rows"] == theirs["rows"]
+    assert ours["made"]["command"] == "distill study study.yaml --rows plain,max --jobs 2"
 
 
 # ------------------------------------------------------------------------------------------------------ real teachers
