@@ -235,7 +235,8 @@ def pareto(results: Results) -> str | None:
         name, setting = row["name"], row["setting"]
         op = "teacher" if setting is None or name == "teacher" else setting["op"]
         filled = setting is not None and setting["reverse_roles"]
-        mark = _TEACHER if name in teachers or setting is None else _TWICE if setting["augment"] else _ONCE
+        augmented = setting is not None and setting["augment"]
+        mark = _TEACHER if name in teachers else _TWICE if augmented else _ONCE
         perplexity = _ratio(row, "perplexity") if name != BASELINE else {"value": 1.0, "low": None, "high": None}
         scores = row["metrics"] | {"perplexity": perplexity}
         both = trade_off_point(scores, "next_word_disparity", op + " filled" * filled, name)
