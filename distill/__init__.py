@@ -8,7 +8,7 @@
     role_map, logit_ops, two_view                   the teacher's log-probabilities of all views -> the target
     kd_loss, teacher_cache, training_log, trainer   blocks, teacher, target -> a trained student
     metrics, score_cache, examples, score           models, prompts and held-out text -> scores with intervals
-    findings, figures, page, model_card, report, comparison, study    scores -> tables, pages and model card
+    findings, figures, page, model_card, report, comparison, study_report, study    scores -> tables, pages, card
     train, cli                                      the entries: all of it in this order, or one step by itself
 
 Every module imports only from above it. Beside the flow stand what several steps or one command use:

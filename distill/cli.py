@@ -496,9 +496,10 @@ def report(arguments: Sequence[str]) -> None:
 
 # ------------------------------------------------------------------------------------------------------------ study
 
-_STUDY = """Train and score every row of a study for every seed, and write study.json and study.md: values with
-intervals over seeds and prompts, and each row set against the plain one. What is finished is skipped; a stopped study
-goes on. Benchmarks and further held-out text need --data; without it they are not measured."""
+_STUDY = """Train and score every row of a study for every seed, and write study.json, study.md and pareto.svg: values
+with intervals over seeds and prompts, and each row set against the plain one. What is finished is skipped: a stopped
+study goes on, and a later call may add seeds. Benchmarks and further held-out text need --data; without it they are not
+measured."""
 
 _STUDY_EXAMPLES = """examples:
   distill study recipes/study.yaml --data path/to/data
@@ -513,7 +514,7 @@ def _study_parser() -> argparse.ArgumentParser:
     parser.add_argument("--output_dir", metavar="DIR", help="folder of all runs (default: that of the study)")
     parser.add_argument("--seeds", metavar="A,B", help="default: those of the study")
     parser.add_argument("--rows", metavar="A,B", help="students to train, plain among them (default: all)")
-    parser.add_argument("--jobs", type=int, metavar="N", help="rows that train at the same time")
+    parser.add_argument("--jobs", type=int, metavar="N", help="rows that train, and models that are scored, at a time")
     _add_json(parser)
     _add_quiet(parser)
     return parser
@@ -536,10 +537,26 @@ def study(arguments: Sequence[str]) -> None:
     rows = None if options.rows is None else [name.strip() for name in options.rows.split(",")]
     changes = {"data": options.data, "output_dir": options.output_dir, "seeds": seeds, "jobs": options.jobs}
     with _only_results():
-        from distill.study import markdown, read_study, run_study
+        from distill.study import read_study, run_study
+        from distill.study_report import markdown
 
-        results = run_study(read_study(options.file, rows=rows, **changes))
+        results = run_study(read_study(options.file, rows=rows, **changes), _published_command(options))
     print(json.dumps(results, indent=2) if options.json else markdown(results))
+
+
+def _published_command(options: argparse.Namespace) -> str:
+    """The command of a study, without what is nobody's business: paths."""
+    given = {
+        "data": "DIR" if options.data else None,
+        "seeds": options.seeds,
+        "rows": options.rows,
+        "jobs": options.jobs,
+    }
+    file = Path(options.file)
+    return " ".join(
+        ["distill study", file.name if file.is_absolute() else options.file]
+        + [f"--{name} {value}" for name, value in given.items() if value is not None]
+    )
 
 
 # --------------------------------------------------------------------------------------------------------- generate

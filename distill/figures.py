@@ -2,13 +2,15 @@
 
 Places along the width are percentages, so that a figure fills its box while its text keeps its size, on a phone as on
 a desk. Colours come from the page's style sheet by class, and follow its light and dark. Series differ in the shape of
-their marks (`MARKS`) as well as in colour.
+their marks (`MARKS`) as well as in colour. `alone` makes a file of a figure, with ground and colours of its own.
 """
 
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
+from xml.etree import ElementTree
 
 from markupsafe import Markup
 
@@ -18,21 +20,29 @@ MARKS = {
     "plain": "M-5 0A5 5 0 1 0 5 0A5 5 0 1 0 -5 0Z",
     "mitigated": "M0 -6.5L6.5 0L0 6.5L-6.5 0Z",
 }
+# Of a figure that is a file of its own.
+STYLE_SHEET = Path(__file__).parent / "assets" / "report" / "figure.css"
+_WIDTH, _LEGEND_COLUMNS = 900, 5
 _TOP, _BOTTOM = 26, 24  # Room for the numbers of an axis above and below a plot, in pixels.
 _RATIO_STEPS = (1.2, 1.5, 2, 4, 10, 100, 10_000)
 _MOST_TICKS = 7
+_LABEL_GAP = 13  # Pixels from one label to the next.
 _ONE_COLUMN = 24  # Rows that stand in one column.
 
 
 @dataclass(frozen=True)
 class Point:
-    """A value with its interval, if it has one, in the style of its series; `text` says it in words."""
+    """A value with its interval, if it has one, in the style of its series; `text` says it in words.
+
+    The style is a class of the page's style sheet, or several; `mark` is the shape in `MARKS` where it is no style's.
+    """
 
     value: float
     low: float | None
     high: float | None
     style: str
     text: str
+    mark: str = ""
 
 
 @dataclass(frozen=True)
@@ -134,25 +144,30 @@ def _dumbbell_half(
     return _figure(title, height + _BOTTOM, parts)
 
 
-def scatter(points: Sequence[tuple[Point, Point, str]], title: str, names: tuple[str, str]) -> Markup:
+def scatter(
+    points: Sequence[tuple[Point, Point, str]], title: str, names: tuple[str, str], label_room: float = 10.0
+) -> Markup:
     """Points in two dimensions, each with an interval in both.
 
     Args:
         points: (x, y, label) of each; labels stand at the right, joined to their point by a line. They may be empty.
         title: What the figure shows, for those who do not see it.
         names: What x and y are.
+        label_room: Percent of the width that labels take.
     """
-    bottom, top = 300, 34
-    right = 90.0 if any(label for _, _, label in points) else 96.0
+    labelled = any(label for _, _, label in points)
+    top = 34
+    bottom = max(300, top + _LABEL_GAP * len(points)) if labelled else 300
+    right = 100 - label_room if labelled else 96.0
     x_scale = covering([v for x, _, _ in points for v in (x.value, x.low, x.high)], 12.0, right)
     y_scale = covering([v for _, y, _ in points for v in (y.value, y.low, y.high)], bottom, top, include=[0.0])
     parts = _frame(x_scale, y_scale, names)
-    label_heights = apart([y_scale(y.value) for _, y, _ in points], min(13, (bottom - top) / len(points)), bottom)
+    label_heights = apart([y_scale(y.value) for _, y, _ in points], _LABEL_GAP, bottom)
     for (x, y, label), label_y in zip(points, label_heights, strict=True):
         at_x, at_y = x_scale(x.value), y_scale(y.value)
         if label:
-            parts.append(_line(at_x, at_y, 92.5, label_y, "join"))
-            parts.append(_text(93, label_y + 4, label, "label"))
+            parts.append(_line(at_x, at_y, right + 2.5, label_y, f"join {y.style}"))
+            parts.append(_text(right + 3, label_y + 4, label, "label"))
         if y.low is not None and y.high is not None:
             parts.append(_line(at_x, y_scale(y.low), at_x, y_scale(y.high), f"interval {y.style}"))
         parts.append(_point(x, at_x, at_y, x_scale))
@@ -185,6 +200,44 @@ def curves(lines: Sequence[tuple[str, Sequence[tuple[float, float]]]], title: st
     inner = {"x": "12%", "y": top, "width": "84%", "height": bottom - top, "viewBox": "0 0 100 100"}
     parts.append(_element("svg", *paths, preserveAspectRatio="none", **inner))
     return _figure(title, bottom + 48, parts)
+
+
+def alone(figure: Markup, title: str, legend: Sequence[tuple[str, str, str]], notes: Sequence[str]) -> str:
+    """A figure as an SVG file, for pages that are not ours: it has ground, colours and marks of its own, and no script.
+
+    Args:
+        figure: A figure of this module, its styles those of `STYLE_SHEET`.
+        title: Its heading.
+        legend: (style, mark, words) of each entry.
+        notes: Lines below it.
+    """
+    height = int(ElementTree.fromstring(figure).get("height", "0"))
+    head, line = 60 + 20 * -(-len(legend) // _LEGEND_COLUMNS), 16
+    total = head + height + line * len(notes) + 12
+    keys = []
+    for place, (style, mark, words) in enumerate(legend):
+        x = 26 + (_WIDTH - 36) // _LEGEND_COLUMNS * (place % _LEGEND_COLUMNS)
+        y = 52 + 20 * (place // _LEGEND_COLUMNS)
+        keys += [
+            _element("use", href=f"#mark-{mark}", class_=f"mark {style}", x=x, y=y),
+            _element("text", words, class_="label", x=x + 13, y=y + 4),
+        ]
+    return _element(
+        "svg",
+        _element("title", title),
+        _element("style", Markup(STYLE_SHEET.read_text(encoding="utf-8"))),
+        _element("defs", *(_element("path", id=f"mark-{name}", d=path) for name, path in MARKS.items())),
+        _element("rect", class_="ground", x=0.5, y=0.5, width=_WIDTH - 1, height=total - 1, rx=6),
+        _element("text", title, class_="title", x=18, y=28),
+        *keys,
+        _element("svg", figure, x=18, y=head, width=_WIDTH - 36, height=height),
+        *(_element("text", n, class_="tick", x=18, y=head + height + line * (i + 1)) for i, n in enumerate(notes)),
+        xmlns="http://www.w3.org/2000/svg",
+        viewBox=f"0 0 {_WIDTH} {total}",
+        width=_WIDTH,
+        height=total,
+        class_="chart",
+    )
 
 
 def apart(places: Sequence[float], gap: float, last: float) -> list[float]:
@@ -228,9 +281,8 @@ def _point(point: Point, x: float, y: float, x_scale: Scale) -> Markup:
     parts = [_element("title", point.text)]
     if point.low is not None and point.high is not None:
         parts.append(_line(x_scale(point.low), y, x_scale(point.high), y, f"interval {point.style}"))
-    parts.append(
-        _element("use", href=f"#mark-{point.style}", class_=f"mark {point.style}", x=f"{x:.2f}%", y=f"{y:.1f}")
-    )
+    mark = f"#mark-{point.mark or point.style}"
+    parts.append(_element("use", href=mark, class_=f"mark {point.style}", x=f"{x:.2f}%", y=f"{y:.1f}"))
     return _element("g", *parts, class_="point")
 
 

@@ -24,11 +24,13 @@ class ScoreCache:
 
     folder: where the files lie; None keeps nothing.
     given: whatever decides an outcome beside model and metric, ready for JSON.
+    measured: how many outcomes were not there.
     """
 
     def __init__(self, folder: Path | None, given: Mapping[str, Any]) -> None:
         self._folder = folder
         self._given = {**given, "code": _code_hash()}
+        self.measured = 0
 
     def outcomes(self, model: str, metric: str, measure: Callable[[], dict[str, Outcome]]) -> dict[str, Outcome]:
         """The outcomes of a metric, from the cache where they lie there.
@@ -44,6 +46,7 @@ class ScoreCache:
             return {name: _from_json(fields) for name, fields in kept.items()}
         except (AttributeError, KeyError, TypeError):
             pass
+        self.measured += 1
         found = measure()
         self._write(path, {name: _to_json(outcome) for name, outcome in found.items()})
         return found

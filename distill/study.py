@@ -6,20 +6,30 @@
    goes on.
 4. Each model is scored on all prompts, on both halves of the occupations, and on the texts that the study names.
 5. Values are averaged over seeds, with intervals over seeds and prompts; every row is set against `plain`, paired by
-   seed and by resample. -> study.json, study.md
+   seed and by resample. -> study.json, study.md, pareto.svg
+
+Whatever is finished is found again by its name, so a study may be killed at any moment, and a later call may add rows
+and seeds.
 """
 
 import ctypes
 import hashlib
 import json
 import os
+import platform
+import resource
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
+from importlib import metadata
+from itertools import repeat
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +41,9 @@ from distill.console import counter, say
 from distill.corpus import open_corpus, read_documents
 from distill.counterfactual import Swapper
 from distill.errors import UserError, suggestion
-from distill.findings import cell
 from distill.generation import Prompt
 from distill.logit_ops import OPERATIONS, build_role_maps
-from distill.metrics import CARDS, Evaluation, Outcome, chosen
+from distill.metrics import Evaluation, Outcome, chosen
 from distill.metrics.bootstrap import CONFIDENCE
 from distill.models import load_model, load_teacher, load_tokenizer, weights_hash
 from distill.recipe import CorpusConfig, Recipe, TargetConfig, merge, read_recipe_file, read_yaml, recipe_of
@@ -42,26 +51,25 @@ from distill.role_map import token_roles
 from distill.run_folder import write_json, write_text
 from distill.score import decisive, model_outcomes, run_prompts, versions
 from distill.score_cache import ScoreCache, content_hash
+from distill.study_report import BASELINE, HALVES, markdown, pareto
 from distill.two_view import TwoViewTeacher
 from distill.wordlist import load_wordlist
 
-BASELINE = "plain"
 FORMAT = 1
-HALVES = ("chosen", "held_out")
 _RESAMPLES = 2000
 _SECONDS_BETWEEN_LOOKS = 0.5
 
 
 @dataclass(frozen=True)
 class Study:
-    """A study file.
+    """A study file. `base:` in it names another one, whose keys it replaces.
 
     Args:
         output_dir: Folder of all its runs.
         recipe: The recipe that all rows share, a path relative to the study file.
-        settings: Keys laid over that recipe, for all rows.
+        settings: Keys laid over that recipe, for all rows. `{data}` in a text stands for the folder `data`.
         seeds: One run of each row for each.
-        jobs: Rows that train at the same time.
+        jobs: Rows that train, and models that are scored, at the same time; without a GPU they share the cores.
         teachers: Row name -> keys of `target`: the teacher itself, without any, or as a two-view teacher.
         students: Row name -> recipe keys.
         metrics: Scores of every model.
@@ -101,7 +109,7 @@ def read_study(path: str | Path, rows: Sequence[str] | None = None, **changes: A
         UserError: an unknown key or row, a value of the wrong kind, or a row that is no sound recipe.
     """
     path = Path(path)
-    values = read_yaml(path)
+    values = _study_values(path)
     known = [f.name for f in fields(Study)]
     for key in values:
         if key not in known:
@@ -131,12 +139,22 @@ def read_study(path: str | Path, rows: Sequence[str] | None = None, **changes: A
         if not str(name).replace("-", "").replace("_", "").isalnum():
             raise UserError(f"{path}: row '{name}': a name of letters, digits, - and _ is expected")
     chosen([*study.metrics, *study.half_metrics, *study.text_metrics])
-    study = replace(study, recipe=str(path.parent / study.recipe))
     for name in study.students:
         row_recipe(study, name, study.seeds[0])
     for name, target in study.teachers.items():
         _teacher_target(path, name, target)
     return study
+
+
+def _study_values(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The keys of a study file in the place of those of its `base:`, whole, and `recipe` as a path from here."""
+    values = read_yaml(path)
+    if path.resolve() in seen:
+        raise UserError(f"{path}: 'base' leads back to a file that is already being read; remove one of the two")
+    base = values.pop("base", None)
+    if "recipe" in values or base is None:
+        values["recipe"] = str(path.parent / str(values.get("recipe", Study.recipe)))
+    return values if base is None else _study_values(path.parent / str(base), (*seen, path.resolve())) | values
 
 
 def _teacher_target(path: Path | str, name: str, values: Mapping[str, Any]) -> TargetConfig:
@@ -175,7 +193,20 @@ _SECTIONS = ("corpus", "held_out")
 
 
 def _shared_values(study: Study, seed: int) -> dict[str, Any]:
-    return merge(read_recipe_file(study.recipe), study.settings) | {"seed": seed}
+    return merge(read_recipe_file(study.recipe), _with_data(study.settings, study.data)) | {"seed": seed}
+
+
+def _with_data(value: Any, data: str | None) -> Any:
+    """The same settings with the data folder in the place of `{data}`."""
+    if isinstance(value, dict):
+        return {key: _with_data(of_key, data) for key, of_key in value.items()}
+    if isinstance(value, list):
+        return [_with_data(item, data) for item in value]
+    if isinstance(value, str) and "{data}" in value:
+        if data is None:
+            raise UserError(f"the study reads {value}: name the folder {{data}} by --data")
+        return value.replace("{data}", data)
+    return value
 
 
 def _text(out: Path, section: str, seed: int) -> Path:
@@ -190,27 +221,34 @@ def _make_text(study: Study, seed: int) -> None:
         config, path = getattr(recipe, section), _text(out, section, seed)
         if config.source != "teacher" or path.exists():
             continue
-        teacher, tokenizer = load_teacher(recipe.teacher)
-        progress = counter(f"sampling text of seed {seed}", "documents")
-        corpus = open_corpus(
-            config, 2 * seed + number, out / "cache", teacher, tokenizer, weights_hash(teacher), progress
-        )
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        with partial.open("w", encoding="utf-8") as stream:
-            stream.writelines(json.dumps({"text": document}) + "\n" for document in corpus.documents())
-        os.replace(partial, path)
+        with _timed(out, "text"):
+            teacher, tokenizer = load_teacher(recipe.teacher)
+            progress = counter(f"sampling text of seed {seed}", "documents")
+            corpus = open_corpus(
+                config, 2 * seed + number, out / "cache", teacher, tokenizer, weights_hash(teacher), progress
+            )
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_text(path, "".join(json.dumps({"text": document}) + "\n" for document in corpus.documents()))
 
 
 # ------------------------------------------------------------------------------------------------------------- runs
 
 
-def run_study(study: Study) -> dict[str, Any]:
-    """Train what is missing, score everything, and write study.json and study.md.
+def run_study(study: Study, command: str = "") -> dict[str, Any]:
+    """Train what is missing, score everything, and write study.json, study.md and pareto.svg.
+
+    Args:
+        study: What is to be there in the end.
+        command: The command that asked for it, to be kept with the results.
 
     Returns:
-        What study.json holds: {"format", "rows": [{"name", "setting", "seeds", "metrics": {METRIC: {value, low, high}},
-        "against_plain": {METRIC: {"difference": {...}, "ratio": {...}}}}], "settings", "versions"}.
+        What study.json holds:
+            {"format",
+             "rows": [{"name", "setting", "seeds", "metrics": {METRIC: {value, low, high, per_seed, n}},
+                       "against_plain": {METRIC: {"difference": {value, low, high}, "ratio": {...}}}}],
+             "reverse_roles": [{"row", "against", "metrics": as "against_plain"}],
+             "settings", "versions",
+             "made": {"command", "commit", "machine", "hours": {PART: {wall, processor}}}}
 
     Raises:
         UserError: a run ended with a mistake in its recipe, or its model cannot be scored.
@@ -220,15 +258,12 @@ def run_study(study: Study) -> dict[str, Any]:
     for seed in study.seeds:
         _make_text(study, seed)
     _train_missing(study)
-    outcomes: dict[str, list[dict[str, Outcome]]] = {name: [] for name in (*study.teachers, *study.students)}
-    for number, seed in enumerate(study.seeds, start=1):
-        judge = _Scorer(study, seed)
-        for name in outcomes:
-            say(f"scoring {name}, seed {seed} ({number} of {len(study.seeds)} seeds)")
-            outcomes[name].append(judge.outcomes(name))
-    results = summary(study, outcomes)
+    results = summary(study, _score_all(study))
+    results["made"] = {"command": command, "commit": _commit(), "machine": _machine(study), "hours": _hours(out)}
     write_json(out / "study.json", results)
     write_text(out / "study.md", markdown(results))
+    if (figure := pareto(results)) is not None:
+        write_text(out / "pareto.svg", figure)
     return results
 
 
@@ -243,17 +278,22 @@ def _train_missing(study: Study) -> None:
     ]
     total, done, begun = len(todo), 0, time.monotonic()
     running: dict[tuple[str, int], subprocess.Popen] = {}
+    started: dict[tuple[str, int], float] = {}
     try:
         while todo or running:
             while todo and len(running) < study.jobs:
                 row, seed = todo.pop(0)
                 left = f", {(time.monotonic() - begun) / done * (total - done) / 60:.0f} min left" if done else ""
                 say(f"training {row}, seed {seed} ({total - len(todo)} of {total}{left})")
+                started[row, seed] = time.monotonic()
                 running[row, seed] = _start(study, row, seed)
             time.sleep(_SECONDS_BETWEEN_LOOKS)
             for (row, seed), process in list(running.items()):
+                # The only child that ends within the call is this one, so the time is its own.
+                before = _children_seconds()
                 if (code := process.poll()) is None:
                     continue
+                _spend(out, "training", time.monotonic() - started[row, seed], _children_seconds() - before)
                 del running[row, seed]
                 done += 1
                 if code != 0:
@@ -278,14 +318,19 @@ def _start(study: Study, row: str, seed: int) -> subprocess.Popen:
             stdin=subprocess.DEVNULL,
             stdout=stream,
             stderr=stream,
-            preexec_fn=_end_with_parent if sys.platform == "linux" else None,
+            env={**os.environ, "OMP_NUM_THREADS": str(_threads(study))},
+            preexec_fn=_end_with_parent,
         )
 
 
 def _end_with_parent() -> None:
-    """In the child, before it begins: a study that is killed leaves no run behind that would write on."""
-    set_parent_death_signal = 1  # PR_SET_PDEATHSIG
-    ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM)
+    """In a child, before it begins: a study that is killed leaves no process behind that would write on.
+
+    Not SIGTERM: the run would first save a checkpoint, in a folder that the study, called again, wants to have.
+    """
+    if sys.platform == "linux":
+        set_parent_death_signal = 1  # PR_SET_PDEATHSIG
+        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
 
 
 def _log(study: Study, row: str, seed: int) -> Path:
@@ -298,7 +343,121 @@ def _last_words(log: Path, code: int) -> str:
     return f"its run ended with exit code {code}: {last.removeprefix('error: ')} (all of it: {log})"
 
 
+# ------------------------------------------------------------------------------------------- where, and for how long
+
+
+def _threads(study: Study) -> int:
+    """Threads of each job: the cores are shared, unless the caller has set their number."""
+    if "OMP_NUM_THREADS" in os.environ:
+        return torch.get_num_threads()
+    return max(1, len(os.sched_getaffinity(0)) // study.jobs)
+
+
+def _machine(study: Study) -> dict[str, Any]:
+    return {
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "processor": f"{platform.machine()} with {torch.backends.cpu.get_cpu_capability()}",
+        "cores": len(os.sched_getaffinity(0)),
+        "jobs": study.jobs,
+        "threads": _threads(study),
+    }
+
+
+def _commit() -> str:
+    """The commit of this code, with `-dirty` where it was changed since; the version where git does not know it."""
+    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--exclude", "*"]
+    try:
+        return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return f"version {metadata.version('distill')}"
+
+
+def _children_seconds() -> float:
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+_SECONDS = "seconds.json"
+
+
+def _seconds(out: Path) -> dict[str, dict[str, float]]:
+    """Part of the study -> {"wall", "processor"}: what it has taken so far, in all calls together."""
+    return json.loads((out / _SECONDS).read_text(encoding="utf-8")) if (out / _SECONDS).exists() else {}
+
+
+def _spend(out: Path, part: str, wall: float, processor: float) -> None:
+    """Add seconds to what a part of the study has taken; what a kill cuts off is not counted."""
+    spent = _seconds(out)
+    before = spent.get(part, {"wall": 0.0, "processor": 0.0})
+    spent[part] = {"wall": before["wall"] + wall, "processor": before["processor"] + processor}
+    write_json(out / _SECONDS, spent)
+
+
+@contextmanager
+def _timed(out: Path, part: str) -> Iterator[None]:
+    wall, processor = time.monotonic(), time.process_time()
+    yield
+    _spend(out, part, time.monotonic() - wall, time.process_time() - processor)
+
+
+def _hours(out: Path) -> dict[str, dict[str, float]]:
+    parts = _seconds(out).items()
+    return {part: {of: round(seconds / 3600, 3) for of, seconds in times.items()} for part, times in parts}
+
+
 # ----------------------------------------------------------------------------------------------------------- scores
+
+
+def _score_all(study: Study) -> dict[str, list[dict[str, Outcome]]]:
+    """Row -> the scores of its models, seed by seed."""
+    names = [*study.teachers, *study.students]
+    found: dict[str, list[dict[str, Outcome]]] = {name: [] for name in names}
+    with _mapper(study) as side_by_side:
+        for seed in study.seeds:
+            say(f"scoring {len(names)} models of seed {seed}")
+            scored = side_by_side(_score, repeat(study), repeat(seed), names)
+            for name, (outcomes, wall, processor) in zip(names, scored, strict=True):
+                say(f"scored {name}, seed {seed}")
+                found[name].append(outcomes)
+                if wall:
+                    _spend(Path(study.output_dir), "scoring", wall, processor)
+    return found
+
+
+@contextmanager
+def _mapper(study: Study) -> Iterator[Callable[..., Iterable[Any]]]:
+    """`map`, or with several jobs that of a pool of processes, which end with the body however it ends."""
+    if study.jobs == 1:
+        yield map
+        return
+    context = get_context("spawn")  # a fork would inherit torch's threads in whatever state they are
+    with ProcessPoolExecutor(study.jobs, context, _begin_scoring, (_threads(study),)) as pool:
+        try:
+            yield pool.map
+        except BaseException:
+            for process in active_children():  # or else the pool would wait for what they are at
+                process.kill()
+            raise
+
+
+def _begin_scoring(threads: int) -> None:
+    _end_with_parent()
+    torch.set_num_threads(threads)
+
+
+_scorer: "_Scorer | None" = None  # that of this process, kept from one row to the next
+
+
+def _score(study: Study, seed: int, row: str) -> tuple[dict[str, Outcome], float, float]:
+    """The scores of a row's model, and the seconds (wall, processor) that took; 0 where all were measured before."""
+    global _scorer
+    if _scorer is None or (_scorer.study, _scorer.seed) != (study, seed):
+        _scorer = _Scorer(study, seed)
+    wall, processor, measured = time.monotonic(), time.process_time(), _scorer.measured
+    outcomes = _scorer.outcomes(row)
+    if _scorer.measured == measured:
+        return outcomes, 0.0, 0.0
+    return outcomes, time.monotonic() - wall, time.process_time() - processor
 
 
 @dataclass
@@ -328,6 +487,7 @@ class _Scorer:
 
     def __init__(self, study: Study, seed: int) -> None:
         self.study, self.seed = study, seed
+        self.measured = 0  # metrics that were not in the cache
         self.out = Path(study.output_dir)
         self.recipe = row_recipe(study, BASELINE, seed)
         shared = recipe_of(_shared_values(study, seed), study.recipe)
@@ -378,10 +538,9 @@ class _Scorer:
     ) -> dict[str, Outcome]:
         given = decisive(self.settings, self.seed, self.swapper, evaluation.documents, evaluation.prompts)
         kept = ScoreCache(self.out / "cache" / "scores", given | {"judge": self.teacher_hash, "part": suffix})
-        return {
-            name + suffix: outcome
-            for name, outcome in model_outcomes(evaluation, chosen(list(metrics)), kept, model_hash).items()
-        }
+        outcomes = model_outcomes(evaluation, chosen(list(metrics)), kept, model_hash)
+        self.measured += kept.measured
+        return {name + suffix: outcome for name, outcome in outcomes.items()}
 
     def _model(self, row: str) -> tuple[Any, Any, str]:
         """Model, tokenizer and hash of a row."""
@@ -481,19 +640,13 @@ def summary(study: Study, outcomes: Mapping[str, Sequence[Mapping[str, Outcome]]
     rows = []
     for name, of_row in outcomes.items():
         metrics = {metric: [of_seed[metric] for of_seed in of_row] for metric in of_row[0]}
-        plain = outcomes[BASELINE]
         rows.append(
             {
                 "name": name,
                 "setting": _setting(study, name),
                 "seeds": list(study.seeds),
                 "metrics": {metric: _aggregate(of_metric) for metric, of_metric in metrics.items()},
-                "against_plain": {
-                    metric: _against(of_metric, [of_seed[metric] for of_seed in plain])
-                    for metric, of_metric in metrics.items()
-                }
-                if name != BASELINE
-                else {},
+                "against_plain": _rows_against(of_row, outcomes[BASELINE]) if name != BASELINE else {},
             }
         )
     shared = row_recipe(study, BASELINE, study.seeds[0])
@@ -501,6 +654,10 @@ def summary(study: Study, outcomes: Mapping[str, Sequence[Mapping[str, Outcome]]
     return {
         "format": FORMAT,
         "rows": rows,
+        "reverse_roles": [
+            {"row": row, "against": without, "metrics": _rows_against(outcomes[row], outcomes[without])}
+            for row, without in _reversals([row for row in rows if row["name"] in study.students])
+        ],
         "settings": {
             "study": {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(study).items() if key in told},
             "trainer": shared.trainer,
@@ -509,6 +666,20 @@ def summary(study: Study, outcomes: Mapping[str, Sequence[Mapping[str, Outcome]]
         },
         "versions": versions("cuda" if torch.cuda.is_available() else "cpu"),
     }
+
+
+def _rows_against(
+    of_row: Sequence[Mapping[str, Outcome]], of_other: Sequence[Mapping[str, Outcome]]
+) -> dict[str, dict[str, Any]]:
+    return {m: _against([seed[m] for seed in of_row], [seed[m] for seed in of_other]) for m in of_row[0]}
+
+
+def _reversals(rows: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
+    """(a row with `reverse_roles`, the row that differs from it in nothing else)."""
+    settings = {row["name"]: row["setting"] for row in rows if row["setting"] is not None}
+    for name, setting in settings.items():
+        if setting["reverse_roles"]:
+            yield from ((name, other) for other in settings if settings[other] == setting | {"reverse_roles": False})
 
 
 def _setting(study: Study, name: str) -> dict[str, Any] | None:
@@ -521,74 +692,3 @@ def _setting(study: Study, name: str) -> dict[str, Any] | None:
             return None
         target = recipe.target
     return asdict(target)
-
-
-# Score -> heading, in the tables of study.md; the other scores are in study.json.
-_TABLES: dict[str, tuple[str, ...]] = {
-    "Disparity": (
-        "corpus_disparity",
-        "next_word_disparity",
-        "next_word_mean",
-        "next_word_spread",
-        "generation_disparity",
-        "fairness_ratio_mean",
-        "neutral_rate",
-        "equivariance_gap",
-    ),
-    "Halves of the occupations": tuple(
-        f"{metric}_{half}"
-        for metric in ("next_word_disparity", "next_word_spread", "generation_disparity")
-        for half in HALVES
-    ),
-    "Language": (
-        "perplexity",
-        "bits_per_byte",
-        "perplexity_fiction",
-        "bits_per_byte_fiction",
-        "perplexity_people",
-        "bits_per_byte_people",
-        "wikitext2_perplexity",
-        "wikitext2_bits_per_byte",
-    ),
-    "Generation": ("distinct_1", "distinct_2", "repetition", "continuation_length", "continuation_perplexity"),
-    "Benchmarks": (
-        "crows_pairs_gender",
-        "stereoset_gender_ss",
-        "stereoset_gender_lms",
-        "stereoset_gender_icat",
-        "seat6_effect_size",
-        "seat7_effect_size",
-        "seat8_effect_size",
-    ),
-}
-
-
-def label(metric: str) -> str:
-    """The heading of a score: that of its card, and which half or text it is of."""
-    if metric in CARDS:
-        return CARDS[metric].label
-    card = max((name for name in CARDS if metric.startswith(f"{name}_")), key=len)
-    return f"{CARDS[card].label}, {metric.removeprefix(f'{card}_').replace('_', ' ')}"
-
-
-def markdown(results: Mapping[str, Any]) -> str:
-    """study.md: values with intervals, then the ratios to `plain`."""
-    seeds = results["rows"][0]["seeds"]
-    lines = ["# Study", "", f"Means over seeds {', '.join(map(str, seeds))}; {results['settings']['interval']}.", ""]
-    for title, metrics in _TABLES.items():
-        there = [m for m in metrics if any(m in row["metrics"] for row in results["rows"])]
-        if not there:
-            continue
-        lines += [f"## {title}", "", *table(results["rows"], there, lambda row, m: row["metrics"].get(m)), ""]
-        others = [row for row in results["rows"] if row["against_plain"]]
-        ratios = table(others, there, lambda row, m: row["against_plain"].get(m, {}).get("ratio"))
-        lines += [f"### {title}: ratio to {BASELINE}", "", *ratios, ""]
-    missing = {entry["reason"] for row in results["rows"] for entry in row["metrics"].values() if entry.get("reason")}
-    return "\n".join(lines + ["## Not measured", "", *(f"- {r}" for r in sorted(missing))] * bool(missing)) + "\n"
-
-
-def table(rows: Sequence[Mapping[str, Any]], metrics: Sequence[str], entry: Any) -> list[str]:
-    """Markdown lines: one row of the study a line, one score a column."""
-    lines = ["| row | " + " | ".join(map(label, metrics)) + " |", "|---" * (1 + len(metrics)) + "|"]
-    lines += [f"| {row['name']} | " + " | ".join(cell(entry(row, m)) for m in metrics) + " |" for row in rows]
-    return lines

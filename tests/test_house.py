@@ -22,8 +22,9 @@ PACKAGE = REPOSITORY / "distill"
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 PINNED_EXTRAS = ("metrics", "test", "dev", "browser")
 ACCELERATE = REPOSITORY / "recipes/accelerate"
+STUDIES = {REPOSITORY / "recipes/study.yaml", *(REPOSITORY / "recipes/study").glob("*.yaml")}
 RECIPES = sorted(
-    path for path in (REPOSITORY / "recipes").rglob("*.yaml") if path.parent != ACCELERATE and path.name != "study.yaml"
+    path for path in (REPOSITORY / "recipes").rglob("*.yaml") if path.parent != ACCELERATE and path not in STUDIES
 )
 ABLATION = sorted((REPOSITORY / "recipes/ablation").glob("*.yaml"))
 

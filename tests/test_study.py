@@ -2,22 +2,27 @@
 
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+import torch
 import yaml
-from conftest import REPOSITORY
+from conftest import REPOSITORY, TOY_TEXT
+from study_results import outcome
 
 from distill.errors import UserError
 from distill.generation import Prompt
 from distill.logit_ops import OPERATIONS
-from distill.metrics import Outcome
-from distill.study import _against, halves, label, markdown, read_study, resampled_mean, row_recipe, run_study
+from distill.recipe import merge
+from distill.study import _against, halves, read_study, resampled_mean, row_recipe, run_study
+from distill.study_report import label, markdown
 
 STUDY = REPOSITORY / "recipes" / "study.yaml"
 
@@ -90,6 +95,8 @@ def written(tmp_path: Path, **changes) -> Path:
         ({"teachers": {"two": {"opp": "max"}}}, ["two", "opp"]),
         ({"metrics": ["perplexitty"]}, ["perplexitty", "perplexity"]),
         ({"recipe": "nowhere.yaml"}, ["nowhere.yaml", "no such recipe file"]),
+        ({"base": "study.yaml"}, ["study.yaml", "base", "leads back"]),
+        ({"settings": {"corpus": {"files": ["{data}/a.txt"]}}}, ["{data}/a.txt", "--data"]),
     ],
 )
 def test_a_mistake_in_the_file_is_one_sentence(tmp_path, changes, words):
@@ -97,6 +104,25 @@ def test_a_mistake_in_the_file_is_one_sentence(tmp_path, changes, words):
         read_study(written(tmp_path, **changes))
     assert all(word in str(error.value) for word in words), error.value
     assert "\n" not in str(error.value)
+
+
+def test_a_study_lays_its_keys_over_those_of_its_base(tmp_path):
+    (tmp_path / "over").mkdir()
+    path = tmp_path / "over" / "mine.yaml"
+    text = """
+        base: ../study.yaml
+        settings: {corpus: {source: files, files: ["{data}/x.txt", plain.txt]}, scores: {prompts: "{data}/p"}}
+        students: {plain: {target: {op: none, reverse_roles: false, augment: false}}}
+    """
+    path.write_text(text, encoding="utf-8")
+    below, study = read_study(written(tmp_path)), read_study(path, data="there")
+    assert list(study.students) == ["plain"]
+    assert (study.metrics, study.teachers, study.seeds) == (below.metrics, below.teachers, below.seeds)
+    recipe = row_recipe(study, "plain", 0)
+    assert recipe.corpus.files == ["there/x.txt", "plain.txt"]
+    assert recipe.scores.prompts == "there/p"
+    assert not recipe.teacher.cache_hidden_states  # `settings` is replaced as a whole
+    assert recipe.trainer["max_steps"] == row_recipe(below, "plain", 0).trainer["max_steps"]
 
 
 def test_rows_can_be_chosen(tmp_path):
@@ -107,10 +133,6 @@ def test_rows_can_be_chosen(tmp_path):
 
 
 # --------------------------------------------------------------------------------------------------------- statistics
-
-
-def outcome(value: float | None, drawn=(), n: int = 5) -> Outcome:
-    return Outcome(value, tuple(drawn), n, "prompt", n, "prompts", False, None, {})
 
 
 def test_draws_over_seeds_and_units_as_a_plain_loop_makes_them():
@@ -202,7 +224,7 @@ def test_a_small_study_from_end_to_end(tmp_path, monkeypatch):
     data.mkdir()
     (data / "letters.jsonl").write_text('{"text": "My dear sister, she was late."}\n' * 3, encoding="utf-8")
     study = read_study(small(tmp_path), rows=["plain", "expmean-reverse", "no_teacher"], data=str(data))
-    results = run_study(study)
+    results = run_study(study, "distill study small.yaml")
     out = tmp_path / "out"
     assert json.loads((out / "study.json").read_text(encoding="utf-8")) == results
     rows = {row["name"]: row for row in results["rows"]}
@@ -230,9 +252,39 @@ def test_a_small_study_from_end_to_end(tmp_path, monkeypatch):
     # Rows of a seed read the same text, and a second call trains and writes nothing anew.
     before = {p: p.stat().st_mtime_ns for p in (out / "runs").rglob("*.safetensors")}
     assert len(before) >= 3
-    monkeypatch.setattr(subprocess, "Popen", None)
-    assert run_study(study) == results
+    monkeypatch.setattr("distill.study._start", None)
+    assert run_study(study, "distill study small.yaml") == results
     assert before == {p: p.stat().st_mtime_ns for p in (out / "runs").rglob("*.safetensors")}
+    # How it was made, and a figure beside the numbers.
+    made = results["made"]
+    assert made["command"] == "distill study small.yaml"
+    assert re.fullmatch(r"[0-9a-f]{7,}(-dirty)?|version \S+", made["commit"])
+    assert made["machine"]["cores"] == len(os.sched_getaffinity(0))
+    assert made["hours"].keys() == {"text", "training", "scoring"}
+    assert made["hours"]["training"]["processor"] > 0.001
+    pairs = [(pair["row"], pair["against"]) for pair in results["reverse_roles"]]
+    assert pairs == []  # the same without reversal was not asked for
+    labels = {t.text for t in ElementTree.fromstring((out / "pareto.svg").read_text(encoding="utf-8")).iter()}
+    assert {"teacher", "two_view_teacher", "plain", "expmean-reverse"} <= labels
+    assert not list(out.rglob("*.partial"))
+
+
+@pytest.mark.slow
+def test_seeds_and_rows_can_be_added_and_jobs_change_nothing(tmp_path):
+    path = small(tmp_path)
+    first = run_study(read_study(path, rows=["plain"], seeds=[0]))
+    out = tmp_path / "out"
+    there = {p: p.stat().st_mtime_ns for part in ("runs", "text") for p in (out / part).rglob("*.*") if p.is_file()}
+    more = run_study(read_study(path, rows=["plain", "mean"], seeds=[0, 1], jobs=2))
+    assert there == {p: p.stat().st_mtime_ns for p in there}
+    assert {p.name for p in (out / "runs").iterdir()} == {"plain-0", "plain-1", "mean-0", "mean-1"}
+    of_first, of_more = (next(r for r in results["rows"] if r["name"] == "plain") for results in (first, more))
+    for metric, entry in of_first["metrics"].items():
+        assert of_more["metrics"][metric]["per_seed"][0] == entry["per_seed"][0]
+    assert more["made"]["hours"]["training"]["wall"] > first["made"]["hours"]["training"]["wall"]
+    shutil.rmtree(out / "cache" / "scores")
+    again = run_study(read_study(path, rows=["plain", "mean"], seeds=[0, 1]))
+    assert again["rows"] == more["rows"]
 
 
 def test_a_row_that_fails_is_named_with_its_log(tmp_path):
@@ -247,15 +299,101 @@ def test_a_row_that_fails_is_named_with_its_log(tmp_path):
 def test_a_killed_study_goes_on(tmp_path):
     path = small(tmp_path)
     command = [sys.executable, "-m", "distill.cli", "study", str(path), "--rows", "plain,max", "--json"]
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     whole = subprocess.run([*command, "--output_dir", str(tmp_path / "whole")], env=environment, capture_output=True)
     assert whole.returncode == 0, whole.stderr.decode()
-    for seconds in (8, 16, 24):
-        process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        time.sleep(seconds)
+    command += ["--jobs", "2"]
+    for said in ("sampling text", "training max", "scoring", "scored teacher"):
+        process = subprocess.Popen(
+            command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        )
+        assert any(said in line for line in process.stderr), said
         process.send_signal(signal.SIGKILL)
         process.wait()
+        process.stderr.close()
     done = subprocess.run(command, env=environment, capture_output=True)
     assert done.returncode == 0, done.stderr.decode()
-    ours, theirs = (json.loads(text)["rows"] for text in (done.stdout, whole.stdout))
-    assert ours == theirs
+    ours, theirs = (json.loads(text) for text in (done.stdout, whole.stdout))
+    assert ours["rows"] == theirs["rows"]
+    assert ours["made"]["command"] == "distill study study.yaml --rows plain,max --jobs 2"
+
+
+# ------------------------------------------------------------------------------------------------------ real teachers
+
+REDUCED = {
+    "block_length": 64,
+    "trainer": {
+        "max_steps": 2,
+        "save_steps": 2,
+        "per_device_train_batch_size": 1,
+        "gradient_accumulation_steps": 1,
+        "dataloader_num_workers": 0,
+    },
+    "corpus": {"max_documents": 40},
+    "held_out": {"max_documents": 4},
+    "scores": {"max_prompts": 4, "max_new_tokens": 4, "bootstrap": 20},
+}
+
+
+def reduced(name: str, tmp_path: Path, **settings) -> Path:
+    """A study of recipes/study/, with a few steps on a few texts."""
+    original = yaml.safe_load((STUDY.parent / "study" / f"{name}.yaml").read_text(encoding="utf-8"))
+    values = {
+        "base": str(STUDY.parent / "study" / f"{name}.yaml"),
+        "output_dir": str(tmp_path / "out"),
+        "seeds": [0],
+        "teachers": {"teacher": {}},
+        "students": {row: original["students"][row] for row in ("plain", "expmean-reverse-augment")},
+        "settings": merge(merge(original["settings"], REDUCED), settings),
+        "metrics": ["next_word_disparity", "generation_disparity", "perplexity"],
+        "half_metrics": ["next_word_disparity"],
+        "texts": {},
+    }
+    path = tmp_path / f"{name}.yaml"
+    path.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
+    return path
+
+
+def finished(results, out: Path, layers: int) -> None:
+    from transformers import AutoConfig
+
+    assert [row["name"] for row in results["rows"]] == ["teacher", "plain", "expmean-reverse-augment"]
+    for row in results["rows"]:
+        assert row["metrics"]["perplexity"]["value"] > 1
+        assert row["metrics"]["next_word_disparity"]["value"] >= 0
+    for row in ("plain", "expmean-reverse-augment"):
+        assert AutoConfig.from_pretrained(out / "runs" / f"{row}-0" / "student").num_hidden_layers == layers
+
+
+@pytest.mark.slow
+def test_the_study_of_smollm2_runs(tmp_path, shared_data):
+    folder = os.environ.get("DISTILL_SMOLLM2")
+    if folder is None:
+        pytest.skip("DISTILL_SMOLLM2 names no folder with SmolLM2-135M")
+    data = shared_data("corpus", "gutenberg_fiction.train.jsonl.xz").parent.parent
+    path = reduced("smollm2", tmp_path, teacher={"path": folder})
+    finished(run_study(read_study(path, data=str(data))), tmp_path / "out", layers=15)
+
+
+@pytest.mark.slow
+def test_the_study_of_gpt2_runs(tmp_path, shared_data):
+    """With GPT-2's tokenizer and size, random weights, and texts in the place of the hub's."""
+    from transformers import GPT2Config, GPT2LMHeadModel, GPT2TokenizerFast
+
+    teacher = tmp_path / "teacher"
+    tokenizer = GPT2TokenizerFast.from_pretrained(shared_data("gpt2_tokenizer", "vocab.json").parent)
+    tokenizer.save_pretrained(teacher)
+    torch.manual_seed(0)
+    GPT2LMHeadModel(GPT2Config()).save_pretrained(teacher)
+    text = tmp_path / "text.jsonl"
+    text.write_text(json.dumps({"text": TOY_TEXT}) + "\n" + json.dumps({"text": TOY_TEXT}) + "\n", encoding="utf-8")
+    files = {"source": "files", "files": [str(text)], "document_start": None}
+    path = reduced(
+        "gpt2",
+        tmp_path,
+        teacher={"path": str(teacher)},
+        corpus=files,
+        held_out=files,
+        scores={"prompts": "occupations"},
+    )
+    finished(run_study(read_study(path)), tmp_path / "out", layers=6)
