@@ -3,6 +3,7 @@
 Nothing here is global, and nothing of size (tokens, V) outlives its batch.
 """
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
@@ -141,11 +142,20 @@ class Evaluation:
             yield order[:size]
             order = order[size:]
 
-    def logits(self, sequences: Sequence[Sequence[int]]) -> Tensor:
-        """(B, T, V) logits of a batch, padded on the right, where a causal model's other positions do not see it."""
+    def logits(self, sequences: Sequence[Sequence[int]], last: int = 0) -> Tensor:
+        """(B, T, V) logits of a batch, padded on the right, where a causal model's other positions do not see it.
+
+        With `last`, (B, last, V) of the last positions alone, from models that can leave out the others: a large
+        vocabulary makes the output head the dearest part of a small model.
+        """
         ids, mask = self._padded(sequences)
+        only = {"logits_to_keep": last} if last and self._can_leave_out else {}
         with self._eval_mode(), torch.inference_mode():
-            return self.model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+            return self.model(input_ids=ids, attention_mask=mask, use_cache=False, **only).logits
+
+    @cached_property
+    def _can_leave_out(self) -> bool:
+        return "logits_to_keep" in inspect.signature(self.model.forward).parameters
 
     def token_log_probs(self, sequences: Sequence[Sequence[int]], what: str = "likelihood") -> list[np.ndarray]:
         """log P(token | all before it) of every token but the first of each sequence; one (L - 1,) float64 for each.
@@ -248,9 +258,13 @@ class Evaluation:
             windows += [(number, ids[begin:end], new) for begin, end, new in self._windows(len(ids))]
         done, report = 0, self.report("likelihood")
         for batch in self.batches([len(ids) for _, ids, _ in windows]):
-            logits = self.logits([windows[w][1] for w in batch])
+            lengths = {len(windows[w][1]) for w in batch}
+            alike = len(lengths) == 1  # windows of a long document, of which the last tokens count
+            logits = self.logits([windows[w][1] for w in batch], max(windows[w][2] for w in batch) + 1 if alike else 0)
+            missing = max(lengths) - logits.shape[1]
             for row, (number, ids, new) in enumerate(windows[w] for w in batch):
-                scores = logits[row, len(ids) - 1 - new : len(ids) - 1].float()
+                last = len(ids) - 1 - missing
+                scores = logits[row, last - new : last].float()
                 targets = torch.tensor(ids[len(ids) - new :], device=scores.device)
                 loss = torch.nn.functional.cross_entropy(scores, targets, reduction="none")
                 table[number, 0] += loss.double().sum().item()
