@@ -37,6 +37,7 @@ from distill.counterfactual import Swapper
 from distill.errors import UserError
 from distill.examples import DECODING, example_prompts, examples_of, listed_words
 from distill.generation import Prompt, limit_prompts, load_prompts, without_listed_words
+from distill.long_input import read_whole
 from distill.metrics import CARDS, Evaluation, Outcome, chosen, difference_of, measured, resampled, score_of
 from distill.metrics.bootstrap import CONFIDENCE
 from distill.models import load_model, load_teacher, load_tokenizer, weights_hash
@@ -319,7 +320,7 @@ def read_scores(path: str | Path) -> dict[str, Any]:
         UserError: there is none, it is of another format, or something in it is not as the schema says.
     """
     try:
-        scores = json.loads(Path(path).read_text(encoding="utf-8"))
+        scores = json.loads(read_whole(Path(path)).decode())
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); give a scores.json") from None
     except ValueError as error:
