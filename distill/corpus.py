@@ -1,11 +1,13 @@
 """A text source (files, a hub data set, samples from the teacher) -> documents, one string each."""
 
 import bz2
+import fcntl
 import glob
 import gzip
 import hashlib
 import json
 import lzma
+import os
 import random
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -20,7 +22,7 @@ from distill.console import say
 from distill.counterfactual import encodable
 from distill.errors import UserError, hub_hint
 from distill.generation import generate
-from distill.integrity import file_hash, file_is_whole, put_file
+from distill.integrity import file_hash, file_is_whole, partial_of, put_file
 from distill.long_input import parts, stream_parts
 from distill.recipe import CorpusConfig
 
@@ -340,16 +342,42 @@ def _sample_to_file(
     """One line of JSON a document; a stopped run goes on after the last batch that is wholly in the file."""
     assert config.max_documents is not None  # `check_recipe` asks for it
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial, size, total = path.with_suffix(".partial"), config.sample_batch_size, config.max_documents
-    lines = partial.read_bytes().splitlines(keepends=True) if partial.exists() else []
-    whole = [line for line in lines if line.endswith(b"\n")]
-    batches = len(whole) // size
-    with partial.open("wb") as stream:
-        stream.writelines(whole[: batches * size])
+    size, total = config.sample_batch_size, config.max_documents
+    with _claimed_partial(path) as stream:
+        stream.seek(0)
+        whole = [line for line in stream if line.endswith(b"\n")]
+        batches = len(whole) // size
+        stream.truncate(sum(map(len, whole[: batches * size])))
         for number in range(batches, -(-total // size)):
             documents = sample_batch(teacher, tokenizer, config, seed, number)
             stream.writelines(json.dumps({"text": d}).encode() + b"\n" for d in documents)
             stream.flush()
             if progress:
                 progress(min(total, (number + 1) * size), total)
-    put_file(partial, path)
+        if file_is_whole(path):  # another run with the same cache was quicker
+            Path(stream.name).unlink()
+        else:
+            put_file(Path(stream.name), path)
+
+
+@contextmanager
+def _claimed_partial(path: Path) -> Iterator[IO[bytes]]:
+    """A file to append to that will become `path`: one that a stopped run left, or a new one.
+
+    Runs may share a cache. Whoever writes such a file holds a lock on it, which the kernel drops with the process.
+    """
+    left = sorted(path.parent.glob(f".{path.name}.*.partial"))
+    for place in (*left, partial_of(path)):
+        with place.open("a+b") as stream:
+            if _locked(stream) or place not in left:  # a new one is ours, also on a disk without locks
+                yield stream
+                return
+
+
+def _locked(stream: IO[bytes]) -> bool:
+    """Whether this process has a file for itself now, which has not been renamed meanwhile."""
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return os.path.samestat(os.fstat(stream.fileno()), os.stat(stream.name))
+    except OSError:
+        return False

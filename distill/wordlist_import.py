@@ -24,6 +24,7 @@ from rich.table import Table
 from rich.text import Text
 
 from distill.errors import UserError, suggestion
+from distill.integrity import partial_of
 from distill.long_input import LONGEST_LINE, read_whole, refuse_long_lines
 from distill.wordlist import ONE_WAY, WHEN, is_word_character, load_wordlist, wordlist_mistakes
 
@@ -654,7 +655,7 @@ def _write(out: Path, groups: tuple[str, ...], rows: list[_NewRow], sources: lis
     for row in rows:
         marks = " ".join(filter(None, (row.role, ONE_WAY if row.one_way else None)))
         lines.append("\t".join((*row.words, marks)).rstrip("\t"))
-    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
+    partial = partial_of(out)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         try:
