@@ -19,6 +19,7 @@ from dataclasses import fields, is_dataclass
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as parquet
@@ -29,14 +30,17 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from distill import cli, corpus, long_input
+from distill.comparison import read_runs, write_comparison
 from distill.corpus import passages, read_documents
 from distill.counterfactual import Swapper
 from distill.errors import UserError
 from distill.generation import load_prompts, without_listed_words
 from distill.long_input import parts, stream_parts
+from distill.model_card import model_card
 from distill.packing import PackingCounts, pack
+from distill.page import run_page
 from distill.recipe import CorpusConfig, Recipe, parse_recipe
-from distill.report import print_side_by_side
+from distill.report import print_side_by_side, print_table, report_markdown
 from distill.score import read_scores, score_models
 from distill.wordlist import load_wordlist, wordlist_mistakes
 from distill.wordlist_check import check_dict, check_wordlist, print_check
@@ -223,7 +227,16 @@ def use_swap(path: Path) -> None:
 
 
 def use_scores(path: Path) -> None:
-    print_side_by_side({"one": read_scores(path)}, Console(file=io.StringIO()))
+    """All that is made of a scores.json, by `distill report` and at the end of a run."""
+    runs = read_runs([str(path.parent)])
+    (path.parent / "reports").mkdir(exist_ok=True)
+    write_comparison(runs, path.parent / "reports")
+    scores, console = runs[0].scores, Console(file=io.StringIO())
+    print_side_by_side({"one": scores, "two": scores}, console)
+    print_table(scores, console)
+    report_markdown(Recipe(), scores)
+    run_page(Recipe(), scores)
+    model_card(Recipe(), scores, "student")
 
 
 TOKENIZER = SWAPPER = None
@@ -313,6 +326,63 @@ def test_a_few_mutated_files(name, tmp_path, valid_scores):
 @pytest.mark.parametrize("name", READERS)
 def test_thousands_of_mutated_files(name, tmp_path, valid_scores):
     fuzz(tmp_path, name, READERS[name][1] or valid_scores, READERS[name][3])
+
+
+JSON_VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.sampled_from([1e308, -1e308, 5e-324, 10**400, 2**63, "", "male", "<b>", "\x00", "\ud800"])
+    | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=4,
+)
+
+
+def places_in(tree: Any) -> list[tuple[Any, Any]]:
+    """(container, key) of every sub-tree."""
+    items = list(tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ())
+    return [place for key, value in items for place in ((tree, key), *places_in(value))]
+
+
+@st.composite
+def pruned(draw: st.DrawFn, valid: bytes) -> bytes:
+    """A valid JSON file of which one to three sub-trees are deleted, or replaced by each other or by anything."""
+    tree = json.loads(valid)
+    for _ in range(draw(st.integers(1, 3))):
+        places = places_in(tree)
+        container, key = draw(st.sampled_from(places))
+        if draw(st.booleans()):
+            del container[key]
+        elif draw(st.booleans()):
+            container[key] = draw(JSON_VALUES)
+        else:
+            other, there = draw(st.sampled_from(places))
+            container[key] = json.loads(json.dumps(other[there]))
+        if not places_in(tree):
+            break
+    return json.dumps(tree).encode()
+
+
+def prune_scores(path: Path, valid: bytes, cases: int) -> None:
+    @settings(max_examples=cases, suppress_health_check=list(HealthCheck), deadline=None, database=None)
+    @given(pruned(valid))
+    def run(content: bytes) -> None:
+        path.write_bytes(content)
+        ends_well(lambda: use_scores(path), path.name)
+
+    run()
+
+
+def test_scores_that_lack_something_make_a_report_or_one_sentence(tmp_path, valid_scores):
+    prune_scores(tmp_path / "scores.json", valid_scores[0], 60)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+def test_thousands_of_scores_that_lack_something(tmp_path, valid_scores):
+    prune_scores(tmp_path / "scores.json", valid_scores[0], 3000)
 
 
 def test_the_slow_set_has_twenty_thousand_cases():
