@@ -133,6 +133,17 @@ def test_negative_numbers_are_not_quoted_and_formulas_are(toy_scores, tmp_path):
     assert (row["run"], row["model"], row["value"]) == ("'=run", f"'{HOSTILE}", "-3.5")
 
 
+def test_a_comparison_replaces_links_and_does_not_follow_them(toy_scores, tmp_path):
+    precious = tmp_path / "precious"
+    precious.write_text("mine")
+    (tmp_path / "out").mkdir()
+    for name in FILES:
+        (tmp_path / "out" / name).symlink_to(precious)
+    write_comparison(read_runs([make_run(tmp_path / "run", toy_scores)]), tmp_path / "out")
+    assert precious.read_text() == "mine"
+    assert not any((tmp_path / "out" / name).is_symlink() for name in FILES)
+
+
 @given(st.text())
 def test_no_text_begins_like_a_formula(text):
     shown = harmless(text)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import killed
+import numpy as np
 import pytest
 import torch
 import train_toy
@@ -565,22 +566,24 @@ def toy():
 
 
 @pytest.mark.parametrize(
-    ("where", "value", "what"),
+    ("where", "value", "what", "cached"),
     [
-        ("teacher", float("nan"), "a logit of the teacher"),
-        ("teacher", float("inf"), "a logit of the teacher"),
-        ("student", float("nan"), "the loss"),
+        ("teacher", float("nan"), "a logit of the teacher", False),
+        ("teacher", float("nan"), "a logit of the teacher", True),
+        ("teacher", float("inf"), "a logit of the teacher", False),
+        ("student", float("nan"), "the loss", False),
     ],
 )
 def test_a_number_that_is_not_finite_stops_the_run_and_names_its_text(
-    monkeypatch, tmp_path, toy, where, value, what, capsys
+    monkeypatch, tmp_path, toy, where, value, what, cached, capsys
 ):
     token = toy(" coat")["input_ids"][-1]
-    train_toy.main(str(tmp_path), 4, 2, steps=2, save_steps=1)
+    keys = {"cache_hidden_states": cached}
+    train_toy.main(str(tmp_path), 4, 2, steps=2, save_steps=1, teacher_keys=keys)
     shutil.rmtree(tmp_path / "student")
     poisoned(monkeypatch, where, token, value)
     with pytest.raises(UserError) as stopped:
-        train_toy.main(str(tmp_path), 4, 2, steps=6, save_steps=1)
+        train_toy.main(str(tmp_path), 4, 2, steps=6, save_steps=1, teacher_keys=keys)
     message = str(stopped.value)
     assert message.startswith("step 3: ")
     assert f"{what} is not finite in block " in message
@@ -591,6 +594,9 @@ def test_a_number_that_is_not_finite_stops_the_run_and_names_its_text(
     rows = train_toy_blocks(tmp_path)[block].input_ids
     assert rows[view, position] == token
     assert repr(toy.decode(rows[view, max(0, position - 7) : position + 1])) in message
+    if cached:  # what the teacher could not say was not kept
+        hidden = np.fromfile(next((tmp_path / "cache").glob("teacher-*/hidden.bin")), dtype=np.float32)
+        assert hidden.any() and np.isfinite(hidden).all()
 
 
 def place_in(message: str) -> tuple[int, int, int]:

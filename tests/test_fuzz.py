@@ -382,7 +382,7 @@ def test_scores_that_lack_something_make_a_report_or_one_sentence(tmp_path, vali
 @pytest.mark.slow
 @pytest.mark.timeout(7200)
 def test_thousands_of_scores_that_lack_something(tmp_path, valid_scores):
-    prune_scores(tmp_path / "scores.json", valid_scores[0], 3000)
+    prune_scores(tmp_path / "scores.json", valid_scores[0], 1500)
 
 
 def test_the_slow_set_has_twenty_thousand_cases():

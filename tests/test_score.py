@@ -269,7 +269,10 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
         ({"differences": {"a, b": {}}}, "differences: 'a, b' does not match ' - '"),
         ({"samples": [{"prompt": 1}]}, r"samples\.0"),
         ({"models": {}}, r"models: \{\} "),
-        ({"models": {"m": {"next_word_disparity": SCORE | {"details": {"groups": ["a", "b"]}}}}}, r"details: 'mean_signed' is"),
+        (
+            {"models": {"m": {"next_word_disparity": SCORE | {"details": {"groups": ["a", "b"]}}}}},
+            r"details: 'mean_signed' is",
+        ),
         ({"models": {"m": {"generation_disparity": SCORE | {"details": {"texts": {}}}}}}, r"details: .*fairness_ratio"),
         ({"settings": EMPTY["settings"] | {"decoding": {}}}, r"settings\.decoding: .*required"),
         ({"settings": EMPTY["settings"] | {"seed": 1e400}}, "Infinity is no number"),
