@@ -260,10 +260,11 @@ def _decoded(stream: IO[bytes], name: str) -> Iterator[tuple[str, str]]:
     while (read := stream.readline(_LONGEST_PART)) or not ends:
         ends = len(read) < _LONGEST_PART or read.endswith(b"\n")
         try:
-            found = list(parts(rest + decoder.decode(read, ends), _LONGEST_PART))
+            line = rest + decoder.decode(read, ends)
         except UnicodeDecodeError as error:
             byte = error.object[error.start]
             raise UserError(f"{name}, line {number}: byte 0x{byte:02x} is not UTF-8; convert the text first") from None
+        found = [line] if ends and len(line) <= _LONGEST_PART else list(parts(line, _LONGEST_PART))
         rest = "" if ends else found.pop()
         for part in found:
             text = part.rstrip("\r\n")
