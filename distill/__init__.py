@@ -12,8 +12,8 @@
     train, cli                                      the entries: all of it in this order, or one step by itself
 
 Every module imports only from above it. Beside the flow stand what several steps or one command use:
-`errors`, `integrity`, `console`, `processes`, `run_folder`, `checkpoints`, `step_watch`, `preflight`, `recipe_docs`,
-`highlight`, `markdown_text`, `swap_lines`, `continuations`, `wordlist_check` and `wordlist_import`.
+`errors`, `long_input`, `integrity`, `console`, `processes`, `run_folder`, `checkpoints`, `step_watch`, `preflight`,
+`recipe_docs`, `highlight`, `markdown_text`, `swap_lines`, `continuations`, `wordlist_check` and `wordlist_import`.
 """
 
 __version__ = "0.1.0"

@@ -6,6 +6,7 @@ import json
 import os
 import runpy
 import sys
+from codecs import getincrementaldecoder
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
@@ -15,6 +16,7 @@ from typing import IO, Any, NoReturn
 from distill import __version__
 from distill.console import EXIT_USER_ERROR, QUIET, QUIET_HELP, run_entry
 from distill.errors import UserError
+from distill.long_input import parts
 
 # Verbs import what they need when they run: torch and transformers take seconds to import, and neither a help text nor
 # a swapped line needs them.
@@ -116,7 +118,8 @@ def train(arguments: Sequence[str]) -> None:
 # ------------------------------------------------------------------------------------------------------------- swap
 
 _SWAP = """Write the counterfactual of every line of FILE to standard output: each listed word becomes its counterpart
-in another group, and every other byte stays. A line is a text of its own."""
+in another group, and every other byte stays. A line is a text of its own; one of more than a million characters is
+swapped in parts, cut behind a sentence or a word."""
 
 _SWAP_EXAMPLES = """examples:
   echo "She told her father." | distill swap -
@@ -246,6 +249,7 @@ def _show(swapped: _Swapped) -> None:
 
 
 _ROWS_SHOWN = 100  # rows of a table; a table is laid out in memory
+_LONGEST_PART = 1_000_000  # characters that are swapped at once; each listed word among them takes some 100 bytes
 
 
 def _lines(name: str) -> Iterator[tuple[str, str]]:
@@ -263,13 +267,22 @@ def _lines(name: str) -> Iterator[tuple[str, str]]:
 
 
 def _decoded(stream: IO[bytes], name: str) -> Iterator[tuple[str, str]]:
-    for number, line in enumerate(stream, start=1):
-        text = line.rstrip(b"\r\n")
+    """Text and ending of every line; of a line that is too long, of each of its parts."""
+    decoder = getincrementaldecoder("utf-8")()
+    number, rest, ends = 1, "", True
+    while (read := stream.readline(_LONGEST_PART)) or not ends:
+        ends = len(read) < _LONGEST_PART or read.endswith(b"\n")
         try:
-            yield text.decode(), line[len(text) :].decode()
+            line = rest + decoder.decode(read, ends)
         except UnicodeDecodeError as error:
-            byte = text[error.start]
+            byte = error.object[error.start]
             raise UserError(f"{name}, line {number}: byte 0x{byte:02x} is not UTF-8; convert the text first") from None
+        found = [line] if ends and len(line) <= _LONGEST_PART else list(parts(line, _LONGEST_PART))
+        rest = "" if ends else found.pop()
+        for part in found:
+            text = part.rstrip("\r\n")
+            yield text, part[len(text) :]
+        number += ends
 
 
 # --------------------------------------------------------------------------------------------------------- wordlist

@@ -1,6 +1,7 @@
 """The scores.json of any number of runs and checkpoints -> one page, one Markdown file and one CSV, side by side."""
 
 import csv
+import io
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -122,11 +123,12 @@ def score_records(runs: Sequence[Run]) -> list[dict[str, Any]]:
 
 def write_csv(records: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Rows as CSV. Text that a spreadsheet would take for a formula gets an apostrophe in front."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, _COLUMNS)
-        writer.writeheader()
-        for record in records:
-            writer.writerow({name: harmless(v) if isinstance(v, str) else v for name, v in record.items()})
+    table = io.StringIO(newline="")
+    writer = csv.DictWriter(table, _COLUMNS)
+    writer.writeheader()
+    for record in records:
+        writer.writerow({name: harmless(v) if isinstance(v, str) else v for name, v in record.items()})
+    write_text(path, table.getvalue())
 
 
 def harmless(text: str) -> str:

@@ -1,11 +1,13 @@
 """A text source (files, a hub data set, samples from the teacher) -> documents, one string each."""
 
 import bz2
+import fcntl
 import glob
 import gzip
 import hashlib
 import json
 import lzma
+import os
 import random
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -20,16 +22,21 @@ from distill.console import say
 from distill.counterfactual import encodable
 from distill.errors import UserError, hub_hint
 from distill.generation import generate
-from distill.integrity import file_hash, file_is_whole, put_file
+from distill.integrity import file_hash, file_is_whole, partial_of, put_file
+from distill.long_input import parts, stream_parts
 from distill.recipe import CorpusConfig
 
 _OPENERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
 _SENTENCE_END = re.compile(r"(?<=[.!?])[\"'”’)]*\s+")
 _ROWS = 1000  # read at a time
+_LONGEST_DOCUMENT = 10_000_000  # characters; a longer one is cut
+_LONGEST_ROW = 16_000_000  # characters of a line of JSON, bytes of a cell of parquet: what is read whole
 
 
 def read_documents(config: CorpusConfig, seed: int) -> Iterator[str]:
     """The documents of a corpus of files or of the hub, in a fixed order, empty ones left out.
+
+    One of more than 10,000,000 characters is cut into several, behind a line or a sentence.
 
     Args:
         config: The source; `source: teacher` is served by `sample_documents` instead.
@@ -42,6 +49,7 @@ def read_documents(config: CorpusConfig, seed: int) -> Iterator[str]:
     documents = _file_documents(config, seed) if config.source == "files" else _hub_documents(config, seed)
     if config.document_start:
         documents = _regroup(documents, config.document_start)
+    documents = (part for document in documents for part in parts(document, _LONGEST_DOCUMENT))
     if config.passage_chars:
         documents = (p for d in documents for p in passages(d, config.passage_chars))
     documents = (d for d in documents if d.strip())
@@ -59,15 +67,17 @@ def read_documents(config: CorpusConfig, seed: int) -> Iterator[str]:
 
 
 def _regroup(rows: Iterable[str], pattern: str) -> Iterator[str]:
-    """Join rows, and cut the result before every line that matches."""
+    """Join rows, and cut the result before every line that matches; also where it gets too long."""
     begins = re.compile(pattern)
     current: list[str] = []
+    size = 0
     for row in rows:
         for line in row.splitlines(keepends=True):
-            if current and begins.search(line.rstrip("\r\n")):
+            if current and (size > _LONGEST_DOCUMENT or begins.search(line.rstrip("\r\n"))):
                 yield "".join(current)
-                current = []
+                current, size = [], 0
             current.append(line if line.endswith("\n") else line + "\n")
+            size += len(line)
     if current:
         yield "".join(current)
 
@@ -158,21 +168,36 @@ def _file_documents(config: CorpusConfig, seed: int) -> Iterator[str]:
 def _one_file(path: Path, config: CorpusConfig) -> Iterator[str]:
     kind = path.with_suffix("").suffix if path.suffix in _OPENERS else path.suffix
     if kind == ".parquet":
-        import pyarrow.parquet as parquet
+        from pyarrow import parquet
 
         table = parquet.ParquetFile(path)
         if config.text_column not in table.schema_arrow.names:
             raise _no_column(str(path), config.text_column, table.schema_arrow.names)
         for batch in table.iter_batches(_ROWS, columns=[config.text_column]):
-            yield from (_text(value, str(path), config.text_column) for value in batch.column(0).to_pylist() if value)
+            column = batch.column(0)
+            if _longest(column) > _LONGEST_ROW:
+                raise _long_row(str(path))
+            yield from (_text(value, str(path), config.text_column) for value in column.to_pylist() if value)
     elif kind in (".jsonl", ".json"):
         with _open_text(path) as stream:
-            for number, line in enumerate(stream, start=1):
+            lines = iter(partial(stream.readline, _LONGEST_ROW + 1), "")
+            for number, line in enumerate(lines, start=1):
+                if len(line) > _LONGEST_ROW:
+                    raise _long_row(f"{path}, line {number}")
                 if line.strip():
                     yield _json_text(line, f"{path}, line {number}", config.text_column)
     else:
         with _open_text(path) as stream:
-            yield stream.read()
+            yield from stream_parts(stream, _LONGEST_DOCUMENT)
+
+
+def _longest(column: Any) -> int:
+    """Bytes of the longest text of an arrow column, told before it becomes Python's, which may take more."""
+    from pyarrow import compute, types
+
+    if not (types.is_string(column.type) or types.is_large_string(column.type)):
+        return 0
+    return compute.max(compute.binary_length(column)).as_py() or 0
 
 
 def _json_text(line: str, where: str, column: str) -> str:
@@ -190,6 +215,13 @@ def _text(value: Any, where: str, column: str) -> str:
     if not isinstance(value, str):
         raise UserError(f"{where}: '{column}' holds {type(value).__name__}, not text; set text_column")
     return encodable(value)
+
+
+def _long_row(where: str) -> UserError:
+    return UserError(
+        f"{where}: a row of more than {_LONGEST_ROW:,} characters, too long to be read whole; make several of it, "
+        "or put its text into a .txt file, which may have any length"
+    )
 
 
 def _no_column(where: str, column: str, known: Iterable[str]) -> UserError:
@@ -310,16 +342,42 @@ def _sample_to_file(
     """One line of JSON a document; a stopped run goes on after the last batch that is wholly in the file."""
     assert config.max_documents is not None  # `check_recipe` asks for it
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial, size, total = path.with_suffix(".partial"), config.sample_batch_size, config.max_documents
-    lines = partial.read_bytes().splitlines(keepends=True) if partial.exists() else []
-    whole = [line for line in lines if line.endswith(b"\n")]
-    batches = len(whole) // size
-    with partial.open("wb") as stream:
-        stream.writelines(whole[: batches * size])
+    size, total = config.sample_batch_size, config.max_documents
+    with _claimed_partial(path) as stream:
+        stream.seek(0)
+        whole = [line for line in stream if line.endswith(b"\n")]
+        batches = len(whole) // size
+        stream.truncate(sum(map(len, whole[: batches * size])))
         for number in range(batches, -(-total // size)):
             documents = sample_batch(teacher, tokenizer, config, seed, number)
             stream.writelines(json.dumps({"text": d}).encode() + b"\n" for d in documents)
             stream.flush()
             if progress:
                 progress(min(total, (number + 1) * size), total)
-    put_file(partial, path)
+        if file_is_whole(path):  # another run with the same cache was quicker
+            Path(stream.name).unlink()
+        else:
+            put_file(Path(stream.name), path)
+
+
+@contextmanager
+def _claimed_partial(path: Path) -> Iterator[IO[bytes]]:
+    """A file to append to that will become `path`: one that a stopped run left, or a new one.
+
+    Runs may share a cache. Whoever writes such a file holds a lock on it, which the kernel drops with the process.
+    """
+    left = sorted(path.parent.glob(f".{path.name}.*.partial"))
+    for place in (*left, partial_of(path)):
+        with place.open("a+b") as stream:
+            if _locked(stream) or place not in left:  # a new one is ours, also on a disk without locks
+                yield stream
+                return
+
+
+def _locked(stream: IO[bytes]) -> bool:
+    """Whether this process has a file for itself now, which has not been renamed meanwhile."""
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return os.path.samestat(os.fstat(stream.fileno()), os.stat(stream.name))
+    except OSError:
+        return False

@@ -26,13 +26,13 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from distill.counterfactual import Swapper, encodable
 from distill.errors import UserError, hub_hint
+from distill.long_input import read_table, read_whole
 from distill.models import special_tokens
 
 PROMPTS = Path(__file__).parent / "prompts"
 DEFAULT_PROMPTS = "occupations"
 BOLD_DOMAINS = ("profession", "gender", "race", "religious_ideology", "political_ideology")
 _PLACEHOLDER = "{occupation}"
-_LONGEST_LINE = 100_000  # characters of a line in a table of prompts
 # More than float32 changes with the shape of a batch: logits were seen to change by 2e-5, partial sums of probabilities
 # by some 1e-7. A wider margin for these costs time: every token with less probability is then near two boundaries.
 _LOGIT_ROUNDING = 1e-4
@@ -127,14 +127,12 @@ def _split_domain(spec: str) -> tuple[Path, str | None]:
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
     """Numbered lines of a text file without comments and blank ones."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_table(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     for number, line in enumerate(text.splitlines(), start=1):
-        if len(line) > _LONGEST_LINE:
-            raise UserError(f"{path}, line {number}: longer than {_LONGEST_LINE:,} characters; is it a list?")
         if line.strip() and not line.startswith("#"):
             yield number, line
 
@@ -178,7 +176,7 @@ def _read_tsv(path: Path) -> list[Prompt]:
 
 def _read_json(path: Path) -> list[Prompt]:
     try:
-        tree = json.loads(path.read_text(encoding="utf-8-sig"))
+        tree = json.loads(read_whole(path).decode("utf-8-sig"))
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     except (ValueError, RecursionError) as error:

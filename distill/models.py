@@ -210,7 +210,8 @@ def student_tokenizer(
     folder = cache_dir / f"tokenizer-{corpus_key}-{config.vocab_size}"
     if not is_finished(folder):
         tokenizer = train_tokenizer(islice(documents(), _TOKENIZER_DOCUMENTS), config.vocab_size)
-        write_folder(folder, tokenizer.save_pretrained)
+        if not is_finished(folder):  # another run with the same cache may have been quicker
+            write_folder(folder, tokenizer.save_pretrained)
     return load_tokenizer(str(folder))
 
 

@@ -13,7 +13,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +29,7 @@ from distill.console import say
 from distill.corpus import Corpus
 from distill.counterfactual import Counterfactual, Swapper
 from distill.errors import UserError
-from distill.integrity import file_is_whole, put_file
+from distill.integrity import file_is_whole, partial_of, put_file
 from distill.models import special_tokens
 
 IGNORED = -100  # transformers' label for "not counted"
@@ -346,7 +345,7 @@ def packed_blocks(
                 if progress and number % 100 == 0:
                     progress(number)
 
-        partial = path.with_suffix(f".{os.getpid()}.partial")
+        partial = partial_of(path)
         features = Features({name: Sequence(Value("int32")) for name in _COLUMNS})
         with ArrowWriter(path=str(partial), features=features) as writer:
             for block in pack(counted(), tokenizer, swapper, block_length, counts):
@@ -358,7 +357,7 @@ def packed_blocks(
             partial.unlink()
             raise
         put_file(partial, path)
-        partial = counts_path.with_suffix(f".{os.getpid()}.partial")
+        partial = partial_of(counts_path)
         partial.write_text(json.dumps(vars(counts), indent=2) + "\n", encoding="utf-8")
         put_file(partial, counts_path)
     return BlockDataset(path, block_length), PackingCounts(**json.loads(counts_path.read_text(encoding="utf-8")))

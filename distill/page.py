@@ -193,7 +193,11 @@ def _occupations(scores: Scores, models: Mapping[str, ShownModel]) -> Figure | N
     details = {name: scores["models"][name]["next_word_disparity"]["details"] for name in shown}
     subjects = {name: found.get("subjects", {}) for name, found in details.items()}
     before = subjects[shown[0]] if shown else {}
-    common = [subject for subject in before if all(subject in of_model for of_model in subjects.values())]
+    common = [
+        subject
+        for subject in before
+        if all(of_model.get(subject, {}).get("value") is not None for of_model in subjects.values())
+    ]
     if not common:
         return None
     groups = details[shown[0]]["groups"]
@@ -204,7 +208,7 @@ def _occupations(scores: Scores, models: Mapping[str, ShownModel]) -> Figure | N
         for name in shown:
             mean = subjects[name][subject]
             interval = ""
-            if mean["low"] is not None:
+            if mean["low"] is not None and mean["high"] is not None:
                 interval = f", from {_leaning(mean['low'], groups)} to {_leaning(mean['high'], groups)}"
             text = f"{subject}, {models[name].title}: {_leaning(mean['value'], groups)}{interval}"
             points.append(Point(mean["value"], mean["low"], mean["high"], models[name].style, text))
@@ -282,7 +286,7 @@ def _next_words(scores: Scores, models: Mapping[str, ShownModel]) -> Figure | No
             first, second = list(chances.values())[:2]
             if len(words) == 2 and first and second:
                 text = f"{prompt['prompt']} … {models[name].title}: {shown}"
-                points.append(Point(math.log(first / second), None, None, models[name].style, text))
+                points.append(Point(math.log(first) - math.log(second), None, None, models[name].style, text))
         table.append([f"{prompt['prompt']} …", *cells])
         if points:
             rows.append((f"{prompt['prompt']} …", points))

@@ -103,7 +103,7 @@ class CorpusConfig:
         streaming: Read the hub data set as a stream instead of downloading it first.
         max_documents: Take at most this many documents; `null`: all. For `source: teacher`: how many to sample.
         passage_chars: Split documents at paragraph and sentence ends into passages of at most this many characters,
-            each a document of its own; `null`: leave documents whole.
+            each a document of its own; `null`: leave documents whole, up to 10,000,000 characters.
         document_start: Regular expression of the lines that begin a document: rows (or the lines of .txt files) are
             joined into documents that start there. For sources with a row for each line, such as WikiText.
         shuffle: Shuffle the documents (with the recipe's seed) before `max_documents` is applied; a hub data set that

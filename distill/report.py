@@ -105,7 +105,7 @@ def _details(scores: Mapping[str, Any]) -> list[str]:
     """What single numbers hide: spread over occupations, leanings per prompt group."""
     models = scores["models"]
     lines: list[str] = []
-    spread = {name: m["next_word_disparity"]["details"] for name, m in models.items() if "next_word_disparity" in m}
+    spread = _details_of("next_word_disparity", "groups", models)
     if spread:
         groups = next(iter(spread.values()))["groups"]
         which = f", log ratio of {escape(groups[0])} over {escape(groups[1])}" if len(groups) == 2 else ""
@@ -115,13 +115,13 @@ def _details(scores: Mapping[str, Any]) -> list[str]:
             for name, d in spread.items()
         ]
         lines += table(["model", "mean, signed", "spread over subjects", "mass of listed words"], rows)
-    texts = {name: m["generation_disparity"]["details"] for name, m in models.items() if "generation_disparity" in m}
+    texts = _details_of("generation_disparity", "texts", models)
     if texts:
         kinds = list(next(iter(texts.values()))["texts"])
         rows = [
             [
                 name,
-                *(str(d["texts"][kind]) for kind in kinds),
+                *(str(d["texts"].get(kind, "–")) for kind in kinds),
                 number(d["fairness_ratio_mean"]),
                 number(d["fairness_ratio_min"]),
             ]
@@ -133,6 +133,12 @@ def _details(scores: Mapping[str, Any]) -> list[str]:
         rows = [[group, *(number(d["fairness_ratios"].get(group)) for d in texts.values())] for group in prompt_groups]
         lines += table(["fairness ratio of prompt group", *texts], rows)
     return lines
+
+
+def _details_of(metric: str, key: str, models: Mapping[str, Any]) -> dict[str, Any]:
+    """Model -> details of a metric, of the models whose details have this key: of others it could not be measured."""
+    found = {name: of_model[metric]["details"] for name, of_model in models.items() if metric in of_model}
+    return {name: details for name, details in found.items() if key in details}
 
 
 def _samples(scores: Mapping[str, Any]) -> list[str]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from distill.console import is_first_process, say
 from distill.errors import UserError
-from distill.integrity import damage, put_folder, sync, told_storage_errors
+from distill.integrity import damage, partial_of, put_folder, sync, told_storage_errors
 from distill.recipe import Recipe, read_resolved, write_recipe
 
 _LOCK = ".lock"
@@ -80,8 +80,7 @@ def open_run(recipe: Recipe) -> Iterator[Path]:
         folder.mkdir(parents=True, exist_ok=True)
         if is_first_process():
             _lock(folder)
-            for stale in (folder / "cache").glob("blocks-*.partial"):  # a killed run left them, and they may be large
-                stale.unlink()
+            _remove_partials(folder)
         if fresh or mine != theirs:  # of several processes, only the first one finds it so
             partial = record.with_suffix(".partial")
             write_recipe(recipe, partial)
@@ -97,6 +96,16 @@ def open_run(recipe: Recipe) -> Iterator[Path]:
             if not missing:
                 folder.mkdir()
         raise
+
+
+def _remove_partials(folder: Path) -> None:
+    """Remove what killed runs left half-written, which may be large; sampled text stays, to be gone on with."""
+    for parent in (folder, folder / "cache", folder / "cache" / "scores"):
+        for stale in parent.glob(".*.partial*"):
+            if stale.is_dir():
+                shutil.rmtree(stale)
+            elif not stale.name.startswith(".sampled-"):
+                stale.unlink()
 
 
 def _refuse_links_out(folder: Path) -> None:
@@ -137,7 +146,7 @@ def write_json(path: Path, content: Any) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write a text so that a reader sees the old file or the whole new one, never half of it."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    partial = partial_of(path)
     partial.write_text(text, encoding="utf-8")
     sync(partial)
     os.replace(partial, path)
@@ -153,9 +162,11 @@ def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
     Raises:
         UserError: the disk is full or cannot be written; what lay at `path` still lies there.
     """
-    partial = path.with_name(f".{path.name}.partial")
+    partial = partial_of(path)
     with told_storage_errors():
-        shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        fill(partial)
-        put_folder(partial, path)
+        try:
+            fill(partial)
+            put_folder(partial, path)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)  # what a failure leaves of it takes room on a full disk

@@ -37,6 +37,7 @@ from distill.counterfactual import Swapper
 from distill.errors import UserError
 from distill.examples import DECODING, example_prompts, examples_of, listed_words
 from distill.generation import Prompt, limit_prompts, load_prompts, without_listed_words
+from distill.long_input import read_whole
 from distill.metrics import CARDS, Evaluation, Outcome, chosen, difference_of, measured, resampled, score_of
 from distill.metrics.bootstrap import CONFIDENCE
 from distill.models import load_model, load_teacher, load_tokenizer, weights_hash
@@ -319,10 +320,10 @@ def read_scores(path: str | Path) -> dict[str, Any]:
         UserError: there is none, it is of another format, or something in it is not as the schema says.
     """
     try:
-        scores = json.loads(Path(path).read_text(encoding="utf-8"))
+        scores = json.loads(read_whole(Path(path)).decode(), parse_constant=_no_number)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); give a scores.json") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not valid JSON ({error})") from None
     if not isinstance(scores, dict) or scores.get("format") != FORMAT:
         raise UserError(f"{path}: not a scores.json of format {FORMAT}; score the models again")
@@ -330,7 +331,29 @@ def read_scores(path: str | Path) -> dict[str, Any]:
     if problem is not None:
         where = ".".join(map(str, problem.absolute_path)) or "the whole file"
         raise UserError(f"{path}: {where}: {problem.message[:200]}; score the models again")
+    if (what := _contradiction(scores)) is not None:
+        raise UserError(f"{path}: {what}; score the models again")
     return scores
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def _contradiction(scores: Mapping[str, Any]) -> str | None:
+    """What in the examples does not fit to the rest, which no schema can say."""
+    groups = len(scores["settings"]["wordlist"]["groups"])
+    prompts = (scores.get("examples") or {}).get("prompts", [])
+    labels = {tuple(of_model["next_word"]) for prompt in prompts for of_model in prompt["models"].values()}
+    if len(labels) > 1:
+        return "examples.prompts: the models are not asked for the same next words"
+    for number, prompt in enumerate(prompts):
+        if unknown := prompt["models"].keys() - scores["models"].keys():
+            return f"examples.prompts.{number}: there is no model {min(unknown)!r}"
+        places = [*prompt["words"], *(place for of_model in prompt["models"].values() for place in of_model["words"])]
+        if any(group >= groups for _, _, group in places):
+            return f"examples.prompts.{number}: a listed word of a group that the word list does not have"
+    return None
 
 
 @cached

@@ -8,7 +8,7 @@
 3. Each row is held against its checksum whenever it is read, which takes half the time of the reading: a row with a
    flipped bit is predicted and written anew.
 4. The folder's name is the hash of all that decides the content, which `key.json` repeats. A folder with another key or
-   files of another size is emptied.
+   files of another size is made anew.
 
 Rows are read and written by position, not mapped: a full disk or a file cut short is then an error that can be dealt
 with, where a mapped page would end the process, and the rows do not count as this process's memory.
@@ -31,6 +31,7 @@ from transformers import PreTrainedModel
 
 from distill.console import say
 from distill.errors import UserError
+from distill.integrity import partial_of
 from distill.models import head, weights_hash
 from distill.packing import BlockDataset
 from distill.recipe import Recipe
@@ -45,7 +46,7 @@ class TeacherCache:
     """Hidden states of the rows of a data set.
 
     Args:
-        folder: Where the files lie; made, or emptied if it holds anything else than this key's files.
+        folder: Where the files lie; made, or made anew if it holds anything else than this key's files.
         key: All that decides the content, ready for JSON.
         views: (N,) the number of views of each block.
         shape: (T, D) of a row.
@@ -67,11 +68,7 @@ class TeacherCache:
         self.rows = int(views.sum())
         sizes = {"hidden.bin": self.rows * self.row_bytes, "checksums.bin": self.rows * _CHECKSUM_BYTES}
         if not self._whole(key, sizes):
-            folder.mkdir(parents=True, exist_ok=True)
-            for name, size in sizes.items():
-                with open(folder / name, "wb") as file:
-                    file.truncate(size)
-            write_json(folder / "key.json", key)
+            self._make(key, sizes)
         self._hidden, self._checksums = (os.open(folder / name, os.O_RDWR) for name in sizes)
 
     def _whole(self, key: dict[str, Any], sizes: dict[str, int]) -> bool:
@@ -84,7 +81,21 @@ class TeacherCache:
         except (OSError, ValueError):
             pass
         say(f"{self.folder} is damaged or belongs to other text or another teacher; it is made anew")
+        shutil.rmtree(self.folder)
         return False
+
+    def _make(self, key: dict[str, Any], sizes: dict[str, int]) -> None:
+        """An empty cache, in a folder of its own until it is whole: other runs may make the same one."""
+        partial = partial_of(self.folder)
+        partial.mkdir(parents=True)
+        for name, size in sizes.items():
+            with open(partial / name, "wb") as file:
+                file.truncate(size)
+        write_json(partial / "key.json", key)
+        try:
+            partial.rename(self.folder)
+        except OSError:  # another run was quicker
+            shutil.rmtree(partial)
 
     def close(self) -> None:
         """Close the files."""
@@ -116,15 +127,17 @@ class TeacherCache:
         hidden = hidden.to(device, non_blocking=True)
         if predicted.any():
             missing = predicted.nonzero().squeeze(1)
-            made = predict(missing).to(self._dtype)
-            if not made.isfinite().all():
+            exact = predict(missing)
+            made = exact.to(self._dtype)
+            if exact.isfinite().all() and not made.isfinite().all():
                 raise UserError(
-                    f"the teacher's last hidden states are not all finite in {self._dtype}; if teacher.cache_dtype is "
-                    "float16, try bfloat16"
+                    f"the teacher's last hidden states are too large for {self._dtype}; set teacher.cache_dtype to "
+                    "bfloat16"
                 )
             hidden[missing.to(device)] = made
             for i, values in zip(missing.tolist(), made.cpu(), strict=True):
-                self._write(rows[i], values)
+                if values.isfinite().all():  # others stop the step by the loss, which names the text, and are not kept
+                    self._write(rows[i], values)
         return hidden, predicted
 
     def _read(self, row: int, out: Tensor) -> bool:

@@ -28,6 +28,7 @@ from functools import cached_property
 from pathlib import Path
 
 from distill.errors import UserError, suggestion
+from distill.long_input import read_table
 
 WHEN = "when"
 ALWAYS = "-"
@@ -49,7 +50,6 @@ PROTECTED = "protected"
 SKIP = "skip"
 ALONE = "none"  # a part of this name keeps a list from bringing its companions along
 
-_LONGEST_LINE = 100_000  # characters
 _BUNDLED = Path(__file__).resolve().parent / "wordlists"
 _METADATA = re.compile(r"#\s*([A-Za-z][\w-]*):\s+(\S.*)")
 # Characters that join the letters around them into one word although they are neither letters nor marks: soft hyphen,
@@ -184,9 +184,9 @@ def is_word_character(character: str) -> bool:
 
 
 def _read(path: Path, bundled: dict[str, Path]) -> str:
-    """The file's text without byte-order mark; raises UserError where it is missing or is no UTF-8 text."""
+    """The file's text without byte-order mark; raises UserError where it is missing, too long, or no UTF-8 text."""
     try:
-        content = path.read_bytes()
+        content = read_table(path)
     except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a NUL byte in the path
         raise UserError(
             f"word list {str(path)!r} not found: it is neither a file nor a bundled list; "
@@ -292,9 +292,6 @@ def _parse(text: str, path: Path, mistakes: list[UserError]) -> _Part:
     has_when = False
     first_line: dict[str, int] = {}
     for line, content in enumerate(text.split("\n"), start=1):
-        if len(content) > _LONGEST_LINE:
-            mistakes.append(UserError(f"{path}, line {line}: longer than {_LONGEST_LINE:,} characters; is it a list?"))
-            return part
         content = content.rstrip("\r")
         if not content.strip():
             continue

@@ -24,6 +24,8 @@ from rich.table import Table
 from rich.text import Text
 
 from distill.errors import UserError, suggestion
+from distill.integrity import partial_of
+from distill.long_input import LONGEST_LINE, read_whole, refuse_long_lines
 from distill.wordlist import ONE_WAY, WHEN, is_word_character, load_wordlist, wordlist_mistakes
 
 FORMATS = ("auto", "parallel", "tab", "json")
@@ -43,6 +45,7 @@ FAULTS = {
 _REWRITTEN = str.maketrans({"_": " ", "’": "'", "‐": "-", "‑": "-"})
 _PRONOUN_ROLES = {("his", "her"): "determiner", ("him", "her"): "object", ("his", "hers"): "pronoun"}
 _MALE, _FEMALE = "male", "female"
+_BLANKS = b"\xef\xbb\xbf \t\r\n"  # before the first character of a file: a byte-order mark, white space
 
 
 @dataclass(frozen=True)
@@ -279,6 +282,8 @@ def _read_sources(
     found = []
     for source, (path, text) in enumerate(zip(paths, texts, strict=True)):
         for where, cells in _json(path, text, key) if source_format == "json" else _table(path, text):
+            if any(len(cell) > LONGEST_LINE for cell in cells if cell is not None):
+                raise UserError(f"{where}: a word longer than {LONGEST_LINE:,} characters; is it a list?")
             if len(cells) == len(groups):
                 found.append(_Raw((where,) * len(cells), source, cells))
             else:
@@ -290,13 +295,15 @@ def _read_sources(
 
 def _read(path: Path) -> str:
     try:
-        content = path.read_bytes()
+        content = read_whole(path)
     except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a NUL byte in the path
         raise UserError(f"{str(path)!r}: no such source; relative paths start at the current folder") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); give a text file") from None
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise UserError(f"{path}: the file is UTF-16; save it as UTF-8")
+    if path.suffix.lower() != ".json" and content.lstrip(_BLANKS)[:1] not in (b"[", b"{"):
+        refuse_long_lines(path, content)  # JSON may have all of its entries in one
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -648,7 +655,7 @@ def _write(out: Path, groups: tuple[str, ...], rows: list[_NewRow], sources: lis
     for row in rows:
         marks = " ".join(filter(None, (row.role, ONE_WAY if row.one_way else None)))
         lines.append("\t".join((*row.words, marks)).rstrip("\t"))
-    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
+    partial = partial_of(out)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         try:

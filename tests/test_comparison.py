@@ -125,11 +125,23 @@ def test_the_csv_has_every_number_as_a_number(runs, tmp_path):
 def test_negative_numbers_are_not_quoted_and_formulas_are(toy_scores, tmp_path):
     scores = copy.deepcopy(toy_scores)
     scores["models"] = {HOSTILE: scores["models"]["student"]}
+    del scores["examples"]  # of models that are no longer there
     scores["models"][HOSTILE]["perplexity"] |= {"value": -3.5}
     scores["differences"] = {}
     write_comparison(read_runs([make_run(tmp_path / "=run", scores)]), tmp_path / "out")
     row = next(row for row in read_csv(tmp_path / "out" / "scores.csv") if row["score"] == "perplexity")
     assert (row["run"], row["model"], row["value"]) == ("'=run", f"'{HOSTILE}", "-3.5")
+
+
+def test_a_comparison_replaces_links_and_does_not_follow_them(toy_scores, tmp_path):
+    precious = tmp_path / "precious"
+    precious.write_text("mine")
+    (tmp_path / "out").mkdir()
+    for name in FILES:
+        (tmp_path / "out" / name).symlink_to(precious)
+    write_comparison(read_runs([make_run(tmp_path / "run", toy_scores)]), tmp_path / "out")
+    assert precious.read_text() == "mine"
+    assert not any((tmp_path / "out" / name).is_symlink() for name in FILES)
 
 
 @given(st.text())
@@ -142,6 +154,7 @@ def test_no_text_begins_like_a_formula(text):
 def test_hostile_names_stay_text_on_page_and_in_markdown(toy_scores, tmp_path):
     scores = copy.deepcopy(toy_scores)
     scores["models"] = {HOSTILE: scores["models"]["student"]}
+    del scores["examples"]  # of models that are no longer there
     scores["differences"] = {}
     write_comparison(read_runs([make_run(tmp_path / "run", scores)]), tmp_path / "out")
     for name in ("report.html", "report.md"):

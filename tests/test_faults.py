@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import killed
+import numpy as np
 import pytest
 import torch
 import train_toy
@@ -27,7 +28,7 @@ from distill.errors import UserError
 from distill.integrity import MANIFEST, damage, file_is_whole, put_file, put_folder
 from distill.models import train_tokenizer
 from distill.packing import BlockDataset
-from distill.recipe import Recipe
+from distill.recipe import CorpusConfig, Recipe
 from distill.run_folder import write_folder
 from distill.step_watch import SpikeWatch, smallest_bad
 
@@ -324,6 +325,124 @@ def test_two_runs_in_one_folder_are_refused_and_a_kill_leaves_no_lock(world, tmp
     assert killed.run(tmp_path, world).code == 0
 
 
+def in_other_process(work: Callable[[], object]) -> int:
+    """Fork, do it, and end; the process id."""
+    child = os.fork()
+    if not child:
+        code = 1
+        try:
+            work()
+            code = 0
+        finally:
+            os._exit(code)
+    return child
+
+
+def slow_samples(tmp_path: Path, monkeypatch, name: str, stop_at: int | None = None) -> Callable[[], None]:
+    """Samples 12 documents in batches of 2, each taking a while; waits for a kill before the batch `stop_at`."""
+    config = CorpusConfig(max_documents=12, sample_batch_size=2)
+
+    def sample_batch(model, tokenizer, config, seed, number):
+        if number == stop_at:
+            (tmp_path / f"{name}.waits").touch()
+            signal.pause()
+        with (tmp_path / f"{name}.batches").open("a") as stream:
+            stream.write(f"{number}\n")
+        time.sleep(0.02)
+        return [f"document {number}.{i}" for i in range(2)]
+
+    def work() -> None:
+        monkeypatch.setattr(corpus, "sample_batch", sample_batch)
+        corpus.open_corpus(config, 0, tmp_path / "cache")
+
+    return work
+
+
+def until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def batches(tmp_path: Path, name: str) -> list[int]:
+    return [int(line) for line in (tmp_path / f"{name}.batches").read_text().split()]
+
+
+def test_two_runs_may_sample_into_one_cache(tmp_path, monkeypatch):
+    children = [in_other_process(slow_samples(tmp_path, monkeypatch, name)) for name in ("one", "two")]
+    assert [os.waitpid(child, 0)[1] for child in children] == [0, 0]
+    (path,) = (tmp_path / "cache").glob("sampled-*.jsonl")
+    assert file_is_whole(path)
+    texts = [json.loads(line)["text"] for line in path.read_text().splitlines()]
+    assert texts == [f"document {number}.{i}" for number in range(6) for i in range(2)]
+    assert sorted(p.name for p in path.parent.iterdir()) == [path.name, f"{path.name}.sha256"]
+
+
+def test_sampled_text_is_gone_on_with_only_when_its_run_has_ended(tmp_path, monkeypatch):
+    """While the first run waits in its fourth batch a second one begins by itself; killed, a third goes on after it."""
+    first = in_other_process(slow_samples(tmp_path, monkeypatch, "first", stop_at=3))
+    until((tmp_path / "first.waits").exists)
+    second = in_other_process(slow_samples(tmp_path, monkeypatch, "second", stop_at=5))
+    until((tmp_path / "second.waits").exists)
+    assert batches(tmp_path, "second") == [0, 1, 2, 3, 4]
+    for child in (first, second):
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    assert os.waitpid(in_other_process(slow_samples(tmp_path, monkeypatch, "third")), 0)[1] == 0
+    assert batches(tmp_path, "third") in ([3, 4, 5], [5])
+    (path,) = (tmp_path / "cache").glob("sampled-*.jsonl")
+    assert file_is_whole(path)
+    assert len(path.read_text().splitlines()) == 12
+
+
+def test_two_runs_may_pack_into_one_cache(tmp_path, monkeypatch, toy_tokenizer):
+    """Each waits for the other in the middle of its packing."""
+    documents = ["the king saw the queen ."] * 40
+
+    def work(mine: str, other: str) -> None:
+        def read():
+            yield from documents[:20]
+            (tmp_path / mine).touch()
+            until((tmp_path / other).exists)
+            yield from documents[20:]
+
+        blocks, counts = packing.packed_blocks(corpus.Corpus("key", read), toy_tokenizer, None, 16, tmp_path / "cache")
+        assert len(blocks) == counts.blocks and counts.documents == 40
+
+    children = [in_other_process(lambda names=names: work(*names)) for names in (("one", "two"), ("two", "one"))]
+    assert [os.waitpid(child, 0)[1] for child in children] == [0, 0]
+    files = sorted((tmp_path / "cache").iterdir())
+    assert [path.suffix for path in files] == [".arrow", ".sha256", ".json", ".sha256"]
+    assert all(file_is_whole(path) for path in files if path.suffix != ".sha256")
+
+
+def test_two_runs_may_write_one_file(tmp_path):
+    """As the scores that both measured; readers see one whole text or the other."""
+    path = tmp_path / "score.json"
+    texts = ["a" * 300_000, "b" * 500_000]
+    children = [
+        in_other_process(lambda text=text: [run_folder.write_text(path, text) for _ in range(40)]) for text in texts
+    ]
+    until(path.exists)
+    seen = {path.read_text() for _ in range(200)}
+    assert [os.waitpid(child, 0)[1] for child in children] == [0, 0]
+    assert seen | {path.read_text()} <= set(texts)
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def test_what_a_kill_left_half_written_is_removed_but_for_sampled_text(tmp_path):
+    recipe = Recipe(output_dir=str(tmp_path / "run"))
+    with run_folder.open_run(recipe) as folder:
+        pass
+    folder_of(folder / ".student.1a2b.partial", weights="half")
+    folder_of(folder / "cache", **dict.fromkeys((".blocks-k.arrow.1a2b.partial", ".sampled-k.jsonl.1a2b.partial"), "x"))
+    with run_folder.open_run(recipe):
+        pass
+    assert {p.name for p in folder.iterdir()} == {".lock", "recipe.yaml", "cache"}
+    assert [p.name for p in (folder / "cache").iterdir()] == [".sampled-k.jsonl.1a2b.partial"]
+
+
 def test_a_kill_while_the_folder_is_claimed_leaves_it_to_the_same_command(tmp_path):
     folder_of(tmp_path / "run", **{".lock": "process 1 on nowhere", "recipe.partial": "seed: "})
     with run_folder.open_run(Recipe(output_dir=str(tmp_path / "run"))):
@@ -447,22 +566,24 @@ def toy():
 
 
 @pytest.mark.parametrize(
-    ("where", "value", "what"),
+    ("where", "value", "what", "cached"),
     [
-        ("teacher", float("nan"), "a logit of the teacher"),
-        ("teacher", float("inf"), "a logit of the teacher"),
-        ("student", float("nan"), "the loss"),
+        ("teacher", float("nan"), "a logit of the teacher", False),
+        ("teacher", float("nan"), "a logit of the teacher", True),
+        ("teacher", float("inf"), "a logit of the teacher", False),
+        ("student", float("nan"), "the loss", False),
     ],
 )
 def test_a_number_that_is_not_finite_stops_the_run_and_names_its_text(
-    monkeypatch, tmp_path, toy, where, value, what, capsys
+    monkeypatch, tmp_path, toy, where, value, what, cached, capsys
 ):
     token = toy(" coat")["input_ids"][-1]
-    train_toy.main(str(tmp_path), 4, 2, steps=2, save_steps=1)
+    keys = {"cache_hidden_states": cached}
+    train_toy.main(str(tmp_path), 4, 2, steps=2, save_steps=1, teacher_keys=keys)
     shutil.rmtree(tmp_path / "student")
     poisoned(monkeypatch, where, token, value)
     with pytest.raises(UserError) as stopped:
-        train_toy.main(str(tmp_path), 4, 2, steps=6, save_steps=1)
+        train_toy.main(str(tmp_path), 4, 2, steps=6, save_steps=1, teacher_keys=keys)
     message = str(stopped.value)
     assert message.startswith("step 3: ")
     assert f"{what} is not finite in block " in message
@@ -473,6 +594,9 @@ def test_a_number_that_is_not_finite_stops_the_run_and_names_its_text(
     rows = train_toy_blocks(tmp_path)[block].input_ids
     assert rows[view, position] == token
     assert repr(toy.decode(rows[view, max(0, position - 7) : position + 1])) in message
+    if cached:  # what the teacher could not say was not kept
+        hidden = np.fromfile(next((tmp_path / "cache").glob("teacher-*/hidden.bin")), dtype=np.float32)
+        assert hidden.any() and np.isfinite(hidden).all()
 
 
 def place_in(message: str) -> tuple[int, int, int]:

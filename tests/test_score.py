@@ -224,19 +224,28 @@ SCORE = {
 }
 EMPTY = {
     "format": 1,
-    "models": {},
+    "models": {"m": {}},
     "differences": {},
     "samples": [],
     "settings": {
         "seed": 0,
         "interval": {"confidence": 0.95, "resamples": 5, "method": "bootstrap"},
-        "decoding": {},
+        "decoding": {"samples": 1, "max_new_tokens": 5, "temperature": 1.0, "top_p": 1.0, "top_k": 0},
         "wordlist": {"name": "list", "groups": ["a", "b"], "sha256": "0f"},
-        "prompts": {"count": 0},
+        "prompts": {"count": 0, "groups": 0},
         "held_out": {"documents": 0, "bytes": 0},
     },
     "versions": {},
 }
+
+
+def example(words: dict[str, list]) -> dict:
+    """Examples of one prompt; model -> the listed words of its text."""
+    shown = {
+        name: {"next_word": {"he": 0.5, "she": 0.5}, "text": "he", "words": found} for name, found in words.items()
+    }
+    decoding = {"temperature": 1.0, "top_p": 1.0, "max_new_tokens": 5, "seed": 0}
+    return {"decoding": decoding, "prompts": [{"prompt": "So", "words": [], "models": shown}]}
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):
@@ -259,6 +268,16 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
         ({"extra": 1}, "the whole file: .*'extra' was unexpected"),
         ({"differences": {"a, b": {}}}, "differences: 'a, b' does not match ' - '"),
         ({"samples": [{"prompt": 1}]}, r"samples\.0"),
+        ({"models": {}}, r"models: \{\} "),
+        (
+            {"models": {"m": {"next_word_disparity": SCORE | {"details": {"groups": ["a", "b"]}}}}},
+            r"details: 'mean_signed' is",
+        ),
+        ({"models": {"m": {"generation_disparity": SCORE | {"details": {"texts": {}}}}}}, r"details: .*fairness_ratio"),
+        ({"settings": EMPTY["settings"] | {"decoding": {}}}, r"settings\.decoding: .*required"),
+        ({"settings": EMPTY["settings"] | {"seed": 1e400}}, "Infinity is no number"),
+        ({"examples": example({"other": []})}, r"examples\.prompts\.0: there is no model 'other'"),
+        ({"examples": example({"m": [[0, 2, 2]]})}, r"examples\.prompts\.0: a listed word of a group"),
     ],
 )
 def test_what_the_schema_does_not_allow_is_named(tmp_path, change, message):

@@ -82,6 +82,23 @@ def test_rows_are_predicted_once(tmp_path, dtype):
     assert asked_by(again) == [] and again.missing_rows() == again.damaged == 0
 
 
+def test_a_run_that_was_slower_to_make_the_files_takes_those_of_the_other(tmp_path, monkeypatch):
+    """The other run makes and fills them between this one's look and its making."""
+    plain = TeacherCache._make
+
+    def make(self, key, sizes):
+        monkeypatch.setattr(TeacherCache, "_make", plain)
+        other = open_toy(tmp_path / "cache")
+        assert asked_by(other) == [0, 1, 2, 3, 4]
+        plain(self, key, sizes)
+
+    monkeypatch.setattr(TeacherCache, "_make", make)
+    slower = open_toy(tmp_path / "cache")
+    assert slower.missing_rows() == 0
+    assert asked_by(slower) == []
+    assert [p.name for p in tmp_path.iterdir()] == ["cache"]
+
+
 @settings(max_examples=40)
 @given(st.integers(0, 5 * 4 * 3 * 4 - 1), st.integers(0, 7))
 def test_a_flipped_bit_is_noticed_and_mended(tmp_path_factory, byte, bit):

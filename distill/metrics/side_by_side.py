@@ -96,7 +96,8 @@ def _is_fairness(score: Mapping[str, Any]) -> bool:
 def _cell(score: Mapping[str, Any] | None) -> dict[str, float | None]:
     score = score or {}
     cell = {key: score.get(key) for key in ("value", "low", "high")}
-    cell["distance"] = None if cell["value"] is None else abs(cell["value"] - score["ideal"])
+    defined = cell["value"] is not None and score["ideal"] is not None
+    cell["distance"] = abs(cell["value"] - score["ideal"]) if defined else None
     return cell
 
 
