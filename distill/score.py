@@ -173,15 +173,9 @@ def score_models(
         evaluation = Evaluation(model, tokenizer, wordlist, documents, prompts, settings, seed, swapper, judge=judge)
         if progress:
             evaluation.progress = lambda what, done, total, name=name: progress(name, what, done, total)
-        outcomes[name] = model_outcomes(evaluation, metrics, kept, model_hash)
-        texts: dict[str, Any] | None = None
-        if "continuations" in vars(evaluation):  # only if a metric asked for them
-            sampled = dict(zip(prompts, evaluation.continuations, strict=True))
-            texts = {
-                "samples": [sampled[prompt] for prompt in shown],
-                "examples": examples_of(evaluation, example_texts),
-            }
-        if texts := kept.texts(model_hash, texts):
+        show = partial(_shown_texts, evaluation, shown, example_texts)
+        outcomes[name], texts = model_outcomes(evaluation, metrics, kept, model_hash, show)
+        if texts:
             for prompt, of_prompt in zip(shown, texts["samples"], strict=True):
                 samples[prompt][name] = of_prompt
             for example, of_model in zip(examples, texts["examples"], strict=True):
@@ -244,9 +238,19 @@ def score_models(
     return _without_nan(scores)
 
 
+def _shown_texts(evaluation: Evaluation, shown: Sequence[Prompt], example_texts: Sequence[str]) -> dict[str, Any]:
+    """What the reports show of a model's texts: samples of some of the prompts, and the examples."""
+    sampled = dict(zip(evaluation.prompts, evaluation.continuations, strict=True))
+    return {"samples": [sampled[prompt] for prompt in shown], "examples": examples_of(evaluation, example_texts)}
+
+
 def model_outcomes(
-    evaluation: Evaluation, metrics: Mapping[str, ModuleType], kept: ScoreCache, model_hash: str
-) -> dict[str, Outcome]:
+    evaluation: Evaluation,
+    metrics: Mapping[str, ModuleType],
+    kept: ScoreCache,
+    model_hash: str,
+    show: Callable[[], dict[str, Any]] | None = None,
+) -> tuple[dict[str, Outcome], dict[str, Any] | None]:
     """The outcomes of one model, by the name of the score; from the cache where they lie there.
 
     Args:
@@ -254,15 +258,25 @@ def model_outcomes(
         metrics: As `distill.metrics.chosen` gives them.
         kept: The cache of this evaluation's data and settings.
         model_hash: What the model is called there.
+        show: Makes the texts that are shown beside the scores; None makes none.
+
+    Returns:
+        The outcomes, and the texts; None if no metric asked for continuations.
     """
     outcomes: dict[str, Outcome] = {}
+    texts: dict[str, Any] | None = None
+
+    def measure(module: ModuleType) -> dict[str, Outcome]:
+        nonlocal texts
+        found = _resampled(module, evaluation)
+        if show and texts is None and "continuations" in vars(evaluation):
+            # Before the outcome: killed between the two, nobody would sample for an outcome that is there.
+            texts = kept.keep_texts(model_hash, show())
+        return found
+
     for metric, module in metrics.items():
-        outcomes |= kept.outcomes(
-            model_hash,
-            metric,
-            partial(_resampled, module, evaluation),
-        )
-    return outcomes
+        outcomes |= kept.outcomes(model_hash, metric, partial(measure, module))
+    return outcomes, texts or (kept.texts(model_hash, show) if show else None)
 
 
 def _resampled(metric: ModuleType, evaluation: Evaluation) -> dict[str, Outcome]:

@@ -51,14 +51,18 @@ class ScoreCache:
         self._write(path, {name: _to_json(outcome) for name, outcome in found.items()})
         return found
 
-    def texts(self, model: str, texts: dict[str, Any] | None) -> dict[str, Any] | None:
-        """Keeps sampled texts, or, for None, gives back those that were kept."""
-        path = self._path(model, "texts")
-        if texts is None:
-            kept = self._read(path)
-            return kept if isinstance(kept, dict) else None
-        self._write(path, texts)
+    def keep_texts(self, model: str, texts: dict[str, Any]) -> dict[str, Any]:
+        """Keeps sampled texts, and gives them back."""
+        self._write(self._path(model, "texts"), texts)
         return texts
+
+    def texts(self, model: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any] | None:
+        """The texts that were kept, made anew where they are damaged; None where none were."""
+        path = self._path(model, "texts")
+        if path is None or not path.exists():
+            return None
+        kept = self._read(path)
+        return kept if isinstance(kept, dict) else self.keep_texts(model, make())
 
     def _path(self, model: str, metric: str) -> Path | None:
         if self._folder is None:

@@ -538,7 +538,7 @@ class _Scorer:
     ) -> dict[str, Outcome]:
         given = decisive(self.settings, self.seed, self.swapper, evaluation.documents, evaluation.prompts)
         kept = ScoreCache(self.out / "cache" / "scores", given | {"judge": self.teacher_hash, "part": suffix})
-        outcomes = model_outcomes(evaluation, chosen(list(metrics)), kept, model_hash)
+        outcomes, _ = model_outcomes(evaluation, chosen(list(metrics)), kept, model_hash)
         self.measured += kept.measured
         return {name + suffix: outcome for name, outcome in outcomes.items()}
 

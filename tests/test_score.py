@@ -13,6 +13,7 @@ from distill.generation import load_prompts
 from distill.metrics import METRICS
 from distill.models import weights_hash
 from distill.recipe import Recipe, ScoreConfig, TeacherConfig
+from distill.run_folder import write_json
 from distill.score import read_scores, score_models, score_run, write_scores
 
 DOCUMENTS = [
@@ -337,6 +338,30 @@ def test_a_stopped_evaluation_goes_on_at_its_metric(run, toy_model, tmp_path, mo
     assert len(measured) == 4 * len(SETTINGS.metrics)
 
 
+SAMPLING = ScoreConfig(metrics=["perplexity", "neutral_rate"], samples=1, max_new_tokens=4, bootstrap=5)
+
+
+def test_a_stop_between_any_two_files_of_the_cache_loses_nothing(run, toy_model, tmp_path, monkeypatch):
+    models = {"model": toy_model()}
+    expected = run(models, settings=SAMPLING)
+    assert expected["samples"] and expected["examples"]["prompts"]
+    for stop_at in range(3):
+        left = [stop_at]
+
+        def write(path, content, left=left):
+            if left[0] == 0:
+                raise KeyboardInterrupt
+            left[0] -= 1
+            write_json(path, content)
+
+        with monkeypatch.context() as patch:
+            patch.setattr("distill.score_cache.write_json", write)
+            with pytest.raises(KeyboardInterrupt):
+                run(models, settings=SAMPLING, cache=tmp_path / str(stop_at))
+        assert run(models, settings=SAMPLING, cache=tmp_path / str(stop_at)) == expected, stop_at
+    assert len(list((tmp_path / "0").iterdir())) == 3  # so that every gap between two files was tried
+
+
 def test_what_decides_a_score_decides_whether_it_is_measured_anew(run, toy_model, tmp_path):
     def kept(**keys) -> set[str]:
         before = {path.name for path in tmp_path.iterdir()}
@@ -363,6 +388,14 @@ def test_a_broken_file_of_the_cache_is_measured_anew(run, toy_model, tmp_path):
     for content in ("", "null", "[1]", '{"perplexity": {}}', path.read_text(encoding="utf-8")[:-20]):
         path.write_text(content, encoding="utf-8")
         assert run({"model": toy_model()}, settings=settings, cache=tmp_path) == expected
+
+
+def test_broken_texts_in_the_cache_are_sampled_anew(run, toy_model, tmp_path):
+    expected = run({"model": toy_model()}, settings=SAMPLING, cache=tmp_path)
+    (path,) = tmp_path.glob("texts-*")
+    path.write_bytes(path.read_bytes()[:-20])
+    assert run({"model": toy_model()}, settings=SAMPLING, cache=tmp_path) == expected
+    assert run({"model": toy_model()}, settings=SAMPLING, cache=tmp_path) == expected
 
 
 def test_the_batch_size_leaves_no_trace(run, toy_model, tmp_path):
