@@ -495,6 +495,18 @@ def test_a_signal_in_training_saves_the_step_and_says_how_to_go_on(
     assert killed.results(work) == killed.results(want)
 
 
+def wait_for_group(group: int) -> None:
+    """Until no process of the group is left."""
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline:
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.05)
+    raise TimeoutError(f"processes of group {group} are still there")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "launcher",
@@ -523,6 +535,7 @@ def test_launchers_leave_time_to_save(world, tmp_path, launcher, sig):
             time.sleep(0.05)
         os.killpg(process.pid, sig)
         process.wait(timeout=300)
+    wait_for_group(process.pid)  # SIGTERM ends accelerate's launcher at once, and leaves the run to save
     said = (tmp_path / "errors.txt").read_text()
     assert said.count("asked to stop: finishing this step and saving it") == 1
     assert said.count("stopped; the same command goes on from the last checkpoint") == 1
