@@ -162,6 +162,7 @@ def _fork(
                 "LOCAL_RANK": str(rank),
                 "WORLD_SIZE": str(processes),
                 "LOCAL_WORLD_SIZE": str(processes),
+                "OMP_NUM_THREADS": "1",  # as launchers set it
                 "MASTER_ADDR": "127.0.0.1",
                 "MASTER_PORT": str(port),
             }
