@@ -145,13 +145,13 @@ class Evaluation:
     def logits(self, sequences: Sequence[Sequence[int]], last: int = 0) -> Tensor:
         """(B, T, V) logits of a batch, padded on the right, where a causal model's other positions do not see it.
 
-        With `last`, (B, last, V) of the last positions alone, from models that can leave out the others: a large
-        vocabulary makes the output head the dearest part of a small model.
+        With `last`, (B, last, V) of the last positions alone; models that can leave out the others do not compute them:
+        a large vocabulary makes the output head the dearest part of a small model.
         """
         ids, mask = self._padded(sequences)
         only = {"logits_to_keep": last} if last and self._can_leave_out else {}
         with self._eval_mode(), torch.inference_mode():
-            return self.model(input_ids=ids, attention_mask=mask, use_cache=False, **only).logits
+            return self.model(input_ids=ids, attention_mask=mask, use_cache=False, **only).logits[:, -last:]
 
     @cached_property
     def _can_leave_out(self) -> bool:
@@ -258,13 +258,13 @@ class Evaluation:
             windows += [(number, ids[begin:end], new) for begin, end, new in self._windows(len(ids))]
         done, report = 0, self.report("likelihood")
         for batch in self.batches([len(ids) for _, ids, _ in windows]):
-            lengths = {len(windows[w][1]) for w in batch}
-            alike = len(lengths) == 1  # windows of a long document, of which the last tokens count
-            logits = self.logits([windows[w][1] for w in batch], max(windows[w][2] for w in batch) + 1 if alike else 0)
-            missing = max(lengths) - logits.shape[1]
+            lengths = [len(windows[w][1]) for w in batch]
+            # Windows of long documents are alike in length, and of these only the last tokens count.
+            alike = min(lengths) == max(lengths)
+            logits = self.logits([windows[w][1] for w in batch], 1 + max(windows[w][2] for w in batch) if alike else 0)
             for row, (number, ids, new) in enumerate(windows[w] for w in batch):
-                last = len(ids) - 1 - missing
-                scores = logits[row, last - new : last].float()
+                end = logits.shape[1] - (max(lengths) - len(ids)) - 1
+                scores = logits[row, end - new : end].float()
                 targets = torch.tensor(ids[len(ids) - new :], device=scores.device)
                 loss = torch.nn.functional.cross_entropy(scores, targets, reduction="none")
                 table[number, 0] += loss.double().sum().item()
