@@ -39,6 +39,13 @@ def test_a_gigabyte_is_packed_and_read_in_bounded_memory(corpus):
     assert reading["anonymous"] < ROOM
 
 
+def test_a_gigabyte_is_streamed_in_little_memory(corpus):
+    """Packed while it is read, all of it: nothing is mapped, so nothing needs to be left out of what is resident."""
+    figures = measured("stream", **corpus)
+    assert figures["tokens"] > GIGABYTE / 10
+    assert figures["resident"] < ROOM
+
+
 def test_a_list_of_50_000_rows_is_quick():
     figures = measured("wordlist", rows=50_000)
     assert figures["rows"] == 50_000

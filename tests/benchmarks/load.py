@@ -3,6 +3,7 @@
     swap      `distill swap` of a corpus
     pack      the same corpus swapped, tokenised and packed into blocks
     read      those blocks, one epoch through the collator, as training reads them
+    stream    the same corpus packed while it is read, one epoch, as training with `pack: while_training` reads it
     wordlist  a list of many rows: how long it takes to load, and how fast it swaps beside the bundled one
     prompts   next-word disparity and continuations of many prompts, with a toy model
     steps     training for many tiny steps: what is resident along the way
@@ -120,24 +121,29 @@ def swap(options: argparse.Namespace) -> Figures:
     return figures
 
 
-def _packed(options: argparse.Namespace) -> Any:
+def _inputs(options: argparse.Namespace) -> tuple[Any, Any, Any]:
+    """The corpus, the demo teacher's tokenizer, and the swapper of the bundled list."""
     from distill.corpus import open_corpus
     from distill.counterfactual import Swapper
     from distill.models import load_tokenizer
-    from distill.packing import packed_blocks
     from distill.recipe import CorpusConfig
     from distill.wordlist import load_wordlist
 
     config = CorpusConfig(source="files", files=[str(options.corpus)])
     corpus = open_corpus(config, 0, options.cache)
-    swapper = Swapper(load_wordlist("english_gender"))
+    return corpus, load_tokenizer("demo"), Swapper(load_wordlist("english_gender"))
+
+
+def _packed(options: argparse.Namespace) -> Any:
+    from distill.packing import packed_blocks
+
     begun = time.monotonic()
 
     def progress(done: int) -> None:
         if done % 5000 == 0:
             print(f"{done} documents, {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
 
-    return packed_blocks(corpus, load_tokenizer("demo"), swapper, 128, options.cache, progress)
+    return packed_blocks(*_inputs(options), 128, options.cache, progress)
 
 
 def pack(options: argparse.Namespace) -> Figures:
@@ -162,6 +168,29 @@ def read(options: argparse.Namespace) -> Figures:
         for _ in loader:
             pass
     return figures
+
+
+def stream(options: argparse.Namespace) -> Figures:
+    """One epoch of the corpus through the loader of a training that packs while it runs, eight blocks a batch."""
+    from distill.packing import Collator
+    from distill.recipe import Recipe
+    from distill.stream import BlockStream, StreamLoader
+    from distill.trainer import training_arguments
+
+    segment = Recipe().corpus.shuffle_buffer
+    blocks = BlockStream(*_inputs(options), 128, segment, 0, options.cache / "packed.json")
+    arguments = training_arguments(Recipe(trainer={"use_cpu": True}), options.cache)
+    blocks.start(arguments, None)
+    figures: Figures = {"bytes": options.corpus.stat().st_size, "segment_documents": segment}
+    with _watched(figures):
+        for number, _ in enumerate(StreamLoader(blocks, Collator(2, True), 8, arguments), start=1):
+            place = blocks.places[0]
+            if place.epoch > 0:
+                break
+            counts = place.counts
+            if number % 10_000 == 0:
+                print(f"{counts.documents} documents", file=sys.stderr, flush=True)
+    return figures | {"tokens": counts.tokens, "blocks": counts.blocks}
 
 
 def wordlist(options: argparse.Namespace) -> Figures:
@@ -292,7 +321,7 @@ def steps(options: argparse.Namespace) -> Figures:
 
 
 PARTS: dict[str, Callable[[argparse.Namespace], Figures]] = {
-    "swap": swap, "pack": pack, "read": read, "wordlist": wordlist, "prompts": prompts, "steps": steps,
+    "swap": swap, "pack": pack, "read": read, "stream": stream, "wordlist": wordlist, "prompts": prompts, "steps": steps,
 }  # fmt: skip
 
 
@@ -323,10 +352,11 @@ def main() -> None:
     counts = {"prompts": options.count or 200_000, "steps": options.count or 10_000}
     with tempfile.TemporaryDirectory() as folder:
         corpus = Path(folder, "corpus.jsonl")
-        if {"swap", "pack", "read"} & set(options.parts):
+        of_corpus = {"swap", "pack", "read", "stream"}
+        if of_corpus & set(options.parts):
             write_corpus(corpus, options.megabytes * 10**6)
         for name in options.parts:
-            given = {"corpus": corpus, "cache": folder} if name in ("swap", "pack", "read") else {}
+            given = {"corpus": corpus, "cache": folder} if name in of_corpus else {}
             given |= {"rows": options.rows} if name == "wordlist" else {}
             given |= {"count": counts[name]} if name in counts else {}
             print(json.dumps({name: measured(name, **given)}), flush=True)
