@@ -10,6 +10,7 @@ from typing import Any
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
+from distill.console import duration
 from distill.metrics import CARDS, METRICS, cards
 from distill.packing import PackingCounts
 from distill.recipe import Recipe
@@ -291,20 +292,11 @@ def training_rows(training: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
     return [
         [
             name,
-            duration(record.get("seconds")),
+            "–" if record.get("seconds") is None else duration(record["seconds"]),
             *("–" if record.get(k) is None else f"{record[k]:,.0f}" for k in ("student_tokens", "teacher_tokens")),
         ]
         for name, record in training.items()
     ]
-
-
-def duration(seconds: float | None) -> str:
-    """A time as people say it: `45 s`, `12 min`, `3.2 h`."""
-    if seconds is None:
-        return "–"
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def undefined_scores(scores: Scores) -> list[str]:

@@ -4,6 +4,7 @@ Everything that came from outside (model output, prompts, file names) is escaped
 """
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -219,9 +220,19 @@ def read_training(folder: Path) -> dict[str, dict[str, Any]]:
             record = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             continue
-        if isinstance(record, dict):
+        if isinstance(record, dict) and _is_training(record):
             found[path.stem] = record
     return found
+
+
+def _is_training(record: Mapping[str, Any]) -> bool:
+    """Whether a report can be made of it, see `TrainingLog.write`."""
+    history = record.get("history", [])
+    if not isinstance(history, list) or not all(isinstance(entry, dict) for entry in history):
+        return False
+    totals = {name: value for name, value in record.items() if name != "history"}
+    numbers = [value for entry in (totals, *history) for value in entry.values() if value is not None]
+    return all(isinstance(n, (int, float)) and math.isfinite(n) for n in numbers)
 
 
 def write_report(

@@ -130,9 +130,10 @@ def attach_loss(student: PreTrainedModel) -> None:
         assert input_ids is not None and position_ids is not None and labels is not None  # `compute_loss` gives all
         head_gradient: list[Tensor] | None = None
         embedded = None
-        if _embeds_with(student.get_input_embeddings(), head(student)[0]):
+        weight, _ = head(student)
+        if _embeds_with(student.get_input_embeddings(), weight):
             head_gradient = []
-            embedded = kd_loss.tied_embedding(input_ids, head(student)[0], head_gradient)
+            embedded = kd_loss.tied_embedding(input_ids, weight, head_gradient)
         hidden = hidden_states(student, input_ids, position_ids, embedded).flatten(0, 1)
         weight, bias = head(student)  # under FSDP2, whole only now
         projection = getattr(student, _PROJECTION, None)

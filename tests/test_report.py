@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from distill.findings import cell, coverage, duration, headline, number, training_rows
+from distill.findings import cell, coverage, headline, number, training_rows
 from distill.generation import load_prompts
 from distill.markdown_text import escape
 from distill.metrics import METRICS
@@ -122,22 +122,18 @@ def test_an_older_file_without_coverage_is_reported_all_the_same(scores):
     assert "## What the word list covers" in report_markdown(RECIPE, older)
 
 
-@pytest.mark.parametrize(
-    ("seconds", "said"), [(None, "–"), (45.4, "45 s"), (119, "119 s"), (150, "2 min"), (7300, "2.0 h")]
-)
-def test_durations(seconds, said):
-    assert duration(seconds) == said
-
-
 def test_training_is_read_where_it_lies_and_damage_is_left_out(tmp_path):
     assert read_training(tmp_path) == {}
     (tmp_path / "training").mkdir()
     record = {"seconds": 93.2, "student_tokens": 1234567, "history": []}
-    for name, content in {"student": json.dumps(record), "half": "{", "list": "[]"}.items():
+    broken = {"half": "{", "list": "[]", "words": '{"seconds": "an hour"}', "nan": '{"seconds": NaN}'}
+    broken |= {"no_list": '{"history": 1}', "deep": '{"history": [{"step": [1]}]}', "flat": '{"history": [1]}'}
+    for name, content in {"student": json.dumps(record), **broken}.items():
         (tmp_path / "training" / f"{name}.json").write_text(content, encoding="utf-8")
     training = read_training(tmp_path)
     assert training == {"student": record}
     assert training_rows(training) == [["student", "93 s", "1,234,567", "–"]]
+    assert training_rows({"student": {}}) == [["student", "–", "–", "–"]]
 
 
 def _tables(markdown: str) -> list[list[list[str]]]:

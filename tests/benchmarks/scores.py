@@ -37,10 +37,17 @@ def measure(options: argparse.Namespace) -> None:
     prompts, _ = without_listed_words(load_prompts(options.prompts), swapper)
     prompts = limit_prompts(prompts, options.max_prompts, options.seed)
     texts = CorpusConfig(source="files", files=options.texts, max_documents=options.max_documents)
-    settings = ScoreConfig(data=options.data, regard_model=options.regard_model)
+    settings = ScoreConfig(
+        data=options.data,
+        regard_model=options.regard_model,
+        toxicity_model=options.toxicity_model,
+        word_vectors=options.word_vectors,
+    )
     model, tokenizer = load_model(options.model), load_tokenizer(options.model)
     documents = list(read_documents(texts, options.seed)) if options.texts else []
     evaluation = Evaluation(model, tokenizer, swapper.wordlist, documents, prompts, settings, options.seed, swapper)
+    if options.judge:
+        evaluation.judge = lambda: (load_model(options.judge), load_tokenizer(options.judge))
     record["setting"] = {
         "model": Path(options.model).name,
         "parameters": parameter_count(model),
@@ -103,6 +110,9 @@ def main() -> None:
     parser.add_argument("--prompts", default="occupations")
     parser.add_argument("--max_prompts", type=int)
     parser.add_argument("--regard_model")
+    parser.add_argument("--toxicity_model")
+    parser.add_argument("--word_vectors")
+    parser.add_argument("--judge", help="the model that continuations are given perplexity by")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()

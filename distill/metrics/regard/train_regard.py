@@ -59,13 +59,20 @@ def read_rows(path: Path) -> Rows:
     return rows
 
 
-def train(rows: Rows, base: str, out: Path, seed: int) -> None:
+def train(rows: Rows, names: Sequence[str], base: str, out: Path, seed: int) -> None:
     """Fine-tune `base` on these rows and write the classifier to `out`.
+
+    Args:
+        rows: (label, sentence).
+        names: The labels, in the order of the classes; one that no row has is left out.
+        base: Folder or hub id of a causal language model.
+        out: Folder of the classifier.
+        seed: Decides the head's first weights, dropout and the order of the rows.
 
     Raises:
         UserError: the base cannot be loaded.
     """
-    names = [name for name in LABELS.values() if any(label == name for label, _ in rows)]
+    names = [name for name in names if any(label == name for label, _ in rows)]
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         tokenizer = _tokenizer(base)
@@ -167,7 +174,7 @@ def main(argv: Sequence[str]) -> None:
     }
     if "test.tsv" not in held_out:
         raise UserError(f"{options.folder}: holds no test.tsv; a classifier of unknown accuracy is of no use")
-    train(rows, options.base, options.out, options.seed)
+    train(rows, list(LABELS.values()), options.base, options.out, options.seed)
     classifier = load_classifier(str(options.out))
     measured = {name: measure(classifier, rest) for name, rest in held_out.items() if rest}
     config = classifier.model.config
