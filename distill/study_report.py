@@ -303,12 +303,17 @@ def made_rows(results: Results) -> list[tuple[str, str]]:
         ("command", f"`{made['command']}`"),
         ("commit", made["commit"]),
         ("seeds", ", ".join(map(str, results["rows"][0]["seeds"]))),
-        ("steps", f"{results['settings']['trainer'].get('max_steps', '–')}"),
+        ("training", _steps(results["settings"]["trainer"])),
         ("machine", _machine(machine)),
         ("at a time", f"jobs: {machine['jobs']}, threads of each: {machine['threads']}"),
         ("hours, added up over jobs", ", ".join(hours)),
         ("versions", ", ".join(f"{name} {version}" for name, version in results["versions"].items())),
     ]
+
+
+def _steps(trainer: Mapping[str, Any]) -> str:
+    blocks = trainer.get("per_device_train_batch_size")
+    return f"{trainer.get('max_steps', '–')} steps" + (f" of {blocks} blocks" if blocks else "")
 
 
 def _machine(machine: Mapping[str, Any]) -> str:
@@ -393,9 +398,9 @@ def readme_results(results: Results) -> str:
     told = dict(made_rows(results))
     text = (
         f"Means over seeds {told['seeds']}, 95% intervals over seeds and over prompts or documents; every student "
-        f"has half of the teacher's layers and {told['steps']} steps. `two_view_teacher` decodes from its own target. "
-        f"The last rows are the best of {len(settings(results))} settings, chosen by half of the occupations; of plain "
-        "distillation's next-word disparity on the other half, they have "
+        f"has half of the teacher's layers, and {told['training']} in training. `two_view_teacher` decodes from its "
+        f"own target. The last rows are the best of {len(settings(results))} settings, chosen by half of the "
+        "occupations; of plain distillation's next-word disparity on the other half, they have "
         f"{' and '.join(map(cell, held_out.values())) or 'an unknown share'}. By `{made['command']}` at "
         f"{made['commit']} ({_machine(made['machine'])}). Every figure and claim: "
         "[STUDY.md](tests/benchmarks/STUDY.md)."

@@ -35,8 +35,8 @@ def toxicity(data: Path, out: Path) -> None:
     train(random.Random(0).sample(rows["train"], ROWS), ["normal", "toxic"], "demo", out, seed=0)
     found = measure(load_classifier(str(out)), rows["test"])
     print(
-        f"toxicity: accuracy {found['accuracy']:.3f} [{found['low']:.3f}, {found['high']:.3f}] on {found['rows']} texts, "
-        f"{found['majority']:.3f} for always the most frequent label"
+        f"toxicity: accuracy {found['accuracy']:.3f} [{found['low']:.3f}, {found['high']:.3f}] on {found['rows']} "
+        f"texts, {found['majority']:.3f} for always the most frequent label"
     )
 
 

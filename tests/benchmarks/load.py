@@ -321,7 +321,8 @@ def steps(options: argparse.Namespace) -> Figures:
 
 
 PARTS: dict[str, Callable[[argparse.Namespace], Figures]] = {
-    "swap": swap, "pack": pack, "read": read, "stream": stream, "wordlist": wordlist, "prompts": prompts, "steps": steps,
+    "swap": swap, "pack": pack, "read": read, "stream": stream,
+    "wordlist": wordlist, "prompts": prompts, "steps": steps,
 }  # fmt: skip
 
 
