@@ -319,6 +319,13 @@ def _by_group(wordlist: WordList, numbers: Iterable[int]) -> dict[str, int]:
     return {group: counts[number] for number, group in enumerate(wordlist.groups)}
 
 
+# A 1.0 is an integer to JSON Schema, and no index to Python.
+_Validator = jsonschema.validators.extend(
+    jsonschema.Draft202012Validator,
+    type_checker=jsonschema.Draft202012Validator.TYPE_CHECKER.redefine("integer", lambda _, value: type(value) is int),
+)
+
+
 def write_scores(scores: Mapping[str, Any], path: str | Path) -> None:
     """Write scores as JSON, whole or not at all."""
     path = Path(path)
@@ -341,7 +348,7 @@ def read_scores(path: str | Path) -> dict[str, Any]:
         raise UserError(f"{path}: not valid JSON ({error})") from None
     if not isinstance(scores, dict) or scores.get("format") != FORMAT:
         raise UserError(f"{path}: not a scores.json of format {FORMAT}; score the models again")
-    problem = best_match(jsonschema.Draft202012Validator(_schema()).iter_errors(scores))
+    problem = best_match(_Validator(_schema()).iter_errors(scores))
     if problem is not None:
         where = ".".join(map(str, problem.absolute_path)) or "the whole file"
         raise UserError(f"{path}: {where}: {problem.message[:200]}; score the models again")

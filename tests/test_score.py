@@ -279,6 +279,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
         ({"settings": EMPTY["settings"] | {"seed": 1e400}}, "Infinity is no number"),
         ({"examples": example({"other": []})}, r"examples\.prompts\.0: there is no model 'other'"),
         ({"examples": example({"m": [[0, 2, 2]]})}, r"examples\.prompts\.0: a listed word of a group"),
+        ({"examples": example({"m": [[0.0, 2, 1]]})}, r"examples\..*words\.0\.0: 0\.0 is not of type 'integer'"),
     ],
 )
 def test_what_the_schema_does_not_allow_is_named(tmp_path, change, message):
