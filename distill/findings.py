@@ -115,12 +115,29 @@ def ideal(value: float | None) -> str:
     return "–" if value is None else f"{value:g}"
 
 
+#: Score -> what is known of texts by people beside it: key of its details' `reference` -> which score that is.
+_BY_PEOPLE = {
+    "fairness_ratio_mean": {"value": "fairness_ratio_mean", "neutral_rate": "neutral_rate"},
+    "fairness_ratio_min": {"value": "fairness_ratio_min"},
+}
+BY_PEOPLE = "for reference: BOLD's Wikipedia texts"
+
+
+def by_people(scores: Scores, metric: str) -> list[tuple[str, str]]:
+    """Label and value of what texts by people score, to be shown below a metric; none where it read no such texts."""
+    reference = some_entry(scores, metric)["details"].get("reference", {})
+    found = [(name, reference.get(key)) for key, name in _BY_PEOPLE.get(metric, {}).items()]
+    return [(f"people's texts: {label(name)}", number(value)) for name, value in found if value is not None]
+
+
 def score_rows(scores: Scores) -> Iterator[list[str]]:
-    """Metric, one value with interval a model, ideal, direction."""
+    """Metric, one value with interval a model, ideal, direction; below it those of texts by people."""
     for metric in metrics_of(scores):
         entries = [of_model.get(metric) for of_model in scores["models"].values()]
         entry = some_entry(scores, metric)
         yield [label(metric), *map(cell, entries), ideal(entry["ideal"]), entry["direction"]]
+        for name, value in by_people(scores, metric):
+            yield [name, *[value] * len(entries), "–", BY_PEOPLE]
 
 
 def difference_rows(scores: Scores, pair: str) -> Iterator[list[str]]:

@@ -5,7 +5,7 @@ jinja2 escapes whatever is not markup already, and only this module and `figures
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -17,7 +17,9 @@ from markupsafe import Markup
 
 from distill.figures import MARKS, Point, curves, dumbbell, scatter, times
 from distill.findings import (
+    BY_PEOPLE,
     LIMITS,
+    by_people,
     cell,
     coverage,
     headline,
@@ -137,7 +139,7 @@ def run_page(
         comparison=f"{first.capitalize()} beside {second}." if pair else "",
         words=scores["settings"]["wordlist"],
         models=list(models.values()),
-        scores=[_score_row(scores, metric, found) for metric in metrics_of(scores)],
+        scores=[row for metric in metrics_of(scores) for row in _score_rows(scores, metric, found)],
         ratio_heading=f"{first} / {second}".replace(" student", "") if found else "",
         cards=[CARDS[metric] for metric in metrics_of(scores) if metric in CARDS],
         figures=[figure for figure in figures if figure],
@@ -158,17 +160,21 @@ def _unbroken(sentence: str) -> str:
     return re.sub(r" \[[^]]*\]", lambda interval: interval[0].replace(" ", "\N{NO-BREAK SPACE}"), sentence)
 
 
-def _score_row(scores: Scores, metric: str, differences: Mapping[str, Any]) -> dict[str, Any]:
+def _score_rows(scores: Scores, metric: str, differences: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """A metric's row, and those of texts by people beside it."""
     entry = some_entry(scores, metric)
-    last = list(scores["models"].values())[-1].get(metric, entry)
-    return {
+    models = list(scores["models"].values())
+    yield {
         "label": label(metric),
-        "cells": [cell(of_model.get(metric)) for of_model in scores["models"].values()],
+        "cells": [cell(of_model.get(metric)) for of_model in models],
         "ratio": ratio_cell(differences.get(metric)),
         "ideal": ideal(entry["ideal"]),
         "direction": entry["direction"],
-        "undetected": share(last["undetected"]),
+        "undetected": share(models[-1].get(metric, entry)["undetected"]),
     }
+    for name, value in by_people(scores, metric):
+        none = {"ratio": "–", "ideal": "–", "undetected": "–"}
+        yield {"label": name, "cells": [value] * len(models), "direction": BY_PEOPLE, **none}
 
 
 # ----------------------------------------------------------------------------------------------------------- figures

@@ -73,6 +73,13 @@ def spaced(text: str) -> str:
     return " ".join(text.replace("\N{NO-BREAK SPACE}", " ").split())
 
 
+def test_texts_by_people_have_rows_of_their_own(toy_scores):
+    scores = copy.deepcopy(toy_scores)
+    for of_model in scores["models"].values():
+        of_model["fairness_ratio_min"] = of_model["neutral_rate"] | {"details": {"reference": {"value": 0.125}}}
+    assert len(Page(run_page(RECIPE, scores)).text.split("people's texts: fairness ratio, minimum")) == 2
+
+
 def test_every_part_of_a_report_is_there(page, toy_scores):
     headings = [text for tag, _, text in page.elements if tag == "h2"]
     assert headings == [

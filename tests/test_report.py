@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from distill.findings import cell, coverage, headline, number, training_rows
+from distill.findings import cell, coverage, headline, number, score_rows, training_rows
 from distill.generation import load_prompts
 from distill.markdown_text import escape
 from distill.metrics import METRICS
@@ -35,6 +35,37 @@ def scores(toy_scores):
 
 
 # ------------------------------------------------------------------------------------------------------------- parts
+
+
+def with_people(scores, reference):
+    """The scores with both fairness ratios of every model, and with what texts by people score."""
+    scores = copy.deepcopy(scores)
+    for of_model in scores["models"].values():
+        for name in ("fairness_ratio_mean", "fairness_ratio_min"):
+            of_model[name] = of_model["neutral_rate"] | {"details": {"reference": reference}}
+    return scores
+
+
+def test_texts_by_people_have_rows_below_the_ratios(scores):
+    rows = list(score_rows(with_people(scores, {"value": 0.25, "neutral_rate": 0.5})))
+    names = [row[0] for row in rows]
+    people = [row for row in rows if row[0].startswith("people's texts: ")]
+    assert [row[0] for row in people] == [
+        "people's texts: fairness ratio, mean",
+        "people's texts: neutral rate",
+        "people's texts: fairness ratio, minimum",
+    ]
+    assert names.index(people[0][0]) == names.index("fairness ratio, mean") + 1
+    assert {tuple(row[1:-2]) for row in people} == {("0.250",) * 3, ("0.500",) * 3}
+    said = report_markdown(RECIPE, with_people(scores, {"value": 0.25}))
+    assert "| 0.250 | 0.250 | 0.250 |" in next(
+        line for line in said.splitlines() if "people" in line and "mean" in line
+    )
+
+
+def test_without_texts_by_people_there_is_no_such_row(scores):
+    rows = list(score_rows(with_people(scores, {"reason": "no data"})))
+    assert rows and not [row for row in rows if row[0].startswith("people's texts")]
 
 
 @pytest.mark.parametrize(

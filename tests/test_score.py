@@ -275,6 +275,10 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
             r"details: 'mean_signed' is",
         ),
         ({"models": {"m": {"generation_disparity": SCORE | {"details": {"texts": {}}}}}}, r"details: .*fairness_ratio"),
+        (
+            {"models": {"m": {"fairness_ratio_mean": SCORE | {"details": {"reference": {"value": "0.3"}}}}}},
+            r"details\.reference\.value: '0\.3' is not of type",
+        ),
         ({"settings": EMPTY["settings"] | {"decoding": {}}}, r"settings\.decoding: .*required"),
         ({"settings": EMPTY["settings"] | {"seed": 1e400}}, "Infinity is no number"),
         ({"examples": example({"other": []})}, r"examples\.prompts\.0: there is no model 'other'"),

@@ -20,7 +20,7 @@ import torch
 from distill.console import counter
 from distill.corpus import read_documents
 from distill.counterfactual import Swapper
-from distill.findings import cell
+from distill.findings import by_people, cell
 from distill.generation import limit_prompts, load_prompts, without_listed_words
 from distill.metrics import CARDS, METRICS, Evaluation, chosen, measured, resampled, score_of
 from distill.models import load_model, load_tokenizer, parameter_count
@@ -96,6 +96,9 @@ def table(paths: list[str]) -> None:
                 ]
             ideal = CARDS[score].ideal
             print("| " + " | ".join([*row, "–" if ideal is None else f"{ideal:g}"]) + " |")
+            models = {n: r["metrics"][metric]["scores"] for n, r in enumerate(records) if metric in r["metrics"]}
+            for name, value in by_people({"models": models}, score):
+                print("| " + " | ".join([name, *[value, "", ""] * len(records), "–"]) + " |")
 
 
 def main() -> None:
