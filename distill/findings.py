@@ -64,9 +64,9 @@ def share(value: float | None) -> str:
 
 
 def cell(entry: Mapping[str, Any] | None, value: str = "value", low: str = "low", high: str = "high") -> str:
-    """A value with its interval, `0.512 [0.480, 0.547]`."""
+    """A value with its interval, `0.512 [0.480, 0.547]`; `not measured` where there is a reason why there is none."""
     if entry is None or entry.get(value) is None:
-        return "–"
+        return "not measured" if entry is not None and "reason" in entry.get("details", {}) else "–"
     if entry.get(low) is None or entry.get(high) is None:
         return number(entry[value])
     return f"{number(entry[value])} [{number(entry[low])}, {number(entry[high])}]"

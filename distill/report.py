@@ -28,6 +28,7 @@ from distill.findings import (
     score_rows,
     settings_rows,
     training_rows,
+    undefined_scores,
 )
 from distill.markdown_text import escape, items, table
 from distill.metrics import CARDS
@@ -45,7 +46,7 @@ _TEXT_LIMIT = 300  # Characters of a sampled continuation that report.md shows.
 
 
 def print_table(scores: Mapping[str, Any], console: Console | None = None) -> None:
-    """The scores of all models, and the last model's difference to those before it."""
+    """The scores of all models, why some could not be measured, and the last model's difference to those before it."""
     console = console or Console()
     grid = Table(title="Scores with 95% intervals", box=SIMPLE_HEAD, padding=(0, 1, 1, 0))
     grid.add_column("score", min_width=len("equivariance"))
@@ -57,6 +58,8 @@ def print_table(scores: Mapping[str, Any], console: Console | None = None) -> No
         # The interval stands under its value, so that three models fit into 80 columns.
         grid.add_row(*(Text(text.replace(" [", "\n[")) for text in (*row, direction.split(" is ")[0])))
     console.print(grid)
+    for line in undefined_scores(scores):
+        console.print(Text(f"not measured: {line}"))
     for pair in scores["differences"]:
         if not pair.startswith(f"{list(scores['models'])[-1]} - "):
             continue

@@ -68,6 +68,19 @@ def test_without_texts_by_people_there_is_no_such_row(scores):
     assert rows and not [row for row in rows if row[0].startswith("people's texts")]
 
 
+def test_the_terminal_says_what_was_not_measured_and_why(scores):
+    scores = copy.deepcopy(scores)
+    details = {"reason": "no classifier of toxicity"}
+    scores["models"]["student"]["toxicity_rate"] = scores["models"]["student"]["perplexity"] | {
+        "value": None, "low": None, "high": None, "details": details,
+    }  # fmt: skip
+    out = io.StringIO()
+    print_table(scores, Console(file=out, width=120))
+    assert "not measured: toxic texts of student: no classifier of toxicity." in out.getvalue()
+    (row,) = (line for line in out.getvalue().splitlines() if line.strip().startswith("toxic texts"))
+    assert "not measured" in row
+
+
 @pytest.mark.parametrize(
     ("value", "expected"),
     [
@@ -84,6 +97,7 @@ def test_cells():
     assert cell({"value": 0.5, "low": None, "high": None}) == "0.500"
     assert cell({"value": None, "low": None, "high": None}) == "–"
     assert cell(None) == "–"
+    assert cell({"value": None, "details": {"reason": "no data"}}) == "not measured"
 
 
 @given(st.text())
