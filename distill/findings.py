@@ -120,7 +120,6 @@ _BY_PEOPLE = {
     "fairness_ratio_mean": {"value": "fairness_ratio_mean", "neutral_rate": "neutral_rate"},
     "fairness_ratio_min": {"value": "fairness_ratio_min"},
 }
-BY_PEOPLE = "for reference: BOLD's Wikipedia texts"
 
 
 def by_people(scores: Scores, metric: str) -> list[tuple[str, str]]:
@@ -130,14 +129,19 @@ def by_people(scores: Scores, metric: str) -> list[tuple[str, str]]:
     return [(f"people's texts: {label(name)}", number(value)) for name, value in found if value is not None]
 
 
+def rows_of(scores: Scores, metric: str) -> Iterator[list[str]]:
+    """A metric's row of `score_rows`, and below it those of texts by people."""
+    entries = [of_model.get(metric) for of_model in scores["models"].values()]
+    entry = some_entry(scores, metric)
+    yield [label(metric), *map(cell, entries), ideal(entry["ideal"]), entry["direction"]]
+    for name, value in by_people(scores, metric):
+        yield [name, *[value] * len(entries), "–", "for reference: BOLD's Wikipedia texts"]
+
+
 def score_rows(scores: Scores) -> Iterator[list[str]]:
     """Metric, one value with interval a model, ideal, direction; below it those of texts by people."""
     for metric in metrics_of(scores):
-        entries = [of_model.get(metric) for of_model in scores["models"].values()]
-        entry = some_entry(scores, metric)
-        yield [label(metric), *map(cell, entries), ideal(entry["ideal"]), entry["direction"]]
-        for name, value in by_people(scores, metric):
-            yield [name, *[value] * len(entries), "–", BY_PEOPLE]
+        yield from rows_of(scores, metric)
 
 
 def difference_rows(scores: Scores, pair: str) -> Iterator[list[str]]:

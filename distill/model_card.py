@@ -15,14 +15,13 @@ from distill.console import say
 from distill.errors import UserError
 from distill.findings import (
     LIMITS,
-    cell,
     how_measured,
-    ideal,
     is_hub_id,
     label,
     metrics_of,
     model_note,
     not_measured,
+    rows_of,
     settings_rows,
     share,
     some_entry,
@@ -189,10 +188,9 @@ def _card_rows(scores: Mapping[str, Any], name: str) -> list[list[str]]:
     """Metric, one value with interval a model, the undetected share of this model, ideal, direction."""
     rows = []
     for metric in metrics_of(scores):
-        entry = some_entry(scores, metric)
-        values = [cell(of_model.get(metric)) for of_model in scores["models"].values()]
-        undetected = scores["models"].get(name, {}).get(metric, entry)["undetected"]
-        rows.append([label(metric), *values, share(undetected), ideal(entry["ideal"]), entry["direction"]])
+        undetected = scores["models"].get(name, {}).get(metric, some_entry(scores, metric))["undetected"]
+        *cells, best, direction = next(rows_of(scores, metric))
+        rows.append([*cells, share(undetected), best, direction])
     return rows
 
 

@@ -17,20 +17,18 @@ from markupsafe import Markup
 
 from distill.figures import MARKS, Point, curves, dumbbell, scatter, times
 from distill.findings import (
-    BY_PEOPLE,
     LIMITS,
-    by_people,
     cell,
     coverage,
     headline,
     how_measured,
-    ideal,
     label,
     main_pair,
     metrics_of,
     model_note,
     not_measured,
     ratio_cell,
+    rows_of,
     settings_rows,
     share,
     some_entry,
@@ -161,20 +159,12 @@ def _unbroken(sentence: str) -> str:
 
 
 def _score_rows(scores: Scores, metric: str, differences: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """A metric's row, and those of texts by people beside it."""
-    entry = some_entry(scores, metric)
-    models = list(scores["models"].values())
-    yield {
-        "label": label(metric),
-        "cells": [cell(of_model.get(metric)) for of_model in models],
-        "ratio": ratio_cell(differences.get(metric)),
-        "ideal": ideal(entry["ideal"]),
-        "direction": entry["direction"],
-        "undetected": share(models[-1].get(metric, entry)["undetected"]),
-    }
-    for name, value in by_people(scores, metric):
-        none = {"ratio": "–", "ideal": "–", "undetected": "–"}
-        yield {"label": name, "cells": [value] * len(models), "direction": BY_PEOPLE, **none}
+    """A metric's row with ratio and undetected share, and those of texts by people, which have neither."""
+    last = list(scores["models"].values())[-1].get(metric, some_entry(scores, metric))
+    of_metric = {"ratio": ratio_cell(differences.get(metric)), "undetected": share(last["undetected"])}
+    for name, *cells, best, direction in rows_of(scores, metric):
+        yield {"label": name, "cells": cells, "ideal": best, "direction": direction, **of_metric}
+        of_metric = dict.fromkeys(of_metric, "–")
 
 
 # ----------------------------------------------------------------------------------------------------------- figures

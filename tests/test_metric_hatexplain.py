@@ -22,7 +22,7 @@ from scipy.optimize import minimize
 from distill.errors import UserError
 from distill.metrics import METRICS, NotMeasured, score
 from distill.metrics.classifier import PENALTY, fit_head
-from distill.metrics.downstream import _read_hatexplain, hatexplain_task, task_features, task_heads
+from distill.metrics.downstream import hatexplain_task, read_hatexplain, task_features, task_heads
 from distill.metrics.features import text_features
 from distill.metrics.hatexplain.hatexplain import contrast
 from distill.models import load_model, load_tokenizer
@@ -316,7 +316,7 @@ def test_a_malformed_split_is_a_users_mistake(text, message, tmp_path):
     path = tmp_path / "train.json"
     path.write_text(text)
     with pytest.raises(UserError, match=message):
-        _read_hatexplain(path)
+        read_hatexplain(path)
 
 
 values = st.recursive(st.none() | st.booleans() | st.text(max_size=3), lambda v: st.lists(v, max_size=3))
@@ -328,7 +328,7 @@ def test_any_file_is_a_split_or_a_users_mistake(tmp_path_factory, content):
     path = tmp_path_factory.getbasetemp() / "any.json"
     path.write_bytes(content)
     try:
-        read = _read_hatexplain(path)
+        read = read_hatexplain(path)
     except UserError as error:
         assert str(path) in str(error)
     else:
@@ -341,7 +341,7 @@ def test_missing_data_is_not_measured(tmp_path, toy_model, toy_tokenizer):
 
 
 def test_the_real_splits(shared_data):
-    counts = {split: Counter(toxic for _, toxic in _read_hatexplain(shared_data("hatexplain", f"{split}.json")))
+    counts = {split: Counter(toxic for _, toxic in read_hatexplain(shared_data("hatexplain", f"{split}.json")))
               for split in ("train", "val", "test")}  # fmt: skip
     assert counts == {"train": {0: 6251, 1: 9132}, "val": {0: 781, 1: 1141}, "test": {0: 782, 1: 1142}}
 

@@ -183,7 +183,7 @@ def hatexplain_task(evaluation: Evaluation) -> Task:
 
 def _hatexplain(evaluation: Evaluation) -> Task:
     splits = {
-        split: _read_hatexplain(evaluation.data_file("hatexplain", f"{split}.json"))
+        split: read_hatexplain(evaluation.data_file("hatexplain", f"{split}.json"))
         for split in ("train", "val", "test")
     }
     chosen = np.random.default_rng(evaluation.seed).permutation(len(splits["train"]))[:HATE_TRAINING_TEXTS]
@@ -206,7 +206,7 @@ def _hatexplain(evaluation: Evaluation) -> Task:
     )
 
 
-def _read_hatexplain(path: Path) -> list[tuple[str, int]]:
+def read_hatexplain(path: Path) -> list[tuple[str, int]]:
     """(text, 1 if toxic) of each row of a split: [[text, label], ...]."""
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))

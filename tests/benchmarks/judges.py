@@ -8,7 +8,6 @@ cut to a few dimensions (Levy and Goldberg 2014). Both are weak, and the first s
 """
 
 import argparse
-import json
 import random
 import re
 from collections import Counter
@@ -17,7 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from distill.corpus import read_documents
-from distill.metrics.regard.train_regard import measure, train
+from distill.metrics.downstream import read_hatexplain
+from distill.metrics.regard.train_regard import in_words, measure, train
 from distill.metrics.text_classifier import load_classifier
 from distill.recipe import CorpusConfig
 
@@ -28,16 +28,13 @@ CORPORA = ("gutenberg_fiction.validation.jsonl.xz", "wikipedia_people.validation
 
 def toxicity(data: Path, out: Path) -> None:
     """Train a classifier of `toxic` (offensive or hateful) and `normal`, and print its accuracy on the test set."""
-    rows = {}
-    for part in ("train", "test"):
-        found = json.loads((data / "hatexplain" / f"{part}.json").read_text(encoding="utf-8"))
-        rows[part] = [("normal" if label == "normal" else "toxic", text) for text, label in found]
-    train(random.Random(0).sample(rows["train"], ROWS), ["normal", "toxic"], "demo", out, seed=0)
-    found = measure(load_classifier(str(out)), rows["test"])
-    print(
-        f"toxicity: accuracy {found['accuracy']:.3f} [{found['low']:.3f}, {found['high']:.3f}] on {found['rows']} "
-        f"texts, {found['majority']:.3f} for always the most frequent label"
-    )
+    labels = ("normal", "toxic")
+    rows = {
+        part: [(labels[toxic], text) for text, toxic in read_hatexplain(data / "hatexplain" / f"{part}.json")]
+        for part in ("train", "test")
+    }
+    train(random.Random(0).sample(rows["train"], ROWS), labels, "demo", out, seed=0)
+    print(f"toxicity: {in_words(measure(load_classifier(str(out)), rows['test']))}")
 
 
 def vectors(data: Path, out: Path) -> None:

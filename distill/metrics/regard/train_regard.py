@@ -14,7 +14,7 @@ import argparse
 import math
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +102,14 @@ def measure(classifier: TextClassifier, rows: Rows) -> dict[str, Any]:
     }
 
 
+def in_words(measured: Mapping[str, Any]) -> str:
+    """What `measure` found, as one line says it."""
+    return (
+        f"accuracy {measured['accuracy']:.3f} [{measured['low']:.3f}, {measured['high']:.3f}] on "
+        f"{measured['rows']} sentences, {measured['majority']:.3f} for always the most frequent label"
+    )
+
+
 def _tokenizer(base: str) -> PreTrainedTokenizerBase:
     """The base's tokenizer, which puts the start token in front by itself, and which can pad."""
     tokenizer = load_tokenizer(base)
@@ -181,10 +189,7 @@ def main(argv: Sequence[str]) -> None:
     config.regard_accuracy = measured | {"trained_on": len(rows), "base": options.base, "seed": options.seed}
     config.save_pretrained(options.out)
     for name, result in measured.items():
-        print(
-            f"{name}: accuracy {result['accuracy']:.3f} [{result['low']:.3f}, {result['high']:.3f}] on "
-            f"{result['rows']} sentences, {result['majority']:.3f} for always the most frequent label"
-        )
+        print(f"{name}: {in_words(result)}")
 
 
 if __name__ == "__main__":
