@@ -27,7 +27,6 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
-from importlib import metadata
 from itertools import repeat
 from multiprocessing import active_children, get_context
 from pathlib import Path
@@ -37,6 +36,7 @@ import numpy as np
 import torch
 import yaml
 
+from distill import __version__
 from distill.console import counter, say
 from distill.corpus import open_corpus, read_documents
 from distill.counterfactual import Swapper
@@ -369,7 +369,7 @@ def _commit() -> str:
     try:
         return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
-        return f"version {metadata.version('distill')}"
+        return f"version {__version__}"
 
 
 def _children_seconds() -> float:
