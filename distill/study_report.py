@@ -3,8 +3,9 @@
 Everything is computed from study.json, whose layout `distill.study.run_study` gives.
 
 `python -m distill.study_report outputs/study/study.json` publishes a study: as `tests/benchmarks/study.json`, from
-which it writes `STUDY.md` and `study.svg` beside it and the README's results. Without a file it writes these three
-anew. Tests hold them to be what that file gives.
+which it writes `study.svg` beside it and what stands between the markers of `STUDY.md` and of the README. Without a
+file it writes these three anew. Tests hold them to be what that file gives. What the figures mean is written by hand,
+above the markers.
 """
 
 import json
@@ -322,18 +323,18 @@ def _machine(machine: Mapping[str, Any]) -> str:
 
 
 def page(results: Results) -> str:
-    """STUDY.md: how it was made, the figure, the claims, every table."""
+    """What STUDY.md holds between its markers: how it was made, the figure, the claims, every table."""
     rows, chosen = _rows(results), best(results)
     four = [r for r in settings(results) if r["setting"]["strength"] == 1.0]
     four = [r for r in four if not r["setting"]["reverse_roles"] and not r["setting"]["augment"]]
     shown = [rows[name] for name in ("teacher", BASELINE, *chosen) if name in rows]
     benchmarks = [m for m in _TABLES["Benchmarks"] if any(m in row["metrics"] for row in results["rows"])]
     lines = [
-        "# The study",
+        "## How it was made",
         "",
         *_wrapped(
-            "Made by `python -m distill.study_report` from [study.json](study.json), which `distill study` wrote. "
-            f"{_means(results)} A score that has a sign keeps it in the tables of values; ratios are of sizes."
+            "All below is made by `python -m distill.study_report` from [study.json](study.json), which `distill study` "
+            f"wrote. {_means(results)} A score that has a sign keeps it in the tables of values; ratios are of sizes."
         ),
         "",
         "| | |",
@@ -381,7 +382,7 @@ def page(results: Results) -> str:
         "",
         *_tables(results),
     ]
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines)
 
 
 def _wrapped(text: str) -> list[str]:
@@ -415,11 +416,11 @@ def readme_results(results: Results) -> str:
     return "\n".join(lines)
 
 
-def with_results(text: str, results: Results) -> str:
-    """The text of the README with its results made anew."""
+def between_markers(text: str, content: str) -> str:
+    """The same text with other content between its markers, `BEGIN` and `END`."""
     before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n{readme_results(results)}\n{END}{after}"
+    return f"{before}{BEGIN}\n{content}\n{END}{after}"
 
 
 def published(results: Results) -> str:
@@ -443,9 +444,9 @@ def main(arguments: Sequence[str]) -> None:
     if arguments:
         RESULTS.write_text(published(json.loads(Path(arguments[0]).read_text(encoding="utf-8"))), encoding="utf-8")
     results = json.loads(RESULTS.read_text(encoding="utf-8"))
-    PAGE.write_text(page(results), encoding="utf-8")
     FIGURE.write_text(pareto(results) or "", encoding="utf-8")
-    README.write_text(with_results(README.read_text(encoding="utf-8"), results), encoding="utf-8")
+    for path, content in ((PAGE, page(results)), (README, readme_results(results))):
+        path.write_text(between_markers(path.read_text(encoding="utf-8"), content), encoding="utf-8")
 
 
 if __name__ == "__main__":
