@@ -390,7 +390,7 @@ class BlockDataset(TorchDataset):
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: Sequence[int]) -> list[PairBlock]:
-        """A batch's blocks: torch's loader asks for them together, because one by one they take several times as long."""
+        """A batch's blocks: torch's loader asks for them together, one by one they take several times as long."""
         rows = self._rows[[int(index) for index in indices]]
         blocks = []
         for place, index in enumerate(indices):

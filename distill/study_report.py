@@ -333,8 +333,9 @@ def page(results: Results) -> str:
         "## How it was made",
         "",
         *_wrapped(
-            "All below is made by `python -m distill.study_report` from [study.json](study.json), which `distill study` "
-            f"wrote. {_means(results)} A score that has a sign keeps it in the tables of values; ratios are of sizes."
+            "All below is made by `python -m distill.study_report` from [study.json](study.json), which comes from "
+            f"`distill study`. {_means(results)} A score that has a sign keeps it in the tables of values; ratios are "
+            "of sizes."
         ),
         "",
         "| | |",
