@@ -494,6 +494,8 @@ def training_arguments(recipe: Recipe, folder: Path) -> TrainingArguments:
         UserError: TrainingArguments refuses a value, or the processes that were started cannot work together so.
     """
     given = {**_DEFAULTS, "hub_model_id": Path(recipe.output_dir).name, **recipe.trainer}
+    # YAML reads a plain `no`, which is the name of a strategy, as false.
+    given |= {name: "no" for name, value in given.items() if name.endswith("_strategy") and value is False}
     if given.get("bf16") and not torch.accelerator.is_available():
         if given.get("use_cpu") is False:
             raise UserError(

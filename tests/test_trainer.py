@@ -14,7 +14,7 @@ from distill.counterfactual import Swapper
 from distill.errors import UserError
 from distill.models import head, hidden_states
 from distill.packing import IGNORED, Collator, PackingCounts, pack
-from distill.recipe import LossConfig, Recipe, TargetConfig
+from distill.recipe import LossConfig, Recipe, TargetConfig, parse_recipe
 from distill.trainer import DistillationTrainer, attach_loss, training_arguments
 from distill.wordlist import load_wordlist
 
@@ -158,3 +158,10 @@ def test_one_kept_checkpoint_is_too_few(tmp_path):
         training_arguments(Recipe(trainer={"save_total_limit": 1}), tmp_path)
     with pytest.raises(UserError, match="trainer"):
         training_arguments(Recipe(trainer={"lr_scheduler_type": "cosinus"}), tmp_path)
+
+
+def test_no_is_a_strategy_although_yaml_reads_it_as_false(tmp_path):
+    (tmp_path / "recipe.yaml").write_text("trainer: {save_strategy: no}\ncorpus: {max_documents: 1}\n", encoding="utf-8")
+    for given in (["--config", str(tmp_path / "recipe.yaml")], ["--trainer.save_strategy", "no"]):
+        recipe = parse_recipe([*given, "--corpus.max_documents", "1", "--held_out.max_documents", "1"])
+        assert training_arguments(recipe, tmp_path).save_strategy == "no"
