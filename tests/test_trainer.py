@@ -161,7 +161,7 @@ def test_one_kept_checkpoint_is_too_few(tmp_path):
 
 
 def test_no_is_a_strategy_although_yaml_reads_it_as_false(tmp_path):
-    (tmp_path / "recipe.yaml").write_text("trainer: {save_strategy: no}\ncorpus: {max_documents: 1}\n", encoding="utf-8")
+    (tmp_path / "recipe.yaml").write_text("trainer: {save_strategy: no}\n", encoding="utf-8")
     for given in (["--config", str(tmp_path / "recipe.yaml")], ["--trainer.save_strategy", "no"]):
         recipe = parse_recipe([*given, "--corpus.max_documents", "1", "--held_out.max_documents", "1"])
         assert training_arguments(recipe, tmp_path).save_strategy == "no"
