@@ -53,8 +53,8 @@ def test_the_bundled_study_has_every_row_of_the_matrix():
 def test_the_other_studies_are_sound(path):
     study = read_study(path, data="DATA")
     recipe = row_recipe(study, "plain", 0)
-    assert recipe.teacher.path != "demo" and {"plain", "augment", "expmean-reverse-augment"} <= study.students.keys()
-    assert study.half_metrics and len(study.metrics) > 10
+    assert recipe.trainer["max_steps"] > 0 and {"plain", "expmean-reverse-augment"} <= study.students.keys()
+    assert set(study.half_metrics) <= set(study.metrics)
 
 
 def test_rows_differ_in_their_own_keys_only():
