@@ -410,6 +410,7 @@ def readme_results(results: Results) -> str:
     rows = [by_name[name] for name in dict.fromkeys((*_README_ROWS, *chosen)) if name in by_name]
     lines = [
         f"![{_ALT}]({FIGURE.relative_to(REPOSITORY)})",
+        "",
         *_wrapped(text),
         "",
         *table(rows, _README_METRICS, _value),
