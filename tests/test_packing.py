@@ -13,7 +13,7 @@ from distill.corpus import Corpus
 from distill.counterfactual import Swapper
 from distill.errors import UserError
 from distill.models import special_tokens
-from distill.packing import IGNORED, Collator, PackingCounts, pack, packed_blocks, partner_positions
+from distill.packing import IGNORED, Collator, Filler, PackingCounts, pack, packed_blocks, partner_positions
 from distill.wordlist import load_wordlist
 
 WORDS = ["he", "she", "his", "her", "him", "The nurse", "a book", "king", "queens", "naïve", "👩‍⚕️", "and", ".", "\n"]
@@ -170,6 +170,23 @@ def test_the_cache_is_used_and_never_stale(swapper, toy_tokenizer, tmp_path):
         before = len(asked)
         build(**change)
         assert len(asked) == before + 1, change
+
+
+def test_blocks_come_from_disk_as_they_were_packed_alone_or_in_a_batch(swapper, toy_tokenizer, tmp_path):
+    documents = [*TOY_TEXT.split(". "), "Nothing happened that day, and nobody said a word."] * 3
+    packed = list(pack(documents, toy_tokenizer, swapper, 24, PackingCounts()))
+    blocks, _ = packed_blocks(Corpus("k", lambda: documents), toy_tokenizer, swapper, 24, tmp_path)
+    assert {len(block.input_ids) for block in packed} == {1, 2} and len(blocks) == len(packed)
+    last = len(packed) - 1
+    order = [last, 0, Filler(1), *range(len(packed)), 0]
+    for index, block in zip(order, blocks.__getitems__(order), strict=True):
+        assert block.index == index == blocks[index].index
+        for name in ("input_ids", "labels", "boundaries", "position_ids"):
+            want = getattr(packed[index], name)
+            if name == "labels" and isinstance(index, Filler):
+                want = np.full_like(want, IGNORED)
+            np.testing.assert_array_equal(getattr(block, name), want)
+            np.testing.assert_array_equal(getattr(blocks[index], name), want)
 
 
 def test_a_half_written_cache_is_not_used(swapper, toy_tokenizer, tmp_path):
