@@ -1,4 +1,4 @@
-"""Foreign text in Markdown: it stays text, in its cell."""
+"""Markdown: foreign text stays text, in its cell; what a program writes stays between its markers."""
 
 import html
 import re
@@ -21,3 +21,10 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
 def items(sentences: Iterable[str]) -> list[str]:
     """A bulleted list, and the blank line that ends it. The sentences are escaped here."""
     return [*(f"- {escape(sentence)}" for sentence in sentences), ""]
+
+
+def between_markers(text: str, begin: str, end: str, content: str) -> str:
+    """The same text with other content between its two markers, which have lines of their own."""
+    before, _, rest = text.partition(begin)
+    _, _, after = rest.partition(end)
+    return f"{before}{begin}\n{content}\n{end}{after}"

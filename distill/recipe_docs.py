@@ -12,6 +12,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 import docstring_parser  # the parser by which the command line's help reads the same docstrings
 import yaml
 
+from distill.markdown_text import between_markers
 from distill.recipe import Recipe
 
 README = Path(__file__).resolve().parent.parent / "recipes" / "README.md"
@@ -70,9 +71,7 @@ def _default(f: Field) -> str:
 
 def with_key_tables(text: str) -> str:
     """The text of recipes/README.md with its tables made anew."""
-    before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n\n{key_tables()}\n\n{END}{after}"
+    return between_markers(text, BEGIN, END, f"\n{key_tables()}\n")
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from typing import Any
 from distill.figures import alone, scatter
 from distill.findings import cell, number
 from distill.logit_ops import OPERATIONS
+from distill.markdown_text import between_markers
 from distill.metrics import CARDS
 from distill.page import trade_off_point
 
@@ -418,13 +419,6 @@ def readme_results(results: Results) -> str:
     return "\n".join(lines)
 
 
-def between_markers(text: str, content: str) -> str:
-    """The same text with other content between its markers, `BEGIN` and `END`."""
-    before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n{content}\n{END}{after}"
-
-
 def published(results: Results) -> str:
     """study.json as it is kept with the code: six significant digits, a row a line."""
     rounded = _rounded(results)
@@ -448,7 +442,7 @@ def main(arguments: Sequence[str]) -> None:
     results = json.loads(RESULTS.read_text(encoding="utf-8"))
     FIGURE.write_text(pareto(results) or "", encoding="utf-8")
     for path, content in ((PAGE, page(results)), (README, readme_results(results))):
-        path.write_text(between_markers(path.read_text(encoding="utf-8"), content), encoding="utf-8")
+        path.write_text(between_markers(path.read_text(encoding="utf-8"), BEGIN, END, content), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from conftest import REPOSITORY
 from study_results import made_up_results
 
 from distill import study_report
+from distill.markdown_text import between_markers
 from distill.study_report import (
     BEGIN,
     END,
@@ -20,7 +21,6 @@ from distill.study_report import (
     RESULTS,
     Claim,
     best,
-    between_markers,
     claims_of_plain,
     claims_of_reversal,
     claims_of_the_best,
@@ -52,8 +52,8 @@ def set_ratio(results, name, metric, value):
 @pytest.mark.parametrize(
     ("path", "made"),
     [
-        (README, lambda text, results: between_markers(text, readme_results(results))),
-        (PAGE, lambda text, results: between_markers(text, page(results))),
+        (README, lambda text, results: between_markers(text, BEGIN, END, readme_results(results))),
+        (PAGE, lambda text, results: between_markers(text, BEGIN, END, page(results))),
         (FIGURE, lambda text, results: pareto(results)),
     ],
     ids=lambda value: getattr(value, "name", ""),
@@ -82,7 +82,7 @@ def test_publishing_writes_all_and_a_change_by_hand_shows(results, tmp_path, mon
     readme = paths["README"].read_text(encoding="utf-8")
     figure = re.search(r"\| plain \| (\d\.\d+)", readme)[1]
     changed = readme.replace(f"| plain | {figure}", f"| plain | {float(figure) - 0.001:.3f}")
-    assert changed != readme and between_markers(changed, readme_results(kept)) != changed
+    assert changed != readme and between_markers(changed, BEGIN, END, readme_results(kept)) != changed
     before = [path.read_bytes() for path in paths.values()]
     study_report.main([])
     assert [path.read_bytes() for path in paths.values()] == before
@@ -219,7 +219,8 @@ def test_the_readme_gets_one_figure_and_one_short_table(results):
     for told in ("1234567", "seeds 0, 1, 2", "distill study recipes/study.yaml --data DIR", "AVX2"):
         assert told in " ".join(text.split())
     assert all(len(line) <= 120 for line in text.splitlines() if not line.startswith("|"))
-    assert len(between_markers(README.read_text(encoding="utf-8"), readme_results(results)).splitlines()) < 250
+    readme = between_markers(README.read_text(encoding="utf-8"), BEGIN, END, readme_results(results))
+    assert len(readme.splitlines()) < 250
 
 
 def test_the_page_has_every_row_every_score_and_how_it_was_made(results):
