@@ -62,7 +62,8 @@ _SECONDS_BETWEEN_LOOKS = 0.5
 
 @dataclass(frozen=True)
 class Study:
-    """A study file. `base:` in it names another one, whose keys it replaces.
+    """A study file. `base:` in it names another one, whose keys it replaces; `settings` are laid over those there,
+    where the recipe is the same.
 
     Args:
         output_dir: Folder of all its runs.
@@ -147,14 +148,22 @@ def read_study(path: str | Path, rows: Sequence[str] | None = None, **changes: A
 
 
 def _study_values(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """The keys of a study file in the place of those of its `base:`, whole, and `recipe` as a path from here."""
+    """The keys of a study file in the place of those of its `base:`, and `recipe` as a path from here.
+
+    Settings are of a recipe: a file that names one of its own takes none of those below it.
+    """
     values = read_yaml(path)
     if path.resolve() in seen:
         raise UserError(f"{path}: 'base' leads back to a file that is already being read; remove one of the two")
     base = values.pop("base", None)
-    if "recipe" in values or base is None:
+    own_recipe = "recipe" in values
+    if own_recipe or base is None:
         values["recipe"] = str(path.parent / str(values.get("recipe", Study.recipe)))
-    return values if base is None else _study_values(path.parent / str(base), (*seen, path.resolve())) | values
+    if base is None:
+        return values
+    below = _study_values(path.parent / str(base), (*seen, path.resolve()))
+    settings = {} if own_recipe else below.get("settings", {})
+    return below | merge({"settings": settings}, values)
 
 
 def _teacher_target(path: Path | str, name: str, values: Mapping[str, Any]) -> TargetConfig:

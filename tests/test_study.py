@@ -107,6 +107,8 @@ def written(tmp_path: Path, **changes) -> Path:
         ({"recipe": "nowhere.yaml"}, ["nowhere.yaml", "no such recipe file"]),
         ({"base": "study.yaml"}, ["study.yaml", "base", "leads back"]),
         ({"settings": {"corpus": {"files": ["{data}/a.txt"]}}}, ["{data}/a.txt", "--data"]),
+        ({"settings": 3}, ["settings", "mapping", "3"]),
+        ({"base": str(STUDY), "settings": None}, ["settings", "mapping", "None"]),
     ],
 )
 def test_a_mistake_in_the_file_is_one_sentence(tmp_path, changes, words):
@@ -131,8 +133,25 @@ def test_a_study_lays_its_keys_over_those_of_its_base(tmp_path):
     recipe = row_recipe(study, "plain", 0)
     assert recipe.corpus.files == ["there/x.txt", "plain.txt"]
     assert recipe.scores.prompts == "there/p"
-    assert not recipe.teacher.cache_hidden_states  # `settings` is replaced as a whole
-    assert recipe.trainer["max_steps"] == row_recipe(below, "plain", 0).trainer["max_steps"]
+    assert recipe.teacher.cache_hidden_states  # `settings` of the file below, where these say nothing
+    assert recipe.trainer == row_recipe(below, "plain", 0).trainer
+
+
+def test_settings_are_laid_over_those_of_the_base_key_by_key(tmp_path):
+    path, top = written(tmp_path), tmp_path / "top.yaml"
+    top.write_text("base: study.yaml\nsettings: {trainer: {max_steps: 7}}\n", encoding="utf-8")
+    below, above = (row_recipe(read_study(file), "plain", 0).trainer for file in (path, top))
+    assert above == below | {"max_steps": 7}
+
+
+def test_settings_belong_to_their_recipe(tmp_path):
+    path, top = written(tmp_path), tmp_path / "top.yaml"
+    recipe = REPOSITORY / "recipes" / "debug.yaml"
+    top.write_text(f"base: study.yaml\nrecipe: {recipe}\n", encoding="utf-8")
+    assert read_study(path).settings
+    assert read_study(top).settings == {}
+    top.write_text(f"base: study.yaml\nrecipe: {recipe}\nsettings: {{trainer: {{max_steps: 7}}}}\n", encoding="utf-8")
+    assert read_study(top).settings == {"trainer": {"max_steps": 7}}
 
 
 def test_rows_can_be_chosen(tmp_path):
