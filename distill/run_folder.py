@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -61,19 +61,13 @@ def open_run(recipe: Recipe) -> Iterator[Path]:
     folder = Path(recipe.output_dir)
     record = folder / "recipe.yaml"
     fresh = not record.exists()
+    differences: dict[str, tuple[Any, Any]] = {}
     if fresh:
         if folder.exists() and (not folder.is_dir() or {p.name for p in folder.iterdir()} - _CLAIMING):
             raise UserError(f"{folder} is not empty and holds no recipe.yaml; choose another --output_dir")
     else:
-        mine, theirs = _flat(recipe.to_dict()), _flat(read_resolved(record))
-        # Where the run lies does not change what it is.
-        differ = [k for k in {**theirs, **mine} if k != "output_dir" and mine.get(k) != theirs.get(k)]
-        if differ:
-            key = differ[0]
-            raise UserError(
-                f"{folder} holds another recipe's run ({key} is {theirs.get(key)!r} there, {mine.get(key)!r} here); "
-                "choose another --output_dir, or remove that folder"
-            )
+        differences = _differences(recipe, record)
+        refuse_another(recipe, folder)
         _refuse_links_out(folder)
     missing = [p for p in (folder, *folder.parents) if not p.exists()]
     try:
@@ -81,7 +75,7 @@ def open_run(recipe: Recipe) -> Iterator[Path]:
         if is_first_process():
             _lock(folder)
             _remove_partials(folder)
-        if fresh or mine != theirs:  # of several processes, only the first one finds it so
+        if fresh or differences:  # of several processes, only the first one finds it so
             partial = record.with_suffix(".partial")
             write_recipe(recipe, partial)
             sync(partial)
@@ -96,6 +90,25 @@ def open_run(recipe: Recipe) -> Iterator[Path]:
             if not missing:
                 folder.mkdir()
         raise
+
+
+def refuse_another(recipe: Recipe, folder: Path, ignored: Sequence[str] = ()) -> None:
+    """Raises UserError if a run's folder is that of another recipe, and names the first key that differs.
+
+    Where a run lies does not change what it is: `output_dir` may differ, and so may all `ignored` keys and sections.
+    """
+    for key, (there, here) in _differences(recipe, folder / "recipe.yaml").items():
+        if key.partition(".")[0] not in ("output_dir", *ignored):
+            raise UserError(
+                f"{folder} holds another recipe's run ({key} is {there!r} there, {here!r} here); choose another "
+                "--output_dir, or remove that folder"
+            )
+
+
+def _differences(recipe: Recipe, record: Path) -> dict[str, tuple[Any, Any]]:
+    """Dotted key -> what a run's recipe.yaml says, and what the recipe says."""
+    here, there = _flat(recipe.to_dict()), _flat(read_resolved(record))
+    return {key: (there.get(key), here.get(key)) for key in there | here if there.get(key) != here.get(key)}
 
 
 def _remove_partials(folder: Path) -> None:

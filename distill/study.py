@@ -27,7 +27,7 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
-from itertools import repeat
+from itertools import product, repeat
 from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import Any
@@ -46,9 +46,18 @@ from distill.logit_ops import OPERATIONS, build_role_maps
 from distill.metrics import Evaluation, Outcome, chosen
 from distill.metrics.bootstrap import CONFIDENCE
 from distill.models import load_model, load_teacher, load_tokenizer, weights_hash
-from distill.recipe import CorpusConfig, Recipe, TargetConfig, merge, read_recipe_file, read_yaml, recipe_of
+from distill.recipe import (
+    CorpusConfig,
+    Recipe,
+    ScoreConfig,
+    TargetConfig,
+    merge,
+    read_recipe_file,
+    read_yaml,
+    recipe_of,
+)
 from distill.role_map import token_roles
-from distill.run_folder import write_json, write_text
+from distill.run_folder import open_run, refuse_another, write_json, write_text
 from distill.score import decisive, model_outcomes, run_prompts, versions
 from distill.score_cache import ScoreCache, content_hash
 from distill.study_report import BASELINE, HALVES, markdown, pareto
@@ -185,11 +194,12 @@ def row_recipe(study: Study, row: str, seed: int) -> Recipe:
     """
     out = Path(study.output_dir)
     shared = _shared_values(study, seed)
-    if shared.get("corpus", {}).get("source", "teacher") == "teacher":
-        # Drawn once for all rows, see `_make_text`; rows without a teacher could not draw it.
-        shared |= {section: {"source": "files", "files": [str(_text(out, section, seed))]} for section in _SECTIONS}
+    for section in _SECTIONS:
+        if merge(asdict(Recipe()), shared)[section]["source"] == "teacher":
+            # Drawn once for all rows, see `_make_text`; rows without a teacher could not draw it.
+            shared |= {section: {"source": "files", "files": [str(_text(out, section, seed))]}}
     own = {
-        "output_dir": str(out / "runs" / f"{row}-{seed}"),
+        "output_dir": str(_run(study, row, seed)),
         "seed": seed,
         "baseline": False,
         "cache_dir": str(out / "cache"),
@@ -199,6 +209,10 @@ def row_recipe(study: Study, row: str, seed: int) -> Recipe:
 
 
 _SECTIONS = ("corpus", "held_out")
+
+
+def _run(study: Study, row: str, seed: int) -> Path:
+    return Path(study.output_dir) / "runs" / f"{row}-{seed}"
 
 
 def _shared_values(study: Study, seed: int) -> dict[str, Any]:
@@ -260,10 +274,11 @@ def run_study(study: Study, command: str = "") -> dict[str, Any]:
              "made": {"command", "commit", "machine", "hours": {PART: {wall, processor}}}}
 
     Raises:
-        UserError: a run ended with a mistake in its recipe, or its model cannot be scored.
+        UserError: the folder is another study's, or in use; a run ended with a mistake in its recipe, or its model
+            cannot be scored.
     """
-    out = Path(study.output_dir)
-    out.mkdir(parents=True, exist_ok=True)
+    with open_run(_claim(study)) as out:
+        _refuse_other_rows(study)
     for seed in study.seeds:
         _make_text(study, seed)
     _train_missing(study)
@@ -276,6 +291,24 @@ def run_study(study: Study, command: str = "") -> dict[str, Any]:
     return results
 
 
+def _claim(study: Study) -> Recipe:
+    """What the folder of a study is claimed for: the recipe that all rows share.
+
+    Seeds may be added, and scores, which are kept by their own settings.
+    """
+    shared = recipe_of(_shared_values(study, study.seeds[0]), study.recipe)
+    return replace(shared, output_dir=study.output_dir, seed=0, scores=ScoreConfig())
+
+
+def _refuse_other_rows(study: Study) -> None:
+    """Raises UserError if a row has other keys than when it was begun."""
+    for row, seed in product(study.students, study.seeds):
+        folder = _run(study, row, seed)
+        if (folder / "recipe.yaml").exists():
+            # What it reads is the claim's to tell; its own scores are not those of the study.
+            refuse_another(row_recipe(study, row, seed), folder, ("cache_dir", "corpus", "held_out", "scores"))
+
+
 def _train_missing(study: Study) -> None:
     """Train all rows that are not finished, `jobs` at a time; the first that fails ends the others."""
     out = Path(study.output_dir)
@@ -283,7 +316,7 @@ def _train_missing(study: Study) -> None:
         (row, seed)
         for seed in study.seeds
         for row in study.students
-        if not (out / "runs" / f"{row}-{seed}" / "scores.json").exists()
+        if not (_run(study, row, seed) / "scores.json").exists()
     ]
     total, done, begun = len(todo), 0, time.monotonic()
     running: dict[tuple[str, int], subprocess.Popen] = {}

@@ -21,6 +21,7 @@ from distill.errors import UserError
 from distill.generation import Prompt
 from distill.logit_ops import OPERATIONS
 from distill.recipe import merge
+from distill.run_folder import open_run
 from distill.study import _against, halves, read_study, resampled_mean, row_recipe, run_study
 from distill.study_report import label, markdown
 
@@ -296,6 +297,78 @@ def test_a_small_study_from_end_to_end(tmp_path, monkeypatch):
     labels = {t.text for t in ElementTree.fromstring((out / "pareto.svg").read_text(encoding="utf-8")).iter()}
     assert {"teacher", "two_view_teacher", "plain", "expmean-reverse"} <= labels
     assert not list(out.rglob("*.partial"))
+
+
+class FarEnough(Exception):
+    pass
+
+
+def begin(study, monkeypatch):
+    """Claim the folder of a study, and that of its first run, and stop there."""
+
+    def stop(*_):
+        raise FarEnough
+
+    monkeypatch.setattr("distill.study._make_text", stop)
+    with pytest.raises(FarEnough):
+        run_study(study)
+    with open_run(row_recipe(study, "plain", 0)):
+        return Path(study.output_dir)
+
+
+def rewrite(path, **changes):
+    values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    path.write_text(yaml.safe_dump(merge(values, changes)), encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"settings": {"corpus": {"max_documents": 23}}}, ["corpus.max_documents is 24 there, 23 here"]),
+        ({"settings": {"trainer": {"max_steps": 3}}}, ["trainer.max_steps is 2 there, 3 here"]),
+        ({"students": {"plain": {"student": {"num_layers": 1}}}}, ["plain-0", "student.num_layers is None there, 1"]),
+    ],
+)
+def test_what_was_trained_otherwise_is_not_taken_for_done(tmp_path, monkeypatch, changes, words):
+    path = small(tmp_path)
+    out = begin(read_study(path), monkeypatch)
+    before = {p: p.stat().st_mtime_ns for p in out.rglob("*")}
+    rewrite(path, **changes)
+    with pytest.raises(UserError) as error:
+        run_study(read_study(path))
+    assert all(word in str(error.value) for word in (*words, "--output_dir")), error.value
+    assert before == {p: p.stat().st_mtime_ns for p in out.rglob("*")}
+
+
+def test_scores_seeds_and_the_place_of_a_study_may_change(tmp_path, monkeypatch):
+    path, moved = small(tmp_path), tmp_path / "moved"
+    begin(read_study(path), monkeypatch).rename(moved)
+    rewrite(path, output_dir=str(moved), seeds=[0, 1], metrics=["perplexity"], settings={"scores": {"samples": 2}})
+    with pytest.raises(FarEnough):  # behind all that could refuse it
+        run_study(read_study(path))
+
+
+def test_a_folder_has_one_study_at_a_time(tmp_path):
+    study = read_study(small(tmp_path))
+    code = (
+        "import sys; from distill.study import *; from distill.study import _claim, open_run\n"
+        "with open_run(_claim(read_study(sys.argv[1]))): print('claimed', flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path / "study.yaml")], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+        assert other.stdout.readline() == b"claimed\n"
+        with pytest.raises(UserError, match=f"in use by a run that is still going on .process {other.pid}"):
+            run_study(study)
+        other.stdin.close()
+
+
+def test_held_out_text_may_come_from_files_where_the_corpus_is_drawn(tmp_path):
+    path = small(tmp_path)
+    rewrite(path, settings={"held_out": {"source": "files", "files": ["held-out.txt"]}})
+    recipe = row_recipe(read_study(path), "plain", 0)
+    assert recipe.held_out.files == ["held-out.txt"]
+    assert recipe.corpus.files == [str(tmp_path / "out" / "text" / "corpus-0.jsonl")]
 
 
 @pytest.mark.slow
