@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ _CLAIMING = {_LOCK, "recipe.partial"}  # all that a kill leaves of a run that wa
 _locks: dict[str, int] = {}  # folder -> descriptor of its lock, held open until the process ends
 
 
-def _lock(folder: Path) -> None:
+def lock(folder: Path) -> None:
     """Keep other runs out of a folder until this process ends, however it ends.
 
     A POSIX record lock: the kernel drops it with the process, and children that outlive it do not inherit it.
@@ -73,7 +73,7 @@ def open_run(recipe: Recipe) -> Iterator[Path]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if is_first_process():
-            _lock(folder)
+            lock(folder)
             _remove_partials(folder)
         if fresh or differences:  # of several processes, only the first one finds it so
             partial = record.with_suffix(".partial")
@@ -92,22 +92,30 @@ def open_run(recipe: Recipe) -> Iterator[Path]:
         raise
 
 
-def refuse_another(recipe: Recipe, folder: Path, ignored: Sequence[str] = ()) -> None:
+def refuse_another(
+    recipe: Recipe, folder: Path, decisive: Callable[[dict[str, Any]], dict[str, Any]] = lambda values: values
+) -> None:
     """Raises UserError if a run's folder is that of another recipe, and names the first key that differs.
 
-    Where a run lies does not change what it is: `output_dir` may differ, and so may all `ignored` keys and sections.
+    Args:
+        recipe: What is wanted.
+        folder: Of the run.
+        decisive: Nested keys of a recipe -> those that must agree; without it all but `output_dir`, as where a run
+            lies does not change what it is.
     """
-    for key, (there, here) in _differences(recipe, folder / "recipe.yaml").items():
-        if key.partition(".")[0] not in ("output_dir", *ignored):
+    for key, (there, here) in _differences(recipe, folder / "recipe.yaml", decisive).items():
+        if key != "output_dir":
             raise UserError(
                 f"{folder} holds another recipe's run ({key} is {there!r} there, {here!r} here); choose another "
                 "--output_dir, or remove that folder"
             )
 
 
-def _differences(recipe: Recipe, record: Path) -> dict[str, tuple[Any, Any]]:
+def _differences(
+    recipe: Recipe, record: Path, decisive: Callable[[dict[str, Any]], dict[str, Any]] = lambda values: values
+) -> dict[str, tuple[Any, Any]]:
     """Dotted key -> what a run's recipe.yaml says, and what the recipe says."""
-    here, there = _flat(recipe.to_dict()), _flat(read_resolved(record))
+    here, there = (_flat(decisive(values)) for values in (recipe.to_dict(), read_resolved(record)))
     return {key: (there.get(key), here.get(key)) for key in there | here if there.get(key) != here.get(key)}
 
 

@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import product, repeat
 from multiprocessing import active_children, get_context
 from pathlib import Path
@@ -49,7 +49,6 @@ from distill.models import load_model, load_teacher, load_tokenizer, weights_has
 from distill.recipe import (
     CorpusConfig,
     Recipe,
-    ScoreConfig,
     TargetConfig,
     merge,
     read_recipe_file,
@@ -57,7 +56,7 @@ from distill.recipe import (
     recipe_of,
 )
 from distill.role_map import token_roles
-from distill.run_folder import open_run, refuse_another, write_json, write_text
+from distill.run_folder import lock, refuse_another, write_json, write_text
 from distill.score import decisive, model_outcomes, run_prompts, versions
 from distill.score_cache import ScoreCache, content_hash
 from distill.study_report import BASELINE, HALVES, markdown, pareto
@@ -194,10 +193,11 @@ def row_recipe(study: Study, row: str, seed: int) -> Recipe:
     """
     out = Path(study.output_dir)
     shared = _shared_values(study, seed)
+    recipe = _shared(study, seed)
     for section in _SECTIONS:
-        if merge(asdict(Recipe()), shared)[section]["source"] == "teacher":
+        if getattr(recipe, section).source == "teacher":
             # Drawn once for all rows, see `_make_text`; rows without a teacher could not draw it.
-            shared |= {section: {"source": "files", "files": [str(_text(out, section, seed))]}}
+            shared |= {section: {"source": "files", "files": [str(_text(out, section, recipe))]}}
     own = {
         "output_dir": str(_run(study, row, seed)),
         "seed": seed,
@@ -219,6 +219,15 @@ def _shared_values(study: Study, seed: int) -> dict[str, Any]:
     return merge(read_recipe_file(study.recipe), _with_data(study.settings, study.data)) | {"seed": seed}
 
 
+def _shared(study: Study, seed: int) -> Recipe:
+    return _parsed(json.dumps(_shared_values(study, seed)))
+
+
+@lru_cache(maxsize=8)  # all rows of a seed ask for it
+def _parsed(values: str) -> Recipe:
+    return recipe_of(json.loads(values), "the study's settings")
+
+
 def _with_data(value: Any, data: str | None) -> Any:
     """The same settings with the data folder in the place of `{data}`."""
     if isinstance(value, dict):
@@ -232,16 +241,18 @@ def _with_data(value: Any, data: str | None) -> Any:
     return value
 
 
-def _text(out: Path, section: str, seed: int) -> Path:
-    return out / "text" / f"{section}-{seed}.jsonl"
+def _text(out: Path, section: str, recipe: Recipe) -> Path:
+    """Where the text lies that is drawn as a recipe says."""
+    key = content_hash([recipe.teacher.path, asdict(getattr(recipe, section))])
+    return out / "text" / f"{section}-{recipe.seed}-{key[:8]}.jsonl"
 
 
 def _make_text(study: Study, seed: int) -> None:
     """Draw the text of a seed from the teacher, where the recipe says so and it is not there yet."""
-    recipe = recipe_of(_shared_values(study, seed), study.recipe)
+    recipe = _shared(study, seed)
     out = Path(study.output_dir)
     for number, section in enumerate(_SECTIONS):
-        config, path = getattr(recipe, section), _text(out, section, seed)
+        config, path = getattr(recipe, section), _text(out, section, recipe)
         if config.source != "teacher" or path.exists():
             continue
         with _timed(out, "text"):
@@ -274,11 +285,13 @@ def run_study(study: Study, command: str = "") -> dict[str, Any]:
              "made": {"command", "commit", "machine", "hours": {PART: {wall, processor}}}}
 
     Raises:
-        UserError: the folder is another study's, or in use; a run ended with a mistake in its recipe, or its model
-            cannot be scored.
+        UserError: the folder is in use, or holds a run of other settings; a run ended with a mistake in its recipe;
+            or its model cannot be scored.
     """
-    with open_run(_claim(study)) as out:
-        _refuse_other_rows(study)
+    out = Path(study.output_dir)
+    out.mkdir(parents=True, exist_ok=True)
+    lock(out)
+    _refuse_other_rows(study)
     for seed in study.seeds:
         _make_text(study, seed)
     _train_missing(study)
@@ -291,22 +304,20 @@ def run_study(study: Study, command: str = "") -> dict[str, Any]:
     return results
 
 
-def _claim(study: Study) -> Recipe:
-    """What the folder of a study is claimed for: the recipe that all rows share.
-
-    Seeds may be added, and scores, which are kept by their own settings.
-    """
-    shared = recipe_of(_shared_values(study, study.seeds[0]), study.recipe)
-    return replace(shared, output_dir=study.output_dir, seed=0, scores=ScoreConfig())
-
-
 def _refuse_other_rows(study: Study) -> None:
-    """Raises UserError if a row has other keys than when it was begun."""
+    """Raises UserError if a row, or what it reads, is another than when its run was begun."""
     for row, seed in product(study.students, study.seeds):
         folder = _run(study, row, seed)
         if (folder / "recipe.yaml").exists():
-            # What it reads is the claim's to tell; its own scores are not those of the study.
-            refuse_another(row_recipe(study, row, seed), folder, ("cache_dir", "corpus", "held_out", "scores"))
+            refuse_another(row_recipe(study, row, seed), folder, _decisive)
+
+
+def _decisive(values: dict[str, Any]) -> dict[str, Any]:
+    """What makes a run of a study what it is: its scores are the study's, and folders may be moved."""
+    kept = {key: value for key, value in values.items() if key not in ("cache_dir", "scores")}
+    for section in _SECTIONS:
+        kept[section] = kept[section] | {"files": [Path(file).name for file in kept[section]["files"]]}
+    return kept
 
 
 def _train_missing(study: Study) -> None:
@@ -532,7 +543,7 @@ class _Scorer:
         self.measured = 0  # metrics that were not in the cache
         self.out = Path(study.output_dir)
         self.recipe = row_recipe(study, BASELINE, seed)
-        shared = recipe_of(_shared_values(study, seed), study.recipe)
+        shared = _shared(study, seed)
         self.settings = replace(shared.scores, data=study.data)
         self.swapper = Swapper(load_wordlist(self.recipe.wordlist))
         self.prompts, _ = run_prompts(shared, self.swapper)

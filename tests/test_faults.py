@@ -309,7 +309,7 @@ def test_two_runs_in_one_folder_are_refused_and_a_kill_leaves_no_lock(world, tmp
     first = os.fork()
     if not first:
         (tmp_path / "run").mkdir()
-        run_folder._lock(tmp_path / "run")
+        run_folder.lock(tmp_path / "run")
         (tmp_path / "locked").touch()
         signal.pause()
     try:

@@ -149,7 +149,7 @@ def test_settings_belong_to_their_recipe(tmp_path):
     path, top = written(tmp_path), tmp_path / "top.yaml"
     recipe = REPOSITORY / "recipes" / "debug.yaml"
     top.write_text(f"base: study.yaml\nrecipe: {recipe}\n", encoding="utf-8")
-    assert read_study(path).settings
+    assert read_study(path, rows=["plain"]).settings
     assert read_study(top).settings == {}
     top.write_text(f"base: study.yaml\nrecipe: {recipe}\nsettings: {{trainer: {{max_steps: 7}}}}\n", encoding="utf-8")
     assert read_study(top).settings == {"trainer": {"max_steps": 7}}
@@ -299,19 +299,9 @@ def test_a_small_study_from_end_to_end(tmp_path, monkeypatch):
     assert not list(out.rglob("*.partial"))
 
 
-class FarEnough(Exception):
-    pass
-
-
-def begin(study, monkeypatch):
-    """Claim the folder of a study, and that of its first run, and stop there."""
-
-    def stop(*_):
-        raise FarEnough
-
-    monkeypatch.setattr("distill.study._make_text", stop)
-    with pytest.raises(FarEnough):
-        run_study(study)
+def begin(path):
+    """Claim the folder of a study's first run; its study folder."""
+    study = read_study(path, rows=["plain"])
     with open_run(row_recipe(study, "plain", 0)):
         return Path(study.output_dir)
 
@@ -324,40 +314,50 @@ def rewrite(path, **changes):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"settings": {"corpus": {"max_documents": 23}}}, ["corpus.max_documents is 24 there, 23 here"]),
+        ({"settings": {"corpus": {"max_documents": 23}}}, ["corpus.files is ['corpus-0-"]),
+        ({"settings": {"teacher": {"path": "other"}}}, ["teacher.path is 'demo' there, 'other' here"]),
         ({"settings": {"trainer": {"max_steps": 3}}}, ["trainer.max_steps is 2 there, 3 here"]),
         ({"students": {"plain": {"student": {"num_layers": 1}}}}, ["plain-0", "student.num_layers is None there, 1"]),
     ],
 )
-def test_what_was_trained_otherwise_is_not_taken_for_done(tmp_path, monkeypatch, changes, words):
+def test_what_was_trained_otherwise_is_not_taken_for_done(tmp_path, changes, words):
     path = small(tmp_path)
-    out = begin(read_study(path), monkeypatch)
-    before = {p: p.stat().st_mtime_ns for p in out.rglob("*")}
+    out = begin(path)
+    before = {p: p.stat().st_mtime_ns for p in (out / "runs").rglob("*")}
     rewrite(path, **changes)
     with pytest.raises(UserError) as error:
-        run_study(read_study(path))
+        run_study(read_study(path, rows=["plain"]))
     assert all(word in str(error.value) for word in (*words, "--output_dir")), error.value
-    assert before == {p: p.stat().st_mtime_ns for p in out.rglob("*")}
+    assert before == {p: p.stat().st_mtime_ns for p in (out / "runs").rglob("*")}
+    assert {p.name for p in out.iterdir()} == {"runs", ".lock"}
 
 
 def test_scores_seeds_and_the_place_of_a_study_may_change(tmp_path, monkeypatch):
     path, moved = small(tmp_path), tmp_path / "moved"
-    begin(read_study(path), monkeypatch).rename(moved)
+    begin(path).rename(moved)
     rewrite(path, output_dir=str(moved), seeds=[0, 1], metrics=["perplexity"], settings={"scores": {"samples": 2}})
-    with pytest.raises(FarEnough):  # behind all that could refuse it
-        run_study(read_study(path))
+
+    class NotRefused(Exception):
+        pass
+
+    def draw(*_):
+        raise NotRefused
+
+    monkeypatch.setattr("distill.study._make_text", draw)
+    with pytest.raises(NotRefused):
+        run_study(read_study(path, rows=["plain"]))
 
 
 def test_a_folder_has_one_study_at_a_time(tmp_path):
-    study = read_study(small(tmp_path))
-    code = (
-        "import sys; from distill.study import *; from distill.study import _claim, open_run\n"
-        "with open_run(_claim(read_study(sys.argv[1]))): print('claimed', flush=True); sys.stdin.read()"
-    )
+    study = read_study(small(tmp_path), rows=["plain"])
+    folder = Path(study.output_dir)
+    folder.mkdir()
+    code = "import pathlib, sys; from distill.run_folder import lock; lock(pathlib.Path(sys.argv[1])); print('locked')"
+    code += "; sys.stdout.flush(); sys.stdin.read()"
     with subprocess.Popen(
-        [sys.executable, "-c", code, str(tmp_path / "study.yaml")], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        [sys.executable, "-c", code, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as other:
-        assert other.stdout.readline() == b"claimed\n"
+        assert other.stdout.readline() == b"locked\n"
         with pytest.raises(UserError, match=f"in use by a run that is still going on .process {other.pid}"):
             run_study(study)
         other.stdin.close()
@@ -368,7 +368,8 @@ def test_held_out_text_may_come_from_files_where_the_corpus_is_drawn(tmp_path):
     rewrite(path, settings={"held_out": {"source": "files", "files": ["held-out.txt"]}})
     recipe = row_recipe(read_study(path), "plain", 0)
     assert recipe.held_out.files == ["held-out.txt"]
-    assert recipe.corpus.files == [str(tmp_path / "out" / "text" / "corpus-0.jsonl")]
+    (drawn,) = recipe.corpus.files
+    assert re.fullmatch(r"corpus-0-[0-9a-f]{8}\.jsonl", Path(drawn).name)
 
 
 @pytest.mark.slow
