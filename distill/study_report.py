@@ -2,17 +2,19 @@
 
 Everything is computed from study.json, whose layout `distill.study.run_study` gives.
 
-`python -m distill.study_report outputs/study/study.json` publishes a study: as `tests/benchmarks/study.json`, from
-which it writes `study.svg` beside it and what stands between the markers of `STUDY.md` and of the README. Without a
-file it writes these three anew. Tests hold them to be what that file gives. What the figures mean is written by hand,
-above the markers.
+`python -m distill.study_report outputs/study/study.json outputs/study-longer/study.json` publishes a study and the
+one of longer training: as `study.json` and `study-longer.json` in `tests/benchmarks`, from which it writes
+`study.svg` there and what stands between the markers of `STUDY.md` and of the README. A file that is not given stays
+as it was published. Tests hold all of it to be what these files give. What the figures mean is written by hand,
+outside the markers.
 """
 
 import json
 import sys
 import textwrap
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -32,8 +34,10 @@ HALVES = ("chosen", "held_out")
 REPOSITORY = Path(__file__).resolve().parent.parent
 README = REPOSITORY / "README.md"
 RESULTS = REPOSITORY / "tests" / "benchmarks" / "study.json"
+LONGER = RESULTS.with_name("study-longer.json")
 PAGE, FIGURE = RESULTS.with_name("STUDY.md"), RESULTS.with_name("study.svg")
 BEGIN, END = "<!-- results -->", "<!-- /results -->"
+BEGIN_LONGER, END_LONGER = "<!-- longer training -->", "<!-- /longer training -->"
 
 _AFFORDABLE = {"perplexity": (0.0, 1.05), "neutral_rate_chosen": (0.75, 1.25)}  # ratio to plain
 _CHOSEN_BY = ("next_word_disparity_chosen", "generation_disparity_chosen")
@@ -387,26 +391,54 @@ def page(results: Results) -> str:
     return "\n".join(lines)
 
 
+def longer_training(results: Results, longer: Results) -> str:
+    """What STUDY.md says between its other markers: rows of the study beside the same ones, trained for longer."""
+    told, teachers = dict(made_rows(longer)), longer["settings"]["study"]["teachers"]
+    metrics = (*_README_METRICS, "next_word_spread")
+
+    def beside(names: Iterable[str]) -> list[Mapping[str, Any]]:
+        return [
+            {**_rows(study)[name], "name": f"{name}, {study['settings']['trainer']['max_steps']:,} steps"}
+            for name in names
+            for study in (results, longer)
+        ]
+
+    lines = [
+        *_wrapped(f"By {told['command']} at {told['commit']} ({told['machine']}). {_means(longer)}"),
+        "",
+        *table(beside(name for name in _rows(longer) if name not in teachers), metrics, _value),
+        "",
+        f"Ratio to {BASELINE} of the same length; the teacher is the same model in both:",
+        "",
+        *table(beside(name for name in _rows(longer) if name != BASELINE), metrics, _ratio),
+        "",
+        f"The claims, after {longer['settings']['trainer']['max_steps']:,} steps:",
+        "",
+        *_claims(chain(claims_of_the_best(longer), claims_of_plain(longer)), "row"),
+    ]
+    return "\n".join(lines)
+
+
 def _wrapped(text: str) -> list[str]:
     return textwrap.wrap(text, 120, break_long_words=False, break_on_hyphens=False)
 
 
+_OF_FAIRNESS_RATIOS = "Chance lowers fairness ratios, so some lie above their intervals."
 _ALT = "Next-word disparity against perplexity of every row of the study"
 
 
-def readme_results(results: Results) -> str:
+def readme_results(results: Results, longer: Results) -> str:
     """What the README says between its markers: figure, how it was made, one table."""
     made, chosen, by_name = results["made"], best(results), _rows(results)
     held_out = {name: _ratio(by_name[name], "next_word_disparity_held_out") for name in chosen}
     told = dict(made_rows(results))
     text = (
-        f"Means over seeds {told['seeds']}, 95% intervals over seeds and over prompts or documents; every student "
-        f"has half of the teacher's layers, and {told['training']} in training. `two_view_teacher` decodes from its "
-        f"own target. The last rows are the best of {len(settings(results))} settings, chosen by half of the "
-        "occupations; of plain distillation's next-word disparity on the other half, they have "
-        f"{' and '.join(map(cell, held_out.values())) or 'an unknown share'}. By `{made['command']}` at "
-        f"{made['commit']} ({_machine(made['machine'])}). Every figure and claim: "
-        "[STUDY.md](tests/benchmarks/STUDY.md)."
+        f"Means and 95% intervals over seeds {told['seeds']} and prompts or documents; students have half of the "
+        f"teacher's layers and {told['training']}. `two_view_teacher` decodes from its own target. Last come the best "
+        f"of {len(settings(results))} settings, chosen by half of the occupations; on the other half they have "
+        f"{' and '.join(map(cell, held_out.values())) or 'an unknown share'} of {BASELINE}'s next-word disparity. "
+        f"{_after_longer_training(longer)}By `{made['command']}` at {made['commit']} ({_machine(made['machine'])}). "
+        f"{_OF_FAIRNESS_RATIOS} More: [STUDY.md](tests/benchmarks/STUDY.md)."
     )
     rows = [by_name[name] for name in dict.fromkeys((*_README_ROWS, *chosen)) if name in by_name]
     lines = [
@@ -417,6 +449,15 @@ def readme_results(results: Results) -> str:
         *table(rows, _README_METRICS, _value),
     ]
     return "\n".join(lines)
+
+
+def _after_longer_training(longer: Results) -> str:
+    """A sentence and a space; nothing where no setting was measured."""
+    for name in best(longer, most=1):
+        row, steps = _rows(longer)[name], longer["settings"]["trainer"]["max_steps"]
+        shares = [f"{cell(_ratio(row, metric))} of its {label(metric)}" for metric in _DISPARITIES[:2]]
+        return f"After {steps:,} steps of both, {name} has {' and '.join(shares)}. "
+    return ""
 
 
 def published(results: Results) -> str:
@@ -437,12 +478,16 @@ def _rounded(value: Any) -> Any:
 
 def main(arguments: Sequence[str]) -> None:
     """Publish a study, see the head of this module."""
-    if arguments:
-        RESULTS.write_text(published(json.loads(Path(arguments[0]).read_text(encoding="utf-8"))), encoding="utf-8")
-    results = json.loads(RESULTS.read_text(encoding="utf-8"))
+    for path, made in zip((RESULTS, LONGER), arguments, strict=False):
+        path.write_text(published(json.loads(Path(made).read_text(encoding="utf-8"))), encoding="utf-8")
+    results, longer = (json.loads(path.read_text(encoding="utf-8")) for path in (RESULTS, LONGER))
     FIGURE.write_text(pareto(results) or "", encoding="utf-8")
-    for path, content in ((PAGE, page(results)), (README, readme_results(results))):
-        path.write_text(between_markers(path.read_text(encoding="utf-8"), BEGIN, END, content), encoding="utf-8")
+    for path, begin, end, content in (
+        (PAGE, BEGIN_LONGER, END_LONGER, longer_training(results, longer)),
+        (PAGE, BEGIN, END, page(results)),
+        (README, BEGIN, END, readme_results(results, longer)),
+    ):
+        path.write_text(between_markers(path.read_text(encoding="utf-8"), begin, end, content), encoding="utf-8")
 
 
 if __name__ == "__main__":

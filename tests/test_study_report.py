@@ -7,15 +7,17 @@ from itertools import pairwise
 from xml.etree import ElementTree
 
 import pytest
-from conftest import REPOSITORY
 from study_results import made_up_results
 
 from distill import study_report
 from distill.markdown_text import between_markers
 from distill.study_report import (
     BEGIN,
+    BEGIN_LONGER,
     END,
+    END_LONGER,
     FIGURE,
+    LONGER,
     PAGE,
     README,
     RESULTS,
@@ -25,6 +27,7 @@ from distill.study_report import (
     claims_of_reversal,
     claims_of_the_best,
     label,
+    longer_training,
     page,
     pareto,
     published,
@@ -49,43 +52,111 @@ def set_ratio(results, name, metric, value):
 # ------------------------------------------------------------------------------------------------- the committed ones
 
 
+def committed(path):
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
 @pytest.mark.parametrize(
     ("path", "made"),
     [
-        (README, lambda text, results: between_markers(text, BEGIN, END, readme_results(results))),
-        (PAGE, lambda text, results: between_markers(text, BEGIN, END, page(results))),
-        (FIGURE, lambda text, results: pareto(results)),
+        (README, lambda text: between_markers(text, BEGIN, END, readme_results(committed(RESULTS), committed(LONGER)))),
+        (PAGE, lambda text: between_markers(text, BEGIN, END, page(committed(RESULTS)))),
+        (
+            PAGE,
+            lambda text: between_markers(
+                text, BEGIN_LONGER, END_LONGER, longer_training(committed(RESULTS), committed(LONGER))
+            ),
+        ),
+        (FIGURE, lambda text: pareto(committed(RESULTS))),
     ],
-    ids=lambda value: getattr(value, "name", ""),
+    ids=["README.md", "STUDY.md", "STUDY.md-longer", "study.svg"],
 )
 def test_what_is_committed_is_what_the_results_give(path, made):
-    if not RESULTS.exists():
-        pytest.skip(f"no study has been published yet: {RESULTS.relative_to(REPOSITORY)} is missing")
-    results = json.loads(RESULTS.read_text(encoding="utf-8"))
     text = path.read_bytes().decode()
-    assert text == made(text, results)
+    assert text == made(text)
 
 
-def test_publishing_writes_all_and_a_change_by_hand_shows(results, tmp_path, monkeypatch):
-    paths = {name: tmp_path / getattr(study_report, name).name for name in ("RESULTS", "PAGE", "FIGURE", "README")}
+def figures(text):
+    """Figures with an interval: `0.135 [0.076, 0.189]`."""
+    return set(re.findall(r"-?\d[\d.,]* \[-?[\d.]+, -?[\d.]+\]", " ".join(text.split())))
+
+
+def test_every_interval_that_is_written_by_hand_is_one_of_the_results():
+    text = PAGE.read_text(encoding="utf-8")
+    by_hand, _, made = text.partition(BEGIN)
+    before, _, rest = by_hand.partition(BEGIN_LONGER)
+    longer, _, after = rest.partition(END_LONGER)
+    after, gpu, elsewhere = after.partition("## A real teacher")
+    assert gpu and figures(elsewhere)  # measured by hand, on a machine that brought no results back
+    assert len(figures(before)) > 5
+    assert figures(before + after) <= figures(made + longer)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """All that publishing writes, in an empty folder: name -> path."""
+    names = ("RESULTS", "LONGER", "PAGE", "FIGURE", "README")
+    paths = {name: tmp_path / getattr(study_report, name).name for name in names}
     for name, path in paths.items():
         monkeypatch.setattr(study_report, name, path)
     monkeypatch.setattr(study_report, "REPOSITORY", tmp_path)
-    for name in ("README", "PAGE"):
-        paths[name].write_text(f"# Title\n\n{BEGIN}\nold\n{END}\n\n## More\n", encoding="utf-8")
-    (tmp_path / "made.json").write_text(json.dumps(results), encoding="utf-8")
-    study_report.main([str(tmp_path / "made.json")])
-    kept = json.loads(paths["RESULTS"].read_text(encoding="utf-8"))
-    assert paths["FIGURE"].read_text(encoding="utf-8") == pareto(kept)
-    for name, content in (("README", readme_results(kept)), ("PAGE", page(kept))):
-        assert paths[name].read_text(encoding="utf-8") == f"# Title\n\n{BEGIN}\n{content}\n{END}\n\n## More\n"
-    readme = paths["README"].read_text(encoding="utf-8")
+    paths["README"].write_text(f"# Title\n\n{BEGIN}\nold\n{END}\n\n## More\n", encoding="utf-8")
+    page = f"# Title\n\n{BEGIN_LONGER}\nold\n{END_LONGER}\n\nMore\n\n{BEGIN}\nold\n{END}\n"
+    paths["PAGE"].write_text(page, encoding="utf-8")
+    return paths
+
+
+def test_publishing_writes_all_and_a_change_by_hand_shows(results, folder, tmp_path):
+    made = [tmp_path / "made.json", tmp_path / "longer_made.json"]
+    for path, content in zip(made, (results, longer_results()), strict=True):
+        path.write_text(json.dumps(content), encoding="utf-8")
+    study_report.main(list(map(str, made)))
+    kept, longer = committed(folder["RESULTS"]), committed(folder["LONGER"])
+    assert folder["FIGURE"].read_text(encoding="utf-8") == pareto(kept)
+    readme = folder["README"].read_text(encoding="utf-8")
+    assert readme == f"# Title\n\n{BEGIN}\n{readme_results(kept, longer)}\n{END}\n\n## More\n"
+    assert folder["PAGE"].read_text(encoding="utf-8") == (
+        f"# Title\n\n{BEGIN_LONGER}\n{longer_training(kept, longer)}\n{END_LONGER}\n\nMore\n\n"
+        f"{BEGIN}\n{page(kept)}\n{END}\n"
+    )
     figure = re.search(r"\| plain \| (\d\.\d+)", readme)[1]
     changed = readme.replace(f"| plain | {figure}", f"| plain | {float(figure) - 0.001:.3f}")
-    assert changed != readme and between_markers(changed, BEGIN, END, readme_results(kept)) != changed
-    before = [path.read_bytes() for path in paths.values()]
+    assert changed != readme and between_markers(changed, BEGIN, END, readme_results(kept, longer)) != changed
+    before = [path.read_bytes() for path in folder.values()]
     study_report.main([])
-    assert [path.read_bytes() for path in paths.values()] == before
+    assert [path.read_bytes() for path in folder.values()] == before
+    study_report.main([str(made[0])])  # the other stays as it is published
+    assert [path.read_bytes() for path in folder.values()] == before
+
+
+def longer_results():
+    """Two rows of the study, trained for four times as long."""
+    longer = copy.deepcopy(made_up_results(rows=("plain", "expmean-reverse-augment")))
+    longer["settings"]["trainer"]["max_steps"] *= 4
+    for name in ("teacher", "expmean-reverse-augment"):
+        set_ratio(longer, name, "next_word_disparity", 0.123)
+    row_of(longer, "plain")["metrics"]["perplexity"]["value"] = 111.1
+    longer["rows"] = [row for row in longer["rows"] if row["name"] != "two_view_teacher"]
+    return longer
+
+
+def test_longer_training_stands_beside_the_study(results):
+    longer = longer_results()
+    text = longer_training(results, longer)
+    cells = {line.split(" | ")[0][2:]: line for line in text.splitlines() if " steps |" in line}
+    steps = results["settings"]["trainer"]["max_steps"]
+    expected = [
+        f"{name}, {count:,} steps"
+        for name in ("plain", "teacher", "expmean-reverse-augment")
+        for count in (steps, 4 * steps)
+    ]
+    assert sorted(cells) == sorted(expected)
+    assert "111.1" in cells[f"plain, {4 * steps:,} steps"] and "111.1" not in cells[f"plain, {steps} steps"]
+    for name in ("teacher", "expmean-reverse-augment"):
+        assert "0.123" in cells[f"{name}, {4 * steps:,} steps"]  # the last table: ratios
+        ratio = row_of(results, name)["against_plain"]["next_word_disparity"]["ratio"]["value"]
+        assert f"{ratio:.3f}" in cells[f"{name}, {steps} steps"]
+    assert "1234567" in text and "seeds 0, 1, 2" in text
 
 
 def test_the_published_file_holds_six_digits_of_everything(results):
@@ -147,7 +218,7 @@ def test_nothing_is_best_where_nothing_was_measured(results):
         row["metrics"].pop("next_word_disparity_chosen")
         row["against_plain"].pop("next_word_disparity_chosen", None)
     assert best(results) == []
-    assert "an unknown share" in " ".join(readme_results(results).split())
+    assert "an unknown share" in " ".join(readme_results(results, longer_results()).split())
     assert "none, as the disparities were not measured" in page(results)
 
 
@@ -207,7 +278,7 @@ def test_reversal_is_compared_with_the_same_row_without_it(results):
 
 
 def test_the_readme_gets_one_figure_and_one_short_table(results):
-    text = readme_results(results)
+    text = readme_results(results, longer_results())
     lines = [line for line in text.splitlines() if line.startswith("|")]
     assert len(lines) <= 12
     names = [line.split("|")[1].strip() for line in lines[2:]]
@@ -219,7 +290,7 @@ def test_the_readme_gets_one_figure_and_one_short_table(results):
     for told in ("1234567", "seeds 0, 1, 2", "distill study recipes/study.yaml --data DIR", "AVX2"):
         assert told in " ".join(text.split())
     assert all(len(line) <= 120 for line in text.splitlines() if not line.startswith("|"))
-    readme = between_markers(README.read_text(encoding="utf-8"), BEGIN, END, readme_results(results))
+    readme = between_markers(README.read_text(encoding="utf-8"), BEGIN, END, readme_results(results, longer_results()))
     assert len(readme.splitlines()) < 250
 
 
