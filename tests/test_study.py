@@ -447,7 +447,7 @@ def reduced(name: str, tmp_path: Path, **settings) -> Path:
         "seeds": [0],
         "teachers": {"teacher": {}},
         "students": {row: original["students"][row] for row in ("plain", "expmean-reverse-augment")},
-        "settings": merge(merge(original["settings"], REDUCED), settings),
+        "settings": merge(REDUCED, settings),
         "metrics": ["next_word_disparity", "generation_disparity", "perplexity"],
         "half_metrics": ["next_word_disparity"],
         "texts": {},
@@ -468,14 +468,30 @@ def finished(results, out: Path, layers: int) -> None:
         assert AutoConfig.from_pretrained(out / "runs" / f"{row}-0" / "student").num_hidden_layers == layers
 
 
-@pytest.mark.slow
-def test_the_study_of_smollm2_runs(tmp_path, shared_data):
+@pytest.fixture
+def smollm2():
     folder = os.environ.get("DISTILL_SMOLLM2")
     if folder is None:
         pytest.skip("DISTILL_SMOLLM2 names no folder with SmolLM2-135M")
+    return {"path": folder}
+
+
+@pytest.mark.slow
+def test_the_study_of_smollm2_runs(tmp_path, shared_data, smollm2):
     data = shared_data("corpus", "gutenberg_fiction.train.jsonl.xz").parent.parent
-    path = reduced("smollm2", tmp_path, teacher={"path": folder})
+    path = reduced("smollm2", tmp_path, teacher=smollm2)
     finished(run_study(read_study(path, data=str(data))), tmp_path / "out", layers=15)
+
+
+@pytest.mark.slow
+def test_a_copy_that_learns_what_it_knows_stays_its_teacher(tmp_path, shared_data, smollm2):
+    data = shared_data("corpus", "gutenberg_fiction.train.jsonl.xz").parent.parent
+    path = reduced("smollm2-self", tmp_path, teacher=smollm2, student=smollm2)
+    results = run_study(read_study(path, data=str(data)))
+    finished(results, tmp_path / "out", layers=30)
+    teacher, plain, mitigated = (row["metrics"]["perplexity"]["value"] for row in results["rows"])
+    assert teacher == pytest.approx(plain, rel=1e-6)
+    assert mitigated != pytest.approx(teacher, rel=1e-6)
 
 
 @pytest.mark.slow
