@@ -7,10 +7,12 @@ from itertools import pairwise
 from xml.etree import ElementTree
 
 import pytest
+from conftest import REPOSITORY
 from study_results import made_up_results
 
 from distill import study_report
 from distill.markdown_text import between_markers
+from distill.study import read_study
 from distill.study_report import (
     BEGIN,
     BEGIN_LONGER,
@@ -74,6 +76,12 @@ def committed(path):
 def test_what_is_committed_is_what_the_results_give(path, made):
     text = path.read_bytes().decode()
     assert text == made(text)
+
+
+@pytest.mark.parametrize("name", ["smollm2", "gpt2"])
+def test_real_teachers_get_the_best_settings(name):
+    study = read_study(REPOSITORY / "recipes" / "study" / f"{name}.yaml", data="DIR")
+    assert list(study.students) == ["plain", "augment", *best(committed(RESULTS))]
 
 
 def figures(text):
