@@ -61,13 +61,12 @@ def open_run(recipe: Recipe) -> Iterator[Path]:
     folder = Path(recipe.output_dir)
     record = folder / "recipe.yaml"
     fresh = not record.exists()
-    differences: dict[str, tuple[Any, Any]] = {}
+    moved = False
     if fresh:
         if folder.exists() and (not folder.is_dir() or {p.name for p in folder.iterdir()} - _CLAIMING):
             raise UserError(f"{folder} is not empty and holds no recipe.yaml; choose another --output_dir")
     else:
-        differences = _differences(recipe, record)
-        refuse_another(recipe, folder)
+        moved = refuse_another(recipe, folder)
         _refuse_links_out(folder)
     missing = [p for p in (folder, *folder.parents) if not p.exists()]
     try:
@@ -75,7 +74,7 @@ def open_run(recipe: Recipe) -> Iterator[Path]:
         if is_first_process():
             lock(folder)
             _remove_partials(folder)
-        if fresh or differences:  # of several processes, only the first one finds it so
+        if fresh or moved:  # of several processes, only the first one finds it so
             partial = record.with_suffix(".partial")
             write_recipe(recipe, partial)
             sync(partial)
@@ -94,29 +93,29 @@ def open_run(recipe: Recipe) -> Iterator[Path]:
 
 def refuse_another(
     recipe: Recipe, folder: Path, decisive: Callable[[dict[str, Any]], dict[str, Any]] = lambda values: values
-) -> None:
-    """Raises UserError if a run's folder is that of another recipe, and names the first key that differs.
+) -> bool:
+    """See to it that a run's folder is that of a recipe. Where a run lies, `output_dir`, does not change what it is.
 
     Args:
         recipe: What is wanted.
-        folder: Of the run.
-        decisive: Nested keys of a recipe -> those that must agree; without it all but `output_dir`, as where a run
-            lies does not change what it is.
+        folder: Of the run; holds its recipe.yaml.
+        decisive: Nested keys of a recipe -> those that must agree; all, without it.
+
+    Returns:
+        Whether the run lay elsewhere before.
+
+    Raises:
+        UserError: it is the run of another recipe; the first key that differs is named.
     """
-    for key, (there, here) in _differences(recipe, folder / "recipe.yaml", decisive).items():
+    here, there = (_flat(decisive(values)) for values in (recipe.to_dict(), read_resolved(folder / "recipe.yaml")))
+    differ = [key for key in there | here if there.get(key) != here.get(key)]
+    for key in differ:
         if key != "output_dir":
             raise UserError(
-                f"{folder} holds another recipe's run ({key} is {there!r} there, {here!r} here); choose another "
-                "--output_dir, or remove that folder"
+                f"{folder} holds another recipe's run ({key} is {there.get(key)!r} there, {here.get(key)!r} here); "
+                "choose another --output_dir, or remove that folder"
             )
-
-
-def _differences(
-    recipe: Recipe, record: Path, decisive: Callable[[dict[str, Any]], dict[str, Any]] = lambda values: values
-) -> dict[str, tuple[Any, Any]]:
-    """Dotted key -> what a run's recipe.yaml says, and what the recipe says."""
-    here, there = (_flat(decisive(values)) for values in (recipe.to_dict(), read_resolved(record)))
-    return {key: (there.get(key), here.get(key)) for key in there | here if there.get(key) != here.get(key)}
+    return bool(differ)
 
 
 def _remove_partials(folder: Path) -> None:

@@ -46,15 +46,7 @@ from distill.logit_ops import OPERATIONS, build_role_maps
 from distill.metrics import Evaluation, Outcome, chosen
 from distill.metrics.bootstrap import CONFIDENCE
 from distill.models import load_model, load_teacher, load_tokenizer, weights_hash
-from distill.recipe import (
-    CorpusConfig,
-    Recipe,
-    TargetConfig,
-    merge,
-    read_recipe_file,
-    read_yaml,
-    recipe_of,
-)
+from distill.recipe import CorpusConfig, Recipe, TargetConfig, merge, read_recipe_file, read_yaml, recipe_of
 from distill.role_map import token_roles
 from distill.run_folder import lock, refuse_another, write_json, write_text
 from distill.score import decisive, model_outcomes, run_prompts, versions
@@ -193,7 +185,7 @@ def row_recipe(study: Study, row: str, seed: int) -> Recipe:
     """
     out = Path(study.output_dir)
     shared = _shared_values(study, seed)
-    recipe = _shared(study, seed)
+    recipe = _parsed(json.dumps(shared))
     for section in _SECTIONS:
         if getattr(recipe, section).source == "teacher":
             # Drawn once for all rows, see `_make_text`; rows without a teacher could not draw it.

@@ -455,16 +455,20 @@ def reduced(name: str, tmp_path: Path, **settings) -> Path:
     return path
 
 
-def finished(results, out: Path, layers: int) -> None:
+def finished(study, layers: int):
+    """The results of a study that has run, of all its rows."""
     from transformers import AutoConfig
 
-    names = [row["name"] for row in results["rows"]]
-    assert names[:2] == ["teacher", "plain"] and names[-1] == "expmean-reverse-augment"
+    results = run_study(study)
+    assert {"plain", "expmean-reverse-augment"} <= study.students.keys()
+    assert [row["name"] for row in results["rows"]] == ["teacher", *study.students]
     for row in results["rows"]:
         assert row["metrics"]["perplexity"]["value"] > 1
         assert row["metrics"]["next_word_disparity"]["value"] >= 0
-    for row in names[1:]:
-        assert AutoConfig.from_pretrained(out / "runs" / f"{row}-0" / "student").num_hidden_layers == layers
+    for row in study.students:
+        student = Path(study.output_dir) / "runs" / f"{row}-0" / "student"
+        assert AutoConfig.from_pretrained(student).num_hidden_layers == layers
+    return results
 
 
 @pytest.fixture
@@ -479,15 +483,14 @@ def smollm2():
 def test_the_study_of_smollm2_runs(tmp_path, shared_data, smollm2):
     data = shared_data("corpus", "gutenberg_fiction.train.jsonl.xz").parent.parent
     path = reduced("smollm2", tmp_path, teacher=smollm2)
-    finished(run_study(read_study(path, data=str(data))), tmp_path / "out", layers=15)
+    finished(read_study(path, data=str(data)), layers=15)
 
 
 @pytest.mark.slow
 def test_a_copy_that_learns_what_it_knows_stays_its_teacher(tmp_path, shared_data, smollm2):
     data = shared_data("corpus", "gutenberg_fiction.train.jsonl.xz").parent.parent
     path = reduced("smollm2-self", tmp_path, teacher=smollm2, student=smollm2)
-    results = run_study(read_study(path, data=str(data)))
-    finished(results, tmp_path / "out", layers=30)
+    results = finished(read_study(path, data=str(data)), layers=30)
     teacher, plain, mitigated = (row["metrics"]["perplexity"]["value"] for row in results["rows"])
     assert teacher == pytest.approx(plain, rel=1e-6)
     assert mitigated != pytest.approx(teacher, rel=1e-6)
@@ -514,4 +517,4 @@ def test_the_study_of_gpt2_runs(tmp_path, shared_data):
         held_out=files,
         scores={"prompts": "occupations"},
     )
-    finished(run_study(read_study(path)), tmp_path / "out", layers=6)
+    finished(read_study(path), layers=6)
