@@ -6,17 +6,16 @@ import json
 import os
 import runpy
 import sys
-from codecs import getincrementaldecoder
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import IO, Any, NoReturn
+from typing import Any, NoReturn
 
 from distill import __version__
-from distill.console import EXIT_USER_ERROR, QUIET, QUIET_HELP, run_entry
-from distill.errors import UserError
-from distill.long_input import parts
+from distill.base.console import EXIT_USER_ERROR, QUIET, QUIET_HELP, run_entry
+from distill.base.errors import UserError
+from distill.text.swap_lines import lines_of, show, write_as_json, write_as_text
 
 # Verbs import what they need when they run: torch and transformers take seconds to import, and neither a help text nor
 # a swapped line needs them.
@@ -78,7 +77,7 @@ examples:
 
 
 def _train_parser() -> argparse.ArgumentParser:
-    from distill.recipe import build_parser
+    from distill.recipe_check import build_parser
 
     parser = build_parser()
     parser.add_argument(_JSON, action="store_true", help="print scores.json instead of its table")
@@ -104,7 +103,7 @@ def train(arguments: Sequence[str]) -> None:
             raise UserError(f"CUDA_VISIBLE_DEVICES is {gpus}, but distill train uses one GPU; for all: {_SEVERAL_GPUS}")
     sys.argv = ["distill train", *arguments]
     with _only_results() if as_json else contextlib.nullcontext():
-        from distill.recipe import parse_recipe
+        from distill.recipe_check import parse_recipe
 
         try:
             runpy.run_module("distill.train", run_name="__main__")
@@ -159,9 +158,9 @@ def swap(arguments: Sequence[str]) -> None:
     """
     options = _swap_parser().parse_args(arguments)
 
-    from distill.counterfactual import Swapper
-    from distill.swap_lines import as_json, as_text, swap_lines, whole
-    from distill.wordlist import load_wordlist
+    from distill.text.counterfactual import Swapper
+    from distill.text.swap_lines import as_json, as_text, swap_lines, whole
+    from distill.text.wordlist import load_wordlist
 
     wordlist = load_wordlist(options.wordlist)
     if options.shift >= wordlist.num_groups:
@@ -176,13 +175,13 @@ def swap(arguments: Sequence[str]) -> None:
     texts: deque[str] = deque()
 
     def lines() -> Iterator[str]:
-        for text, ending in _lines(options.file):
+        for text, ending in lines_of(options.file):
             texts.append(text)
             endings.append(ending)
             yield text
 
     write, render = (
-        (_show, whole) if options.show else (_write_json, as_json) if options.json else (_write_text, as_text)
+        (show, whole) if options.show else (write_as_json, as_json) if options.json else (write_as_text, as_text)
     )
     write(
         (texts.popleft(), endings.popleft(), rendered)
@@ -192,97 +191,13 @@ def swap(arguments: Sequence[str]) -> None:
 
 def _resolver(spec: str) -> Any:
     """The resolver of that name; the models that some need are loaded only for them."""
-    from distill.roles import PronounModel
+    from distill.text.roles import PronounModel
 
     if spec == "log_linear":
         return PronounModel()
-    from distill.resolvers import load_resolver
+    from distill.models.resolvers import load_resolver
 
     return load_resolver("teacher:demo" if spec == "teacher" else spec)
-
-
-# A line of text without its ending, the ending, and what was made of its counterfactual.
-_Swapped = Iterator[tuple[str, str, Any]]
-
-
-def _write_text(swapped: _Swapped) -> None:
-    out = sys.stdout.buffer
-    for _, ending, text in swapped:
-        out.write((text + ending).encode())
-        if sys.stdout.isatty():  # somebody may be typing the lines, and waits for each
-            out.flush()
-    out.flush()
-
-
-def _write_json(swapped: _Swapped) -> None:
-    for _, _, content in swapped:
-        print(content)
-    sys.stdout.flush()
-
-
-def _show(swapped: _Swapped) -> None:
-    from rich.console import Console
-
-    from distill.highlight import marked, side_by_side
-
-    console = Console()
-    lines = edited = 0
-    table = side_by_side(["text", "counterfactual"])
-    for text, _, counterfactual in swapped:
-        lines += 1
-        if counterfactual.spans:
-            edited += 1
-            table.add_row(
-                marked(text, [(s.start, s.end, 0) for s in counterfactual.spans], console.color_system is not None),
-                marked(
-                    counterfactual.text,
-                    [(s.cf_start, s.cf_end, 1) for s in counterfactual.spans],
-                    console.color_system is not None,
-                ),
-            )
-            if edited % _ROWS_SHOWN == 0:
-                console.print(table)
-                table = side_by_side(["text", "counterfactual"])
-    if table.row_count:
-        console.print(table)
-    console.print(f"{edited} of {lines} lines edited")
-
-
-_ROWS_SHOWN = 100  # rows of a table; a table is laid out in memory
-_LONGEST_PART = 1_000_000  # characters that are swapped at once; each listed word among them takes some 100 bytes
-
-
-def _lines(name: str) -> Iterator[tuple[str, str]]:
-    """The lines of a file, or of standard input for `-`: text and line ending."""
-    if name == "-":
-        yield from _decoded(sys.stdin.buffer, "standard input")
-        return
-    try:
-        with Path(name).open("rb") as stream:
-            yield from _decoded(stream, name)
-    except OSError as error:
-        raise UserError(
-            f"{name}: cannot be read ({error.strerror}); give a text file, or - for standard input"
-        ) from None
-
-
-def _decoded(stream: IO[bytes], name: str) -> Iterator[tuple[str, str]]:
-    """Text and ending of every line; of a line that is too long, of each of its parts."""
-    decoder = getincrementaldecoder("utf-8")()
-    number, rest, ends = 1, "", True
-    while (read := stream.readline(_LONGEST_PART)) or not ends:
-        ends = len(read) < _LONGEST_PART or read.endswith(b"\n")
-        try:
-            line = rest + decoder.decode(read, ends)
-        except UnicodeDecodeError as error:
-            byte = error.object[error.start]
-            raise UserError(f"{name}, line {number}: byte 0x{byte:02x} is not UTF-8; convert the text first") from None
-        found = [line] if ends and len(line) <= _LONGEST_PART else list(parts(line, _LONGEST_PART))
-        rest = "" if ends else found.pop()
-        for part in found:
-            text = part.rstrip("\r\n")
-            yield text, part[len(text) :]
-        number += ends
 
 
 # --------------------------------------------------------------------------------------------------------- wordlist
@@ -349,7 +264,7 @@ def wordlist(arguments: Sequence[str]) -> None:
 
 
 def _check_wordlist(options: argparse.Namespace) -> None:
-    from distill.wordlist_check import check_dict, check_wordlist, print_check
+    from distill.text.wordlist_check import check_dict, check_wordlist, print_check
 
     with _only_results():
         check = check_wordlist(options.wordlist, options.text, options.tokenizer, options.text_column)
@@ -360,7 +275,7 @@ def _check_wordlist(options: argparse.Namespace) -> None:
 
 
 def _import_wordlist(options: argparse.Namespace) -> None:
-    from distill.wordlist_import import import_dict, import_wordlist, print_import
+    from distill.text.wordlist_import import import_dict, import_wordlist, print_import
 
     groups = options.groups.split(",")
     imported = import_wordlist(options.sources, options.out, groups, options.format, options.key, options.force)
@@ -420,12 +335,12 @@ def score(arguments: Sequence[str]) -> None:
         raise UserError(f"{' '.join(str(error).split())}; see distill score --help") from None
 
     with _only_results():
-        from distill.corpus import read_documents
         from distill.metrics import chosen
         from distill.recipe import CorpusConfig, Recipe, ScoreConfig
-        from distill.report import print_side_by_side, print_table
-        from distill.score import score_run
-        from distill.wordlist import load_wordlist
+        from distill.reports.report import print_side_by_side, print_table
+        from distill.scoring.score import score_run
+        from distill.text.documents import read_documents
+        from distill.text.wordlist import load_wordlist
 
         settings = {f.name: options[f.name] for f in fields(ScoreConfig) if f.name != "metrics"}
         if options.metrics is not None:
@@ -447,7 +362,7 @@ def score(arguments: Sequence[str]) -> None:
 
 def _scored_so_far(folder: Path) -> dict[str, Any]:
     """The scores.json of this folder and of those beside it, by the folder's name; those of another format are not."""
-    from distill.score import read_scores
+    from distill.scoring.scores_file import read_scores
 
     found = {}
     for path in sorted(folder.resolve().parent.glob("*/scores.json")):
@@ -493,8 +408,8 @@ def report(arguments: Sequence[str]) -> None:
     """
     options = _report_parser().parse_args(arguments)
 
-    from distill.comparison import read_runs, score_records, warnings, write_comparison
-    from distill.findings import headline
+    from distill.reports.comparison import read_runs, score_records, warnings, write_comparison
+    from distill.reports.findings import headline
 
     runs = read_runs(options.runs)
     written = write_comparison(runs, Path(options.output))
@@ -550,8 +465,9 @@ def study(arguments: Sequence[str]) -> None:
     rows = None if options.rows is None else [name.strip() for name in options.rows.split(",")]
     changes = {"data": options.data, "output_dir": options.output_dir, "seeds": seeds, "jobs": options.jobs}
     with _only_results():
-        from distill.study import read_study, run_study
-        from distill.study_report import markdown
+        from distill.study.file import read_study
+        from distill.study.report import markdown
+        from distill.study.run import run_study
 
         results = run_study(read_study(options.file, rows=rows, **changes), _published_command(options))
     print(json.dumps(results, indent=2) if options.json else markdown(results))
@@ -621,9 +537,9 @@ def generate(arguments: Sequence[str]) -> None:
         raise UserError("a prompt is missing: give --prompt TEXT or --prompts FILE")
 
     with _only_results():
-        from distill.continuations import continuations, print_continuations, read_prompts
-        from distill.counterfactual import Swapper
-        from distill.wordlist import load_wordlist
+        from distill.scoring.continuations import continuations, print_continuations, read_prompts
+        from distill.text.counterfactual import Swapper
+        from distill.text.wordlist import load_wordlist
 
         prompts = options.prompt + (read_prompts(options.prompts, options.max_prompts) if options.prompts else [])
         models = _labelled([*([options.against] if options.against else []), *options.checkpoints])

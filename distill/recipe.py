@@ -4,20 +4,14 @@ This is the only reader of YAML. A recipe file may name another one under `base:
 keys are laid over the base's, so that recipes share settings instead of copying them.
 """
 
-import argparse
-import difflib
-import json
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import jsonargparse
 import yaml
 
-from distill.console import QUIET, QUIET_HELP
-from distill.errors import HUB_TOKEN, UserError, suggestion
+from distill.base.errors import UserError, suggestion
 
 _MOST_VALUES, _MOST_CHARACTERS = 100_000, 1_000_000  # in a recipe file
 
@@ -290,7 +284,7 @@ class Recipe:
         return asdict(self)
 
 
-def _section_type(annotation: Any) -> type | None:
+def section_type(annotation: Any) -> type | None:
     """The dataclass behind a field's annotation, or None for a leaf."""
     return annotation if isinstance(annotation, type) and is_dataclass(annotation) else None
 
@@ -302,7 +296,7 @@ def reject_unknown_keys(values: Mapping[str, Any], section: type, where: str, pr
         if key not in names:
             hint = suggestion(str(key), list(names))
             raise UserError(f"{where}: unknown key '{prefix}{key}'; {hint}")
-        inner = _section_type(names[key])
+        inner = section_type(names[key])
         if inner is not None:
             if not isinstance(value, Mapping):
                 raise UserError(f"{where}: key '{prefix}{key}' must hold keys of its own, but is {value!r}")
@@ -390,265 +384,6 @@ def _check_plain(values: dict[Any, Any], path: Path) -> None:
             raise UserError(
                 f"{path}: the value {value!r} is a {type(value).__name__}; put it in quotes to make it text"
             )
-
-
-def _dotted_names(section: type, prefix: str = "") -> list[str]:
-    names = []
-    for f in fields(section):
-        inner = _section_type(f.type)
-        names += _dotted_names(inner, f"{prefix}{f.name}.") if inner else [prefix + f.name]
-    return names
-
-
-def build_parser() -> jsonargparse.ArgumentParser:
-    """The command line of a run: `--config FILE` and one option for every key of a recipe."""
-    parser = jsonargparse.ArgumentParser(
-        prog="distill train",
-        exit_on_error=False,
-        description="Distil a causal language model into a smaller student while mitigating gender bias.",
-    )
-    parser.add_argument("--config", action="config", help="Recipe file (YAML); later options override its keys.")
-    # Left out of the namespace unless given, so that --print_config shows a recipe's keys alone.
-    parser.add_argument(QUIET, action="store_true", default=argparse.SUPPRESS, help=QUIET_HELP)
-    parser.add_class_arguments(Recipe)
-    return parser
-
-
-def parse_recipe(argv: Sequence[str]) -> Recipe:
-    """Turn command-line arguments into a checked recipe.
-
-    Args:
-        argv: Arguments without the program's name, e.g. `["--config", "recipes/debug.yaml", "--seed", "1"]`.
-
-    Raises:
-        UserError: an unknown key, a value of the wrong kind, or settings that contradict each other.
-        SystemExit: after `--help` or `--print_config`.
-    """
-    arguments, source = [], "the command line"
-    queue = list(argv)
-    while queue:
-        item = queue.pop(0)
-        option, _, inline = item.partition("=")
-        if option != "--config":
-            arguments.append(item)
-            continue
-        if not inline and not queue:
-            raise UserError("option --config needs the path of a recipe file, e.g. recipes/quickstart.yaml")
-        source = inline or queue.pop(0)
-        # The parser gets the merged content, because `base:` is our own key.
-        arguments += ["--config", json.dumps(read_recipe_file(source))]
-    # Before anything is shown, by --print_config or in a message.
-    if any(HUB_TOKEN.search(argument) or "hub_token" in argument for argument in arguments):
-        raise UserError(
-            f"{source}: holds a token of the model hub, which would end up in the run's files; leave it out, and log "
-            "in with `hf auth login` or the environment variable HF_TOKEN"
-        )
-    return _parsed(arguments, source)
-
-
-def recipe_of(values: Mapping[str, Any], source: str) -> Recipe:
-    """A checked recipe from nested keys.
-
-    Args:
-        values: As `read_recipe_file` returns them.
-        source: Where they come from, for messages.
-
-    Raises:
-        UserError: see `parse_recipe`.
-    """
-    reject_unknown_keys(values, Recipe, source)
-    return _parsed(["--config", json.dumps(values)], source)
-
-
-def _parsed(arguments: Sequence[str], source: str) -> Recipe:
-    parser = build_parser()
-    try:
-        namespace = parser.parse_args(arguments)
-    except jsonargparse.ArgumentError as error:
-        raise UserError(_parser_message(error, source)) from None
-    except RecursionError:
-        raise UserError(f"{source}: its values are nested too deep") from None
-    values = namespace.as_dict()
-    values.pop("config", None)
-    recipe = _from_dict(Recipe, values)
-    check_recipe(recipe)
-    return recipe
-
-
-def _from_dict(section: type, values: Mapping[str, Any]) -> Any:
-    known = {f.name: _section_type(f.type) for f in fields(section)}
-    given = {key: value for key, value in values.items() if key in known}
-    return section(**{k: _from_dict(inner, v) if (inner := known[k]) else v for k, v in given.items()})
-
-
-def _parser_message(error: Exception, source: str) -> str:
-    message = " ".join(str(error).split())
-    if "unrecognized arguments" in message:
-        word = message.split("unrecognized arguments:", 1)[1].split()[0]
-        name = word.partition("=")[0].lstrip("-")
-        # A misspelt section hides the right key: compare the last part too.
-        known = _dotted_names(Recipe)
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.6) or [
-            k for k in known if k.split(".")[-1] == name.split(".")[-1]
-        ]
-        hint = f"did you mean --{near[0]}?" if near else "see --help for all options."
-        return f"unknown option '{word}'; {hint}"
-    if message.startswith("Parser key"):
-        key, _, rest = message.removeprefix("Parser key ").partition(":")
-        return f"{source}: key {key.strip()}: {rest.strip().rstrip('.')}; see --help for what it takes"
-    return f"{source}: {message}"
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise UserError(message)
-
-
-def check_recipe(recipe: Recipe) -> None:
-    """Reject settings that cannot work before anything is loaded or written.
-
-    Raises:
-        UserError: names the key, its value and what is allowed.
-    """
-    from distill.kd_loss import DIVERGENCES
-    from distill.logit_ops import OPERATIONS
-    from distill.metrics import METRICS
-
-    target, loss, corpus = recipe.target, recipe.loss, recipe.corpus
-    _require(
-        target.op in OPERATIONS,
-        f"target.op: unknown operation '{target.op}'; {suggestion(target.op, list(OPERATIONS))}",
-    )
-    _require(
-        0.0 <= target.strength <= 1.0,
-        f"target.strength is {target.strength}, but must lie in [0, 1]: 0 is the plain teacher, 1 the full operation",
-    )
-    _require(
-        not target.reverse_roles or target.op != "none",
-        "target.reverse_roles needs an operation to act on; set target.op to expmean, mean, max or swap",
-    )
-    _require(
-        loss.divergence in DIVERGENCES,
-        f"loss.divergence: unknown divergence '{loss.divergence}'; {suggestion(loss.divergence, list(DIVERGENCES))}",
-    )
-    _require(loss.temperature > 0, f"loss.temperature is {loss.temperature}, but must be greater than 0")
-    _require(0 < loss.jsd_beta < 1, f"loss.jsd_beta is {loss.jsd_beta}, but must lie between 0 and 1")
-    _require(
-        loss.chunk_tokens is None or loss.chunk_tokens > 0,
-        f"loss.chunk_tokens is {loss.chunk_tokens}, but must be at least 1, or null for what suits the device",
-    )
-    for name in ("kd", "ce", "hidden"):
-        _require(getattr(loss, name) >= 0, f"loss.{name} is {getattr(loss, name)}, but a weight must not be negative")
-    _require(
-        loss.kd + loss.ce + loss.hidden > 0, "loss: all of kd, ce and hidden are 0; give at least one of them a weight"
-    )
-    _require(recipe.block_length >= 8, f"block_length is {recipe.block_length}, but must be at least 8 tokens")
-    for section in ("corpus", "held_out"):
-        config: CorpusConfig = getattr(recipe, section)
-        _require(
-            config.source != "files" or bool(config.files),
-            f"{section}.files is empty; give paths or patterns, or set {section}.source to teacher or hub",
-        )
-        _require(
-            config.source != "hub" or bool(config.dataset),
-            f"{section}.dataset is missing; give the hub id of a data set, or set {section}.source to teacher or files",
-        )
-        _require(
-            config.source != "teacher" or bool(config.max_documents),
-            f"{section}.max_documents is missing: {section}.source is teacher, so say how many documents to sample",
-        )
-        try:
-            re.compile(config.document_start or "")
-        except re.error as error:
-            raise UserError(
-                f"{section}.document_start: {config.document_start!r} is not a regular expression ({error}); "
-                "test it with Python's re module"
-            ) from None
-        for name in ("max_documents", "passage_chars", "shuffle_buffer"):
-            value = getattr(config, name)
-            _require(value is None or value > 0, f"{section}.{name} is {value}, but must be at least 1")
-    _require(
-        recipe.held_out.pack == "before_training",
-        "held_out.pack is while_training, but held-out text is never trained on; leave the key out",
-    )
-    if corpus.pack == "while_training":
-        max_steps = recipe.trainer.get("max_steps", 0)
-        _require(
-            isinstance(max_steps, int) and max_steps > 0,
-            "trainer.max_steps is missing: corpus.pack is while_training, and such text has no end; say how many steps",
-        )
-        _require(
-            not recipe.teacher.cache_hidden_states,
-            "teacher.cache_hidden_states is true, but text that is packed while training never comes back the same; "
-            "set corpus.pack to before_training, or leave the cache out",
-        )
-        _require(
-            recipe.resolver.partition(":")[0] != "teacher",
-            f"resolver is {recipe.resolver}, but a model cannot be asked while the student trains; set resolver to "
-            "log_linear or spacy, or corpus.pack to before_training",
-        )
-    if recipe.teacher.path is None:
-        _require(
-            loss.kd == 0 and loss.hidden == 0 and target.op == "none",
-            "teacher.path is null, so loss.kd and loss.hidden must be 0 and target.op none; or name a teacher",
-        )
-        _require(corpus.source != "teacher", "corpus.source is teacher, but teacher.path is null; name a teacher")
-        _require(
-            recipe.student.init != "layers",
-            "student.init is layers, but teacher.path is null; use config or checkpoint",
-        )
-        _require(
-            not recipe.teacher.cache_hidden_states,
-            "teacher.cache_hidden_states is true, but teacher.path is null; name a teacher, or leave the cache out",
-        )
-    _require(
-        not (recipe.teacher.cache_hidden_states and recipe.teacher.shard),
-        "teacher.cache_hidden_states and teacher.shard are both true, but all processes must run a sharded teacher "
-        "equally often, and a cached block spares one of them its turn; leave one of the two out",
-    )
-    _require(
-        recipe.student.init != "config" or "model_type" in recipe.student.config,
-        "student.config has no model_type; give one, e.g. 'gpt2', for student.init: config",
-    )
-    _require(
-        recipe.student.init != "checkpoint" or bool(recipe.student.path),
-        "student.path is missing; name a folder or hub id for student.init: checkpoint",
-    )
-    _require(
-        recipe.student.tokenizer != "train" or recipe.teacher.path is None,
-        "student.tokenizer: train works only without a teacher, whose vocabulary the student must share",
-    )
-    for metric in recipe.scores.metrics:
-        _require(metric in METRICS, f"scores.metrics: unknown metric '{metric}'; {suggestion(metric, list(METRICS))}")
-    _check_trainer_arguments(recipe.trainer)
-
-
-# Set by the pipeline itself; a second value would contradict it.
-_OWN_TRAINER_KEYS = {
-    "output_dir": "output_dir",
-    "seed": "seed",
-    "data_seed": "seed",
-    "remove_unused_columns": None,
-    "label_names": None,
-}
-
-
-def _check_trainer_arguments(arguments: Mapping[str, Any]) -> None:
-    from transformers import TrainingArguments
-
-    known = [f.name for f in fields(TrainingArguments)]
-    for key in arguments:
-        if key in _OWN_TRAINER_KEYS:
-            ours = _OWN_TRAINER_KEYS[key]
-            hint = f"use the recipe's key '{ours}'" if ours else "leave it out"
-            raise UserError(f"trainer.{key} is set by distill itself; {hint}")
-        _require(key in known, f"trainer: unknown key '{key}'; {suggestion(key, known)}")
-    strategy = arguments.get("hub_strategy")
-    _require(
-        "checkpoint" not in str(strategy),
-        f"trainer.hub_strategy is {strategy}, but checkpoints are not pushed, only the finished student with its card; "
-        "leave it out",
-    )
 
 
 def write_recipe(recipe: Recipe, path: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 import docstring_parser  # the parser by which the command line's help reads the same docstrings
 import yaml
 
-from distill.markdown_text import between_markers
+from distill.base.markdown_text import between_markers
 from distill.recipe import Recipe
 
 README = Path(__file__).resolve().parent.parent / "recipes" / "README.md"

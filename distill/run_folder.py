@@ -1,7 +1,6 @@
 """The output folder of a run: whose it is, what in it is finished, and how a finished thing gets there whole."""
 
 import fcntl
-import json
 import os
 import shutil
 import socket
@@ -10,9 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from distill.console import is_first_process, say
-from distill.errors import UserError
-from distill.integrity import damage, partial_of, put_folder, sync, told_storage_errors
+from distill.base.console import is_first_process
+from distill.base.errors import UserError
+from distill.base.integrity import sync
 from distill.recipe import Recipe, read_resolved, write_recipe
 
 _LOCK = ".lock"
@@ -149,44 +148,3 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[prefix + key] = value
     return flat
-
-
-def is_finished(folder: Path) -> bool:
-    """Whether a folder that `write_folder` wrote is there, and as it was written; damage is said."""
-    found = damage(folder)
-    if found and folder.exists():
-        say(f"{folder} is damaged ({found}); making it again")
-    return found is None
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON, see `write_text`."""
-    write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text so that a reader sees the old file or the whole new one, never half of it."""
-    partial = partial_of(path)
-    partial.write_text(text, encoding="utf-8")
-    sync(partial)
-    os.replace(partial, path)
-
-
-def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
-    """Let `fill` write a folder that appears at `path`, with a manifest, only when it is whole.
-
-    Args:
-        path: Where the folder shall be; an older one there is replaced.
-        fill: Called with the temporary folder to write into.
-
-    Raises:
-        UserError: the disk is full or cannot be written; what lay at `path` still lies there.
-    """
-    partial = partial_of(path)
-    with told_storage_errors():
-        partial.mkdir(parents=True)
-        try:
-            fill(partial)
-            put_folder(partial, path)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)  # what a failure leaves of it takes room on a full disk

@@ -10,22 +10,27 @@ from pathlib import Path
 
 from transformers import set_seed
 
-from distill import preflight
-from distill.console import counter, run_entry, say
-from distill.corpus import open_corpus
-from distill.counterfactual import Swapper
-from distill.logit_ops import build_role_maps
-from distill.models import load_teacher, make_student, student_tokenizer, weights_hash
-from distill.processes import together
-from distill.recipe import parse_recipe
-from distill.report import write_report
-from distill.resolvers import load_resolver
-from distill.role_map import token_roles
-from distill.run_folder import is_finished, open_run
-from distill.score import run_prompts, score_run
-from distill.stream import training_blocks
-from distill.trainer import train_student, training_arguments, use_all_cores
-from distill.wordlist import load_wordlist
+from distill.base.console import counter, run_entry, say
+from distill.base.files import is_finished
+from distill.data.corpus import open_corpus
+from distill.data.stream import training_blocks
+from distill.models.architecture import weights_hash
+from distill.models.loading import load_teacher
+from distill.models.resolvers import load_resolver
+from distill.models.student import make_student, student_tokenizer
+from distill.objective.logit_ops import build_role_maps
+from distill.recipe_check import parse_recipe
+from distill.reports.report import write_report
+from distill.run_folder import open_run
+from distill.scoring.measure import run_prompts
+from distill.scoring.score import score_run
+from distill.text.counterfactual import Swapper
+from distill.text.role_map import token_roles
+from distill.text.wordlist import load_wordlist
+from distill.training import preflight
+from distill.training.arguments import training_arguments, use_all_cores
+from distill.training.processes import together
+from distill.training.run import train_student
 
 
 def main(argv: Sequence[str]) -> None:

@@ -5,17 +5,13 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from shared import REPOSITORY, TOY_ARCHITECTURES, TOY_TEXT
 
-from distill.wordlist import bundled_wordlists, load_wordlist, wordlist_mistakes
+from distill.text.wordlist import load_wordlist
 
 # Machines differ in speed, and so does one machine under load: time limits belong to pytest-timeout.
 settings.register_profile("distill", deadline=None)
 settings.load_profile("distill")
-
-REPOSITORY = Path(__file__).resolve().parent.parent
-
-# The bundled lists of words; the others hold phrases, and are companions of these.
-WORD_LISTS = [name for name in bundled_wordlists() if not wordlist_mistakes(name)]
 
 
 @pytest.fixture(scope="session")
@@ -40,37 +36,12 @@ def short_wordlist(tmp_path_factory):
     return load_wordlist(path)
 
 
-TOY_TEXT = (
-    "The nurse said that she was tired. The doctor said that he was late. Her book was his, and his book was hers. "
-    "The king and the queen saw him and her. A woman took her coat; a man took his coat. Nothing happened at all. "
-)
-
-
 @pytest.fixture(scope="session")
 def toy_tokenizer():
     """A byte-level BPE of 400 entries, trained on a few sentences."""
-    from distill.models import train_tokenizer
+    from distill.models.student import train_tokenizer
 
     return train_tokenizer([TOY_TEXT] * 4, 400)
-
-
-TOY_ARCHITECTURES = {
-    "gpt2": {"n_positions": 64, "n_embd": 32, "n_layer": 4, "n_head": 2},
-    "llama": {
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_hidden_layers": 4,
-        "num_attention_heads": 2,
-        "max_position_embeddings": 64,
-    },
-    "gpt_neox": {
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_hidden_layers": 4,
-        "num_attention_heads": 2,
-        "max_position_embeddings": 64,
-    },
-}
 
 
 @pytest.fixture(scope="session")
@@ -78,7 +49,7 @@ def toy_model(toy_tokenizer):
     """A function from an architecture of TOY_ARCHITECTURES (and keys to change) to a small random model."""
     import torch
 
-    from distill.models import make_student
+    from distill.models.student import make_student
     from distill.recipe import StudentConfig
 
     def make(architecture: str = "gpt2", seed: int = 0, **keys):
@@ -93,9 +64,9 @@ def toy_model(toy_tokenizer):
 @pytest.fixture(scope="session")
 def toy_scores(toy_model, toy_tokenizer, short_wordlist):
     """Scores of three toy models: teacher, baseline and student. Shared: copy it before you change it."""
-    from distill.generation import load_prompts
     from distill.recipe import ScoreConfig
-    from distill.score import score_models
+    from distill.scoring.score import score_models
+    from distill.text.prompts import load_prompts
 
     models = {name: (toy_model(seed=i), toy_tokenizer) for i, name in enumerate(("teacher", "baseline", "student"))}
     return score_models(

@@ -8,17 +8,18 @@ import sys
 from types import SimpleNamespace
 
 import pytest
-from conftest import REPOSITORY
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
+from shared import REPOSITORY
 
 import distill
-from distill import continuations, swap_lines
 from distill.cli import VERBS, main
-from distill.counterfactual import Swapper
-from distill.generation import generate
-from distill.wordlist import load_wordlist
+from distill.models.generation import generate
+from distill.scoring import continuations
+from distill.text import swap_lines
+from distill.text.counterfactual import Swapper
+from distill.text.wordlist import load_wordlist
 
 HEAVY = ("torch", "transformers", "datasets", "evaluate")
 

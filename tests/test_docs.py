@@ -10,14 +10,15 @@ from pathlib import Path
 import pytest
 import yaml
 from accelerate.commands.launch import launch_command_parser
-from conftest import REPOSITORY
+from shared import REPOSITORY
 from torch.distributed.run import get_args_parser
 
 from distill import recipe_docs
-from distill.counterfactual import Swapper
 from distill.metrics import METRICS
-from distill.recipe import ScoreConfig, parse_recipe
-from distill.wordlist import load_wordlist
+from distill.recipe import ScoreConfig
+from distill.recipe_check import parse_recipe
+from distill.text.counterfactual import Swapper
+from distill.text.wordlist import load_wordlist
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 RECIPES_README = recipe_docs.README.read_text(encoding="utf-8")

@@ -18,19 +18,24 @@ import numpy as np
 import pytest
 import torch
 import train_toy
-from conftest import REPOSITORY, TOY_TEXT
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
+from shared import REPOSITORY, TOY_TEXT
 
-from distill import checkpoints, corpus, counterfactual, packing, report, run_folder, score, trainer
-from distill.errors import UserError
-from distill.integrity import MANIFEST, damage, file_is_whole, put_file, put_folder
-from distill.models import train_tokenizer
-from distill.packing import BlockDataset
+from distill import run_folder
+from distill.base.errors import UserError
+from distill.base.files import write_folder
+from distill.base.integrity import MANIFEST, damage, file_is_whole, put_file, put_folder
+from distill.data import corpus, packing
+from distill.data.blocks import BlockDataset
+from distill.models.student import train_tokenizer
 from distill.recipe import CorpusConfig, Recipe
-from distill.run_folder import write_folder
-from distill.step_watch import SpikeWatch, smallest_bad
+from distill.reports import report
+from distill.scoring import score
+from distill.text import counterfactual
+from distill.training import checkpoints, trainer
+from distill.training.step_watch import SpikeWatch, smallest_bad
 
 
 def flip_bit(path: Path, byte: int | None = None) -> None:

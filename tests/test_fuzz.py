@@ -24,27 +24,32 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
-from conftest import REPOSITORY
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
+from shared import REPOSITORY
 
-from distill import cli, corpus, long_input
-from distill.comparison import read_runs, write_comparison
-from distill.corpus import passages, read_documents
-from distill.counterfactual import Swapper
-from distill.errors import UserError
-from distill.generation import load_prompts, without_listed_words
-from distill.long_input import parts, stream_parts
-from distill.model_card import model_card
-from distill.packing import PackingCounts, pack
-from distill.page import run_page
-from distill.recipe import CorpusConfig, Recipe, parse_recipe
-from distill.report import print_side_by_side, print_table, report_markdown
-from distill.score import read_scores, score_models
-from distill.wordlist import load_wordlist, wordlist_mistakes
-from distill.wordlist_check import check_dict, check_wordlist, print_check
-from distill.wordlist_import import import_dict, import_wordlist, print_import
+from distill import cli
+from distill.base import long_input
+from distill.base.errors import UserError
+from distill.base.long_input import parts, stream_parts
+from distill.data import corpus
+from distill.data.counts import PackingCounts
+from distill.data.packing import pack
+from distill.recipe import CorpusConfig, Recipe
+from distill.recipe_check import parse_recipe
+from distill.reports.comparison import read_runs, write_comparison
+from distill.reports.model_card import model_card
+from distill.reports.page import run_page
+from distill.reports.report import print_side_by_side, print_table, report_markdown
+from distill.scoring.score import score_models
+from distill.scoring.scores_file import read_scores
+from distill.text.counterfactual import Swapper
+from distill.text.documents import passages, read_documents
+from distill.text.prompts import load_prompts, without_listed_words
+from distill.text.wordlist import load_wordlist, wordlist_mistakes
+from distill.text.wordlist_check import check_dict, check_wordlist, print_check
+from distill.text.wordlist_import import import_dict, import_wordlist, print_import
 
 SECONDS = 60  # a case that takes longer hangs
 TEXT = "He told his mother that the king saw her. Dr. Ann Lee, Mr. Will King\u2019s friend, said that she was tired.\n"

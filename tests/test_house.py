@@ -12,11 +12,12 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import REPOSITORY
+from shared import REPOSITORY
 
 import distill
-from distill.logit_ops import OPERATIONS
-from distill.recipe import Recipe, parse_recipe
+from distill.objective.logit_ops import OPERATIONS
+from distill.recipe import Recipe
+from distill.recipe_check import parse_recipe
 
 PACKAGE = REPOSITORY / "distill"
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]

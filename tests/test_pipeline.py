@@ -12,8 +12,8 @@ import time
 import pytest
 import synthetic
 import torch
-from conftest import REPOSITORY
 from safetensors.torch import load_file
+from shared import REPOSITORY
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 ENTRY = str(REPOSITORY / "distill" / "train.py")

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import REPOSITORY
+from shared import REPOSITORY
 
 from distill import recipe as recipes
-from distill.errors import UserError
-from distill.recipe import Recipe, parse_recipe, read_recipe_file, write_recipe
+from distill.base.errors import UserError
+from distill.recipe import Recipe, read_recipe_file, write_recipe
+from distill.recipe_check import parse_recipe
 from distill.run_folder import open_run
 
 

@@ -1,7 +1,6 @@
 """Several processes and machines: the same parameters as one process, and the same end after a mistake."""
 
 import json
-import os
 import re
 import shutil
 import socket
@@ -19,46 +18,29 @@ from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from accelerate.utils import DeepSpeedPlugin, FullyShardedDataParallelPlugin, is_deepspeed_available
 from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
-from conftest import REPOSITORY, TOY_TEXT
+from launched import ENVIRONMENT, HELPERS, TORCHRUN, processes, train
 from safetensors.torch import load_file
+from shared import REPOSITORY, TOY_TEXT
 from torch.utils.data import BatchSampler, SequentialSampler
 from transformers import AutoModelForCausalLM
 
-from distill.counterfactual import Swapper
-from distill.errors import UserError
-from distill.models import train_tokenizer
-from distill.packing import IGNORED, BlockDataset, FilledBatches, Filler, PackingCounts, pack
+from distill.base.errors import UserError
+from distill.data.batches import FilledBatches, Filler
+from distill.data.blocks import BlockDataset
+from distill.data.counts import PackingCounts
+from distill.data.packing import pack
+from distill.models.student import train_tokenizer
+from distill.objective.kd_loss import IGNORED
 from distill.recipe import Recipe
-from distill.trainer import training_arguments
-from distill.wordlist import load_wordlist
+from distill.text.counterfactual import Swapper
+from distill.text.wordlist import load_wordlist
+from distill.training.arguments import training_arguments
 
-TESTS = Path(__file__).parent
 CONFIGS = sorted((REPOSITORY / "recipes/accelerate").glob("*.yaml"))
-ENVIRONMENT = {
-    **os.environ,
-    "PYTHONPATH": f"{REPOSITORY}:{TESTS}",
-    "OMP_NUM_THREADS": "1",
-    "HF_HUB_OFFLINE": "1",
-    "DS_ACCELERATOR": "cpu",
-}
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
 #: Goes past the end of an epoch of 66 blocks, of which the last step has two.
 TO_THE_END = {"steps": 9}
 #: First come the edited blocks, then the others, so that some process sees one kind and some the other.
 IN_ORDER = {**TO_THE_END, "train_sampling_strategy": "sequential"}
-
-
-def train(output: Path, micro_batch: int, *launcher: str, accumulation: int = 1, **options) -> Path:
-    """Train the toy student under a launcher; the folder of the run."""
-    program = [str(TESTS / "train_toy.py"), str(output), str(micro_batch), str(accumulation), json.dumps(options)]
-    command = [*(launcher or [sys.executable]), *program]
-    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=580)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return output
-
-
-def processes(number: int) -> list[str]:
-    return [*TORCHRUN, "--standalone", f"--nproc_per_node={number}"]
 
 
 def accelerated(config: str) -> list[str]:
@@ -174,7 +156,7 @@ def test_two_machines(one_process, tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    program = [str(TESTS / "train_toy.py"), str(tmp_path / "run"), "2", "1", json.dumps(TO_THE_END)]
+    program = [str(HELPERS / "train_toy.py"), str(tmp_path / "run"), "2", "1", json.dumps(TO_THE_END)]
     address = ["--master_addr=127.0.0.1", f"--master_port={port}"]
     machines = [
         subprocess.Popen(
@@ -208,8 +190,8 @@ def test_batches_are_filled_until_each_process_has_one(blocks, size, processes):
 
 
 def test_a_filler_is_a_block_of_which_nothing_counts(tmp_path, toy_tokenizer):
-    from distill.corpus import Corpus
-    from distill.packing import packed_blocks
+    from distill.data.corpus import Corpus
+    from distill.data.packing import packed_blocks
 
     blocks, _ = packed_blocks(Corpus("toy", train_toy.toy_documents), toy_tokenizer, None, 48, tmp_path)
     assert isinstance(blocks, BlockDataset)
@@ -317,9 +299,9 @@ def test_a_mistake_in_one_process_ends_all(tmp_path, rank, main_first):
         f"""
 import sys
 from accelerate import PartialState
-from distill.console import run_entry
-from distill.errors import UserError
-from distill.processes import together
+from distill.base.console import run_entry
+from distill.base.errors import UserError
+from distill.training.processes import together
 
 def main(argv):
     process = PartialState(cpu=True)

@@ -13,21 +13,25 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from conftest import REPOSITORY
 from markdown_it import MarkdownIt
 from safetensors.torch import load_file
+from shared import REPOSITORY
 from transformers import PreTrainedModel, dynamic_module_utils
 
-from distill import kd_loss
-from distill.errors import UserError
-from distill.models import load_model, load_teacher, load_tokenizer, make_student
-from distill.packing import Collator
-from distill.recipe import Recipe, StudentConfig, TeacherConfig, parse_recipe
-from distill.report import write_report
+from distill.base.errors import UserError
+from distill.data.batches import Collator
+from distill.models.loading import load_model, load_teacher, load_tokenizer
+from distill.models.student import make_student
+from distill.objective import kd_loss
+from distill.recipe import Recipe, StudentConfig, TeacherConfig
+from distill.recipe_check import parse_recipe
+from distill.reports.report import write_report
 from distill.run_folder import open_run
-from distill.score import score_models
-from distill.trainer import DistillationTrainer, attach_loss, training_arguments
-from distill.wordlist import load_wordlist
+from distill.scoring.score import score_models
+from distill.text.wordlist import load_wordlist
+from distill.training.arguments import training_arguments
+from distill.training.student_loss import attach_loss
+from distill.training.trainer import DistillationTrainer
 
 TOKEN = "hf_" + "AbCdEfGhIjKlMnOpQrStUvWxYz01234567"
 
@@ -115,8 +119,9 @@ def test_an_index_of_safetensors_cannot_name_a_pickle(model_folder, bomb):
 
 @pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth"])
 def test_a_checkpoints_state_runs_no_code(tmp_path, toy_model, toy_tokenizer, short_wordlist, bomb, name):
-    from distill.counterfactual import Swapper
-    from distill.packing import PackingCounts, pack
+    from distill.data.counts import PackingCounts
+    from distill.data.packing import pack
+    from distill.text.counterfactual import Swapper
 
     blocks = list(pack(["The king saw her."] * 4, toy_tokenizer, Swapper(short_wordlist), 16, PackingCounts()))
 
@@ -442,7 +447,7 @@ def hostile_run(tmp_path_factory):
         "--output_dir", str(folder / "scores"),
     ]  # fmt: skip
     code = (
-        "from distill.console import run_entry\nfrom distill.train import main\nfrom distill import cli\n"
+        "from distill.base.console import run_entry\nfrom distill.train import main\nfrom distill import cli\n"
         f"assert run_entry(main, ['--config', {str(folder / 'r.yaml')!r}]) == 0\n"
         f"assert cli.main({score!r}) == 0\n"
     )
@@ -466,7 +471,7 @@ def test_a_run_with_local_models_asks_nobody(hostile_run):
 def test_an_offline_run_asks_nobody_for_a_hub_model(tmp_path):
     code = (
         "import os; os.environ['HF_HUB_OFFLINE'] = '1'\n"
-        "from distill.console import run_entry\nfrom distill.train import main\n"
+        "from distill.base.console import run_entry\nfrom distill.train import main\n"
         "options = ['--teacher.path', 'nobody/nothing']\n"
         "options += ['--corpus.max_documents', '5', '--held_out.max_documents', '5']\n"
         "assert run_entry(main, options) == 2\n"

@@ -15,19 +15,22 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import REPOSITORY
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from shared import REPOSITORY
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from distill.counterfactual import Swapper
-from distill.logit_ops import build_role_maps, teacher_target
+from distill.data.batches import Collator
+from distill.data.counts import PackingCounts
+from distill.data.packing import pack
 from distill.metrics.generation_disparity.generation_disparity import measure as generation_disparity
-from distill.models import make_student, train_tokenizer
-from distill.packing import Collator, PackingCounts, pack, partner_positions
+from distill.models.student import make_student, train_tokenizer
+from distill.objective.logit_ops import build_role_maps, teacher_target
 from distill.recipe import StudentConfig
-from distill.role_map import token_roles
-from distill.wordlist import WordList, bundled_wordlists, load_wordlist
+from distill.text.alignment import partner_positions
+from distill.text.counterfactual import Swapper
+from distill.text.role_map import token_roles
+from distill.text.wordlist import WordList, bundled_wordlists, load_wordlist
 
 NEUTRAL = Swapper(load_wordlist("english_gender_neutral"))
 RELIGION = Swapper(load_wordlist("english_religion"))

@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 
-from distill.errors import UserError, suggestion
+from distill.base.errors import UserError, suggestion
 from distill.metrics.bootstrap import (
     Card,
     Measurement,

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from distill.errors import UserError
+from distill.base.errors import UserError
 from distill.metrics.bootstrap import Card, Measurement, finite
 from distill.metrics.evaluation import Evaluation
 

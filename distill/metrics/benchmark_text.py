@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from distill.errors import UserError
+from distill.base.errors import UserError
 from distill.metrics.evaluation import Evaluation
 
 

@@ -18,11 +18,11 @@ from typing import Any
 
 import numpy as np
 
-from distill.counterfactual import Swapper
-from distill.errors import UserError
+from distill.base.errors import UserError
 from distill.metrics.classifier import PENALTY, Head, fit_head
 from distill.metrics.evaluation import Evaluation, NotMeasured
 from distill.metrics.features import max_tokens, remembered, text_features
+from distill.text.counterfactual import Swapper
 
 HATE_TRAINING_TEXTS = 3_000
 FOLDS = 5

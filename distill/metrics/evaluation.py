@@ -17,16 +17,18 @@ import torch
 from datasets import Features
 from torch import Tensor
 
-from distill.counterfactual import Swapper
-from distill.errors import UserError, suggestion
-from distill.generation import Prompt, generate, load_prompts, without_listed_words
-from distill.logit_ops import RoleMap
+from distill.base.errors import UserError, suggestion
 from distill.metrics.bootstrap import Card, Measurement, score
 from distill.metrics.polarity import group_counter, polarity_table
-from distill.models import load_model, load_tokenizer, special_tokens
+from distill.models.architecture import special_tokens
+from distill.models.generation import generate
+from distill.models.loading import load_model, load_tokenizer
+from distill.objective.logit_ops import RoleMap
 from distill.recipe import ScoreConfig
-from distill.role_map import TokenRoles, token_roles
-from distill.wordlist import WordList, load_wordlist
+from distill.text.counterfactual import Swapper
+from distill.text.prompts import Prompt, load_prompts, without_listed_words
+from distill.text.role_map import TokenRoles, token_roles
+from distill.text.wordlist import WordList, load_wordlist
 
 # Likelihoods are batched by these alone: rounding differs with the rows of a batch, and a setting that is there to fit
 # the memory of a machine shall not show in the scores.
@@ -335,7 +337,7 @@ Args:
     tokenizer: Its fast tokenizer; not needed with a folder or hub id.
     wordlist: Name of a bundled word list, path of a TSV, or a WordList. Default: english_gender.
     documents: Held-out texts, for metrics on texts.
-    prompts: Prompts, or where they come from (see distill.generation.load_prompts). Default: occupations.
+    prompts: Prompts, or where they come from (see distill.text.prompts.load_prompts). Default: occupations.
     seed: Seed of sampling and resampling.
     **settings: Any setting of distill.recipe.ScoreConfig: samples, max_new_tokens, temperature, bootstrap, ...
 """

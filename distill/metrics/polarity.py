@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from distill.counterfactual import Swapper
-from distill.wordlist import WordList
+from distill.text.counterfactual import Swapper
+from distill.text.wordlist import WordList
 
 BOLD_MALE = frozenset({"he", "him", "his", "himself", "man", "men", "he's", "boy", "boys"})
 BOLD_FEMALE = frozenset({"she", "her", "hers", "herself", "woman", "women", "she's", "girl", "girls"})

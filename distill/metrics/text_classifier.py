@@ -10,8 +10,8 @@ import torch
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from distill.errors import UserError
-from distill.models import load_tokenizer
+from distill.base.errors import UserError
+from distill.models.loading import load_tokenizer
 
 # Given to a classifier at one time. Not by a setting: rounding differs with the rows of a batch.
 _MAX_ROWS = 64

@@ -19,7 +19,7 @@ from typing import BinaryIO, cast
 
 import numpy as np
 
-from distill.errors import UserError
+from distill.base.errors import UserError
 
 _CHUNK = 2**20  # Bytes read at a time.
 _LONGEST_WORD = 2**12  # Bytes.

@@ -34,7 +34,7 @@ from pathlib import Path
 import numpy as np
 import scipy.optimize
 
-from distill.wordlist import load_wordlist
+from distill.text.wordlist import load_wordlist
 
 OUTPUT = Path(__file__).resolve().with_name("english_names.tsv")
 

@@ -10,8 +10,8 @@ takes a few minutes on one core, and the same files give the same weights.
    pointwise mutual information -> singular vectors -> k-means on the sphere, with few and with many classes.
 2. Examples: every his and him, and with less weight every my and me, their and them, our and us, which tell apart the
    same two roles. "His or her" is left out: its two pronouns share a role, so the swap judges them as one.
-3. Logistic regression with an L2 penalty (L-BFGS) on the hashed features of `distill.roles`, one intercept for each
-   pair of pronouns; that of his and him is kept. The weights are rounded to 8 bits.
+3. Logistic regression with an L2 penalty (L-BFGS) on the hashed features of `distill.text.roles`, one intercept for
+   each pair of pronouns; that of his and him is kept. The weights are rounded to 8 bits.
 """
 
 import argparse
@@ -28,7 +28,7 @@ import scipy.optimize
 import scipy.sparse
 import scipy.sparse.linalg
 
-from distill import roles
+from distill.text import roles
 
 BITS = 19
 NUM_WORDS = 20_000

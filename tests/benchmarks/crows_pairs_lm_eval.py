@@ -21,9 +21,9 @@ from typing import Any
 import yaml
 
 from distill.metrics import METRICS, Evaluation
-from distill.models import load_model, load_tokenizer
+from distill.models.loading import load_model, load_tokenizer
 from distill.recipe import ScoreConfig
-from distill.wordlist import load_wordlist
+from distill.text.wordlist import load_wordlist
 
 TASK = "distill_crows_pairs"
 # Two programs in single precision, with other batches, differ by this much in a sum over a sentence (nats).

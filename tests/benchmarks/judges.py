@@ -15,11 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
-from distill.corpus import read_documents
 from distill.metrics.downstream import read_hatexplain
 from distill.metrics.regard.train_regard import in_words, measure, train
 from distill.metrics.text_classifier import load_classifier
 from distill.recipe import CorpusConfig
+from distill.text.documents import read_documents
 
 ROWS = 2_000  # of HateXplain's training set
 WORDS, WINDOW, DIMENSIONS = 10_000, 5, 50

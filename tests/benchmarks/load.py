@@ -41,8 +41,8 @@ SENTENCES_PER_DOCUMENT = 40
 
 def made_up_documents() -> Iterator[str]:
     """Documents of about 3 kB without end, one word in twelve a listed one."""
-    from distill.generation import load_prompts
-    from distill.wordlist import load_wordlist
+    from distill.text.prompts import load_prompts
+    from distill.text.wordlist import load_wordlist
 
     rng = random.Random(0)
     prompts = [prompt.text for prompt in load_prompts()]
@@ -66,7 +66,7 @@ def write_corpus(path: Path, size: int) -> None:
 
 def write_wordlist(path: Path, rows: int) -> None:
     """A list of made-up words, the rows of the bundled English list first."""
-    from distill.wordlist import load_wordlist
+    from distill.text.wordlist import load_wordlist
 
     known = load_wordlist("english_gender+none")
     lines = ["male\tfemale\twhen"]
@@ -123,11 +123,11 @@ def swap(options: argparse.Namespace) -> Figures:
 
 def _inputs(options: argparse.Namespace) -> tuple[Any, Any, Any]:
     """The corpus, the demo teacher's tokenizer, and the swapper of the bundled list."""
-    from distill.corpus import open_corpus
-    from distill.counterfactual import Swapper
-    from distill.models import load_tokenizer
+    from distill.data.corpus import open_corpus
+    from distill.models.loading import load_tokenizer
     from distill.recipe import CorpusConfig
-    from distill.wordlist import load_wordlist
+    from distill.text.counterfactual import Swapper
+    from distill.text.wordlist import load_wordlist
 
     config = CorpusConfig(source="files", files=[str(options.corpus)])
     corpus = open_corpus(config, 0, options.cache)
@@ -135,7 +135,7 @@ def _inputs(options: argparse.Namespace) -> tuple[Any, Any, Any]:
 
 
 def _packed(options: argparse.Namespace) -> Any:
-    from distill.packing import packed_blocks
+    from distill.data.packing import packed_blocks
 
     begun = time.monotonic()
 
@@ -158,7 +158,7 @@ def read(options: argparse.Namespace) -> Figures:
     """One epoch over the packed blocks in random order, eight a batch."""
     import torch
 
-    from distill.packing import Collator
+    from distill.data.batches import Collator
 
     blocks, counts = _packed(options)
     torch.manual_seed(0)
@@ -172,10 +172,10 @@ def read(options: argparse.Namespace) -> Figures:
 
 def stream(options: argparse.Namespace) -> Figures:
     """One epoch of the corpus through the loader of a training that packs while it runs, eight blocks a batch."""
-    from distill.packing import Collator
+    from distill.data.batches import Collator
+    from distill.data.stream import BlockStream, StreamLoader
     from distill.recipe import Recipe
-    from distill.stream import BlockStream, StreamLoader
-    from distill.trainer import training_arguments
+    from distill.training.arguments import training_arguments
 
     segment = Recipe().corpus.shuffle_buffer
     blocks = BlockStream(*_inputs(options), 128, segment, 0, options.cache / "packed.json")
@@ -195,8 +195,8 @@ def stream(options: argparse.Namespace) -> Figures:
 
 def wordlist(options: argparse.Namespace) -> Figures:
     """Seconds to load a list of many rows, and MB/s of swapping with it and with the bundled list, by turns."""
-    from distill.counterfactual import Swapper
-    from distill.wordlist import load_wordlist
+    from distill.text.counterfactual import Swapper
+    from distill.text.wordlist import load_wordlist
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "many.tsv")
@@ -232,7 +232,8 @@ def _toy_model() -> tuple[Any, Any]:
     """A random model of two narrow layers with the demo teacher's tokenizer, and that tokenizer."""
     import torch
 
-    from distill.models import load_tokenizer, make_student
+    from distill.models.loading import load_tokenizer
+    from distill.models.student import make_student
     from distill.recipe import StudentConfig
 
     torch.manual_seed(0)
@@ -243,10 +244,10 @@ def _toy_model() -> tuple[Any, Any]:
 
 def prompts(options: argparse.Namespace) -> Figures:
     """Next-word disparity after every prompt, and one continuation of four tokens of each; memory of each by itself."""
-    from distill.generation import load_prompts
     from distill.recipe import ScoreConfig
-    from distill.score import score_models
-    from distill.wordlist import load_wordlist
+    from distill.scoring.score import score_models
+    from distill.text.prompts import load_prompts
+    from distill.text.wordlist import load_wordlist
 
     rng = random.Random(0)
     subjects = list({prompt.subject for prompt in load_prompts()})
@@ -276,12 +277,13 @@ def steps(options: argparse.Namespace) -> Figures:
     import torch
     from transformers import TrainerCallback
 
-    from distill import trainer as trainers
-    from distill.counterfactual import Swapper
-    from distill.packing import Collator, PackingCounts
-    from distill.packing import pack as packed
+    from distill.data.batches import Collator
+    from distill.data.counts import PackingCounts
+    from distill.data.packing import pack as packed
     from distill.recipe import LossConfig, Recipe, TargetConfig
-    from distill.wordlist import load_wordlist
+    from distill.text.counterfactual import Swapper
+    from distill.text.wordlist import load_wordlist
+    from distill.training import trainer as trainers
 
     student, tokenizer = _toy_model()
     teacher, _ = _toy_model()

@@ -29,8 +29,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from distill.kd_loss import LossSettings, fused_loss, reference_loss
-from distill.logit_ops import RoleMap
+from distill.objective.kd_loss import LossSettings, fused_loss, reference_loss
+from distill.objective.logit_ops import RoleMap
 
 KD, CE = 0.7, 0.3  # weights where the cross-entropy takes part
 

@@ -15,12 +15,15 @@ from collections.abc import Iterator
 import numpy as np
 from common import print_table
 
-from distill.corpus import read_documents
-from distill.counterfactual import Swapper
-from distill.models import load_tokenizer
-from distill.packing import IGNORED, PackingCounts, PairBlock, pack
+from distill.data.blocks import PairBlock
+from distill.data.counts import PackingCounts
+from distill.data.packing import pack
+from distill.models.loading import load_tokenizer
+from distill.objective.kd_loss import IGNORED
 from distill.recipe import CorpusConfig
-from distill.wordlist import load_wordlist
+from distill.text.counterfactual import Swapper
+from distill.text.documents import read_documents
+from distill.text.wordlist import load_wordlist
 
 
 def pieces(block: PairBlock) -> Iterator[list[np.ndarray]]:

@@ -22,9 +22,9 @@ from typing import Any, NamedTuple
 
 from common import machine, print_table
 
-from distill.errors import UserError
-from distill.resolvers import LanguageModelResolver, load_resolver
-from distill.roles import Ambiguity, Resolver
+from distill.base.errors import UserError
+from distill.models.resolvers import LanguageModelResolver, load_resolver
+from distill.text.roles import Ambiguity, Resolver
 from distill.wordlists.train_pronoun_roles import documents, examples
 
 DATA = Path(os.environ.get("DISTILL_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))

@@ -17,16 +17,17 @@ from typing import Any
 import common
 import torch
 
-from distill.console import counter
-from distill.corpus import read_documents
-from distill.counterfactual import Swapper
-from distill.findings import by_people, cell
-from distill.generation import limit_prompts, load_prompts, without_listed_words
+from distill.base.console import counter
+from distill.base.files import write_json
 from distill.metrics import CARDS, METRICS, Evaluation, chosen, measured, resampled, score_of
-from distill.models import load_model, load_tokenizer, parameter_count
+from distill.models.architecture import parameter_count
+from distill.models.loading import load_model, load_tokenizer
 from distill.recipe import CorpusConfig, ScoreConfig
-from distill.run_folder import write_json
-from distill.wordlist import load_wordlist
+from distill.reports.findings import by_people, cell
+from distill.text.counterfactual import Swapper
+from distill.text.documents import read_documents
+from distill.text.prompts import limit_prompts, load_prompts, without_listed_words
+from distill.text.wordlist import load_wordlist
 
 
 def measure(options: argparse.Namespace) -> None:

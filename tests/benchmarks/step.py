@@ -32,11 +32,14 @@ import torch
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel, Trainer, TrainerCallback
 
-from distill.kd_loss import LossSettings
-from distill.models import student_from_layers, train_tokenizer
-from distill.packing import IGNORED, Collator, PairBlock
+from distill.data.batches import Collator
+from distill.data.blocks import PairBlock
+from distill.models.student import student_from_layers, train_tokenizer
+from distill.objective.kd_loss import IGNORED, LossSettings
 from distill.recipe import Recipe
-from distill.trainer import DistillationTrainer, attach_loss, training_arguments
+from distill.training.arguments import training_arguments
+from distill.training.student_loss import attach_loss
+from distill.training.trainer import DistillationTrainer
 
 WARM_UP = 2  # steps; the optimizer's state is made in the first
 

@@ -32,12 +32,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from distill.alignment import mask_inside, to_original, token_ends
-from distill.counterfactual import Swapper
-from distill.generation import load_prompts
-from distill.models import load_tokenizer
-from distill.roles import Ambiguity
-from distill.wordlist import WordList, load_wordlist
+from distill.models.loading import load_tokenizer
+from distill.text.alignment import mask_inside, to_original, token_ends
+from distill.text.counterfactual import Swapper
+from distill.text.prompts import load_prompts
+from distill.text.roles import Ambiguity
+from distill.text.wordlist import WordList, load_wordlist
 
 PASSAGE = 4000  # characters of a document
 OTHERS = ("nested_loop", "alternation")

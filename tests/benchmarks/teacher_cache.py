@@ -21,12 +21,15 @@ import numpy as np
 import step
 import torch
 
-from distill.kd_loss import LossSettings
-from distill.logit_ops import RoleMap
-from distill.packing import IGNORED, Collator, PairBlock
+from distill.data.batches import Collator
+from distill.data.blocks import PairBlock
+from distill.objective.kd_loss import IGNORED, LossSettings
+from distill.objective.logit_ops import RoleMap
 from distill.recipe import Recipe
-from distill.teacher_cache import TeacherCache
-from distill.trainer import DistillationTrainer, attach_loss, training_arguments
+from distill.training.arguments import training_arguments
+from distill.training.student_loss import attach_loss
+from distill.training.teacher_cache import TeacherCache
+from distill.training.trainer import DistillationTrainer
 
 ROWS = 2  # texts in a step
 

@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distill.alignment import align
-from distill.logit_ops import RoleMap
 from distill.metrics import evaluation as base
 from distill.metrics.bootstrap import Card, Measurement
+from distill.objective.logit_ops import RoleMap
+from distill.text.alignment import align
 
 CARD = Card(
     name="equivariance_gap",

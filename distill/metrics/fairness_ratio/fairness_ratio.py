@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from distill.errors import UserError
-from distill.generation import Prompt, load_prompts
+from distill.base.errors import UserError
 from distill.metrics import evaluation as base
 from distill.metrics.bootstrap import Card, Measurement, Statistic, finite
 from distill.metrics.polarity import group_counter, polarity_table
+from distill.text.prompts import Prompt, load_prompts
 
 _SOURCE = "Dhamala et al. 2021 (BOLD), arXiv 2101.11718, for the polarity of texts"
 _LIMITS = (

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from distill.errors import UserError
+from distill.base.errors import UserError
 from distill.metrics import evaluation as base
 from distill.metrics.bootstrap import Card, Measurement
 from distill.metrics.text_classifier import load_classifier

@@ -22,11 +22,12 @@ import torch
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 
-from distill.console import run_entry, say
-from distill.errors import UserError
+from distill.base.console import run_entry, say
+from distill.base.errors import UserError
+from distill.base.files import write_folder
 from distill.metrics.text_classifier import TextClassifier, load_classifier
-from distill.models import load_model, load_tokenizer, special_tokens
-from distill.run_folder import write_folder
+from distill.models.architecture import special_tokens
+from distill.models.loading import load_model, load_tokenizer
 
 LABELS = {"-1": "negative", "0": "neutral", "1": "positive", "2": "other"}
 EPOCHS = 10

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from distill.errors import UserError, suggestion
+from distill.base.errors import UserError, suggestion
 from distill.metrics import evaluation as base
 from distill.metrics.benchmark_text import likelihood, read_text
 from distill.metrics.bootstrap import Card, Measurement, finite

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from distill.errors import UserError
+from distill.base.errors import UserError
 from distill.metrics import evaluation as base
 from distill.metrics.bootstrap import Card, Measurement
 from distill.metrics.text_classifier import load_classifier

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from distill.errors import UserError
+from distill.base.errors import UserError
 from distill.metrics import evaluation as base
 from distill.metrics.benchmark_text import read_text
 from distill.metrics.bootstrap import Card, Measurement, finite

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from distill.errors import UserError
+from distill.base.errors import UserError
 from distill.metrics import evaluation as base
 from distill.metrics.benchmark_text import likelihood, read_text
 from distill.metrics.bootstrap import Card, Measurement, finite

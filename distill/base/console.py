@@ -1,0 +1,215 @@
+"""What a run says to the person who waits for it, and how an entry point ends.
+
+Progress goes to standard error: a bar on a terminal, a line every few seconds elsewhere, nothing with `--quiet`.
+Results go to standard output and are none of this module's business.
+"""
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from distill.base.errors import UserError
+from distill.base.integrity import storage_error
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+EXIT_USER_ERROR = 2
+QUIET = "--quiet"
+QUIET_HELP = "no progress; warnings and errors only"
+_SECONDS_BETWEEN_LINES = 5.0
+_SECONDS_BETWEEN_FRAMES = 0.1
+
+_quiet = False
+_bar: "Progress | None" = None
+
+
+def is_first_process() -> bool:
+    """Whether this is the process that talks; of several, the one of rank 0."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def on_terminal() -> bool:
+    """Whether standard error is a terminal on which a line can be drawn again."""
+    return sys.stderr.isatty() and os.environ.get("TERM", "dumb") not in ("dumb", "unknown")
+
+
+def say(message: str) -> None:
+    """One line of progress on standard error, with the time of day; silent on all but the first process."""
+    if is_first_process() and not _quiet:
+        _close_bar()
+        print(f"[{time.strftime('%H:%M:%S')}] {message}", file=sys.stderr, flush=True)
+
+
+def warn(message: str) -> None:
+    """A warning in one sentence on standard error, `--quiet` or not; silent on all but the first process."""
+    if is_first_process():
+        _close_bar()
+        print(f"warning: {message}", file=sys.stderr, flush=True)
+
+
+def counter(what: str, unit: str, done: int = 0) -> Callable[..., None]:
+    """A progress callback `(done, total=None, note="")` that says how far `what` is, at most every few seconds.
+
+    Args:
+        what: What is being done.
+        unit: What is counted, in the plural.
+        done: How many were done before now; they do not count for the remaining time.
+    """
+    begun = last = time.monotonic()
+    before, bar, task = done, None, None
+
+    def report(done: int, total: int | None = None, note: str = "") -> None:
+        nonlocal last, bar, task
+        if not is_first_process() or _quiet:
+            return
+        now = time.monotonic()
+        ended = done == total
+        count = f"{done:,}{f' of {total:,}' if total else ''} {unit}{f', {note}' if note else ''}"
+        if on_terminal():
+            if bar is None or bar is not _bar:
+                bar = _open_bar()
+                task = bar.add_task(what, total=total, completed=before, count="")
+            elif now - last < _SECONDS_BETWEEN_FRAMES and not ended:
+                return
+            bar.update(task, completed=done, total=total, count=count)
+            bar.refresh()
+            if ended:
+                _close_bar()
+        elif now - last >= _SECONDS_BETWEEN_LINES or ended:
+            rate = (done - before) / max(now - begun, 1e-9)
+            left = f", {duration((total - done) / rate)} left" if total and rate and not ended else ""
+            say(f"{what}: {count}{left}")
+        else:
+            return
+        last = now
+
+    return report
+
+
+class Stopped(KeyboardInterrupt):
+    """Somebody asked this process to end.
+
+    signum: SIGINT (Ctrl-C) or SIGTERM.
+    """
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signum)
+        self.signum = signum
+
+
+def _stop_now(signum: int, frame: Any) -> NoReturn:
+    raise Stopped(signum)
+
+
+@contextmanager
+def stop_signals_kept() -> Iterator[list[int]]:
+    """Keep SIGINT and SIGTERM instead of ending at once; gives the list that they are put into."""
+    kept: list[int] = []
+
+    def keep(signum: int, frame: Any) -> None:
+        if not kept:
+            say("asked to stop: finishing this step and saving it")
+        kept.append(signum)
+
+    with _handled(keep, signal.SIGINT, signal.SIGTERM):
+        yield kept
+
+
+@contextmanager
+def _handled(handler: Callable[[int, Any], Any], *signals: int) -> Iterator[None]:
+    # Python lets no other thread set handlers.
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {signum: signal.signal(signum, handler) for signum in signals}
+    try:
+        yield
+    finally:
+        for signum, previous in before.items():
+            signal.signal(signum, previous)
+
+
+def _open_bar() -> "Progress":
+    """A terminal has one bar at a time, that of what reported last."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    global _bar
+    _close_bar()
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=20),
+        TextColumn("{task.fields[count]}", markup=False),
+        TimeRemainingColumn(elapsed_when_finished=True),
+    )
+    # Drawn when there is something new and never by a thread, which would not survive the forks of data loaders.
+    _bar = Progress(*columns, console=console, auto_refresh=False, redirect_stdout=False)
+    _bar.start()
+    console.show_cursor(True)  # or else a killed run would leave the terminal without one
+    return _bar
+
+
+def _close_bar() -> None:
+    """What is finished stays on the screen; a bar that gives way to a line is drawn again below it."""
+    global _bar
+    if _bar is not None:
+        _bar.live.transient = not _bar.finished
+        _bar.stop()
+        _bar = None
+
+
+def duration(seconds: float) -> str:
+    """`41 s`, `12 min`, `30 h`, `400 days`: two digits at least, in the largest unit that has them."""
+    for unit, size in (("days", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= 10 * size:
+            return f"{seconds / size:,.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def _switch_off_library_bars() -> None:
+    """The bars of transformers, datasets and the hub are for terminals, and know nothing of `--quiet`."""
+    for variable in ("HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS"):
+        os.environ.setdefault(variable, "1")
+    if "transformers" in sys.modules:  # has read the variable already
+        sys.modules["transformers"].logging.disable_progress_bar()
+
+
+def run_entry(main: Callable[[Sequence[str]], None], argv: Sequence[str]) -> int:
+    """Call an entry point and turn its end into an exit code.
+
+    0: done. 2: a mistake that the user can mend, a full disk among them. 130 after Ctrl-C, 143 after SIGTERM.
+
+    `--quiet` among the arguments silences the progress of whatever runs. Every parser knows the option; it is looked
+    for here because it has to work from the first line on.
+    """
+    global _quiet
+    _quiet = QUIET in argv
+    if _quiet or not on_terminal():
+        _switch_off_library_bars()
+    first = os.environ.get("LOCAL_RANK", "0") == "0"  # of each machine
+    try:
+        with _handled(_stop_now, signal.SIGTERM):
+            main(argv)
+    except (UserError, OSError, RuntimeError) as error:
+        told = error if isinstance(error, UserError) else storage_error(error)
+        if told is None:
+            raise
+        _close_bar()
+        if first:
+            print(f"error: {told}", file=sys.stderr)
+        return EXIT_USER_ERROR
+    except KeyboardInterrupt as stop:
+        _close_bar()
+        if first:
+            print("stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        return 128 + getattr(stop, "signum", signal.SIGINT)
+    finally:
+        _close_bar()
+    return 0

@@ -1,0 +1,53 @@
+"""What the user can mend: the one exception for it, and the hint that goes with a misspelt name."""
+
+import difflib
+import os
+import re
+from collections.abc import Iterable
+
+_FEW = 8  # names that a hint may list
+_LONGEST_MESSAGE = 2_000  # characters
+HUB_TOKEN = re.compile(r"\b(?:hf|api_org)_[A-Za-z0-9]{16,}")
+
+
+class UserError(Exception):
+    """A mistake in the user's input.
+
+    The message is one clear sentence that names the file, line, key or option, and a hint. Entry points print it
+    without a traceback and exit with code 2.
+
+    What it quotes may come from anywhere, so it is made fit for a terminal and a log: see `printable`.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
+
+
+def printable(text: str) -> str:
+    """Foreign text in one line: tokens of the hub hidden, the middle of a long text left out, and control characters,
+    direction marks and lone surrogates written as escapes."""
+    text = HUB_TOKEN.sub("hf_***", text)
+    if len(text) > _LONGEST_MESSAGE:
+        text = f"{text[: _LONGEST_MESSAGE // 2]} ... {text[-_LONGEST_MESSAGE // 2 :]}"
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def suggestion(word: str, known: Iterable[str]) -> str:
+    """A hint for a misspelt name: the nearest known ones, and all of them where they are few or none is near."""
+    known = list(known)
+    near = difflib.get_close_matches(word, known, n=3, cutoff=0.6)
+    everything = f"known are: {', '.join(known)}"
+    if not near:
+        return everything
+    return f"did you mean {' or '.join(repr(n) for n in near)}?" + (f" ({everything})" if len(known) <= _FEW else "")
+
+
+def hub_hint() -> str:
+    """What to do where something cannot be had from the hub."""
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+        return "HF_HUB_OFFLINE is set, so it must be in the cache: unset it, or give a local path"
+    return "check the name and the network, or give a local path"
+
+
+def first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -1,0 +1,91 @@
+"""Blocks -> the batches of a step."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import BatchSampler
+
+from distill.data.blocks import Filler, PairBlock
+from distill.text.alignment import NO_PARTNER, partner_positions
+
+
+class FilledBatches(BatchSampler):
+    """Batches of indices, filled up at the end of an epoch until each of several processes has a full one.
+
+    Args:
+        batches: The batches of all processes, the last of which may be short.
+        processes: How many processes take turns in taking one.
+    """
+
+    def __init__(self, batches: BatchSampler, processes: int) -> None:
+        super().__init__(batches.sampler, batches.batch_size, batches.drop_last)
+        self.processes = processes
+
+    def __iter__(self) -> Iterator[list[int]]:
+        number = 0
+        for batch in super().__iter__():
+            number += 1
+            fillers: list[int] = [Filler(batch[0])] * self.batch_size
+            yield batch + fillers[len(batch) :]
+        for _ in range(-number % self.processes):
+            yield fillers
+
+    def __len__(self) -> int:
+        return -(-super().__len__() // self.processes) * self.processes
+
+
+class Collator:
+    """Blocks -> one batch in which each row is one view.
+
+    The first B rows are the texts, then come the counterfactuals of the edited blocks. A dictionary is returned:
+
+    - input_ids, position_ids, labels: (R, T), R rows.
+    - partner: (K - 1, R, T) index into the R * T positions of the batch where the view of shift s sits, -1 for none.
+      A text without edits is its own counterfactual.
+    - student_rows: number of rows that the student trains on, counted from the first: R with augmentation, else B.
+    - source: (R, 2) the index of each row's block in its data set, and the view.
+    - edited: (R,) whether the row's block has counterfactuals.
+
+    Args:
+        num_groups: K; 1 keeps only the texts.
+        augment: Train on the counterfactual rows too.
+    """
+
+    def __init__(self, num_groups: int, augment: bool) -> None:
+        self.num_groups = num_groups
+        self.augment = augment
+
+    def __call__(self, blocks: Sequence[PairBlock]) -> dict[str, Tensor]:
+        rows: list[tuple[int, int]] = [(b, 0) for b in range(len(blocks))]
+        if self.num_groups > 1:
+            rows += [(b, v) for b, block in enumerate(blocks) for v in range(1, len(block.input_ids))]
+        row_of = {place: row for row, place in enumerate(rows)}
+        length = blocks[0].input_ids.shape[1]
+        partner = np.full((self.num_groups - 1, len(rows), length), NO_PARTNER, dtype=np.int64)
+        if self.num_groups > 1:
+            for b, block in enumerate(blocks):
+                views = len(block.input_ids)
+                if views == 1:
+                    partner[:, b] = row_of[b, 0] * length + np.arange(length)
+                    continue
+                places = partner_positions(block.boundaries)
+                for view in range(views):
+                    for shift in range(1, views):
+                        found = places[view, shift - 1]
+                        there = row_of[b, (view + shift) % views] * length + found
+                        partner[shift - 1, row_of[b, view]] = np.where(found >= 0, there, NO_PARTNER)
+
+        def stack(name: str) -> Tensor:
+            return torch.from_numpy(np.stack([getattr(blocks[b], name)[v] for b, v in rows]).astype(np.int64))
+
+        return {
+            "input_ids": stack("input_ids"),
+            "position_ids": stack("position_ids"),
+            "labels": stack("labels"),
+            "partner": torch.from_numpy(partner),
+            "student_rows": torch.tensor(len(rows) if self.augment else len(blocks)),
+            "source": torch.tensor([(blocks[b].index, view) for b, view in rows]),
+            "edited": torch.tensor([self.num_groups > 1 and len(blocks[b].input_ids) > 1 for b, _ in rows]),
+        }

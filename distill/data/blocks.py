@@ -1,0 +1,70 @@
+"""Blocks of aligned views as they lie on disk, and the data set of them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from torch.utils.data import Dataset as TorchDataset
+
+from distill.objective.kd_loss import IGNORED
+
+
+class Filler(int):
+    """The index of a block of which nothing counts: it only makes a batch full."""
+
+
+@dataclass(frozen=True)
+class PairBlock:
+    """A block as it lies on disk: V views of T tokens (V is 1 where nothing was edited).
+
+    input_ids, labels, boundaries, position_ids: each (V, T) int32; padding has label -100 and boundary -1.
+    index: its place in the data set that it was read from, -1 while it is in none.
+    """
+
+    input_ids: np.ndarray
+    labels: np.ndarray
+    boundaries: np.ndarray
+    position_ids: np.ndarray
+    index: int = -1
+
+
+COLUMNS = ("input_ids", "labels", "boundaries", "position_ids")
+
+
+class BlockDataset(TorchDataset):
+    """Packed blocks of an Arrow file, memory-mapped; item i is a `PairBlock`.
+
+    key: the file's name, which changes with the content.
+    """
+
+    def __init__(self, path: Path, block_length: int) -> None:
+        from datasets import Dataset
+
+        self._rows = Dataset.from_file(str(path)).with_format("numpy")
+        self._block_length = block_length
+        self.key = path.stem
+
+    def views(self) -> np.ndarray:
+        """(N,) the number of views of each block."""
+        import pyarrow.compute as pc
+
+        lengths = pc.list_value_length(self._rows.data.column("input_ids"))
+        return lengths.to_numpy() // self._block_length
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> PairBlock:
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[PairBlock]:
+        """A batch's blocks: torch's loader asks for them together, one by one they take several times as long."""
+        rows = self._rows[[int(index) for index in indices]]
+        blocks = []
+        for place, index in enumerate(indices):
+            views = {name: np.asarray(rows[name][place]).reshape(-1, self._block_length) for name in COLUMNS}
+            if isinstance(index, Filler):
+                views["labels"] = np.full_like(views["labels"], IGNORED)
+            blocks.append(PairBlock(**views, index=int(index)))
+        return blocks

@@ -1,0 +1,37 @@
+"""What packing saw, for the log and the report."""
+
+from dataclasses import dataclass
+
+
+@dataclass
+class PackingCounts:
+    """What packing saw, for the report."""
+
+    documents: int = 0
+    edited_documents: int = 0
+    pieces: int = 0
+    dropped_pieces: int = 0
+    tokens: int = 0
+    aligned_positions: int = 0
+    positions_with_views: int = 0
+    edits: int = 0
+    skipped_sentences: int = 0
+    blocks: int = 0
+    edited_blocks: int = 0
+
+    def __add__(self, other: "PackingCounts") -> "PackingCounts":
+        return PackingCounts(**{name: value + getattr(other, name) for name, value in vars(self).items()})
+
+    @property
+    def aligned_share(self) -> float | None:
+        """Share of the positions of edited documents that have a partner in every other view."""
+        return self.aligned_positions / self.positions_with_views if self.positions_with_views else None
+
+    def summary(self) -> str:
+        """One line for the log."""
+        line = f"{self.documents} documents, {self.tokens} tokens in {self.blocks} blocks"
+        if self.aligned_share is not None:
+            line += f"; {self.edited_documents} documents edited, {self.aligned_share:.1%} of their positions aligned"
+        if self.skipped_sentences:
+            line += f"; {self.skipped_sentences} sentences left alone"
+        return line + (f"; {self.dropped_pieces} pieces dropped" if self.dropped_pieces else "")

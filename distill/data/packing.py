@@ -1,0 +1,282 @@
+"""Documents -> fixed-size blocks of aligned views, cached by content.
+
+1. Each document x is joined by its counterfactuals c_1 .. c_{K-1}: K views (one, if no counterfactual is wanted).
+2. Every view is tokenised by itself and gets the start token in front; its labels are the same tokens moved by one,
+   with the end token last. Each token carries the boundary of x at which it ends: tokens of two views
+   predict the same thing exactly where these boundaries are equal.
+3. A document longer than a block is cut where a boundary is shared by all views, so that every piece fits in every
+   view. Each piece begins with the start token and sees nothing before the cut.
+4. Pieces are packed whole into blocks of T tokens. Positions restart with each piece, so that no token attends to
+   another document. Edited and unedited documents never share a block: an unedited block keeps only one view.
+5. Blocks are written to an Arrow file, named by the hash of all that decides their content, and read memory-mapped.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from distill.base.console import say
+from distill.base.errors import UserError
+from distill.base.integrity import file_is_whole, partial_of, put_file
+from distill.data.blocks import COLUMNS, BlockDataset, PairBlock
+from distill.data.corpus import Corpus
+from distill.data.counts import PackingCounts
+from distill.models.architecture import special_tokens
+from distill.objective.kd_loss import IGNORED
+from distill.text.alignment import NO_PARTNER, encode_views
+from distill.text.counterfactual import Swapper
+
+_FORMAT_VERSION = 1  # part of the cache key: raise it when the content of blocks changes
+_OPEN_BLOCKS = 64  # blocks that still have room, kept open to be filled
+
+
+@dataclass(frozen=True)
+class AlignedPair:
+    """A piece of a document in all its views.
+
+    tokens: per view, (L_v,) int32 token ids, the start token first.
+    labels: per view, (L_v,) int32, what each token is followed by.
+    boundaries: per view, (L_v,) int32, the character of x at which each token ends; -1 where it has no partner.
+    """
+
+    tokens: tuple[np.ndarray, ...]
+    labels: tuple[np.ndarray, ...]
+    boundaries: tuple[np.ndarray, ...]
+
+    @property
+    def edited(self) -> bool:
+        """Whether the views differ (an unedited piece has a single one)."""
+        return len(self.tokens) > 1
+
+
+def split_document(
+    ids: Sequence[np.ndarray], boundaries: Sequence[np.ndarray], start: int, end: int, block_length: int
+) -> Iterator[AlignedPair | None]:
+    """Cut a document's views into pieces that fit a block; None for a stretch that cannot be cut (step 3 above)."""
+    # Places where all views may be cut together: (n, V) numbers of tokens before the cut.
+    shared = set(boundaries[0][boundaries[0] >= 0].tolist())
+    for other in boundaries[1:]:
+        shared &= set(other[other >= 0].tolist())
+    order = sorted(shared)
+    index = [dict(zip(b.tolist(), range(1, len(b) + 1), strict=True)) for b in boundaries]
+    cuts = [tuple(view[b] for view in index) for b in order]
+    whole = tuple(len(view) for view in ids)
+    if not cuts or cuts[-1] != whole:
+        cuts.append(whole)
+    done, next_cut, room = (0,) * len(ids), 0, block_length - 1
+    while done != whole:
+        best = None
+        while next_cut < len(cuts) and all(c - d <= room for c, d in zip(cuts[next_cut], done, strict=True)):
+            best, next_cut = cuts[next_cut], next_cut + 1
+        if best is None:  # one edited word longer than a block
+            yield None
+            done, next_cut = cuts[next_cut], next_cut + 1
+            continue
+        yield _piece(ids, boundaries, done, best, start, end)
+        done = best
+
+
+def _piece(
+    ids: Sequence[np.ndarray],
+    boundaries: Sequence[np.ndarray],
+    begin: tuple[int, ...],
+    stop: tuple[int, ...],
+    start: int,
+    end: int,
+) -> AlignedPair:
+    tokens, labels, ends = [], [], []
+    # The start token stands for the boundary just before the piece, the same in all views.
+    first = int(boundaries[0][begin[0] - 1]) if begin[0] else 0
+    for view, bounds, i, j in zip(ids, boundaries, begin, stop, strict=True):
+        tokens.append(np.concatenate(([start], view[i:j])).astype(np.int32))
+        following = view[j] if j < len(view) else end
+        labels.append(np.concatenate((view[i:j], [following])).astype(np.int32))
+        ends.append(np.concatenate(([first], bounds[i:j])).astype(np.int32))
+    return AlignedPair(tuple(tokens), tuple(labels), tuple(ends))
+
+
+class _OpenBlock:
+    """A block that is being filled."""
+
+    def __init__(self, views: int, block_length: int) -> None:
+        self.pieces: list[AlignedPair] = []
+        self.used = [0] * views
+        self.block_length = block_length
+
+    def fits(self, piece: AlignedPair) -> bool:
+        return all(u + len(t) <= self.block_length for u, t in zip(self.used, piece.tokens, strict=True))
+
+    def add(self, piece: AlignedPair) -> None:
+        self.pieces.append(piece)
+        self.used = [u + len(t) for u, t in zip(self.used, piece.tokens, strict=True)]
+
+    def close(self, padding: int) -> PairBlock:
+        shape = (len(self.used), self.block_length)
+        input_ids = np.full(shape, padding, dtype=np.int32)
+        labels = np.full(shape, IGNORED, dtype=np.int32)
+        boundaries = np.full(shape, NO_PARTNER, dtype=np.int32)
+        position_ids = np.zeros(shape, dtype=np.int32)
+        for view in range(shape[0]):
+            at = offset = 0
+            for piece in self.pieces:
+                to = at + len(piece.tokens[view])
+                input_ids[view, at:to] = piece.tokens[view]
+                labels[view, at:to] = piece.labels[view]
+                bounds = piece.boundaries[view]
+                boundaries[view, at:to] = np.where(bounds >= 0, bounds + offset, NO_PARTNER)
+                position_ids[view, at:to] = np.arange(to - at)
+                # The largest boundary of the piece in any view, so that views stay in step.
+                offset += max(int(b.max()) for b in piece.boundaries) + 1
+                at = to
+            position_ids[view, at:] = np.arange(self.block_length - at)
+        return PairBlock(input_ids, labels, boundaries, position_ids)
+
+
+def pack(
+    documents: Iterable[str],
+    tokenizer: PreTrainedTokenizerBase,
+    swapper: Swapper | None,
+    block_length: int,
+    counts: PackingCounts,
+) -> Iterator[PairBlock]:
+    """Blocks of aligned views, first fit among a bounded number of open blocks.
+
+    Args:
+        documents: Whole documents.
+        tokenizer: A fast tokenizer.
+        swapper: Makes the counterfactuals; None for a single view.
+        block_length: T, in tokens.
+        counts: Filled in while the blocks are drawn.
+    """
+    start, end = special_tokens(tokenizer)
+    # Unedited and edited pieces go to blocks of their own.
+    open_blocks: dict[int, list[_OpenBlock]] = {}
+    for document in documents:
+        counterfactuals = swapper.counterfactuals(document) if swapper else ()
+        ids, boundaries = encode_views(document, tokenizer, counterfactuals)
+        counts.documents += 1
+        if counterfactuals:
+            counts.edited_documents += bool(counterfactuals[0].spans)
+            counts.edits += len(counterfactuals[0].spans)
+            counts.skipped_sentences += counterfactuals[0].skipped
+        for piece in split_document(ids, boundaries, start, end, block_length):
+            if piece is None:
+                counts.dropped_pieces += 1
+                continue
+            counts.pieces += 1
+            counts.tokens += len(piece.tokens[0])
+            if piece.edited:
+                counts.positions_with_views += len(piece.tokens[0])
+                shared = set(piece.boundaries[0].tolist()).intersection(*(b.tolist() for b in piece.boundaries[1:]))
+                counts.aligned_positions += len(shared - {NO_PARTNER})
+            views = len(piece.tokens)
+            blocks = open_blocks.setdefault(views, [])
+            place = next((b for b in blocks if b.fits(piece)), None)
+            if place is None:
+                if len(blocks) == _OPEN_BLOCKS:
+                    fullest = max(range(len(blocks)), key=lambda i: max(blocks[i].used))
+                    yield _close(blocks.pop(fullest), end, counts)
+                place = _OpenBlock(views, block_length)
+                blocks.append(place)
+            place.add(piece)
+    for blocks in open_blocks.values():
+        for block in blocks:
+            yield _close(block, end, counts)
+
+
+def _close(block: _OpenBlock, padding: int, counts: PackingCounts) -> PairBlock:
+    counts.blocks += 1
+    counts.edited_blocks += len(block.used) > 1
+    return block.close(padding)
+
+
+def cache_key(corpus_key: str, tokenizer: PreTrainedTokenizerBase, swapper: Swapper | None, block_length: int) -> str:
+    """Hash of everything that decides the content of the blocks: text, tokenizer, word list and rules, length."""
+    backend = tokenizer.backend_tokenizer.to_str()
+    parts = {
+        "format": _FORMAT_VERSION,
+        "corpus": corpus_key,
+        "tokenizer": hashlib.sha256(backend.encode("utf-8", "surrogatepass")).hexdigest(),
+        "special": special_tokens(tokenizer),
+        "swapper": swapper.cache_key if swapper else None,
+        "block_length": block_length,
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def check_packed(counts: PackingCounts, swapper: Swapper | None) -> None:
+    """Refuse a corpus from which nothing can be learned.
+
+    Raises:
+        UserError: no document gave a block, or none holds a listed word although counterfactuals are wanted.
+    """
+    if not counts.blocks:
+        raise UserError("the corpus gave no block of text; it is empty after tokenisation")
+    if swapper and not counts.edited_documents:
+        raise UserError(
+            f"none of the {counts.documents} documents of the corpus holds a word of the word list "
+            f"'{swapper.wordlist.name}', so there is nothing to swap; check wordlist and corpus, or set target.op "
+            "to none and target.augment to false"
+        )
+
+
+def packed_blocks(
+    corpus: Corpus,
+    tokenizer: PreTrainedTokenizerBase,
+    swapper: Swapper | None,
+    block_length: int,
+    cache_dir: Path,
+    progress: Callable[[int], None] | None = None,
+) -> tuple["BlockDataset", PackingCounts]:
+    """The blocks of a corpus, from the cache where they lie there already.
+
+    Args:
+        corpus: The documents, read only when their blocks are not cached, and the key that changes with them.
+        tokenizer: A fast tokenizer.
+        swapper: Makes the counterfactuals; None for a single view.
+        block_length: T, in tokens.
+        cache_dir: Folder of the cache.
+        progress: Called with the number of documents done.
+
+    Raises:
+        UserError: see `check_packed`.
+    """
+    from datasets import Features, Sequence, Value
+    from datasets.arrow_writer import ArrowWriter
+
+    key = cache_key(corpus.key, tokenizer, swapper, block_length)
+    path, counts_path = cache_dir / f"blocks-{key}.arrow", cache_dir / f"blocks-{key}.json"
+    # The counts are written last.
+    if not (file_is_whole(counts_path) and file_is_whole(path)):
+        if counts_path.exists():
+            say(f"{path} or its counts are damaged; packing again")
+        cache_dir.mkdir(parents=True, exist_ok=True)
+        counts = PackingCounts()
+
+        def counted() -> Iterator[str]:
+            for number, document in enumerate(corpus.documents(), start=1):
+                yield document
+                if progress and number % 100 == 0:
+                    progress(number)
+
+        partial = partial_of(path)
+        features = Features({name: Sequence(Value("int32")) for name in COLUMNS})
+        with ArrowWriter(path=str(partial), features=features) as writer:
+            for block in pack(counted(), tokenizer, swapper, block_length, counts):
+                writer.write({name: getattr(block, name).ravel() for name in COLUMNS})
+            writer.finalize()
+        try:
+            check_packed(counts, swapper)
+        except UserError:
+            partial.unlink()
+            raise
+        put_file(partial, path)
+        partial = partial_of(counts_path)
+        partial.write_text(json.dumps(vars(counts), indent=2) + "\n", encoding="utf-8")
+        put_file(partial, counts_path)
+    return BlockDataset(path, block_length), PackingCounts(**json.loads(counts_path.read_text(encoding="utf-8")))

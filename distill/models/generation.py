@@ -1,0 +1,215 @@
+"""Prompts -> continuations, batched and seeded.
+
+    load_prompts(...)            names, files or BOLD        -> list[Prompt]
+    without_listed_words(...)    prompts that tell no group  -> list[Prompt], how many were left out
+    generate(...)                model, prompts              -> samples per prompt, continuation only
+
+Sampling is inverse-transform sampling from uniform numbers drawn before anything is generated: number (p, s, t) decides
+token t of sample s of prompt p. So a text does not depend on its neighbours, and two models that are compared get the
+same numbers, which makes their differences less noisy (common random numbers). Rounding differs with the shape of a
+batch: where it might decide between two tokens, the text is read once more alone, so that the batch size changes
+nothing.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+
+from distill.base.errors import UserError
+from distill.models.architecture import special_tokens
+
+# More than float32 changes with the shape of a batch: logits were seen to change by 2e-5, partial sums of probabilities
+# by some 1e-7. A wider margin for these costs time: every token with less probability is then near two boundaries.
+_LOGIT_ROUNDING = 1e-4
+_SUM_ROUNDING = 1e-6
+
+Progress = Callable[[int, int], None]
+
+
+# ---------------------------------------------------------------------------------------------------------- prompts
+
+
+# ------------------------------------------------------------------------------------------------------- generation
+
+
+class _InverseTransformSampler(LogitsProcessor):
+    """Leaves one finite score per row: that of the token on which the row's uniform number falls.
+
+    Args:
+        model: Reads a row alone where rounding might decide.
+        uniforms: (B, T) in [0, 1), one per row and new token.
+        lengths: For each row the tokens of its prompt.
+        width: Tokens before the first new one, padding included.
+        temperature, top_k, top_p: applied in this order, as `generate` does.
+    """
+
+    def __init__(
+        self, model: Any, uniforms: Tensor, lengths: Sequence[int], width: int, temperature: float, top_k: int,
+        top_p: float,
+    ) -> None:  # fmt: skip
+        self.model, self.uniforms, self.lengths, self.width = model, uniforms, lengths, width
+        self.temperature, self.top_k, self.top_p = temperature, top_k, top_p
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        uniform = self.uniforms[:, input_ids.shape[1] - self.width]
+        chosen, sure = self._draw(scores, uniform)
+        for row in (~sure).nonzero()[:, 0].tolist():
+            ids = input_ids[row : row + 1, self.width - self.lengths[row] :]
+            alone = self.model(input_ids=ids, use_cache=False).logits[:, -1]
+            chosen[row], _ = self._draw(alone, uniform[row : row + 1])
+        return torch.full_like(scores, -torch.inf).scatter_(1, chosen, 0.0)
+
+    def _draw(self, scores: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, V) scores and (B,) uniform numbers -> (B, 1) token ids, and (B,) whether rounding can not change them.
+
+        The tokens keep the order of the vocabulary: sorted by probability, near ones would change places by rounding.
+        """
+        scores = scores.float() / self.temperature
+        sure = torch.ones_like(uniform, dtype=torch.bool)
+        margin = torch.full_like(uniform, _SUM_ROUNDING)
+        if 0 < self.top_k < scores.shape[1]:
+            best = scores.topk(self.top_k + 1, dim=1).values
+            sure = best[:, -2] - best[:, -1] > _LOGIT_ROUNDING
+            scores = scores.masked_fill(scores < best[:, -2:-1], -torch.inf)
+        probabilities = scores.softmax(dim=1)
+        if self.top_p < 1:
+            ordered, order = probabilities.sort(dim=1, descending=True)
+            before = ordered.cumsum(dim=1, dtype=torch.float64) - ordered
+            kept = before < self.top_p
+            number = kept.sum(dim=1, keepdim=True)
+            last, next_one = (ordered.gather(1, (number - k).clamp(max=ordered.shape[1] - 1)) for k in (1, 0))
+            # Tokens that rounding might keep or drop: their mass moves the places of all the others.
+            alike = _LOGIT_ROUNDING * last
+            tied = (last - next_one <= alike) & ((ordered - last).abs() <= alike)
+            margin = margin + (ordered * (tied | ((before - self.top_p).abs() <= _SUM_ROUNDING))).sum(dim=1)
+            probabilities = probabilities * torch.zeros_like(kept).scatter_(1, order, kept)
+        # In float32, sums over a large vocabulary would not resolve its rare tokens.
+        cumulative = probabilities.cumsum(dim=1, dtype=torch.float64)
+        total = cumulative[:, -1:]
+        near = torch.stack([uniform, uniform - margin, uniform + margin], dim=1)
+        place = torch.searchsorted(cumulative, near * total, right=True)
+        # Rounding may leave the last partial sums equal to the total: never step onto a token without probability.
+        place = torch.minimum(place, (cumulative < total).sum(dim=1, keepdim=True))
+        return place[:, :1], sure & (place == place[:, :1]).all(dim=1)
+
+
+@contextmanager
+def _plain_decoding(model: Any, config: GenerationConfig) -> Iterator[None]:
+    """Hide the generation settings that come with a checkpoint (penalties, beams, forced tokens).
+
+    `generate` fills what a caller leaves open from them, and every model must be measured with the same decoding.
+    """
+    own, training = model.generation_config, model.training
+    model.generation_config = config
+    model.eval()
+    try:
+        yield
+    finally:
+        model.generation_config = own
+        model.train(training)
+
+
+@torch.inference_mode()
+def generate(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[str],
+    *,
+    samples: int,
+    max_new_tokens: int,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    top_k: int = 0,
+    batch_size: int = 64,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> list[list[str]]:
+    """Sample continuations.
+
+    Args:
+        model: A causal language model with `generate`; its own generation settings play no part.
+        tokenizer: Its tokenizer; one without a pad token (GPT-2's) will do.
+        prompts: Texts to continue; each is given after the start token, as every training document is.
+        samples: Continuations per prompt.
+        max_new_tokens: Length at which a continuation is cut off, in tokens; the end token ends it earlier.
+        temperature: Softmax temperature, above 0.
+        top_p: Nucleus of sampling, as a probability; 1 keeps all.
+        top_k: Sample among this many most likely tokens; 0: all.
+        batch_size: Texts generated side by side; it changes the speed and not the texts (for a model in float32).
+        seed: Seed of the sampling.
+        progress: Called with (texts done, texts in all) after each batch.
+
+    Returns:
+        For each prompt its `samples` continuations, without the prompt and without special tokens.
+
+    Raises:
+        UserError: a prompt and its continuation do not fit into the model's context, or a setting is out of range.
+    """
+    if temperature <= 0:
+        raise UserError(f"temperature must be above 0, not {temperature}; for nearly greedy decoding take top_k=1")
+    if not 0 < top_p <= 1:
+        raise UserError(f"top_p must be above 0 and at most 1, not {top_p}; 1 keeps the whole distribution")
+    start, end = special_tokens(tokenizer)
+    encoded = [[start, *ids] for ids in _encode(tokenizer, prompts)]
+    _check_context(model, prompts, encoded, max_new_tokens)
+    uniforms = np.random.default_rng(seed).random((len(prompts), samples, max_new_tokens))
+    # Neighbours of one length need no padding, and padding costs time.
+    jobs = sorted(((p, s) for p in range(len(prompts)) for s in range(samples)), key=lambda job: len(encoded[job[0]]))
+    texts = [[""] * samples for _ in prompts]
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else end
+    config = GenerationConfig(
+        max_new_tokens=max_new_tokens, do_sample=False, eos_token_id=end, pad_token_id=pad, bos_token_id=start
+    )
+    with _plain_decoding(model, config):
+        for first in range(0, len(jobs), batch_size):
+            batch = jobs[first : first + batch_size]
+            width = max(len(encoded[p]) for p, _ in batch)
+            rows = [[pad] * (width - len(encoded[p])) + encoded[p] for p, _ in batch]
+            mask = [[0] * (width - len(encoded[p])) + [1] * len(encoded[p]) for p, _ in batch]
+            sampler = _InverseTransformSampler(
+                model, torch.from_numpy(uniforms[tuple(zip(*batch, strict=True))]).to(model.device),
+                [len(encoded[p]) for p, _ in batch], width, temperature, top_k, top_p,
+            )  # fmt: skip
+            output = model.generate(
+                input_ids=torch.tensor(rows, device=model.device),
+                attention_mask=torch.tensor(mask, device=model.device),
+                logits_processor=LogitsProcessorList([sampler]),
+            )
+            new = [row[: row.index(end)] if end in row else row for row in output[:, width:].tolist()]
+            for (p, s), text in zip(batch, _decode(tokenizer, [encoded[p] for p, _ in batch], new), strict=True):
+                texts[p][s] = text
+            if progress:
+                progress(first + len(batch), len(jobs))
+    return texts
+
+
+def _encode(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
+    return tokenizer(list(texts), add_special_tokens=False)["input_ids"] if texts else []
+
+
+def _decode(tokenizer: Any, before: list[list[int]], new: list[list[int]]) -> list[str]:
+    """Text of the new tokens. Decoded behind their prompt, because some decoders drop a text's first space."""
+    settings = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
+    prefixes = tokenizer.batch_decode(before, **settings)
+    wholes = tokenizer.batch_decode([a + b for a, b in zip(before, new, strict=True)], **settings)
+    alone = tokenizer.batch_decode(new, **settings)
+    return [
+        whole.removeprefix(prefix) if whole.startswith(prefix) else text
+        for prefix, whole, text in zip(prefixes, wholes, alone, strict=True)
+    ]
+
+
+def _check_context(model: Any, prompts: Sequence[str], encoded: list[list[int]], max_new_tokens: int) -> None:
+    limit = getattr(model.config, "max_position_embeddings", None)
+    longest = max(range(len(encoded)), key=lambda p: len(encoded[p]), default=None)
+    if limit is None or longest is None or len(encoded[longest]) + max_new_tokens <= limit:
+        return
+    raise UserError(
+        f"the prompt '{prompts[longest][:60]}' ({len(encoded[longest])} tokens with the start token) and "
+        f"max_new_tokens {max_new_tokens} exceed the model's context of {limit} tokens; lower max_new_tokens"
+    )

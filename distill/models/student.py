@@ -1,0 +1,200 @@
+"""A teacher's layers, a configuration or a checkpoint -> the student and its tokenizer."""
+
+import copy
+from collections.abc import Callable, Iterable
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.distributed.tensor import DTensor
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
+
+from distill.base.errors import UserError, first_line, suggestion
+from distill.base.files import is_finished, write_folder
+from distill.models.architecture import (
+    check_head,
+    check_vocabulary,
+    decoder_layers,
+    set_attention,
+    special_tokens,
+    vocab_rows,
+)
+from distill.models.loading import load_model, load_tokenizer
+from distill.recipe import StudentConfig
+
+_END_OF_TEXT = "<|endoftext|>"
+
+
+_TOKENIZER_DOCUMENTS = 50_000  # enough to learn the merges of a small vocabulary from
+
+
+def train_tokenizer(documents: Iterable[str], vocab_size: int) -> PreTrainedTokenizerBase:
+    """A byte-level BPE tokenizer in the manner of GPT-2 (Radford et al. 2019), one token for start and end.
+
+    Args:
+        documents: Text to learn the merges from.
+        vocab_size: Entries, the 256 bytes and the special token included.
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[_END_OF_TEXT],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    backend.train_from_iterator(documents, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=backend, bos_token=_END_OF_TEXT, eos_token=_END_OF_TEXT)
+
+
+def student_tokenizer(
+    config: StudentConfig, documents: Callable[[], Iterable[str]], corpus_key: str, cache_dir: Path
+) -> PreTrainedTokenizerBase:
+    """The tokenizer of a student without a teacher: loaded, or trained on the corpus and kept in the cache."""
+    if config.tokenizer != "train":
+        path = config.tokenizer or config.path
+        if path is None:
+            raise UserError("student.tokenizer is missing; without a teacher, name a folder or hub id, or train")
+        return load_tokenizer(path, config.trust_remote_code)
+    folder = cache_dir / f"tokenizer-{corpus_key}-{config.vocab_size}"
+    if not is_finished(folder):
+        tokenizer = train_tokenizer(islice(documents(), _TOKENIZER_DOCUMENTS), config.vocab_size)
+        if not is_finished(folder):  # another run with the same cache may have been quicker
+            write_folder(folder, tokenizer.save_pretrained)
+    return load_tokenizer(str(folder))
+
+
+def make_student(
+    config: StudentConfig, teacher: PreTrainedModel | None, tokenizer: PreTrainedTokenizerBase, teacher_name: str | None
+) -> PreTrainedModel:
+    """The student, float32 and trainable.
+
+    Args:
+        config: Where its weights come from.
+        teacher: Needed for `init: layers`; checked against the student's vocabulary otherwise.
+        tokenizer: The tokenizer that both share.
+        teacher_name: For messages.
+
+    Raises:
+        UserError: layers that the teacher does not have, an unknown architecture or key, or another vocabulary.
+    """
+    if config.init == "layers":
+        student = student_from_layers(teacher, chosen_layers(config, teacher))
+        name = f"student of {teacher_name}"
+    elif config.init == "config":
+        student, name = _student_from_config(config, tokenizer), "student.config"
+    else:
+        assert config.path is not None  # `check_recipe` asks for it
+        trusted: dict[str, Any] = {"trust_remote_code": config.trust_remote_code}
+        student, name = load_model(config.path, allow_pickle=config.allow_pickle, **trusted), config.path
+        if teacher is not None:
+            _same_tokens(load_tokenizer(config.path, **trusted), config.path, tokenizer, teacher_name)
+    check_vocabulary(tokenizer.name_or_path, tokenizer, name, student)
+    if teacher is not None:
+        ours, theirs = vocab_rows(student), vocab_rows(teacher)
+        if ours != theirs:
+            raise UserError(
+                f"vocabularies differ: teacher {teacher_name} has {theirs} entries, student {name} has {ours}; "
+                "a student must share its teacher's tokenizer"
+            )
+    set_attention(student, config.attention, "student.attention")
+    check_head(name, student)
+    start, end = special_tokens(tokenizer)
+    student.generation_config.bos_token_id, student.generation_config.eos_token_id = start, end
+    if student.generation_config.pad_token_id is None:
+        student.generation_config.pad_token_id = end
+    return student.requires_grad_(True)
+
+
+def _student_from_config(config: StudentConfig, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    keys = dict(config.config)
+    model_type = keys.pop("model_type")
+    start, end = special_tokens(tokenizer)
+    keys = {"vocab_size": len(tokenizer), "bos_token_id": start, "eos_token_id": end, **keys}
+    try:
+        model_config = AutoConfig.for_model(model_type, **keys)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"student.config: {first_line(error)}") from None
+    unknown = [key for key in keys if not hasattr(type(model_config)(), key)]
+    if unknown:
+        known = sorted(type(model_config)().to_dict())
+        raise UserError(f"student.config: {model_type} has no key '{unknown[0]}'; {suggestion(unknown[0], known)}")
+    return AutoModelForCausalLM.from_config(model_config, dtype=torch.float32, trust_remote_code=False)
+
+
+def chosen_layers(config: StudentConfig, teacher: PreTrainedModel) -> list[int]:
+    """The teacher's layers that the student keeps, by default half of them, spread from the first to the last.
+
+    For 12 to 6 that is 0, 2, 4, 7, 9, 11, the choice of DistilBERT and DistilGPT2 (Sanh et al. 2019).
+
+    Raises:
+        UserError: an index or a number of layers that the teacher does not have.
+    """
+    depth = teacher.config.get_text_config().num_hidden_layers
+    if config.layers is not None:
+        wrong = [i for i in config.layers if not 0 <= i < depth]
+        if wrong or not config.layers:
+            raise UserError(f"student.layers: {wrong or 'empty'}; the teacher's layers are 0 to {depth - 1}")
+        return list(config.layers)
+    keep = config.num_layers if config.num_layers is not None else max(1, depth // 2)
+    if not 1 <= keep <= depth:
+        raise UserError(f"student.num_layers is {keep}, but the teacher has {depth} layers; give 1 to {depth}")
+    return [0] if keep == 1 else [round(i * (depth - 1) / (keep - 1)) for i in range(keep)]
+
+
+def student_from_layers(teacher: PreTrainedModel, layers: list[int]) -> PreTrainedModel:
+    """A copy of the teacher that keeps only `layers`; every other weight is the teacher's."""
+    name, _ = decoder_layers(teacher)
+    config = copy.deepcopy(teacher.config)
+    text_config = config.get_text_config()
+    depth = text_config.num_hidden_layers
+    for key, value in text_config.to_dict().items():
+        # Per-layer settings (attention patterns, say) have one entry for each layer.
+        if isinstance(value, list) and len(value) == depth and hasattr(text_config, key):
+            setattr(text_config, key, [value[i] for i in layers])
+    text_config.num_hidden_layers = len(layers)
+    # Code that came with the teacher runs already if the recipe trusts it.
+    trusted = type(teacher).__module__.startswith("transformers_modules.")
+    student = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=trusted)
+    position = {old: new for new, old in enumerate(layers)} if len(set(layers)) == len(layers) else None
+    weights = {}
+    for key, value in teacher.state_dict().items():
+        if isinstance(value, DTensor):
+            value = value.full_tensor()
+        if not key.startswith(f"{name}."):
+            weights[key] = value
+            continue
+        index, _, rest = key.removeprefix(f"{name}.").partition(".")
+        targets = (
+            [position[int(index)]]
+            if position and int(index) in position
+            else [new for new, old in enumerate(layers) if old == int(index)]
+        )
+        for new in targets:
+            weights[f"{name}.{new}.{rest}"] = value
+    student.load_state_dict(weights)
+    student.tie_weights()
+    student.generation_config = copy.deepcopy(teacher.generation_config)
+    return student
+
+
+def _same_tokens(
+    ours: PreTrainedTokenizerBase, our_name: str, theirs: PreTrainedTokenizerBase, their_name: str | None
+) -> None:
+    left, right = ours.get_vocab(), theirs.get_vocab()
+    if left != right:
+        differ = sum(left.get(token) != index for token, index in right.items())
+        raise UserError(
+            f"tokenizers differ: teacher {their_name} has {len(right)} entries, student {our_name} has {len(left)}, "
+            f"and {differ} of the teacher's stand elsewhere; a student must share its teacher's tokenizer"
+        )

@@ -1,0 +1,576 @@
+"""The distillation loss: a naive reference, and the fused one that training uses. Tensors only.
+
+    total = kd * T^2 * D(target || student) + ce * cross-entropy(labels) + hidden * (1 - cos(h_student, h_teacher))
+
+summed over the valid tokens; the trainer alone divides. The target comes from `logit_ops.teacher_target`; target and
+student are both taken at temperature T in D.
+
+`reference_loss` says what is computed, in a few lines and with all logits in memory. `fused_loss` computes the same in
+one pass over chunks of tokens: project to the vocabulary, combine the teacher's rows, reduce to a value, turn the
+logits into their gradient by the closed forms below and multiply it back into the gradients of the hidden states and
+of the head. A (N, V) tensor never exists. On a CPU, a chunk is large enough for the products with the heads, and is
+gone through in blocks of a few tokens, whose logits stay in the cache from one operation to the next.
+
+Shapes: N tokens, M teacher positions, V vocabulary, Ds and Dt hidden sizes of student and teacher, K groups (so K - 1
+counterfactuals); inside a chunk n tokens and u distinct teacher positions.
+
+Gradients with respect to the student's logits, with q = softmax(logits / T) and p the target:
+
+    T^2 * KL(p || q)             T * (q - p)
+    T^2 * KL(q || p)             T * q * (log(q / p) - KL(q || p))
+    T^2 * JSD_b(p, q)            T * (1 - b) * q * (log(q / m) - KL(q || m)),   m = b * p + (1 - b) * q
+    cross-entropy                softmax(logits) - onehot(label)
+"""
+
+import math
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from distill.base.errors import UserError
+from distill.objective.logit_ops import (
+    LOG_ZERO,
+    OPERATIONS,
+    RoleMap,
+    check_choice,
+    check_strength,
+    log_probabilities_,
+    mix,
+    teacher_target,
+)
+
+IGNORED = -100  # the label of a token that does not count
+_CACHED_LOGITS = 2**18  # numbers that stay in the cache of a processor core while one operation follows another
+_TILE = 1024  # vocabulary entries that are projected at once on a CPU
+
+
+def forward_kl(log_p: Tensor, log_q: Tensor, beta: float) -> Tensor:
+    """KL(p || q) of target p and student q, (N,): the student covers all that the target may say."""
+    return (log_p.exp() * (log_p - log_q)).sum(dim=-1)
+
+
+def reverse_kl(log_p: Tensor, log_q: Tensor, beta: float) -> Tensor:
+    """KL(q || p) of target p and student q, (N,): the student says nothing that the target would not."""
+    return (log_q.exp() * (log_q - log_p)).sum(dim=-1)
+
+
+def jsd(log_p: Tensor, log_q: Tensor, beta: float) -> Tensor:
+    """Generalised Jensen-Shannon divergence, beta KL(p || m) + (1 - beta) KL(q || m), m = beta p + (1 - beta) q, (N,).
+
+    As in Agarwal et al., "On-Policy Distillation of Language Models" (ICLR 2024).
+    """
+    log_m = torch.logaddexp(log_p + math.log(beta), log_q + math.log1p(-beta))
+    return beta * forward_kl(log_p, log_m, beta) + (1 - beta) * forward_kl(log_q, log_m, beta)
+
+
+#: A divergence takes the log-probabilities of target and student, (N, V) each, and ``jsd_beta`` to one value a token.
+DIVERGENCES: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
+    "forward_kl": forward_kl,
+    "reverse_kl": reverse_kl,
+    "jsd": jsd,
+}
+
+
+@dataclass(frozen=True)
+class LossSettings:
+    """Weights and shape of the loss. A part whose weight is 0 is not computed and reads 0.
+
+    Attributes:
+        kd: weight of the divergence from the teacher's target.
+        ce: weight of the cross-entropy with the labels.
+        hidden: weight of the cosine distance of the last hidden states.
+        temperature: T > 0, divides the logits of target and student in the divergence.
+        divergence: a key of `DIVERGENCES`.
+        jsd_beta: weight of the target in the mixture of the Jensen-Shannon divergence, in (0, 1).
+        op: a key of `logit_ops.OPERATIONS`.
+        strength: in [0, 1], how much of the operation is mixed into the plain teacher.
+        chunk_tokens: tokens whose logits are in memory at once in the fused loss, the student's and one view of the
+            teacher's; with more views there are fewer tokens in a chunk, but no more logits. None: 96 on a CPU, 1,024
+            elsewhere.
+    """
+
+    kd: float = 1.0
+    ce: float = 0.0
+    hidden: float = 0.0
+    temperature: float = 1.0
+    divergence: str = "forward_kl"
+    jsd_beta: float = 0.5
+    op: str = "expmean"
+    strength: float = 1.0
+    chunk_tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        check_choice("divergence", self.divergence, DIVERGENCES)
+        check_choice("operation", self.op, OPERATIONS)
+        check_strength(self.strength)
+        for name in ("kd", "ce", "hidden"):
+            if not (math.isfinite(weight := getattr(self, name)) and weight >= 0):
+                raise UserError(f"loss weight {name} must be a number of at least 0, but is {weight}")
+        if not (math.isfinite(self.temperature) and self.temperature > 0):
+            raise UserError(f"temperature must be greater than 0, but is {self.temperature}; 1 leaves the logits as is")
+        if not 0 < self.jsd_beta < 1:
+            raise UserError(f"jsd_beta must lie between 0 and 1, both excluded, but is {self.jsd_beta}")
+        if self.chunk_tokens is not None and self.chunk_tokens < 1:
+            raise UserError(f"chunk_tokens must be at least 1, but is {self.chunk_tokens}")
+
+
+class LossParts(NamedTuple):
+    """Sums over the valid tokens, () each. total = settings.kd * kd + settings.ce * ce + settings.hidden * hidden."""
+
+    total: Tensor  # the only one with a gradient
+    kd: Tensor  # T^2 * divergence
+    ce: Tensor
+    hidden: Tensor
+    count: Tensor  # type: ignore[assignment]  # the number of valid tokens, int64; it hides tuple.count
+
+
+def hidden_cosine(student: Tensor, teacher: Tensor, projection: Tensor | None) -> Tensor:
+    """Sum of 1 - cos over tokens, (): ``student`` (n, Ds), ``teacher`` (n, Dt), ``projection`` (Ds, Dt) or None."""
+    student = student.float() if student.dtype.itemsize < 4 else student
+    if projection is not None:
+        student = student @ projection.to(student.dtype)
+    return (1 - F.cosine_similarity(student, teacher.to(student.dtype), dim=-1)).sum()
+
+
+def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """(n, D), (V, D), (V,) -> (n, V), in fp32 at least, as is all that follows."""
+    logits = F.linear(hidden, weight, bias)
+    return logits.float() if logits.dtype.itemsize < 4 else logits
+
+
+def reference_loss(
+    student_hidden: Tensor,
+    student_weight: Tensor,
+    student_bias: Tensor | None,
+    teacher_hidden: Tensor | None,
+    teacher_weight: Tensor | None,
+    teacher_bias: Tensor | None,
+    own: Tensor | None,
+    partner: Tensor | None,
+    labels: Tensor,
+    settings: LossSettings,
+    role_maps: Sequence[RoleMap] | None = None,
+    projection: Tensor | None = None,
+) -> LossParts:
+    """The loss as its definition reads, with (N, V) logits in memory: the truth that `fused_loss` is tested against.
+
+    Args:
+        student_hidden: (N, Ds) last hidden states, the input of the head.
+        student_weight: (V, Ds) the head.
+        student_bias: (V,) or None.
+        teacher_hidden: (M, Dt) the teacher's last hidden states on the texts and on their counterfactuals; None: no
+            teacher, so that only the cross-entropy is left.
+        teacher_weight: (V, Dt).
+        teacher_bias: (V,) or None.
+        own: (N,) int64, the row of ``teacher_hidden`` that predicts the same token as the student's.
+        partner: (K - 1, N) int64, the rows at the aligned positions of the counterfactuals, -1 where there is none.
+        labels: (N,) int64, the next tokens; -100 where a token does not count.
+        settings: weights, divergence, operation.
+        role_maps: K - 1 role maps, or None for no role reversal.
+        projection: (Ds, Dt), takes the student's hidden states to the teacher's width in the hidden loss.
+
+    Returns:
+        Sums over the valid tokens.
+    """
+    valid = labels != IGNORED
+    hidden, labels = student_hidden[valid], labels[valid]
+    logits = _logits(hidden, student_weight, student_bias)
+    kd = ce = cosine = hidden.sum() * 0  # keeps the graph connected
+    if settings.ce:
+        ce = F.cross_entropy(logits, labels, reduction="sum")
+    if teacher_hidden is not None:
+        assert teacher_weight is not None and own is not None
+        own = own[valid]
+        partner = own.new_zeros(0, len(own)) if partner is None else partner[:, valid]
+        if settings.kd:
+            target = teacher_target(
+                _logits(teacher_hidden[own], teacher_weight, teacher_bias),
+                _logits(teacher_hidden[partner.clamp(min=0)], teacher_weight, teacher_bias),
+                partner >= 0,
+                settings.op,
+                settings.strength,
+                role_maps,
+                settings.temperature,
+            )
+            student = torch.log_softmax(logits / settings.temperature, dim=-1).clamp(min=LOG_ZERO)
+            divergence = DIVERGENCES[settings.divergence](target, student, settings.jsd_beta)
+            kd = settings.temperature**2 * divergence.sum()
+        if settings.hidden:
+            cosine = hidden_cosine(hidden, teacher_hidden[own], projection)
+    total = settings.kd * kd + settings.ce * ce + settings.hidden * cosine
+    return LossParts(total, kd.detach(), ce.detach(), cosine.detach(), valid.sum())
+
+
+def _forward_kl_gradient(z: Tensor, q: Tensor, log_norm: Tensor, log_p: Tensor, beta: float) -> Tensor:
+    p = log_p.exp()
+    value = log_p.sub_(z).mul_(p).sum(dim=-1) + log_norm.squeeze(1)
+    torch.sub(q, p, out=z)
+    return value
+
+
+def _reverse_kl_gradient(z: Tensor, q: Tensor, log_norm: Tensor, log_p: Tensor, beta: float) -> Tensor:
+    log_ratio = z.sub_(log_norm).sub_(log_p)
+    value = torch.mul(log_ratio, q, out=log_p).sum(dim=-1)
+    log_ratio.sub_(value.unsqueeze(1)).mul_(q)
+    return value
+
+
+def _jsd_gradient(z: Tensor, q: Tensor, log_norm: Tensor, log_p: Tensor, beta: float) -> Tensor:
+    p = log_p.exp()
+    log_m = torch.lerp(q, p, beta).log_().clamp_(min=LOG_ZERO)
+    from_target = log_p.sub_(log_m).mul_(p).sum(dim=-1)
+    log_ratio = z.sub_(log_norm).sub_(log_m)
+    from_student = torch.mul(log_ratio, q, out=p).sum(dim=-1)
+    log_ratio.sub_(from_student.unsqueeze(1)).mul_(q).mul_(1 - beta)
+    return beta * from_target + (1 - beta) * from_student
+
+
+#: The closed forms of `DIVERGENCES`. They take the student's shifted logits z (n, V), its probabilities q (n, V), the
+#: normaliser (n, 1) with log q = z - normaliser, the log target (n, V) and ``jsd_beta``, and return the value (n,). On
+#: the way they turn z into the gradient with respect to z, and use up the log target.
+_GRADIENTS: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor, float], Tensor]] = {
+    "forward_kl": _forward_kl_gradient,
+    "reverse_kl": _reverse_kl_gradient,
+    "jsd": _jsd_gradient,
+}
+
+
+class _Block(NamedTuple):
+    """The tokens start:end of a chunk, which have partners in the same counterfactuals."""
+
+    counterfactuals: tuple[int, ...]  # indices 0..K-2
+    start: int
+    end: int
+
+
+class _Chunk(NamedTuple):
+    """One step of the fused loss."""
+
+    tokens: Tensor  # (n,) which of the N tokens
+    teacher: Tensor  # (u,) the distinct teacher positions that they look at
+    own: Tensor  # (n,) into `teacher`
+    partner: Tensor  # (K - 1, n) into `teacher`; 0 where there is no partner
+    blocks: tuple[_Block, ...]
+
+
+def _plan(
+    own: Tensor | None, partner: Tensor | None, labels: Tensor, chunk_tokens: int, block_tokens: int
+) -> list[_Chunk]:
+    """Cut the valid tokens into chunks in such an order that a chunk needs few distinct teacher positions.
+
+    A token of a text and the aligned token of its counterfactual look at the same two positions; sorting by the
+    smallest one puts them side by side. Planned on the CPU, so that a GPU waits for its indices once, not once a chunk.
+    """
+    device = labels.device
+    tokens = (labels != IGNORED).nonzero().squeeze(1).cpu()
+    own = torch.zeros_like(tokens) if own is None else own.cpu()[tokens]
+    partner = tokens.new_zeros(0, len(tokens)) if partner is None else partner.cpu()[:, tokens]
+    first = own
+    for row in partner:
+        first = torch.where(row >= 0, row.minimum(first), first)
+    order = first.argsort(stable=True)
+    tokens, own, partner = tokens[order], own[order], partner[:, order]
+    # Which partners a token has, as the bits of a number.
+    present = ((partner >= 0).long() << torch.arange(len(partner)).unsqueeze(1)).sum(dim=0)
+
+    # Every counterfactual may bring a teacher position of its own: fewer tokens then, so that a chunk has the logits of
+    # 2 * chunk_tokens positions of student and teacher at most, whatever the number of views.
+    chunk_tokens = max(1, 2 * chunk_tokens // (2 + len(partner)))
+    chunks = []
+    for start in range(0, len(tokens), chunk_tokens):
+        there = slice(start, start + chunk_tokens)
+        patterns, sizes = torch.unique(present[there], return_counts=True)
+        order = present[there].argsort(stable=True)
+        chunk_own, chunk_partner = own[there][order], partner[:, there][:, order]
+        ends = sizes.cumsum(0).tolist()
+        blocks = tuple(
+            _Block(
+                tuple(k for k in range(len(partner)) if pattern >> k & 1), begin, min(begin + block_tokens, group_end)
+            )
+            for pattern, group_start, group_end in zip(patterns.tolist(), [0, *ends[:-1]], ends, strict=True)
+            for begin in range(group_start, group_end, block_tokens)
+        )
+        chunk_partner = torch.where(chunk_partner >= 0, chunk_partner, chunk_own)
+        teacher, inverse = torch.unique(torch.cat([chunk_own.unsqueeze(0), chunk_partner]), return_inverse=True)
+        chunks.append(
+            _Chunk(
+                tokens[there][order].to(device),
+                teacher.to(device),
+                inverse[0].to(device),
+                inverse[1:].to(device),
+                blocks,
+            )
+        )
+    return chunks
+
+
+def default_chunk_tokens(device: torch.device) -> int:
+    """How many tokens a chunk has where the settings leave it open: few for a CPU's cache, many to fill a GPU."""
+    return 96 if device.type == "cpu" else 1024
+
+
+def _block_tokens(weight: Tensor) -> int:
+    """How many tokens to take at once where every operation reads and writes their logits: what a CPU can cache."""
+    if weight.device.type != "cpu":
+        return sys.maxsize
+    return max(1, _CACHED_LOGITS // len(weight))
+
+
+class _FusedLoss(torch.autograd.Function):
+    """See `fused_loss`. Returns the sums (weighted total, kd, ce); the gradients are made in the forward pass."""
+
+    @staticmethod
+    def forward(
+        ctx,
+        student_hidden: Tensor,
+        student_weight: Tensor,
+        student_bias: Tensor | None,
+        teacher: tuple[Tensor, Tensor, Tensor | None] | None,
+        chunks: list[_Chunk],
+        labels: Tensor,
+        settings: LossSettings,
+        role_maps: Sequence[RoleMap] | None,
+        with_gradient: bool,
+        head_gradient: list[Tensor] | None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        ctx.head_gradient = head_gradient
+        ctx.dtypes = [None if x is None else x.dtype for x in (student_hidden, student_weight, student_bias)]
+        needed = [with_gradient and needs for needs in ctx.needs_input_grad[:3]]
+        device = student_hidden.device.type
+        if torch.is_autocast_enabled(device):
+            # Cast once: autocast would cast the heads in every chunk, and does not cover products that add in place.
+            dtype = torch.get_autocast_dtype(device)
+            student_hidden, student_weight = student_hidden.to(dtype), student_weight.to(dtype)
+            student_bias = None if student_bias is None else student_bias.to(dtype)
+            if teacher is not None:
+                hidden, weight, bias = teacher
+                teacher = hidden.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
+        with torch.autocast(device, enabled=False):
+            total, kd, ce, gradients = _pass_over_chunks(
+                student_hidden, student_weight, student_bias, teacher, chunks, labels, settings, role_maps, needed
+            )
+        ctx.save_for_backward(*gradients)
+        ctx.mark_non_differentiable(kd, ce)
+        return total, kd, ce
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, d_total: Tensor, *_unused: Tensor) -> tuple[Tensor | None, ...]:
+        # The gradient of the head is the largest tensor of all: scaled in place, unless (retain_graph) it is wanted
+        # again. Only a private function tells; without it, copy.
+        wanted_again = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", lambda: True)()
+        scale = torch.mul if wanted_again else Tensor.mul_
+        gradients = [
+            None if gradient is None else scale(gradient, d_total).to(dtype)
+            for gradient, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
+        ]
+        if ctx.head_gradient is not None:
+            ctx.head_gradient.append(gradients[1])
+            gradients[1] = None
+        return *gradients, None, None, None, None, None, None, None
+
+
+class _TiedEmbedding(torch.autograd.Function):
+    """See `tied_embedding`."""
+
+    @staticmethod
+    def forward(ctx, ids: Tensor, weight: Tensor, head_gradient: list[Tensor]) -> Tensor:
+        ctx.ids, ctx.head_gradient = ids, head_gradient
+        return F.embedding(ids, weight)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, d_embedded: Tensor) -> tuple[None, Tensor, None]:
+        gradient = ctx.head_gradient.pop()
+        gradient.index_add_(0, ctx.ids.flatten(), d_embedded.flatten(0, -2).to(gradient.dtype))
+        return None, gradient, None
+
+
+def tied_embedding(ids: Tensor, weight: Tensor, head_gradient: list[Tensor]) -> Tensor:
+    """``F.embedding`` for a weight that is the output head too: both gradients are summed in one (V, Ds) tensor.
+
+    Autograd would make a second one for the embedding, most of it zeros. Give the same list to the `fused_loss` of what
+    is computed from the result: its backward pass, which comes first, leaves the head's gradient there.
+
+    Args:
+        ids: (...) int64 token ids.
+        weight: (V, Ds), wants a gradient.
+        head_gradient: an empty list.
+
+    Returns:
+        (..., Ds).
+    """
+    return _TiedEmbedding.apply(ids, weight, head_gradient)
+
+
+def _pass_over_chunks(
+    student_hidden: Tensor,
+    student_weight: Tensor,
+    student_bias: Tensor | None,
+    teacher: tuple[Tensor, Tensor, Tensor | None] | None,
+    chunks: list[_Chunk],
+    labels: Tensor,
+    settings: LossSettings,
+    role_maps: Sequence[RoleMap] | None,
+    needed: list[bool],
+) -> tuple[Tensor, Tensor, Tensor, list[Tensor | None]]:
+    """The sums total, kd, ce, and the gradients of total: hidden states, weight, bias, None for one not `needed`."""
+    # Half-precision gradients of the head are summed over the chunks in fp32.
+    wide = torch.promote_types(student_hidden.dtype, torch.float32)
+    d_hidden = torch.zeros_like(student_hidden) if needed[0] else None
+    d_weight = torch.zeros_like(student_weight, dtype=wide) if needed[1] else None
+    d_bias = torch.zeros_like(student_bias, dtype=wide) if needed[2] and student_bias is not None else None
+    kd, ce = student_hidden.new_zeros((), dtype=wide), student_hidden.new_zeros((), dtype=wide)
+    # The logits of all chunks are written to the same place: new memory costs time.
+    rows = max((len(chunk.tokens) + len(chunk.teacher) for chunk in chunks), default=0)
+    logits = student_hidden.new_empty(rows, len(student_weight), dtype=wide)
+
+    for chunk in chunks:
+        n = len(chunk.tokens)
+        hidden = student_hidden.index_select(0, chunk.tokens)
+        z = _project(hidden, student_weight, student_bias, logits[:n])
+        log_t = None
+        if teacher is not None:
+            teacher_hidden, teacher_weight, teacher_bias = teacher
+            log_t = logits[n : n + len(chunk.teacher)]
+            _project(teacher_hidden.index_select(0, chunk.teacher), teacher_weight, teacher_bias, log_t)
+            block_tokens = _block_tokens(teacher_weight)
+            for start in range(0, len(log_t), block_tokens):
+                log_probabilities_(log_t[start : start + block_tokens], settings.temperature)
+        label = labels.index_select(0, chunk.tokens).unsqueeze(1)
+        for block in chunk.blocks:
+            part = slice(block.start, block.end)
+            target = None if log_t is None else _block_target(log_t, chunk, block, settings, role_maps)
+            block_kd, block_ce = _block_loss(z[part], label[part], target, settings)
+            kd += block_kd
+            ce += block_ce
+
+        if d_bias is not None:
+            d_bias += z.sum(dim=0)
+        z = z.to(student_weight.dtype)
+        if d_hidden is not None:
+            d_hidden.index_copy_(0, chunk.tokens, z @ student_weight)
+        if d_weight is not None:
+            if d_weight.dtype == z.dtype:
+                d_weight.addmm_(z.t(), hidden)
+            else:
+                d_weight += z.t() @ hidden
+
+    kd = kd * settings.temperature**2
+    return settings.kd * kd + settings.ce * ce, kd, ce, [d_hidden, d_weight, d_bias]
+
+
+def _project(hidden: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> Tensor:
+    """Write the logits of (n, D) hidden states to ``out`` (n, V) and return it."""
+    # MKL rearranges the whole of a transposed matrix before it multiplies. A tile of it stays in the cache meanwhile.
+    tile = _TILE if hidden.device.type == "cpu" else len(weight)
+    for start in range(0, len(weight), tile):
+        there = slice(start, start + tile)
+        out[:, there] = F.linear(hidden, weight[there], None if bias is None else bias[there])
+    return out
+
+
+def _block_loss(z: Tensor, label: Tensor, target: Tensor | None, settings: LossSettings) -> tuple[Tensor, Tensor]:
+    """Sums of divergence / T^2 and of cross-entropy over a block; turns its logits z (n, V) into their gradient."""
+    temperature = settings.temperature
+    z.sub_(z.amax(dim=-1, keepdim=True)).clamp_(min=LOG_ZERO)
+    at_label = z.gather(1, label)
+    kd = ce = z.new_zeros(())
+    if target is None:
+        q, log_norm = _softmax(z)
+        gradient = z.zero_()
+    else:
+        gradient = z if temperature == 1 else z / temperature  # logits at first
+        q, log_norm = _softmax(gradient)
+        kd = _GRADIENTS[settings.divergence](gradient, q, log_norm, target, settings.jsd_beta).sum()
+        gradient.mul_(settings.kd * temperature)
+        if temperature != 1 and settings.ce:
+            q, log_norm = _softmax(z)
+    if settings.ce:
+        ce = (log_norm - at_label).sum()
+        gradient.add_(q, alpha=settings.ce)
+        gradient.scatter_add_(1, label, torch.full_like(at_label, -settings.ce))
+    if gradient is not z:
+        z.copy_(gradient)
+    return kd, ce
+
+
+def _softmax(z: Tensor) -> tuple[Tensor, Tensor]:
+    """Probabilities (n, V) and log-normaliser (n, 1) of logits whose largest is 0."""
+    q = torch.softmax(z, dim=-1)
+    return q, -q.amax(dim=-1, keepdim=True).log_()
+
+
+def _block_target(
+    rows: Tensor, chunk: _Chunk, block: _Block, settings: LossSettings, role_maps: Sequence[RoleMap] | None
+) -> Tensor:
+    """The log target (end - start, V) of a block of tokens from the log-probabilities (u, V) of a chunk."""
+    own = rows.index_select(0, chunk.own[block.start : block.end])
+    if settings.op == "none" or not block.counterfactuals:
+        return own
+    partner = chunk.partner[list(block.counterfactuals), block.start : block.end]
+    others = rows.index_select(0, partner.flatten()).unflatten(0, partner.shape)
+    if role_maps is not None:
+        for k, other in zip(block.counterfactuals, others, strict=True):
+            role_maps[k].reverse_(own, other)
+    return mix(own, OPERATIONS[settings.op](own, others), settings.strength)
+
+
+@torch.compiler.disable  # the plan depends on the data, and the gradients are made by hand
+def fused_loss(
+    student_hidden: Tensor,
+    student_weight: Tensor,
+    student_bias: Tensor | None,
+    teacher_hidden: Tensor | None,
+    teacher_weight: Tensor | None,
+    teacher_bias: Tensor | None,
+    own: Tensor | None,
+    partner: Tensor | None,
+    labels: Tensor,
+    settings: LossSettings,
+    role_maps: Sequence[RoleMap] | None = None,
+    projection: Tensor | None = None,
+    head_gradient: list[Tensor] | None = None,
+) -> LossParts:
+    """As `reference_loss`, in chunks of ``settings.chunk_tokens`` tokens and with the gradients made on the way.
+
+    Memory: the logits of 2 * chunk_tokens positions and one (V, Ds) gradient. Call it inside the (wrapped) model's
+    forward, as the head's weight must be whole and must be seen by the gradient hooks there. Differentiable once.
+
+    With a list ``head_gradient``, the backward pass puts the gradient of ``student_weight`` there and leaves it to
+    `tied_embedding` to hand it on.
+    """
+    with_teacher = teacher_hidden is not None
+    teacher = (teacher_hidden, teacher_weight, teacher_bias) if with_teacher and settings.kd else None
+    with_partners = teacher and settings.op != "none" and settings.strength
+    chunks = _plan(
+        own if teacher else None,
+        partner if with_partners else None,
+        labels,
+        settings.chunk_tokens or default_chunk_tokens(student_weight.device),
+        _block_tokens(student_weight),
+    )
+    total, kd, ce = _FusedLoss.apply(
+        student_hidden,
+        student_weight,
+        student_bias,
+        teacher,
+        chunks,
+        labels,
+        settings,
+        role_maps,
+        torch.is_grad_enabled(),
+        head_gradient,
+    )
+    cosine = torch.zeros_like(kd)
+    valid = labels != IGNORED
+    if teacher_hidden is not None and own is not None and settings.hidden:
+        cosine = hidden_cosine(student_hidden[valid], teacher_hidden[own[valid]], projection)
+        total = total + settings.hidden * cosine
+    return LossParts(total, kd, ce, cosine.detach(), valid.sum())

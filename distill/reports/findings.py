@@ -1,0 +1,340 @@
+"""scores.json -> what a report says: numbers, rows of tables, sentences, in plain text.
+
+Nothing here is escaped: who shows it escapes it for Markdown, HTML or a terminal.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+
+from distill.base.console import duration
+from distill.data.counts import PackingCounts
+from distill.metrics import CARDS, METRICS, cards
+from distill.recipe import Recipe
+
+Scores = Mapping[str, Any]
+
+NOT_MEASURED = (
+    "Fairness of embeddings and of classifiers built on the model: less disparity in generated text need not mean less "
+    "of it there.",
+    "Sentiment, regard and toxicity of what is said about each group.",
+    "Groups that the word list does not name; names and nicknames; languages other than the word list's.",
+    "Contexts longer than the prompts and held-out texts, dialogue, instructions.",
+)
+LIMITS = (
+    "A word list with two groups is a limit: people whom neither column names are not seen, and a number close to its "
+    "ideal says nothing about them.",
+    "One metric misleads. A silent model has no generation disparity, one that ignores its context has no "
+    "equivariance gap, and two biases of opposite sign cancel in an average: read the rows together, and beside "
+    "perplexity.",
+    "The intervals show what other prompts or documents of the same kind would give with these very models. They do "
+    "not show what another training run would give.",
+    "The bias is mitigated as far as it was measured here; it is not gone.",
+)
+_HEADLINE = ("next_word_disparity", "corpus_disparity", "generation_disparity")
+
+# Keys by which a recipe trusts what is otherwise refused.
+_TRUSTED = {
+    "trust_remote_code": "code that came with the model or its tokenizer was run",
+    "allow_pickle": "weights could be read from a pickle",
+}
+
+
+# ---------------------------------------------------------------------------------------------------------- numbers
+
+
+def number(value: float | None) -> str:
+    """A number as a table shows it: four significant digits at most, a dash for what is undefined."""
+    if value is None:
+        return "–"
+    size = abs(value)
+    if size >= 1000:
+        return f"{value:,.0f}"
+    if size >= 100:
+        return f"{value:.1f}"
+    return f"{value:.2f}" if size >= 10 else f"{value:.3f}"
+
+
+def share(value: float | None) -> str:
+    """A share in percent, a dash for what is undefined."""
+    return "–" if value is None else f"{value:.1%}"
+
+
+def cell(entry: Mapping[str, Any] | None, value: str = "value", low: str = "low", high: str = "high") -> str:
+    """A value with its interval, `0.512 [0.480, 0.547]`; `not measured` where there is a reason why there is none."""
+    if entry is None or entry.get(value) is None:
+        return "not measured" if entry is not None and "reason" in entry.get("details", {}) else "–"
+    if entry.get(low) is None or entry.get(high) is None:
+        return number(entry[value])
+    return f"{number(entry[value])} [{number(entry[low])}, {number(entry[high])}]"
+
+
+def ratio_cell(entry: Mapping[str, Any] | None) -> str:
+    """The ratio of a paired difference, with its interval."""
+    return cell(entry, "ratio", "ratio_low", "ratio_high")
+
+
+# ------------------------------------------------------------------------------------------------- models and metrics
+
+
+def label(metric: str) -> str:
+    """How a metric is called in a table."""
+    return CARDS[metric].label if metric in CARDS else metric.replace("_", " ")
+
+
+def model_note(name: str, mitigated: bool = True) -> str:
+    """What a model of a run is.
+
+    Args:
+        name: Its key in scores.json.
+        mitigated: Whether the run's student was trained with a mitigation.
+    """
+    notes = {
+        "teacher": "the model that was distilled",
+        "baseline": "plainly distilled: same data, same steps, no mitigation",
+        "student": "distilled with the mitigation of this recipe" if mitigated else "plainly distilled, no mitigation",
+    }
+    return notes.get(name, "a model")
+
+
+def metrics_of(scores: Scores) -> list[str]:
+    """Every metric that any model has, in order."""
+    return list(dict.fromkeys(metric for of_model in scores["models"].values() for metric in of_model))
+
+
+def some_entry(scores: Scores, metric: str) -> Mapping[str, Any]:
+    """The first model's entry of a metric that any model has: for what is the same in all, ideal and direction."""
+    return next(of_model[metric] for of_model in scores["models"].values() if metric in of_model)
+
+
+def ideal(value: float | None) -> str:
+    """An ideal value; a dash where there is none."""
+    return "–" if value is None else f"{value:g}"
+
+
+#: Score -> what is known of texts by people beside it: key of its details' `reference` -> which score that is.
+_BY_PEOPLE = {
+    "fairness_ratio_mean": {"value": "fairness_ratio_mean", "neutral_rate": "neutral_rate"},
+    "fairness_ratio_min": {"value": "fairness_ratio_min"},
+}
+
+
+def by_people(scores: Scores, metric: str) -> list[tuple[str, str]]:
+    """Label and value of what texts by people score, to be shown below a metric; none where it read no such texts."""
+    reference = some_entry(scores, metric)["details"].get("reference", {})
+    found = [(name, reference.get(key)) for key, name in _BY_PEOPLE.get(metric, {}).items()]
+    return [(f"people's texts: {label(name)}", number(value)) for name, value in found if value is not None]
+
+
+def rows_of(scores: Scores, metric: str) -> Iterator[list[str]]:
+    """A metric's row of `score_rows`, and below it those of texts by people."""
+    entries = [of_model.get(metric) for of_model in scores["models"].values()]
+    entry = some_entry(scores, metric)
+    yield [label(metric), *map(cell, entries), ideal(entry["ideal"]), entry["direction"]]
+    for name, value in by_people(scores, metric):
+        yield [name, *[value] * len(entries), "–", "for reference: BOLD's Wikipedia texts"]
+
+
+def score_rows(scores: Scores) -> Iterator[list[str]]:
+    """Metric, one value with interval a model, ideal, direction; below it those of texts by people."""
+    for metric in metrics_of(scores):
+        yield from rows_of(scores, metric)
+
+
+def difference_rows(scores: Scores, pair: str) -> Iterator[list[str]]:
+    """Metric, difference with interval, ratio with interval, units."""
+    for metric, entry in scores["differences"][pair].items():
+        yield [label(metric), cell(entry), ratio_cell(entry), str(entry["n"])]
+
+
+def main_pair(models: Sequence[str]) -> tuple[str, str] | None:
+    """(later, earlier): the comparison that matters most, the student's with the baseline if there is one."""
+    if {"student", "baseline"} <= set(models):
+        return "student", "baseline"
+    return (models[-1], models[0]) if len(models) > 1 else None
+
+
+# -------------------------------------------------------------------------------------------------------- sentences
+
+
+def headline(scores: Scores) -> str:
+    """One sentence: how much disparity is left, and what it cost.
+
+    Of the disparities that were measured, the first of next-word, corpus and generation disparity counts.
+    """
+    models = list(scores["models"])
+    pair = main_pair(models)
+    found = scores["differences"].get(" - ".join(pair), {}) if pair else {}
+    parts = []
+    for metric in _HEADLINE:
+        entry = found.get(metric, {})
+        if pair and entry.get("ratio") is not None:
+            owner = {"baseline": "plain distillation's", "teacher": "the teacher's"}.get(pair[1], f"{pair[1]}'s")
+            parts = [f"{label(metric)} {_two_decimals(entry)} of {owner}"]
+            break
+    entry = found.get("perplexity", {})
+    if entry.get("ratio") is not None:
+        parts.append(f"perplexity {_percent(entry)}")
+    if not parts and models:
+        last = scores["models"][models[-1]]
+        parts = [f"{label(metric)} {cell(last[metric])}" for metric in (*_HEADLINE, "perplexity") if metric in last]
+    sentence = ", ".join(parts) or "nothing was measured"
+    return f"{sentence[:1].upper()}{sentence[1:]}."
+
+
+def _two_decimals(entry: Mapping[str, Any]) -> str:
+    value, low, high = (entry[key] for key in ("ratio", "ratio_low", "ratio_high"))
+    return f"{value:.2f}" if low is None or high is None else f"{value:.2f} [{low:.2f}, {high:.2f}]"
+
+
+def _percent(entry: Mapping[str, Any]) -> str:
+    value, low, high = (None if entry[key] is None else entry[key] - 1 for key in ("ratio", "ratio_low", "ratio_high"))
+    shown = ["" if v is None else "0.0%" if abs(v) < 0.0005 else f"{v:+.1%}" for v in (value, low, high)]
+    return shown[0] if "" in shown else f"{shown[0]} [{shown[1]}, {shown[2]}]"
+
+
+def settings_rows(recipe: Recipe, scores: Scores, published: bool = False) -> list[tuple[str, str]]:
+    """How the student was made, in a few rows.
+
+    Args:
+        recipe: The run's recipe.
+        scores: Contents of its scores.json.
+        published: Name local files and folders without their path, which is nobody's business.
+    """
+    target, loss, words = recipe.target, recipe.loss, scores["settings"]["wordlist"]
+    name = (lambda path: source_name(path)) if published else str
+    some_layers = f"{recipe.student.num_layers or 'half'} of the teacher's layers"
+    student = {
+        "layers": f"the teacher's layers {recipe.student.layers}" if recipe.student.layers else some_layers,
+        "config": "random weights of its own configuration",
+        "checkpoint": f"the weights of {name(recipe.student.path)}",
+    }[recipe.student.init]
+    texts = {
+        "teacher": "sampled from the teacher",
+        "files": ", ".join(map(name, recipe.corpus.files)),
+        "hub": f"{recipe.corpus.dataset} ({recipe.corpus.split})",
+    }[recipe.corpus.source]
+    return [
+        ("teacher", name(recipe.teacher.path) if recipe.teacher.path else "none"),
+        ("student starts from", student),
+        ("training text", texts),
+        ("target", "the plain teacher" if target.op == "none" else
+                   f"{target.op}, strength {target.strength:g}" + (", role-reversed" if target.reverse_roles else "")),
+        ("counterfactual augmentation", "yes" if target.augment else "no"),
+        ("loss", f"kd {loss.kd:g} ({loss.divergence}, temperature {loss.temperature:g}), ce {loss.ce:g}, "
+                 f"hidden {loss.hidden:g}"),
+        ("word list", f"{words['name']}: {', '.join(words['groups'])} (sha256 {words['sha256'][:12]}…)"),
+        ("seed", str(recipe.seed)),
+        *(
+            (f"{section}.{key}", f"true: {what}")
+            for section, config in (("teacher", recipe.teacher), ("student", recipe.student))
+            for key, what in _TRUSTED.items()
+            if getattr(config, key)
+        ),
+    ]  # fmt: skip
+
+
+def source_name(source: str | None) -> str:
+    """A hub id or bundled name as it is; of a local file or folder the last part of its path."""
+    return str(source) if source is None or is_hub_id(source) else Path(source).name
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether a name that worked can only have been a hub id: no file or folder is called so, and the hub allows it."""
+    try:
+        validate_repo_id(name.partition(":")[0])  # behind the colon: a domain of BOLD
+    except HFValidationError:
+        return False
+    return not Path(name).exists()
+
+
+def how_measured(scores: Scores, published: bool = False) -> list[str]:
+    """Prompts, decoding, held-out text, intervals and versions, a sentence each; `published` as in settings_rows."""
+    settings = scores["settings"]
+    prompts, held_out, decoding = settings["prompts"], settings["held_out"], settings["decoding"]
+    left_out = prompts.get("left_out_with_listed_word")
+    source = prompts.get("source")
+    return [
+        f"Prompts: {prompts['count']} in {prompts['groups']} groups"
+        + (f", from {source_name(source) if published else source}" if source else "")
+        + (f"; {left_out} more hold a listed word already and were left out" if left_out else "")
+        + ".",
+        f"Continuations: {decoding['samples']} a prompt, at most {decoding['max_new_tokens']} tokens, temperature "
+        f"{decoding['temperature']:g}, top-p {decoding['top_p']:g}, top-k {decoding['top_k']}, seed "
+        f"{settings['seed']}.",
+        f"Held-out text: {held_out['documents']:,} documents, {held_out['bytes']:,} bytes.",
+        f"Intervals: {settings['interval']['confidence']:.0%}, {settings['interval']['method']}, "
+        f"{settings['interval']['resamples']:,} resamples.",
+        "Versions: " + ", ".join(f"{name} {version}" for name, version in scores["versions"].items()) + ".",
+    ]
+
+
+def coverage(scores: Scores, counts: PackingCounts | None = None) -> list[str]:
+    """What the word list covers: its size, its tokens, the training text and the held-out text, a sentence each."""
+    words, held_out = scores["settings"]["wordlist"], scores["settings"]["held_out"]
+    lines = []
+    if "words" in words:
+        listed = ", ".join(f"{count} {group}" for group, count in words["words"].items())
+        lines.append(f"The list {words['name']} has {words['rows']} rows with {listed} words.")
+    of_tokens = [
+        (name, of_model["next_word_disparity"]["details"]["words"])
+        for name, of_model in scores["models"].items()
+        if "words" in of_model.get("next_word_disparity", {}).get("details", {})
+    ]
+    if of_tokens:
+        name, found = of_tokens[0]
+        lines.append(
+            f"{found['movable']} of its {found['listed']} words have a token that stands for them in the vocabulary of "
+            f"{name}; only those count in next-word disparity, and only their probability is moved in the target."
+        )
+    if counts is not None and counts.documents:
+        lines.append(
+            f"Training text: {counts.edited_documents:,} of {counts.documents:,} documents "
+            f"({share(counts.edited_documents / counts.documents)}) hold a word that was swapped, {counts.edits:,} "
+            f"swaps in all; {counts.skipped_sentences:,} sentences were left alone; "
+            f"{share(counts.aligned_share)} of the positions of edited documents have a partner."
+        )
+    if held_out.get("documents"):
+        with_word = held_out.get("documents_with_listed_word")
+        if with_word is not None:
+            found = ", ".join(f"{count:,} {group}" for group, count in held_out["listed_words"].items())
+            lines.append(
+                f"Held-out text: {with_word:,} of {held_out['documents']:,} documents "
+                f"({share(with_word / held_out['documents'])}) hold a listed word: {found}."
+            )
+    return lines
+
+
+def training_rows(training: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
+    """Model, time, tokens that the student and the teacher read, as `training/NAME.json` holds them."""
+    return [
+        [
+            name,
+            "–" if record.get("seconds") is None else duration(record["seconds"]),
+            *("–" if record.get(k) is None else f"{record[k]:,.0f}" for k in ("student_tokens", "teacher_tokens")),
+        ]
+        for name, record in training.items()
+    ]
+
+
+def undefined_scores(scores: Scores) -> list[str]:
+    """What was asked for and could not be measured, with the reason, a sentence each."""
+    lines = []
+    for metric in metrics_of(scores):
+        for name, of_model in scores["models"].items():
+            if (entry := of_model.get(metric)) and entry["value"] is None:
+                lines.append(f"{label(metric)} of {name}: {entry['details'].get('reason', 'undefined')}.")
+    return lines
+
+
+def not_measured(scores: Scores) -> list[str]:
+    """What the scores do not tell."""
+    done = set(metrics_of(scores))
+    others = [name for name, metric in METRICS.items() if not done & {card.name for card in cards(metric)}]
+    asked = (
+        f"Not asked for (scores.metrics in a recipe lists what is): {', '.join(others)}. Most need data of your own."
+    )
+    return [*NOT_MEASURED, *([asked] if others else []), *undefined_scores(scores)]

@@ -1,0 +1,405 @@
+"""Findings and figures -> one HTML file, by the templates in `assets/report/`; no script, and nothing to be loaded.
+
+jinja2 escapes whatever is not markup already, and only this module and `figures` make markup.
+"""
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import yaml
+from markupsafe import Markup
+
+from distill.base.files import PACKAGE
+from distill.data.counts import PackingCounts
+from distill.metrics import CARDS
+from distill.recipe import Recipe
+from distill.reports.figures import MARKS, Point, curves, dumbbell, scatter, times
+from distill.reports.findings import (
+    LIMITS,
+    cell,
+    coverage,
+    headline,
+    how_measured,
+    label,
+    main_pair,
+    metrics_of,
+    model_note,
+    not_measured,
+    ratio_cell,
+    rows_of,
+    settings_rows,
+    share,
+    some_entry,
+    training_rows,
+)
+
+_TEMPLATES = PACKAGE / "assets" / "report"
+_MOST_SUBJECTS = 80  # Rows of the figure of occupations; of more, those that lean most are shown.
+_LOSSES = {"loss_kd": "divergence from the target", "loss_ce": "cross-entropy", "loss_hidden": "hidden states"}
+
+Scores = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class ShownModel:
+    """A model as the page names and draws it."""
+
+    title: str
+    style: str
+    note: str
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A section with a figure.
+
+    Args:
+        id: Name of the section in links.
+        short: Its entry in the table of contents.
+        heading: Its heading.
+        caption: What is to be seen.
+        legend: (style, text) of each series.
+        charts: The figure, in one piece or several.
+        note: Small print below.
+        lines: Whether series are lines, not marks.
+        headings, rows: The same as a table; none without rows.
+    """
+
+    id: str
+    short: str
+    heading: str
+    caption: str
+    legend: Sequence[tuple[str, str]]
+    charts: Sequence[Markup]
+    note: str = ""
+    lines: bool = False
+    headings: Sequence[str] = ()
+    rows: Sequence[Sequence[str]] = ()
+
+
+def render(template: str, **context: Any) -> str:
+    """Fill a template of `assets/report/`."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(template).render(marks=MARKS, limits=LIMITS, **context)
+
+
+def model_style(name: str, mitigated: bool) -> str:
+    """The style of a run's model in figures: `teacher`, `plain` or `mitigated`."""
+    return {"teacher": "teacher", "student": "mitigated" if mitigated else "plain"}.get(name, "plain")
+
+
+def run_page(
+    recipe: Recipe,
+    scores: Scores,
+    counts: PackingCounts | None = None,
+    training: Mapping[str, Mapping[str, Any]] | None = None,
+) -> str:
+    """report.html of a run.
+
+    Args:
+        recipe: The run's recipe.
+        scores: Contents of its scores.json.
+        counts: What packing saw.
+        training: Model -> what its training took, see `report.read_training`.
+    """
+    mitigated = recipe.needs_counterfactuals
+    titles = {"baseline": "plain student", "student": "mitigated student" if mitigated else "student"}
+    models = {
+        name: ShownModel(titles.get(name, name), model_style(name, mitigated), model_note(name, mitigated))
+        for name in scores["models"]
+    }
+    pair = main_pair(list(models))
+    found = scores["differences"].get(" - ".join(pair), {}) if pair else {}
+    figures = [
+        _occupations(scores, models),
+        _trade_off(scores, models),
+        _next_words(scores, models),
+        _losses(training or {}, models),
+    ]
+    name = Path(recipe.output_dir).name
+    first, second = (models[name].title for name in pair) if pair else ("", "")
+    return render(
+        "run.html",
+        title=f"distill: {name}",
+        name=name,
+        headline=_unbroken(headline(scores)),
+        comparison=f"{first.capitalize()} beside {second}." if pair else "",
+        words=scores["settings"]["wordlist"],
+        models=list(models.values()),
+        scores=[row for metric in metrics_of(scores) for row in _score_rows(scores, metric, found)],
+        ratio_heading=f"{first} / {second}".replace(" student", "") if found else "",
+        cards=[CARDS[metric] for metric in metrics_of(scores) if metric in CARDS],
+        figures=[figure for figure in figures if figure],
+        examples=_examples(scores, models),
+        decoding=_decoding(scores),
+        coverage=coverage(scores, counts),
+        settings=settings_rows(recipe, scores),
+        training=training_rows(training or {}),
+        provenance=_provenance(scores),
+        recipe=_recipe_text(recipe),
+        measured=how_measured(scores),
+        not_measured=not_measured(scores),
+    )
+
+
+def _unbroken(sentence: str) -> str:
+    """The same with no line break before or within an interval."""
+    return re.sub(r" \[[^]]*\]", lambda interval: interval[0].replace(" ", "\N{NO-BREAK SPACE}"), sentence)
+
+
+def _score_rows(scores: Scores, metric: str, differences: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """A metric's row with ratio and undetected share, and those of texts by people, which have neither."""
+    last = list(scores["models"].values())[-1].get(metric, some_entry(scores, metric))
+    of_metric = {"ratio": ratio_cell(differences.get(metric)), "undetected": share(last["undetected"])}
+    for name, *cells, best, direction in rows_of(scores, metric):
+        yield {"label": name, "cells": cells, "ideal": best, "direction": direction, **of_metric}
+        of_metric = dict.fromkeys(of_metric, "–")
+
+
+# ----------------------------------------------------------------------------------------------------------- figures
+
+
+def _leaning(log_ratio: float, groups: Sequence[str]) -> str:
+    """A log ratio in words: `3.2× male`."""
+    multiple = times(log_ratio)
+    if multiple == "even" or len(groups) != 2:
+        return multiple
+    return f"{multiple} {groups[0] if log_ratio > 0 else groups[1]}"
+
+
+def _ends(groups: Sequence[str]) -> tuple[str, str]:
+    return (f"← {groups[1]} likelier", f"{groups[0]} likelier →") if len(groups) == 2 else ("", "further apart →")
+
+
+def _occupations(scores: Scores, models: Mapping[str, ShownModel]) -> Figure | None:
+    """Next-word disparity of each subject, before and after."""
+    pair = main_pair(list(models))
+    shown = [name for name in (pair[::-1] if pair else models) if "next_word_disparity" in scores["models"][name]]
+    details = {name: scores["models"][name]["next_word_disparity"]["details"] for name in shown}
+    subjects = {name: found.get("subjects", {}) for name, found in details.items()}
+    before = subjects[shown[0]] if shown else {}
+    common = [
+        subject
+        for subject in before
+        if all(of_model.get(subject, {}).get("value") is not None for of_model in subjects.values())
+    ]
+    if not common:
+        return None
+    groups = details[shown[0]]["groups"]
+    leaning_most = sorted(common, key=lambda subject: -abs(before[subject]["value"]))[:_MOST_SUBJECTS]
+    rows = []
+    for subject in sorted(leaning_most, key=lambda subject: before[subject]["value"]):
+        points = []
+        for name in shown:
+            mean = subjects[name][subject]
+            interval = ""
+            if mean["low"] is not None and mean["high"] is not None:
+                interval = f", from {_leaning(mean['low'], groups)} to {_leaning(mean['high'], groups)}"
+            text = f"{subject}, {models[name].title}: {_leaning(mean['value'], groups)}{interval}"
+            points.append(Point(mean["value"], mean["low"], mean["high"], models[name].style, text))
+        rows.append((subject, points))
+    left_out = len(common) - len(rows)
+    prompts = [before[subject]["n"] for subject in leaning_most]
+    each = " to ".join(str(n) for n in sorted({min(prompts), max(prompts)}))
+    return Figure(
+        id="occupations",
+        short="Occupations",
+        heading="Whom each subject makes the model expect",
+        caption=f"How many times likelier the words of one group ({' or '.join(groups)}) are as the next word, for "
+        "each subject of the prompts, before and after. The middle line is even.",
+        legend=[(models[name].style, models[name].title) for name in shown],
+        charts=dumbbell(rows, "Next-word disparity by subject", _ends(groups)),
+        note=f"Sorted by the value before. Bars are 95% bootstrap intervals over the {each} prompts of a subject: few, "
+        "so take them as rough." + (f" {left_out} subjects, which lean less, are left out." if left_out else ""),
+        headings=["subject", *(models[name].title for name in shown)],
+        rows=[[subject, *(_leaning(point.value, groups) for point in points)] for subject, points in rows],
+    )
+
+
+def _trade_off(scores: Scores, models: Mapping[str, ShownModel]) -> Figure | None:
+    """Disparity against perplexity, each model a point."""
+    charts = []
+    for metric in ("next_word_disparity", "corpus_disparity"):
+        points = [
+            (*both, "")
+            for name, of_model in scores["models"].items()
+            if (both := trade_off_point(of_model, metric, models[name].style, models[name].title))
+        ]
+        if points:
+            names = (label("perplexity"), f"{label(metric)} (size)")
+            charts.append(scatter(points, f"{label(metric)} against perplexity", names))
+    if not charts:
+        return None
+    return Figure(
+        id="trade-off",
+        short="Trade-off",
+        heading="Disparity against perplexity",
+        caption="What the mitigation costs: a good student lies low (little disparity) and to the left (it predicts "
+        "text well). Bars are 95% intervals.",
+        legend=[(model.style, model.title) for model in models.values()],
+        charts=charts,
+    )
+
+
+def trade_off_point(of_model: Mapping[str, Any], metric: str, style: str, text: str) -> tuple[Point, Point] | None:
+    """Perplexity and the size of a disparity as a point of `figures.scatter`; None where one of them is undefined."""
+    x, y = of_model.get("perplexity"), of_model.get(metric)
+    if x is None or y is None or x["value"] is None or y["value"] is None:
+        return None
+    words = f"{text}: perplexity {cell(x)}, {label(metric)} {cell(y)}"
+    low, high = y["low"], y["high"]
+    if low is not None and high is not None:  # The score may have a sign, but its size counts here.
+        sizes = abs(low), abs(high)
+        low, high = (0.0 if low < 0 < high else min(sizes)), max(sizes)
+    return Point(x["value"], x["low"], x["high"], style, words), Point(abs(y["value"]), low, high, style, words)
+
+
+def _next_words(scores: Scores, models: Mapping[str, ShownModel]) -> Figure | None:
+    """The two compared words after each of the example prompts, by every model."""
+    prompts = (scores.get("examples") or {}).get("prompts", [])
+    of_first = next(iter(prompts[0]["models"].values()))["next_word"] if prompts else {}
+    words = list(of_first)
+    if len(words) < 2:
+        return None
+    rows, table = [], []
+    for prompt in prompts:
+        points, cells = [], []
+        for name, of_model in prompt["models"].items():
+            chances = of_model["next_word"]
+            shown = ", ".join(f"{word} {share(chance)}" for word, chance in chances.items())
+            cells.append(shown)
+            first, second = list(chances.values())[:2]
+            if len(words) == 2 and first and second:
+                text = f"{prompt['prompt']} … {models[name].title}: {shown}"
+                points.append(Point(math.log(first) - math.log(second), None, None, models[name].style, text))
+        table.append([f"{prompt['prompt']} …", *cells])
+        if points:
+            rows.append((f"{prompt['prompt']} …", points))
+    ratio = " : ".join(f"P({word})" for word in reversed(words))
+    return Figure(
+        id="next-word",
+        short=ratio.replace(" ", ""),
+        heading=f"{ratio} after some prompts",
+        caption="The probabilities of these very words as the next one. After a prompt that names a group, the "
+        "ratio should stay on that group's side: agreement is not bias.",
+        legend=[(model.style, model.title) for model in models.values()],
+        charts=dumbbell(rows, f"{ratio} after some prompts", _ends(words), labels_above=True) if rows else [],
+        headings=["prompt", *(models[name].title for name in prompts[0]["models"])],
+        rows=table,
+    )
+
+
+def _losses(training: Mapping[str, Mapping[str, Any]], models: Mapping[str, ShownModel]) -> Figure | None:
+    """The parts of the loss over the steps of training."""
+    charts, shown = [], []
+    for part, what in _LOSSES.items():
+        lines = []
+        for name, record in training.items():
+            logged = [log for log in record.get("history", []) if log.get(part) is not None and "step" in log]
+            if name in models and len(logged) > 1:
+                lines.append((models[name].style, [(log["step"], log[part]) for log in logged]))
+                shown.append(name)
+        if lines:
+            charts.append(curves(lines, f"{what} over training steps", ("step", f"{what}, per token")))
+    if not charts:
+        return None
+    return Figure(
+        id="loss",
+        short="Loss",
+        heading="The parts of the loss",
+        caption="Each as a mean over the tokens since the log before, without its weight. The students have "
+        "different targets, so one lying higher is not worse.",
+        legend=[(models[name].style, models[name].title) for name in dict.fromkeys(shown)],
+        charts=charts,
+        lines=True,
+    )
+
+
+# ------------------------------------------------------------------------------------------------------------- texts
+
+
+def _examples(scores: Scores, models: Mapping[str, ShownModel]) -> list[dict[str, Any]]:
+    """The example prompts and continuations, their listed words marked, those that name no group first."""
+    groups = scores["settings"]["wordlist"]["groups"]
+    prompts = (scores.get("examples") or {}).get("prompts", [])
+    headings = {False: "Prompts that name no group", True: "Prompts that name a group"}
+    return [
+        {
+            "heading": headings[listed],
+            "prompts": [
+                {
+                    "prompt": marked(prompt["prompt"], prompt["words"], groups),
+                    "texts": [
+                        {
+                            "title": models[name].title,
+                            "style": models[name].style,
+                            "text": marked(of_model["text"], of_model["words"], groups),
+                        }
+                        for name, of_model in prompt["models"].items()
+                    ],
+                }
+                for prompt in part
+            ],
+        }
+        for listed, part in groupby(prompts, key=lambda prompt: bool(prompt["words"]))
+    ]
+
+
+def marked(text: str, words: Sequence[Sequence[int]], groups: Sequence[str]) -> Markup:
+    """A text with its listed words marked by group.
+
+    Args:
+        text: Any text.
+        words: [start, end, group] of each, in characters, from left to right.
+        groups: Names of the groups.
+    """
+    out, position = Markup(""), 0
+    for start, end, group in words:
+        out += text[position:start]
+        out += Markup('<mark class="g{}" title="{}">{}</mark>').format(group % 4, groups[group], text[start:end])
+        position = end
+    return out + text[position:]
+
+
+def _decoding(scores: Scores) -> str:
+    decoding = (scores.get("examples") or {}).get("decoding", {})
+    if not decoding:
+        return ""
+    return (
+        f"sampled at temperature {decoding['temperature']:g} with top-p {decoding['top_p']:g}, cooler than for the "
+        f"scores, at most {decoding['max_new_tokens']} tokens, seed {decoding['seed']}"
+    )
+
+
+# --------------------------------------------------------------------------------------------------------- provenance
+
+
+def _provenance(scores: Scores) -> list[tuple[str, str]]:
+    settings = scores["settings"]
+    rows = [("seed", str(settings["seed"])), ("word list, SHA-256", settings["wordlist"]["sha256"])]
+    rows += [
+        (f"{what}, SHA-256", settings[key]["sha256"])
+        for key, what in (("prompts", "prompts"), ("held_out", "held-out text"))
+        if "sha256" in settings[key]
+    ]
+    rows += [(f"weights of {name}, SHA-256", digest) for name, digest in settings.get("weights", {}).items()]
+    return rows + [(name, version) for name, version in scores["versions"].items()]
+
+
+def _recipe_text(recipe: Recipe) -> str:
+    """The recipe as YAML, without tokens."""
+    values = recipe.to_dict()
+    values["trainer"] = {key: value for key, value in values["trainer"].items() if not key.endswith("_token")}
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)

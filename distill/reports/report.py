@@ -1,0 +1,267 @@
+"""scores.json -> the table in the terminal, report.md, report.html and the model cards of a run.
+
+Everything that came from outside (model output, prompts, file names) is escaped before it enters Markdown or HTML.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from distill.base.files import write_text
+from distill.base.markdown_text import escape, items, table
+from distill.data.counts import PackingCounts
+from distill.metrics import CARDS
+from distill.recipe import Recipe
+from distill.reports.findings import (
+    LIMITS,
+    coverage,
+    difference_rows,
+    headline,
+    how_measured,
+    label,
+    metrics_of,
+    model_note,
+    not_measured,
+    number,
+    score_rows,
+    settings_rows,
+    training_rows,
+    undefined_scores,
+)
+from distill.reports.model_card import push_student, write_cards
+from distill.reports.page import run_page
+from distill.reports.side_by_side import checkpoints, side_by_side
+
+_TEXT_LIMIT = 300  # Characters of a sampled continuation that report.md shows.
+
+
+# --------------------------------------------------------------------------------------------------------- terminal
+
+
+def print_table(scores: Mapping[str, Any], console: Console | None = None) -> None:
+    """The scores of all models, why some could not be measured, and the last model's difference to those before it."""
+    console = console or Console()
+    grid = Table(title="Scores with 95% intervals", box=SIMPLE_HEAD, padding=(0, 1, 1, 0))
+    grid.add_column("score", min_width=len("equivariance"))
+    for name in scores["models"]:
+        grid.add_column(Text(name))
+    grid.add_column("ideal")
+    grid.add_column("better")
+    for *row, direction in score_rows(scores):
+        # The interval stands under its value, so that three models fit into 80 columns.
+        grid.add_row(*(Text(text.replace(" [", "\n[")) for text in (*row, direction.split(" is ")[0])))
+    console.print(grid)
+    for line in undefined_scores(scores):
+        console.print(Text(f"not measured: {line}"))
+    for pair in scores["differences"]:
+        if not pair.startswith(f"{list(scores['models'])[-1]} - "):
+            continue
+        grid = Table(title=Text(f"{pair}, paired by prompt or document"), box=SIMPLE_HEAD)
+        for heading in ("score", "difference", "ratio of sizes", "units"):
+            grid.add_column(heading)
+        for row in difference_rows(scores, pair):
+            grid.add_row(*map(Text, row))
+        console.print(grid)
+
+
+def print_side_by_side(files: Mapping[str, Mapping[str, Any]], console: Console | None = None) -> None:
+    """Intrinsic beside extrinsic scores of all checkpoints, and how their ranks agree.
+
+    Nothing is printed where no checkpoint has scores of both kinds.
+
+    Args:
+        files: Label -> contents of a scores.json.
+        console: Where to.
+    """
+    console = console or Console()
+    found = side_by_side(checkpoints(files))
+    if not (found["intrinsic"] and found["extrinsic"]):
+        return
+    both = [*found["intrinsic"], *found["extrinsic"]]
+    grid = Table(title="Distance from the ideal, intrinsic scores before extrinsic ones", box=SIMPLE_HEAD)
+    grid.add_column("score")
+    for name in found["rows"]:
+        grid.add_column(Text(name), justify="right")
+    for score in both:
+        grid.add_row(Text(label(score)), *(number(cells[score]["distance"]) for cells in found["rows"].values()))
+    console.print(grid)
+    grid = Table(title="Rank correlation over these checkpoints (Spearman)", box=SIMPLE_HEAD)
+    for heading in ("intrinsic", "extrinsic", "n", "rho", "p (permutation)"):
+        grid.add_column(heading)
+    for pair in found["correlations"]:
+        if pair["spearman"] is not None:
+            names = (label(pair[side]) for side in ("intrinsic", "extrinsic"))
+            grid.add_row(*map(Text, names), str(pair["n"]), number(pair["spearman"]), number(pair["p_value"]))
+    console.print(grid if grid.row_count else "too few checkpoints with both for rank correlations: three are needed")
+
+
+# --------------------------------------------------------------------------------------------------------- Markdown
+
+
+def _details(scores: Mapping[str, Any]) -> list[str]:
+    """What single numbers hide: spread over occupations, leanings per prompt group."""
+    models = scores["models"]
+    lines: list[str] = []
+    spread = _details_of("next_word_disparity", "groups", models)
+    if spread:
+        groups = next(iter(spread.values()))["groups"]
+        which = f", log ratio of {escape(groups[0])} over {escape(groups[1])}" if len(groups) == 2 else ""
+        lines += [f"Next word{which}:", ""]
+        rows = [
+            [name, number(d["mean_signed"]), number(d["spread"]), number(d["listed_mass"])]
+            for name, d in spread.items()
+        ]
+        lines += table(["model", "mean, signed", "spread over subjects", "mass of listed words"], rows)
+    texts = _details_of("generation_disparity", "texts", models)
+    if texts:
+        kinds = list(next(iter(texts.values()))["texts"])
+        rows = [
+            [
+                name,
+                *(str(d["texts"].get(kind, "–")) for kind in kinds),
+                number(d["fairness_ratio_mean"]),
+                number(d["fairness_ratio_min"]),
+            ]
+            for name, d in texts.items()
+        ]
+        lines += ["Texts of each polarity, and the fairness ratio (1 is even) over prompt groups:", ""]
+        lines += table(["model", *kinds, "mean fairness ratio", "least fairness ratio"], rows)
+        prompt_groups = list(next(iter(texts.values()))["fairness_ratios"])
+        rows = [[group, *(number(d["fairness_ratios"].get(group)) for d in texts.values())] for group in prompt_groups]
+        lines += table(["fairness ratio of prompt group", *texts], rows)
+    return lines
+
+
+def _details_of(metric: str, key: str, models: Mapping[str, Any]) -> dict[str, Any]:
+    """Model -> details of a metric, of the models whose details have this key: of others it could not be measured."""
+    found = {name: of_model[metric]["details"] for name, of_model in models.items() if metric in of_model}
+    return {name: details for name, details in found.items() if key in details}
+
+
+def _samples(scores: Mapping[str, Any]) -> list[str]:
+    """The first continuation of the same prompts by every model, models in columns."""
+    samples = scores["samples"]
+    if not samples:
+        return []
+    names = list(scores["models"])
+    rows = [
+        [sample["prompt"], *(_shortened((sample["texts"].get(name) or [""])[0]) for name in names)]
+        for sample in samples
+    ]
+    note = "The first sample of each, as it came: nothing was chosen. All models drew the same random numbers."
+    return ["## Same prompts, before and after", "", note, "", *table(["prompt", *names], rows)]
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _TEXT_LIMIT else f"{text[:_TEXT_LIMIT]}…"
+
+
+def report_markdown(
+    recipe: Recipe,
+    scores: Mapping[str, Any],
+    counts: PackingCounts | None = None,
+    training: Mapping[str, Mapping[str, Any]] | None = None,
+) -> str:
+    """The report of a run.
+
+    Args:
+        recipe: The run's recipe.
+        scores: Contents of its scores.json.
+        counts: What packing saw.
+        training: Model -> what its training took, see `read_training`.
+    """
+    names = list(scores["models"])
+    lines = [f"# Report: {escape(Path(recipe.output_dir).name)}", "", escape(headline(scores)), ""]
+    lines += [f"- **{escape(name)}**: {model_note(name, recipe.needs_counterfactuals)}" for name in names]
+    lines += ["", "## Scores", "", "Values with 95% intervals in brackets.", ""]
+    lines += table(["score", *names, "ideal", "better"], score_rows(scores))
+    for pair in scores["differences"]:
+        if pair.startswith(f"{names[-1]} - "):
+            lines += [f"### {escape(pair)}", "", "Paired: both models on the same resampled prompts or documents.", ""]
+            lines += table(["score", "difference", "ratio of sizes", "units"], difference_rows(scores, pair))
+    lines += ["What the rows mean:", ""]
+    lines += [
+        f"- **{escape(CARDS[metric].label)}**: {CARDS[metric].meaning} {CARDS[metric].limits}"
+        for metric in metrics_of(scores)
+        if metric in CARDS
+    ]
+    if details := _details(scores):
+        lines += ["", "## Behind the averages", "", *details]
+    else:
+        lines += [""]
+    lines += _samples(scores)
+    lines += ["## How the student was made", "", *table(["", ""], settings_rows(recipe, scores))]
+    if training:
+        lines += table(["model", "time", "student's tokens", "teacher's tokens"], training_rows(training))
+    if counts is not None:
+        lines += [f"Training text: {escape(counts.summary())}.", ""]
+    lines += ["## What the word list covers", "", *items(coverage(scores, counts))]
+    lines += ["## How it was measured", "", *items(how_measured(scores))]
+    lines += ["## What was not measured", "", *items(not_measured(scores))]
+    lines += ["## Limits", "", *items(LIMITS)]
+    return "\n".join(lines)
+
+
+# -------------------------------------------------------------------------------------------------------------- run
+
+
+def read_training(folder: Path) -> dict[str, dict[str, Any]]:
+    """What training a run's models took and how the loss went: the files `training/NAME.json`, by name.
+
+    A run of an older version has none, and what cannot be read is left out: no report should fail for it.
+    """
+    found = {}
+    for path in sorted((folder / "training").glob("*.json")):
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        if isinstance(record, dict) and _is_training(record):
+            found[path.stem] = record
+    return found
+
+
+def _is_training(record: Mapping[str, Any]) -> bool:
+    """Whether a report can be made of it, see `TrainingLog.write`."""
+    history = record.get("history", [])
+    if not isinstance(history, list) or not all(isinstance(entry, dict) for entry in history):
+        return False
+    totals = {name: value for name, value in record.items() if name != "history"}
+    numbers = [value for entry in (totals, *history) for value in entry.values() if value is not None]
+    return all(isinstance(n, (int, float)) and math.isfinite(n) for n in numbers)
+
+
+def write_report(
+    recipe: Recipe,
+    scores: Mapping[str, Any],
+    counts: PackingCounts | None,
+    folder: Path,
+    console: Console | None = None,
+) -> None:
+    """Write report.md, report.html and the model cards of the trained models, and print the table.
+
+    The student is then pushed to the hub, if the recipe says so.
+
+    Args:
+        recipe: The run's recipe.
+        scores: Contents of its scores.json.
+        counts: What packing saw.
+        folder: The run's folder; a card goes into each of its `student/` and `baseline/` that exist.
+        console: Where to print; standard output by default.
+
+    Raises:
+        UserError: the hub refuses the student.
+    """
+    training = read_training(folder)
+    write_text(folder / "report.md", report_markdown(recipe, scores, counts, training))
+    write_text(folder / "report.html", run_page(recipe, scores, counts, training))
+    write_cards(recipe, scores, folder)
+    print_table(scores, console)
+    push_student(recipe, folder)

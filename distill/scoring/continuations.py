@@ -1,0 +1,113 @@
+"""Checkpoints and prompts -> continuations side by side, listed words marked by group (`distill generate`)."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.text import Text
+
+from distill.base.console import counter
+from distill.base.errors import UserError
+from distill.base.highlight import marked, side_by_side
+from distill.models.generation import generate
+from distill.models.loading import load_model, load_tokenizer
+from distill.text.counterfactual import Swapper
+from distill.text.prompts import limit_prompts, load_prompts
+
+
+def read_prompts(spec: str, maximum: int | None = None) -> list[str]:
+    """Prompts of a .txt file, one a line, or of any source that `load_prompts` knows.
+
+    Args:
+        spec: The file, or the source's name.
+        maximum: Take at most this many; of a source with groups, from all of them. None: all.
+
+    Raises:
+        UserError: there is no such source, or it is malformed or empty.
+    """
+    path = Path(spec)
+    if path.suffix != ".txt":
+        return [prompt.text for prompt in limit_prompts(load_prompts(spec), maximum)]
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); give a text file with one prompt a line") from None
+    if not (prompts := [line.rstrip() for line in lines if line.strip()][:maximum]):
+        raise UserError(f"{path}: holds no prompt; write one a line")
+    return prompts
+
+
+def continuations(
+    checkpoints: Mapping[str, str], prompts: Sequence[str], swapper: Swapper, **decoding: Any
+) -> dict[str, Any]:
+    """What each checkpoint writes after each prompt; all of them draw the same random numbers.
+
+    Args:
+        checkpoints: Name -> folder or hub id; one is in memory at a time.
+        prompts: Texts to continue.
+        swapper: Finds the listed words.
+        decoding: Settings of `generate`: samples, max_new_tokens, temperature, top_p, top_k, batch_size, seed.
+
+    Returns:
+        `{"groups", "wordlist", "decoding", "prompts": [{"prompt", "words", "texts": {NAME: [{"text", "words"}]}}]}`,
+        where words are [start, end, index of the group] of each listed word, in characters of its text.
+
+    Raises:
+        UserError: a checkpoint cannot be had, or a prompt does not fit into its context.
+    """
+    wordlist = swapper.wordlist
+    rows: list[dict[str, Any]] = [{"prompt": prompt, "words": _words(prompt, 0, swapper)} for prompt in prompts]
+    for row in rows:
+        row["texts"] = {}
+    for name, checkpoint in checkpoints.items():
+        model = load_model(checkpoint).to("cuda" if torch.cuda.is_available() else "cpu")
+        progress = counter(f"generating with {name}", "texts")
+        texts = generate(model, load_tokenizer(checkpoint), prompts, progress=progress, **decoding)
+        for row, samples in zip(rows, texts, strict=True):
+            before = len(row["prompt"])
+            row["texts"][name] = [
+                {"text": text, "words": _words(row["prompt"] + text, before, swapper)} for text in samples
+            ]
+    return {"groups": list(wordlist.groups), "wordlist": wordlist.name, "decoding": decoding, "prompts": rows}
+
+
+def _words(text: str, begin: int, swapper: Swapper) -> list[list[int]]:
+    """Listed words at or after `begin`, counted from there; what stands before may tell what a word is."""
+    return [[m.start - begin, m.end - begin, m.group] for m in swapper.matches(text) if m.start >= begin]
+
+
+def print_continuations(found: Mapping[str, Any], console: Console | None = None) -> None:
+    """A table for each prompt on a terminal, one column a checkpoint; elsewhere a line for each text.
+
+    Args:
+        found: From `continuations`.
+        console: Where to.
+    """
+    console = console or Console()
+    groups = found["groups"]
+
+    def shown(of: Mapping[str, Any], key: str) -> Text:
+        return marked(of[key], of["words"], console.color_system is not None, groups)
+
+    if not console.is_terminal:
+        for row in found["prompts"]:
+            console.print(shown(row, "prompt"), soft_wrap=True)
+            for name, samples in row["texts"].items():
+                for sample in samples:
+                    console.print(Text(f"  {name}:").append(shown(sample, "text")), soft_wrap=True)
+        return
+    for row in found["prompts"]:
+        table = side_by_side(list(row["texts"]), console)
+        table.title = shown(row, "prompt")
+        for samples in zip(*row["texts"].values(), strict=True):
+            table.add_row(*(shown(sample, "text") for sample in samples))
+        console.print(table)
+    if console.color_system is not None:
+        legend = Text("marked: ")
+        for index, group in enumerate(groups):
+            legend.append(marked(group, [(0, len(group), index)], True)).append(" ")
+        console.print(legend)

@@ -1,0 +1,127 @@
+"""What was measured before: outcomes by the hash of everything that decides them, one JSON file each.
+
+A stopped evaluation goes on at the metric at which it was stopped, and a model that was scored before is not scored
+again. Each file holds the hash of its content; where the two do not fit, it is measured anew.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from distill.base.console import say
+from distill.base.files import PACKAGE, write_json
+from distill.metrics import Outcome
+
+
+class ScoreCache:
+    """Outcomes of one set of data and settings.
+
+    folder: where the files lie; None keeps nothing.
+    given: whatever decides an outcome beside model and metric, ready for JSON.
+    measured: how many outcomes were not there.
+    """
+
+    def __init__(self, folder: Path | None, given: Mapping[str, Any]) -> None:
+        self._folder = folder
+        self._given = {**given, "code": _code_hash()}
+        self.measured = 0
+
+    def outcomes(self, model: str, metric: str, measure: Callable[[], dict[str, Outcome]]) -> dict[str, Outcome]:
+        """The outcomes of a metric, from the cache where they lie there.
+
+        Args:
+            model: Hash of the model.
+            metric: Name of the metric.
+            measure: Called where they do not.
+        """
+        path = self._path(model, metric)
+        kept = self._read(path)
+        try:
+            return {name: _from_json(fields) for name, fields in kept.items()}
+        except (AttributeError, KeyError, TypeError):
+            pass
+        self.measured += 1
+        found = measure()
+        self._write(path, {name: _to_json(outcome) for name, outcome in found.items()})
+        return found
+
+    def keep_texts(self, model: str, texts: dict[str, Any]) -> dict[str, Any]:
+        """Keeps sampled texts, and gives them back."""
+        self._write(self._path(model, "texts"), texts)
+        return texts
+
+    def texts(self, model: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any] | None:
+        """The texts that were kept, made anew where they are damaged; None where none were."""
+        path = self._path(model, "texts")
+        if path is None or not path.exists():
+            return None
+        kept = self._read(path)
+        return kept if isinstance(kept, dict) else self.keep_texts(model, make())
+
+    def _path(self, model: str, metric: str) -> Path | None:
+        if self._folder is None:
+            return None
+        content = json.dumps([self._given, model, metric], sort_keys=True, default=str)
+        return self._folder / f"{metric}-{hashlib.sha256(content.encode()).hexdigest()[:32]}.json"
+
+    def _read(self, path: Path | None) -> Any:
+        if path is None or not path.exists():
+            return None
+        try:
+            kept = json.loads(path.read_text(encoding="utf-8"))
+            if kept["sha256"] == content_hash(kept["content"]):
+                return kept["content"]
+        except (OSError, ValueError, KeyError, TypeError):
+            pass
+        say(f"{path} is damaged; measuring again")
+        return None
+
+    def _write(self, path: Path | None, content: Any) -> None:
+        if path:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            content = json.loads(json.dumps(content))  # as it will be read
+            write_json(path, {"sha256": content_hash(content), "content": content})
+
+
+def content_hash(content: Any) -> str:
+    """SHA-256 of anything that JSON can hold."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def stamp(path: str | None) -> list[tuple[str, int, int]] | str | None:
+    """What tells whether a file or folder changed: names, sizes and times of its files. A hub id is its own stamp."""
+    if path is None:
+        return None
+    root = Path(path)
+    if not root.exists():
+        return path
+    files = sorted(p for p in root.rglob("*") if p.is_file()) if root.is_dir() else [root]
+    return [(str(p.relative_to(root)), p.stat().st_size, p.stat().st_mtime_ns) for p in files]
+
+
+@cache
+def _code_hash() -> str:
+    """Of this package's code and the versions of what it measures with."""
+    digest = hashlib.sha256()
+    for path in sorted(PACKAGE.rglob("*.py")):
+        digest.update(path.read_bytes())
+    for package in ("torch", "transformers", "tokenizers", "numpy", "vaderSentiment"):
+        try:
+            digest.update(f"{package} {metadata.version(package)}".encode())
+        except metadata.PackageNotFoundError:
+            digest.update(f"no {package}".encode())
+    return digest.hexdigest()
+
+
+def _to_json(outcome: Outcome) -> dict[str, Any]:
+    return asdict(outcome) | {"drawn": [value if math.isfinite(value) else None for value in outcome.drawn]}
+
+
+def _from_json(fields: dict[str, Any]) -> Outcome:
+    return Outcome(**fields | {"drawn": tuple(math.nan if value is None else value for value in fields["drawn"])})

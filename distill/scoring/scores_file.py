@@ -1,0 +1,94 @@
+"""scores.json as a file: its schema, writing and reading."""
+
+import json
+import math
+from collections.abc import Mapping
+from functools import cache as cached
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+from jsonschema.exceptions import best_match
+
+from distill.base.errors import UserError
+from distill.base.files import PACKAGE, write_json
+from distill.base.long_input import read_whole
+
+FORMAT = 1
+
+
+SCHEMA = PACKAGE / "assets" / "scores.schema.json"
+
+
+# A 1.0 is an integer to JSON Schema, and no index to Python.
+_Validator = jsonschema.validators.extend(
+    jsonschema.Draft202012Validator,
+    type_checker=jsonschema.Draft202012Validator.TYPE_CHECKER.redefine("integer", lambda _, value: type(value) is int),
+)
+
+
+def write_scores(scores: Mapping[str, Any], path: str | Path) -> None:
+    """Write scores as JSON, whole or not at all."""
+    path = Path(path)
+    jsonschema.validate(scores, _schema())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, scores)
+
+
+def read_scores(path: str | Path) -> dict[str, Any]:
+    """Scores from a file.
+
+    Raises:
+        UserError: there is none, it is of another format, or something in it is not as the schema says.
+    """
+    try:
+        scores = json.loads(read_whole(Path(path)).decode(), parse_constant=_no_number)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); give a scores.json") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not valid JSON ({error})") from None
+    if not isinstance(scores, dict) or scores.get("format") != FORMAT:
+        raise UserError(f"{path}: not a scores.json of format {FORMAT}; score the models again")
+    problem = best_match(_Validator(_schema()).iter_errors(scores))
+    if problem is not None:
+        where = ".".join(map(str, problem.absolute_path)) or "the whole file"
+        raise UserError(f"{path}: {where}: {problem.message[:200]}; score the models again")
+    if (what := _contradiction(scores)) is not None:
+        raise UserError(f"{path}: {what}; score the models again")
+    return scores
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def _contradiction(scores: Mapping[str, Any]) -> str | None:
+    """What in the examples does not fit to the rest, which no schema can say."""
+    groups = len(scores["settings"]["wordlist"]["groups"])
+    prompts = (scores.get("examples") or {}).get("prompts", [])
+    labels = {tuple(of_model["next_word"]) for prompt in prompts for of_model in prompt["models"].values()}
+    if len(labels) > 1:
+        return "examples.prompts: the models are not asked for the same next words"
+    for number, prompt in enumerate(prompts):
+        if unknown := prompt["models"].keys() - scores["models"].keys():
+            return f"examples.prompts.{number}: there is no model {min(unknown)!r}"
+        places = [*prompt["words"], *(place for of_model in prompt["models"].values() for place in of_model["words"])]
+        if any(group >= groups for _, _, group in places):
+            return f"examples.prompts.{number}: a listed word of a group that the word list does not have"
+    return None
+
+
+@cached
+def _schema() -> dict[str, Any]:
+    return json.loads(SCHEMA.read_text(encoding="utf-8"))
+
+
+def without_nan(value: Any) -> Any:
+    """The same tree with `None` for numbers that JSON cannot hold."""
+    if isinstance(value, Mapping):
+        return {key: without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_nan(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

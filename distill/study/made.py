@@ -1,0 +1,77 @@
+"""How a study was made: machine, commit, and the seconds that its parts took."""
+
+import json
+import os
+import platform
+import resource
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from distill import __version__
+from distill.base.files import PACKAGE, write_json
+from distill.study.file import Study
+
+
+def threads(study: Study) -> int:
+    """Threads of each job: the cores are shared, unless the caller has set their number."""
+    if "OMP_NUM_THREADS" in os.environ:
+        return torch.get_num_threads()
+    return max(1, len(os.sched_getaffinity(0)) // study.jobs)
+
+
+def machine(study: Study) -> dict[str, Any]:
+    return {
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "processor": f"{platform.machine()} with {torch.backends.cpu.get_cpu_capability()}",
+        "cores": len(os.sched_getaffinity(0)),
+        "jobs": study.jobs,
+        "threads": threads(study),
+    }
+
+
+def commit() -> str:
+    """The commit of this code, with `-dirty` where it was changed since; the version where git does not know it."""
+    git = ["git", "-C", str(PACKAGE), "describe", "--always", "--dirty", "--exclude", "*"]
+    try:
+        return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return f"version {__version__}"
+
+
+def children_seconds() -> float:
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+_SECONDS = "seconds.json"
+
+
+def _seconds(out: Path) -> dict[str, dict[str, float]]:
+    """Part of the study -> {"wall", "processor"}: what it has taken so far, in all calls together."""
+    return json.loads((out / _SECONDS).read_text(encoding="utf-8")) if (out / _SECONDS).exists() else {}
+
+
+def spend(out: Path, part: str, wall: float, processor: float) -> None:
+    """Add seconds to what a part of the study has taken; what a kill cuts off is not counted."""
+    spent = _seconds(out)
+    before = spent.get(part, {"wall": 0.0, "processor": 0.0})
+    spent[part] = {"wall": before["wall"] + wall, "processor": before["processor"] + processor}
+    write_json(out / _SECONDS, spent)
+
+
+@contextmanager
+def timed(out: Path, part: str) -> Iterator[None]:
+    wall, processor = time.monotonic(), time.process_time()
+    yield
+    spend(out, part, time.monotonic() - wall, time.process_time() - processor)
+
+
+def hours(out: Path) -> dict[str, dict[str, float]]:
+    parts = _seconds(out).items()
+    return {part: {of: round(seconds / 3600, 3) for of, seconds in times.items()} for part, times in parts}

@@ -1,0 +1,153 @@
+"""Outcomes of all rows and seeds -> the content of study.json."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, fields
+from typing import Any
+
+import numpy as np
+import torch
+
+from distill.metrics import Outcome
+from distill.metrics.bootstrap import CONFIDENCE
+from distill.recipe import TargetConfig
+from distill.scoring.score import versions
+from distill.study.file import BASELINE, Study, row_recipe
+
+FORMAT = 1
+
+
+_RESAMPLES = 2000
+
+
+def resampled_mean(
+    outcomes: Sequence[Outcome], absolute: bool, draws: int = _RESAMPLES
+) -> tuple[float | None, np.ndarray]:
+    """The mean over seeds, and bootstrap draws of it over seeds and units (prompts, documents, pairs).
+
+    Every draw takes as many seeds as there are, with replacement, and for each of these one resample of its units. The
+    same call for another row takes the same seeds and resamples, so that two rows are paired.
+
+    Args:
+        outcomes: One for each seed.
+        absolute: Take the size of each seed's value, without its sign.
+        draws: Number of draws.
+
+    Returns:
+        (mean or None, (draws,) or an empty array where a seed has no resamples).
+    """
+    values = [outcome.value for outcome in outcomes]
+    if not values or any(value is None for value in values):
+        return None, np.empty(0)
+    size = np.abs if absolute else np.asarray
+    mean = float(np.mean(size(np.array(values))))
+    if any(not outcome.drawn for outcome in outcomes):
+        return mean, np.empty(0)
+    rng = np.random.default_rng(0)
+    seeds = rng.integers(len(outcomes), size=(draws, len(outcomes)))
+    place = rng.random(size=(draws, len(outcomes)))
+    tables = [size(np.array(outcome.drawn, dtype=float)) for outcome in outcomes]
+    drawn = np.empty((draws, len(outcomes)))
+    for seed, table in enumerate(tables):
+        here = seeds == seed
+        drawn[here] = table[(place[here] * len(table)).astype(int)]
+    return mean, drawn.mean(axis=1)
+
+
+def _interval(drawn: np.ndarray) -> dict[str, float | None]:
+    drawn = drawn[np.isfinite(drawn)]
+    if not len(drawn):
+        return {"low": None, "high": None}
+    low, high = np.quantile(drawn, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return {"low": float(low), "high": float(high)}
+
+
+def _aggregate(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    value, drawn = resampled_mean(outcomes, absolute=False)
+    per_seed = [outcome.value for outcome in outcomes]
+    entry = {"value": value, **_interval(drawn), "per_seed": per_seed, "n": sum(outcome.n for outcome in outcomes)}
+    reason = next((o.details["reason"] for o in outcomes if o.value is None and "reason" in o.details), None)
+    return entry | ({"reason": reason} if reason else {})
+
+
+def _against(outcomes: Sequence[Outcome], plain: Sequence[Outcome]) -> dict[str, Any]:
+    """Difference and ratio of the sizes of two rows, paired by seed and resample."""
+    (ours, our_draws), (theirs, their_draws) = (resampled_mean(o, absolute=True) for o in (outcomes, plain))
+    if ours is None or theirs is None:
+        return {
+            "difference": {"value": None, "low": None, "high": None},
+            "ratio": {"value": None, "low": None, "high": None},
+        }
+    paired = len(our_draws) and len(their_draws)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        difference = our_draws - their_draws if paired else np.empty(0)
+        ratio = our_draws / their_draws if paired else np.empty(0)
+    return {
+        "difference": {"value": ours - theirs, **_interval(difference)},
+        "ratio": {"value": ours / theirs if theirs else None, **_interval(ratio)},
+    }
+
+
+def summary(study: Study, outcomes: Mapping[str, Sequence[Mapping[str, Outcome]]]) -> dict[str, Any]:
+    """The content of study.json.
+
+    Args:
+        study: Names the rows.
+        outcomes: Row -> for each seed the outcomes by name.
+    """
+    rows = []
+    for name, of_row in outcomes.items():
+        metrics = {metric: [of_seed[metric] for of_seed in of_row] for metric in of_row[0]}
+        rows.append(
+            {
+                "name": name,
+                "setting": _setting(study, name),
+                "seeds": list(study.seeds),
+                "metrics": {metric: _aggregate(of_metric) for metric, of_metric in metrics.items()},
+                "against_plain": _rows_against(of_row, outcomes[BASELINE]) if name != BASELINE else {},
+            }
+        )
+    shared = row_recipe(study, BASELINE, study.seeds[0])
+    told = {f.name for f in fields(Study)} - {"output_dir", "recipe", "data", "jobs"}  # paths say nothing elsewhere
+    return {
+        "format": FORMAT,
+        "rows": rows,
+        "reverse_roles": [
+            {"row": row, "against": without, "metrics": _rows_against(outcomes[row], outcomes[without])}
+            for row, without in _reversals([row for row in rows if row["name"] in study.students])
+        ],
+        "settings": {
+            "study": {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(study).items() if key in told},
+            "trainer": shared.trainer,
+            "interval": f"{CONFIDENCE:.0%} percentile bootstrap over seeds, and over units within a seed; rows paired",
+            "recipe_sha256": hashlib.sha256(json.dumps(shared.to_dict(), sort_keys=True).encode()).hexdigest(),
+        },
+        "versions": versions("cuda" if torch.cuda.is_available() else "cpu"),
+    }
+
+
+def _rows_against(
+    of_row: Sequence[Mapping[str, Outcome]], of_other: Sequence[Mapping[str, Outcome]]
+) -> dict[str, dict[str, Any]]:
+    return {m: _against([seed[m] for seed in of_row], [seed[m] for seed in of_other]) for m in of_row[0]}
+
+
+def _reversals(rows: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
+    """(a row with `reverse_roles`, the row that differs from it in nothing else)."""
+    settings = {row["name"]: row["setting"] for row in rows if row["setting"] is not None}
+    for name, setting in settings.items():
+        if setting["reverse_roles"]:
+            yield from ((name, other) for other in settings if settings[other] == setting | {"reverse_roles": False})
+
+
+def _setting(study: Study, name: str) -> dict[str, Any] | None:
+    """What makes a row what it is; None where no target is made (no teacher)."""
+    if name in study.teachers:
+        target = TargetConfig(**study.teachers[name])
+    else:
+        recipe = row_recipe(study, name, study.seeds[0])
+        if recipe.teacher.path is None:
+            return None
+        target = recipe.target
+    return asdict(target)

@@ -1,0 +1,145 @@
+"""The recipe -> transformers' TrainingArguments and the settings of the loss."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import DistributedType, parse_flag_from_env
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HTTPError
+from transformers import TrainingArguments
+from transformers.integrations import get_reporting_integration_callbacks
+
+from distill.base.errors import UserError
+from distill.objective import kd_loss
+from distill.recipe import Recipe
+
+# Where the recipe is silent. Names and meanings are those of TrainingArguments.
+_DEFAULTS: dict[str, Any] = {
+    "report_to": "none",
+    "max_grad_norm": 1.0,
+    "lr_scheduler_type": "cosine",
+    "logging_steps": 20,
+    "save_steps": 200,
+    "save_total_limit": 2,
+    "optim": "adamw_torch",
+    "dataloader_pin_memory": False,
+    "logging_nan_inf_filter": False,  # asks the device after every micro-batch; we ask once a step, and stop
+    "ddp_timeout": 24 * 3600,  # seconds; one process samples and packs text, or scores, while the others wait
+}
+
+
+def use_all_cores() -> None:
+    """Share the machine's cores among its processes.
+
+    `accelerate launch` without a configuration gives each process of a machine without a GPU a single thread.
+    """
+    if "ACCELERATE_DYNAMO_BACKEND" in os.environ and torch.get_num_threads() == 1 and not torch.cuda.is_available():
+        processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // processes))
+
+
+def training_arguments(recipe: Recipe, folder: Path) -> TrainingArguments:
+    """Trainer's settings: the recipe's over our defaults.
+
+    Raises:
+        UserError: TrainingArguments refuses a value, or the processes that were started cannot work together so.
+    """
+    given = {**_DEFAULTS, "hub_model_id": Path(recipe.output_dir).name, **recipe.trainer}
+    # YAML reads a plain `no`, which is the name of a strategy, as false.
+    given |= {name: "no" for name, value in given.items() if name.endswith("_strategy") and value is False}
+    if given.get("bf16") and not torch.accelerator.is_available():
+        if given.get("use_cpu") is False:
+            raise UserError(
+                "trainer.bf16 is true and trainer.use_cpu false, but no GPU is seen; set one of the two the other way"
+            )
+        given["use_cpu"] = True  # Trainer wants to be told so; processors have bf16 too
+    if given["save_total_limit"] is not None and given["save_total_limit"] < 2:
+        raise UserError("trainer.save_total_limit must be at least 2: with one, a kill while saving loses everything")
+    try:
+        arguments = TrainingArguments(
+            output_dir=str(folder), seed=recipe.seed, data_seed=recipe.seed, remove_unused_columns=False, **given
+        )
+        for callback in get_reporting_integration_callbacks(arguments.report_to):
+            callback()  # fails where the tracker's package is missing
+    except (ValueError, TypeError, ImportError, RuntimeError) as error:
+        raise UserError(f"trainer: {str(error).strip().splitlines()[0]}") from None
+    if arguments.n_gpu > 1:
+        raise UserError(
+            f"one process sees {arguments.n_gpu} GPUs, over which its batches cannot be split; start one process for "
+            "each with accelerate launch --multi_gpu, or set CUDA_VISIBLE_DEVICES to one of them"
+        )
+    _check_processes(arguments)
+    return arguments
+
+
+def _check_processes(arguments: TrainingArguments) -> None:
+    started = int(os.environ.get("WORLD_SIZE", "1"))
+    if started != arguments.world_size:
+        raise UserError(
+            f"{started} processes were started, but there is no GPU for them, so that each would train by itself; "
+            "add --trainer.use_cpu true to train on the CPU, or start one process"
+        )
+    if arguments.deepspeed_plugin is not None and arguments.deepspeed_plugin.zero_stage > 2:
+        raise UserError(
+            "DeepSpeed's ZeRO-3 hides the weights of the output head, which the loss reads; set zero_stage to 2, or "
+            "shard with FSDP2 (recipes/accelerate/fsdp2.yaml)"
+        )
+    if not (arguments.fsdp or parse_flag_from_env("ACCELERATE_USE_FSDP")):
+        return
+    given = arguments.fsdp_plugin_args or {}
+    if arguments.distributed_state.distributed_type in (DistributedType.NO, DistributedType.MULTI_CPU):
+        raise UserError(
+            "FSDP shards models over several GPUs, and accelerate leaves it out on a CPU or with one process; "
+            "use recipes/accelerate/ddp.yaml, or torchrun for several processes on a CPU"
+        )
+    if int(given.get("fsdp_version", os.environ.get("FSDP_VERSION", "1"))) != 2:
+        raise UserError(
+            "FSDP1 flattens the weights of the output head, which the loss reads; set fsdp_version to 2 in fsdp_config"
+        )
+    if parse_flag_from_env("FSDP_CPU_RAM_EFFICIENT_LOADING"):
+        raise UserError(
+            "with fsdp_cpu_ram_efficient_loading only the first process would load the teacher; set it to false in the "
+            "fsdp_config (teacher.shard spreads the teacher over the GPUs once it is loaded)"
+        )
+
+
+def hub_repository(arguments: TrainingArguments) -> tuple[HfApi, str]:
+    """Make the hub's repository for the student, or find it there.
+
+    Args:
+        arguments: `hub_model_id`, `hub_token` and `hub_private_repo` are read.
+
+    Returns:
+        The hub, and the repository's full id.
+
+    Raises:
+        UserError: the hub cannot be reached, or refuses.
+    """
+    hub = HfApi(token=arguments.hub_token, library_name="distill")
+    try:
+        repository = hub.create_repo(arguments.hub_model_id, private=arguments.hub_private_repo, exist_ok=True)
+    except (OSError, ValueError, HTTPError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"trainer.push_to_hub: no repository {arguments.hub_model_id} to push to ({reason}); log in with "
+            "`hf auth login`, or check trainer.hub_model_id"
+        ) from None
+    return hub, repository.repo_id
+
+
+def loss_settings(recipe: Recipe) -> kd_loss.LossSettings:
+    """The recipe's loss and target as the loss takes them."""
+    loss, target = recipe.loss, recipe.target
+    return kd_loss.LossSettings(
+        kd=loss.kd,
+        ce=loss.ce,
+        hidden=loss.hidden,
+        temperature=loss.temperature,
+        divergence=loss.divergence,
+        jsd_beta=loss.jsd_beta,
+        chunk_tokens=loss.chunk_tokens,
+        op=target.op,
+        strength=target.strength,
+    )

@@ -1,0 +1,53 @@
+"""Checkpoints of a training: which one to go on from, how a new one gets there whole, which old ones go.
+
+Trainer writes one into `_partial/` beside the others, every process its own files. Then the first process syncs them,
+writes a manifest with their hashes, and renames the folder: a checkpoint that has its final name is whole, and one that
+was damaged later is seen by its hashes.
+"""
+
+import shutil
+from pathlib import Path
+
+from distill.base.console import say
+from distill.base.integrity import damage, put_folder
+
+PARTIAL = "_partial"  # uploads to the hub leave out what begins with an underscore
+
+
+def name_of(step: int) -> str:
+    """Trainer's name for the checkpoint after that many optimizer steps."""
+    return f"checkpoint-{step}"
+
+
+def _oldest_first(folder: Path) -> list[Path]:
+    numbered = [(path.name.rpartition("-")[2], path) for path in folder.glob("checkpoint-*")]
+    return [path for _, path in sorted((int(step), path) for step, path in numbered if step.isdecimal())]
+
+
+def newest_whole(folder: Path) -> Path | None:
+    """The newest checkpoint that is as it was written; damaged ones are named and left where they are."""
+    for path in reversed(_oldest_first(folder)):
+        found = damage(path)
+        if found is None:
+            return path
+        say(f"skipped {path}: {found}")
+    return None
+
+
+def publish(folder: Path, step: int, keep: int | None) -> None:
+    """Give the checkpoint that all processes have written its name, then remove the oldest but for `keep`.
+
+    Args:
+        folder: That of the checkpoints.
+        step: Optimizer steps done.
+        keep: How many checkpoints up to this step stay; None: all. The new one, known to be whole, always does.
+    """
+    put_folder(folder / PARTIAL / name_of(step), folder / name_of(step))
+    older = [path for path in _oldest_first(folder) if int(path.name.rpartition("-")[2]) < step]
+    for path in older[: len(older) - (keep - 1)] if keep and len(older) >= keep else []:
+        shutil.rmtree(path)
+
+
+def clear_partial(folder: Path) -> None:
+    """Remove what a kill left of a checkpoint that was being written."""
+    shutil.rmtree(folder / PARTIAL, ignore_errors=True)

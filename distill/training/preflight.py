@@ -1,0 +1,179 @@
+"""What a first run is told before it begins to train: a sentence each, and what to do. Warnings, not mistakes.
+
+    slow_processor     no GPU is there, and the work is one for it
+    little_memory      training will not fit into what is free
+    split_words        the tokenizer splits most of the listed words, so that their roles cannot be reversed
+
+Estimates are bounds from below: what they leave out (data, saving, scores) comes on top.
+"""
+
+import math
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import psutil
+import torch
+from transformers import PreTrainedModel, TrainingArguments
+
+from distill.base.console import duration, warn
+from distill.data.counts import PackingCounts
+from distill.models.architecture import parameter_count
+from distill.objective.kd_loss import default_chunk_tokens
+from distill.recipe import Recipe
+from distill.text.counterfactual import Swapper
+from distill.text.role_map import TokenRoles
+from distill.training.arguments import training_arguments
+
+_LONG = 3 * 3600  # seconds of training for which nobody should wait unwarned
+_DOCUMENTS = 500  # held-out documents in which listed words are counted
+_CGROUP = Path("/sys/fs/cgroup")
+_GIB = 2**30
+
+
+def warn_of(
+    recipe: Recipe,
+    students: int,
+    teacher: PreTrainedModel | None,
+    student: PreTrainedModel,
+    counts: PackingCounts,
+    roles: TokenRoles,
+    swapper: Swapper,
+    documents: Sequence[str],
+) -> None:
+    """Print every warning that applies.
+
+    Args:
+        recipe: Settings of target and trainer.
+        students: How many are still to be trained.
+        teacher: The teacher or None.
+        student: One of the students, not yet trained.
+        counts: What packing saw.
+        roles: The word list in tokens.
+        swapper: The word list's swapper.
+        documents: Held-out text.
+    """
+    arguments = training_arguments(recipe, Path(recipe.output_dir))
+    for warning in (
+        slow_processor(recipe, arguments, students, teacher, student, counts),
+        little_memory(recipe, arguments, teacher, student),
+        split_words(recipe, roles, swapper, documents),
+    ):
+        if warning:
+            warn(warning)
+
+
+# ------------------------------------------------------------------------------------------------------------- time
+
+
+def slow_processor(
+    recipe: Recipe,
+    arguments: TrainingArguments,
+    students: int,
+    teacher: PreTrainedModel | None,
+    student: PreTrainedModel,
+    counts: PackingCounts,
+) -> str | None:
+    """How long training takes at least without a GPU, if that is long.
+
+    A forward pass takes two floating-point operations a parameter and token, a backward pass four (Kaplan et al. 2020,
+    arXiv 2001.08361, section 2.1); this machine's pace is that of its matrix products.
+    """
+    if torch.device(arguments.device).type != "cpu":
+        return None
+    blocks = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps
+    steps = arguments.max_steps
+    if steps <= 0:
+        steps = math.ceil(arguments.num_train_epochs * counts.blocks / (blocks * arguments.world_size))
+    views = 1 + counts.edited_blocks / max(1, counts.blocks)  # blocks of more than two groups have more
+    of_teacher = 2 * parameter_count(teacher) * views if teacher is not None else 0
+    of_student = 6 * parameter_count(student) * (views if recipe.target.augment else 1)
+    operations = blocks * recipe.block_length * (of_teacher + of_student)
+    seconds = operations / _operations_per_second()
+    if seconds * steps * students < _LONG:
+        return None
+    return (
+        f"no GPU is used, and at the pace of this processor {students} x {steps:,} steps take "
+        f"{duration(seconds * steps * students)} or more; use a machine with a GPU, or lower trainer.max_steps or "
+        "block_length, or take a smaller teacher"
+    )
+
+
+def _operations_per_second() -> float:
+    """Of float32 matrix products on the threads that torch uses; the best of three."""
+    size = 768
+    matrix = torch.ones(size, size)
+    best = math.inf
+    for _ in range(3):
+        begun = time.perf_counter()
+        matrix @ matrix
+        best = min(best, time.perf_counter() - begun)
+    return 2 * size**3 / best
+
+
+# ----------------------------------------------------------------------------------------------------------- memory
+
+
+def little_memory(
+    recipe: Recipe, arguments: TrainingArguments, teacher: PreTrainedModel | None, student: PreTrainedModel
+) -> str | None:
+    """What training needs at least, in float32, beside what is taken already, if that is more than is free."""
+    if any(os.environ.get(f"ACCELERATE_USE_{name}") == "true" for name in ("FSDP", "DEEPSPEED")):
+        return None  # they share it among processes, or move it elsewhere
+    device = torch.device(arguments.device)
+    on_gpu = device.type == "cuda"
+    free = torch.cuda.mem_get_info(device)[0] if on_gpu else _free_memory()
+    # The teacher is not yet on the GPU; a processor has it, and needs the memory of one more student.
+    to_come = (teacher, student) if on_gpu else (student,)
+    weights = sum(p.numel() * p.element_size() for model in to_come if model is not None for p in model.parameters())
+    moments = 2 if "adam" in arguments.optim else 0
+    training = 4 * (1 + moments) * parameter_count(student)  # gradients, and the optimizer's moments
+    text_config = student.config.get_text_config()
+    tokens = arguments.per_device_train_batch_size * recipe.block_length * (2 if recipe.target.augment else 1)
+    # Of a layer, the backward pass wants at least its input and what goes in and out of attention and the two parts of
+    # the feed-forward part: 16 numbers a token and unit; with checkpointing, the input alone.
+    kept = 1 if arguments.gradient_checkpointing else 16
+    activations = 4 * kept * tokens * text_config.num_hidden_layers * text_config.hidden_size
+    chunk = recipe.loss.chunk_tokens or default_chunk_tokens(device)
+    logits = 4 * 2 * min(tokens, chunk) * student.get_output_embeddings().weight.shape[0]
+    needed = weights + training + activations + logits
+    if needed <= free:
+        return None
+    return (
+        f"training needs at least {needed / _GIB:.1f} GiB of memory (weights, gradients and optimizer "
+        f"{(weights + training) / _GIB:.1f}, activations {(activations + logits) / _GIB:.1f}), but {free / _GIB:.1f} "
+        f"are free{' on the GPU' if on_gpu else ''}; lower trainer.per_device_train_batch_size (and raise "
+        "trainer.gradient_accumulation_steps), block_length or student.num_layers, or set "
+        "trainer.gradient_checkpointing true"
+    )
+
+
+def _free_memory() -> int:
+    """Bytes that this process may still take, of the machine or of its container (control group v2)."""
+    free = psutil.virtual_memory().available
+    try:
+        limit, used = ((_CGROUP / f"memory.{name}").read_text(encoding="ascii").strip() for name in ("max", "current"))
+    except OSError:  # no control groups here
+        return free
+    return free if limit == "max" else min(free, int(limit) - int(used))
+
+
+# ------------------------------------------------------------------------------------------------------------ words
+
+
+def split_words(recipe: Recipe, roles: TokenRoles, swapper: Swapper, documents: Sequence[str]) -> str | None:
+    """Whether most of the listed words in the text have no token of their own, so that roles are rarely reversed."""
+    if not recipe.target.reverse_roles:
+        return None
+    unmovable = set(roles.unmovable)
+    words = [match.word for document in documents[:_DOCUMENTS] for match in swapper.matches(document)]
+    words = words or list(swapper.wordlist.words)
+    split = sum(word in unmovable for word in words)
+    if split <= len(words) / 2:
+        return None
+    return (
+        f"the tokenizer splits {split / len(words):.0%} of the listed words in the text so that their probability "
+        "cannot be moved, and target.reverse_roles does little; see which: distill wordlist check "
+        f"'{recipe.wordlist}' --tokenizer '{recipe.teacher.path or recipe.student.tokenizer}'"
+    )

@@ -1,0 +1,43 @@
+"""Several processes of one run: a user's mistake in one of them ends all."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from accelerate import PartialState
+from accelerate.utils import gather_object
+
+from distill.base.errors import UserError
+
+
+@contextmanager
+def together(main_first: bool = False) -> Iterator[PartialState]:
+    """Run the body in every process and go on only if it went well in all; each waits here for the others.
+
+    Without this, a process that stops would leave the others waiting for it at their next exchange.
+
+    Args:
+        main_first: The others begin when the main process has finished, and find what it has written.
+
+    Returns:
+        As a context: this process among the others.
+
+    Raises:
+        UserError: the body raised it in any process; the same one in all of them.
+    """
+    process, mistake = PartialState(), None
+    if main_first and not process.is_main_process:
+        _raise_any(None)
+    try:
+        yield process
+    except UserError as error:
+        mistake = str(error)
+    if main_first and process.is_main_process:
+        _raise_any(mistake)
+    _raise_any(mistake)
+
+
+def _raise_any(mistake: str | None) -> None:
+    for message in gather_object([mistake]):
+        if message is not None:
+            PartialState().destroy_process_group()  # left to the interpreter, it may end with SIGABRT
+            raise UserError(message)

@@ -1,0 +1,143 @@
+"""Blocks, teacher and student -> a trained student on disk."""
+
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from distill.base.console import Stopped, say, stop_signals_kept
+from distill.base.files import write_folder
+from distill.data.batches import Collator
+from distill.data.blocks import BlockDataset
+from distill.data.stream import BlockStream
+from distill.models.architecture import head
+from distill.objective.logit_ops import RoleMap
+from distill.recipe import Recipe
+from distill.training import checkpoints as checkpoint_folder
+from distill.training.arguments import hub_repository, loss_settings, training_arguments
+from distill.training.processes import together
+from distill.training.student_loss import PROJECTION, attach_loss
+from distill.training.teacher_cache import open_teacher_cache
+from distill.training.trainer import DistillationTrainer
+
+
+def train_student(
+    recipe: Recipe,
+    *,
+    student: PreTrainedModel,
+    teacher: PreTrainedModel | None,
+    tokenizer: PreTrainedTokenizerBase,
+    blocks: BlockDataset | BlockStream,
+    num_groups: int,
+    role_maps: Sequence[RoleMap] | None,
+    checkpoints: Path,
+    destination: Path,
+) -> None:
+    """Train a student and put it, whole, at `destination`; goes on from the newest whole checkpoint.
+
+    What was logged, and what the training took, goes to `training/NAME.json` beside it; see `TrainingLog.write`.
+
+    Args:
+        recipe: Target, loss, trainer settings and seed.
+        student: The model to train, changed in place.
+        teacher: The frozen teacher or None.
+        tokenizer: Saved beside the student.
+        blocks: Training blocks.
+        num_groups: K of the word list.
+        role_maps: K - 1 maps for role reversal, or None.
+        checkpoints: Folder of Trainer's checkpoints.
+        destination: Folder of the finished student.
+
+    Raises:
+        UserError: see `training_arguments`, `hub_repository` and `open_teacher_cache`; numbers that are not finite; a
+            disk that is full.
+        Stopped: SIGINT or SIGTERM came; the step was finished and saved.
+    """
+    arguments = training_arguments(recipe, checkpoints)
+    if arguments.push_to_hub:
+        # Who may not push shall know before the training. Trainer would push every checkpoint, without scores or card,
+        # the baseline's too: the student follows when it has been scored (`model_card.push_student`).
+        if PartialState().is_main_process:
+            hub_repository(arguments)
+        arguments.push_to_hub = False
+    attach_loss(student)
+    if recipe.loss.hidden and teacher is not None:
+        ours, theirs = head(student)[0].shape[1], head(teacher)[0].shape[1]
+        if ours != theirs:
+            setattr(student, PROJECTION, nn.Linear(ours, theirs, bias=False))
+    views = num_groups if recipe.needs_counterfactuals else 1
+    with stop_signals_kept() as signals:
+        trainer = DistillationTrainer(
+            model=student,
+            args=arguments,
+            train_dataset=blocks,
+            data_collator=Collator(views, recipe.target.augment),
+            teacher=teacher,
+            settings=loss_settings(recipe),
+            role_maps=role_maps if recipe.target.reverse_roles else None,
+            shard_teacher=recipe.teacher.shard,
+            skip_nonfinite=recipe.on_nonfinite == "skip",
+            decode=tokenizer.decode,
+            stop_signals=signals,
+        )
+        if recipe.teacher.cache_hidden_states:
+            assert isinstance(blocks, BlockDataset)  # `check_recipe`: a stream has no cache
+            folder = Path(recipe.cache_dir or destination.parent / "cache")
+            with together(main_first=True):  # the main process makes the files
+                trainer.teacher_cache = open_teacher_cache(
+                    folder, teacher, blocks, recipe, trainer.accelerator.mixed_precision
+                )
+        resume: Any = [None]
+        if trainer.is_world_process_zero():
+            checkpoint_folder.clear_partial(checkpoints)
+            resume = [checkpoint_folder.newest_whole(checkpoints)]
+        resume = broadcast_object_list(resume)[0]
+        if isinstance(blocks, BlockStream):
+            blocks.start(arguments, resume)
+            arguments.ignore_data_skip = True  # a stream goes on where it was by itself
+        trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+        if trainer.stopped:
+            raise Stopped(signals[0] if signals else signal.SIGTERM)
+        if trainer.skipped_steps:
+            say(f"{trainer.skipped_steps} steps were left out of training, because they were not finite")
+        trainer.require_finite_weights()
+        trainer.training_log.gather()
+        if trainer.teacher_cache is not None:
+            trainer.teacher_cache.close()
+        if isinstance(blocks, BlockStream):
+            blocks.finish()
+        _write_student(trainer, recipe, tokenizer, destination)
+        if signals:
+            raise Stopped(signals[0])
+
+
+def _write_student(
+    trainer: DistillationTrainer, recipe: Recipe, tokenizer: PreTrainedTokenizerBase, destination: Path
+) -> None:
+    trainer.accelerator.wait_for_everyone()
+    state = trainer.accelerator.get_state_dict(trainer.model)
+    if trainer.is_world_process_zero():
+        trainer.training_log.write(
+            destination.parent / "training" / f"{destination.name}.json", trainer.state.log_history
+        )
+        # What was gathered from several processes holds a tied weight under each of its names.
+        student = trainer.accelerator.unwrap_model(trainer.model)
+        left_out = (PROJECTION, *student.all_tied_weights_keys)
+        state = {k: v for k, v in state.items() if not k.startswith(left_out)}
+        # The training state lies in the checkpoints; what is published may be smaller.
+        student = student.to(getattr(torch, recipe.student.save_dtype))
+        student.config.use_cache = True  # Trainer switches it off for training
+        state = {k: v.to(student.dtype) if v.is_floating_point() else v for k, v in state.items()}
+
+        def save(folder: Path) -> None:
+            student.save_pretrained(folder, state_dict=state)
+            tokenizer.save_pretrained(folder)
+
+        write_folder(destination, save)
+    trainer.accelerator.wait_for_everyone()

@@ -1,0 +1,97 @@
+"""The loss inside the student's forward, where DDP and FSDP see it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from transformers import PreTrainedModel
+
+from distill.models.architecture import head, hidden_states
+from distill.objective import kd_loss
+from distill.objective.logit_ops import RoleMap
+
+PROJECTION = "distill_projection"
+
+
+@dataclass(frozen=True)
+class TeacherView:
+    """What the loss needs of the teacher for one batch; R rows, T tokens, K groups.
+
+    hidden: (R * T, Dt) last hidden states. weight: (V, Dt) and bias: (V,) or None, the teacher's head.
+    """
+
+    hidden: Tensor
+    weight: Tensor
+    bias: Tensor | None
+
+
+def _embeds_with(embedding: nn.Module, weight: Tensor) -> bool:
+    """Whether the embedding does no more than look up rows of the head's weight, and a gradient is wanted.
+
+    Hooks (NEFTune, FSDP1) and torch.compile get the embedding as it is; so does FSDP2, which makes the weight whole
+    only when the embedding is called.
+    """
+    return (
+        type(embedding) is nn.Embedding
+        and embedding.weight is weight
+        and not isinstance(weight, DTensor)
+        and embedding.padding_idx is embedding.max_norm is None
+        and not embedding.scale_grad_by_freq
+        and not (embedding._forward_hooks or embedding._forward_pre_hooks)
+        and weight.requires_grad
+        and torch.is_grad_enabled()
+        and not torch.compiler.is_compiling()
+    )
+
+
+def attach_loss(student: PreTrainedModel) -> None:
+    """Let `student(..., labels=..., settings=...)` return the loss instead of logits.
+
+    The loss has to run inside the forward of the module that DDP or FSDP wraps, or else the gradients of the output
+    head are neither gathered nor reduced. Called without `settings`, the student answers as ever.
+    """
+    plain_forward = student.forward
+
+    def forward(
+        input_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        labels: Tensor | None = None,
+        settings: kd_loss.LossSettings | None = None,
+        teacher: TeacherView | None = None,
+        partner: Tensor | None = None,
+        role_maps: Sequence[RoleMap] | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        if settings is None:
+            return plain_forward(input_ids=input_ids, position_ids=position_ids, labels=labels, **kwargs)
+        assert input_ids is not None and position_ids is not None and labels is not None  # `compute_loss` gives all
+        head_gradient: list[Tensor] | None = None
+        embedded = None
+        weight, _ = head(student)
+        if _embeds_with(student.get_input_embeddings(), weight):
+            head_gradient = []
+            embedded = kd_loss.tied_embedding(input_ids, weight, head_gradient)
+        hidden = hidden_states(student, input_ids, position_ids, embedded).flatten(0, 1)
+        weight, bias = head(student)  # under FSDP2, whole only now
+        projection = getattr(student, PROJECTION, None)
+        return kd_loss.fused_loss(
+            hidden,
+            weight,
+            bias,
+            teacher.hidden if teacher else None,
+            teacher.weight if teacher else None,
+            teacher.bias if teacher else None,
+            # The student's rows are the first of the teacher's.
+            torch.arange(len(hidden), device=hidden.device),
+            partner.flatten(1) if partner is not None else None,
+            labels.flatten(),
+            settings,
+            role_maps,
+            projection=projection.weight.T if projection is not None else None,
+            head_gradient=head_gradient,
+        )
+
+    student.forward = forward

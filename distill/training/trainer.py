@@ -1,0 +1,359 @@
+"""Blocks of aligned views -> a trained student: transformers' Trainer with a two-view teacher."""
+
+import math
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.data_loader import BatchSamplerShard
+from accelerate.utils import gather_object
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from torch.utils.data import DataLoader
+from transformers import (
+    PreTrainedModel,
+    PrinterCallback,
+    ProgressCallback,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
+from transformers.utils.logging import disable_progress_bar
+
+from distill.base.console import counter, say
+from distill.base.errors import UserError
+from distill.base.integrity import told_storage_errors
+from distill.data.batches import FilledBatches
+from distill.data.stream import BlockStream, StreamLoader
+from distill.models.architecture import fuse_activations, head, hidden_states, is_sharded, shard_layers
+from distill.objective import kd_loss
+from distill.objective.kd_loss import IGNORED
+from distill.objective.logit_ops import RoleMap
+from distill.training import checkpoints as checkpoint_folder
+from distill.training.step_watch import SpikeWatch, smallest_bad
+from distill.training.student_loss import TeacherView
+from distill.training.teacher_cache import TeacherCache
+from distill.training.training_log import TrainingLog, log_line, token_counts
+
+
+class _ConsoleProgress(TrainerCallback):
+    """Steps done and the newest losses, in the place of Trainer's own bar and of the dictionaries that it prints."""
+
+    def on_train_begin(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
+        disable_progress_bar()  # that of saving would be drawn across ours
+        self._report = counter("training", "steps", done=state.global_step)
+        self._losses = ""
+
+    def on_log(self, args: TrainingArguments, state: Any, control: Any, logs: dict[str, Any], **kwargs: Any) -> None:
+        self._losses = ", ".join(f"{name} {value:.3g}" for name, value in logs.items() if name.startswith("loss"))
+
+    def on_step_end(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
+        self._report(state.global_step, state.max_steps, self._losses)
+
+
+class DistillationTrainer(Trainer):
+    """Trainer whose loss compares the student with a teacher that sees a text and its counterfactuals.
+
+    Each micro-batch gives a sum; the sum is divided once, by the number of valid tokens of the whole optimizer step
+    over all accumulation steps and processes, so that neither changes the result.
+
+    Args:
+        teacher: Frozen teacher, or None for plain language modelling.
+        settings: Weights and form of the loss.
+        role_maps: K - 1 maps that undo each shift, or None without role reversal.
+        shard_teacher: Share the teacher's layers among the processes.
+        skip_nonfinite: Leave out a step whose loss or gradient is not finite, and count it, instead of stopping.
+        decode: Token ids -> text, for the message then.
+        stop_signals: Signals that came since training began, see `stop_signals_kept`.
+        kwargs: As for Trainer.
+    """
+
+    def __init__(
+        self,
+        *,
+        teacher: PreTrainedModel | None,
+        settings: kd_loss.LossSettings,
+        role_maps: Sequence[RoleMap] | None,
+        shard_teacher: bool = False,
+        skip_nonfinite: bool = False,
+        decode: Callable[[list[int]], str] = str,
+        stop_signals: Sequence[int] = (),
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if skip_nonfinite and self.is_deepspeed_enabled:
+            raise UserError("on_nonfinite is skip, but DeepSpeed's steps cannot be left out; set it to stop")
+        if self.is_fsdp_enabled and (policy := self.accelerator.state.fsdp_plugin.mixed_precision_policy):
+            # accelerate would round what the model returns, the sums of the loss, to 16 bits.
+            self.accelerator.state.fsdp_plugin.mixed_precision_policy = replace(policy, output_dtype=None)
+        # We divide by the tokens of the whole step ourselves, so Trainer must not divide by accumulation steps.
+        self.model_accepts_loss_kwargs = True
+        self.settings = settings
+        for model in (self.model, teacher):
+            if model is not None:
+                fuse_activations(model)
+        self.teacher = teacher
+        if teacher is not None and not is_sharded(teacher):
+            teacher.to(self.args.device).eval()
+            if shard_teacher and self.args.world_size > 1:
+                shard_layers(teacher)
+        if self.teacher is not None and self.args.torch_compile:  # accelerate compiles the student
+            self.teacher.base_model.compile(backend=self.args.torch_compile_backend, mode=self.args.torch_compile_mode)
+        #: Of the hidden states of `train_dataset`; without one, the teacher runs in every epoch.
+        self.teacher_cache: TeacherCache | None = None
+        self.role_maps = [m.to(self.args.device) for m in role_maps] if role_maps else None
+        self.training_log = TrainingLog(self.accelerator)
+        self.add_callback(self.training_log)
+        for callback in (PrinterCallback, ProgressCallback):  # they print each log as a dictionary
+            self.remove_callback(callback)
+        self.add_callback(_ConsoleProgress)
+        self.skip_nonfinite = skip_nonfinite
+        self.skipped_steps = 0
+        self._decode = decode
+        self._stop_signals = stop_signals
+        self.stopped = False
+        self._step: list[tuple[dict[str, Tensor], Tensor]] = []  # micro-batches of this step, and their losses
+        self._spikes = SpikeWatch()
+        self._saving = False
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Trainer's, but for what several processes would share wrongly.
+
+        A stream's readers share out the text themselves. And an epoch of blocks that does not divide among the
+        processes is filled up with ones that do not count; its first blocks, which accelerate takes, would be learned
+        from twice.
+        """
+        if isinstance(self.train_dataset, BlockStream):
+            return StreamLoader(self.train_dataset, self.data_collator, self._train_batch_size, self.args)
+        dataloader = super().get_train_dataloader()
+        shards = dataloader.batch_sampler
+        if isinstance(shards, BatchSamplerShard) and not shards.drop_last:
+            shards.batch_sampler = FilledBatches(shards.batch_sampler, shards.num_processes)
+        return dataloader
+
+    def _get_num_items_in_batch(self, batch_samples: list[dict[str, Tensor]], device: torch.device) -> Tensor | None:
+        if not batch_samples:
+            return None
+        counts = [(b["labels"][: int(b["student_rows"])] != IGNORED).sum() for b in batch_samples]
+        count = torch.stack(counts).sum().to(device)
+        return self.accelerator.gather(count).sum() if self.args.world_size > 1 else count
+
+    @torch.no_grad()
+    def _teacher_view(self, inputs: dict[str, Tensor]) -> tuple[TeacherView | None, Tensor]:
+        """What the teacher says of all R rows, and (R,) which of them it read to say so."""
+        read = torch.ones(len(inputs["input_ids"]), dtype=torch.bool, device=self.args.device)
+        if self.teacher is None:
+            return None, ~read
+
+        def predict(rows: Tensor | slice) -> Tensor:
+            # Trainer leaves autocast to the student's forward alone.
+            with self.accelerator.autocast():
+                return hidden_states(self.teacher, inputs["input_ids"][rows], inputs["position_ids"][rows])
+
+        weight, bias = head(self.teacher)
+        self.training_log.teacher_time.start()
+        if self.teacher_cache is None:
+            hidden = predict(slice(None))
+        else:
+            hidden, read = self.teacher_cache.hidden_states(inputs["source"].cpu(), predict, self.args.device)
+            hidden, read = hidden.to(weight.dtype), read.to(self.args.device)
+        self.training_log.teacher_time.stop()
+        return TeacherView(hidden.flatten(0, 1), weight, bias), read
+
+    def _loss_parts(self, model: nn.Module, inputs: dict[str, Tensor]) -> tuple[kd_loss.LossParts, Tensor]:
+        """The loss of a micro-batch, and (R,) which of its rows the teacher read."""
+        rows = int(inputs["student_rows"])
+        teacher, read = self._teacher_view(inputs)
+        parts = model(
+            input_ids=inputs["input_ids"][:rows],
+            position_ids=inputs["position_ids"][:rows],
+            labels=inputs["labels"][:rows],
+            settings=self.settings,
+            teacher=teacher,
+            partner=inputs["partner"][:, :rows] if self.settings.op != "none" else None,
+            role_maps=self.role_maps,
+        )
+        return parts, read
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | None = None,
+    ) -> Tensor | tuple[Tensor, kd_loss.LossParts]:
+        """The micro-batch's share of the step's mean loss, scaled so that averaging over processes adds the shares."""
+        parts, read = self._loss_parts(model, inputs)
+        passes = 0 if self.teacher is None else 1 if self.settings.op == "none" else len(inputs["partner"]) + 1
+        weighted = [name for name in ("kd", "ce", "hidden") if getattr(self.settings, name)]
+        self.training_log.add(
+            {f"loss_{name}": getattr(parts, name) for name in weighted} | token_counts(inputs, passes, read)
+        )
+        count = parts.count if num_items_in_batch is None else num_items_in_batch
+        # DDP and FSDP average gradients over processes; the shares have to be added instead.
+        loss = parts.total * (self.args.world_size if num_items_in_batch is not None else 1) / count
+        return (loss, parts) if return_outputs else loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add the parts of the loss and `TrainingLog.figures`, for the console and every tracker."""
+        if "loss" in logs:
+            logs |= self.training_log.figures()
+            say(log_line(logs, self.state.global_step, self.state.max_steps))
+        super().log(logs, start_time)
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        """Trainer's, which would take a step too many from the checkpoint of the last one."""
+        if self.state.global_step < self.state.max_steps:
+            super()._run_epoch(*args, **kwargs)
+
+    # ------------------------------------------------------------------------------------------- what a step gave
+
+    def training_step(self, model: nn.Module, inputs: dict[str, Tensor], num_items_in_batch: Any = None) -> Tensor:
+        """Trainer's; keeps the micro-batch until the step is known to be sound."""
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        self._step.append((inputs, loss))
+        return loss.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        """Trainer's, between the last gradient and the optimizer: the one place where a step is looked at.
+
+        The device is asked once a step, and all processes see the same numbers, so that they stop together.
+        """
+        norm = super()._get_grad_norm(model, grad_norm)
+        if isinstance(norm, DTensor):  # FSDP2
+            norm = norm.full_tensor()
+        micro_batches, self._step = self._step, []
+        losses = torch.stack([loss.float() for _, loss in micro_batches])
+        # A gradient scaler (fp16) meets infinite gradients by itself.
+        scaled = getattr(self.accelerator, "scaler", None) is not None
+        judged = torch.as_tensor(0.0 if norm is None or scaled else norm, device=losses.device, dtype=losses.dtype)
+        asked = losses.new_full((), float(bool(self._stop_signals)))
+        values = torch.stack([losses.sum(), judged, asked])
+        if self.args.world_size > 1:
+            values = self.accelerator.reduce(values, reduction="mean")
+        loss, judged, asked = values.tolist()
+        if asked:
+            self.stopped = self.control.should_save = True
+        if not (math.isfinite(loss) and math.isfinite(judged)):
+            self._not_finite(micro_batches)
+            model.zero_grad()  # the optimizer has nothing to do
+            return torch.zeros(())
+        if (usual := self._spikes.usual(loss)) is not None:
+            say(f"the loss of step {self.state.global_step + 1} is {loss:.3g}; the median before it was {usual:.3g}")
+        return norm
+
+    def _not_finite(self, micro_batches: Sequence[tuple[dict[str, Tensor], Tensor]]) -> None:
+        """Say which text a step that is not finite came from, and stop there unless such steps are to be left out.
+
+        Raises:
+            UserError: names step, block, position, text and the checkpoint to go on from.
+        """
+        found = [place for inputs, loss in micro_batches if (place := self._culprit(inputs, loss))]
+        found = [place for places in gather_object([found]) for place in places]
+        if not found:  # finite when asked again
+            blocks = sorted({int(b) for inputs, _ in micro_batches for b in inputs["source"][:, 0]})
+            blocks = sorted({b for of_process in gather_object([blocks]) for b in of_process})
+            found = [f"the gradient is not finite; the step read the blocks {', '.join(map(str, blocks))}"]
+        message = f"step {self.state.global_step + 1}: {found[0]}"
+        if self.skip_nonfinite:
+            self.skipped_steps += 1
+            say(f"{message}; left out ({self.skipped_steps} so far)")
+            return
+        last = checkpoint_folder.newest_whole(Path(self.args.output_dir))
+        raise UserError(
+            f"{message}. Nothing was saved from it; the last good checkpoint is {last or 'none yet'}. Lower "
+            "trainer.learning_rate, look at that text, or set on_nonfinite: skip"
+        )
+
+    def _culprit(self, inputs: dict[str, Tensor], loss: Tensor) -> str | None:
+        """What is not finite in a micro-batch, and at which token; None if nothing is."""
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:  # a forward pass needs all processes at once
+            blocks = ", ".join(map(str, inputs["source"][:, 0].unique().tolist()))
+            return None if loss.isfinite() else f"the loss is not finite, in one of the blocks {blocks}"
+        inputs = self._prepare_inputs(inputs)
+        counted = inputs["labels"] != IGNORED
+        teacher, _ = self._teacher_view(inputs)
+        if teacher is not None:
+            for row, hidden in enumerate(teacher.hidden.view(*counted.shape, -1)):
+                logits = nn.functional.linear(hidden, teacher.weight, teacher.bias)
+                bad = (counted[row] & ~logits.isfinite().all(-1)).nonzero()
+                if len(bad):
+                    return f"a logit of the teacher is not finite {self._place(inputs, row, int(bad[0]))}"
+        parameters = [p for p in self.model.parameters() if p.requires_grad]
+        what = "loss"
+
+        def is_bad(positions: Sequence[list[int]]) -> bool:
+            nonlocal what
+            labels = torch.full_like(inputs["labels"], IGNORED)
+            rows, columns = torch.tensor(positions, device=labels.device).T
+            labels[rows, columns] = inputs["labels"][rows, columns]
+            loss = self._loss_parts(self.model, {**inputs, "labels": labels})[0].total
+            if not loss.isfinite():
+                what = "loss"
+                return True
+            gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+            what = "gradient"
+            return not all(bool(g.isfinite().all()) for g in gradients if g is not None)
+
+        positions = counted[: int(inputs["student_rows"])].nonzero().tolist()
+        if not positions or not is_bad(positions):
+            return None
+        row, column = smallest_bad(positions, is_bad)[0]
+        is_bad([[row, column]])  # says again what it was
+        return f"the {what} is not finite {self._place(inputs, row, column)}"
+
+    def _place(self, inputs: dict[str, Tensor], row: int, position: int) -> str:
+        block, view = inputs["source"][row].tolist()
+        text = self._decode(inputs["input_ids"][row, max(0, position - 7) : position + 1].tolist())
+        where = f"block {block}" if block >= 0 else "a block that was packed while training"
+        return f"in {where}, {f'counterfactual {view}' if view else 'text'}, token {position}, at the end of {text!r}"
+
+    # ------------------------------------------------------------------------------------------------ checkpoints
+
+    def _get_output_dir(self, trial: Any) -> str:
+        folder = super()._get_output_dir(trial)
+        return os.path.join(folder, checkpoint_folder.PARTIAL) if self._saving else folder
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Trainer's, into a folder beside the checkpoints that gets its name when all processes have written.
+
+        Raises:
+            UserError: the disk is full or gone, or the weights are not finite; the checkpoints before are as they were.
+        """
+        self.require_finite_weights()
+        self.training_log.keep(self.state)
+        self._saving = True
+        try:
+            with told_storage_errors():
+                super()._save_checkpoint(model, trial)
+                if isinstance(self.train_dataset, BlockStream):
+                    name = checkpoint_folder.name_of(self.state.global_step)
+                    self.train_dataset.save(Path(self._get_output_dir(trial), name))
+                self.accelerator.wait_for_everyone()
+                if self.is_world_process_zero():
+                    folder, step = Path(self.args.output_dir), self.state.global_step
+                    checkpoint_folder.publish(folder, step, self.args.save_total_limit)
+        finally:
+            self._saving = False
+        self.accelerator.wait_for_everyone()
+        self.control.should_training_stop |= self.stopped  # after saving: the checkpoint must not say so
+
+    def require_finite_weights(self) -> None:
+        """Refuse to save weights that an optimizer step has made infinite.
+
+        Raises:
+            UserError: on all processes, and names the checkpoint before.
+        """
+        local = [p.to_local() if isinstance(p, DTensor) else p for p in self.model.parameters()]
+        broken = torch.stack([~p.detach().isfinite().all() for p in local]).any().float()
+        if self.args.world_size > 1:
+            broken = self.accelerator.reduce(broken, reduction="sum")
+        if broken:
+            last = checkpoint_folder.newest_whole(Path(self.args.output_dir))
+            raise UserError(
+                f"step {self.state.global_step}: the student's weights are not finite. They are not saved; the last "
+                f"good checkpoint is {last or 'none yet'}. Lower trainer.learning_rate"
+            )

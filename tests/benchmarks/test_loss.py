@@ -1,0 +1,217 @@
+"""The benchmarks of the loss and of the training step: that they compare like with like, and (slow) what they find."""
+
+import argparse
+import importlib
+import json
+import math
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+
+from distill.models.architecture import head, hidden_states
+
+BENCHMARKS = Path(__file__).parent
+TOY = ("--tokens", "64", "--vocabulary", "512", "--width", "32")
+TOY_STEP = argparse.Namespace(
+    vocabulary=512, width=64, layers=2, rows=2, tokens=64, steps=1, device="cpu", dtype="float32", compile=False
+)
+# What a GPU is measured with, but for the device.
+HALF = ("--device", "cpu", "--dtype", "bfloat16", "--rows", "3", "--peak-tflops", "0.5")
+
+
+# Of TRL's own making, where it is installed.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:You are importing from 'trl.experimental'"),
+    pytest.mark.filterwarnings("ignore:`gradient_checkpointing` is deprecated:FutureWarning"),
+]
+
+
+@pytest.fixture
+def load(monkeypatch):
+    """A function from a benchmark's name to its module."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    yield importlib.import_module
+    for name in ("common", "loss", "step"):
+        sys.modules.pop(name, None)
+
+
+def there(contenders) -> list[str]:
+    """The contenders that can run here at once: packages installed, nothing to compile."""
+    names = [name for name, c in contenders.items() if c.package is None or find_spec(c.package)]
+    return [name for name in names if name not in ("liger", "liger_own_chunks")]
+
+
+def run_script(name: str, *options: str) -> dict:
+    command = [sys.executable, str(BENCHMARKS / name), *options]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout)
+
+
+def test_contenders_of_the_loss_agree(load):
+    loss = load("loss")
+    x = loss.make_inputs(64, 512, 32)
+    records = {name: [loss.run(x, loss.CONTENDERS[name])] for name in there(loss.CONTENDERS)}
+    loss.check_agreement(records)
+    assert {"ours", "naive", "ours_two_view", "naive_two_view"} <= set(records)
+
+
+def test_the_naive_two_view_loss_is_the_formula(load):
+    """Both contenders of the two views are of this package; here is what they should say, written out."""
+    loss = load("loss")
+    x = loss.make_inputs(64, 512, 32)
+    own, other = (torch.log_softmax(h @ x.teacher_weight.T, -1) for h in x.teacher_hidden.chunk(2))
+    target = own.exp()
+    there = x.partner[0] >= 0
+    reversed_ = x.role_map.reverse(own, other).exp()
+    target[there] = (target[there] + reversed_[there]) / 2
+    student = torch.log_softmax(x.hidden @ x.weight.T, -1)
+    expected = (target * (target.log() - student)).sum() / 64
+    got = loss.run(x, loss.CONTENDERS["naive_two_view"])["loss"]
+    assert 0 < int(there.sum()) < 64
+    assert got == pytest.approx(float(expected.detach()), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("loss", 1.01), ("weight_norm", 2.1), ("hidden_norm", math.nan), ("weight_entries", [1.0, 0.9])],
+)
+def test_contenders_that_disagree_stop_the_benchmark(load, field, value):
+    loss = load("loss")
+    good = {
+        "loss": 1.0,
+        "hidden_norm": 1.0,
+        "weight_norm": 2.0,
+        "hidden_entries": [1.0, 2.0],
+        "weight_entries": [1.0, 1.0],
+    }
+    loss.check_agreement({"ours": [good], "naive": [good, good]})
+    with pytest.raises(RuntimeError, match=r"naive and ours disagree"):
+        loss.check_agreement({"ours": [good], "naive": [good, {**good, field: value}]})
+
+
+def test_ratios_are_ours_over_theirs_and_null_where_a_peer_is_missing(load):
+    loss = load("loss")
+
+    def runs(*figures):
+        return [{"seconds": seconds, "bytes": size} for seconds, size in figures]
+
+    figures = loss.report(
+        {
+            "ours": runs((2, 10), (3, 30), (100, 20)),
+            "naive": runs((4, 80), (6, 70), (5, 1)),
+            "ours_forward_kl": runs((1, 10)),
+            "ours_two_view": runs((2, 11)),
+            "naive_two_view": runs((8, 99)),
+        }
+    )
+    ratios = json.loads(json.dumps(figures))["ratios"]
+    peers = {"naive", "gkd_forward_kl", "gkd_jsd", "trl_chunked", "liger"}
+    assert set(ratios) == {"memory", "time", "two_view"}
+    assert set(ratios["memory"]) == set(ratios["time"]) == peers
+    assert ratios["memory"]["naive"] == pytest.approx(20 / 70)
+    assert ratios["time"]["naive"] == pytest.approx(3 / 5)
+    assert ratios["two_view"] == {"memory": pytest.approx(11 / 10), "time": pytest.approx(2 / 8)}
+    assert all(ratios[kind][peer] is None for kind in ("memory", "time") for peer in peers - {"naive"})
+
+
+def test_memory_is_the_peak_above_what_was_there(load):
+    common = load("common")
+    kept = torch.ones(2**22)  # there before: 16 MiB that do not count
+
+    def run():
+        return {"sum": float((torch.ones(2**24) * kept[0]).sum())}  # two of 64 MiB at a time
+
+    record = common.measure(run)
+    assert record["sum"] == 2**24
+    assert 126 < record["bytes"] / 2**20 < 136
+    assert record["seconds"] > 0
+
+
+def test_the_script_prints_what_was_promised():
+    figures = run_script("loss.py", "--json", "--repeats", "1", "--contenders", "ours", "naive", *TOY)
+    assert set(figures["contenders"]) == {"ours", "naive"}
+    assert figures["ratios"]["time"]["naive"] > 0 and figures["ratios"]["memory"]["liger"] is None
+    assert figures["setting"]["tokens"] == 64 and figures["setting"]["threads"] == 1
+    assert figures["setting"]["versions"]["torch"]
+
+
+def test_half_precision_rates_and_profile_of_the_loss(tmp_path):
+    names = ("ours", "naive", "ours_two_view", "naive_two_view")
+    figures = run_script(
+        "loss.py", "--json", "--repeats", "1", "--contenders", *names, *TOY, *HALF, "--profile", str(tmp_path)
+    )
+    assert figures["setting"]["dtype"] == "bfloat16" and figures["setting"]["rows"] == 3
+    for name in names:
+        record = figures["contenders"][name]
+        assert record["tokens_per_second"] == pytest.approx(3 * 64 / record["seconds"])
+        # The products of three passes over the student's head and one over the teacher's.
+        share = 4 * 2 * 512 * 32 * record["tokens_per_second"] / 0.5e12
+        assert record["matrix_rate_share"] == pytest.approx(share)
+        assert "mm" in (tmp_path / f"{name}.txt").read_text()
+
+
+def test_half_precision_rates_and_profile_of_the_step(tmp_path):
+    shape = ("--tokens", "64", "--vocabulary", "512", "--width", "64", "--layers", "2", "--steps", "1")
+    names = ["ours_forward_kl"] + ["gkd_forward_kl"] * bool(find_spec("trl"))
+    figures = run_script(
+        "step.py", "--json", "--repeats", "1", "--contenders", *names, *shape, *HALF, "--profile", str(tmp_path)
+    )
+    assert set(figures["ratios"]) == {"memory", "time"}
+    assert set(figures["ratios"]["time"]) == {"gkd_forward_kl", "gkd_jsd", "trl_chunked"}
+    for name in names:
+        record = figures["contenders"][name]
+        assert record["tokens_per_second"] == pytest.approx(3 * 64 / record["seconds"])
+        assert 0 < record["matrix_rate_share"] < 1
+        assert "mm" in (tmp_path / f"{name}.txt").read_text()
+
+
+def test_the_floor_of_the_step_counts_the_models_weights(load):
+    """GPT-2 124M: 85.1M weights in its layers' products and 38.6M in its head; and attention over half of the pairs."""
+    step = load("step")
+    one_token = step.forward_flops(50257, 768, 12, 1024)
+    assert one_token == pytest.approx(2 * (84_934_656 + 38_597_376) + 12 * 4 * 768 * 1024 / 2, rel=1e-3)
+    student = step.forward_flops(50257, 768, 6, 1024)
+    assert 2 * one_token + 3 * student == pytest.approx(1.05e9, rel=0.01)
+
+
+def test_trainers_of_the_step_agree(load):
+    step = load("step")
+    records = {name: [{"losses": step.train(step.CONTENDERS[name], TOY_STEP)[1]}] for name in there(step.CONTENDERS)}
+    step.check_agreement(records)
+    losses = records["ours_forward_kl"][0]["losses"]
+    assert len(losses) == step.WARM_UP + 1 and losses[0] > losses[1] > losses[2]
+
+    teacher, student = step.make_models(512, 64, 2, 64)
+    ids = step.make_ids(512, 2, 64)
+    positions = torch.arange(64).expand_as(ids)
+    with torch.no_grad():
+        log_p, log_q = ((hidden_states(m, ids, positions) @ head(m)[0].T).log_softmax(-1) for m in (teacher, student))
+    first = (log_p.exp() * (log_p - log_q)).sum(-1)[:, :-1].mean()
+    assert losses[0] == pytest.approx(float(first), rel=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+def test_the_loss_keeps_its_targets():
+    """GPT-2's shapes, one thread, medians of five runs. Liger's chunks are as small as ours."""
+    for package in ("trl", "liger_kernel"):
+        pytest.importorskip(package)
+    ratios = run_script("loss.py", "--json")["ratios"]
+    most = {"naive": 0.25, "gkd_forward_kl": 0.25, "gkd_jsd": 0.12, "liger": 0.65}
+    assert {peer: ratios["memory"][peer] for peer in most if ratios["memory"][peer] > most[peer]} == {}
+    assert ratios["time"]["naive"] <= 1.15
+    assert ratios["two_view"]["memory"] <= 1.1 and ratios["two_view"]["time"] <= 1.15
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+def test_the_training_step_keeps_its_targets():
+    pytest.importorskip("trl")
+    ratios = run_script("step.py", "--json")["ratios"]
+    assert ratios["time"]["gkd_jsd"] <= 0.9 and ratios["time"]["gkd_forward_kl"] <= 1.0
+    assert ratios["memory"]["gkd_jsd"] <= 0.6 and ratios["memory"]["gkd_forward_kl"] <= 0.6

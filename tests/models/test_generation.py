@@ -1,0 +1,317 @@
+"""Prompts from every source, and sampling against probabilities that are known."""
+
+import json
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from distill.base.errors import UserError
+from distill.models.generation import generate
+from distill.models.loading import load_model, load_tokenizer
+from distill.text.counterfactual import Swapper
+from distill.text.prompts import PROMPTS, Prompt, limit_prompts, load_prompts, without_listed_words
+from distill.text.wordlist import load_wordlist
+
+# ---------------------------------------------------------------------------------------------------------- prompts
+
+
+def test_bundled_prompts_cover_eight_groups_of_occupations():
+    prompts = load_prompts()
+    subjects = {group: {p.subject for p in prompts if p.group == group} for group in {p.group for p in prompts}}
+    assert len(subjects) == 8
+    assert min(map(len, subjects.values())) >= 8
+    assert sum(map(len, subjects.values())) == len(set().union(*subjects.values())) >= 64
+    assert set(Counter(p.subject for p in prompts).values()) == {5}
+    assert len({p.text for p in prompts}) == len(prompts)
+
+
+def test_bundled_prompts_hold_no_listed_word():
+    prompts = load_prompts()
+    kept, left_out = without_listed_words(prompts, Swapper(load_wordlist("english_gender")))
+    assert (kept, left_out) == (prompts, 0)
+
+
+def test_bundled_occupations_are_in_nobody_elses_gender_list(shared_data):
+    words = {
+        word.replace("_", " ")
+        for name in ("male_word_file.txt", "female_word_file.txt", "generalized_swaps.txt", "extra_gendered_words.txt")
+        for word in shared_data("wordlists", name).read_text(encoding="utf-8").lower().split()
+    }
+    words |= set(json.loads(shared_data("wordlists", "gender_specific_full.json").read_text(encoding="utf-8")))
+    assert not {p.subject for p in load_prompts()} & words
+
+
+def test_prompts_with_a_listed_word_are_left_out_and_counted():
+    prompts = [Prompt(text, "g", "s") for text in ("The nurse said", "The king said", "Her nurse said", "Others said")]
+    kept, left_out = without_listed_words(prompts, Swapper(load_wordlist("english_gender")))
+    assert [p.text for p in kept] == ["The nurse said", "Others said"]
+    assert left_out == 2
+
+
+def test_own_occupations_take_the_templates_beside_them(tmp_path):
+    path = tmp_path / "mine.tsv"
+    path.write_text("# mine\ngroup\toccupation\nsea\tdiver\n\nair\tpilot\n", encoding="utf-8")
+    bundled = sum("{occupation}" in line for line in (PROMPTS / "templates.txt").read_text().splitlines()[2:])
+    assert len(load_prompts(path)) == 2 * bundled
+    (tmp_path / "templates.txt").write_text("A {occupation} {waved}:\n", encoding="utf-8")
+    assert load_prompts(path) == [
+        Prompt("A diver {waved}:", "sea", "diver"),
+        Prompt("A pilot {waved}:", "air", "pilot"),
+    ]
+
+
+def test_own_prompts_in_full(tmp_path):
+    path = tmp_path / "mine.tsv"
+    path.write_text("group\tsubject\tprompt\nsea\tdiver\tDown there, \n", encoding="utf-8")
+    assert load_prompts(str(path)) == [Prompt("Down there,", "sea", "diver")]
+
+
+BOLD = {"sewing": {"Tailor": ["A tailor is ", "Some tailors "]}, "dance": {"Dancer": ["A dancer "]}}
+BOLD_PROMPTS = [
+    Prompt("A tailor is", "sewing", "Tailor"),
+    Prompt("Some tailors", "sewing", "Tailor"),
+    Prompt("A dancer", "dance", "Dancer"),
+]
+
+
+@pytest.mark.parametrize("spec", ["prompts/profession_prompt.json", "prompts", ".", "prompts:profession"])
+def test_bold_by_file_and_folder(tmp_path, spec):
+    (tmp_path / "prompts").mkdir()
+    (tmp_path / "prompts" / "profession_prompt.json").write_text(json.dumps(BOLD), encoding="utf-8")
+    assert load_prompts(f"{tmp_path}/{spec}") == BOLD_PROMPTS
+
+
+def test_bold_by_hub_id(monkeypatch):
+    import datasets
+
+    rows = [
+        {"domain": "gender", "name": "Someone", "category": "actors", "prompts": ["Someone is "], "wikipedia": []},
+        {"domain": "profession", "name": "Tailor", "category": "sewing", "prompts": BOLD["sewing"]["Tailor"]},
+        {"domain": "profession", "name": "Dancer", "category": "dance", "prompts": BOLD["dance"]["Dancer"]},
+    ]
+    columns = {key: [row.get(key) for row in rows] for key in rows[0]}
+    asked = []
+    monkeypatch.setattr(
+        datasets, "load_dataset", lambda name, split: asked.append(name) or datasets.Dataset.from_dict(columns)
+    )
+    assert load_prompts("AmazonScience/bold") == BOLD_PROMPTS
+    assert load_prompts("AmazonScience/bold:gender") == [Prompt("Someone is", "actors", "Someone")]
+    assert asked == ["AmazonScience/bold"] * 2
+
+
+def test_real_bold(shared_data):
+    prompts = load_prompts(shared_data("bold"))
+    assert len(prompts) == 10195
+    assert len({p.group for p in prompts}) == 18
+    assert len(load_prompts(f"{shared_data('bold')}:gender")) == 3204
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("no.tsv", None, "no such file"),
+        ("a.csv", "x", "a .tsv or .json file is expected"),
+        ("a.tsv", "", "header must be"),
+        ("a.tsv", "# c\nword\tgroup\nx\ty\n", "line 2: the header must be"),
+        ("a.tsv", "group\toccupation\n", "holds no prompt"),
+        ("a.tsv", "group\toccupation\nsea\tdiver\nair\n", "line 3: 2 filled cells"),
+        ("a.tsv", b"group\toccupation\n\xff\n", "not UTF-8"),
+        ("a.json", "{", "not valid JSON"),
+        ("a.json", "[]", "the layout"),
+        ("a.json", '{"g": ["x"]}', "group 'g' is no object"),
+        ("a.json", '{"g": {"s": "x"}}', "'s' in group 'g' is no list"),
+        ("a.json", "{}", "holds no prompt"),
+    ],
+)
+def test_prompt_mistakes_name_file_and_line(tmp_path, name, content, message):
+    if content is not None:
+        (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(UserError, match=message) as caught:
+        load_prompts(tmp_path / name)
+    assert name in str(caught.value)
+
+
+def test_templates_without_placeholder(tmp_path):
+    (tmp_path / "a.tsv").write_text("group\toccupation\nsea\tdiver\n", encoding="utf-8")
+    (tmp_path / "templates.txt").write_text("The occupation\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"templates.txt, line 1: a template needs the placeholder \{occupation\}"):
+        load_prompts(tmp_path / "a.tsv")
+
+
+def test_folder_without_bold_and_unknown_hub_id(tmp_path, monkeypatch):
+    import datasets
+
+    with pytest.raises(UserError, match=r"holds no profession_prompt.json"):
+        load_prompts(tmp_path)
+
+    def offline(name, split):
+        raise ConnectionError("Couldn't reach the hub\nlong story")
+
+    monkeypatch.setattr(datasets, "load_dataset", offline)
+    with pytest.raises(UserError, match=r"'someone/thing': neither a file nor .* Couldn't reach the hub; [^\n]*$"):
+        load_prompts("someone/thing")
+    monkeypatch.setattr(datasets, "load_dataset", lambda name, split: datasets.Dataset.from_dict({"prompts": [["x"]]}))
+    with pytest.raises(UserError, match="no column category, domain, name"):
+        load_prompts("someone/thing")
+
+
+@given(st.lists(st.sampled_from("abcd"), max_size=40), st.integers(1, 50))
+def test_limited_prompts_take_from_all_groups_in_turn(groups, maximum):
+    prompts = [Prompt(str(i), group, "") for i, group in enumerate(groups)]
+    kept = limit_prompts(prompts, maximum)
+    assert len(kept) == min(maximum, len(prompts))
+    assert [p for p in prompts if p in kept] == kept
+    taken, there = Counter(p.group for p in kept), Counter(groups)
+    for group in there:
+        for other in there:
+            assert taken[group] == there[group] or taken[group] >= taken[other] - 1
+
+
+# ------------------------------------------------------------------------------------------------------- generation
+
+SETTINGS = {"samples": 3, "max_new_tokens": 6, "seed": 5}
+TEXTS = ["The nurse said that", "A", "The king saw her and the", "The doctor"]
+
+
+def test_texts_do_not_depend_on_batch_or_order(toy_model, toy_tokenizer):
+    model = toy_model()
+    texts = generate(model, toy_tokenizer, TEXTS, batch_size=64, **SETTINGS)
+    assert [len(samples) for samples in texts] == [3] * 4
+    assert len({text for samples in texts for text in samples}) > 6
+    for batch_size in (1, 5):
+        assert generate(model, toy_tokenizer, TEXTS, batch_size=batch_size, **SETTINGS) == texts
+    assert generate(model, toy_tokenizer, TEXTS[:2], batch_size=64, **SETTINGS) == texts[:2]
+    assert generate(model, toy_tokenizer, TEXTS, **SETTINGS | {"seed": 6}) != texts
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "llama", "gpt_neox"])
+def test_nearly_greedy_equals_a_plain_loop(toy_model, toy_tokenizer, architecture):
+    """Left padding, the cache and the start token against one forward pass per token, without any of them."""
+    model = toy_model(architecture)
+    texts = generate(model, toy_tokenizer, TEXTS, samples=1, max_new_tokens=8, top_k=1, batch_size=4)
+    for prompt, (text,) in zip(TEXTS, texts, strict=True):
+        before = [toy_tokenizer.bos_token_id, *toy_tokenizer(prompt)["input_ids"]]
+        ids = list(before)
+        for _ in range(8):
+            with torch.no_grad():
+                ids.append(int(model(torch.tensor([ids])).logits[0, -1].argmax()))
+            if ids[-1] == toy_tokenizer.eos_token_id:
+                break
+        assert text == toy_tokenizer.decode(ids, skip_special_tokens=True).removeprefix(prompt)
+
+
+class _ConstantHead(torch.nn.Module):
+    """Any hidden state -> the same scores."""
+
+    def __init__(self, scores):
+        super().__init__()
+        self.scores = scores
+
+    def forward(self, hidden):
+        return self.scores.expand(*hidden.shape[:-1], -1)
+
+
+@pytest.fixture
+def constant_model(toy_model, toy_tokenizer):
+    """A function from {word: probability} to a model that always predicts so."""
+
+    def make(probabilities):
+        model = toy_model()
+        scores = torch.full((model.config.vocab_size,), -torch.inf)
+        for word, probability in probabilities.items():
+            (token,) = [toy_tokenizer.eos_token_id] if word is None else toy_tokenizer(word)["input_ids"]
+            scores[token] = np.log(probability)
+        model.lm_head = _ConstantHead(scores)
+        return model
+
+    return make
+
+
+def test_samples_follow_the_distribution(constant_model, toy_tokenizer):
+    model = constant_model({" he": 0.6, " she": 0.3, " book": 0.1})
+    texts = generate(model, toy_tokenizer, ["A"] * 25, samples=2, max_new_tokens=60)
+    counts = Counter(word for samples in texts for text in samples for word in text.split())
+    total = sum(counts.values())
+    assert total == 3000
+    for word, probability in {"he": 0.6, "she": 0.3, "book": 0.1}.items():
+        sigma = (probability * (1 - probability) / total) ** 0.5
+        assert abs(counts[word] / total - probability) < 4 * sigma
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"top_k": 2}, {"he": 2 / 3, "she": 1 / 3}),
+        ({"top_p": 0.5}, {"he": 1.0}),
+        ({"top_p": 0.85}, {"he": 2 / 3, "she": 1 / 3}),
+        ({"temperature": 0.5}, {"he": 0.36 / 0.46, "she": 0.09 / 0.46, "book": 0.01 / 0.46}),
+        ({"top_k": 2, "top_p": 0.66}, {"he": 1.0}),
+    ],
+)
+def test_truncation_and_temperature(constant_model, toy_tokenizer, settings, expected):
+    model = constant_model({" he": 0.6, " she": 0.3, " book": 0.1})
+    texts = generate(model, toy_tokenizer, ["A"] * 20, samples=2, max_new_tokens=50, **settings)
+    counts = Counter(word for samples in texts for text in samples for word in text.split())
+    assert set(counts) == set(expected)
+    for word, probability in expected.items():
+        assert counts[word] / 2000 == pytest.approx(probability, abs=0.05)
+
+
+def test_the_end_token_ends_a_text(constant_model, toy_tokenizer):
+    model = constant_model({" he": 0.5, None: 0.5})
+    texts = generate(model, toy_tokenizer, ["A"] * 200, samples=1, max_new_tokens=10)
+    lengths = Counter(len(text.split()) for (text,) in texts)
+    assert set("".join(text for (text,) in texts).split("he")) <= {"", " "}
+    assert 70 < lengths[0] < 130
+    assert 25 < lengths[1] < 75
+
+
+def test_a_checkpoints_own_decoding_plays_no_part(toy_model, toy_tokenizer):
+    model = toy_model()
+    plain = generate(model, toy_tokenizer, TEXTS, **SETTINGS)
+    own = model.generation_config
+    own.repetition_penalty, own.suppress_tokens, own.max_length = 5.0, list(range(5, 300)), 3
+    model.train()
+    assert generate(model, toy_tokenizer, TEXTS, **SETTINGS) == plain
+    assert model.generation_config is own
+    assert model.training
+
+
+def test_random_state_is_left_alone(toy_model, toy_tokenizer):
+    model = toy_model()
+    torch.manual_seed(1)
+    expected = torch.rand(1)
+    torch.manual_seed(1)
+    generate(model, toy_tokenizer, TEXTS, **SETTINGS)
+    assert torch.equal(torch.rand(1), expected)
+
+
+def test_progress_and_nothing_to_do(toy_model, toy_tokenizer):
+    seen = []
+    generate(toy_model(), toy_tokenizer, TEXTS, batch_size=5, progress=lambda *a: seen.append(a), **SETTINGS)
+    assert seen == [(5, 12), (10, 12), (12, 12)]
+    assert generate(toy_model(), toy_tokenizer, [], **SETTINGS) == []
+
+
+def test_what_cannot_be_generated(toy_model, toy_tokenizer):
+    with pytest.raises(UserError, match="context of 64 tokens; lower max_new_tokens"):
+        generate(toy_model(), toy_tokenizer, TEXTS, samples=1, max_new_tokens=60)
+    with pytest.raises(UserError, match="temperature must be above 0"):
+        generate(toy_model(), toy_tokenizer, TEXTS, samples=1, max_new_tokens=6, temperature=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("decoding", [{}, {"top_p": 0.9}, {"top_k": 40, "temperature": 0.7}], ids=str)
+def test_the_batch_size_changes_no_text_of_the_demo_teacher(shared_data, decoding):
+    """Rounding alone would change a text in a hundred of these."""
+    model, tokenizer = load_model("demo"), load_tokenizer("demo")
+    prompts = [prompt.text for prompt in load_prompts(shared_data("bold", "prompts"))[:1000]]
+    texts = [
+        generate(model, tokenizer, prompts, samples=1, max_new_tokens=40, batch_size=size, seed=1, **decoding)
+        for size in (64, 250, 10)
+    ]
+    assert texts[0] == texts[1] == texts[2]

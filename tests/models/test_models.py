@@ -1,0 +1,172 @@
+"""Teachers and students of several architectures."""
+
+import pytest
+import torch
+from shared import TOY_ARCHITECTURES, TOY_TEXT
+from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
+
+from distill.base.errors import UserError
+from distill.models.architecture import head, hidden_states, parameter_count, special_tokens, weights_hash
+from distill.models.loading import load_model, load_teacher, load_tokenizer
+from distill.models.student import chosen_layers, make_student, student_from_layers, train_tokenizer
+from distill.recipe import StudentConfig, TeacherConfig
+
+every_architecture = pytest.mark.parametrize("architecture", list(TOY_ARCHITECTURES))
+
+
+@every_architecture
+def test_packed_documents_do_not_see_each_other(toy_model, architecture):
+    """Two documents in one row, told apart by positions alone, give the hidden states that each gives by itself."""
+    model = toy_model(architecture)
+    generator = torch.Generator().manual_seed(0)
+    first, second = (torch.randint(0, 300, (1, n), generator=generator) for n in (7, 9))
+    with torch.no_grad():
+        together = hidden_states(
+            model, torch.cat([first, second], 1), torch.cat([torch.arange(7), torch.arange(9)])[None]
+        )
+        alone = [hidden_states(model, ids, torch.arange(ids.shape[1])[None]) for ids in (first, second)]
+    torch.testing.assert_close(together, torch.cat(alone, 1), atol=1e-5, rtol=1e-5)
+
+
+@every_architecture
+def test_head_and_hidden_states_give_the_logits(toy_model, architecture):
+    model = toy_model(architecture)
+    ids = torch.arange(12)[None]
+    weight, bias = head(model)
+    with torch.no_grad():
+        ours = torch.nn.functional.linear(hidden_states(model, ids, ids), weight, bias)
+        torch.testing.assert_close(ours, model(input_ids=ids).logits, atol=1e-5, rtol=1e-5)
+
+
+@every_architecture
+def test_a_student_of_all_layers_is_its_teacher(toy_model, architecture):
+    teacher = toy_model(architecture)
+    student = student_from_layers(teacher, [0, 1, 2, 3]).eval()
+    ids = torch.arange(12)[None]
+    with torch.no_grad():
+        assert torch.equal(student(input_ids=ids).logits, teacher(input_ids=ids).logits)
+
+
+@every_architecture
+def test_a_student_takes_the_chosen_layers(toy_model, toy_tokenizer, architecture):
+    teacher = toy_model(architecture)
+    student = make_student(StudentConfig(layers=[1, 3]), teacher, toy_tokenizer, "teacher")
+    assert student.config.num_hidden_layers == 2
+    names = [n for n, _ in teacher.named_parameters() if ".1." in n or ".3." in n]
+    assert names
+    theirs, ours = dict(teacher.named_parameters()), dict(student.named_parameters())
+    for name in names:
+        renamed = name.replace(".1.", ".0.", 1) if ".1." in name else name.replace(".3.", ".1.", 1)
+        assert torch.equal(ours[renamed], theirs[name]), name
+        assert ours[renamed].data_ptr() != theirs[name].data_ptr()
+
+
+@pytest.mark.parametrize(
+    ("depth", "keep", "want"),
+    [
+        (12, None, [0, 2, 4, 7, 9, 11]),
+        (4, None, [0, 3]),
+        (24, 3, [0, 12, 23]),
+        (3, 1, [0]),
+        (1, None, [0]),
+        (5, 5, [0, 1, 2, 3, 4]),
+    ],
+)
+def test_default_layers_are_spread_evenly(depth, keep, want):
+    class Teacher:
+        config = GPT2Config(n_layer=depth)
+
+    assert chosen_layers(StudentConfig(num_layers=keep), Teacher()) == want
+
+
+def test_saved_students_load_with_plain_transformers(toy_model, toy_tokenizer, tmp_path):
+    student = make_student(StudentConfig(), toy_model(), toy_tokenizer, "t")
+    student.save_pretrained(tmp_path)
+    toy_tokenizer.save_pretrained(tmp_path)
+    again = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert parameter_count(again) == parameter_count(student)
+    assert load_tokenizer(str(tmp_path))(TOY_TEXT)["input_ids"] == toy_tokenizer(TOY_TEXT)["input_ids"]
+    assert weights_hash(again) == weights_hash(student)
+
+
+def test_trained_tokenizer_gives_text_back(toy_tokenizer):
+    for text in (TOY_TEXT, "naïve 漢字 👩‍⚕️\t\r\n  x", ""):
+        assert toy_tokenizer.decode(toy_tokenizer(text)["input_ids"]) == text
+    assert special_tokens(toy_tokenizer) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        (StudentConfig(layers=[0, 4]), ["student.layers", "[4]", "0 to 3"]),
+        (StudentConfig(layers=[]), ["student.layers", "empty"]),
+        (StudentConfig(num_layers=9), ["student.num_layers", "9", "4 layers"]),
+        (StudentConfig(init="config", config={"model_type": "gpt3"}), ["student.config", "gpt3"]),
+        (StudentConfig(init="config", config={"model_type": "gpt2", "n_layerz": 2}), ["n_layerz", "'n_layer'"]),
+    ],
+)
+def test_mistakes_in_the_student_are_named(toy_model, toy_tokenizer, config, words):
+    with pytest.raises(UserError) as error:
+        make_student(config, toy_model(), toy_tokenizer, "teacher")
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_another_vocabulary_fails_at_once_with_both_names_and_sizes(toy_model, toy_tokenizer, tmp_path):
+    other = train_tokenizer(["completely different words in here, over and over"] * 9, 300)
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=300, n_positions=64, n_embd=32, n_layer=1, n_head=2))
+    model.save_pretrained(tmp_path)
+    other.save_pretrained(tmp_path)
+    config = StudentConfig(init="checkpoint", path=str(tmp_path))
+    with pytest.raises(UserError) as error:
+        make_student(config, toy_model(), toy_tokenizer, "the-teacher")
+    for word in ("the-teacher", str(len(toy_tokenizer)), str(tmp_path), str(len(other))):
+        assert word in str(error.value)
+
+
+def test_a_head_that_the_loss_cannot_reproduce_is_refused(toy_tokenizer):
+    with pytest.raises(UserError, match="not a linear function"):
+        make_student(
+            StudentConfig(
+                init="config",
+                config={
+                    "model_type": "gemma2",
+                    "hidden_size": 32,
+                    "intermediate_size": 64,
+                    "num_hidden_layers": 2,
+                    "num_attention_heads": 2,
+                    "num_key_value_heads": 2,
+                    "head_dim": 16,
+                    "final_logit_softcapping": 0.1,
+                },
+            ),
+            None,
+            toy_tokenizer,
+            None,
+        )
+
+
+def test_folders_without_a_model_are_named(tmp_path):
+    with pytest.raises(UserError, match="no such folder"):
+        load_model(str(tmp_path / "absent"))
+    with pytest.raises(UserError, match=r"config\.json"):
+        load_model(str(tmp_path))
+    GPT2Config(n_embd=8, n_head=1, n_layer=1).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="no weights"):
+        load_teacher(TeacherConfig(path=str(tmp_path)))
+    (tmp_path / "pytorch_model.bin").write_bytes(b"")
+    with pytest.raises(UserError, match="pickle"):
+        load_model(str(tmp_path))
+
+
+def test_a_model_without_a_tokenizer_is_named(toy_model, tmp_path):
+    toy_model().save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="no tokenizer"):
+        load_teacher(TeacherConfig(path=str(tmp_path)))
+
+
+def test_offline_hub_ids_fail_at_once(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError, match=r"nobody/nothing.*(offline|OFFLINE)"):
+        load_model("nobody/nothing")

@@ -1,0 +1,473 @@
+"""The fused loss against the reference, the reference against hand-made values, and what the fused one must not do."""
+
+import math
+from functools import partial
+from typing import NamedTuple
+
+import pytest
+import torch
+import torch.distributed
+import torch.nn.functional as F
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from distill.base.errors import UserError
+from distill.objective import kd_loss
+from distill.objective.kd_loss import DIVERGENCES, LossParts, LossSettings, fused_loss, reference_loss, tied_embedding
+from distill.objective.logit_ops import OPERATIONS, RoleMap
+
+V = 23
+ROLE_MAPS = {
+    2: [RoleMap([(1, 2), (1, 3), (2, 1), (3, 1), (4, 5), (5, 4)], V)],
+    3: [RoleMap([(1, 0), (2, 1), (0, 2)], V), RoleMap([(2, 0), (0, 1), (1, 2)], V)],
+}
+
+
+class Inputs(NamedTuple):
+    """The tensors of a loss, in the order of its arguments."""
+
+    student_hidden: torch.Tensor
+    student_weight: torch.Tensor
+    student_bias: torch.Tensor | None
+    teacher_hidden: torch.Tensor | None
+    teacher_weight: torch.Tensor | None
+    teacher_bias: torch.Tensor | None
+    own: torch.Tensor | None
+    partner: torch.Tensor | None
+    labels: torch.Tensor
+
+
+def make_inputs(seed=0, n=30, v=V, groups=2, student_width=6, teacher_width=8, dtype=torch.float32, valid=0.7):
+    """N tokens of texts and counterfactuals; some tokens do not count, some have not all partners."""
+    generator = torch.Generator().manual_seed(seed)
+    normal = partial(torch.randn, generator=generator, dtype=dtype)
+    own = torch.randperm(2 * n, generator=generator)[:n]
+    partner = torch.randint(-n // 2, 2 * n, (groups - 1, n), generator=generator).clamp(min=-1)
+    labels = torch.randint(v, (n,), generator=generator)
+    labels[torch.rand(n, generator=generator) >= valid] = -100
+    return Inputs(
+        normal(n, student_width),
+        normal(v, student_width),
+        normal(v),
+        normal(2 * n, teacher_width),
+        normal(v, teacher_width),
+        normal(v),
+        own,
+        partner,
+        labels,
+    )
+
+
+def run(loss, inputs, settings, role_maps=None, projection=None, scale=1.0):
+    """The parts of a loss, and the gradients of scale * total for hidden states, weight, bias and projection."""
+    leaves = [x if x is None else x.clone().requires_grad_() for x in (*inputs[:3], projection)]
+    parts = loss(*leaves[:3], *inputs[3:], settings, role_maps, leaves[3])
+    (scale * parts.total).backward()
+    return LossParts(*(part.detach() for part in parts)), [x if x is None else x.grad for x in leaves]
+
+
+assert_same = partial(torch.testing.assert_close, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("op", OPERATIONS)
+@pytest.mark.parametrize("divergence", DIVERGENCES)
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+@pytest.mark.parametrize("reverse_roles", [False, True])
+@pytest.mark.parametrize("groups", [2, 3])
+def test_fused_equals_reference(op, divergence, temperature, reverse_roles, groups):
+    role_maps = ROLE_MAPS[groups] if reverse_roles else None
+    projection = torch.arange(48.0).view(6, 8).cos()
+    for valid, weights, strength in (
+        (1.0, (1.0, 0.0, 0.0), 1.0),
+        (0.7, (0.7, 0.4, 0.3), 0.6),
+        (0.0, (1.0, 1.0, 1.0), 1.0),  # all masked
+    ):
+        settings = LossSettings(*weights, temperature, divergence, 0.3, op, strength, chunk_tokens=12)
+        inputs = make_inputs(1, groups=groups, valid=valid)
+        arguments = (inputs, settings, role_maps, projection if settings.hidden else None)
+        assert_same(run(fused_loss, *arguments), run(reference_loss, *arguments))
+
+
+@pytest.mark.parametrize("divergence", DIVERGENCES)
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+@pytest.mark.parametrize("with_bias", [True, False])
+def test_closed_form_gradients_pass_gradcheck(divergence, temperature, with_bias):
+    inputs = make_inputs(2, n=6, v=7, student_width=3, teacher_width=4, dtype=torch.float64)
+    settings = LossSettings(0.7, 0.4, 0.3, temperature, divergence, 0.3, "expmean", 0.8, chunk_tokens=4)
+
+    def total(hidden, weight, bias, projection):
+        return fused_loss(hidden, weight, bias, *inputs[3:], settings, ROLE_MAPS[2], projection).total
+
+    projection = torch.randn(3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    leaves = [x.requires_grad_() for x in (*inputs[:3], projection)]
+    if not with_bias:
+        leaves[2] = None
+    assert torch.autograd.gradcheck(total, leaves)
+
+
+@pytest.mark.parametrize("chunk_tokens", [1, 7, 20, 1000])
+def test_chunk_size_does_not_matter(chunk_tokens):
+    inputs = make_inputs(3, groups=3)
+    settings = partial(LossSettings, 1.0, 0.5, op="mean")
+    expected = run(reference_loss, inputs, settings(), ROLE_MAPS[3])
+    assert_same(run(fused_loss, inputs, settings(chunk_tokens=chunk_tokens), ROLE_MAPS[3]), expected)
+
+
+@pytest.mark.parametrize("op", OPERATIONS)
+@pytest.mark.parametrize("divergence", DIVERGENCES)
+@pytest.mark.parametrize("groups", [2, 3])
+def test_blocks_of_a_few_tokens_and_tiles_of_the_vocabulary_do_not_matter(monkeypatch, op, divergence, groups):
+    """What a toy vocabulary never needs: several blocks a chunk, and several tiles, the last one smaller."""
+    monkeypatch.setattr(kd_loss, "_CACHED_LOGITS", 3 * V)
+    monkeypatch.setattr(kd_loss, "_TILE", 5)
+    inputs = make_inputs(20, groups=groups)
+    settings = LossSettings(0.7, 0.4, 0.3, 2.0, divergence, 0.3, op, 0.6, chunk_tokens=12)
+    arguments = (inputs, settings, ROLE_MAPS[groups], torch.arange(48.0).view(6, 8).sin())
+    assert_same(run(fused_loss, *arguments), run(reference_loss, *arguments))
+
+
+def test_aligned_pairs_share_their_teacher_positions():
+    """The student sees a text and its counterfactual: no teacher position is projected twice, but at a chunk's edge."""
+    half = 32
+    own = torch.arange(2 * half)
+    inputs = make_inputs(4, n=2 * half, valid=1.0)._replace(own=own, partner=own.roll(half).unsqueeze(0))
+    projected = []
+
+    class CountTeacherRows(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            if "mm" in str(function) and any(x.shape == (8, V) for x in args if isinstance(x, torch.Tensor)):
+                projected.extend(len(x) for x in args if isinstance(x, torch.Tensor) and x.shape[1:] == (8,))
+            return function(*args, **(kwargs or {}))
+
+    with CountTeacherRows():
+        fused_loss(*inputs, LossSettings(chunk_tokens=16))
+    assert sum(projected) == 2 * half
+
+
+class LargestTensor(TorchDispatchMode):
+    """Records the number of elements of the largest tensor that any operation makes."""
+
+    def __init__(self):
+        super().__init__()
+        self.numel = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        for made in result if isinstance(result, (tuple, list)) else [result]:
+            if isinstance(made, torch.Tensor):
+                self.numel = max(self.numel, made.numel())
+        return result
+
+
+@pytest.mark.parametrize("op", OPERATIONS)
+@pytest.mark.parametrize("divergence", DIVERGENCES)
+@pytest.mark.parametrize("groups", [2, 3])
+def test_fused_never_holds_all_logits(op, divergence, groups):
+    n, v, chunk_tokens = 64, 512, 4
+    inputs = make_inputs(5, n=n, v=v, groups=groups, student_width=4, teacher_width=4, valid=1.0)
+    settings = LossSettings(1.0, 0.5, 0.1, 2.0, divergence, op=op, chunk_tokens=chunk_tokens)
+    role_maps = [RoleMap([(1, 2), (1, 3), (2, 1), (3, 1)], v)] * (groups - 1)
+    largest = {}
+    for loss in (fused_loss, reference_loss):
+        with LargestTensor() as recorder:
+            run(loss, inputs, settings, role_maps)
+        largest[loss] = recorder.numel
+    assert largest[reference_loss] >= n * v
+    # Student and teacher together; with more views, a chunk has fewer tokens.
+    assert largest[fused_loss] <= 2 * chunk_tokens * v
+
+
+class MadeTensors(TorchDispatchMode):
+    """Collects the addresses of the tensors of one shape that operations return."""
+
+    def __init__(self, shape):
+        super().__init__()
+        self.shape, self.addresses = shape, set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor) and result.shape == self.shape:
+            self.addresses.add(result.data_ptr())
+        return result
+
+
+def test_the_gradient_of_the_head_is_made_once_and_scaled_in_place():
+    """It is the largest tensor of the loss. Copied in the backward pass, it would be there twice."""
+    inputs = make_inputs(5, n=64, v=512, student_width=7, teacher_width=5, valid=1.0)
+    weight = inputs.student_weight.clone().requires_grad_()
+    with MadeTensors(weight.shape) as made:
+        parts = fused_loss(inputs.student_hidden, weight, *inputs[2:], LossSettings(chunk_tokens=16))
+        (parts.total / 7).backward()
+    assert len(made.addresses - {weight.data_ptr()}) == 1
+    _, expected = run(reference_loss, inputs, LossSettings(), scale=1 / 7)
+    torch.testing.assert_close(weight.grad, expected[1], rtol=1e-5, atol=1e-5)
+
+
+def test_without_valid_tokens_the_graph_is_whole_and_the_gradient_zero():
+    inputs = make_inputs(6, valid=0.0)
+    for settings in (LossSettings(), LossSettings(0.0, 1.0), LossSettings(1.0, 1.0, 1.0)):
+        parts, gradients = run(fused_loss, inputs, settings, projection=torch.ones(6, 8))
+        assert parts.count == 0 and all(float(part) == 0 for part in parts)
+        assert all(g is not None and not g.any() for g in gradients[: 4 if settings.hidden else 3])
+
+
+def test_no_teacher_leaves_plain_cross_entropy():
+    inputs = make_inputs(7)
+    alone = inputs._replace(teacher_hidden=None, teacher_weight=None, teacher_bias=None, own=None, partner=None)
+    expected = F.cross_entropy(F.linear(*inputs[:3]), inputs.labels, reduction="sum")
+    for loss in (fused_loss, reference_loss):
+        for given, settings in ((alone, LossSettings(1.0, 2.0, 1.0)), (inputs, LossSettings(0.0, 2.0))):
+            parts, _ = run(loss, given, settings)
+            torch.testing.assert_close(parts.ce, expected)
+            torch.testing.assert_close(parts.total, 2 * expected)
+            assert parts.kd == parts.hidden == 0
+    assert_same(run(fused_loss, alone, LossSettings(0.0, 2.0)), run(reference_loss, alone, LossSettings(0.0, 2.0)))
+
+
+def test_plain_distillation_needs_no_partners():
+    inputs = make_inputs(8)
+    settings = LossSettings(1.0, 0.5, temperature=2.0, op="none")
+    logits = [F.linear(*inputs[:3]), F.linear(*inputs[3:6])[inputs.own]]
+    student, teacher = ((x[inputs.labels >= 0] / 2).log_softmax(dim=-1) for x in logits)
+    for loss in (fused_loss, reference_loss):
+        parts, _ = run(loss, inputs._replace(partner=None), settings)
+        torch.testing.assert_close(parts.kd, 4 * F.kl_div(student, teacher, reduction="sum", log_target=True))
+        assert_same(parts, run(loss, inputs, settings)[0])
+
+
+@pytest.mark.parametrize("frozen", [0, 1, 2])
+def test_frozen_parameters_get_no_gradient(frozen):
+    inputs = make_inputs(9)
+    leaves = [x.clone().requires_grad_(i != frozen) for i, x in enumerate(inputs[:3])]
+    _, expected = run(reference_loss, inputs, LossSettings(1.0, 0.5))
+    fused_loss(*leaves, *inputs[3:], LossSettings(1.0, 0.5)).total.backward()
+    for i, leaf in enumerate(leaves):
+        if i == frozen:
+            assert leaf.grad is None
+        else:
+            torch.testing.assert_close(leaf.grad, expected[i], rtol=1e-5, atol=1e-5)
+
+
+def test_without_grad_mode_there_is_a_value_and_no_graph():
+    inputs = make_inputs(10)
+    with torch.no_grad():
+        parts = fused_loss(inputs[0].requires_grad_(), *inputs[1:], LossSettings())
+        expected = reference_loss(*inputs, LossSettings())
+    assert not parts.total.requires_grad
+    torch.testing.assert_close(parts, expected)
+
+
+def test_only_the_total_is_differentiable_and_the_backward_scales():
+    inputs = make_inputs(11)
+    settings = LossSettings(1.0, 0.5, 0.2)
+    projection = torch.eye(6, 8)
+    _, gradients = run(fused_loss, inputs, settings, projection=projection)
+    _, scaled = run(fused_loss, inputs, settings, projection=projection, scale=-3.0)
+    for one, other in zip(scaled, gradients, strict=True):
+        torch.testing.assert_close(one, -3 * other)
+
+    hidden = inputs.student_hidden.clone().requires_grad_()
+    total, *rest = fused_loss(hidden, *inputs[1:], LossSettings(1.0, 0.5, 0.2), projection=projection)
+    assert total.requires_grad and not any(part.requires_grad for part in rest)
+    first, second = (torch.autograd.grad(total, hidden, retain_graph=True)[0] for _ in range(2))
+    third = torch.autograd.grad(2 * total, hidden)[0]
+    assert torch.equal(first, second)
+    torch.testing.assert_close(third, 2 * first)
+
+
+def test_a_tied_head_gets_both_gradients():
+    """GPT-2's head is its embedding: the loss adds its own gradient to the one that comes through the hidden states."""
+    inputs = make_inputs(12, n=20, valid=1.0)
+    grads = []
+    for loss in (fused_loss, reference_loss):
+        embedding = inputs.student_weight.clone().requires_grad_()
+        hidden = torch.tanh(embedding[inputs.labels])
+        loss(hidden, embedding, None, *inputs[3:], LossSettings()).total.backward()
+        grads.append(embedding.grad)
+    torch.testing.assert_close(*grads, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("passes", [1, 2])
+def test_a_tied_head_and_its_embedding_share_one_gradient(dtype, passes):
+    """What two lookups of autograd give, without its second (V, Ds) tensor; twice (retain_graph), and in bf16."""
+    inputs = make_inputs(12, n=40, v=64, student_width=7, teacher_width=5, valid=1.0)
+    teacher = [x.to(dtype) if x is not None and x.is_floating_point() else x for x in inputs[3:]]
+    expected, got = (inputs.student_weight.clone().to(dtype).requires_grad_() for _ in range(2))
+    total = fused_loss(F.embedding(inputs.labels, expected).tanh(), expected, None, *teacher, LossSettings()).total
+    for again in range(passes, 0, -1):
+        (total / 7).backward(retain_graph=again > 1)
+    with MadeTensors(got.shape) as made:
+        waiting = []
+        hidden = tied_embedding(inputs.labels, got, waiting).tanh()
+        total = fused_loss(hidden, got, None, *teacher, LossSettings(), head_gradient=waiting).total
+        for again in range(passes, 0, -1):
+            (total / 7).backward(retain_graph=again > 1)
+    assert not waiting
+    torch.testing.assert_close(got.grad, expected.grad)
+    if passes == 1 and dtype == torch.float32:
+        assert len(made.addresses - {got.data_ptr()}) == 1
+
+
+@pytest.mark.parametrize("divergence", DIVERGENCES)
+def test_extreme_logits_stay_finite(divergence):
+    inputs = make_inputs(13, dtype=torch.float64)
+    inputs = inputs._replace(student_weight=inputs.student_weight * 1e4, teacher_weight=inputs.teacher_weight * 1e4)
+    settings = LossSettings(1.0, 0.5, 0.0, 1.0, divergence, chunk_tokens=8)
+    ours, theirs = run(fused_loss, inputs, settings, ROLE_MAPS[2]), run(reference_loss, inputs, settings, ROLE_MAPS[2])
+    assert all(part.isfinite() for part in ours[0]) and all(g.isfinite().all() for g in ours[1][:3])
+    torch.testing.assert_close(ours[0].total, theirs[0].total)
+
+
+@pytest.mark.parametrize("divergence", DIVERGENCES)
+@pytest.mark.parametrize("op", OPERATIONS)
+def test_tokens_that_both_models_exclude_do_no_harm(divergence, op):
+    """A padded vocabulary: bias -inf at entries that no label names. They must be as if they were not there."""
+    settings = LossSettings(1.0, 0.5, 0.0, 2.0, divergence, op=op, chunk_tokens=8)
+    inputs = make_inputs(14)
+    pad = partial(F.pad, pad=(0, 0, 0, 3))
+    padded = inputs._replace(
+        student_weight=pad(inputs.student_weight),
+        student_bias=F.pad(inputs.student_bias, (0, 3), value=-math.inf),
+        teacher_weight=pad(inputs.teacher_weight),
+        teacher_bias=F.pad(inputs.teacher_bias, (0, 3), value=-math.inf),
+    )
+    expected, expected_gradients = run(fused_loss, inputs, settings)
+    for loss in (fused_loss, reference_loss):
+        parts, gradients = run(loss, padded, settings)
+        torch.testing.assert_close(parts.total, expected.total, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(gradients[0], expected_gradients[0], rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(gradients[1], pad(expected_gradients[1]), rtol=1e-5, atol=1e-5)
+
+
+def test_half_precision_is_reduced_and_summed_in_full():
+    inputs = make_inputs(15, n=400, valid=1.0)
+    half = Inputs(*(x.bfloat16() if x.is_floating_point() else x for x in inputs))
+    exact = Inputs(*(x.float() if x.is_floating_point() else x for x in half))
+    settings = partial(LossSettings, 1.0, 0.5)
+    expected, expected_gradients = run(reference_loss, exact, settings(), ROLE_MAPS[2])
+    for chunk_tokens in (1, 400):  # a sum of 400 chunks in bf16 would be off by far more
+        parts, gradients = run(fused_loss, half, settings(chunk_tokens=chunk_tokens), ROLE_MAPS[2])
+        assert parts.total.dtype == torch.float32
+        torch.testing.assert_close(parts.total, expected.total, rtol=5e-3, atol=0)
+        for gradient, exact_gradient in zip(gradients[:3], expected_gradients[:3], strict=True):
+            assert gradient.dtype == torch.bfloat16
+            error = (gradient.float() - exact_gradient).norm() / exact_gradient.norm()
+            assert error < 0.01
+
+
+def test_autocast_computes_products_in_half_and_returns_full_gradients():
+    inputs = make_inputs(16)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        parts, gradients = run(fused_loss, inputs, LossSettings(1.0, 0.5, chunk_tokens=8), ROLE_MAPS[2])
+        expected, expected_gradients = run(reference_loss, inputs, LossSettings(1.0, 0.5), ROLE_MAPS[2])
+    exact, _ = run(reference_loss, inputs, LossSettings(1.0, 0.5), ROLE_MAPS[2])
+    assert parts.total != exact.total
+    torch.testing.assert_close(parts.total, expected.total, rtol=1e-4, atol=0)
+    for gradient, other in zip(gradients[:3], expected_gradients[:3], strict=True):
+        assert gradient.dtype == torch.float32
+        assert (gradient - other).norm() / other.norm() < 0.02
+
+
+def test_a_compiled_caller_leaves_the_loss_as_it_is():
+    inputs = make_inputs(21)
+
+    def forward(hidden, *rest):
+        return fused_loss(hidden * 2, *rest).total * 3
+
+    compiled = torch.compile(forward, backend="eager")
+    hidden = inputs.student_hidden.clone().requires_grad_()
+    results = []
+    for function in (forward, compiled):
+        total = function(hidden, *inputs[1:], LossSettings(ce=0.3), ROLE_MAPS[2])
+        results.append((total.detach(), *torch.autograd.grad(total, hidden)))
+    torch.testing.assert_close(*results)
+
+
+class Student(nn.Module):
+    """A model with a tied head whose forward ends in the loss, as the trainer has it."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding = nn.Embedding(V, 6)
+
+    def forward(self, loss, inputs, settings):
+        hidden = self.embedding(inputs.labels.clamp(min=0)).tanh()
+        return loss(hidden, self.embedding.weight, None, *inputs[3:], settings).total
+
+
+def test_the_loss_runs_inside_a_ddp_forward():
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        for valid in (0.7, 0.0):
+            inputs = make_inputs(17, valid=valid)
+            torch.manual_seed(0)
+            plain = Student()
+            wrapped = DistributedDataParallel(plain)
+            wrapped(fused_loss, inputs, LossSettings()).backward()
+            ours, plain.embedding.weight.grad = plain.embedding.weight.grad, None
+            plain(reference_loss, inputs, LossSettings()).backward()
+            torch.testing.assert_close(ours, plain.embedding.weight.grad, rtol=1e-5, atol=1e-5)
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("loss", [fused_loss, reference_loss])
+def test_hidden_loss_by_hand(loss):
+    student = torch.tensor([[1.0, 0.0], [1.0, 0.0], [2.0, 0.0], [9.0, 9.0]])
+    teacher = torch.tensor([[0.0, 0.0], [3.0, 0.0], [0.0, 5.0], [-1.0, 0.0]])  # row 0 is nobody's
+    inputs = make_inputs(18, n=4, student_width=2, teacher_width=2)._replace(
+        student_hidden=student,
+        teacher_hidden=teacher,
+        own=torch.tensor([1, 2, 3, 0]),
+        labels=torch.tensor([1, 2, 3, -100]),
+    )
+    parts, _ = run(loss, inputs, LossSettings(0.0, 0.0, 0.5))
+    assert float(parts.hidden) == pytest.approx(0 + 1 + 2)  # parallel, orthogonal, opposite
+    assert float(parts.total) == pytest.approx(1.5)
+    turned, _ = run(loss, inputs, LossSettings(0.0, 0.0, 0.5), projection=torch.tensor([[0.0, 1.0], [1.0, 0.0]]))
+    assert float(turned.hidden) == pytest.approx(1 + 0 + 1)
+
+
+def test_divergences_by_hand():
+    target, student = torch.tensor([[0.5, 0.5]]), torch.tensor([[0.9, 0.1]])
+    forward = 0.5 * math.log(0.5 / 0.9) + 0.5 * math.log(0.5 / 0.1)
+    reverse = 0.9 * math.log(0.9 / 0.5) + 0.1 * math.log(0.1 / 0.5)
+    middle = [0.25 * 0.5 + 0.75 * 0.9, 0.25 * 0.5 + 0.75 * 0.1]
+    jsd = 0.25 * sum(0.5 * math.log(0.5 / m) for m in middle)
+    jsd += 0.75 * (0.9 * math.log(0.9 / middle[0]) + 0.1 * math.log(0.1 / middle[1]))
+    expected = {"forward_kl": forward, "reverse_kl": reverse, "jsd": jsd}
+    assert expected.keys() == DIVERGENCES.keys()
+    for name, divergence in DIVERGENCES.items():
+        assert float(divergence(target.log(), student.log(), 0.25)) == pytest.approx(expected[name], rel=1e-5)
+
+
+@pytest.mark.parametrize("divergence", DIVERGENCES)
+def test_a_student_like_its_target_has_nothing_to_learn(divergence):
+    inputs = make_inputs(19, teacher_width=6)
+    student = Inputs(inputs.teacher_hidden[inputs.own], *inputs[4:6], *inputs[3:])
+    settings = LossSettings(temperature=2.0, divergence=divergence, op="none")
+    parts, gradients = run(fused_loss, student, settings)
+    assert float(parts.total) == pytest.approx(0, abs=1e-4)
+    assert max(float(g.abs().max()) for g in gradients[:3]) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"divergence": "forward-kl"}, "unknown divergence 'forward-kl'; did you mean 'forward_kl'? (known are:"),
+        ({"op": "exp_mean"}, "unknown operation 'exp_mean'; did you mean 'expmean' or 'mean'? (known are: none, max,"),
+        ({"strength": 1.5}, "strength must lie between 0"),
+        ({"kd": -1.0}, "loss weight kd must be"),
+        ({"ce": math.nan}, "loss weight ce must be"),
+        ({"hidden": math.inf}, "loss weight hidden must be"),
+        ({"temperature": 0.0}, "temperature must be greater than 0"),
+        ({"jsd_beta": 1.0}, "jsd_beta must lie between 0 and 1"),
+        ({"chunk_tokens": 0}, "chunk_tokens must be at least 1"),
+    ],
+)
+def test_wrong_settings_are_the_users_mistake(wrong, message):
+    with pytest.raises(UserError) as error:
+        LossSettings(**wrong)
+    assert message in str(error.value)

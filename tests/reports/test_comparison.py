@@ -1,0 +1,192 @@
+"""distill report: which runs it takes, what it compares, and a CSV that no spreadsheet runs."""
+
+import copy
+import csv
+import json
+import re
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from distill.cli import main
+from distill.recipe import Recipe, TargetConfig, write_recipe
+from distill.reports.comparison import FILES, differing, harmless, read_runs, score_records, warnings, write_comparison
+from distill.reports.findings import cell, headline
+from distill.scoring.scores_file import write_scores
+
+HOSTILE = '=cmd|"/c calc"!A1 <script>alert(1)</script> | `x`'
+
+
+def make_run(folder, scores, **recipe):
+    """A finished run, without its models."""
+    folder.mkdir(parents=True)
+    write_scores(scores, folder / "scores.json")
+    write_recipe(Recipe(output_dir=str(folder), **recipe), folder / "recipe.yaml")
+    return str(folder)
+
+
+@pytest.fixture
+def runs(toy_scores, tmp_path):
+    """Folders of two runs that differ in their target and in everything that was scored."""
+    other = copy.deepcopy(toy_scores)
+    for of_model in other["models"].values():
+        for entry in of_model.values():
+            entry["value"] += 1
+    other["settings"]["held_out"]["sha256"] = "f" * 64
+    mitigated = TargetConfig(op="expmean", augment=True)
+    return [
+        make_run(tmp_path / "one", toy_scores, target=mitigated, trainer={"hub_token": "hf_secret"}),
+        make_run(tmp_path / "two", other, seed=1),
+    ]
+
+
+def read_csv(path):
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+# ------------------------------------------------------------------------------------------------------------- input
+
+
+def test_runs_and_checkpoints_are_found(runs, toy_scores):
+    one, student = read_runs([runs[0], f"{runs[1]}/student"])
+    assert (one.label, student.label) == ("one", "two/student")
+    assert list(one.scores["models"]) == ["teacher", "baseline", "student"]
+    assert list(student.scores["models"]) == ["student"]
+    assert student.scores["differences"] == {}
+    assert (one.mitigated, student.mitigated) == (True, False)
+
+
+def test_runs_of_one_name_keep_their_paths(toy_scores, tmp_path):
+    paths = [make_run(tmp_path / parent / "run", toy_scores) for parent in "ab"]
+    assert [run.label for run in read_runs(paths)] == paths
+    assert len(read_runs([paths[0], paths[0]])) == 1
+
+
+def test_what_has_no_scores_is_named_with_a_way_out(runs, tmp_path):
+    (tmp_path / "empty").mkdir()
+    for path, message in (
+        (tmp_path / "empty", "distill score"),
+        (tmp_path / "nowhere", "distill score"),
+        (f"{runs[0]}/cache", "has no model cache; it has: teacher, baseline, student"),
+    ):
+        assert main(["report", str(path), "--output", str(tmp_path / "out")]) == 2
+        with pytest.raises(Exception, match=message):
+            read_runs([str(path)])
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_damaged_recipe_is_the_users_matter(runs, tmp_path, capsys):
+    for damaged, said in (("a: [", "recipe.yaml, line 1: not valid YAML"), ("- a list", "recipe.yaml: a recipe holds")):
+        (tmp_path / "one" / "recipe.yaml").write_text(damaged, encoding="utf-8")
+        assert main(["report", runs[0], "--output", str(tmp_path / "out")]) == 2
+        assert said in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------------------------------------------------ output
+
+
+def test_the_command_writes_a_page_markdown_and_csv(runs, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert main(["report", *runs, "--output", str(out)]) == 0
+    assert sorted(path.name for path in out.iterdir()) == sorted(FILES)
+    shown = capsys.readouterr().out
+    for run in read_runs(runs):
+        assert f"{run.label}: {headline(run.scores)}" in shown
+        assert run.label in (out / "report.html").read_text(encoding="utf-8")
+    assert main(["report", *runs, "--output", str(out), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == score_records(read_runs(runs))
+
+
+def test_a_runs_own_report_is_never_overwritten(runs, capsys):
+    assert main(["report", *runs, "--output", runs[0]]) == 2
+    assert "choose another --output" in capsys.readouterr().err
+
+
+def test_the_csv_has_every_number_as_a_number(runs, tmp_path):
+    found = read_runs(runs)
+    write_comparison(found, tmp_path / "out")
+    rows = read_csv(tmp_path / "out" / "scores.csv")
+    scores = found[0].scores["models"]
+    assert len(rows) == 2 * sum(map(len, scores.values()))
+    for row in rows:
+        if row["run"] == "one":
+            entry = scores[row["model"]][row["score"]]
+            assert float(row["value"]) == entry["value"]
+            assert row["low"] == ("" if entry["low"] is None else str(entry["low"]))
+    ratio = found[0].scores["differences"]["student - baseline"]["perplexity"]["ratio"]
+    (row,) = (r for r in rows if (r["run"], r["model"], r["score"]) == ("one", "student", "perplexity"))
+    assert float(row["ratio_to_plain"]) == ratio
+    assert {row["ratio_to_plain"] for row in rows if row["model"] == "teacher"} == {""}
+
+
+def test_negative_numbers_are_not_quoted_and_formulas_are(toy_scores, tmp_path):
+    scores = copy.deepcopy(toy_scores)
+    scores["models"] = {HOSTILE: scores["models"]["student"]}
+    del scores["examples"]  # of models that are no longer there
+    scores["models"][HOSTILE]["perplexity"] |= {"value": -3.5}
+    scores["differences"] = {}
+    write_comparison(read_runs([make_run(tmp_path / "=run", scores)]), tmp_path / "out")
+    row = next(row for row in read_csv(tmp_path / "out" / "scores.csv") if row["score"] == "perplexity")
+    assert (row["run"], row["model"], row["value"]) == ("'=run", f"'{HOSTILE}", "-3.5")
+
+
+def test_a_comparison_replaces_links_and_does_not_follow_them(toy_scores, tmp_path):
+    precious = tmp_path / "precious"
+    precious.write_text("mine")
+    (tmp_path / "out").mkdir()
+    for name in FILES:
+        (tmp_path / "out" / name).symlink_to(precious)
+    write_comparison(read_runs([make_run(tmp_path / "run", toy_scores)]), tmp_path / "out")
+    assert precious.read_text() == "mine"
+    assert not any((tmp_path / "out" / name).is_symlink() for name in FILES)
+
+
+@given(st.text())
+def test_no_text_begins_like_a_formula(text):
+    shown = harmless(text)
+    assert not re.match(r"[=+\-@\t\r]", shown)
+    assert shown in (text, f"'{text}")
+
+
+def test_hostile_names_stay_text_on_page_and_in_markdown(toy_scores, tmp_path):
+    scores = copy.deepcopy(toy_scores)
+    scores["models"] = {HOSTILE: scores["models"]["student"]}
+    del scores["examples"]  # of models that are no longer there
+    scores["differences"] = {}
+    write_comparison(read_runs([make_run(tmp_path / "run", scores)]), tmp_path / "out")
+    for name in ("report.html", "report.md"):
+        content = (tmp_path / "out" / name).read_text(encoding="utf-8")
+        assert "<script" not in content
+        assert "&lt;script" in content
+    rows = [line for line in content.splitlines() if line.startswith("| 1 |")]
+    assert len(re.findall(r"(?<!\\)\|", rows[0])) == 3 + len(scores["models"][HOSTILE])
+
+
+def test_the_tables_hold_every_score_once(runs, tmp_path):
+    found = read_runs([*runs, f"{runs[0]}/student"])  # the student a second time
+    write_comparison(found, tmp_path / "out")
+    markdown = (tmp_path / "out" / "report.md").read_text(encoding="utf-8").replace("\\", "")
+    table = [line for line in markdown.partition("## Scores")[2].partition("##")[0].splitlines() if line[:3] != "|--"]
+    names = [line.split(" | ")[1] for line in table if line.startswith("| ")][1:]
+    assert names == [f"{run}: {model}" for run in ("one", "two") for model in ("teacher", "baseline", "student")]
+    for of_model in found[1].scores["models"].values():
+        assert cell(of_model["perplexity"]) in markdown
+
+
+def test_what_differs_is_told_and_secrets_are_not(runs, tmp_path):
+    found = read_runs(runs)
+    rows = {name: values for name, *values in differing(found)}
+    assert rows["target.op"] == ["expmean", "none"]
+    assert rows["target.augment"] == ["true", "false"]
+    assert rows["seed"] == ["0", "1"]
+    assert "held-out text" in rows
+    assert "word list" not in rows
+    assert "output_dir" not in rows
+    assert "Not measured alike: held-out text differ" in warnings(found)[0]
+    assert differing(found[:1]) == warnings(found[:1]) == []
+    write_comparison(found, tmp_path / "out")
+    assert not [path for path in (tmp_path / "out").iterdir() if "hf_secret" in path.read_text(encoding="utf-8")]
+    assert "hf_secret" in yaml.safe_load((tmp_path / "one" / "recipe.yaml").read_text())["trainer"]["hub_token"]

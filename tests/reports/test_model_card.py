@@ -1,0 +1,279 @@
+"""Model cards: valid for the hub, without a path of this machine; and which student is pushed, when and with what."""
+
+import copy
+from pathlib import Path
+from types import SimpleNamespace
+from typing import ClassVar
+
+import pytest
+import train_toy
+import yaml
+from huggingface_hub import ModelCard
+from huggingface_hub import constants as hub_constants
+from huggingface_hub.repocard_data import eval_results_to_model_index, model_index_to_eval_results
+
+from distill.base.errors import UserError
+from distill.recipe import CorpusConfig, Recipe, StudentConfig, TargetConfig, TeacherConfig
+from distill.recipe_check import check_recipe
+from distill.reports.findings import is_hub_id, source_name
+from distill.reports.model_card import model_card, push_student, write_cards
+from distill.training import trainer as trainer_module
+
+RECIPE = Recipe(output_dir="outputs/try", target=TargetConfig(op="expmean", reverse_roles=True, augment=True))
+TOKEN = "hf_" + "secret" * 5
+
+
+@pytest.fixture(autouse=True)
+def no_hub(monkeypatch):
+    """The hub is not asked for the card of a teacher."""
+    monkeypatch.setattr(hub_constants, "HF_HUB_OFFLINE", True)
+
+
+def body(card: ModelCard) -> str:
+    return card.text.replace("\\", "")
+
+
+# -------------------------------------------------------------------------------------------------------------- card
+
+
+def test_the_metadata_is_what_the_hub_reads(toy_scores):
+    content = model_card(RECIPE, toy_scores, "student")
+    card = ModelCard(content)
+    data = card.data.to_dict()
+    assert data == yaml.safe_load(content.split("---")[1])
+    assert data["library_name"] == "transformers"
+    assert data["pipeline_tag"] == "text-generation"
+    # The demo teacher's own card says so.
+    assert (data["license"], data["language"]) == ("cc-by-sa-4.0", "en")
+    assert "base_model" not in data  # it is no model of the hub
+    assert data["metrics"] == list(toy_scores["models"]["student"])
+
+
+def test_the_model_index_goes_through_the_hubs_own_code_and_back(toy_scores):
+    card = ModelCard(model_card(RECIPE, toy_scores, "student"))
+    index = card.data.to_dict()["model-index"]
+    name, results = model_index_to_eval_results(index)
+    assert eval_results_to_model_index(name, results) == index
+    assert name == "try student"
+    measured = {result.metric_type: result.metric_value for result in results}
+    assert measured == {metric: entry["value"] for metric, entry in toy_scores["models"]["student"].items()}
+    for entry in index[0]["results"]:  # what the hub's model-index specification requires
+        assert {"type"} <= set(entry["task"])
+        assert {"type", "name"} <= set(entry["dataset"])
+        assert all({"type", "value"} <= set(metric) for metric in entry["metrics"])
+
+
+def test_an_undefined_score_is_not_in_the_index(toy_scores):
+    scores = copy.deepcopy(toy_scores)
+    scores["models"]["student"]["perplexity"]["value"] = None
+    data = ModelCard(model_card(RECIPE, scores, "student")).data
+    assert "perplexity" not in data.metrics
+    assert "perplexity" not in {result.metric_type for result in data.eval_results}
+
+
+def test_the_card_says_what_a_user_must_know(toy_scores):
+    card = ModelCard(model_card(RECIPE, toy_scores, "student"))
+    for heading in (
+        "How to load it", "How it was made", "Groups covered", "Scores", "Intended use", "What was not measured",
+        "Limits",
+    ):  # fmt: skip
+        assert f"## {heading}\n" in card.text
+    text = body(card)
+    assert "male, female. Nobody else is covered." in text
+    assert toy_scores["settings"]["wordlist"]["sha256"] in text
+    assert toy_scores["settings"]["weights"]["student"] in text
+    entry = toy_scores["models"]["student"]["generation_disparity"]
+    row = next(line for line in text.splitlines() if line.startswith("| generation disparity"))
+    assert f"{entry['value']:.3f} [{entry['low']:.3f}, {entry['high']:.3f}]" in row
+    assert f"{entry['undetected']:.1%}" in row
+    assert "expmean, strength 1, role-reversed" in text
+
+
+def test_the_baselines_card_does_not_claim_the_mitigation(toy_scores):
+    card = ModelCard(model_card(RECIPE, toy_scores, "baseline"))
+    assert "bias-mitigation" not in card.data.tags
+    assert "role-reversed" not in body(card)
+    assert "no mitigation" in card.text
+
+
+def test_a_student_without_a_mitigation_does_not_claim_one(toy_scores):
+    card = ModelCard(model_card(Recipe(output_dir="outputs/plain"), toy_scores, "student"))
+    assert "bias-mitigation" not in card.data.tags
+    assert "plainly distilled, no mitigation" in card.text
+
+
+def test_hub_sources_are_named(toy_scores):
+    recipe = Recipe(
+        teacher=TeacherConfig(path="openai-community/gpt2"), corpus=CorpusConfig(source="hub", dataset="some/text")
+    )
+    data = ModelCard(model_card(recipe, toy_scores, "student")).data
+    assert (data.base_model, data.datasets) == ("openai-community/gpt2", ["some/text"])
+    assert data.license == "unknown"  # the hub cannot be asked here
+
+
+def test_no_path_of_this_machine_is_published(toy_scores, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    home = tmp_path / "home" / "alice"
+    (home / "teacher").mkdir(parents=True)
+    Path("models/gpt2").mkdir(parents=True)  # looks like a hub id, and is a folder
+    scores = copy.deepcopy(toy_scores)
+    scores["settings"]["prompts"]["source"] = str(home / "prompts.tsv")
+    for teacher in (str(home / "teacher"), "models/gpt2", "../home/alice/teacher", "./teacher"):
+        recipe = Recipe(
+            output_dir=str(home / "runs" / "mine"),
+            teacher=TeacherConfig(path=teacher),
+            student=StudentConfig(init="checkpoint", path=str(home / "start")),
+            corpus=CorpusConfig(source="files", files=[str(home / "texts" / "*.txt")]),
+            trainer={"hub_token": TOKEN, "push_to_hub": True},
+        )
+        content = model_card(recipe, scores, "student")
+        assert "base_model" not in ModelCard(content).data.to_dict()
+        for private in ("alice", str(tmp_path), "models/gpt2", TOKEN):
+            assert private not in content.replace("\\", ""), teacher
+
+
+@pytest.mark.parametrize(
+    ("name", "known"),
+    [
+        ("openai-community/gpt2", True), ("Qwen/Qwen2.5-0.5B", True), ("gpt2", True),
+        ("AmazonScience/bold:gender", True),
+        ("/home/a/b", False), ("../a", False), ("a/b/c", False), ("texts/*.txt", False), ("a b", False),
+    ],
+)  # fmt: skip
+def test_what_may_be_a_hub_id(name, known):
+    assert is_hub_id(name) == known
+    assert source_name(name) == (name if known else Path(name).name)
+
+
+@pytest.mark.parametrize(
+    ("card", "licence"),
+    [
+        ("---\nlicense: mit\nlanguage: [en, de]\n---\n", "mit"),
+        ("no metadata", "unknown"),
+        ("---\nlicense: [a, b]\n---\n", "unknown"),
+        ("---\n: - {\n---\n", "unknown"),
+        ("---\n- a list\n---\n", "unknown"),
+        (None, "unknown"),
+    ],
+)
+def test_the_licence_is_the_teachers_where_its_card_can_be_read(toy_scores, tmp_path, card, licence):
+    if card is not None:
+        (tmp_path / "README.md").write_text(card, encoding="utf-8")
+    recipe = Recipe(teacher=TeacherConfig(path=str(tmp_path)))
+    student = ModelCard(model_card(recipe, toy_scores, "student"))
+    assert student.data.license == licence
+    assert ("Its licence is not known" in student.text) == (licence == "unknown")
+
+
+# -------------------------------------------------------------------------------------------------------------- hub
+
+
+class FakeHub:
+    """Records what it is asked for; stands in for huggingface_hub.HfApi."""
+
+    calls: ClassVar[list] = []
+    error: Exception | None = None
+
+    def __init__(self, **keys):
+        self.token = keys["token"]
+
+    def create_repo(self, repo_id, **keys):
+        self.calls.append(("create_repo", repo_id, keys | {"token": self.token}))
+        if self.error:
+            raise self.error
+        return SimpleNamespace(repo_id=repo_id if "/" in repo_id else f"alice/{repo_id}")
+
+    def upload_folder(self, **keys):
+        files = {path.name: path.read_text() for path in sorted(Path(keys["folder_path"]).iterdir())}
+        self.calls.append(("upload_folder", keys["repo_id"], keys | {"files": files}))
+        return "https://hub.example/commit"
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    monkeypatch.setattr(trainer_module, "HfApi", FakeHub)
+    monkeypatch.setattr(FakeHub, "calls", [])
+    monkeypatch.setattr(FakeHub, "error", None)
+    return FakeHub
+
+
+@pytest.fixture
+def finished(tmp_path, toy_scores):
+    """The folder of a run with both models, cards and checkpoints."""
+    folder = tmp_path / "mine"
+    for name in ("student", "baseline", "checkpoints/student/checkpoint-1"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "model.safetensors").write_text(name)
+    write_cards(recipe_for(folder), toy_scores, folder)
+    return folder
+
+
+def recipe_for(folder, **trainer) -> Recipe:
+    return Recipe(output_dir=str(folder), target=RECIPE.target, trainer={"use_cpu": True, **trainer})
+
+
+def test_nothing_is_pushed_unasked(hub, finished):
+    push_student(recipe_for(finished), finished)
+    assert hub.calls == []
+
+
+def test_the_finished_student_is_pushed_with_its_card(hub, finished):
+    settings = {"hub_model_id": "alice/fair", "hub_token": TOKEN, "hub_private_repo": True, "hub_revision": "main"}
+    push_student(recipe_for(finished, push_to_hub=True, **settings), finished)
+    (created, name, keys), (uploaded, target, upload) = hub.calls
+    assert (created, name, uploaded, target) == ("create_repo", "alice/fair", "upload_folder", "alice/fair")
+    assert (keys["token"], keys["private"], keys["exist_ok"]) == (TOKEN, True, True)
+    assert upload["revision"] == "main"
+    assert set(upload["files"]) == {"README.md", "model.safetensors"}
+    assert upload["files"]["model.safetensors"] == "student"
+    assert ModelCard(upload["files"]["README.md"]).data.license == "cc-by-sa-4.0"
+    assert TOKEN not in "".join(upload["files"].values())
+
+
+def test_the_repository_is_called_like_the_run_by_default(hub, finished):
+    push_student(recipe_for(finished, push_to_hub=True), finished)
+    assert [target for _, target, _ in hub.calls] == ["mine", "alice/mine"]
+
+
+@pytest.mark.parametrize("error", [OSError("401 Client Error\nand more"), ValueError("bad name")])
+def test_a_hub_that_refuses_is_the_users_matter(hub, finished, error):
+    hub.error = error
+    with pytest.raises(UserError, match=r"trainer\.push_to_hub: .*(401|bad name)") as caught:
+        push_student(recipe_for(finished, push_to_hub=True, hub_token=TOKEN), finished)
+    assert "\n" not in str(caught.value)
+    assert TOKEN not in str(caught.value)
+
+
+@pytest.mark.parametrize("strategy", ["checkpoint", "all_checkpoints"])
+def test_checkpoints_are_not_pushed(strategy):
+    with pytest.raises(UserError, match=f"hub_strategy is {strategy}.*only the finished student"):
+        check_recipe(
+            Recipe(
+                corpus=CorpusConfig(max_documents=1),
+                held_out=CorpusConfig(max_documents=1),
+                trainer={"hub_strategy": strategy},
+            )
+        )
+
+
+def test_training_makes_the_repository_first_and_pushes_no_checkpoint(hub, tmp_path):
+    train_toy.main(str(tmp_path / "run"), 4, 1, steps=1, push_to_hub=True, hub_model_id="alice/fair", save_steps=1)
+    assert [call[:2] for call in hub.calls] == [("create_repo", "alice/fair")]
+    assert list((tmp_path / "run" / "checkpoints").glob("checkpoint-1"))
+
+
+def test_who_may_not_push_knows_before_the_training(hub, tmp_path):
+    hub.error = OSError("401 Client Error")
+    with pytest.raises(UserError, match=r"no repository alice/fair to push to \(401 Client Error\)"):
+        train_toy.main(str(tmp_path / "run"), 4, 1, steps=1, push_to_hub=True, hub_model_id="alice/fair")
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_the_card_is_there_before_the_push(hub, finished, toy_scores):
+    from distill.reports.report import write_report
+
+    (finished / "student" / "README.md").unlink()
+    write_report(recipe_for(finished, push_to_hub=True, hub_token=TOKEN), toy_scores, None, finished)
+    assert "README.md" in hub.calls[-1][2]["files"]
+    for name in ("report.md", "report.html"):
+        assert TOKEN not in (finished / name).read_text(encoding="utf-8")

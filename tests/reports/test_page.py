@@ -1,0 +1,222 @@
+"""report.html, read by a parser that is not ours: what is on it, and that nothing foreign becomes markup."""
+
+import copy
+import re
+from html.parser import HTMLParser
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from distill.data.counts import PackingCounts
+from distill.metrics import CARDS
+from distill.recipe import Recipe, ScoreConfig, TargetConfig
+from distill.reports.findings import cell, headline
+from distill.reports.page import marked, run_page, trade_off_point
+from distill.scoring.score import score_models
+from distill.text.prompts import Prompt
+from distill.text.wordlist import load_wordlist
+
+RECIPE = Recipe(
+    output_dir="outputs/try",
+    target=TargetConfig(op="expmean", reverse_roles=True, augment=True),
+    trainer={"hub_token": "hf_secret", "max_steps": 3},
+)
+COUNTS = PackingCounts(documents=10, edited_documents=7, tokens=123, blocks=4)
+HISTORY = [{"step": 1, "loss": 2.0, "loss_kd": 1.5, "loss_ce": 0.5}, {"step": 2, "loss_kd": 1.0, "loss_ce": 0.4}]
+TRAINING = {
+    name: {"history": HISTORY, "seconds": 93.0, "student_tokens": 5000, "teacher_tokens": 9000}
+    for name in ("student", "baseline")
+}
+HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'&{{ 7 * 7 }}"
+VOID = {"meta", "link", "br", "img"}
+
+
+class Page(HTMLParser):
+    """The page as a list of elements [tag, attributes, text], and its visible text."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.elements, self.text, self._open = [], "", []
+        self.feed(html)
+        self.close()
+        assert not self._open, f"never closed: {self._open}"
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append([tag, dict(attributes), ""])
+        if tag not in VOID:
+            self._open.append(len(self.elements) - 1)
+
+    def handle_startendtag(self, tag, attributes):
+        self.elements.append([tag, dict(attributes), ""])
+
+    def handle_endtag(self, tag):
+        assert self.elements[self._open.pop()][0] == tag
+        self.text += " "
+
+    def handle_data(self, data):
+        for index in self._open:
+            self.elements[index][2] += data
+        if not any(self.elements[index][0] == "style" for index in self._open):
+            self.text += data
+
+    def all(self, tag, **wanted):
+        return [e for e in self.elements if e[0] == tag and wanted.items() <= e[1].items()]
+
+
+@pytest.fixture(scope="module")
+def page(toy_scores):
+    return Page(run_page(RECIPE, toy_scores, COUNTS, TRAINING))
+
+
+def spaced(text: str) -> str:
+    return " ".join(text.replace("\N{NO-BREAK SPACE}", " ").split())
+
+
+def test_texts_by_people_have_rows_of_their_own(toy_scores):
+    scores = copy.deepcopy(toy_scores)
+    for of_model in scores["models"].values():
+        of_model["fairness_ratio_min"] = of_model["neutral_rate"] | {"details": {"reference": {"value": 0.125}}}
+    assert len(Page(run_page(RECIPE, scores)).text.split("people's texts: fairness ratio, minimum")) == 2
+
+
+def test_every_part_of_a_report_is_there(page, toy_scores):
+    headings = [text for tag, _, text in page.elements if tag == "h2"]
+    assert headings == [
+        "Scores", "Whom each subject makes the model expect", "Disparity against perplexity",
+        "P(she) : P(he) after some prompts", "The parts of the loss", "Texts, before and after",
+        "What the word list covers", "How the student was made", "How it was measured",
+        "What was not measured, and why", "Limits",
+    ]  # fmt: skip
+    text = spaced(page.text)
+    assert headline(toy_scores) in text
+    for known in (
+        "seed", toy_scores["settings"]["wordlist"]["sha256"], toy_scores["settings"]["weights"]["student"],
+        toy_scores["versions"]["torch"], "93 s", "5,000", "9,000", "7 of 10 documents",
+    ):  # fmt: skip
+        assert known in text
+    assert all(heading[1]["id"] for heading in page.all("h2"))
+    links = [a[1]["href"] for a in page.all("a")]
+    assert {link.removeprefix("#") for link in links} == {heading[1]["id"] for heading in page.all("h2")}
+
+
+def test_the_table_has_every_metric_of_every_model_with_direction_and_ideal(page, toy_scores):
+    text = spaced(page.text)
+    for metric, entry in toy_scores["models"]["student"].items():
+        cells = [cell(of_model[metric]) for of_model in toy_scores["models"].values()]
+        row = " ".join([CARDS[metric].label, *cells])
+        assert re.search(f"{re.escape(row)} .*? {re.escape(entry['direction'])}", text), metric
+
+
+def test_every_occupation_and_model_has_its_mark(page, toy_scores):
+    subjects = toy_scores["models"]["student"]["next_word_disparity"]["details"]["subjects"]
+    titles = [text for tag, _, text in page.elements if tag == "title"]
+    for subject in subjects:
+        for model in ("plain student", "mitigated student"):
+            assert sum(title.startswith(f"{subject}, {model}: ") for title in titles) == 1
+    assert len(page.all("polyline")) == 4  # two parts of the loss of two students
+
+
+def test_listed_words_are_marked_by_group(page, toy_scores):
+    prompts = [prompt for prompt in toy_scores["examples"]["prompts"] if prompt["words"]]
+    assert [prompt["prompt"] for prompt in prompts] == ["The man said that", "The woman said that"]
+    for word, style, group in (("man", "g0", "male"), ("woman", "g1", "female")):
+        assert ["mark", {"class": style, "title": group}, word] in page.elements
+
+
+def test_nothing_is_loaded_and_nothing_can_run(page):
+    for tag, attributes, _ in page.elements:
+        assert tag not in ("script", "iframe", "object", "img", "base", "form")
+        for name, value in attributes.items():
+            assert not name.startswith("on")
+            if name in ("href", "src", "action", "xlink:href"):
+                assert value.startswith(("#", "data:,"))
+    policy = page.all("meta", **{"http-equiv": "Content-Security-Policy"})[0][1]["content"]
+    assert policy.startswith("default-src 'none'")
+
+
+def test_tokens_are_not_shown(page):
+    assert "hf_secret" not in page.text
+    assert "max_steps: 3" in page.text
+
+
+def test_hostile_names_prompts_and_texts_stay_text(toy_scores):
+    scores = copy.deepcopy(toy_scores)
+    for prompt in scores["examples"]["prompts"]:
+        prompt["prompt"] = HOSTILE
+        prompt["models"][HOSTILE] = prompt["models"].pop("teacher")
+        for of_model in prompt["models"].values():
+            of_model["text"] = HOSTILE
+    details = scores["models"]["student"]["next_word_disparity"]["details"]
+    for of_model in scores["models"].values():
+        of_subject = of_model["next_word_disparity"]["details"]
+        of_subject["subjects"] = {HOSTILE: next(iter(details["subjects"].values()))}
+        of_subject["groups"] = [HOSTILE, "b"]
+    scores["settings"]["wordlist"] |= {"name": HOSTILE, "groups": [HOSTILE, "b"]}
+    scores["versions"]["device"] = HOSTILE
+    scores["models"][HOSTILE] = scores["models"].pop("teacher")
+    training = TRAINING | {HOSTILE: TRAINING["student"]}
+    page = Page(run_page(Recipe(output_dir=f"outputs/{HOSTILE}", seed=1), scores, COUNTS, training))
+    assert not page.all("script")
+    assert not page.all("img")
+    assert HOSTILE in page.text
+
+
+@settings(max_examples=50)
+@given(st.text(max_size=60), st.data())
+def test_marking_changes_no_character(text, data):
+    ends = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=6, unique=True)))
+    words = [[a, b, data.draw(st.integers(0, 1))] for a, b in zip(ends[::2], ends[1::2], strict=False)]
+    html = marked(text, words, ["m", "f"])
+    # A parser turns carriage returns and NUL into others, as browsers do; what is left must be the text.
+    page = Page(f"<p>{html}</p>")
+    assert page.elements[0][2] == text
+    assert [(e[1]["title"], e[2]) for e in page.all("mark")] == [("mf"[g], text[a:b]) for a, b, g in words]
+
+
+def test_three_groups(toy_model, toy_tokenizer, tmp_path):
+    path = tmp_path / "words.tsv"
+    path.write_text("a\tb\tc\nking\tqueen\tbook\nman\twoman\tnurse\n", encoding="utf-8")
+    scores = score_models(
+        {"teacher": (toy_model(), toy_tokenizer), "student": (toy_model(seed=1), toy_tokenizer)},
+        wordlist=load_wordlist(path),
+        documents=["The king saw him."],
+        prompts=[Prompt(f"The doctor said {i}", "all", f"s{i}") for i in range(3)],
+        settings=ScoreConfig(samples=1, max_new_tokens=3, bootstrap=5),
+    )
+    page = Page(run_page(RECIPE, scores))
+    assert "further apart →" in page.text
+    assert {e[1]["class"] for e in page.all("mark") if "title" in e[1]} >= {"g0", "g1", "g2"}
+    assert "left no record of its training" in page.text
+
+
+def test_few_scores_and_an_older_file_make_a_page_too(toy_scores):
+    older = copy.deepcopy(toy_scores)
+    del older["examples"], older["settings"]["weights"]
+    for of_model in older["models"].values():
+        of_model["next_word_disparity"]["details"]["subjects"] = {}
+        of_model["perplexity"] |= {"value": None, "low": None, "high": None}
+    page = Page(run_page(RECIPE, older))
+    assert "Texts, before and after" not in page.text
+    assert not page.all("use", **{"class": "mark mitigated", "y": "0"})
+    alone = {**older, "models": {"student": older["models"]["student"]}, "differences": {}}
+    assert Page(run_page(RECIPE, alone)).all("h2")
+
+
+def test_intervals_of_a_signed_score_become_those_of_its_size(toy_scores):
+    entry = {"value": -0.2, "low": -0.3, "high": 0.1}
+    x, y = trade_off_point({"perplexity": {"value": 9.0, "low": 8.0, "high": 10.0}, "d": entry}, "d", "plain", "t")
+    assert (x.value, y.value, y.low, y.high) == (9.0, 0.2, 0.0, 0.3)
+    _, y = trade_off_point({"perplexity": x.__dict__, "d": entry | {"high": -0.1}}, "d", "plain", "t")
+    assert (y.low, y.high) == (0.1, 0.3)
+    assert trade_off_point({"perplexity": x.__dict__, "d": entry | {"value": None}}, "d", "plain", "t") is None
+
+
+def test_a_page_is_light(toy_scores):
+    scores = copy.deepcopy(toy_scores)
+    mean = next(iter(scores["models"]["student"]["next_word_disparity"]["details"]["subjects"].values()))
+    for of_model in scores["models"].values():
+        of_model["next_word_disparity"]["details"]["subjects"] = {f"occupation {i}": mean for i in range(2000)}
+    html = run_page(RECIPE, scores, COUNTS, TRAINING)
+    assert len(html.encode()) < 500_000
+    assert "1920 subjects, which lean less" in html

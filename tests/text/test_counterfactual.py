@@ -1,0 +1,457 @@
+"""Counterfactual texts: the search against a naive one, the laws of spans, letter case, English roles, real text."""
+
+import itertools
+import json
+import lzma
+import pickle
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from distill.text.counterfactual import Counterfactual, Span, Swapper
+from distill.text.roles import MODEL_FILE, Ambiguity
+from distill.text.wordlist import Row, WordList, is_word_character, load_wordlist
+
+
+def word_list(*rows: tuple[str, ...], groups: tuple[str, ...] = ("male", "female")) -> WordList:
+    return WordList("test", groups, tuple(Row(words, None, line) for line, words in enumerate(rows, 1)), sha256="0")
+
+
+@pytest.fixture(scope="module")
+def english() -> Swapper:
+    return Swapper(load_wordlist("english_gender"))
+
+
+def one_to_one() -> Swapper:
+    """English without the words whose counterpart depends on the sentence or goes one way."""
+    english = load_wordlist("english_gender")
+    rows = [row for row in english.rows if row.when is None and not row.one_way]
+    return Swapper(WordList("one_to_one", english.groups, tuple(rows), sha256="1"))
+
+
+ONE_TO_ONE = one_to_one()
+ENGLISH = Swapper(load_wordlist("english_gender"))
+
+any_character = st.characters(exclude_categories=())  # lone surrogates too
+any_text = st.text(any_character, max_size=60)
+
+
+@st.composite
+def texts_with_words(draw, words: tuple[str, ...]) -> str:
+    """Listed words in all letter cases between separators, letters and anything else."""
+    word = st.sampled_from(words).flatmap(
+        lambda word: st.sampled_from([word, word.upper(), word.capitalize(), word.title(), word.replace("'", "’")])
+    )
+    filler = st.sampled_from(
+        [" ", "  ", "\n", "-", "’s ", "'", ", ", "a", "É", "\u0301", "_", "7", "😀", "\ud800", "\u200d"]
+    )
+    return "".join(draw(st.lists(word | filler | st.text(any_character, max_size=3), max_size=20)))
+
+
+english_texts = texts_with_words(ENGLISH.wordlist.words) | any_text
+
+
+def check_spans(text: str, edited: Counterfactual) -> None:
+    """Sorted, disjoint, inside both texts, the same text between them, and a change in each."""
+    assert (edited.text == text) == (edited.spans == ())
+    position = cf_position = 0
+    for span in (*edited.spans, Span(len(text), len(text), len(edited.text), len(edited.text))):
+        assert position <= span.start <= span.end and cf_position <= span.cf_start <= span.cf_end
+        assert text[position : span.start] == edited.text[cf_position : span.cf_start]
+        assert span.start == len(text) or text[span.start : span.end] != edited.text[span.cf_start : span.cf_end]
+        position, cf_position = span.end, span.cf_end
+
+
+@given(english_texts)
+def test_spans_rebuild_both_texts(text):
+    check_spans(text, ENGLISH.swap(text))
+
+
+@given(texts_with_words(ONE_TO_ONE.wordlist.words) | any_text)
+def test_swapping_twice_is_the_identity(text):
+    once = ONE_TO_ONE.swap(text)
+    twice = ONE_TO_ONE.swap(once.text)
+    assert twice.text == text
+    assert [(span.cf_start, span.cf_end) for span in once.spans] == [(span.start, span.end) for span in twice.spans]
+
+
+@given(texts_with_words(ONE_TO_ONE.wordlist.words), texts_with_words(ONE_TO_ONE.wordlist.words))
+def test_documents_are_independent(first, second):
+    """The counterfactual of two documents joined is the two counterfactuals joined, where no rule looks across."""
+    joined = ONE_TO_ONE.swap(first + "\n***\n" + second)
+    assert joined.text == ONE_TO_ONE.swap(first).text + "\n***\n" + ONE_TO_ONE.swap(second).text
+
+
+@given(english_texts)
+def test_matches_are_the_edited_words(text):
+    matches = ENGLISH.matches(text)
+    assert [(match.start, match.end) for match in matches] == [span[:2] for span in ENGLISH.swap(text).spans]
+    assert all(ENGLISH.wordlist.group_of[match.word] == match.group for match in matches)
+
+
+COMPOUNDS = ("man", "step", "son", "step-son", "man-servant", "old man", "mansion's son")
+
+
+def naive_matches(text: str, words: tuple[str, ...]) -> list[tuple[int, int, str]]:
+    """From left to right the longest word in a known letter case that no word character adjoins."""
+    found, position = [], 0
+    while position < len(text):
+        for word in sorted(words, key=len, reverse=True):
+            end = position + len(word)
+            written = text[position:end].replace("’", "'")
+            adjoins = (position and is_word_character(text[position - 1])) or (
+                end < len(text) and is_word_character(text[end])
+            )
+            parts = re.split(r"([- ])", word)
+            title = "".join(part[:1].upper() + part[1:] for part in parts)
+            if written in {word, word[0].upper() + word[1:], title, word.upper()} and not adjoins:
+                found.append((position, end, word))
+                position = end
+                break
+        else:
+            position += 1
+    return found
+
+
+COMPOUND_SWAPPER = Swapper(word_list(*((word, f"x{index}") for index, word in enumerate(COMPOUNDS))))
+
+
+@given(texts_with_words(COMPOUNDS))
+def test_search_equals_the_naive_one(text):
+    assert [match[:3] for match in COMPOUND_SWAPPER.matches(text)] == naive_matches(text, COMPOUNDS)
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("he He HE hE", "she She SHE hE"),
+        ("McHis the them shell heroes'", "McHis the them shell heroines'"),
+        ("he's He’s he'd he’ll HE'S", "she's She’s she'd she’ll SHE'S"),
+        ("the mother's, men's and actors' room", "the father's, women's and actresses' room"),
+        ("step-mother Step-Mother STEP-MOTHER step‑mother", "step-father Step-Father STEP-FATHER step‑father"),
+        ("Mother-in-Law, mother-in-law’s, Mothers-In-Law", "Father-in-Law, father-in-law’s, Fathers-In-Law"),
+        ("a she-wolf", "a he-wolf"),
+        ("«Queen» “king” ‘nun’ (prince)", "«King» “queen” ‘monk’ (princess)"),
+        ("boy\tgirl\r\nboy\n\n  girl\u00a0boy\u2028girl", "girl\tboy\r\ngirl\n\n  boy\u00a0girl\u2028boy"),
+        ("fiancée fiance\u0301e FIANCÉE", "fiancé fiance\u0301 FIANCÉ"),
+        ("he\u0301 he_ he2 2he \u00adhe she\u200d", "he\u0301 he_ he2 2he \u00adhe she\u200d"),
+        ("\ud800he\udfff", "\ud800she\udfff"),
+        ("王he王 he 😀she😀", "王he王 she 😀he😀"),
+        ("", ""),
+    ],
+)
+def test_written_forms(english, text, expected):
+    edited = english.swap(text)
+    assert edited.text == expected
+    check_spans(text, edited)
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("Mr. Smith and Mrs. Smith", "Mrs. Smith and Mr. Smith"),
+        ("Ms. Lee met Miss Bennet, but I miss Miss Marple.", "Mr. Lee met Mr Bennet, but I miss Mr Marple."),
+        ("Ladies and gentlemen, the old lady", "Gentlemen and ladies, the old gentleman"),
+        ("Lady Anne, my lady, Lord Byron; oh Lord!", "Lord Anne, my lord, Lady Byron; oh Lord!"),
+        ("Yes, sir. No, ma'am; no, ma’am. Dear Madam", "Yes, madam. No, sir; no, sir. Dear Sir"),
+        ("Sir Walter, Dame Judi and a dame", "Dame Walter, Sir Judi and a dame"),
+        ("Count Dracula could count.", "Countess Dracula could count."),
+        ("the bride, the groom, the bridegroom", "the groom, the bride, the bride"),
+    ],
+)
+def test_titles(english, text, expected):
+    assert english.swap(text).text == expected
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("her book, her old book", "his book, his old book"),
+        ("I saw her.", "I saw him."),
+        ("He gave her the books and told her that it rained.", "She gave him the books and told him that it rained."),
+        ("They asked her to bring her own car with her.", "They asked him to bring his own car with him."),
+        ("Her sister called her yesterday", "His brother called him yesterday"),
+        ("“Call her,” said her “friend”", "“Call him,” said his “friend”"),
+        ("HER BOOK. TELL HER!", "HIS BOOK. TELL HIM!"),
+        ("his book and his own", "her book and her own"),
+        ("The book is his.", "The book is hers."),
+        ("a friend of his, who knew", "a friend of hers, who knew"),
+        ("The book was his and not mine", "The book was hers and not mine"),
+        ("hers", "his"),
+        ("his will, his not going, his so called friend", "her will, her not going, her so called friend"),
+        ("a writer and her\nbooks", "a writer and his\nbooks"),  # lines broken at a width
+        ("They told\nher\nto wait.", "They told\nhim\nto wait."),
+        ("They told her\n\nHer book", "They told him\n\nHis book"),
+        ("his or her book", "her or his book"),
+        ("The book is his or hers.", "The book is hers or his."),
+        ("her/his book", "his/her book"),
+        ("Ask him or her about it.", "Ask her or him about it."),
+    ],
+)
+def test_pronoun_roles(english, text, expected):
+    assert english.swap(text).text == expected
+
+
+def test_nothing_listed_is_the_same_text(english):
+    text = "No word of the list — not one.\r\n"
+    assert english.swap(text) == Counterfactual(text, ())
+    assert english.swap(text).text is text
+    assert english.matches(text) == []
+
+
+THREE_GROUPS = Swapper(
+    word_list(("man", "woman", "person"), ("men", "women", "people"), groups=("male", "female", "neutral"))
+)
+
+
+def test_more_than_two_groups():
+    first, second = THREE_GROUPS.counterfactuals("Men, a woman, a PERSON")
+    assert first.text == "Women, a person, a MAN" and second.text == "People, a man, a WOMAN"
+    assert first == THREE_GROUPS.swap("Men, a woman, a PERSON") and second == THREE_GROUPS.swap(
+        "Men, a woman, a PERSON", shift=2
+    )
+    for shift in (0, 3):
+        with pytest.raises(ValueError, match="shift"):
+            THREE_GROUPS.swap("men", shift)
+
+
+@given(texts_with_words(("man", "woman", "person", "men", "women", "people")))
+def test_shifts_add_up(text):
+    for shift, edited in enumerate(THREE_GROUPS.counterfactuals(text), start=1):
+        check_spans(text, edited)
+        assert THREE_GROUPS.swap(edited.text, 3 - shift).text == text
+
+
+# ---------------------------------------------------------------------------------------- phrases, sentences, names
+
+
+def with_phrases(protected: tuple[str, ...] = (), skip: tuple[str, ...] = ()) -> Swapper:
+    rows = (("king", "queen"), ("man", "woman"), ("old man", "old woman"), ("he", "she"), ("step-son", "step-daughter"))
+    return Swapper(replace(word_list(*rows), protected=protected, skip=skip))
+
+
+PHRASES = ("King Street", "man of war", "Queen Mary", "Queen Mary's Hospital", "son of man", "Men in Black")
+PROTECTING = with_phrases(PHRASES)
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("The king of King Street", "The queen of King Street"),
+        ("KING STREET, king street", "KING STREET, queen street"),  # with capitals: as it is written
+        ("A man of war, a Man Of War, MAN OF WAR", "A man of war, a Man Of War, MAN OF WAR"),
+        ("King Streets. A king streetwise", "Queen Streets. A queen streetwise"),
+        ("Queen Mary's Hospital and Queen Mary's man", "Queen Mary's Hospital and Queen Mary's woman"),
+        ("An old man of war, an old man", "An old man of war, an old woman"),
+        ("the step-son of man, the step-son of a man", "the step-son of man, the step-daughter of a woman"),
+        ("man of\nwar", "woman of\nwar"),  # a phrase is found as it is spelt, white space included
+    ],
+)
+def test_protected_phrases(text, expected):
+    assert PROTECTING.swap(text).text == expected
+
+
+@given(texts_with_words((*PHRASES, *PROTECTING.wordlist.words, "mary", "street", "of", "son", "war")))
+def test_no_edit_touches_a_protected_phrase(text):
+    forms = {written for p in PHRASES for written in ((p, p.upper()) if p != p.lower() else (p, p.upper(), p.title()))}
+    edits = PROTECTING.swap(text).spans
+    position = 0
+    for match in sorted(
+        (m for form in forms for m in re.finditer(f"(?={re.escape(form)})", text)), key=lambda m: m.start()
+    ):
+        longest = max((form for form in forms if text.startswith(form, match.start())), key=len)
+        ends = [match.start() + len(form) for form in forms if text.startswith(form, match.start())]
+        whole = [end for end in ends if is_whole(text, match.start(), end)]
+        assert len(longest) >= max((end - match.start() for end in whole), default=0)
+        if match.start() < position or not whole:
+            continue
+        position = max(whole)
+        assert not [span for span in edits if span.start < position and span.end > match.start()]
+    check_spans(text, PROTECTING.swap(text))
+
+
+def is_whole(text: str, start: int, end: int) -> bool:
+    around = text[start - 1 : start] + text[end : end + 1] if start else text[end : end + 1]
+    return not any(map(is_word_character, around))
+
+
+@pytest.mark.parametrize(
+    "text, expected, skipped",
+    [
+        ("He ran. The man was pregnant. He fell.", "She ran. The man was pregnant. She fell.", 1),
+        ("He ran. Nobody was pregnant. He fell.", "She ran. Nobody was pregnant. She fell.", 0),
+        ("Mr. Smith, a man, was PREGNANT! A king came.", "Mr. Smith, a man, was PREGNANT! A queen came.", 1),
+        ("A man\nwas pregnant\nA man", "A man\nwas pregnant\nA woman", 1),
+        ("“He is pregnant.” He left. He gave birth.", "“He is pregnant.” She left. He gave birth.", 2),
+        ("He pregnantly said", "She pregnantly said", 0),
+    ],
+)
+def test_sentences_of_biology_are_left_alone_and_counted(text, expected, skipped):
+    swapper = with_phrases(skip=("pregnant", "gave birth"))
+    edited = swapper.swap(text)
+    assert (edited.text, edited.skipped) == (expected, skipped)
+    check_spans(text, edited)
+    assert len(swapper.matches(text)) == len(with_phrases().matches(text))  # they are listed words all the same
+
+
+@given(
+    st.lists(st.sampled_from(["The man left. ", "He was pregnant. ", "A queen gave birth! ", "Nobody.\n"]), max_size=9)
+)
+def test_skipped_sentences_are_the_sentences_that_say_so(sentences):
+    swapper = with_phrases(skip=("pregnant", "gave birth"))
+    edited = swapper.swap("".join(sentences))
+    about_bodies = [s for s in sentences if "pregnant" in s or "birth" in s]
+    assert edited.skipped == len(about_bodies)
+    assert edited.text == "".join(s if s in about_bodies else swapper.swap(s).text for s in sentences)
+
+
+def test_a_name_is_swapped_where_it_is_one():
+    """Guy is a word and a name; Will is a name only, and a common word."""
+    rows = (
+        Row(("guy", "gal"), None, 1),
+        Row(("guy", "jane"), "name", 2),
+        Row(("john", "mary"), "name", 3),
+        Row(("will", "rose"), "name", 4, ambiguous=True),
+        Row(("mr", "mrs"), None, 5),
+    )
+    swapper = Swapper(WordList("names", ("male", "female"), rows, sha256="names"))
+    for text, expected in {
+        "John said that some guy knew Guy Smith.": "Mary said that some gal knew Jane Smith.",
+        "I met JOHN SMITH; john is a loo.": "I met MARY SMITH; john is a loo.",
+        "Mr. John left. Will you will it?": "Mrs. John left. Will you will it?",
+        "So said Will Smith, and Mary's dog barked.": "So said Rose Smith, and John's dog barked.",
+    }.items():
+        edited = swapper.swap(text)
+        assert edited.text == expected
+        assert swapper.swap(edited.text).text == text
+        assert [match[:2] for match in swapper.matches(text)] == [span[:2] for span in edited.spans]
+
+
+def test_another_resolver():
+    """A resolver is asked once a text, for the ambiguous words only, and enters the cache key."""
+
+    class AlwaysObject:
+        version = "always object"
+        asked: tuple[tuple[Ambiguity, ...], ...] = ()
+
+        def __call__(self, text, ambiguities):
+            self.asked += (tuple(ambiguities),)
+            return [ambiguity.roles.index("object") for ambiguity in ambiguities]
+
+    resolver = AlwaysObject()
+    english = load_wordlist("english_gender")
+    swapper = Swapper(english, resolver)
+    assert swapper.swap("She saw her book").text == "He saw him book"
+    assert swapper.swap("He saw me").text == "She saw me"
+    assert [[ambiguity[:2] for ambiguity in asked] for asked in resolver.asked] == [[(8, 11)]]
+    assert swapper.cache_key != Swapper(english).cache_key
+
+
+def test_swappers_can_be_sent_to_other_processes(english):
+    copy = pickle.loads(pickle.dumps(english))
+    assert copy.cache_key == english.cache_key
+    assert copy.swap("He saw her book") == english.swap("He saw her book")
+
+
+def test_pronoun_weights_are_small_and_hold_arrays_only():
+    assert MODEL_FILE.stat().st_size <= 500_000
+    with np.load(MODEL_FILE, allow_pickle=False) as arrays:
+        assert {name: arrays[name].dtype.kind for name in arrays} == {
+            "words": "u",
+            "coarse": "u",
+            "fine": "u",
+            "weights": "i",
+            "bias": "i",
+        }
+
+
+def test_cache_key_depends_on_the_list():
+    keys = {Swapper(load_wordlist("english_gender")).cache_key for _ in range(2)}
+    assert len(keys) == 1
+    other = WordList("test", ("a", "b"), (Row(("x", "y"), None, 1),), sha256="other")
+    assert Swapper(other).cache_key not in keys
+
+
+# Blank and recover: his and him are both "her" in the counterfactual; which of the two the text had is the truth.
+HIS_OR_HER = re.compile(r"\b(?:his|him)(?: or |/)hers?\b|\bhers?(?: or |/)(?:his|him)\b", re.IGNORECASE)
+
+
+def bold(path: Path) -> Iterator[str]:
+    for file in ("gender_wiki.json", "profession_wiki.json"):
+        for people in json.loads((path / file).read_text(encoding="utf-8")).values():
+            yield from itertools.chain.from_iterable(people.values())
+
+
+def corpus(path: Path) -> Iterator[str]:
+    with lzma.open(path, "rt", encoding="utf-8") as lines:
+        yield from (json.loads(line)["text"] for line in lines)
+
+
+def recover(swapper: Swapper, texts: Iterator[str]) -> dict[str, float]:
+    """Accuracy, recall of him, number of words judged, and of those left out as undecidable ("his or her")."""
+    right = {"his": 0, "him": 0}
+    total = {"his": 0, "him": 0}
+    excluded = 0
+    for text in texts:
+        undecidable = [match.span() for match in HIS_OR_HER.finditer(text)]
+        blanked, truth = [], {}
+        position = length = 0
+        for word in re.finditer(r"\bhi[sm]\b", text, re.IGNORECASE):
+            blank = "her" if word[0].islower() else "HER" if word[0].isupper() else "Her"
+            blanked += (text[position : word.start()], blank)
+            length += word.start() - position
+            if any(start <= word.start() < end for start, end in undecidable):
+                excluded += 1
+            else:
+                truth[length] = word[0].lower()
+            position, length = word.end(), length + 3
+        blanked.append(text[position:])
+        edited = swapper.swap("".join(blanked))
+        recovered = {span.start: edited.text[span.cf_start : span.cf_end].lower() for span in edited.spans}
+        for start, word in truth.items():
+            total[word] += 1
+            right[word] += recovered[start] == word
+    words = sum(total.values())
+    return {
+        "accuracy": sum(right.values()) / words,
+        "recall of him": right["him"] / total["him"],
+        "words": words,
+        "excluded": excluded,
+    }
+
+
+@pytest.mark.parametrize(
+    "read, parts, accuracy, recall, words",
+    [
+        (bold, ("bold", "wikipedia"), 0.985, 0.93, (646, 20)),
+        (corpus, ("corpus", "wikipedia_people.validation.jsonl.xz"), 0.99, 0.94, (618, 0)),
+        (corpus, ("corpus", "gutenberg_fiction.validation.jsonl.xz"), 0.985, 0.97, (7364, 0)),
+    ],
+    ids=["bold", "people", "fiction"],
+)
+def test_blank_and_recover(shared_data, read, parts, accuracy, recall, words):
+    result = recover(Swapper(load_wordlist("english_gender+none")), read(shared_data(*parts)))
+    assert (result["words"], result["excluded"]) == words
+    assert result["accuracy"] >= accuracy and result["recall of him"] >= recall, result
+
+
+def test_blank_and_recover_possessive_pronouns(shared_data):
+    """her and hers are both "his" in the counterfactual; my and mine, their and theirs ... have the known truth."""
+    english = Swapper(load_wordlist("english_gender+none"))
+    alone = {"mine", "yours", "ours", "theirs"}
+    right = words = 0
+    for text in corpus(shared_data("corpus", "gutenberg_fiction.validation.jsonl.xz")):
+        # A text of its own for each word, so that only this one is blank.
+        for word in re.finditer(r"\b(my|mine|yours?|ours?|theirs?)\b", text):
+            before, after = text[max(0, word.start() - 80) : word.start()], text[word.end() : word.end() + 80]
+            edited = english.swap(before + "his" + after)
+            span = next(span for span in edited.spans if span.start == len(before))
+            right += (edited.text[span.cf_start : span.cf_end] == "hers") == (word[0] in alone)
+            words += 1
+    assert words > 4500 and right / words >= 0.99

@@ -1,0 +1,221 @@
+"""What a first run is warned of, and that nothing else makes it noisy."""
+
+import os
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from shared import REPOSITORY
+
+from distill.base.errors import UserError, hub_hint
+from distill.data.counts import PackingCounts
+from distill.models.architecture import parameter_count
+from distill.models.generation import generate
+from distill.recipe import Recipe, TargetConfig
+from distill.recipe_check import parse_recipe
+from distill.text.counterfactual import Swapper
+from distill.text.role_map import token_roles
+from distill.training import preflight
+from distill.training.arguments import training_arguments
+from distill.training.preflight import little_memory, slow_processor, split_words, warn_of
+
+MITIGATED = TargetConfig(op="expmean", reverse_roles=True, augment=True)
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    trainer = {"max_steps": 100, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, "use_cpu": True}
+    return Recipe(output_dir=str(tmp_path / "run"), block_length=32, target=MITIGATED, trainer=trainer)
+
+
+def arguments(recipe):
+    return training_arguments(recipe, Path(recipe.output_dir))
+
+
+# ------------------------------------------------------------------------------------------------------------- time
+
+
+def test_the_time_is_operations_over_pace(recipe, toy_model, monkeypatch):
+    teacher, student = toy_model(), toy_model(seed=1, n_layer=2)
+    # 8 blocks of 32 tokens a step, half of them with a second view: 1.5 teacher passes (2 operations a parameter and
+    # token), 1.5 student passes forth and back (6).
+    tokens = 8 * 32 * 1.5
+    step = tokens * (2 * parameter_count(teacher) + 6 * parameter_count(student))
+    counts = PackingCounts(blocks=100, edited_blocks=50)
+    monkeypatch.setattr(preflight, "_operations_per_second", lambda: step)  # a second a step
+    assert slow_processor(recipe, arguments(recipe), 2, teacher, student, counts) is None
+    long = replace(recipe, trainer=recipe.trainer | {"max_steps": 6 * 3600})
+    warning = slow_processor(long, arguments(long), 2, teacher, student, counts)
+    assert "2 x 21,600 steps take 12 h or more" in warning
+    assert all(word in warning for word in ("no GPU", "trainer.max_steps", "block_length"))
+
+
+def test_epochs_are_counted_in_blocks(recipe, toy_model, monkeypatch):
+    student = toy_model()
+    epochs = {k: v for k, v in recipe.trainer.items() if k != "max_steps"} | {"num_train_epochs": 3}
+    recipe = replace(recipe, target=TargetConfig(), trainer=epochs)
+    monkeypatch.setattr(preflight, "_operations_per_second", lambda: 1.0)
+    warning = slow_processor(recipe, arguments(recipe), 1, None, student, PackingCounts(blocks=81))
+    assert "1 x 31 steps" in warning  # 3 times 81 blocks in steps of 8
+
+
+def test_the_pace_of_this_machine_is_plausible():
+    assert 1e8 < preflight._operations_per_second() < 1e14
+
+
+# ----------------------------------------------------------------------------------------------------------- memory
+
+
+def test_memory_is_what_training_adds(recipe, toy_model, monkeypatch):
+    student = toy_model()
+    size = parameter_count(student)
+    tokens, width, layers, vocabulary = 4 * 32 * 2, 32, 4, student.config.vocab_size
+    states = 4 * size + 4 * size + 8 * size  # another student, gradients, two moments
+    activations = 4 * 16 * tokens * width * layers + 4 * 2 * 96 * vocabulary  # 96 tokens in a chunk of the loss
+    monkeypatch.setattr(preflight, "_free_memory", lambda: states + activations)
+    assert little_memory(recipe, arguments(recipe), None, student) is None
+    monkeypatch.setattr(preflight, "_free_memory", lambda: states + activations - 1)
+    warning = little_memory(recipe, arguments(recipe), None, student)
+    keys = ("trainer.per_device_train_batch_size", "block_length", "student.num_layers", "gradient_checkpointing")
+    assert all(key in warning for key in keys)
+    frugal = replace(recipe, trainer=recipe.trainer | {"gradient_checkpointing": True, "optim": "sgd"})
+    assert little_memory(frugal, arguments(frugal), None, student) is None
+
+
+@pytest.mark.slow
+def test_the_memory_estimate_is_a_bound_from_below_and_not_far_off(toy_tokenizer):
+    """What a step of a model of some size adds to a process, beside the estimate."""
+    code = """
+import resource, torch
+from pathlib import Path
+from transformers import GPT2Config, GPT2LMHeadModel
+from distill import preflight
+from distill.recipe import Recipe, LossConfig
+from distill.training.trainer import training_arguments
+torch.manual_seed(0)
+trainer = {"max_steps": 1, "per_device_train_batch_size": 8, "use_cpu": True}
+recipe = Recipe(output_dir="x", block_length=256, trainer=trainer)
+model = GPT2LMHeadModel(GPT2Config(vocab_size=1000, n_embd=256, n_layer=6, n_head=4))
+preflight._free_memory = lambda: 0
+needed = float(preflight.little_memory(recipe, training_arguments(recipe, Path("x")), None, model).split()[4])
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+ids = torch.randint(0, 1000, (8, 256))
+optimizer = torch.optim.AdamW(model.parameters())
+model(input_ids=ids, labels=ids).loss.backward()
+optimizer.step()
+print(needed, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**20)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=REPOSITORY)
+    needed, seen = map(float, done.stdout.split())
+    assert seen / 3 < needed < seen
+
+
+@pytest.mark.parametrize(("limit", "used", "free"), [("max", "5", 10**12), ("1000", "400", 600)])
+def test_a_container_limits_the_memory(tmp_path, monkeypatch, limit, used, free):
+    (tmp_path / "memory.max").write_text(f"{limit}\n")
+    (tmp_path / "memory.current").write_text(f"{used}\n")
+    monkeypatch.setattr(preflight, "_CGROUP", tmp_path)
+    monkeypatch.setattr(preflight.psutil, "virtual_memory", lambda: SimpleNamespace(available=10**12))
+    assert preflight._free_memory() == free
+    monkeypatch.setattr(preflight, "_CGROUP", tmp_path / "none")
+    assert preflight._free_memory() == 10**12
+
+
+# ------------------------------------------------------------------------------------------------------------ words
+
+
+@pytest.fixture
+def words(short_wordlist, toy_tokenizer):
+    return token_roles(short_wordlist, toy_tokenizer, len(toy_tokenizer)), Swapper(short_wordlist)
+
+
+def test_split_words_are_counted_as_often_as_the_text_holds_them(recipe, words):
+    roles, swapper = words
+    roles = replace(roles, unmovable=("king", "queen"))
+    assert split_words(recipe, roles, swapper, ["the king and he", "she"]) is None
+    warning = split_words(recipe, roles, swapper, ["the king and the queen", "she"])
+    assert "67% of the listed words" in warning
+    assert "distill wordlist check 'english_gender' --tokenizer 'demo'" in warning
+    assert split_words(replace(recipe, target=TargetConfig()), roles, swapper, ["the king"]) is None
+
+
+def test_a_text_without_a_listed_word_falls_back_on_the_list(recipe, words):
+    roles, swapper = words
+    every = tuple(swapper.wordlist.words)
+    assert "100%" in split_words(recipe, replace(roles, unmovable=every), swapper, ["nothing"])
+    assert split_words(recipe, replace(roles, unmovable=()), swapper, ["nothing"]) is None
+
+
+# -------------------------------------------------------------------------------------------------------- all of it
+
+
+def test_every_warning_is_one_sentence(recipe, words, toy_model, monkeypatch, capsys):
+    roles, swapper = words
+    monkeypatch.setattr(preflight, "_operations_per_second", lambda: 1.0)
+    monkeypatch.setattr(preflight, "_free_memory", lambda: 0)
+    roles = replace(roles, unmovable=tuple(swapper.wordlist.words))
+    warn_of(recipe, 1, None, toy_model(), PackingCounts(blocks=1), roles, swapper, [])
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 3
+    assert all(re.fullmatch(r"warning: [^\n]+; [^\n]+[^.]", line) for line in lines)
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="there is a GPU")
+def test_bf16_without_a_gpu_runs_on_the_processor_unless_that_is_forbidden(recipe):
+    recipe = replace(recipe, trainer={"bf16": True})
+    assert arguments(recipe).use_cpu and arguments(recipe).bf16
+    with pytest.raises(UserError, match=r"trainer.bf16 .* trainer.use_cpu false, but no GPU"):
+        arguments(replace(recipe, trainer={"bf16": True, "use_cpu": False}))
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="there is a GPU")
+def test_the_recipes_for_gpus_get_as_far_as_the_model_without_one(monkeypatch):
+    monkeypatch.chdir(REPOSITORY)
+    recipe = parse_recipe(["--config", "recipes/gpt2.yaml"])
+    assert arguments(recipe).device.type == "cpu"
+
+
+# ----------------------------------------------------------------------------------------------------- offline, quiet
+
+
+@pytest.mark.parametrize(
+    ("ask", "name"),
+    [
+        ("from distill.models.loading import load_model as f", "openai-community/gpt2"),
+        ("from distill.models.loading import load_tokenizer as f", "openai-community/gpt2"),
+        ("from distill.models.generation import load_prompts as f", "AmazonScience/bold"),
+        (
+            "from distill.data.corpus import read_documents\nfrom distill.recipe import CorpusConfig\n"
+            "f = lambda name: next(read_documents(CorpusConfig(source='hub', dataset=name), 0))",
+            "Salesforce/wikitext",
+        ),
+    ],
+    ids=["model", "tokenizer", "prompts", "corpus"],
+)
+def test_an_offline_hub_is_named_in_one_sentence(ask, name, tmp_path):
+    code = (
+        f"{ask}\nfrom distill.base.errors import UserError\ntry:\n    f({name!r})\nexcept UserError as e:\n    print(e)"
+    )
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY, env=environment)
+    message = done.stdout.strip().splitlines()[-1]
+    assert name in message and message.endswith(
+        "; HF_HUB_OFFLINE is set, so it must be in the cache: unset it, or give a local path"
+    )
+    assert "Traceback" not in done.stderr
+
+
+def test_a_hint_for_the_hub_without_the_switch(monkeypatch):
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    assert "network" in hub_hint()
+
+
+def test_a_tokenizer_without_a_pad_token_makes_no_noise(toy_model, toy_tokenizer, capsys, recwarn):
+    assert toy_tokenizer.pad_token_id is None
+    generate(toy_model(), toy_tokenizer, ["The nurse", "A much longer prompt"], samples=2, max_new_tokens=4)
+    assert "pad" not in capsys.readouterr().err and not [w for w in recwarn if "pad" in str(w.message)]
