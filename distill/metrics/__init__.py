@@ -14,9 +14,10 @@ A new metric is a new file; it then has a name that recipes can list. Outside of
 """
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from distill.base.errors import UserError, suggestion
 from distill.metrics.bootstrap import (
@@ -43,6 +44,7 @@ __all__ = [
     "NotMeasured",
     "Outcome",
     "Score",
+    "card_dicts",
     "cards",
     "chosen",
     "difference",
@@ -67,6 +69,11 @@ def cards(metric: ModuleType) -> tuple[Card, ...]:
 
 # The card of every score that scores.json may hold, by its name there.
 CARDS: dict[str, Card] = {card.name: card for metric in METRICS.values() for card in cards(metric)}
+
+
+def card_dicts(scores: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """What scores.json says of each of these scores; nothing of one that no metric here gives."""
+    return {name: CARDS[name].to_dict() for name in scores if name in CARDS}
 
 
 def measured(metric: ModuleType, evaluation: Evaluation) -> dict[str, Measurement]:
