@@ -6,7 +6,8 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from typing import Any
+from functools import cache
+from typing import Any, get_args, get_origin
 
 import jsonargparse
 
@@ -69,33 +70,60 @@ def parse_recipe(argv: Sequence[str]) -> Recipe:
     return _parsed(arguments, source)
 
 
-def recipe_of(values: Mapping[str, Any], source: str) -> Recipe:
-    """A checked recipe from nested keys.
+@cache
+def _key_parser(section: type) -> jsonargparse.ArgumentParser:
+    """Of nested keys alone, kept: to make one takes longer than to parse."""
+    parser = jsonargparse.ArgumentParser(exit_on_error=False)
+    parser.add_argument("--config", action="config")
+    parser.add_class_arguments(section)
+    return parser
+
+
+def typed(section: type, values: Mapping[str, Any], source: str) -> Any:
+    """Nested keys, each of the type that its field has, as a recipe and all other files of settings are read.
 
     Args:
-        values: As `read_recipe_file` returns them.
+        section: The dataclass: `Recipe`, one of its sections, `Study`.
+        values: As `read_yaml` returns them.
         source: Where they come from, for messages.
 
+    Returns:
+        An object of that dataclass. What the values mean is not looked at, see `check_recipe`.
+
     Raises:
-        UserError: see `parse_recipe`.
+        UserError: an unknown key, or a value of the wrong kind.
     """
-    reject_unknown_keys(values, Recipe, source)
-    return _parsed(["--config", json.dumps(values)], source)
+    reject_unknown_keys(values, section, source)
+    hint = "; see distill train --help for what it takes" if section is Recipe else ""
+    return _typed(_key_parser(section), ["--config", json.dumps(values)], section, source, hint)
 
 
 def _parsed(arguments: Sequence[str], source: str) -> Recipe:
-    parser = build_parser()
-    try:
-        namespace = parser.parse_args(arguments)
-    except jsonargparse.ArgumentError as error:
-        raise UserError(_parser_message(error, source)) from None
-    except RecursionError:
-        raise UserError(f"{source}: its values are nested too deep") from None
-    values = namespace.as_dict()
-    values.pop("config", None)
-    recipe = _from_dict(Recipe, values)
+    recipe = _typed(build_parser(), arguments, Recipe, source, "; see --help for what it takes")
     check_recipe(recipe)
     return recipe
+
+
+def _typed(parser: jsonargparse.ArgumentParser, arguments: Sequence[str], section: type, source: str, hint: str) -> Any:
+    try:
+        values = parser.parse_args(arguments).as_dict()
+    except jsonargparse.ArgumentError as error:
+        raise UserError(_parser_message(error, source, hint)) from None
+    except RecursionError:
+        raise UserError(f"{source}: its values are nested too deep") from None
+    values.pop("config", None)
+    _reject_nulls(section, values, source, hint)
+    return _from_dict(section, values)
+
+
+def _reject_nulls(section: type, values: Mapping[str, Any], source: str, hint: str, prefix: str = "") -> None:
+    """In files, the parser takes None for anything: raise a UserError as it does on the command line."""
+    for f in fields(section):
+        if inner := section_type(f.type):
+            _reject_nulls(inner, values[f.name], source, hint, f"{prefix}{f.name}.")
+        elif f.name in values and values[f.name] is None and type(None) not in get_args(f.type):
+            kind = get_origin(f.type) or f.type
+            raise UserError(f'{source}: key "{prefix}{f.name}": Expected a {kind}. Got value: None{hint}')
 
 
 def _from_dict(section: type, values: Mapping[str, Any]) -> Any:
@@ -104,7 +132,7 @@ def _from_dict(section: type, values: Mapping[str, Any]) -> Any:
     return section(**{k: _from_dict(inner, v) if (inner := known[k]) else v for k, v in given.items()})
 
 
-def _parser_message(error: Exception, source: str) -> str:
+def _parser_message(error: Exception, source: str, hint: str) -> str:
     message = " ".join(str(error).split())
     if "unrecognized arguments" in message:
         word = message.split("unrecognized arguments:", 1)[1].split()[0]
@@ -118,7 +146,7 @@ def _parser_message(error: Exception, source: str) -> str:
         return f"unknown option '{word}'; {hint}"
     if message.startswith("Parser key"):
         key, _, rest = message.removeprefix("Parser key ").partition(":")
-        return f"{source}: key {key.strip()}: {rest.strip().rstrip('.')}; see --help for what it takes"
+        return f"{source}: key {key.strip()}: {rest.strip().rstrip('.')}{hint}"
     return f"{source}: {message}"
 
 

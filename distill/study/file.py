@@ -1,61 +1,27 @@
-"""A study file -> a checked study, and the recipe of each of its runs."""
+"""A study file -> a checked study, the recipe of each of its runs, and the target of each of its teachers.
+
+What a row lays over the shared recipe is read and checked as a recipe is, before anything is drawn or trained.
+"""
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from distill.base.errors import UserError, suggestion
 from distill.metrics import chosen
-from distill.objective.logit_ops import OPERATIONS
-from distill.recipe import Recipe, TargetConfig, merge, read_recipe_file, read_yaml
-from distill.recipe_check import recipe_of
+from distill.recipe import Recipe, TargetConfig, merge, read_recipe_file, read_yaml, reject_unknown_keys
+from distill.recipe_check import check_recipe, typed
 from distill.scoring.score_cache import content_hash
+from distill.study.schema import BASELINE, HALVES, Study
 
-BASELINE = "plain"
+#: Keys of a recipe that say where its text comes from.
+TEXT_SECTIONS = ("corpus", "held_out")
 
-
-HALVES = ("chosen", "held_out")
-
-
-@dataclass(frozen=True)
-class Study:
-    """A study file. `base:` in it names another one, whose keys it replaces; `settings` are laid over those there,
-    where the recipe is the same.
-
-    Args:
-        output_dir: Folder of all its runs.
-        recipe: The recipe that all rows share, a path relative to the study file.
-        settings: Keys laid over that recipe, for all rows. `{data}` in a text stands for the folder `data`.
-        seeds: One run of each row for each.
-        jobs: Rows that train, and models that are scored, at the same time; without a GPU they share the cores.
-        teachers: Row name -> keys of `target`: the teacher itself, without any, or as a two-view teacher.
-        students: Row name -> recipe keys.
-        metrics: Scores of every model.
-        half_metrics: Those that are also given for each half of the occupations.
-        text_metrics: Those that are also given for each of `texts`.
-        texts: Name -> file of held-out text below `data`.
-        passage_chars: As in a recipe's corpus, for `texts`.
-        max_documents: As in a recipe's corpus, for `texts`.
-        data: Folder of benchmark data; `null`: what needs it is not measured.
-    """
-
-    output_dir: str = "outputs/study"
-    recipe: str = "quickstart.yaml"
-    settings: dict[str, Any] = field(default_factory=dict)
-    seeds: tuple[int, ...] = (0, 1, 2)
-    jobs: int = 1
-    teachers: dict[str, Any] = field(default_factory=dict)
-    students: dict[str, Any] = field(default_factory=dict)
-    metrics: tuple[str, ...] = ()
-    half_metrics: tuple[str, ...] = ()
-    text_metrics: tuple[str, ...] = ()
-    texts: dict[str, str] = field(default_factory=dict)
-    passage_chars: int | None = None
-    max_documents: int | None = None
-    data: str | None = None
+_LARGEST_SEED = 2**32 - 1  # of NumPy's generator, which transformers seeds too
 
 
 def read_study(path: str | Path, rows: Sequence[str] | None = None, **changes: Any) -> Study:
@@ -67,44 +33,37 @@ def read_study(path: str | Path, rows: Sequence[str] | None = None, **changes: A
         changes: Fields that replace those of the file, where they are not None.
 
     Raises:
-        UserError: an unknown key or row, a value of the wrong kind, or a row that is no sound recipe.
+        UserError: an unknown key or row, a value of the wrong kind or out of its range, or a row that is no sound
+            recipe.
     """
     path = Path(path)
-    values = _study_values(path)
-    known = [f.name for f in fields(Study)]
-    for key in values:
-        if key not in known:
-            raise UserError(f"{path}: unknown key '{key}'; {suggestion(str(key), known)}")
-    values |= {key: value for key, value in changes.items() if value is not None}
-    for key, value in values.items():
-        default = getattr(Study(), key)
-        kind = dict if isinstance(default, dict) else list if isinstance(default, tuple) else None
-        if kind is not None and not isinstance(value, kind):
-            raise UserError(f"{path}: key '{key}' must hold a {'mapping' if kind is dict else 'list'}, not {value!r}")
-    given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-    study = Study(**given)
-    if not study.seeds or not all(isinstance(seed, int) and seed >= 0 for seed in study.seeds):
-        raise UserError(f"{path}: key 'seeds' must list whole numbers of at least 0, not {list(study.seeds)}")
-    if not isinstance(study.jobs, int) or study.jobs < 1:
-        raise UserError(f"{path}: key 'jobs' is {study.jobs}, but must be at least 1")
-    if rows is not None:
-        for row in rows:
-            if row not in study.students:
-                raise UserError(f"{path}: holds no student '{row}'; {suggestion(row, list(study.students))}")
-        study = replace(study, students={name: study.students[name] for name in study.students if name in rows})
-    if BASELINE not in study.students:
-        raise UserError(f"{path}: key 'students' has no row '{BASELINE}', against which the others are set")
-    if both := study.students.keys() & study.teachers.keys():
-        raise UserError(f"{path}: row '{sorted(both)[0]}' is named twice, under 'teachers' and under 'students'")
-    for name in (*study.students, *study.teachers):
-        if not str(name).replace("-", "").replace("_", "").isalnum():
-            raise UserError(f"{path}: row '{name}': a name of letters, digits, - and _ is expected")
-    chosen([*study.metrics, *study.half_metrics, *study.text_metrics])
-    for name in study.students:
-        row_recipe(study, name, study.seeds[0])
-    for name, target in study.teachers.items():
-        teacher_target(path, name, target)
+    given = {key: value for key, value in changes.items() if value is not None}
+    study: Study = typed(Study, _study_values(path) | given, str(path))
+    with _naming(path):
+        _check_ranges(study)
+        _check_names(study)
+        for key in ("metrics", "half_metrics", "text_metrics"):
+            with _naming(f"key '{key}'"):
+                chosen(getattr(study, key))
+        if rows is not None:
+            study = _with_rows(study, rows)
+        if BASELINE not in study.students:
+            raise UserError(f"key 'students' has no row '{BASELINE}', against which the others are set")
+        _check_baseline(row_recipe(study, BASELINE, study.seeds[0]))
+        for name in study.students:
+            row_recipe(study, name, study.seeds[0])
+        for name in study.teachers:
+            teacher_target(study, name)
     return study
+
+
+@contextmanager
+def _naming(source: Path | str) -> Iterator[None]:
+    """A mistake that shows in the body says first where it was made."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from None
 
 
 def _study_values(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
@@ -116,25 +75,84 @@ def _study_values(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     if path.resolve() in seen:
         raise UserError(f"{path}: 'base' leads back to a file that is already being read; remove one of the two")
     base = values.pop("base", None)
+    if not isinstance(base, str | None):
+        raise UserError(f"{path}: key 'base' must name another study file, not {base!r}")
+    _check_kinds(values, path)
     own_recipe = "recipe" in values
     if own_recipe or base is None:
-        values["recipe"] = str(path.parent / str(values.get("recipe", Study.recipe)))
+        values["recipe"] = str(path.parent / values.get("recipe", Study.recipe))
     if base is None:
         return values
-    below = _study_values(path.parent / str(base), (*seen, path.resolve()))
+    below = _study_values(path.parent / base, (*seen, path.resolve()))
     settings = {} if own_recipe else below.get("settings", {})
     return below | merge({"settings": settings}, values)
 
 
-def teacher_target(path: Path | str, name: str, values: Mapping[str, Any]) -> TargetConfig:
-    known = [f.name for f in fields(TargetConfig)]
-    for key in values:
-        if key not in known:
-            raise UserError(f"{path}: row '{name}': unknown key '{key}'; {suggestion(key, known)}")
-    target = TargetConfig(**values)
-    if target.op not in OPERATIONS:
-        raise UserError(f"{path}: row '{name}': unknown op '{target.op}'; {suggestion(target.op, list(OPERATIONS))}")
-    return target
+def _check_kinds(values: Mapping[str, Any], path: Path) -> None:
+    """Raises UserError for a key that no study has, or a value that is not of its kind."""
+    reject_unknown_keys(values, Study, str(path))
+    for key, value in values.items():
+        default = getattr(Study(), key)
+        kind, name = (dict, "mapping") if isinstance(default, dict) else (list, "list")
+        if isinstance(default, dict | tuple) and not isinstance(value, kind):
+            raise UserError(f"{path}: key '{key}' must hold a {name}, not {value!r}")
+        for row, keys in value.items() if key in ("students", "teachers") else ():
+            if not isinstance(keys, dict):
+                raise UserError(f"{path}: row '{row}' must hold a mapping, not {keys!r}; write {{}} for none")
+    typed(Study, values, str(path))
+
+
+def _check_ranges(study: Study) -> None:
+    if not study.seeds or not all(0 <= seed <= _LARGEST_SEED for seed in study.seeds):
+        raise UserError(
+            f"key 'seeds' must list whole numbers of at least 0, and at most {_LARGEST_SEED}, not {list(study.seeds)}"
+        )
+    if twice := [seed for seed in study.seeds if study.seeds.count(seed) > 1]:
+        raise UserError(f"key 'seeds' lists {twice[0]} twice, but a seed gives one run of each row; leave one out")
+    for key in ("jobs", "passage_chars", "max_documents"):
+        value = getattr(study, key)
+        if value is not None and value < 1:
+            raise UserError(f"key '{key}' is {value}, but must be at least 1")
+
+
+def _check_names(study: Study) -> None:
+    """Of rows, which name folders, and of texts, which name scores."""
+    if both := study.students.keys() & study.teachers.keys():
+        raise UserError(f"row '{sorted(both)[0]}' is named twice, under 'teachers' and under 'students'")
+    for kind, names in (("row", (*study.students, *study.teachers)), ("text", study.texts)):
+        for name in names:
+            if not name.replace("-", "").replace("_", "").isalnum():
+                raise UserError(f"{kind} '{name}': a name of letters, digits, - and _ is expected")
+    for name in study.texts:
+        if name in HALVES:
+            raise UserError(f"text '{name}' is called as a half of the occupations is; give it another name")
+
+
+def _with_rows(study: Study, rows: Sequence[str]) -> Study:
+    for row in rows:
+        if row not in study.students:
+            raise UserError(f"holds no student '{row}'; {suggestion(row, list(study.students))}")
+    return replace(study, students={name: study.students[name] for name in study.students if name in rows})
+
+
+def _check_baseline(recipe: Recipe) -> None:
+    """All models are scored with the teacher and the held-out text of this row."""
+    if recipe.teacher.path is None:
+        raise UserError(f"row '{BASELINE}': teacher.path is null, but the models of a study are set beside its teacher")
+    if recipe.held_out.source == "teacher":
+        raise UserError(
+            f"row '{BASELINE}': held_out.source is teacher, but text is drawn once for all rows; say it in 'settings'"
+        )
+
+
+def teacher_target(study: Study, name: str) -> TargetConfig:
+    """The target that a teacher decodes from; `op: none` for the teacher itself.
+
+    Raises:
+        UserError: its keys would make no sound `target` of a recipe.
+    """
+    values = row_recipe(study, BASELINE, study.seeds[0]).to_dict() | {"target": study.teachers[name]}
+    return _checked_recipe(json.dumps(values), f"row '{name}'").target
 
 
 def row_recipe(study: Study, row: str, seed: int) -> Recipe:
@@ -143,41 +161,36 @@ def row_recipe(study: Study, row: str, seed: int) -> Recipe:
     Raises:
         UserError: the row's keys make no sound recipe.
     """
-    out = Path(study.output_dir)
-    shared = _shared_values(study, seed)
-    recipe = _parsed_settings(json.dumps(shared))
-    for section in SECTIONS:
+    shared, recipe = _shared_values(study, seed), shared_recipe(study, seed)
+    for section in TEXT_SECTIONS:
         if getattr(recipe, section).source == "teacher":
             # Drawn once for all rows, see `make_text`; rows without a teacher could not draw it.
-            shared |= {section: {"source": "files", "files": [str(text_of(out, section, recipe))]}}
+            shared |= {section: {"source": "files", "files": [str(text_path(study, section, recipe))]}}
     own = {
-        "output_dir": str(run_of(study, row, seed)),
+        "output_dir": str(run_folder(study, row, seed)),
         "seed": seed,
         "baseline": False,
-        "cache_dir": str(out / "cache"),
+        "cache_dir": str(Path(study.output_dir) / "cache"),
         "scores": {"metrics": ["perplexity", "bits_per_byte"]},
     }
-    return recipe_of(merge(merge(shared, study.students.get(row, {})), own), f"row '{row}' of the study")
+    return _checked_recipe(json.dumps(merge(merge(shared, study.students[row]), own)), f"row '{row}'")
 
 
-SECTIONS = ("corpus", "held_out")
-
-
-def run_of(study: Study, row: str, seed: int) -> Path:
-    return Path(study.output_dir) / "runs" / f"{row}-{seed}"
+def shared_recipe(study: Study, seed: int) -> Recipe:
+    """What all rows share: the study's recipe with its settings laid over it."""
+    return _checked_recipe(json.dumps(_shared_values(study, seed)), "settings")
 
 
 def _shared_values(study: Study, seed: int) -> dict[str, Any]:
     return merge(read_recipe_file(study.recipe), _with_data(study.settings, study.data)) | {"seed": seed}
 
 
-def shared_recipe(study: Study, seed: int) -> Recipe:
-    return _parsed_settings(json.dumps(_shared_values(study, seed)))
-
-
-@lru_cache(maxsize=8)  # all rows of a seed ask for it
-def _parsed_settings(values: str) -> Recipe:
-    return recipe_of(json.loads(values), "the study's settings")
+@lru_cache(maxsize=512)  # the same recipe is asked for at every step of a study
+def _checked_recipe(values: str, source: str) -> Recipe:
+    recipe: Recipe = typed(Recipe, json.loads(values), source)
+    with _naming(source):
+        check_recipe(recipe)
+    return recipe
 
 
 def _with_data(value: Any, data: str | None) -> Any:
@@ -193,7 +206,12 @@ def _with_data(value: Any, data: str | None) -> Any:
     return value
 
 
-def text_of(out: Path, section: str, recipe: Recipe) -> Path:
-    """Where the text lies that is drawn as a recipe says."""
+def run_folder(study: Study, row: str, seed: int) -> Path:
+    """Where a row's run of a seed lies."""
+    return Path(study.output_dir) / "runs" / f"{row}-{seed}"
+
+
+def text_path(study: Study, section: str, recipe: Recipe) -> Path:
+    """Where the text lies that is drawn as the shared recipe of a seed says in `section`."""
     key = content_hash([recipe.teacher.path, asdict(getattr(recipe, section))])
-    return out / "text" / f"{section}-{recipe.seed}-{key[:8]}.jsonl"
+    return Path(study.output_dir) / "text" / f"{section}-{recipe.seed}-{key[:8]}.jsonl"

@@ -1,4 +1,7 @@
-"""How a study was made: machine, commit, and the seconds that its parts took."""
+"""How a study was made: machine, commit, and the seconds that its parts took, which add up over calls in seconds.json.
+
+What study.json and study.md tell of it, and nothing that a score depends on.
+"""
 
 import json
 import os
@@ -15,7 +18,9 @@ import torch
 
 from distill import __version__
 from distill.base.files import PACKAGE, write_json
-from distill.study.file import Study
+from distill.study.schema import Study
+
+_SECONDS = "seconds.json"
 
 
 def threads(study: Study) -> int:
@@ -26,6 +31,7 @@ def threads(study: Study) -> int:
 
 
 def machine(study: Study) -> dict[str, Any]:
+    """{"gpu", "processor", "cores", "jobs", "threads"}: what the hours are hours of."""
     return {
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "processor": f"{platform.machine()} with {torch.backends.cpu.get_cpu_capability()}",
@@ -45,11 +51,9 @@ def commit() -> str:
 
 
 def children_seconds() -> float:
+    """Processor time of all child processes that have ended."""
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime
-
-
-_SECONDS = "seconds.json"
 
 
 def _seconds(out: Path) -> dict[str, dict[str, float]]:
@@ -67,11 +71,13 @@ def spend(out: Path, part: str, wall: float, processor: float) -> None:
 
 @contextmanager
 def timed(out: Path, part: str) -> Iterator[None]:
+    """Add the seconds of the body to those of a part of the study in the folder `out`."""
     wall, processor = time.monotonic(), time.process_time()
     yield
     spend(out, part, time.monotonic() - wall, time.process_time() - processor)
 
 
 def hours(out: Path) -> dict[str, dict[str, float]]:
+    """Part of the study -> {"wall", "processor"} hours so far."""
     parts = _seconds(out).items()
     return {part: {of: round(seconds / 3600, 3) for of, seconds in times.items()} for part, times in parts}

@@ -17,14 +17,12 @@ from typing import Any
 
 from distill.base.files import write_json, write_text
 from distill.run_folder import lock
-from distill.study.file import Study
 from distill.study.made import commit, hours, machine
 from distill.study.report import markdown, pareto
 from distill.study.runs import make_text, refuse_other_rows, train_missing
-from distill.study.scores import score_all
+from distill.study.schema import Study
+from distill.study.scores import check_data, score_all
 from distill.study.summary import summary
-
-# ------------------------------------------------------------------------------------------------------------- runs
 
 
 def run_study(study: Study, command: str = "") -> dict[str, Any]:
@@ -40,17 +38,19 @@ def run_study(study: Study, command: str = "") -> dict[str, Any]:
              "rows": [{"name", "setting", "seeds", "metrics": {METRIC: {value, low, high, per_seed, n}},
                        "against_plain": {METRIC: {"difference": {value, low, high}, "ratio": {...}}}}],
              "reverse_roles": [{"row", "against", "metrics": as "against_plain"}],
+             "cards": {METRIC: {label, meaning, formula, ideal, direction, limits ...}}, without halves and texts,
              "settings", "versions",
              "made": {"command", "commit", "machine", "hours": {PART: {wall, processor}}}}
 
     Raises:
-        UserError: the folder is in use, or holds a run of other settings; a run ended with a mistake in its recipe;
-            or its model cannot be scored.
+        UserError: the folder is in use, or holds a run of other settings; the data folder is missing, or a text in it
+            cannot be read; a run ended with a mistake in its recipe; or its model cannot be scored.
     """
     out = Path(study.output_dir)
     out.mkdir(parents=True, exist_ok=True)
     lock(out)
     refuse_other_rows(study)
+    check_data(study)
     for seed in study.seeds:
         make_text(study, seed)
     train_missing(study)
@@ -61,12 +61,3 @@ def run_study(study: Study, command: str = "") -> dict[str, Any]:
     if (figure := pareto(results)) is not None:
         write_text(out / "pareto.svg", figure)
     return results
-
-
-# ------------------------------------------------------------------------------------------- where, and for how long
-
-
-# ----------------------------------------------------------------------------------------------------------- scores
-
-
-# ---------------------------------------------------------------------------------------------------------- summary

@@ -1,4 +1,8 @@
-"""The runs of a study: text drawn once, each row trained in a process of its own."""
+"""A study's recipes -> its runs: the text of each seed, drawn once, and a trained student for each row and seed.
+
+In the study's folder, `text/` holds what all rows of a seed read, and `recipes/`, `logs/` and `runs/`, for each row and
+seed, what was asked for, what its process said, and what it made.
+"""
 
 import ctypes
 import json
@@ -20,8 +24,9 @@ from distill.data.corpus import open_corpus
 from distill.models.architecture import weights_hash
 from distill.models.loading import load_teacher
 from distill.run_folder import refuse_another
-from distill.study.file import SECTIONS, Study, row_recipe, run_of, shared_recipe, text_of
+from distill.study.file import TEXT_SECTIONS, row_recipe, run_folder, shared_recipe, text_path
 from distill.study.made import children_seconds, spend, threads, timed
+from distill.study.schema import Study
 
 _SECONDS_BETWEEN_LOOKS = 0.5
 
@@ -30,8 +35,8 @@ def make_text(study: Study, seed: int) -> None:
     """Draw the text of a seed from the teacher, where the recipe says so and it is not there yet."""
     recipe = shared_recipe(study, seed)
     out = Path(study.output_dir)
-    for number, section in enumerate(SECTIONS):
-        config, path = getattr(recipe, section), text_of(out, section, recipe)
+    for number, section in enumerate(TEXT_SECTIONS):
+        config, path = getattr(recipe, section), text_path(study, section, recipe)
         if config.source != "teacher" or path.exists():
             continue
         with timed(out, "text"):
@@ -47,15 +52,15 @@ def make_text(study: Study, seed: int) -> None:
 def refuse_other_rows(study: Study) -> None:
     """Raises UserError if a row, or what it reads, is another than when its run was begun."""
     for row, seed in product(study.students, study.seeds):
-        folder = run_of(study, row, seed)
+        folder = run_folder(study, row, seed)
         if (folder / "recipe.yaml").exists():
-            refuse_another(row_recipe(study, row, seed), folder, _decisive)
+            refuse_another(row_recipe(study, row, seed), folder, _identity)
 
 
-def _decisive(values: dict[str, Any]) -> dict[str, Any]:
+def _identity(values: dict[str, Any]) -> dict[str, Any]:
     """What makes a run of a study what it is: its scores are the study's, and folders may be moved."""
     kept = {key: value for key, value in values.items() if key not in ("cache_dir", "scores")}
-    for section in SECTIONS:
+    for section in TEXT_SECTIONS:
         kept[section] = kept[section] | {"files": [Path(file).name for file in kept[section]["files"]]}
     return kept
 
@@ -67,7 +72,7 @@ def train_missing(study: Study) -> None:
         (row, seed)
         for seed in study.seeds
         for row in study.students
-        if not (run_of(study, row, seed) / "scores.json").exists()
+        if not (run_folder(study, row, seed) / "scores.json").exists()
     ]
     total, done, begun = len(todo), 0, time.monotonic()
     running: dict[tuple[str, int], subprocess.Popen] = {}

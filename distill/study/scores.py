@@ -1,4 +1,9 @@
-"""The models of a study -> their outcomes, row by row and seed by seed."""
+"""The models of a study -> their outcomes, row by row and seed by seed.
+
+In go finished runs and the study's texts and prompts. Out comes a dictionary for each row and seed, from the name of a
+score to its outcome: METRIC on all prompts and held-out text, METRIC_HALF on the prompts of one half of the
+occupations, METRIC_TEXT on a text of the study's own. What was measured before comes from `cache/scores`.
+"""
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -14,6 +19,7 @@ from typing import Any
 import torch
 
 from distill.base.console import say
+from distill.base.errors import UserError
 from distill.metrics import Evaluation, Outcome, chosen
 from distill.models.architecture import weights_hash
 from distill.models.loading import load_model, load_teacher, load_tokenizer
@@ -22,13 +28,14 @@ from distill.objective.logit_ops import build_role_maps
 from distill.recipe import CorpusConfig
 from distill.scoring.measure import decisive, model_outcomes, run_prompts
 from distill.scoring.score_cache import ScoreCache, content_hash
-from distill.study.file import BASELINE, HALVES, Study, row_recipe, shared_recipe, teacher_target
+from distill.study.file import row_recipe, run_folder, shared_recipe, teacher_target
 from distill.study.made import spend, threads
 from distill.study.runs import end_with_parent
+from distill.study.schema import BASELINE, HALVES, Study
 from distill.text.counterfactual import Swapper
 from distill.text.documents import read_documents
 from distill.text.prompts import Prompt
-from distill.text.role_map import token_roles
+from distill.text.role_map import TokenRoles, token_roles
 from distill.text.wordlist import load_wordlist
 
 
@@ -69,14 +76,14 @@ def _begin_scoring(threads: int) -> None:
     torch.set_num_threads(threads)
 
 
-_scorer: "_Scorer | None" = None  # that of this process, kept from one row to the next
+_scorer: "Scorer | None" = None  # that of this process, kept from one row to the next
 
 
 def _score(study: Study, seed: int, row: str) -> tuple[dict[str, Outcome], float, float]:
     """The scores of a row's model, and the seconds (wall, processor) that took; 0 where all were measured before."""
     global _scorer
     if _scorer is None or (_scorer.study, _scorer.seed) != (study, seed):
-        _scorer = _Scorer(study, seed)
+        _scorer = Scorer(study, seed)
     wall, processor, measured = time.monotonic(), time.process_time(), _scorer.measured
     outcomes = _scorer.outcomes(row)
     if _scorer.measured == measured:
@@ -84,21 +91,8 @@ def _score(study: Study, seed: int, row: str) -> tuple[dict[str, Outcome], float
     return outcomes, time.monotonic() - wall, time.process_time() - processor
 
 
-@dataclass
-class _Part(Evaluation):
-    """An evaluation of some of another's prompts, with the texts that were sampled there."""
-
-    whole: Evaluation | None = None
-    places: Sequence[int] = ()
-
-    @cached_property
-    def continuations(self) -> list[list[str]]:
-        assert self.whole is not None
-        return [self.whole.continuations[place] for place in self.places]
-
-
 def halves(prompts: Sequence[Prompt]) -> dict[str, list[int]]:
-    """The prompts of each half of the subjects (occupations): every second one, in the order of the source."""
+    """The places of the prompts of each half of the subjects (occupations): every second one, in the source's order."""
     order = {subject: place for place, subject in enumerate(dict.fromkeys(prompt.subject for prompt in prompts))}
     return {
         half: [place for place, prompt in enumerate(prompts) if order[prompt.subject] % 2 == number]
@@ -106,13 +100,69 @@ def halves(prompts: Sequence[Prompt]) -> dict[str, list[int]]:
     }
 
 
-class _Scorer:
-    """Scores the models of one seed, all on the same prompts and texts."""
+def check_data(study: Study) -> None:
+    """Read the study's texts now: scoring reads them after hours of training.
+
+    Raises:
+        UserError: there is no such data folder, or a text in it cannot be read.
+    """
+    if study.data is not None and not Path(study.data).is_dir():
+        raise UserError(f"--data: {study.data} is no folder; name one, or leave the option out to do without it")
+    study_texts(study, study.seeds[0])
+
+
+def study_texts(study: Study, seed: int) -> dict[str, list[str]]:
+    """Name -> documents of each of the study's texts; none of a file that is missing, so that its scores are undefined.
+
+    Raises:
+        UserError: a file cannot be read as text.
+    """
+    return {name: _documents(study, file, seed) for name, file in study.texts.items()}
+
+
+def _documents(study: Study, file: str, seed: int) -> list[str]:
+    if study.data is None or not (path := Path(study.data, file)).exists():
+        return []
+    corpus = CorpusConfig(
+        source="files", files=[str(path)], passage_chars=study.passage_chars, max_documents=study.max_documents
+    )
+    return [document for document in read_documents(corpus, seed) if document.strip()]
+
+
+@dataclass
+class PartOfEvaluation(Evaluation):
+    """The same model on some of the prompts of a whole evaluation, or on other documents.
+
+    whole: What was found there once for all, listed words and sampled texts, is not looked for again.
+    places: Which of the whole's prompts these are.
+    """
+
+    whole: Evaluation | None = None
+    places: Sequence[int] = ()
+
+    @cached_property
+    def roles(self) -> TokenRoles:
+        """Those of the whole: the tokenizer is the same."""
+        assert self.whole is not None
+        return self.whole.roles
+
+    @cached_property
+    def continuations(self) -> list[list[str]]:
+        """The texts that were sampled behind these prompts in the whole."""
+        assert self.whole is not None
+        return [self.whole.continuations[place] for place in self.places]
+
+
+class Scorer:
+    """Scores the models of one seed, all on the same prompts and texts.
+
+    study, seed: What it scores.
+    measured: How many metrics it did not find in the cache.
+    """
 
     def __init__(self, study: Study, seed: int) -> None:
         self.study, self.seed = study, seed
-        self.measured = 0  # metrics that were not in the cache
-        self.out = Path(study.output_dir)
+        self.measured = 0
         self.recipe = row_recipe(study, BASELINE, seed)
         shared = shared_recipe(study, seed)
         self.settings = replace(shared.scores, data=study.data)
@@ -120,64 +170,51 @@ class _Scorer:
         self.prompts, _ = run_prompts(shared, self.swapper)
         self.halves = halves(self.prompts)
         self.documents = [d for d in read_documents(self.recipe.held_out, seed) if d.strip()]
-        self.texts = {name: self._documents(file) for name, file in study.texts.items()}
+        self.texts = study_texts(study, seed)
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         model, self.tokenizer = load_teacher(self.recipe.teacher)
         self.teacher = model.to(self.device)
         self.teacher_hash = weights_hash(model)
 
-    def _documents(self, file: str) -> list[str]:
-        """Texts of a file below the data folder; none where it is missing, so that its scores are undefined."""
-        path = Path(self.study.data or "", file)
-        if self.study.data is None or not path.exists():
-            return []
-        corpus = CorpusConfig(
-            source="files",
-            files=[str(path)],
-            passage_chars=self.study.passage_chars,
-            max_documents=self.study.max_documents,
-        )
-        return [document for document in read_documents(corpus, self.seed) if document.strip()]
-
     def outcomes(self, row: str) -> dict[str, Outcome]:
         """All scores of a row's model, by name: METRIC, METRIC_HALF and METRIC_TEXT."""
-        model, tokenizer, model_hash = self._model(row)
+        model, tokenizer, model_hash = self._teacher(row) if row in self.study.teachers else self._student(row)
+        of_model = (model, tokenizer, self.swapper.wordlist)
         common: dict[str, Any] = {"settings": self.settings, "seed": self.seed, "swapper": self.swapper}
         common["judge"] = lambda: (self.teacher, self.tokenizer)
-        whole = Evaluation(model, tokenizer, self.swapper.wordlist, self.documents, self.prompts, **common)
-        found = self._measured(whole, model_hash, self.study.metrics, "")
+        whole = Evaluation(*of_model, self.documents, self.prompts, **common)
+        found = self._outcomes_of(whole, model_hash, self.study.metrics, "")
         for half, places in self.halves.items():
-            part = _Part(
-                model, tokenizer, self.swapper.wordlist, (), [self.prompts[place] for place in places],
-                **common, whole=whole, places=places,
-            )  # fmt: skip
-            found |= self._measured(part, model_hash, self.study.half_metrics, f"_{half}")
+            prompts = [self.prompts[place] for place in places]
+            part = PartOfEvaluation(*of_model, (), prompts, **common, whole=whole, places=places)
+            found |= self._outcomes_of(part, model_hash, self.study.half_metrics, f"_{half}")
         for name, documents in self.texts.items():
-            read = Evaluation(model, tokenizer, self.swapper.wordlist, documents, (), **common)
-            found |= self._measured(read, model_hash, self.study.text_metrics, f"_{name}")
+            part = PartOfEvaluation(*of_model, documents, (), **common, whole=whole)
+            found |= self._outcomes_of(part, model_hash, self.study.text_metrics, f"_{name}")
         return found
 
-    def _measured(
+    def _outcomes_of(
         self, evaluation: Evaluation, model_hash: str, metrics: Sequence[str], suffix: str
     ) -> dict[str, Outcome]:
         given = decisive(self.settings, self.seed, self.swapper, evaluation.documents, evaluation.prompts)
-        kept = ScoreCache(self.out / "cache" / "scores", given | {"judge": self.teacher_hash, "part": suffix})
+        folder = Path(self.study.output_dir, "cache", "scores")
+        kept = ScoreCache(folder, given | {"judge": self.teacher_hash, "part": suffix})
         outcomes, _ = model_outcomes(evaluation, chosen(list(metrics)), kept, model_hash)
         self.measured += kept.measured
         return {name + suffix: outcome for name, outcome in outcomes.items()}
 
-    def _model(self, row: str) -> tuple[Any, Any, str]:
-        """Model, tokenizer and hash of a row."""
-        if row in self.study.teachers:
-            target = teacher_target(self.study.recipe, row, self.study.teachers[row])
-            if target.op == "none":
-                return self.teacher, self.tokenizer, self.teacher_hash
-            roles = token_roles(
-                self.swapper.wordlist, self.tokenizer, self.teacher.get_output_embeddings().weight.shape[0]
-            )
-            maps = [role_map.to(self.device) for role_map in build_role_maps(roles.edges, roles.vocab_size)]
-            model = TwoViewTeacher(self.teacher, self.tokenizer, self.swapper, target, maps)
-            return model, self.tokenizer, f"{self.teacher_hash} {content_hash(asdict(target))}"
-        folder = str(self.out / "runs" / f"{row}-{self.seed}" / "student")
+    def _teacher(self, row: str) -> tuple[Any, Any, str]:
+        """Model, tokenizer and hash of the teacher, as it is or decoding from a target."""
+        target = teacher_target(self.study, row)
+        if target.op == "none":
+            return self.teacher, self.tokenizer, self.teacher_hash
+        roles = token_roles(self.swapper.wordlist, self.tokenizer, self.teacher.get_output_embeddings().weight.shape[0])
+        maps = [role_map.to(self.device) for role_map in build_role_maps(roles.edges, roles.vocab_size)]
+        model = TwoViewTeacher(self.teacher, self.tokenizer, self.swapper, target, maps)
+        return model, self.tokenizer, f"{self.teacher_hash} {content_hash(asdict(target))}"
+
+    def _student(self, row: str) -> tuple[Any, Any, str]:
+        """Model, tokenizer and hash of a student that was trained."""
+        folder = str(run_folder(self.study, row, self.seed) / "student")
         model = load_model(folder).to(self.device)
         return model, load_tokenizer(folder), weights_hash(model)

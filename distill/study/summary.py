@@ -2,21 +2,20 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
 from typing import Any
 
 import numpy as np
 import torch
 
-from distill.metrics import Outcome
+from distill.metrics import Outcome, card_dicts, cards, chosen
 from distill.metrics.bootstrap import CONFIDENCE
-from distill.recipe import TargetConfig
 from distill.scoring.score import versions
-from distill.study.file import BASELINE, Study, row_recipe
+from distill.study.file import row_recipe, teacher_target
+from distill.study.schema import BASELINE, Study
 
 FORMAT = 1
-
 
 _RESAMPLES = 2000
 
@@ -117,6 +116,7 @@ def summary(study: Study, outcomes: Mapping[str, Sequence[Mapping[str, Outcome]]
             {"row": row, "against": without, "metrics": _rows_against(outcomes[row], outcomes[without])}
             for row, without in _reversals([row for row in rows if row["name"] in study.students])
         ],
+        "cards": study_cards(study, outcomes[BASELINE][0]),
         "settings": {
             "study": {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(study).items() if key in told},
             "trainer": shared.trainer,
@@ -125,6 +125,13 @@ def summary(study: Study, outcomes: Mapping[str, Sequence[Mapping[str, Outcome]]
         },
         "versions": versions("cuda" if torch.cuda.is_available() else "cpu"),
     }
+
+
+def study_cards(study: Study, held: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """What is told of each score that a study holds, by its name without half or text."""
+    metrics = chosen([*study.metrics, *study.half_metrics, *study.text_metrics]).values()
+    names = dict.fromkeys(card.name for metric in metrics for card in cards(metric))
+    return card_dicts(name for name in names if any(f"{score}_".startswith(f"{name}_") for score in held))
 
 
 def _rows_against(
@@ -144,10 +151,6 @@ def _reversals(rows: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
 def _setting(study: Study, name: str) -> dict[str, Any] | None:
     """What makes a row what it is; None where no target is made (no teacher)."""
     if name in study.teachers:
-        target = TargetConfig(**study.teachers[name])
-    else:
-        recipe = row_recipe(study, name, study.seeds[0])
-        if recipe.teacher.path is None:
-            return None
-        target = recipe.target
-    return asdict(target)
+        return asdict(teacher_target(study, name))
+    recipe = row_recipe(study, name, study.seeds[0])
+    return None if recipe.teacher.path is None else asdict(recipe.target)

@@ -1,0 +1,48 @@
+"""What a study file holds."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+#: The row that all others are set against.
+BASELINE = "plain"
+
+#: The halves of the occupations: settings may be chosen by one, and are then judged by the other.
+HALVES = ("chosen", "held_out")
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study file. `base:` in it names another one, whose keys it replaces; `settings` are laid over those there,
+    where the recipe is the same.
+
+    Args:
+        output_dir: Folder of all its runs.
+        recipe: The recipe that all rows share, a path relative to the study file.
+        settings: Keys laid over that recipe, for all rows. `{data}` in a text stands for the folder `data`.
+        seeds: One run of each row for each.
+        jobs: Rows that train, and models that are scored, at the same time; without a GPU they share the cores.
+        teachers: Row name -> keys of `target`: the teacher itself, without any, or as a two-view teacher.
+        students: Row name -> recipe keys.
+        metrics: Scores of every model.
+        half_metrics: Those that are also given for each half of the occupations.
+        text_metrics: Those that are also given for each of `texts`.
+        texts: Name -> file of held-out text below `data`.
+        passage_chars: As in a recipe's corpus, for `texts`.
+        max_documents: As in a recipe's corpus, for `texts`.
+        data: Folder of benchmark data; `null`: what needs it is not measured.
+    """
+
+    output_dir: str = "outputs/study"
+    recipe: str = "quickstart.yaml"
+    settings: dict[str, Any] = field(default_factory=dict)
+    seeds: tuple[int, ...] = (0, 1, 2)
+    jobs: int = 1
+    teachers: dict[str, dict[str, Any]] = field(default_factory=dict)
+    students: dict[str, dict[str, Any]] = field(default_factory=dict)
+    metrics: tuple[str, ...] = ()
+    half_metrics: tuple[str, ...] = ()
+    text_metrics: tuple[str, ...] = ()
+    texts: dict[str, str] = field(default_factory=dict)
+    passage_chars: int | None = None
+    max_documents: int | None = None
+    data: str | None = None

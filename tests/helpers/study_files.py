@@ -1,0 +1,50 @@
+"""Study files for tests: the bundled study with other keys, and a small one that runs in seconds."""
+
+from pathlib import Path
+
+import yaml
+from shared import REPOSITORY
+
+from distill.recipe import merge
+
+STUDY = REPOSITORY / "recipes" / "study.yaml"
+
+
+def written(folder: Path, **changes) -> Path:
+    """The bundled study with other keys, in a folder."""
+    values = yaml.safe_load(STUDY.read_text(encoding="utf-8"))
+    values["recipe"] = str(REPOSITORY / "recipes" / values["recipe"])
+    values |= changes
+    path = folder / "study.yaml"
+    path.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
+    return path
+
+
+def rewrite(path: Path, **changes) -> None:
+    """Lay keys over those of a study file."""
+    values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    path.write_text(yaml.safe_dump(merge(values, changes)), encoding="utf-8")
+
+
+def small(folder: Path, **changes) -> Path:
+    """A study of the demo teacher, two steps on a few texts; its list of words is short, its folder `out`."""
+    words = folder / "short.tsv"
+    words.write_text("male\tfemale\nhe\tshe\nhis\ther\nman\twoman\nking\tqueen\n", encoding="utf-8")
+    return written(
+        folder,
+        output_dir=str(folder / "out"),
+        recipe=str(REPOSITORY / "recipes" / "debug.yaml"),
+        settings={
+            "wordlist": str(words),
+            "corpus": {"max_documents": 24},
+            "held_out": {"max_documents": 12},
+            "trainer": {"max_steps": 2, "save_steps": 1},
+            "scores": {"max_prompts": 6, "samples": 1, "max_new_tokens": 4, "bootstrap": 50},
+        },
+        seeds=[0],
+        metrics=["next_word_disparity", "generation_disparity", "perplexity", "crows_pairs"],
+        half_metrics=["next_word_disparity", "neutral_rate"],
+        text_metrics=["perplexity"],
+        texts={"letters": "letters.jsonl"},
+        **changes,
+    )

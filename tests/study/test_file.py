@@ -1,0 +1,324 @@
+"""The study file: what it holds, and every mistake in it, before anything is drawn or trained."""
+
+import json
+import re
+from dataclasses import asdict, fields
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from shared import REPOSITORY
+from study_files import STUDY, rewrite, small, written
+
+from distill import cli
+from distill.base.errors import UserError
+from distill.objective.logit_ops import OPERATIONS
+from distill.recipe import Recipe, TargetConfig
+from distill.recipe_check import parse_recipe, typed
+from distill.study.file import read_study, row_recipe, teacher_target
+from distill.study.schema import Study
+
+
+def test_the_bundled_study_has_every_row_of_the_matrix():
+    study = read_study(STUDY)
+    rows = {name: row_recipe(study, name, 0).target for name in study.students}
+    found = {(t.op, t.reverse_roles, t.augment, t.strength) for name, t in rows.items() if name != "no_teacher"}
+    operations = set(OPERATIONS) - {"none"}
+    wanted = {("none", False, augment, 1.0) for augment in (False, True)}
+    wanted |= {
+        (op, reverse, augment, 1.0) for op in operations for reverse in (False, True) for augment in (False, True)
+    }
+    assert wanted <= found
+    # Two settings, those that mitigate most, at other strengths too.
+    weaker = sorted((setting, strength) for *setting, strength in found if strength < 1.0)
+    assert len({tuple(setting) for setting, _ in weaker}) == 2
+    assert [strength for _, strength in weaker] == [0.25, 0.5, 0.75] * 2
+    assert len(found) == len(rows) - 1
+    assert {"teacher", "two_view_teacher"} == study.teachers.keys()
+    assert len(study.seeds) >= 3
+
+
+@pytest.mark.parametrize("path", sorted((STUDY.parent / "study").glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_other_studies_are_sound(path):
+    study = read_study(path, data="DATA")
+    recipe = row_recipe(study, "plain", 0)
+    assert recipe.trainer["max_steps"] > 0 and {"plain", "expmean-reverse-augment"} <= study.students.keys()
+    assert set(study.half_metrics) <= set(study.metrics)
+
+
+def test_rows_differ_in_their_own_keys_only():
+    study = read_study(STUDY)
+    plain, row = row_recipe(study, "plain", 1).to_dict(), row_recipe(study, "max-reverse", 1).to_dict()
+    differ = {key for key in plain if plain[key] != row[key]}
+    assert differ == {"output_dir", "target"}
+    alone = row_recipe(study, "no_teacher", 1).to_dict()
+    assert alone["corpus"] == plain["corpus"]
+    assert {key for key in plain if plain[key] != alone[key]} == {"output_dir", "teacher", "student", "loss"}
+
+
+def test_no_teacher_has_the_size_of_the_others():
+    from distill.models.architecture import parameter_count
+    from distill.models.loading import load_teacher, load_tokenizer
+    from distill.models.student import make_student
+
+    study = read_study(STUDY)
+    plain, alone = row_recipe(study, "plain", 0), row_recipe(study, "no_teacher", 0)
+    teacher, tokenizer = load_teacher(plain.teacher)
+    sizes = {
+        parameter_count(make_student(plain.student, teacher, tokenizer, "demo")),
+        parameter_count(make_student(alone.student, None, load_tokenizer("demo"), None)),
+    }
+    assert len(sizes) == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"sedes": [1]}, ["sedes", "seeds"]),
+        ({"seeds": []}, ["seeds"]),
+        ({"seeds": 3}, ["seeds", "list"]),
+        ({"seeds": [-1]}, ["seeds", "-1"]),
+        ({"jobs": 0}, ["jobs", "at least 1"]),
+        ({"students": {"augment": {"target": {"augment": True}}}}, ["plain"]),
+        ({"students": {"plain": {"target": {"operation": "max"}}}}, ["plain", "target.operation"]),
+        ({"students": {"plain": {}, "a/b": {}}}, ["a/b", "letters"]),
+        ({"students": {"plain": {}, "teacher": {}}}, ["teacher", "twice"]),
+        ({"teachers": {"two": {"op": "maxx"}}}, ["two", "maxx", "max"]),
+        ({"teachers": {"two": {"opp": "max"}}}, ["two", "opp"]),
+        ({"metrics": ["perplexitty"]}, ["perplexitty", "perplexity"]),
+        ({"recipe": "nowhere.yaml"}, ["nowhere.yaml", "no such recipe file"]),
+        ({"base": "study.yaml"}, ["study.yaml", "base", "leads back"]),
+        ({"settings": {"corpus": {"files": ["{data}/a.txt"]}}}, ["{data}/a.txt", "--data"]),
+        ({"settings": 3}, ["settings", "mapping", "3"]),
+        ({"base": str(STUDY), "settings": None}, ["settings", "mapping", "None"]),
+        ({"base": 3}, ["study.yaml", "base", "3"]),
+        ({"base": ["study.yaml"]}, ["study.yaml", "base", "['study.yaml']"]),
+        # Values of the wrong type, by the parser that recipes have.
+        ({"output_dir": 3}, ["study.yaml", "output_dir", "3"]),
+        ({"output_dir": None}, ["study.yaml", "output_dir", "None"]),
+        ({"recipe": None}, ["study.yaml", "recipe", "None"]),
+        ({"recipe": ["a"]}, ["study.yaml", "recipe", "['a']"]),
+        ({"data": 3}, ["study.yaml", "data", "3"]),
+        ({"seeds": None}, ["study.yaml", "seeds", "list"]),
+        ({"seeds": [True]}, ["study.yaml", "seeds", "True"]),
+        ({"seeds": [1.0]}, ["study.yaml", "seeds", "1.0"]),
+        ({"seeds": ["one"]}, ["study.yaml", "seeds", "one"]),
+        ({"seeds": [None]}, ["study.yaml", "seeds", "None"]),
+        ({"seeds": [0, 1, 0]}, ["study.yaml", "seeds", "0 twice"]),
+        ({"seeds": [2**32]}, ["study.yaml", "seeds", str(2**32)]),
+        ({"jobs": True}, ["study.yaml", "jobs", "True"]),
+        ({"jobs": 1.5}, ["study.yaml", "jobs", "1.5"]),
+        ({"jobs": "many"}, ["study.yaml", "jobs", "many"]),
+        ({"jobs": None}, ["study.yaml", "jobs", "None"]),
+        ({"metrics": "perplexity"}, ["study.yaml", "metrics", "list"]),
+        ({"metrics": [3]}, ["study.yaml", "metrics", "3"]),
+        ({"metrics": [None]}, ["study.yaml", "metrics", "None"]),
+        ({"half_metrics": ["perplexitty"]}, ["study.yaml", "half_metrics", "perplexitty", "'perplexity'"]),
+        ({"half_metrics": {"perplexity": 1}}, ["study.yaml", "half_metrics", "list"]),
+        ({"text_metrics": ["perplexitty"]}, ["study.yaml", "text_metrics", "perplexitty", "'perplexity'"]),
+        ({"texts": ["a.txt"]}, ["study.yaml", "texts", "mapping"]),
+        ({"texts": {"a": 3}}, ["study.yaml", "texts", "3"]),
+        ({"texts": {"a": None}}, ["study.yaml", "texts", "None"]),
+        ({"texts": {"a b": "a.txt"}}, ["study.yaml", "text 'a b'", "letters"]),
+        ({"texts": {"held_out": "a.txt"}}, ["study.yaml", "text 'held_out'", "half"]),
+        ({"passage_chars": -1}, ["study.yaml", "passage_chars", "-1", "at least 1"]),
+        ({"passage_chars": 0}, ["study.yaml", "passage_chars", "0", "at least 1"]),
+        ({"passage_chars": True}, ["study.yaml", "passage_chars", "True"]),
+        ({"passage_chars": "long"}, ["study.yaml", "passage_chars", "long"]),
+        ({"max_documents": 0}, ["study.yaml", "max_documents", "0", "at least 1"]),
+        ({"max_documents": 2.5}, ["study.yaml", "max_documents", "2.5"]),
+        ({"students": ["plain"]}, ["study.yaml", "students", "mapping"]),
+        ({"students": {"plain": None}}, ["study.yaml", "row 'plain'", "mapping", "None"]),
+        ({"students": {"plain": 3}}, ["study.yaml", "row 'plain'", "mapping", "3"]),
+        ({"teachers": {"two": None}}, ["study.yaml", "row 'two'", "mapping", "None"]),
+        ({"teachers": {"two": "max"}}, ["study.yaml", "row 'two'", "mapping", "max"]),
+        # What a row lays over the recipe, before anything is trained.
+        ({"students": {"plain": {"trainer": {"max_stepps": 3}}}}, ["study.yaml", "row 'plain'", "max_stepps"]),
+        ({"students": {"plain": {"trainer": {"seed": 3}}}}, ["study.yaml", "row 'plain'", "trainer.seed"]),
+        ({"students": {"plain": {"trainer": 3}}}, ["study.yaml", "row 'plain'", "trainer", "3"]),
+        ({"students": {"plain": {"target": {"op": "maxx"}}}}, ["study.yaml", "row 'plain'", "maxx", "'max'"]),
+        ({"students": {"plain": {"loss": {"kd": -1}}}}, ["study.yaml", "row 'plain'", "loss.kd", "negative"]),
+        ({"students": {"plain": {"loss": {"kd": None}}}}, ["study.yaml", "row 'plain'", "loss.kd", "None"]),
+        ({"settings": {"loss": {"kd": -1}}}, ["study.yaml", "settings", "loss.kd", "negative"]),
+        ({"settings": {"block_lenght": 64}}, ["study.yaml", "settings", "block_lenght", "block_length"]),
+        (
+            {"students": {"plain": {"held_out": {"source": "teacher", "max_documents": 3}}}},
+            ["study.yaml", "row 'plain'", "held_out.source", "settings"],
+        ),
+        (
+            {"students": {"plain": {"teacher": {"path": None}, "loss": {"kd": 0, "ce": 1},
+                                    "student": {"init": "checkpoint", "path": "x"},
+                                    "target": {"op": "none", "reverse_roles": False}}}},
+            ["study.yaml", "row 'plain'", "teacher"],
+        ),
+    ],
+)  # fmt: skip
+def test_a_mistake_in_the_file_is_one_sentence(tmp_path, changes, words):
+    with pytest.raises(UserError) as error:
+        read_study(written(tmp_path, **changes))
+    assert all(word in str(error.value) for word in words), error.value
+    assert "\n" not in str(error.value)
+
+
+# A teacher's keys -> what is said of them; the same is said of them as a recipe's `target`.
+TARGETS = [
+    ({"op": "max", "strength": 2.0}, "target.strength is 2.0, but must lie in [0, 1]"),
+    ({"op": "max", "strength": -0.1}, "target.strength is -0.1, but must lie in [0, 1]"),
+    ({"op": "max", "strength": "much"}, "target.strength"),
+    ({"op": "max", "strength": True}, "target.strength"),
+    ({"op": "max", "strength": None}, "target.strength"),
+    ({"op": "max", "strength": float("nan")}, "target.strength"),
+    ({"op": "max", "strength": [0.5]}, "target.strength"),
+    ({"op": None}, "target.op"),
+    ({"op": 3}, "target.op"),
+    ({"op": "maxx"}, "target.op"),
+    ({"op": "max", "reverse_roles": "perhaps"}, "target.reverse_roles"),
+    ({"op": "max", "reverse_roles": 1}, "target.reverse_roles"),
+    ({"op": "max", "augment": None}, "target.augment"),
+    ({"op": "none", "reverse_roles": True}, "target.reverse_roles needs an operation"),
+    ({"reverse_roles": True}, "target.reverse_roles needs an operation"),
+    ({"strenght": 0.5}, "target.strenght"),
+]
+
+
+@pytest.mark.parametrize(("target", "words"), TARGETS)
+def test_a_teacher_is_checked_as_the_target_of_a_recipe(tmp_path, target, words):
+    path = written(tmp_path, students={"plain": {}}, teachers={"two": target})
+    with pytest.raises(UserError) as error:
+        read_study(path)
+    begin = f"{path}: row 'two': "
+    assert str(error.value).startswith(begin) and words in str(error.value)
+    recipe = tmp_path / "recipe.yaml"
+    base = str(REPOSITORY / "recipes" / "quickstart.yaml")
+    recipe.write_text(
+        yaml.safe_dump({"base": base, "target": {"op": "none", "reverse_roles": False} | target}), encoding="utf-8"
+    )
+    with pytest.raises(UserError) as of_recipe:
+        parse_recipe(["--config", str(recipe)])
+    said = str(of_recipe.value).removeprefix(f"{recipe}: ").replace("see --help", "see distill train --help")
+    assert str(error.value) == begin + said
+
+
+def test_a_teacher_takes_nothing_from_the_target_of_the_recipe(tmp_path):
+    study = read_study(written(tmp_path, students={"plain": {}}, teachers={"a": {}, "b": {"op": "max", "strength": 1}}))
+    assert teacher_target(study, "a") == TargetConfig()
+    assert teacher_target(study, "b") == TargetConfig(op="max", strength=1.0)
+
+
+def test_a_mistake_ends_the_command_before_anything_is_written(tmp_path, capsys):
+    path = small(tmp_path, students={"plain": {}}, teachers={"two": {"op": "max", "strength": 2.0}})
+    assert cli.main(["study", str(path)]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == "" and len(printed.err.strip().splitlines()) == 1
+    assert "row 'two': target.strength is 2.0" in printed.err
+    assert not (tmp_path / "out").exists()
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**40), 2**40) | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
+PLACES = [(f.name,) for f in fields(Study)] + [("base",)]
+PLACES += [("students", "plain"), ("teachers", "two"), ("texts", "letters"), ("seeds", 0), ("metrics", 0)]
+PLACES += [("students", "plain", f.name) for f in fields(Recipe)]
+PLACES += [("teachers", "two", f.name) for f in fields(TargetConfig)]
+
+
+def put(values, place, value):
+    """Nested values with another one at a place."""
+    key, *rest = place
+    if isinstance(values, list):
+        return [put(values[0], rest, value) if rest else value]
+    return values | {key: put(values.get(key, {}), rest, value) if rest else value}
+
+
+@settings(max_examples=100, suppress_health_check=list(HealthCheck), database=None)
+@given(place=st.sampled_from(PLACES), value=JSON)
+def test_any_value_at_any_place_is_sound_or_one_sentence(tmp_path, place, value):
+    """What is read holds values of its fields' types, and can be asked for all its recipes."""
+    values = {
+        "output_dir": "out",
+        "recipe": str(REPOSITORY / "recipes" / "debug.yaml"),
+        "seeds": [0],
+        "teachers": {"two": {"op": "max"}},
+        "students": {"plain": {"seed": 1}},
+        "metrics": ["perplexity"],
+        "texts": {"letters": "letters.jsonl"},
+    }
+    path = tmp_path / "study.yaml"
+    path.write_text(json.dumps(put(values, place, value)), encoding="utf-8")
+    try:
+        study = read_study(path)
+    except UserError as error:
+        message = str(error)
+        assert message.isprintable() and "study.yaml" in message
+    else:
+        assert typed(Study, asdict(study), "again") == study
+        assert row_recipe(study, "plain", study.seeds[-1]).seed == study.seeds[-1]
+        for name in study.teachers:
+            assert isinstance(teacher_target(study, name).strength, float)
+
+
+@settings(max_examples=60, suppress_health_check=list(HealthCheck), database=None)
+@given(st.binary(max_size=60) | st.text(max_size=60).map(str.encode))
+def test_any_file_is_read_or_one_sentence(tmp_path, content):
+    path = tmp_path / "study.yaml"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"study\.yaml") as error:  # an empty one has no row `plain`
+        read_study(path)
+    assert str(error.value).isprintable()
+
+
+def test_a_study_lays_its_keys_over_those_of_its_base(tmp_path):
+    (tmp_path / "over").mkdir()
+    path = tmp_path / "over" / "mine.yaml"
+    text = """
+        base: ../study.yaml
+        settings: {corpus: {source: files, files: ["{data}/x.txt", plain.txt]}, scores: {prompts: "{data}/p"}}
+        students: {plain: {target: {op: none, reverse_roles: false, augment: false}}}
+    """
+    path.write_text(text, encoding="utf-8")
+    below, study = read_study(written(tmp_path)), read_study(path, data="there")
+    assert list(study.students) == ["plain"]
+    assert (study.metrics, study.teachers, study.seeds) == (below.metrics, below.teachers, below.seeds)
+    recipe = row_recipe(study, "plain", 0)
+    assert recipe.corpus.files == ["there/x.txt", "plain.txt"]
+    assert recipe.scores.prompts == "there/p"
+    assert recipe.teacher.cache_hidden_states  # `settings` of the file below, where these say nothing
+    assert recipe.trainer == row_recipe(below, "plain", 0).trainer
+
+
+def test_settings_are_laid_over_those_of_the_base_key_by_key(tmp_path):
+    path, top = written(tmp_path), tmp_path / "top.yaml"
+    top.write_text("base: study.yaml\nsettings: {trainer: {max_steps: 7}}\n", encoding="utf-8")
+    below, above = (row_recipe(read_study(file, rows=["plain"]), "plain", 0).trainer for file in (path, top))
+    assert above == below | {"max_steps": 7}
+
+
+def test_settings_belong_to_their_recipe(tmp_path):
+    path, top = written(tmp_path), tmp_path / "top.yaml"
+    recipe = REPOSITORY / "recipes" / "debug.yaml"
+    top.write_text(f"base: study.yaml\nrecipe: {recipe}\n", encoding="utf-8")
+    assert read_study(path, rows=["plain"]).settings
+    assert read_study(top, rows=["plain"]).settings == {}
+    top.write_text(f"base: study.yaml\nrecipe: {recipe}\nsettings: {{trainer: {{max_steps: 7}}}}\n", encoding="utf-8")
+    assert read_study(top, rows=["plain"]).settings == {"trainer": {"max_steps": 7}}
+
+
+def test_rows_can_be_chosen(tmp_path):
+    path = written(tmp_path)
+    assert list(read_study(path, rows=["max", "plain"]).students) == ["plain", "max"]
+    with pytest.raises(UserError, match="holds no student 'maxx'; did you mean 'max'"):
+        read_study(path, rows=["plain", "maxx"])
+
+
+def test_held_out_text_may_come_from_files_where_the_corpus_is_drawn(tmp_path):
+    path = small(tmp_path)
+    rewrite(path, settings={"held_out": {"source": "files", "files": ["held-out.txt"]}})
+    recipe = row_recipe(read_study(path, rows=["plain"]), "plain", 0)
+    assert recipe.held_out.files == ["held-out.txt"]
+    (drawn,) = recipe.corpus.files
+    assert re.fullmatch(r"corpus-0-[0-9a-f]{8}\.jsonl", Path(drawn).name)

@@ -1,0 +1,136 @@
+"""What every study shows: labels, tables and the figure, from made-up results."""
+
+import copy
+import subprocess
+import sys
+from itertools import pairwise
+from xml.etree import ElementTree
+
+import pytest
+from study_results import made_up_results
+
+from distill.study.report import label, markdown, pareto, score_groups, trade_off
+
+
+@pytest.fixture
+def results():
+    return copy.deepcopy(made_up_results())
+
+
+def test_labels_name_half_and_text(results):
+    results["cards"]["bits_per_byte"] = {"label": "bits"}  # told by the file, not by the metric of today
+    for score, expected in {
+        "perplexity": "perplexity",
+        "next_word_disparity_held_out": "next-word disparity, held out",
+        "bits_per_byte_fiction": "bits, fiction",
+    }.items():
+        assert label(results, score) == expected
+
+
+def test_a_score_without_a_card_is_called_by_its_name(results):
+    """Files of before study.json had cards."""
+    with_cards = markdown(results)
+    del results["cards"]
+    assert label(results, "next_word_disparity_held_out") == "next word disparity, held out"
+    assert label(results, "perplexity_fiction") == "perplexity, fiction"
+    assert pareto(results) is None
+    assert cells(markdown(results)) == cells(with_cards)
+
+
+def cells(text: str) -> list[str]:
+    """Every cell with an interval, in order of size, of the tables of a page."""
+    return sorted(cell for line in text.splitlines() for cell in line.strip("| ").split(" | ") if " [" in cell)
+
+
+def test_every_score_stands_in_one_table_of_values(results):
+    groups = score_groups(results)
+    assert list(groups) == ["Scores", "Other scores", "Halves of the occupations"]
+    shown = [score for scores in groups.values() for score in scores]
+    assert sorted(shown) == sorted(results["rows"][0]["metrics"])
+    assert groups["Scores"] == ["corpus_disparity", "next_word_disparity", "generation_disparity", "perplexity"]
+    text = markdown(results)
+    for score in shown:
+        assert f" {label(results, score)} |" in text
+    for heading in groups:
+        assert text.count(f"## {heading}\n") == 1 and text.count(f"### {heading}: ratio to plain\n") == 1
+
+
+def test_texts_have_tables_of_their_own(results):
+    for row in results["rows"]:
+        row["metrics"] |= {f"perplexity_{text}": row["metrics"]["perplexity"] for text in ("people", "fiction")}
+    groups = score_groups(results)
+    assert list(groups)[-2:] == ["Text: people", "Text: fiction"]
+    assert groups["Text: fiction"] == ["perplexity_fiction"]
+
+
+def test_what_was_not_measured_is_told_once(results):
+    for row in results["rows"]:
+        row["metrics"]["crows_pairs_gender"] = {"value": None, "low": None, "high": None, "reason": "no data here"}
+    assert markdown(results).count("- no data here\n") == 1
+
+
+def test_what_is_shown_loads_neither_torch_nor_a_metric():
+    code = "import sys, distill.study.report; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = done.stdout.split()
+    assert "distill.study.report" in loaded
+    assert not [name for name in loaded if name.split(".")[0] == "torch" or name.startswith("distill.metrics")]
+
+
+def test_the_figure_is_of_the_scores_that_the_cards_tell(results):
+    for score, card in results["cards"].items():
+        card["role"] = {"equivariance_gap": "disparity", "neutral_rate": "cost"}.get(score)
+    assert trade_off(results) == ("neutral_rate", "equivariance_gap")
+    assert "equivariance gap against neutral rate" in pareto(results)
+
+
+def test_the_legend_names_the_operations_of_the_study_alone():
+    results = made_up_results(rows=("plain", "max"))
+    tree = ElementTree.fromstring(pareto(results))
+    texts = {text.text for text in tree.iter("{http://www.w3.org/2000/svg}text")}
+    assert {"no operation", "max", "expmean"} <= texts  # the last is the two-view teacher's
+    assert not {"mean", "swap"} & texts
+
+
+def test_the_figure_stands_alone_and_names_every_row(results):
+    svg = pareto(results)
+    for forbidden in ("<script", "var(", "url(", "http://", "https://"):
+        assert forbidden not in svg.replace("http://www.w3.org/2000/svg", "")
+    name = "{http://www.w3.org/2000/svg}"
+    tree = ElementTree.fromstring(svg)
+    assert tree.find(f"{name}rect").get("class") == "ground"
+    labels = [t for t in tree.iter(f"{name}text") if t.get("class") == "label" and t.get("x").endswith("%")]
+    rows = {row["name"] for row in results["rows"]}
+    assert {t.text for t in labels} == rows - {"no_teacher"}
+    assert any("no_teacher" in (t.text or "") for t in tree.iter(f"{name}text"))
+    heights = sorted(float(t.get("y")) for t in labels)
+    assert all(b - a >= 12.9 for a, b in pairwise(heights))
+    width = float(tree.get("viewBox").split()[2]) - 36
+    for text in labels:  # 7 pixels are more than a letter takes on average
+        assert float(text.get("x")[:-1]) / 100 * width + 6.8 * len(text.text) <= width + 18
+    defined = {path.get("id") for path in tree.iter(f"{name}path")}
+    used = [use.get("href").removeprefix("#") for use in tree.iter(f"{name}use")]
+    assert set(used) <= defined
+    assert len(used) == len(labels) + 9  # and the legend
+
+
+def test_colour_fill_and_shape_tell_the_setting(results):
+    tree = ElementTree.fromstring(pareto(results))
+    name = "{http://www.w3.org/2000/svg}"
+    marks = {}
+    for group in tree.iter(f"{name}g"):
+        row = group.find(f"{name}title").text.partition(":")[0]
+        use = group.find(f"{name}use")
+        marks[row] = (use.get("class"), use.get("href"))
+    assert marks["teacher"] == ("mark teacher", "#mark-teacher")
+    assert marks["two_view_teacher"] == ("mark expmean filled", "#mark-teacher")
+    assert marks["plain"] == ("mark none", "#mark-plain")
+    assert marks["augment"] == ("mark none", "#mark-mitigated")
+    assert marks["swap-reverse-augment"] == ("mark swap filled", "#mark-mitigated")
+    assert marks["max"] == ("mark max", "#mark-plain")
+
+
+def test_no_figure_of_nothing(results):
+    for row in results["rows"]:
+        row["metrics"].pop("next_word_disparity")
+    assert pareto(results) is None

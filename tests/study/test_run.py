@@ -1,0 +1,247 @@
+"""A small study from end to end, and (slow) killed, grown, and of real teachers."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+import torch
+import yaml
+from shared import TOY_TEXT
+from study_files import STUDY, small
+
+from distill.base.errors import UserError
+from distill.recipe import merge
+from distill.study.file import read_study
+from distill.study.report import markdown
+from distill.study.run import run_study
+
+
+@pytest.fixture(scope="module")
+def finished_study(tmp_path_factory):
+    """A study of two teachers and three students that has run, and what it gave; tests of this file share it."""
+    folder = tmp_path_factory.mktemp("study")
+    data = folder / "data"
+    data.mkdir()
+    (data / "letters.jsonl").write_text('{"text": "My dear sister, she was late."}\n' * 3, encoding="utf-8")
+    study = read_study(small(folder), rows=["plain", "expmean-reverse", "no_teacher"], data=str(data))
+    return study, run_study(study, "distill study small.yaml")
+
+
+def test_a_small_study_from_end_to_end(finished_study):
+    study, results = finished_study
+    out = Path(study.output_dir)
+    assert json.loads((out / "study.json").read_text(encoding="utf-8")) == results
+    rows = {row["name"]: row for row in results["rows"]}
+    assert list(rows) == ["teacher", "two_view_teacher", "no_teacher", "plain", "expmean-reverse"]
+    assert rows["no_teacher"]["setting"] is None
+    assert rows["expmean-reverse"]["setting"] == {
+        "op": "expmean", "augment": False, "reverse_roles": True, "strength": 1.0,
+    }  # fmt: skip
+    for row in rows.values():
+        metrics = row["metrics"]
+        assert metrics["perplexity"]["value"] > 1
+        assert metrics["perplexity_letters"]["value"] > 1
+        assert metrics["crows_pairs_gender"]["value"] is None
+        assert "crows_pairs" in metrics["crows_pairs_gender"]["reason"]
+        parts = [metrics[f"next_word_disparity_{half}"] for half in ("chosen", "held_out")]
+        assert sum(part["n"] for part in parts) == metrics["next_word_disparity"]["n"] == 6
+    # Without training: even where the teacher is not.
+    assert rows["two_view_teacher"]["metrics"]["next_word_disparity"]["value"] < 1e-4
+    assert rows["teacher"]["metrics"]["next_word_disparity"]["value"] > 0.1
+    assert rows["plain"]["against_plain"] == {}
+    assert rows["teacher"]["against_plain"]["perplexity"]["ratio"]["value"] < 1
+    pairs = [(pair["row"], pair["against"]) for pair in results["reverse_roles"]]
+    assert pairs == []  # the same without reversal was not asked for
+    assert not list(out.rglob("*.partial"))
+
+
+def test_a_study_leaves_a_page_and_a_figure_beside_the_numbers(finished_study):
+    study, results = finished_study
+    out = Path(study.output_dir)
+    text = (out / "study.md").read_text(encoding="utf-8")
+    assert text == markdown(results)
+    assert "| expmean-reverse |" in text and "crows_pairs" in text
+    labels = {t.text for t in ElementTree.fromstring((out / "pareto.svg").read_text(encoding="utf-8")).iter()}
+    assert {"teacher", "two_view_teacher", "plain", "expmean-reverse"} <= labels
+
+
+def test_a_study_tells_how_it_was_made(finished_study):
+    made = finished_study[1]["made"]
+    assert made["command"] == "distill study small.yaml"
+    assert re.fullmatch(r"[0-9a-f]{7,}(-dirty)?|version \S+", made["commit"])
+    assert made["machine"]["cores"] == len(os.sched_getaffinity(0))
+    assert made["hours"].keys() == {"text", "training", "scoring"}
+    assert made["hours"]["training"]["processor"] > 0.001
+
+
+def test_a_second_call_trains_and_writes_nothing_anew(finished_study, monkeypatch):
+    """Rows of a seed read the same text."""
+    study, results = finished_study
+    runs = Path(study.output_dir) / "runs"
+    before = {p: p.stat().st_mtime_ns for p in runs.rglob("*.safetensors")}
+    assert len(before) >= 3
+    monkeypatch.setattr("distill.study.runs._start", None)
+    assert run_study(study, "distill study small.yaml") == results
+    assert before == {p: p.stat().st_mtime_ns for p in runs.rglob("*.safetensors")}
+
+
+def test_a_folder_has_one_study_at_a_time(tmp_path):
+    study = read_study(small(tmp_path), rows=["plain"])
+    folder = Path(study.output_dir)
+    folder.mkdir()
+    code = "import pathlib, sys; from distill.run_folder import lock; lock(pathlib.Path(sys.argv[1])); print('locked')"
+    code += "; sys.stdout.flush(); sys.stdin.read()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+        assert other.stdout.readline() == b"locked\n"
+        with pytest.raises(UserError, match=f"in use by a run that is still going on .process {other.pid}"):
+            run_study(study)
+        other.stdin.close()
+
+
+@pytest.mark.slow
+def test_seeds_and_rows_can_be_added_and_jobs_change_nothing(tmp_path):
+    path = small(tmp_path)
+    first = run_study(read_study(path, rows=["plain"], seeds=[0]))
+    out = tmp_path / "out"
+    there = {p: p.stat().st_mtime_ns for part in ("runs", "text") for p in (out / part).rglob("*.*") if p.is_file()}
+    more = run_study(read_study(path, rows=["plain", "mean"], seeds=[0, 1], jobs=2))
+    assert there == {p: p.stat().st_mtime_ns for p in there}
+    assert {p.name for p in (out / "runs").iterdir()} == {"plain-0", "plain-1", "mean-0", "mean-1"}
+    of_first, of_more = (next(r for r in results["rows"] if r["name"] == "plain") for results in (first, more))
+    for metric, entry in of_first["metrics"].items():
+        assert of_more["metrics"][metric]["per_seed"][0] == entry["per_seed"][0]
+    assert more["made"]["hours"]["training"]["wall"] > first["made"]["hours"]["training"]["wall"]
+    shutil.rmtree(out / "cache" / "scores")
+    again = run_study(read_study(path, rows=["plain", "mean"], seeds=[0, 1]))
+    assert again["rows"] == more["rows"]
+
+
+@pytest.mark.slow
+def test_a_killed_study_goes_on(tmp_path):
+    path = small(tmp_path)
+    command = [sys.executable, "-m", "distill.cli", "study", str(path), "--rows", "plain,max", "--json"]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    whole = subprocess.run([*command, "--output_dir", str(tmp_path / "whole")], env=environment, capture_output=True)
+    assert whole.returncode == 0, whole.stderr.decode()
+    command += ["--jobs", "2"]
+    for said in ("sampling text", "training max", "scoring", "scored teacher"):
+        process = subprocess.Popen(
+            command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        )
+        assert any(said in line for line in process.stderr), said
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        process.stderr.close()
+    done = subprocess.run(command, env=environment, capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()
+    ours, theirs = (json.loads(text) for text in (done.stdout, whole.stdout))
+    assert ours["rows"] == theirs["rows"]
+    assert ours["made"]["command"] == "distill study study.yaml --rows plain,max --jobs 2"
+
+
+# ------------------------------------------------------------------------------------------------------ real teachers
+
+REDUCED = {
+    "block_length": 64,
+    "trainer": {
+        "max_steps": 2,
+        "save_steps": 2,
+        "per_device_train_batch_size": 1,
+        "gradient_accumulation_steps": 1,
+        "dataloader_num_workers": 0,
+    },
+    "corpus": {"max_documents": 40},
+    "held_out": {"max_documents": 4},
+    "scores": {"max_prompts": 4, "max_new_tokens": 4, "bootstrap": 20},
+}
+
+
+def reduced(name: str, tmp_path: Path, **settings) -> Path:
+    """A study of recipes/study/, with a few steps on a few texts."""
+    values = {
+        "base": str(STUDY.parent / "study" / f"{name}.yaml"),
+        "output_dir": str(tmp_path / "out"),
+        "seeds": [0],
+        "teachers": {"teacher": {}},
+        "settings": merge(REDUCED, settings),
+        "metrics": ["next_word_disparity", "generation_disparity", "perplexity"],
+        "half_metrics": ["next_word_disparity"],
+        "texts": {},
+    }
+    path = tmp_path / f"{name}.yaml"
+    path.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
+    return path
+
+
+def finished(study, layers: int):
+    """The results of a study that has run, of all its rows."""
+    from transformers import AutoConfig
+
+    results = run_study(study)
+    assert {"plain", "expmean-reverse-augment"} <= study.students.keys()
+    assert [row["name"] for row in results["rows"]] == ["teacher", *study.students]
+    for row in results["rows"]:
+        assert row["metrics"]["perplexity"]["value"] > 1
+        assert row["metrics"]["next_word_disparity"]["value"] >= 0
+    for row in study.students:
+        student = Path(study.output_dir) / "runs" / f"{row}-0" / "student"
+        assert AutoConfig.from_pretrained(student).num_hidden_layers == layers
+    return results
+
+
+@pytest.fixture
+def smollm2():
+    folder = os.environ.get("DISTILL_SMOLLM2")
+    if folder is None:
+        pytest.skip("DISTILL_SMOLLM2 names no folder with SmolLM2-135M")
+    return {"path": folder}
+
+
+@pytest.mark.slow
+def test_the_study_of_smollm2_runs(tmp_path, shared_data, smollm2):
+    data = shared_data("corpus", "gutenberg_fiction.train.jsonl.xz").parent.parent
+    path = reduced("smollm2", tmp_path, teacher=smollm2)
+    finished(read_study(path, data=str(data)), layers=15)
+
+
+@pytest.mark.slow
+def test_a_copy_that_learns_what_it_knows_stays_its_teacher(tmp_path, shared_data, smollm2):
+    data = shared_data("corpus", "gutenberg_fiction.train.jsonl.xz").parent.parent
+    path = reduced("smollm2-self", tmp_path, teacher=smollm2, student=smollm2)
+    results = finished(read_study(path, data=str(data)), layers=30)
+    teacher, plain, mitigated = (row["metrics"]["perplexity"]["value"] for row in results["rows"])
+    assert teacher == pytest.approx(plain, rel=1e-6)
+    assert mitigated != pytest.approx(teacher, rel=1e-6)
+
+
+@pytest.mark.slow
+def test_the_study_of_gpt2_runs(tmp_path, shared_data):
+    """With GPT-2's tokenizer and size, random weights, and texts in the place of the hub's."""
+    from transformers import GPT2Config, GPT2LMHeadModel, GPT2TokenizerFast
+
+    teacher = tmp_path / "teacher"
+    tokenizer = GPT2TokenizerFast.from_pretrained(shared_data("gpt2_tokenizer", "vocab.json").parent)
+    tokenizer.save_pretrained(teacher)
+    torch.manual_seed(0)
+    GPT2LMHeadModel(GPT2Config()).save_pretrained(teacher)
+    text = tmp_path / "text.jsonl"
+    text.write_text(json.dumps({"text": TOY_TEXT}) + "\n" + json.dumps({"text": TOY_TEXT}) + "\n", encoding="utf-8")
+    files = {"source": "files", "files": [str(text)], "document_start": None}
+    path = reduced(
+        "gpt2",
+        tmp_path,
+        teacher={"path": str(teacher)},
+        corpus=files,
+        held_out=files,
+        scores={"prompts": "occupations"},
+    )
+    finished(read_study(path), layers=6)

@@ -1,0 +1,63 @@
+"""The runs of a study: which are taken for done, and one that fails."""
+
+from pathlib import Path
+
+import pytest
+from study_files import rewrite, small
+
+from distill.base.errors import UserError
+from distill.run_folder import open_run
+from distill.study.file import read_study, row_recipe
+from distill.study.run import run_study
+
+
+def begin(path):
+    """Claim the folder of a study's first run; its study folder."""
+    study = read_study(path, rows=["plain"])
+    with open_run(row_recipe(study, "plain", 0)):
+        return Path(study.output_dir)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"settings": {"corpus": {"max_documents": 23}}}, ["corpus.files is ['corpus-0-"]),
+        ({"settings": {"teacher": {"path": "other"}}}, ["teacher.path is 'demo' there, 'other' here"]),
+        ({"settings": {"trainer": {"max_steps": 3}}}, ["trainer.max_steps is 2 there, 3 here"]),
+        ({"students": {"plain": {"student": {"num_layers": 1}}}}, ["plain-0", "student.num_layers is None there, 1"]),
+    ],
+)
+def test_what_was_trained_otherwise_is_not_taken_for_done(tmp_path, changes, words):
+    path = small(tmp_path)
+    out = begin(path)
+    before = {p: p.stat().st_mtime_ns for p in (out / "runs").rglob("*")}
+    rewrite(path, **changes)
+    with pytest.raises(UserError) as error:
+        run_study(read_study(path, rows=["plain"]))
+    assert all(word in str(error.value) for word in (*words, "--output_dir")), error.value
+    assert before == {p: p.stat().st_mtime_ns for p in (out / "runs").rglob("*")}
+    assert {p.name for p in out.iterdir()} == {"runs", ".lock"}
+
+
+def test_scores_seeds_and_the_place_of_a_study_may_change(tmp_path, monkeypatch):
+    path, moved = small(tmp_path), tmp_path / "moved"
+    begin(path).rename(moved)
+    rewrite(path, output_dir=str(moved), seeds=[0, 1], metrics=["perplexity"], settings={"scores": {"samples": 2}})
+
+    class NotRefused(Exception):
+        pass
+
+    def draw(*_):
+        raise NotRefused
+
+    monkeypatch.setattr("distill.study.run.make_text", draw)
+    with pytest.raises(NotRefused):
+        run_study(read_study(path, rows=["plain"]))
+
+
+def test_a_row_that_fails_is_named_with_its_log(tmp_path):
+    students = {"bad": {"student": {"num_layers": 99}}, "plain": {}}  # the bad one first: it ends the study
+    study = read_study(small(tmp_path, teachers={}, students=students), seeds=[0])
+    with pytest.raises(UserError) as error:
+        run_study(study)
+    assert "row 'bad', seed 0" in str(error.value) and "num_layers is 99" in str(error.value)

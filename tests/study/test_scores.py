@@ -1,0 +1,68 @@
+"""What a study scores its models on."""
+
+import lzma
+
+import pytest
+from study_files import rewrite, small
+
+from distill.base.errors import UserError
+from distill.metrics import Evaluation
+from distill.study.file import read_study
+from distill.study.run import run_study
+from distill.study.scores import PartOfEvaluation, halves, study_texts
+from distill.text.prompts import Prompt, load_prompts
+from distill.text.role_map import token_roles
+
+
+def test_halves_share_no_occupation_and_leave_no_prompt_out():
+    prompts = [Prompt(f"{subject} {n}", "g", subject) for n in range(3) for subject in ("a", "b", "c", "d", "e")]
+    parts = halves(prompts)
+    subjects = {half: {prompts[place].subject for place in places} for half, places in parts.items()}
+    assert subjects == {"chosen": {"a", "c", "e"}, "held_out": {"b", "d"}}
+    assert sorted(place for places in parts.values() for place in places) == list(range(len(prompts)))
+
+
+def test_a_part_has_the_words_and_texts_of_its_whole(toy_model, toy_tokenizer, short_wordlist, monkeypatch):
+    of_model = (toy_model(), toy_tokenizer, short_wordlist)
+    prompts = load_prompts()[:5]
+    whole = Evaluation(*of_model, (), prompts)
+    part = PartOfEvaluation(*of_model, (), [prompts[4], prompts[1]], whole=whole, places=[4, 1])
+    assert part.continuations == [whole.continuations[4], whole.continuations[1]]
+    assert len(whole.continuations) == 5
+    assert part.roles is whole.roles
+    assert whole.roles == token_roles(short_wordlist, toy_tokenizer, whole.vocab_size)
+
+
+def test_texts_of_a_study_are_cut_as_it_says(tmp_path):
+    data = tmp_path / "data"
+    data.mkdir()
+    with lzma.open(data / "letters.jsonl.xz", "wt", encoding="utf-8") as stream:
+        stream.write('{"text": "One two.\\nThree four.\\nFive."}\n{"text": " "}\n')
+    path = small(tmp_path)
+    rewrite(path, texts={"letters": "letters.jsonl.xz", "none": "nowhere.txt"}, passage_chars=12)
+    study = read_study(path, data=str(data))
+    assert study_texts(study, 0) == {"letters": ["One two.", "Three four.", "Five."], "none": []}
+    rewrite(path, max_documents=2)
+    assert study_texts(read_study(path, data=str(data)), 0)["letters"] == ["One two.", "Three four."]
+    assert study_texts(read_study(path), 0) == {"letters": [], "none": []}
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "words"),
+    [
+        ("letters.jsonl", '{"text": "a"}\n{"text"', ["letters.jsonl", "line 2"]),
+        ("letters.jsonl", '{"words": "a"}\n', ["letters.jsonl", "text"]),
+        ("letters.jsonl", "", ["letters.jsonl", "no text"]),
+        ("nowhere/letters.jsonl", None, ["--data", "nowhere", "no folder"]),
+    ],
+)
+def test_data_that_cannot_be_read_are_refused_before_training(tmp_path, monkeypatch, file, content, words):
+    path = small(tmp_path)
+    rewrite(path, texts={"letters": file.rpartition("/")[2]})
+    if content is not None:
+        (tmp_path / file).write_text(content, encoding="utf-8")
+    monkeypatch.setattr("distill.study.run.make_text", None)
+    with pytest.raises(UserError) as error:
+        run_study(read_study(path, data=str((tmp_path / file).parent), rows=["plain"]))
+    assert all(word in str(error.value) for word in words), error.value
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {".lock"}

@@ -1,0 +1,65 @@
+"""The statistics of a study, against plain loops."""
+
+import numpy as np
+import pytest
+from study_results import made_up_results, outcome
+
+from distill.metrics import CARDS
+from distill.study.summary import _against, resampled_mean
+
+
+def test_draws_over_seeds_and_units_as_a_plain_loop_makes_them():
+    rng = np.random.default_rng(5)
+    outcomes = [outcome(v, rng.normal(v, 0.1, size=40)) for v in (0.2, -0.5, 0.9)]
+    for absolute in (False, True):
+        mean, drawn = resampled_mean(outcomes, absolute, draws=300)
+        size = abs if absolute else float
+        assert mean == pytest.approx(sum(size(v) for v in (0.2, -0.5, 0.9)) / 3)
+        again = np.random.default_rng(0)
+        seeds, places = again.integers(3, size=(300, 3)), again.random(size=(300, 3))
+        for row in range(300):
+            of_row = [size(outcomes[s].drawn[int(p * 40)]) for s, p in zip(seeds[row], places[row], strict=True)]
+            assert drawn[row] == pytest.approx(sum(of_row) / 3)
+
+
+def test_the_interval_is_as_wide_as_seeds_and_units_together():
+    """Seeds spread by 1, units by 1: the variance of the mean over S seeds is near (1 + 1) / S."""
+    rng = np.random.default_rng(1)
+    outcomes = [outcome(v, v + rng.normal(size=500)) for v in rng.normal(size=200)]
+    _, drawn = resampled_mean(outcomes, False, draws=4000)
+    assert drawn.std() == pytest.approx((2 / 200) ** 0.5, rel=0.15)
+
+
+def test_a_row_does_not_differ_from_itself():
+    rng = np.random.default_rng(2)
+    outcomes = [outcome(v, rng.normal(v, 0.3, size=50)) for v in (1.0, 2.0)]
+    against = _against(outcomes, outcomes)
+    assert against["difference"] == {"value": 0.0, "low": 0.0, "high": 0.0}
+    assert against["ratio"] == {"value": 1.0, "low": 1.0, "high": 1.0}
+
+
+def test_pairing_takes_out_what_two_rows_share():
+    rng = np.random.default_rng(3)
+    noise = [rng.normal(size=50) for _ in range(3)]
+    plain = [outcome(10 + s, 10 + s + noise[s]) for s in range(3)]
+    half = [outcome((10 + s) / 2, (10 + s + noise[s]) / 2) for s in range(3)]
+    ratio = _against(half, plain)["ratio"]
+    assert (ratio["value"], ratio["low"], ratio["high"]) == pytest.approx((0.5, 0.5, 0.5))
+
+
+def test_what_is_undefined_for_a_seed_is_undefined():
+    outcomes = [outcome(1.0, [1.0, 1.1]), outcome(None)]
+    assert resampled_mean(outcomes, False)[0] is None
+    assert _against(outcomes, outcomes)["ratio"] == {"value": None, "low": None, "high": None}
+    assert resampled_mean([outcome(1.0), outcome(3.0)], False)[0] == 2.0  # a value without an interval
+    assert not len(resampled_mean([outcome(1.0), outcome(3.0)], False)[1])
+
+
+def test_every_score_has_a_card_and_every_card_a_score():
+    results = made_up_results()
+    scores = set(results["rows"][0]["metrics"])
+    named = {score.removesuffix("_chosen").removesuffix("_held_out") for score in scores}
+    assert named == results["cards"].keys() < scores
+    for name, card in results["cards"].items():
+        assert card == CARDS[name].to_dict()
+        assert {"label", "meaning", "formula", "ideal", "direction", "limits"} <= card.keys()
