@@ -70,7 +70,7 @@ def _aggregate(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     return entry | ({"reason": reason} if reason else {})
 
 
-def _against(outcomes: Sequence[Outcome], plain: Sequence[Outcome]) -> dict[str, Any]:
+def difference_and_ratio(outcomes: Sequence[Outcome], plain: Sequence[Outcome]) -> dict[str, Any]:
     """Difference and ratio of the sizes of two rows, paired by seed and resample."""
     (ours, our_draws), (theirs, their_draws) = (resampled_mean(o, absolute=True) for o in (outcomes, plain))
     if ours is None or theirs is None:
@@ -137,7 +137,7 @@ def study_cards(study: Study, held: Iterable[str]) -> dict[str, dict[str, Any]]:
 def _rows_against(
     of_row: Sequence[Mapping[str, Outcome]], of_other: Sequence[Mapping[str, Outcome]]
 ) -> dict[str, dict[str, Any]]:
-    return {m: _against([seed[m] for seed in of_row], [seed[m] for seed in of_other]) for m in of_row[0]}
+    return {m: difference_and_ratio([seed[m] for seed in of_row], [seed[m] for seed in of_other]) for m in of_row[0]}
 
 
 def _reversals(rows: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:

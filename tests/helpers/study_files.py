@@ -36,8 +36,8 @@ def small(folder: Path, **changes) -> Path:
         recipe=str(REPOSITORY / "recipes" / "debug.yaml"),
         settings={
             "wordlist": str(words),
-            "corpus": {"max_documents": 24},
-            "held_out": {"max_documents": 12},
+            "corpus": {"max_documents": 24, "sample_tokens": 40},
+            "held_out": {"max_documents": 12, "sample_tokens": 40},
             "trainer": {"max_steps": 2, "save_steps": 1},
             "scores": {"max_prompts": 6, "samples": 1, "max_new_tokens": 4, "bootstrap": 50},
         },

@@ -5,7 +5,7 @@ import pytest
 from study_results import made_up_results, outcome
 
 from distill.metrics import CARDS
-from distill.study.summary import _against, resampled_mean
+from distill.study.summary import difference_and_ratio, resampled_mean
 
 
 def test_draws_over_seeds_and_units_as_a_plain_loop_makes_them():
@@ -33,7 +33,7 @@ def test_the_interval_is_as_wide_as_seeds_and_units_together():
 def test_a_row_does_not_differ_from_itself():
     rng = np.random.default_rng(2)
     outcomes = [outcome(v, rng.normal(v, 0.3, size=50)) for v in (1.0, 2.0)]
-    against = _against(outcomes, outcomes)
+    against = difference_and_ratio(outcomes, outcomes)
     assert against["difference"] == {"value": 0.0, "low": 0.0, "high": 0.0}
     assert against["ratio"] == {"value": 1.0, "low": 1.0, "high": 1.0}
 
@@ -43,14 +43,14 @@ def test_pairing_takes_out_what_two_rows_share():
     noise = [rng.normal(size=50) for _ in range(3)]
     plain = [outcome(10 + s, 10 + s + noise[s]) for s in range(3)]
     half = [outcome((10 + s) / 2, (10 + s + noise[s]) / 2) for s in range(3)]
-    ratio = _against(half, plain)["ratio"]
+    ratio = difference_and_ratio(half, plain)["ratio"]
     assert (ratio["value"], ratio["low"], ratio["high"]) == pytest.approx((0.5, 0.5, 0.5))
 
 
 def test_what_is_undefined_for_a_seed_is_undefined():
     outcomes = [outcome(1.0, [1.0, 1.1]), outcome(None)]
     assert resampled_mean(outcomes, False)[0] is None
-    assert _against(outcomes, outcomes)["ratio"] == {"value": None, "low": None, "high": None}
+    assert difference_and_ratio(outcomes, outcomes)["ratio"] == {"value": None, "low": None, "high": None}
     assert resampled_mean([outcome(1.0), outcome(3.0)], False)[0] == 2.0  # a value without an interval
     assert not len(resampled_mean([outcome(1.0), outcome(3.0)], False)[1])
 
