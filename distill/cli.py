@@ -4,7 +4,6 @@ import argparse
 import contextlib
 import json
 import os
-import runpy
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -88,8 +87,7 @@ def train(arguments: Sequence[str]) -> None:
     """`distill train`: what `accelerate launch distill/train.py` does, in this process.
 
     Raises:
-        UserError: more than one GPU is named for the one process.
-        SystemExit: with the exit code of the run.
+        UserError: a mistake in the recipe, or more than one GPU is named for the one process.
     """
     arguments, as_json = [word for word in arguments if word != _JSON], _JSON in arguments
     if {"-h", "--help"} & set(arguments):
@@ -101,17 +99,16 @@ def train(arguments: Sequence[str]) -> None:
         gpus = os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
         if "," in gpus:
             raise UserError(f"CUDA_VISIBLE_DEVICES is {gpus}, but distill train uses one GPU; for all: {_SEVERAL_GPUS}")
-    sys.argv = ["distill train", *arguments]
-    with _only_results() if as_json else contextlib.nullcontext():
-        from distill.recipe_check import parse_recipe
 
-        try:
-            runpy.run_module("distill.train", run_name="__main__")
-        except SystemExit as end:
-            if end.code or not as_json:
-                raise
-    if as_json:
-        print((Path(parse_recipe(arguments).output_dir) / "scores.json").read_text(encoding="utf-8"), end="")
+    from distill.recipe_check import parse_recipe
+
+    recipe = parse_recipe(arguments)
+    with _only_results() if as_json else contextlib.nullcontext():
+        from distill.pipeline import run
+
+        scores = run(recipe)
+    if as_json and scores is not None:
+        print((Path(recipe.output_dir) / "scores.json").read_text(encoding="utf-8"), end="")
 
 
 # ------------------------------------------------------------------------------------------------------------- swap

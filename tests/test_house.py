@@ -15,7 +15,7 @@ import yaml
 from shared import REPOSITORY
 
 import distill
-from distill.objective.logit_ops import OPERATIONS
+from distill.objective.operations import OPERATIONS
 from distill.recipe import Recipe
 from distill.recipe_check import parse_recipe
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from distill.base.errors import UserError, suggestion
 from distill.metrics import chosen
-from distill.objective.logit_ops import OPERATIONS
+from distill.objective.operations import OPERATIONS
 from distill.recipe import Recipe, TargetConfig, merge, read_recipe_file, read_yaml
 from distill.recipe_check import recipe_of
 from distill.scoring.score_cache import content_hash

@@ -22,7 +22,7 @@ from typing import Any
 from distill.base.files import PACKAGE
 from distill.base.markdown_text import between_markers
 from distill.metrics import CARDS
-from distill.objective.logit_ops import OPERATIONS
+from distill.objective.operations import OPERATIONS
 from distill.reports.figures import alone, scatter
 from distill.reports.findings import cell, number
 from distill.reports.page import trade_off_point

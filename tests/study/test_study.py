@@ -18,7 +18,7 @@ from shared import REPOSITORY, TOY_TEXT
 from study_results import outcome
 
 from distill.base.errors import UserError
-from distill.objective.logit_ops import OPERATIONS
+from distill.objective.operations import OPERATIONS
 from distill.recipe import merge
 from distill.run_folder import open_run
 from distill.study.file import read_study, row_recipe
