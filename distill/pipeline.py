@@ -147,8 +147,8 @@ def _prepare_text(recipe: Recipe, asked: _Asked, folder: Path) -> _Text:
 
 def _train(recipe: Recipe, asked: _Asked, text: _Text, student: PreTrainedModel, folder: Path) -> None:
     """Train every student that is not finished; `student` is one of them, untrained."""
-    wordlist, teacher = asked.swapper.wordlist, asked.teacher
-    roles = token_roles(wordlist, text.tokenizer, vocab_rows(student))
+    teacher = asked.teacher
+    roles = token_roles(asked.swapper.wordlist, text.tokenizer, vocab_rows(student))
     missing = {name: variant for name, variant in recipe.variants().items() if not is_finished(folder / name)}
     if missing:
         preflight.warn_of(recipe, len(missing), teacher, student, text.counts, roles, asked.swapper, text.held_out)
@@ -161,7 +161,6 @@ def _train(recipe: Recipe, asked: _Asked, text: _Text, student: PreTrainedModel,
             teacher=teacher,
             tokenizer=text.tokenizer,
             blocks=text.blocks,
-            num_groups=wordlist.num_groups,
             role_maps=build_role_maps(roles.edges, roles.vocab_size),
             checkpoints=folder / "checkpoints" / name,
             destination=folder / name,

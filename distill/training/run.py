@@ -34,8 +34,7 @@ def train_student(
     teacher: PreTrainedModel | None,
     tokenizer: PreTrainedTokenizerBase,
     blocks: BlockDataset | BlockStream,
-    num_groups: int,
-    role_maps: Sequence[RoleMap] | None,
+    role_maps: Sequence[RoleMap],
     checkpoints: Path,
     destination: Path,
 ) -> None:
@@ -49,8 +48,7 @@ def train_student(
         teacher: The frozen teacher or None.
         tokenizer: Saved beside the student.
         blocks: Training blocks.
-        num_groups: K of the word list.
-        role_maps: K - 1 maps for role reversal, or None.
+        role_maps: K - 1 maps that undo each shift of the word list.
         checkpoints: Folder of Trainer's checkpoints.
         destination: Folder of the finished student.
 
@@ -69,7 +67,7 @@ def train_student(
     attach_loss(student)
     if recipe.loss.hidden and teacher is not None:
         _project(student, teacher)
-    views = num_groups if recipe.needs_counterfactuals else 1
+    views = 1 + len(role_maps) if recipe.needs_counterfactuals else 1
     with stop_signals_kept() as signals:
         trainer = DistillationTrainer(
             model=student,
