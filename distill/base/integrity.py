@@ -1,26 +1,13 @@
 """Files and folders that are whole or not there: synced, renamed into place, and hashed, so that damage is seen."""
 
-import errno
 import hashlib
 import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-from safetensors import SafetensorError
-
-from distill.base.errors import UserError
-
 MANIFEST = "manifest.json"
-# What a disk, a network drive, or whoever else has access to them can do to our files.
-_STORAGE_ERRORS = {
-    number
-    for name in ("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EACCES", "EPERM", "EIO", "ENOENT", "ENOTDIR", "ESTALE")
-    if (number := getattr(errno, name, None)) is not None
-}
 
 
 def file_hash(path: Path) -> str:
@@ -116,36 +103,3 @@ def file_is_whole(path: Path) -> bool:
 
 def _seal_of(path: Path) -> Path:
     return path.with_name(f"{path.name}.sha256")
-
-
-# ------------------------------------------------------------------------------------------------------------- errors
-
-
-def storage_error(error: Exception) -> UserError | None:
-    """The sentence for a full disk, a folder that may not be written, or a file that is gone; None for other errors."""
-    message = str(error)
-    if isinstance(error, OSError) and error.errno in _STORAGE_ERRORS:
-        assert error.errno is not None  # it is among the errors above
-        where, reason = error.filename, os.strerror(error.errno)
-    elif isinstance(error, SafetensorError) and "I/O error" in message:
-        where, reason = None, message.rpartition("I/O error: ")[2].partition(" (os error")[0]
-    elif isinstance(error, RuntimeError) and ("inline_container" in message or "PytorchStreamWriter" in message):
-        where, reason = None, "torch could not write all of a file; the disk may be full"
-    else:
-        return None
-    return UserError(
-        f"{where or 'a file of the run'}: {reason[0].lower() + reason[1:]}; free space, or mend access to it, "
-        "and the same command goes on from what was whole before"
-    )
-
-
-@contextmanager
-def told_storage_errors() -> Iterator[None]:
-    """Turn what a full or vanished disk raises into a UserError."""
-    try:
-        yield
-    except (OSError, SafetensorError, RuntimeError) as error:
-        told = storage_error(error)
-        if told is None:
-            raise
-        raise told from error

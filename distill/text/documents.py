@@ -14,7 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
-from distill.base.errors import UserError, hub_hint
+from distill.base.errors import UserError, first_line, hub_hint
 from distill.base.long_input import parts, stream_parts
 from distill.recipe import CorpusConfig
 from distill.text.counterfactual import encodable
@@ -238,10 +238,9 @@ def _hub_documents(config: CorpusConfig, seed: int) -> Iterator[str]:
             config.dataset, config.name, split=config.split, revision=config.revision, streaming=config.streaming
         )
     except Exception as error:  # the libraries below raise many kinds, none of them the user's to read in full
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
             f"data set '{config.dataset}' (configuration {config.name}, split {config.split}) cannot be loaded: "
-            f"{reason}; {hub_hint()}"
+            f"{first_line(error)}; {hub_hint()}"
         ) from None
     if config.shuffle and config.streaming:
         # With a buffer of one row, only the order of the files changes.

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from distill.base.errors import UserError, hub_hint
+from distill.base.errors import UserError, first_line, hub_hint
 from distill.base.files import PACKAGE
 from distill.base.long_input import read_table, read_whole
 from distill.text.counterfactual import Swapper, encodable
@@ -187,9 +187,8 @@ def _read_hub(name: str, domain: str) -> list[Prompt]:
     try:
         rows = datasets.load_dataset(name, split="train")
     except Exception as error:  # the hub's client raises many kinds, all of which mean: not to be had under this name
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"prompts '{name}': neither a file nor a data set that can be loaded: {reason}; {hub_hint()}"
+            f"prompts '{name}': neither a file nor a data set that can be loaded: {first_line(error)}; {hub_hint()}"
         ) from None
     wanted = {"domain", "name", "category", "prompts"}
     if missing := wanted - set(rows.column_names):
