@@ -6,8 +6,7 @@ import json
 import os
 import runpy
 import sys
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NoReturn
@@ -15,7 +14,6 @@ from typing import Any, NoReturn
 from distill import __version__
 from distill.base.console import EXIT_USER_ERROR, QUIET, QUIET_HELP, run_entry
 from distill.base.errors import UserError
-from distill.text.swap_lines import lines_of, show, write_as_json, write_as_text
 
 # Verbs import what they need when they run: torch and transformers take seconds to import, and neither a help text nor
 # a swapped line needs them.
@@ -159,7 +157,7 @@ def swap(arguments: Sequence[str]) -> None:
     options = _swap_parser().parse_args(arguments)
 
     from distill.text.counterfactual import Swapper
-    from distill.text.swap_lines import as_json, as_text, swap_lines, whole
+    from distill.text.swap_lines import swap_file
     from distill.text.wordlist import load_wordlist
 
     wordlist = load_wordlist(options.wordlist)
@@ -171,22 +169,8 @@ def swap(arguments: Sequence[str]) -> None:
     if options.num_proc > 1 and options.resolver.startswith("teacher"):
         raise UserError("option --num_proc: the resolver 'teacher' runs in one process; leave one of the two out")
     swapper = Swapper(wordlist, _resolver(options.resolver))
-    endings: deque[str] = deque()
-    texts: deque[str] = deque()
-
-    def lines() -> Iterator[str]:
-        for text, ending in lines_of(options.file):
-            texts.append(text)
-            endings.append(ending)
-            yield text
-
-    write, render = (
-        (show, whole) if options.show else (write_as_json, as_json) if options.json else (write_as_text, as_text)
-    )
-    write(
-        (texts.popleft(), endings.popleft(), rendered)
-        for rendered in swap_lines(lines(), swapper, options.shift, options.num_proc, render)
-    )
+    form = "table" if options.show else "json" if options.json else "text"
+    swap_file(options.file, swapper, options.shift, options.num_proc, form)
 
 
 def _resolver(spec: str) -> Any:
