@@ -1,4 +1,7 @@
-"""Text, JSON and folders that appear whole, and only then."""
+"""What the program writes with: text, JSON and folders that appear whole, and only then.
+
+How that is done, and how damage is seen later, is in `integrity`. How text is read is in `long_input`.
+"""
 
 import json
 import os
