@@ -248,10 +248,16 @@ def wordlist(arguments: Sequence[str]) -> None:
 
 
 def _check_wordlist(options: argparse.Namespace) -> None:
+    from distill.text.wordlist import wordlist_mistakes
     from distill.text.wordlist_check import check_dict, check_wordlist, print_check
 
     with _only_results():
-        check = check_wordlist(options.wordlist, options.text, options.tokenizer, options.text_column)
+        tokenizer = None
+        if options.tokenizer and not wordlist_mistakes(options.wordlist):  # or else nothing but the mistakes is told
+            from distill.models.loading import load_tokenizer
+
+            tokenizer = options.tokenizer, load_tokenizer(options.tokenizer)
+        check = check_wordlist(options.wordlist, options.text, tokenizer, options.text_column)
     print(json.dumps(check_dict(check), indent=2)) if options.json else print_check(check)
     if check.mistakes:
         number = len(check.mistakes)
