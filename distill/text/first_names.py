@@ -10,9 +10,9 @@ English only, deterministic, without a model. What stands around a name says how
 - a person, by first name or surname (said Grant, Miss Grant), or nothing at all.
 
 That is read by `_RULES`, of which the first that applies decides, from the words of
-`wordlists/english_first_names.txt`. The occurrences in a document then judge each other, so that a name is treated alike all through it: "James went" is a
-surname where "Henry James" went before. A name that is often something else (rose, will, Florence) is a first name only
-where its own context or that of another occurrence says so.
+`wordlists/english_first_names.txt`. The occurrences in a document then judge each other, so that a name is treated
+alike all through it: "James went" is a surname where "Henry James" went before. A name that is often something else
+(rose, will, Florence) is a first name only where its own context or that of another occurrence says so.
 
 On the validation articles on people of Wikipedia (`pytest tests/text/test_first_names.py -k wikipedia -s`), the first
 mention of the person's first name is found in 137 of 137 articles, and 60 of 66 mentions of a surname that could be a
