@@ -329,6 +329,7 @@ def score(arguments: Sequence[str]) -> None:
         from distill.recipe import CorpusConfig, Recipe, ScoreConfig
         from distill.reports.report import print_side_by_side, print_table
         from distill.scoring.score import score_run
+        from distill.scoring.scores_file import scores_beside
         from distill.text.documents import read_documents
         from distill.text.wordlist import load_wordlist
 
@@ -347,20 +348,7 @@ def score(arguments: Sequence[str]) -> None:
         print(json.dumps(scores, indent=2, ensure_ascii=False))
         return
     print_table(scores)
-    print_side_by_side(_scored_so_far(folder))
-
-
-def _scored_so_far(folder: Path) -> dict[str, Any]:
-    """The scores.json of this folder and of those beside it, by the folder's name; those of another format are not."""
-    from distill.scoring.scores_file import read_scores
-
-    found = {}
-    for path in sorted(folder.resolve().parent.glob("*/scores.json")):
-        try:
-            found[path.parent.name] = read_scores(path)
-        except UserError:
-            continue
-    return found
+    print_side_by_side(scores_beside(folder))
 
 
 def _labelled(checkpoints: Sequence[str]) -> dict[str, str]:
@@ -456,26 +444,13 @@ def study(arguments: Sequence[str]) -> None:
     changes = {"data": options.data, "output_dir": options.output_dir, "seeds": seeds, "jobs": options.jobs}
     with _only_results():
         from distill.study.file import read_study
+        from distill.study.made import published_command
         from distill.study.report import markdown
         from distill.study.run import run_study
 
-        results = run_study(read_study(options.file, rows=rows, **changes), _published_command(options))
+        command = published_command(options.file, options.data, options.seeds, options.rows, options.jobs)
+        results = run_study(read_study(options.file, rows=rows, **changes), command)
     print(json.dumps(results, indent=2) if options.json else markdown(results))
-
-
-def _published_command(options: argparse.Namespace) -> str:
-    """The command of a study, without what is nobody's business: paths."""
-    given = {
-        "data": "DIR" if options.data else None,
-        "seeds": options.seeds,
-        "rows": options.rows,
-        "jobs": options.jobs,
-    }
-    file = Path(options.file)
-    return " ".join(
-        ["distill study", file.name if file.is_absolute() else options.file]
-        + [f"--{name} {value}" for name, value in given.items() if value is not None]
-    )
 
 
 # --------------------------------------------------------------------------------------------------------- generate

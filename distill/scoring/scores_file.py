@@ -90,3 +90,14 @@ def without_nan(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
+
+
+def scores_beside(folder: Path) -> dict[str, dict[str, Any]]:
+    """The scores in this folder and in those beside it, by the folder's name; files of another format are left out."""
+    found = {}
+    for path in sorted(folder.resolve().parent.glob("*/scores.json")):
+        try:
+            found[path.parent.name] = read_scores(path)
+        except UserError:
+            continue
+    return found
