@@ -13,7 +13,7 @@ from huggingface_hub.errors import HTTPError
 from transformers import TrainingArguments
 from transformers.integrations import get_reporting_integration_callbacks
 
-from distill.base.errors import UserError, suggestion
+from distill.base.errors import UserError, first_line, suggestion
 from distill.objective.settings import LossSettings
 from distill.recipe import Recipe
 
@@ -57,7 +57,7 @@ def training_arguments(recipe: Recipe, folder: Path) -> TrainingArguments:
         for callback in get_reporting_integration_callbacks(arguments.report_to):
             callback()  # fails where the tracker's package is missing
     except (ValueError, TypeError, ImportError, RuntimeError) as error:
-        raise UserError(f"trainer: {str(error).strip().splitlines()[0]}") from None
+        raise UserError(f"trainer: {first_line(error)}") from None
     if arguments.n_gpu > 1:
         raise UserError(
             f"one process sees {arguments.n_gpu} GPUs, over which its batches cannot be split; start one process for "
@@ -146,10 +146,9 @@ def hub_repository(arguments: TrainingArguments) -> tuple[HfApi, str]:
     try:
         repository = hub.create_repo(arguments.hub_model_id, private=arguments.hub_private_repo, exist_ok=True)
     except (OSError, ValueError, HTTPError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"trainer.push_to_hub: no repository {arguments.hub_model_id} to push to ({reason}); log in with "
-            "`hf auth login`, or check trainer.hub_model_id"
+            f"trainer.push_to_hub: no repository {arguments.hub_model_id} to push to ({first_line(error)}); log in "
+            "with `hf auth login`, or check trainer.hub_model_id"
         ) from None
     return hub, repository.repo_id
 

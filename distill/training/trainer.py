@@ -24,8 +24,7 @@ from transformers import (
 from transformers.utils.logging import disable_progress_bar
 
 from distill.base.console import counter, say
-from distill.base.errors import UserError
-from distill.base.integrity import told_storage_errors
+from distill.base.errors import UserError, storage_errors_as_user_errors
 from distill.data.batches import FilledBatches
 from distill.data.stream import BlockStream, StreamLoader
 from distill.models.architecture import fuse_activations, head, hidden_states, is_sharded, shard_layers
@@ -327,7 +326,7 @@ class DistillationTrainer(Trainer):
         self.training_log.keep(self.state)
         self._saving = True
         try:
-            with told_storage_errors():
+            with storage_errors_as_user_errors():
                 super()._save_checkpoint(model, trial)
                 if isinstance(self.train_dataset, BlockStream):
                     name = checkpoint_folder.name_of(self.state.global_step)
