@@ -1,19 +1,46 @@
 """Distil a causal language model into a smaller one and mitigate its bias on the way. How the data flow:
 
-    recipe                                          YAML files and options -> one checked, frozen object
-    wordlist, roles, first_names, counterfactual    a word list and a document -> the counterfactual, and its edits
-    models, generation, resolvers                   teacher and student; prompts -> text; pronouns -> their roles
-    corpus                                          files, a hub data set, or samples from the teacher -> documents
-    alignment, packing, stream                      a document and its counterfactuals -> blocks of aligned tokens
-    role_map, logit_ops, two_view                   the teacher's log-probabilities of all views -> the target
-    kd_loss, teacher_cache, training_log, trainer   blocks, teacher, target -> a trained student
-    metrics, score_cache, examples, score           models, prompts and held-out text -> scores with intervals
-    findings, figures, page, model_card, report, comparison, study_report, study    scores -> tables, pages, card
-    train, cli                                      the entries: all of it in this order, or one step by itself
+    recipe        YAML files and options -> one checked, frozen object
+    text          a word list and a document -> the counterfactual, its edits, and which tokens are aligned
+    objective     the teacher's log-probabilities of all views -> the target; target and student -> the loss
+    models        a folder or hub id -> the teacher; the teacher -> the student; prompts -> text
+    data          files, a hub data set or samples from the teacher -> blocks of aligned tokens
+    training      blocks, teacher, target -> a trained student
+    metrics       a model, prompts and held-out text -> measurements
+    scoring       models and metrics -> scores.json, with intervals and paired differences
+    reports       scores.json -> tables, pages, figures, model cards
+    study         many recipes and seeds -> one table
 
-Every module imports only from above it. Beside the flow stand what several steps or one command use:
-`errors`, `long_input`, `integrity`, `console`, `processes`, `run_folder`, `checkpoints`, `step_watch`, `preflight`,
-`recipe_docs`, `highlight`, `markdown_text`, `swap_lines`, `continuations`, `wordlist_check` and `wordlist_import`.
+Every wing imports only from above it. `base` is below all of them: errors, files, what a run says. `pipeline` goes
+through the wings in this order; `train` and `cli` are the entries.
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from distill.pipeline import train as train
+    from distill.scoring.score import score as score
+    from distill.text.counterfactual import Swapper as Swapper
+    from distill.text.wordlist import load_wordlist as load_wordlist
+
+# What a notebook wants, from where it lies. Imported when it is asked for: `import distill` loads no torch.
+_OFFERED = {
+    "Swapper": "distill.text.counterfactual",
+    "load_wordlist": "distill.text.wordlist",
+    "score": "distill.scoring.score",
+    "train": "distill.pipeline",
+}
+__all__ = ["Swapper", "__version__", "load_wordlist", "score", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _OFFERED:
+        return getattr(import_module(_OFFERED[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -4,10 +4,8 @@ import argparse
 import contextlib
 import json
 import os
-import runpy
 import sys
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NoReturn
@@ -15,7 +13,6 @@ from typing import Any, NoReturn
 from distill import __version__
 from distill.base.console import EXIT_USER_ERROR, QUIET, QUIET_HELP, run_entry
 from distill.base.errors import UserError
-from distill.text.swap_lines import lines_of, show, write_as_json, write_as_text
 
 # Verbs import what they need when they run: torch and transformers take seconds to import, and neither a help text nor
 # a swapped line needs them.
@@ -88,8 +85,7 @@ def train(arguments: Sequence[str]) -> None:
     """`distill train`: what `accelerate launch distill/train.py` does, in this process.
 
     Raises:
-        UserError: more than one GPU is named for the one process.
-        SystemExit: with the exit code of the run.
+        UserError: a mistake in the recipe, or more than one GPU is named for the one process.
     """
     arguments, as_json = [word for word in arguments if word != _JSON], _JSON in arguments
     if {"-h", "--help"} & set(arguments):
@@ -101,17 +97,16 @@ def train(arguments: Sequence[str]) -> None:
         gpus = os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
         if "," in gpus:
             raise UserError(f"CUDA_VISIBLE_DEVICES is {gpus}, but distill train uses one GPU; for all: {_SEVERAL_GPUS}")
-    sys.argv = ["distill train", *arguments]
-    with _only_results() if as_json else contextlib.nullcontext():
-        from distill.recipe_check import parse_recipe
 
-        try:
-            runpy.run_module("distill.train", run_name="__main__")
-        except SystemExit as end:
-            if end.code or not as_json:
-                raise
-    if as_json:
-        print((Path(parse_recipe(arguments).output_dir) / "scores.json").read_text(encoding="utf-8"), end="")
+    from distill.recipe_check import parse_recipe
+
+    recipe = parse_recipe(arguments)
+    with _only_results() if as_json else contextlib.nullcontext():
+        from distill.pipeline import run
+
+        scores = run(recipe)
+    if as_json and scores is not None:
+        print((Path(recipe.output_dir) / "scores.json").read_text(encoding="utf-8"), end="")
 
 
 # ------------------------------------------------------------------------------------------------------------- swap
@@ -159,7 +154,7 @@ def swap(arguments: Sequence[str]) -> None:
     options = _swap_parser().parse_args(arguments)
 
     from distill.text.counterfactual import Swapper
-    from distill.text.swap_lines import as_json, as_text, swap_lines, whole
+    from distill.text.swap_lines import swap_file
     from distill.text.wordlist import load_wordlist
 
     wordlist = load_wordlist(options.wordlist)
@@ -171,22 +166,8 @@ def swap(arguments: Sequence[str]) -> None:
     if options.num_proc > 1 and options.resolver.startswith("teacher"):
         raise UserError("option --num_proc: the resolver 'teacher' runs in one process; leave one of the two out")
     swapper = Swapper(wordlist, _resolver(options.resolver))
-    endings: deque[str] = deque()
-    texts: deque[str] = deque()
-
-    def lines() -> Iterator[str]:
-        for text, ending in lines_of(options.file):
-            texts.append(text)
-            endings.append(ending)
-            yield text
-
-    write, render = (
-        (show, whole) if options.show else (write_as_json, as_json) if options.json else (write_as_text, as_text)
-    )
-    write(
-        (texts.popleft(), endings.popleft(), rendered)
-        for rendered in swap_lines(lines(), swapper, options.shift, options.num_proc, render)
-    )
+    form = "table" if options.show else "json" if options.json else "text"
+    swap_file(options.file, swapper, options.shift, options.num_proc, form)
 
 
 def _resolver(spec: str) -> Any:
@@ -264,10 +245,16 @@ def wordlist(arguments: Sequence[str]) -> None:
 
 
 def _check_wordlist(options: argparse.Namespace) -> None:
+    from distill.text.wordlist import wordlist_mistakes
     from distill.text.wordlist_check import check_dict, check_wordlist, print_check
 
     with _only_results():
-        check = check_wordlist(options.wordlist, options.text, options.tokenizer, options.text_column)
+        tokenizer = None
+        if options.tokenizer and not wordlist_mistakes(options.wordlist):  # or else nothing but the mistakes is told
+            from distill.models.loading import load_tokenizer
+
+            tokenizer = options.tokenizer, load_tokenizer(options.tokenizer)
+        check = check_wordlist(options.wordlist, options.text, tokenizer, options.text_column)
     print(json.dumps(check_dict(check), indent=2)) if options.json else print_check(check)
     if check.mistakes:
         number = len(check.mistakes)
@@ -339,6 +326,7 @@ def score(arguments: Sequence[str]) -> None:
         from distill.recipe import CorpusConfig, Recipe, ScoreConfig
         from distill.reports.report import print_side_by_side, print_table
         from distill.scoring.score import score_run
+        from distill.scoring.scores_file import scores_beside
         from distill.text.documents import read_documents
         from distill.text.wordlist import load_wordlist
 
@@ -357,20 +345,7 @@ def score(arguments: Sequence[str]) -> None:
         print(json.dumps(scores, indent=2, ensure_ascii=False))
         return
     print_table(scores)
-    print_side_by_side(_scored_so_far(folder))
-
-
-def _scored_so_far(folder: Path) -> dict[str, Any]:
-    """The scores.json of this folder and of those beside it, by the folder's name; those of another format are not."""
-    from distill.scoring.scores_file import read_scores
-
-    found = {}
-    for path in sorted(folder.resolve().parent.glob("*/scores.json")):
-        try:
-            found[path.parent.name] = read_scores(path)
-        except UserError:
-            continue
-    return found
+    print_side_by_side(scores_beside(folder))
 
 
 def _labelled(checkpoints: Sequence[str]) -> dict[str, str]:
@@ -466,26 +441,13 @@ def study(arguments: Sequence[str]) -> None:
     changes = {"data": options.data, "output_dir": options.output_dir, "seeds": seeds, "jobs": options.jobs}
     with _only_results():
         from distill.study.file import read_study
+        from distill.study.made import published_command
         from distill.study.report import markdown
         from distill.study.run import run_study
 
-        results = run_study(read_study(options.file, rows=rows, **changes), _published_command(options))
+        command = published_command(options.file, options.data, options.seeds, options.rows, options.jobs)
+        results = run_study(read_study(options.file, rows=rows, **changes), command)
     print(json.dumps(results, indent=2) if options.json else markdown(results))
-
-
-def _published_command(options: argparse.Namespace) -> str:
-    """The command of a study, without what is nobody's business: paths."""
-    given = {
-        "data": "DIR" if options.data else None,
-        "seeds": options.seeds,
-        "rows": options.rows,
-        "jobs": options.jobs,
-    }
-    file = Path(options.file)
-    return " ".join(
-        ["distill study", file.name if file.is_absolute() else options.file]
-        + [f"--{name} {value}" for name, value in given.items() if value is not None]
-    )
 
 
 # --------------------------------------------------------------------------------------------------------- generate

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import yaml
 
 from distill.base.errors import UserError, suggestion
+from distill.base.long_input import open_text
 
 _MOST_VALUES, _MOST_CHARACTERS = 100_000, 1_000_000  # in a recipe file
 
@@ -322,14 +323,14 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     """
     path = Path(path)
     try:
-        with path.open(encoding="utf-8") as stream:
+        with open_text(path) as stream:
             text = stream.read(_MOST_CHARACTERS + 1)
     except FileNotFoundError:
         siblings = sorted(p.name for p in path.parent.glob("*.yaml"))
         hint = suggestion(path.name, siblings) if siblings else "see recipes/ for the ones that come with distill."
         raise UserError(f"{path}: no such recipe file; {hint}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read as UTF-8 text ({error})") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); give a YAML file") from None
     if len(text) > _MOST_CHARACTERS:
         raise UserError(f"{path}: longer than {_MOST_CHARACTERS:,} characters; that is no recipe")
     try:

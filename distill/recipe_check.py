@@ -5,14 +5,15 @@ import difflib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import asdict, fields
 from functools import cache
 from typing import Any, get_args, get_origin
 
 import jsonargparse
 
 from distill.base.console import QUIET, QUIET_HELP
-from distill.base.errors import HUB_TOKEN, UserError, suggestion
+from distill.base.errors import HUB_TOKEN, UserError
+from distill.objective.settings import require_sound
 from distill.recipe import CorpusConfig, Recipe, read_recipe_file, reject_unknown_keys, section_type
 
 
@@ -68,6 +69,21 @@ def parse_recipe(argv: Sequence[str]) -> Recipe:
             "in with `hf auth login` or the environment variable HF_TOKEN"
         )
     return _parsed(arguments, source)
+
+
+def recipe_of(values: Mapping[str, Any], source: str) -> Recipe:
+    """A checked recipe from nested keys.
+
+    Args:
+        values: As `read_recipe_file` returns them.
+        source: Where they come from, for messages.
+
+    Raises:
+        UserError: see `parse_recipe`.
+    """
+    recipe: Recipe = typed(Recipe, values, source)
+    check_recipe(recipe)
+    return recipe
 
 
 @cache
@@ -158,145 +174,117 @@ def _require(condition: bool, message: str) -> None:
 def check_recipe(recipe: Recipe) -> None:
     """Reject settings that cannot work before anything is loaded or written.
 
+    What only the libraries know is checked where they are loaded: `trainer` by `training.arguments`, the names of
+    metrics and prompts by `scoring.measure`.
+
     Raises:
         UserError: names the key, its value and what is allowed.
     """
-    from distill.metrics import METRICS
-    from distill.objective.kd_loss import DIVERGENCES
-    from distill.objective.logit_ops import OPERATIONS
-
-    target, loss, corpus = recipe.target, recipe.loss, recipe.corpus
-    _require(
-        target.op in OPERATIONS,
-        f"target.op: unknown operation '{target.op}'; {suggestion(target.op, list(OPERATIONS))}",
-    )
-    _require(
-        0.0 <= target.strength <= 1.0,
-        f"target.strength is {target.strength}, but must lie in [0, 1]: 0 is the plain teacher, 1 the full operation",
-    )
-    _require(
-        not target.reverse_roles or target.op != "none",
-        "target.reverse_roles needs an operation to act on; set target.op to expmean, mean, max or swap",
-    )
-    _require(
-        loss.divergence in DIVERGENCES,
-        f"loss.divergence: unknown divergence '{loss.divergence}'; {suggestion(loss.divergence, list(DIVERGENCES))}",
-    )
-    _require(loss.temperature > 0, f"loss.temperature is {loss.temperature}, but must be greater than 0")
-    _require(0 < loss.jsd_beta < 1, f"loss.jsd_beta is {loss.jsd_beta}, but must lie between 0 and 1")
-    _require(
-        loss.chunk_tokens is None or loss.chunk_tokens > 0,
-        f"loss.chunk_tokens is {loss.chunk_tokens}, but must be at least 1, or null for what suits the device",
-    )
-    for name in ("kd", "ce", "hidden"):
-        _require(getattr(loss, name) >= 0, f"loss.{name} is {getattr(loss, name)}, but a weight must not be negative")
-    _require(
-        loss.kd + loss.ce + loss.hidden > 0, "loss: all of kd, ce and hidden are 0; give at least one of them a weight"
-    )
+    _check_objective(recipe)
     _require(recipe.block_length >= 8, f"block_length is {recipe.block_length}, but must be at least 8 tokens")
-    for section in ("corpus", "held_out"):
-        config: CorpusConfig = getattr(recipe, section)
-        _require(
-            config.source != "files" or bool(config.files),
-            f"{section}.files is empty; give paths or patterns, or set {section}.source to teacher or hub",
-        )
-        _require(
-            config.source != "hub" or bool(config.dataset),
-            f"{section}.dataset is missing; give the hub id of a data set, or set {section}.source to teacher or files",
-        )
-        _require(
-            config.source != "teacher" or bool(config.max_documents),
-            f"{section}.max_documents is missing: {section}.source is teacher, so say how many documents to sample",
-        )
-        try:
-            re.compile(config.document_start or "")
-        except re.error as error:
-            raise UserError(
-                f"{section}.document_start: {config.document_start!r} is not a regular expression ({error}); "
-                "test it with Python's re module"
-            ) from None
-        for name in ("max_documents", "passage_chars", "shuffle_buffer"):
-            value = getattr(config, name)
-            _require(value is None or value > 0, f"{section}.{name} is {value}, but must be at least 1")
+    _check_text("corpus", recipe.corpus)
+    _check_text("held_out", recipe.held_out)
     _require(
         recipe.held_out.pack == "before_training",
         "held_out.pack is while_training, but held-out text is never trained on; leave the key out",
     )
-    if corpus.pack == "while_training":
-        max_steps = recipe.trainer.get("max_steps", 0)
-        _require(
-            isinstance(max_steps, int) and max_steps > 0,
-            "trainer.max_steps is missing: corpus.pack is while_training, and such text has no end; say how many steps",
-        )
-        _require(
-            not recipe.teacher.cache_hidden_states,
-            "teacher.cache_hidden_states is true, but text that is packed while training never comes back the same; "
-            "set corpus.pack to before_training, or leave the cache out",
-        )
-        _require(
-            recipe.resolver.partition(":")[0] != "teacher",
-            f"resolver is {recipe.resolver}, but a model cannot be asked while the student trains; set resolver to "
-            "log_linear or spacy, or corpus.pack to before_training",
-        )
+    if recipe.corpus.pack == "while_training":
+        _check_streamed(recipe)
     if recipe.teacher.path is None:
-        _require(
-            loss.kd == 0 and loss.hidden == 0 and target.op == "none",
-            "teacher.path is null, so loss.kd and loss.hidden must be 0 and target.op none; or name a teacher",
-        )
-        _require(corpus.source != "teacher", "corpus.source is teacher, but teacher.path is null; name a teacher")
-        _require(
-            recipe.student.init != "layers",
-            "student.init is layers, but teacher.path is null; use config or checkpoint",
-        )
-        _require(
-            not recipe.teacher.cache_hidden_states,
-            "teacher.cache_hidden_states is true, but teacher.path is null; name a teacher, or leave the cache out",
-        )
+        _check_without_teacher(recipe)
     _require(
         not (recipe.teacher.cache_hidden_states and recipe.teacher.shard),
         "teacher.cache_hidden_states and teacher.shard are both true, but all processes must run a sharded teacher "
         "equally often, and a cached block spares one of them its turn; leave one of the two out",
     )
+    _check_student(recipe)
+
+
+def _check_objective(recipe: Recipe) -> None:
+    target, loss = recipe.target, recipe.loss
+    require_sound({"op": target.op, "strength": target.strength}, "target.")
     _require(
-        recipe.student.init != "config" or "model_type" in recipe.student.config,
+        not target.reverse_roles or target.op != "none",
+        "target.reverse_roles needs an operation to act on; set target.op to expmean, mean, max or swap",
+    )
+    require_sound(asdict(loss), "loss.")
+    _require(
+        loss.kd + loss.ce + loss.hidden > 0, "loss: all of kd, ce and hidden are 0; give at least one of them a weight"
+    )
+
+
+def _check_text(section: str, config: CorpusConfig) -> None:
+    """Of `corpus` or `held_out`, by its name."""
+    _require(
+        config.source != "files" or bool(config.files),
+        f"{section}.files is empty; give paths or patterns, or set {section}.source to teacher or hub",
+    )
+    _require(
+        config.source != "hub" or bool(config.dataset),
+        f"{section}.dataset is missing; give the hub id of a data set, or set {section}.source to teacher or files",
+    )
+    _require(
+        config.source != "teacher" or bool(config.max_documents),
+        f"{section}.max_documents is missing: {section}.source is teacher, so say how many documents to sample",
+    )
+    try:
+        re.compile(config.document_start or "")
+    except re.error as error:
+        raise UserError(
+            f"{section}.document_start: {config.document_start!r} is not a regular expression ({error}); "
+            "test it with Python's re module"
+        ) from None
+    for name in ("max_documents", "passage_chars", "shuffle_buffer"):
+        value = getattr(config, name)
+        _require(value is None or value > 0, f"{section}.{name} is {value}, but must be at least 1")
+
+
+def _check_streamed(recipe: Recipe) -> None:
+    """Of text that is packed while training."""
+    max_steps = recipe.trainer.get("max_steps", 0)
+    _require(
+        isinstance(max_steps, int) and max_steps > 0,
+        "trainer.max_steps is missing: corpus.pack is while_training, and such text has no end; say how many steps",
+    )
+    _require(
+        not recipe.teacher.cache_hidden_states,
+        "teacher.cache_hidden_states is true, but text that is packed while training never comes back the same; "
+        "set corpus.pack to before_training, or leave the cache out",
+    )
+    _require(
+        recipe.resolver.partition(":")[0] != "teacher",
+        f"resolver is {recipe.resolver}, but a model cannot be asked while the student trains; set resolver to "
+        "log_linear or spacy, or corpus.pack to before_training",
+    )
+
+
+def _check_without_teacher(recipe: Recipe) -> None:
+    _require(
+        recipe.loss.kd == 0 and recipe.loss.hidden == 0 and recipe.target.op == "none",
+        "teacher.path is null, so loss.kd and loss.hidden must be 0 and target.op none; or name a teacher",
+    )
+    _require(recipe.corpus.source != "teacher", "corpus.source is teacher, but teacher.path is null; name a teacher")
+    _require(
+        recipe.student.init != "layers",
+        "student.init is layers, but teacher.path is null; use config or checkpoint",
+    )
+    _require(
+        not recipe.teacher.cache_hidden_states,
+        "teacher.cache_hidden_states is true, but teacher.path is null; name a teacher, or leave the cache out",
+    )
+
+
+def _check_student(recipe: Recipe) -> None:
+    student = recipe.student
+    _require(
+        student.init != "config" or "model_type" in student.config,
         "student.config has no model_type; give one, e.g. 'gpt2', for student.init: config",
     )
     _require(
-        recipe.student.init != "checkpoint" or bool(recipe.student.path),
+        student.init != "checkpoint" or bool(student.path),
         "student.path is missing; name a folder or hub id for student.init: checkpoint",
     )
     _require(
-        recipe.student.tokenizer != "train" or recipe.teacher.path is None,
+        student.tokenizer != "train" or recipe.teacher.path is None,
         "student.tokenizer: train works only without a teacher, whose vocabulary the student must share",
-    )
-    for metric in recipe.scores.metrics:
-        _require(metric in METRICS, f"scores.metrics: unknown metric '{metric}'; {suggestion(metric, list(METRICS))}")
-    _check_trainer_arguments(recipe.trainer)
-
-
-# Set by the pipeline itself; a second value would contradict it.
-_OWN_TRAINER_KEYS = {
-    "output_dir": "output_dir",
-    "seed": "seed",
-    "data_seed": "seed",
-    "remove_unused_columns": None,
-    "label_names": None,
-}
-
-
-def _check_trainer_arguments(arguments: Mapping[str, Any]) -> None:
-    from transformers import TrainingArguments
-
-    known = [f.name for f in fields(TrainingArguments)]
-    for key in arguments:
-        if key in _OWN_TRAINER_KEYS:
-            ours = _OWN_TRAINER_KEYS[key]
-            hint = f"use the recipe's key '{ours}'" if ours else "leave it out"
-            raise UserError(f"trainer.{key} is set by distill itself; {hint}")
-        _require(key in known, f"trainer: unknown key '{key}'; {suggestion(key, known)}")
-    strategy = arguments.get("hub_strategy")
-    _require(
-        "checkpoint" not in str(strategy),
-        f"trainer.hub_strategy is {strategy}, but checkpoints are not pushed, only the finished student with its card; "
-        "leave it out",
     )

@@ -31,7 +31,7 @@ def lock(folder: Path) -> None:
     key = str(path.resolve())
     if key in _locks and path.exists() and os.path.samestat(os.fstat(_locks[key]), path.stat()):
         return  # ours already; to open it again, and close it, would drop the lock
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
         fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):

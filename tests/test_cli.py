@@ -65,9 +65,23 @@ def test_version(capsys):
     assert capsys.readouterr().out == f"distill {distill.__version__}\n"
 
 
-@pytest.mark.parametrize("call", ["main(['swap', sys.argv[0]])", "main(['--help'])", "main(['train', '--help'])"])
-def test_quick_verbs_import_nothing_heavy(call):
-    code = f"import sys; sys.argv[0] = {__file__!r}\nfrom distill.cli import main\ntry:\n    {call}\n"
+@pytest.mark.parametrize(
+    "call",
+    [
+        "main(['swap', sys.argv[0]])",
+        "main(['swap', sys.argv[0], '--json'])",
+        "main(['swap', sys.argv[0], '--show'])",
+        "main(['wordlist', 'check', 'english_gender'])",
+        "main(['wordlist', 'check', 'english_gender', '--text', sys.argv[0]])",
+        "main(['wordlist', 'import', sys.argv[1], '--out', os.path.join(sys.argv[2], 'out.tsv')])",
+        "main(['--help'])",
+        "main(['train', '--help'])",
+    ],
+)
+def test_quick_verbs_import_nothing_heavy(call, tmp_path):
+    (tmp_path / "pairs.tsv").write_text("king\tqueen\nson\tdaughter\n", encoding="utf-8")
+    arguments = [__file__, str(tmp_path / "pairs.tsv"), str(tmp_path)]
+    code = f"import os, sys; sys.argv = {arguments!r}\nfrom distill.cli import main\ntry:\n    assert {call} == 0\n"
     code += f"except SystemExit:\n    pass\nprint('HEAVY', [m for m in {HEAVY} if m in sys.modules])"
     assert run_python(code).rstrip().endswith("HEAVY []")
 
@@ -167,7 +181,15 @@ def test_wordlist_check_lists_every_mistake_and_exits_with_2(tmp_path, capsys):
     found = json.loads(capsys.readouterr().out)
     assert found["mistakes"] == [] and found["rows"] == 1
     assert found["coverage"]["documents"] == 1
-    assert found["tokens"]["one_token"]
+    assert found["tokens"]["tokenizer"] == "demo" and found["tokens"]["one_token"]
+
+
+def test_wordlist_check_of_a_list_with_mistakes_asks_for_no_tokenizer(tmp_path, capsys):
+    path = tmp_path / "list.tsv"
+    path.write_text("male\tfemale\nhe\n", encoding="utf-8")
+    assert main(["wordlist", "check", str(path), "--tokenizer", "no/such-tokenizer"]) == 2
+    shown = capsys.readouterr()
+    assert "line 2: the row has 1 of 2 words" in shown.out and "no/such-tokenizer" not in shown.err
 
 
 def test_wordlist_import_writes_a_list_that_checks(tmp_path, capsys):

@@ -16,7 +16,6 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
-from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -32,8 +31,6 @@ from shared import REPOSITORY
 from distill import cli
 from distill.base import long_input
 from distill.base.errors import UserError
-from distill.base.long_input import parts, stream_parts
-from distill.data import corpus
 from distill.data.counts import PackingCounts
 from distill.data.packing import pack
 from distill.recipe import CorpusConfig, Recipe
@@ -44,6 +41,7 @@ from distill.reports.page import run_page
 from distill.reports.report import print_side_by_side, print_table, report_markdown
 from distill.scoring.score import score_models
 from distill.scoring.scores_file import read_scores
+from distill.text import documents
 from distill.text.counterfactual import Swapper
 from distill.text.documents import passages, read_documents
 from distill.text.prompts import load_prompts, without_listed_words
@@ -481,7 +479,7 @@ def peaks(folder: Path, sizes: dict[str, int], kind: str) -> dict[str, float]:
             (folder / place / name).write_bytes(STORED.get(Path(name).suffix, bytes)(content))
     tests = REPOSITORY / "tests"
     environment = {
-        "PYTHONPATH": os.pathsep.join(map(str, (REPOSITORY, tests, tests / "benchmarks"))),
+        "PYTHONPATH": os.pathsep.join(map(str, (REPOSITORY, tests, tests / "helpers", tests / "benchmarks"))),
         "MALLOC_MMAP_THRESHOLD_": "65536",  # glibc gives a freed text back, whatever was freed before it
     }
     done = subprocess.run(
@@ -510,22 +508,9 @@ def test_a_line_of_some_mb_takes_at_most_four_times_its_size(tmp_path):
     assert not {name: times for name, times in found.items() if times > 4}
 
 
-@given(st.text(alphabet="ab .\n\u00e9\U0001f469", max_size=200), st.integers(2, 30))
-def test_parts_are_the_text_and_cut_behind_lines_before_sentences_before_words(text, longest):
-    found = list(parts(text, longest))
-    assert "".join(found) == text
-    assert list(stream_parts(io.StringIO(text, newline=""), longest)) == [part for part in found if part]
-    for part, following in pairwise(found):
-        assert longest // 2 < len(part) <= longest
-        second_half = (part + following)[longest // 2 : longest]
-        mark = next((mark for mark in ("\n", ". ", " ") if mark in second_half), "")
-        assert part.endswith(mark)
-        assert mark or len(part) == longest
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_long_text_is_read_in_parts_and_loses_nothing(kind, tmp_path, monkeypatch):
-    monkeypatch.setattr(corpus, "_LONGEST_DOCUMENT", 1000)
+    monkeypatch.setattr(documents, "_LONGEST_DOCUMENT", 1000)
     monkeypatch.setattr(long_input, "_READ", 300)
     text = (KINDS[kind] + LINE * 100).decode()
     (tmp_path / "x.txt").write_text(text, encoding="utf-8")
@@ -539,7 +524,7 @@ def test_a_long_text_is_read_in_parts_and_loses_nothing(kind, tmp_path, monkeypa
 
 @pytest.mark.parametrize("name", ["x.jsonl", "x.jsonl.gz", "x.parquet"])
 def test_a_row_that_is_too_long_is_refused(name, tmp_path, monkeypatch):
-    monkeypatch.setattr(corpus, "_LONGEST_ROW", 1000)
+    monkeypatch.setattr(documents, "_LONGEST_ROW", 1000)
     content = LINE * 20 if name == "x.parquet" else b'{"text": "short"}\n{"text": "' + LINE * 20 + b'"}\n'
     (tmp_path / name).write_bytes(STORED.get(Path(name).suffix, bytes)(content))
     with pytest.raises(UserError, match=rf"{name}.*: a row of more than .* characters.*\.txt"):
@@ -561,24 +546,3 @@ def test_a_line_that_is_too_long_for_a_list_is_refused(name, tmp_path):
     (tmp_path / name).write_bytes(before + LINE * 2000 + after)
     with pytest.raises(UserError, match=rf"{name}, (line 3|entry 2): .*longer than 100,000 .*is it a list"):
         use(tmp_path / name)
-
-
-@settings(max_examples=50, suppress_health_check=list(HealthCheck), deadline=None)
-@given(text=st.text(alphabet="heking .\r\n\u00e9\U0001f469", max_size=300), longest=st.integers(4, 40))
-def test_a_long_line_is_swapped_in_parts_and_every_other_byte_stays(text, longest, monkeypatch):
-    """With parts longer than the text, the lines are what Python reads."""
-    content = text.encode()
-    monkeypatch.setattr(cli, "_LONGEST_PART", longest)
-    found = list(cli._decoded(io.BytesIO(content), "x"))
-    assert "".join(part + ending for part, ending in found).encode() == content
-    assert all(len(part) <= longest for part, _ in found)
-    monkeypatch.setattr(cli, "_LONGEST_PART", 1000)
-    lines = [line.decode() for line in io.BytesIO(content)]
-    assert [part + ending for part, ending in cli._decoded(io.BytesIO(content), "x")] == lines
-
-
-def test_broken_utf8_in_a_long_line_is_named(monkeypatch):
-    monkeypatch.setattr(cli, "_LONGEST_PART", 10)
-    for content, byte in ((b"he\n" + b"a" * 25 + b"\xff\n", "ff"), (b"he\n" + b"a" * 25 + b"\xf0\x9f\n", "f0")):
-        with pytest.raises(UserError, match=f"x, line 2: byte 0x{byte} is not UTF-8"):
-            list(cli._decoded(io.BytesIO(content), "x"))

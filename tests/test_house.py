@@ -3,8 +3,10 @@
 import ast
 import functools
 import re
+import subprocess
 import sys
 import tomllib
+from collections.abc import Iterable
 from dataclasses import replace
 from graphlib import TopologicalSorter
 from importlib import metadata
@@ -15,9 +17,11 @@ import yaml
 from shared import REPOSITORY
 
 import distill
-from distill.objective.logit_ops import OPERATIONS
+from distill.metrics import chosen
+from distill.objective.operations import OPERATIONS
 from distill.recipe import Recipe
 from distill.recipe_check import parse_recipe
+from distill.training.arguments import check_trainer_keys
 
 PACKAGE = REPOSITORY / "distill"
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -28,14 +32,6 @@ RECIPES = sorted(
     path for path in (REPOSITORY / "recipes").rglob("*.yaml") if path.parent != ACCELERATE and path not in STUDIES
 )
 ABLATION = sorted((REPOSITORY / "recipes/ablation").glob("*.yaml"))
-
-# Look-ups inside a function that point downstream on purpose, each with its reason. Imports at the head of a module may
-# never do so.
-LATE_IMPORTS = {
-    ("recipe", "logit_ops"): "checks the operation's name before anything is loaded",
-    ("recipe", "kd_loss"): "checks the divergence's name before anything is loaded",
-    ("recipe", "metrics"): "checks the metrics' names before anything is loaded",
-}
 
 
 def module_names() -> set[str]:
@@ -81,84 +77,156 @@ def test_the_names_that_would_be_worst_are_seen():
 # ---------------------------------------------------------------------------------------------------------- imports
 
 
-def module_of(path: Path) -> str:
-    """The top-level name in distill/ that a file belongs to."""
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+@functools.cache
+def modules() -> dict[str, ast.Module]:
+    """Every module of distill/ by its dotted name behind `distill.`, without data folders: `text.roles`, `cli`."""
+    found = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        name = ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")
+        if path.parent.name != "wordlists" and name != "__init__":
+            found[name] = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+    return found
 
 
 def imported(node: ast.AST) -> set[str]:
-    """The top-level names in distill/ that an import statement asks for."""
+    """The modules of distill/ that an import statement asks for, also inside a function."""
     if isinstance(node, ast.Import):
         names = [alias.name for alias in node.names]
     elif isinstance(node, ast.ImportFrom):
         assert node.level == 0, f"line {node.lineno}: relative import; distill/ itself may be on the path"
-        module = node.module or ""
-        # `from distill import x` may mean the module x.
-        names = [f"{module}.{alias.name}" for alias in node.names] if module == "distill" else [module]
+        # `from distill.text import roles` means the module, `from distill.text.roles import Resolver` what is in it.
+        names = [f"{node.module}.{alias.name}" for alias in node.names]
     else:
         return set()
-    parts = [name.split(".") for name in names]
-    return {part[1] for part in parts if part[0] == "distill" and len(part) > 1} & module_names()
+    inside = [name.removeprefix("distill.") for name in names if name.startswith("distill.")]
+    return {name if name in modules() else name.rpartition(".")[0] for name in inside} & modules().keys()
 
 
 @functools.cache
-def import_graph(late: bool) -> dict[str, set[str]]:
-    """Module -> modules of distill/ that it imports at its head, or (late) inside functions."""
-    graph: dict[str, set[str]] = {name: set() for name in module_names()}
-    for path in PACKAGE.rglob("*.py"):
-        tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
-        functions = [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)]
-        inside = {n for function in functions for n in ast.walk(function)}
-        for node in ast.walk(tree):
-            if (node in inside) == late and path != PACKAGE / "__init__.py":
-                graph[module_of(path)] |= imported(node) - {module_of(path)}
-    return graph
+def imports() -> dict[str, set[str]]:
+    """Module -> the modules of distill/ that it imports, at its head or later."""
+    return {
+        name: set().union(*(imported(node) for node in ast.walk(tree))) - {name} for name, tree in modules().items()
+    }
 
 
-def test_imports_make_no_circle():
-    TopologicalSorter(import_graph(late=False)).prepare()  # raises CycleError
+def told_wings() -> list[str]:
+    """The wings in the order in which `distill/__init__.py` tells the flow of data."""
+    return ["base", *re.findall(r"^    (\w+) {2,}\S", distill.__doc__, flags=re.MULTILINE)]
 
 
-def test_nobody_imports_the_entry():
-    for graph in (import_graph(late=False), import_graph(late=True)):
-        assert not [name for name, imports in graph.items() if "train" in imports]
+# Files beside the wings -> the wing behind which they come, the later of two last.
+BESIDE = {
+    "recipe_docs": "recipe",
+    "run_folder": "recipe",
+    "recipe_check": "objective",
+    "pipeline": "study",
+    "train": "study",
+    "cli": "study",
+}
 
 
-def told_order() -> list[str]:
-    """The modules in the order in which `distill/__init__.py` tells the flow of data."""
-    steps = re.findall(r"^    (\S.*?) {2,}\S", distill.__doc__, flags=re.MULTILINE)
-    return [name for step in steps for name in step.split(", ")]
+def place_of(module: str) -> tuple[int, int]:
+    """Where a module stands in the flow: the place of its wing, and that of a file beside the wings behind it."""
+    wing = module.partition(".")[0]
+    return told_wings().index(BESIDE.get(wing, wing)), 1 + list(BESIDE).index(wing) if wing in BESIDE else 0
 
 
-def test_the_flow_is_told_in_ten_lines_and_names_every_module():
-    beside = set(re.findall(r"`(\w+)`", distill.__doc__.partition("Beside the flow")[2]))
-    modules = {p.stem for p in PACKAGE.glob("*.py")} - {"__init__"} | {"metrics"}
-    assert len(re.findall(r"^    \S", distill.__doc__, flags=re.MULTILINE)) <= 10
-    assert len(told_order()) == len(set(told_order()))
-    assert set(told_order()) | beside == modules
+def test_the_flow_is_told_in_ten_lines_and_names_every_wing():
+    wings = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists()}
+    files = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"}
+    assert len(told_wings()) == 1 + 10
+    assert set(told_wings()) == wings | {"recipe"}
+    assert files == {"recipe", *BESIDE}
 
 
 def test_imports_point_upstream_as_told():
-    order = {name: place for place, name in enumerate(told_order())}
-    for late in (False, True):
-        for name, imports in import_graph(late).items():
-            for other in imports:
-                downstream = name in order and other in order and order[other] > order[name]
-                assert not downstream or (late and (name, other) in LATE_IMPORTS), f"{name} imports {other} from below"
+    for name, others in imports().items():
+        for other in others:
+            assert place_of(other) <= place_of(name), f"{name} imports {other} from below"
 
 
-def test_late_imports_that_are_allowed_exist():
-    graph = import_graph(late=True)
-    assert not [pair for pair in LATE_IMPORTS if pair[1] not in graph[pair[0]]]
+def test_imports_make_no_circle():
+    """Between modules, and not only between wings."""
+    TopologicalSorter(imports()).prepare()  # raises CycleError
+
+
+def test_nobody_imports_the_entries():
+    assert not [name for name, others in imports().items() if others & {"train", "cli"}]
+
+
+def test_the_objective_knows_tensors_only():
+    for name, tree in modules().items():
+        if name.startswith("objective."):
+            assert {other.partition(".")[0] for other in imports()[name]} <= {"base", "objective"}
+            heads = {
+                (node.module if isinstance(node, ast.ImportFrom) else node.names[0].name).partition(".")[0]
+                for node in ast.walk(tree)
+                if isinstance(node, ast.Import | ast.ImportFrom)
+            }
+            assert heads - sys.stdlib_module_names <= {"torch", "distill"}, f"{name} imports {heads}"
+
+
+def loaded_by(names: Iterable[str]) -> set[str]:
+    """The top-level modules that a new Python has loaded once it has imported these."""
+    code = f"import sys, importlib\nfor name in {sorted(names)!r}: importlib.import_module(name)\n"
+    code += "print(*{name.partition('.')[0] for name in sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        {
+            "distill",
+            "distill.cli",
+            "distill.train",
+            "distill.recipe_check",
+            "distill.run_folder",
+            "distill.recipe_docs",
+        },
+        {f"distill.{name}" for name in modules() if name.startswith("base.")},
+        {f"distill.{name}" for name in modules() if name.startswith("text.")},
+        {f"distill.{name}" for name in modules() if name.startswith("reports.")},
+        {"distill.objective.settings", "distill.data.counts"},
+    ],
+    ids=["entries", "base", "text", "reports", "settings"],
+)
+def test_what_needs_no_tensors_loads_no_torch(names):
+    assert not loaded_by(names) & {"torch", "transformers", "accelerate", "datasets"}
 
 
 # ----------------------------------------------------------------------------------------------------------- sizes
 
 
 def test_the_entry_and_the_readme_stay_short():
-    for path, limit in (("distill/train.py", 100), ("README.md", 250)):
+    for path, limit in (("distill/train.py", 40), ("distill/pipeline.py", 200), ("README.md", 250)):
         lines = len((REPOSITORY / path).read_text(encoding="utf-8").splitlines())
         assert lines < limit, f"{path} has {lines} lines"
+
+
+def test_no_wing_is_crowded():
+    for wing in (path for path in PACKAGE.iterdir() if (path / "__init__.py").exists()):
+        assert len([path for path in wing.glob("*.py") if path.name != "__init__.py"]) <= 15, wing
+
+
+def test_functions_are_read_at_one_look():
+    for name, tree in modules().items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef):
+                lines = node.end_lineno - node.lineno + 1
+                assert lines <= 60, f"{name}.{node.name} has {lines} lines"
+
+
+def test_every_module_has_the_test_file_of_its_name():
+    tests = REPOSITORY / "tests"
+    for name in modules():
+        wing, _, file = name.rpartition(".")
+        if (PACKAGE / Path(*name.split(".")) / "__init__.py").exists():
+            continue
+        path = tests / wing.partition(".")[0] / f"test_{file}.py"
+        assert path.exists(), f"distill.{name} has no {path.relative_to(REPOSITORY)}"
 
 
 def test_one_version():
@@ -197,6 +265,12 @@ def test_constraints_meet_the_ranges_of_pyproject():
 @functools.cache
 def parsed(path: Path) -> Recipe:
     return parse_recipe(["--config", str(path)])
+
+
+def test_recipes_name_what_trainer_and_metrics_know():
+    for path in RECIPES:
+        check_trainer_keys(parsed(path).trainer)
+        chosen(parsed(path).scores.metrics)
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: str(path.relative_to(REPOSITORY)))

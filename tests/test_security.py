@@ -22,7 +22,7 @@ from distill.base.errors import UserError
 from distill.data.batches import Collator
 from distill.models.loading import load_model, load_teacher, load_tokenizer
 from distill.models.student import make_student
-from distill.objective import kd_loss
+from distill.objective.settings import LossSettings
 from distill.recipe import Recipe, StudentConfig, TeacherConfig
 from distill.recipe_check import parse_recipe
 from distill.reports.report import write_report
@@ -135,7 +135,7 @@ def test_a_checkpoints_state_runs_no_code(tmp_path, toy_model, toy_tokenizer, sh
             train_dataset=blocks,
             data_collator=Collator(1, False),
             teacher=None,
-            settings=kd_loss.LossSettings(kd=0.0, ce=1.0),
+            settings=LossSettings(kd=0.0, ce=1.0),
             role_maps=None,
         )
 

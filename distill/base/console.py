@@ -13,8 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from distill.base.errors import UserError
-from distill.base.integrity import storage_error
+from distill.base.errors import UserError, storage_error
 
 if TYPE_CHECKING:
     from rich.progress import Progress

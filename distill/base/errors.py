@@ -1,12 +1,20 @@
-"""What the user can mend: the one exception for it, and the hint that goes with a misspelt name."""
+"""What the user can mend: the one exception for it, the hints that go with it, and what other errors become one."""
 
 import difflib
+import errno
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 _FEW = 8  # names that a hint may list
 _LONGEST_MESSAGE = 2_000  # characters
+# What a disk, a network drive, or whoever else has access to them can do to our files.
+_STORAGE_ERRORS = {
+    number
+    for name in ("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EACCES", "EPERM", "EIO", "ENOENT", "ENOTDIR", "ESTALE")
+    if (number := getattr(errno, name, None)) is not None
+}
 HUB_TOKEN = re.compile(r"\b(?:hf|api_org)_[A-Za-z0-9]{16,}")
 
 
@@ -50,4 +58,35 @@ def hub_hint() -> str:
 
 
 def first_line(error: Exception) -> str:
+    """What an error of a library says first, without a full stop, to be put into a sentence; its name if it is mute."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
+def storage_error(error: Exception) -> UserError | None:
+    """The sentence for a full disk, a folder that may not be written, or a file that is gone; None for other errors."""
+    message = str(error)
+    if isinstance(error, OSError) and error.errno in _STORAGE_ERRORS:
+        assert error.errno is not None  # it is among the errors above
+        where, reason = error.filename, os.strerror(error.errno)
+    elif type(error).__name__ == "SafetensorError" and "I/O error" in message:  # by name, as its import takes a while
+        where, reason = None, message.rpartition("I/O error: ")[2].partition(" (os error")[0]
+    elif isinstance(error, RuntimeError) and ("inline_container" in message or "PytorchStreamWriter" in message):
+        where, reason = None, "torch could not write all of a file; the disk may be full"
+    else:
+        return None
+    return UserError(
+        f"{where or 'a file of the run'}: {reason[0].lower() + reason[1:]}; free space, or mend access to it, "
+        "and the same command goes on from what was whole before"
+    )
+
+
+@contextmanager
+def storage_errors_as_user_errors() -> Iterator[None]:
+    """Turn what a full or vanished disk raises into a UserError."""
+    try:
+        yield
+    except Exception as error:
+        told = storage_error(error)
+        if told is None:
+            raise
+        raise told from error

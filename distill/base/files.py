@@ -1,4 +1,7 @@
-"""Text, JSON and folders that appear whole, and only then."""
+"""What the program writes with: text, JSON and folders that appear whole, and only then.
+
+How that is done, and how damage is seen later, is in `integrity`. How text is read is in `long_input`.
+"""
 
 import json
 import os
@@ -8,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from distill.base.console import say
-from distill.base.integrity import damage, partial_of, put_folder, sync, told_storage_errors
+from distill.base.errors import storage_errors_as_user_errors
+from distill.base.integrity import damage, partial_of, put_folder, sync
 
 #: Where this package lies, with its word lists, prompts and assets.
 PACKAGE = Path(__file__).resolve().parent.parent
@@ -46,7 +50,7 @@ def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
         UserError: the disk is full or cannot be written; what lay at `path` still lies there.
     """
     partial = partial_of(path)
-    with told_storage_errors():
+    with storage_errors_as_user_errors():
         partial.mkdir(parents=True)
         try:
             fill(partial)

@@ -1,26 +1,19 @@
-"""Files and folders that are whole or not there: synced, renamed into place, and hashed, so that damage is seen."""
+"""How a file or folder gets to its place: whole, hashed, so that damage is seen, and with the umask's permissions.
 
-import errno
+The ground under `files`, which is what the rest of the program writes with, and under what writes piece by piece: a
+cache, a checkpoint. Such a thing is made under another name (`partial_of`), synced, given its hashes, and renamed.
+"""
+
 import hashlib
 import json
 import os
 import shutil
+import stat
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 from pathlib import Path
 
-from safetensors import SafetensorError
-
-from distill.base.errors import UserError
-
 MANIFEST = "manifest.json"
-# What a disk, a network drive, or whoever else has access to them can do to our files.
-_STORAGE_ERRORS = {
-    number
-    for name in ("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EACCES", "EPERM", "EIO", "ENOENT", "ENOTDIR", "ESTALE")
-    if (number := getattr(errno, name, None)) is not None
-}
 
 
 def file_hash(path: Path) -> str:
@@ -43,17 +36,37 @@ def partial_of(path: Path) -> Path:
     return path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.partial")
 
 
+def _permit_as(ours: Path, path: Path) -> None:
+    """Give a file or folder the permissions of a file that we have opened ourselves.
+
+    Those are what the umask and the folder's access list leave. Libraries that write by way of a temporary file, such
+    as safetensors, leave one that only its owner may read. To ask for the umask itself means to change it, for all
+    threads, for a moment.
+    """
+    wanted, mode = (stat.S_IMODE(p.stat().st_mode) for p in (ours, path))
+    if path.is_dir():
+        wanted |= (wanted & 0o444) >> 2 | mode  # to enter where one may read; a group that is handed down stays
+    if mode != wanted:
+        with suppress(PermissionError):  # some network drives have none to give
+            path.chmod(wanted)
+
+
 # ------------------------------------------------------------------------------------------------------------ folders
 
 
 def seal_folder(folder: Path) -> None:
-    """Sync all that lies in a folder, and write a manifest with the size and SHA-256 of every file as the last one."""
+    """Sync all that lies in a folder, and write a manifest with the size and SHA-256 of every file as the last one.
+
+    The files get the permissions that the umask leaves.
+    """
     files = {}
-    for path in sorted(folder.rglob("*")):
-        sync(path)
-        if path.is_file() and path != folder / MANIFEST:
-            files[path.relative_to(folder).as_posix()] = {"bytes": path.stat().st_size, "sha256": file_hash(path)}
     manifest = folder / MANIFEST
+    manifest.touch()
+    for path in sorted(folder.rglob("*")):
+        _permit_as(manifest, path)
+        sync(path)
+        if path.is_file() and path != manifest:
+            files[path.relative_to(folder).as_posix()] = {"bytes": path.stat().st_size, "sha256": file_hash(path)}
     manifest.write_text(json.dumps({"format": 1, "files": files}, indent=2) + "\n", encoding="utf-8")
     sync(manifest)
     sync(folder)
@@ -95,11 +108,15 @@ def put_folder(partial: Path, path: Path) -> None:
 
 
 def put_file(partial: Path, path: Path) -> None:
-    """Sync a file and rename it to `path`, its hash beside it as `sha256sum -c` reads it."""
-    sync(partial)
+    """Sync a file and rename it to `path`, its hash beside it as `sha256sum -c` reads it.
+
+    It gets the permissions that the umask leaves.
+    """
     seal = _seal_of(path)
     seal_partial = partial.with_name(f"{partial.name}.sha256")
     seal_partial.write_text(f"{file_hash(partial)}  {path.name}\n", encoding="utf-8")
+    _permit_as(seal_partial, partial)
+    sync(partial)
     sync(seal_partial)
     os.replace(seal_partial, seal)  # before the file: what lies there without its hash was not written by us
     os.replace(partial, path)
@@ -116,36 +133,3 @@ def file_is_whole(path: Path) -> bool:
 
 def _seal_of(path: Path) -> Path:
     return path.with_name(f"{path.name}.sha256")
-
-
-# ------------------------------------------------------------------------------------------------------------- errors
-
-
-def storage_error(error: Exception) -> UserError | None:
-    """The sentence for a full disk, a folder that may not be written, or a file that is gone; None for other errors."""
-    message = str(error)
-    if isinstance(error, OSError) and error.errno in _STORAGE_ERRORS:
-        assert error.errno is not None  # it is among the errors above
-        where, reason = error.filename, os.strerror(error.errno)
-    elif isinstance(error, SafetensorError) and "I/O error" in message:
-        where, reason = None, message.rpartition("I/O error: ")[2].partition(" (os error")[0]
-    elif isinstance(error, RuntimeError) and ("inline_container" in message or "PytorchStreamWriter" in message):
-        where, reason = None, "torch could not write all of a file; the disk may be full"
-    else:
-        return None
-    return UserError(
-        f"{where or 'a file of the run'}: {reason[0].lower() + reason[1:]}; free space, or mend access to it, "
-        "and the same command goes on from what was whole before"
-    )
-
-
-@contextmanager
-def told_storage_errors() -> Iterator[None]:
-    """Turn what a full or vanished disk raises into a UserError."""
-    try:
-        yield
-    except (OSError, SafetensorError, RuntimeError) as error:
-        told = storage_error(error)
-        if told is None:
-            raise
-        raise told from error

@@ -96,13 +96,18 @@ def measured(metric: ModuleType, evaluation: Evaluation) -> dict[str, Measuremen
     return {card.name: outcome.get(card.name) or undefined(missing) for card in cards(metric)}
 
 
-def chosen(names: Sequence[str]) -> dict[str, ModuleType]:
+def chosen(names: Sequence[str], source: str = "") -> dict[str, ModuleType]:
     """The metrics of these names, in this order.
+
+    Args:
+        names: Of their files.
+        source: The key or option that names them, for the message.
 
     Raises:
         UserError: an unknown name.
     """
     for name in names:
         if name not in METRICS:
-            raise UserError(f"unknown metric '{name}'; {suggestion(name, list(METRICS))}")
+            where = f"{source}: " if source else ""
+            raise UserError(f"{where}unknown metric '{name}'; {suggestion(name, list(METRICS))}")
     return {name: METRICS[name] for name in names}

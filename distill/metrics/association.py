@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from distill.base.errors import UserError
+from distill.base.long_input import read_text
 from distill.metrics.bootstrap import Card, Measurement, finite
 from distill.metrics.evaluation import Evaluation
 
@@ -89,9 +90,7 @@ def read_test(path: Path) -> AssociationTest:
         UserError: the file is not one.
     """
     try:
-        table = json.loads(path.read_text(encoding="utf-8"))
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: not UTF-8; give a test in the layout of sent-bias (May et al. 2019)") from None
+        table = json.loads(read_text(path, "give a test in the layout of sent-bias (May et al. 2019)"))
     except json.JSONDecodeError as error:
         raise UserError(f"{path}, line {error.lineno}: not valid JSON ({error.msg})") from None
     examples, categories = [], []

@@ -1,12 +1,10 @@
-"""Texts of a benchmark: read from its file, and their likelihood under a model."""
+"""Texts of a benchmark and their likelihood under a model."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from distill.base.errors import UserError
 from distill.metrics.evaluation import Evaluation
 
 
@@ -58,21 +56,3 @@ def likelihood(evaluation: Evaluation, texts: Sequence[tuple[str, str]], what: s
         np.array([len(of_text) for of_text in kept], dtype=np.int64),
         sum(len(ids) > evaluation.context for ids in sequences) if evaluation.context else 0,
     )
-
-
-def read_text(path: Path) -> str:
-    """A file's text, with \\n at the end of every line, whatever stood there.
-
-    Raises:
-        UserError: it cannot be read, or is not UTF-8.
-    """
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); a UTF-8 text file is expected") from None
-    try:
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        raise UserError(f"{path}, line {line}: not UTF-8; take the benchmark's file as it was published") from None
-    return text.replace("\r\n", "\n").replace("\r", "\n")

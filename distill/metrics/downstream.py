@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from distill.base.errors import UserError
+from distill.base.long_input import open_text, read_text
 from distill.metrics.classifier import PENALTY, Head, fit_head
 from distill.metrics.evaluation import Evaluation, NotMeasured
 from distill.metrics.features import max_tokens, remembered, text_features
@@ -209,9 +210,7 @@ def _hatexplain(evaluation: Evaluation) -> Task:
 def read_hatexplain(path: Path) -> list[tuple[str, int]]:
     """(text, 1 if toxic) of each row of a split: [[text, label], ...]."""
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: not UTF-8; give HateXplain as a list of [text, label]") from None
+        rows = json.loads(read_text(path, "give HateXplain as a list of [text, label]"))
     except json.JSONDecodeError as error:
         raise UserError(f"{path}, line {error.lineno}: not valid JSON ({error.msg})") from None
     if not isinstance(rows, list) or not rows:
@@ -295,11 +294,11 @@ def read_people(evaluation: Evaluation) -> list[Person]:
 
 def _read_people(path: Path) -> Iterator[Person]:
     try:
-        with lzma.open(path, "rt", encoding="utf-8") as lines:
+        with open_text(path, lzma.open) as lines:
             for number, line in enumerate(lines, 1):
                 yield _person(line, f"{path}, line {number}")
-    except (EOFError, lzma.LZMAError, UnicodeDecodeError):
-        raise UserError(f"{path}: not a whole .xz file of UTF-8 text; fetch it again") from None
+    except (EOFError, lzma.LZMAError):
+        raise UserError(f"{path}: not a whole .xz file; fetch it again") from None
 
 
 def _person(line: str, where: str) -> Person:

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from distill.base.errors import UserError
+from distill.base.errors import UserError, first_line
 from distill.models.loading import load_tokenizer
 
 # Given to a classifier at one time. Not by a setting: rounding differs with the rows of a batch.
@@ -84,10 +84,9 @@ def load_classifier(path: str, device: Any = "cpu") -> TextClassifier:
             path, use_safetensors=True, trust_remote_code=False, dtype=torch.float32, output_loading_info=True
         )
     except Exception as error:  # damaged files raise many kinds
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         raise UserError(
-            f"{path}: no classifier of texts can be loaded from it: {reason}; give a folder with config.json and "
-            "model.safetensors, or the id of a hub model"
+            f"{path}: no classifier of texts can be loaded from it: {first_line(error)}; give a folder with "
+            "config.json and model.safetensors, or the id of a hub model"
         ) from None
     finally:
         logging.set_verbosity(level)

@@ -150,10 +150,7 @@ def generate(
     Raises:
         UserError: a prompt and its continuation do not fit into the model's context, or a setting is out of range.
     """
-    if temperature <= 0:
-        raise UserError(f"temperature must be above 0, not {temperature}; for nearly greedy decoding take top_k=1")
-    if not 0 < top_p <= 1:
-        raise UserError(f"top_p must be above 0 and at most 1, not {top_p}; 1 keeps the whole distribution")
+    _check_sampling(temperature, top_p)
     start, end = special_tokens(tokenizer)
     encoded = [[start, *ids] for ids in _encode(tokenizer, prompts)]
     _check_context(model, prompts, encoded, max_new_tokens)
@@ -168,24 +165,46 @@ def generate(
     with _plain_decoding(model, config):
         for first in range(0, len(jobs), batch_size):
             batch = jobs[first : first + batch_size]
-            width = max(len(encoded[p]) for p, _ in batch)
-            rows = [[pad] * (width - len(encoded[p])) + encoded[p] for p, _ in batch]
-            mask = [[0] * (width - len(encoded[p])) + [1] * len(encoded[p]) for p, _ in batch]
-            sampler = _InverseTransformSampler(
-                model, torch.from_numpy(uniforms[tuple(zip(*batch, strict=True))]).to(model.device),
-                [len(encoded[p]) for p, _ in batch], width, temperature, top_k, top_p,
-            )  # fmt: skip
-            output = model.generate(
-                input_ids=torch.tensor(rows, device=model.device),
-                attention_mask=torch.tensor(mask, device=model.device),
-                logits_processor=LogitsProcessorList([sampler]),
-            )
-            new = [row[: row.index(end)] if end in row else row for row in output[:, width:].tolist()]
-            for (p, s), text in zip(batch, _decode(tokenizer, [encoded[p] for p, _ in batch], new), strict=True):
+            before = [encoded[p] for p, _ in batch]
+            drawn = torch.from_numpy(uniforms[tuple(zip(*batch, strict=True))]).to(model.device)
+            new = _continue(model, before, drawn, config, (temperature, top_k, top_p))
+            for (p, s), text in zip(batch, _decode(tokenizer, before, new), strict=True):
                 texts[p][s] = text
             if progress:
                 progress(first + len(batch), len(jobs))
     return texts
+
+
+def _check_sampling(temperature: float, top_p: float) -> None:
+    if temperature <= 0:
+        raise UserError(f"temperature must be above 0, not {temperature}; for nearly greedy decoding take top_k=1")
+    if not 0 < top_p <= 1:
+        raise UserError(f"top_p must be above 0 and at most 1, not {top_p}; 1 keeps the whole distribution")
+
+
+def _continue(
+    model: Any, before: list[list[int]], uniforms: Tensor, config: GenerationConfig, shape: tuple[float, int, float]
+) -> list[list[int]]:
+    """The tokens that follow each of B beginnings, without the end token.
+
+    Args:
+        model: As `generate` takes it.
+        before: B lists of token ids.
+        uniforms: (B, N) the random numbers of their next N tokens.
+        config: Tokens to pad with and to end at.
+        shape: Temperature, top_k and top_p.
+    """
+    width = max(map(len, before))
+    rows = [[config.pad_token_id] * (width - len(ids)) + ids for ids in before]
+    mask = [[0] * (width - len(ids)) + [1] * len(ids) for ids in before]
+    sampler = _InverseTransformSampler(model, uniforms, [len(ids) for ids in before], width, *shape)
+    output = model.generate(
+        input_ids=torch.tensor(rows, device=model.device),
+        attention_mask=torch.tensor(mask, device=model.device),
+        logits_processor=LogitsProcessorList([sampler]),
+    )
+    end = config.eos_token_id
+    return [row[: row.index(end)] if end in row else row for row in output[:, width:].tolist()]
 
 
 def _encode(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:

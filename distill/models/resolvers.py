@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from distill.base.errors import UserError, suggestion
+from distill.base.errors import UserError, first_line, suggestion
 from distill.models.architecture import head, hidden_states, special_tokens, weights_hash
 from distill.models.loading import load_teacher
 from distill.recipe import TeacherConfig
@@ -321,7 +321,7 @@ def _load_pipeline(name: str) -> Any:
     try:
         return spacy.load(name, exclude=_NOT_NEEDED)
     except (OSError, ValueError, ImportError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         raise UserError(
-            f"spaCy pipeline '{name}' cannot be loaded: {reason}; python -m spacy download {name}, or give a folder"
+            f"spaCy pipeline '{name}' cannot be loaded: {first_line(error)}; "
+            f"python -m spacy download {name}, or give a folder"
         ) from None

@@ -22,7 +22,6 @@ Gradients with respect to the student's logits, with q = softmax(logits / T) and
     cross-entropy                softmax(logits) - onehot(label)
 """
 
-import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -33,91 +32,51 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from distill.base.errors import UserError
-from distill.objective.logit_ops import (
-    LOG_ZERO,
-    OPERATIONS,
-    RoleMap,
-    check_choice,
-    check_strength,
-    log_probabilities_,
-    mix,
-    teacher_target,
-)
+from distill.objective.divergences import DIVERGENCES
+from distill.objective.logit_ops import LOG_ZERO, RoleMap, log_probabilities_, mix, teacher_target
+from distill.objective.operations import OPERATIONS
+from distill.objective.settings import LossSettings
 
 IGNORED = -100  # the label of a token that does not count
 _CACHED_LOGITS = 2**18  # numbers that stay in the cache of a processor core while one operation follows another
 _TILE = 1024  # vocabulary entries that are projected at once on a CPU
 
 
-def forward_kl(log_p: Tensor, log_q: Tensor, beta: float) -> Tensor:
-    """KL(p || q) of target p and student q, (N,): the student covers all that the target may say."""
-    return (log_p.exp() * (log_p - log_q)).sum(dim=-1)
+@dataclass(frozen=True)
+class ModelView:
+    """What the loss needs of a model: what its head saw, and the head. N tokens, D hidden size, V vocabulary.
 
-
-def reverse_kl(log_p: Tensor, log_q: Tensor, beta: float) -> Tensor:
-    """KL(q || p) of target p and student q, (N,): the student says nothing that the target would not."""
-    return (log_q.exp() * (log_q - log_p)).sum(dim=-1)
-
-
-def jsd(log_p: Tensor, log_q: Tensor, beta: float) -> Tensor:
-    """Generalised Jensen-Shannon divergence, beta KL(p || m) + (1 - beta) KL(q || m), m = beta p + (1 - beta) q, (N,).
-
-    As in Agarwal et al., "On-Policy Distillation of Language Models" (ICLR 2024).
+    Attributes:
+        hidden: (N, D) last hidden states, the input of the head.
+        weight: (V, D) the head.
+        bias: (V,) or None.
     """
-    log_m = torch.logaddexp(log_p + math.log(beta), log_q + math.log1p(-beta))
-    return beta * forward_kl(log_p, log_m, beta) + (1 - beta) * forward_kl(log_q, log_m, beta)
 
+    hidden: Tensor
+    weight: Tensor
+    bias: Tensor | None = None
 
-#: A divergence takes the log-probabilities of target and student, (N, V) each, and ``jsd_beta`` to one value a token.
-DIVERGENCES: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
-    "forward_kl": forward_kl,
-    "reverse_kl": reverse_kl,
-    "jsd": jsd,
-}
+    def to(self, dtype: torch.dtype) -> "ModelView":
+        """The same in another number format."""
+        bias = None if self.bias is None else self.bias.to(dtype)
+        return ModelView(self.hidden.to(dtype), self.weight.to(dtype), bias)
 
 
 @dataclass(frozen=True)
-class LossSettings:
-    """Weights and shape of the loss. A part whose weight is 0 is not computed and reads 0.
+class Positions:
+    """What each of the student's N tokens is compared with.
 
     Attributes:
-        kd: weight of the divergence from the teacher's target.
-        ce: weight of the cross-entropy with the labels.
-        hidden: weight of the cosine distance of the last hidden states.
-        temperature: T > 0, divides the logits of target and student in the divergence.
-        divergence: a key of `DIVERGENCES`.
-        jsd_beta: weight of the target in the mixture of the Jensen-Shannon divergence, in (0, 1).
-        op: a key of `logit_ops.OPERATIONS`.
-        strength: in [0, 1], how much of the operation is mixed into the plain teacher.
-        chunk_tokens: tokens whose logits are in memory at once in the fused loss, the student's and one view of the
-            teacher's; with more views there are fewer tokens in a chunk, but no more logits. None: 96 on a CPU, 1,024
-            elsewhere.
+        labels: (N,) int64, the next tokens; -100 where a token does not count.
+        own: (N,) int64, the row of the teacher's hidden states that predicts the same token as the student's; None
+            where there is no teacher.
+        partner: (K - 1, N) int64, the rows at the aligned positions of the counterfactuals, -1 where there is none;
+            None: no counterfactuals.
     """
 
-    kd: float = 1.0
-    ce: float = 0.0
-    hidden: float = 0.0
-    temperature: float = 1.0
-    divergence: str = "forward_kl"
-    jsd_beta: float = 0.5
-    op: str = "expmean"
-    strength: float = 1.0
-    chunk_tokens: int | None = None
-
-    def __post_init__(self) -> None:
-        check_choice("divergence", self.divergence, DIVERGENCES)
-        check_choice("operation", self.op, OPERATIONS)
-        check_strength(self.strength)
-        for name in ("kd", "ce", "hidden"):
-            if not (math.isfinite(weight := getattr(self, name)) and weight >= 0):
-                raise UserError(f"loss weight {name} must be a number of at least 0, but is {weight}")
-        if not (math.isfinite(self.temperature) and self.temperature > 0):
-            raise UserError(f"temperature must be greater than 0, but is {self.temperature}; 1 leaves the logits as is")
-        if not 0 < self.jsd_beta < 1:
-            raise UserError(f"jsd_beta must lie between 0 and 1, both excluded, but is {self.jsd_beta}")
-        if self.chunk_tokens is not None and self.chunk_tokens < 1:
-            raise UserError(f"chunk_tokens must be at least 1, but is {self.chunk_tokens}")
+    labels: Tensor
+    own: Tensor | None = None
+    partner: Tensor | None = None
 
 
 class LossParts(NamedTuple):
@@ -145,15 +104,9 @@ def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def reference_loss(
-    student_hidden: Tensor,
-    student_weight: Tensor,
-    student_bias: Tensor | None,
-    teacher_hidden: Tensor | None,
-    teacher_weight: Tensor | None,
-    teacher_bias: Tensor | None,
-    own: Tensor | None,
-    partner: Tensor | None,
-    labels: Tensor,
+    student: ModelView,
+    teacher: ModelView | None,
+    positions: Positions,
     settings: LossSettings,
     role_maps: Sequence[RoleMap] | None = None,
     projection: Tensor | None = None,
@@ -161,16 +114,10 @@ def reference_loss(
     """The loss as its definition reads, with (N, V) logits in memory: the truth that `fused_loss` is tested against.
 
     Args:
-        student_hidden: (N, Ds) last hidden states, the input of the head.
-        student_weight: (V, Ds) the head.
-        student_bias: (V,) or None.
-        teacher_hidden: (M, Dt) the teacher's last hidden states on the texts and on their counterfactuals; None: no
-            teacher, so that only the cross-entropy is left.
-        teacher_weight: (V, Dt).
-        teacher_bias: (V,) or None.
-        own: (N,) int64, the row of ``teacher_hidden`` that predicts the same token as the student's.
-        partner: (K - 1, N) int64, the rows at the aligned positions of the counterfactuals, -1 where there is none.
-        labels: (N,) int64, the next tokens; -100 where a token does not count.
+        student: Of N tokens.
+        teacher: Of M positions in the texts and their counterfactuals, with a hidden size of its own; None: no teacher,
+            so that only the cross-entropy is left.
+        positions: What each of the N tokens is compared with.
         settings: weights, divergence, operation.
         role_maps: K - 1 role maps, or None for no role reversal.
         projection: (Ds, Dt), takes the student's hidden states to the teacher's width in the hidden loss.
@@ -178,31 +125,31 @@ def reference_loss(
     Returns:
         Sums over the valid tokens.
     """
-    valid = labels != IGNORED
-    hidden, labels = student_hidden[valid], labels[valid]
-    logits = _logits(hidden, student_weight, student_bias)
+    valid = positions.labels != IGNORED
+    hidden, labels = student.hidden[valid], positions.labels[valid]
+    logits = _logits(hidden, student.weight, student.bias)
     kd = ce = cosine = hidden.sum() * 0  # keeps the graph connected
     if settings.ce:
         ce = F.cross_entropy(logits, labels, reduction="sum")
-    if teacher_hidden is not None:
-        assert teacher_weight is not None and own is not None
-        own = own[valid]
-        partner = own.new_zeros(0, len(own)) if partner is None else partner[:, valid]
+    if teacher is not None:
+        assert positions.own is not None
+        own = positions.own[valid]
+        partner = own.new_zeros(0, len(own)) if positions.partner is None else positions.partner[:, valid]
         if settings.kd:
             target = teacher_target(
-                _logits(teacher_hidden[own], teacher_weight, teacher_bias),
-                _logits(teacher_hidden[partner.clamp(min=0)], teacher_weight, teacher_bias),
+                _logits(teacher.hidden[own], teacher.weight, teacher.bias),
+                _logits(teacher.hidden[partner.clamp(min=0)], teacher.weight, teacher.bias),
                 partner >= 0,
                 settings.op,
                 settings.strength,
                 role_maps,
                 settings.temperature,
             )
-            student = torch.log_softmax(logits / settings.temperature, dim=-1).clamp(min=LOG_ZERO)
-            divergence = DIVERGENCES[settings.divergence](target, student, settings.jsd_beta)
+            log_q = torch.log_softmax(logits / settings.temperature, dim=-1).clamp(min=LOG_ZERO)
+            divergence = DIVERGENCES[settings.divergence](target, log_q, settings.jsd_beta)
             kd = settings.temperature**2 * divergence.sum()
         if settings.hidden:
-            cosine = hidden_cosine(hidden, teacher_hidden[own], projection)
+            cosine = hidden_cosine(hidden, teacher.hidden[own], projection)
     total = settings.kd * kd + settings.ce * ce + settings.hidden * cosine
     return LossParts(total, kd.detach(), ce.detach(), cosine.detach(), valid.sum())
 
@@ -259,18 +206,16 @@ class _Chunk(NamedTuple):
     blocks: tuple[_Block, ...]
 
 
-def _plan(
-    own: Tensor | None, partner: Tensor | None, labels: Tensor, chunk_tokens: int, block_tokens: int
-) -> list[_Chunk]:
+def _plan(positions: Positions, chunk_tokens: int, block_tokens: int) -> list[_Chunk]:
     """Cut the valid tokens into chunks in such an order that a chunk needs few distinct teacher positions.
 
     A token of a text and the aligned token of its counterfactual look at the same two positions; sorting by the
     smallest one puts them side by side. Planned on the CPU, so that a GPU waits for its indices once, not once a chunk.
     """
-    device = labels.device
-    tokens = (labels != IGNORED).nonzero().squeeze(1).cpu()
-    own = torch.zeros_like(tokens) if own is None else own.cpu()[tokens]
-    partner = tokens.new_zeros(0, len(tokens)) if partner is None else partner.cpu()[:, tokens]
+    device = positions.labels.device
+    tokens = (positions.labels != IGNORED).nonzero().squeeze(1).cpu()
+    own = torch.zeros_like(tokens) if positions.own is None else positions.own.cpu()[tokens]
+    partner = tokens.new_zeros(0, len(tokens)) if positions.partner is None else positions.partner.cpu()[:, tokens]
     first = own
     for row in partner:
         first = torch.where(row >= 0, row.minimum(first), first)
@@ -322,39 +267,36 @@ def _block_tokens(weight: Tensor) -> int:
     return max(1, _CACHED_LOGITS // len(weight))
 
 
+class _Work(NamedTuple):
+    """What the fused loss does beside multiplying: no tensor in it takes a gradient."""
+
+    chunks: list[_Chunk]
+    labels: Tensor
+    settings: LossSettings
+    role_maps: Sequence[RoleMap] | None
+    with_gradient: bool
+    head_gradient: list[Tensor] | None
+
+
 class _FusedLoss(torch.autograd.Function):
     """See `fused_loss`. Returns the sums (weighted total, kd, ce); the gradients are made in the forward pass."""
 
     @staticmethod
     def forward(
-        ctx,
-        student_hidden: Tensor,
-        student_weight: Tensor,
-        student_bias: Tensor | None,
-        teacher: tuple[Tensor, Tensor, Tensor | None] | None,
-        chunks: list[_Chunk],
-        labels: Tensor,
-        settings: LossSettings,
-        role_maps: Sequence[RoleMap] | None,
-        with_gradient: bool,
-        head_gradient: list[Tensor] | None,
+        ctx, hidden: Tensor, weight: Tensor, bias: Tensor | None, teacher: ModelView | None, work: _Work
     ) -> tuple[Tensor, Tensor, Tensor]:
-        ctx.head_gradient = head_gradient
-        ctx.dtypes = [None if x is None else x.dtype for x in (student_hidden, student_weight, student_bias)]
-        needed = [with_gradient and needs for needs in ctx.needs_input_grad[:3]]
-        device = student_hidden.device.type
+        ctx.head_gradient = work.head_gradient
+        ctx.dtypes = [None if x is None else x.dtype for x in (hidden, weight, bias)]
+        needed = [work.with_gradient and needs for needs in ctx.needs_input_grad[:3]]
+        device = hidden.device.type
+        student = ModelView(hidden, weight, bias)
         if torch.is_autocast_enabled(device):
             # Cast once: autocast would cast the heads in every chunk, and does not cover products that add in place.
             dtype = torch.get_autocast_dtype(device)
-            student_hidden, student_weight = student_hidden.to(dtype), student_weight.to(dtype)
-            student_bias = None if student_bias is None else student_bias.to(dtype)
-            if teacher is not None:
-                hidden, weight, bias = teacher
-                teacher = hidden.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
+            student = student.to(dtype)
+            teacher = None if teacher is None else teacher.to(dtype)
         with torch.autocast(device, enabled=False):
-            total, kd, ce, gradients = _pass_over_chunks(
-                student_hidden, student_weight, student_bias, teacher, chunks, labels, settings, role_maps, needed
-            )
+            total, kd, ce, gradients = _pass_over_chunks(student, teacher, work, needed)
         ctx.save_for_backward(*gradients)
         ctx.mark_non_differentiable(kd, ce)
         return total, kd, ce
@@ -373,7 +315,7 @@ class _FusedLoss(torch.autograd.Function):
         if ctx.head_gradient is not None:
             ctx.head_gradient.append(gradients[1])
             gradients[1] = None
-        return *gradients, None, None, None, None, None, None, None
+        return *gradients, None, None
 
 
 class _TiedEmbedding(torch.autograd.Function):
@@ -410,52 +352,44 @@ def tied_embedding(ids: Tensor, weight: Tensor, head_gradient: list[Tensor]) -> 
 
 
 def _pass_over_chunks(
-    student_hidden: Tensor,
-    student_weight: Tensor,
-    student_bias: Tensor | None,
-    teacher: tuple[Tensor, Tensor, Tensor | None] | None,
-    chunks: list[_Chunk],
-    labels: Tensor,
-    settings: LossSettings,
-    role_maps: Sequence[RoleMap] | None,
-    needed: list[bool],
+    student: ModelView, teacher: ModelView | None, work: _Work, needed: list[bool]
 ) -> tuple[Tensor, Tensor, Tensor, list[Tensor | None]]:
     """The sums total, kd, ce, and the gradients of total: hidden states, weight, bias, None for one not `needed`."""
+    settings = work.settings
     # Half-precision gradients of the head are summed over the chunks in fp32.
-    wide = torch.promote_types(student_hidden.dtype, torch.float32)
-    d_hidden = torch.zeros_like(student_hidden) if needed[0] else None
-    d_weight = torch.zeros_like(student_weight, dtype=wide) if needed[1] else None
-    d_bias = torch.zeros_like(student_bias, dtype=wide) if needed[2] and student_bias is not None else None
-    kd, ce = student_hidden.new_zeros((), dtype=wide), student_hidden.new_zeros((), dtype=wide)
+    wide = torch.promote_types(student.hidden.dtype, torch.float32)
+    d_hidden = torch.zeros_like(student.hidden) if needed[0] else None
+    d_weight = torch.zeros_like(student.weight, dtype=wide) if needed[1] else None
+    d_bias = torch.zeros_like(student.bias, dtype=wide) if needed[2] and student.bias is not None else None
+    kd, ce = student.hidden.new_zeros((), dtype=wide), student.hidden.new_zeros((), dtype=wide)
     # The logits of all chunks are written to the same place: new memory costs time.
-    rows = max((len(chunk.tokens) + len(chunk.teacher) for chunk in chunks), default=0)
-    logits = student_hidden.new_empty(rows, len(student_weight), dtype=wide)
+    rows = max((len(chunk.tokens) + len(chunk.teacher) for chunk in work.chunks), default=0)
+    logits = student.hidden.new_empty(rows, len(student.weight), dtype=wide)
 
-    for chunk in chunks:
+    for chunk in work.chunks:
         n = len(chunk.tokens)
-        hidden = student_hidden.index_select(0, chunk.tokens)
-        z = _project(hidden, student_weight, student_bias, logits[:n])
+        hidden = student.hidden.index_select(0, chunk.tokens)
+        z = _project(hidden, student.weight, student.bias, logits[:n])
         log_t = None
         if teacher is not None:
-            teacher_hidden, teacher_weight, teacher_bias = teacher
             log_t = logits[n : n + len(chunk.teacher)]
-            _project(teacher_hidden.index_select(0, chunk.teacher), teacher_weight, teacher_bias, log_t)
-            block_tokens = _block_tokens(teacher_weight)
+            _project(teacher.hidden.index_select(0, chunk.teacher), teacher.weight, teacher.bias, log_t)
+            block_tokens = _block_tokens(teacher.weight)
             for start in range(0, len(log_t), block_tokens):
                 log_probabilities_(log_t[start : start + block_tokens], settings.temperature)
-        label = labels.index_select(0, chunk.tokens).unsqueeze(1)
+        label = work.labels.index_select(0, chunk.tokens).unsqueeze(1)
         for block in chunk.blocks:
             part = slice(block.start, block.end)
-            target = None if log_t is None else _block_target(log_t, chunk, block, settings, role_maps)
+            target = None if log_t is None else _block_target(log_t, chunk, block, settings, work.role_maps)
             block_kd, block_ce = _block_loss(z[part], label[part], target, settings)
             kd += block_kd
             ce += block_ce
 
         if d_bias is not None:
             d_bias += z.sum(dim=0)
-        z = z.to(student_weight.dtype)
+        z = z.to(student.weight.dtype)
         if d_hidden is not None:
-            d_hidden.index_copy_(0, chunk.tokens, z @ student_weight)
+            d_hidden.index_copy_(0, chunk.tokens, z @ student.weight)
         if d_weight is not None:
             if d_weight.dtype == z.dtype:
                 d_weight.addmm_(z.t(), hidden)
@@ -524,15 +458,9 @@ def _block_target(
 
 @torch.compiler.disable  # the plan depends on the data, and the gradients are made by hand
 def fused_loss(
-    student_hidden: Tensor,
-    student_weight: Tensor,
-    student_bias: Tensor | None,
-    teacher_hidden: Tensor | None,
-    teacher_weight: Tensor | None,
-    teacher_bias: Tensor | None,
-    own: Tensor | None,
-    partner: Tensor | None,
-    labels: Tensor,
+    student: ModelView,
+    teacher: ModelView | None,
+    positions: Positions,
     settings: LossSettings,
     role_maps: Sequence[RoleMap] | None = None,
     projection: Tensor | None = None,
@@ -543,34 +471,23 @@ def fused_loss(
     Memory: the logits of 2 * chunk_tokens positions and one (V, Ds) gradient. Call it inside the (wrapped) model's
     forward, as the head's weight must be whole and must be seen by the gradient hooks there. Differentiable once.
 
-    With a list ``head_gradient``, the backward pass puts the gradient of ``student_weight`` there and leaves it to
+    With a list ``head_gradient``, the backward pass puts the gradient of the student's head there and leaves it to
     `tied_embedding` to hand it on.
     """
-    with_teacher = teacher_hidden is not None
-    teacher = (teacher_hidden, teacher_weight, teacher_bias) if with_teacher and settings.kd else None
-    with_partners = teacher and settings.op != "none" and settings.strength
-    chunks = _plan(
-        own if teacher else None,
-        partner if with_partners else None,
-        labels,
-        settings.chunk_tokens or default_chunk_tokens(student_weight.device),
-        _block_tokens(student_weight),
+    asked = teacher if settings.kd else None
+    with_partners = asked is not None and settings.op != "none" and settings.strength
+    looked_at = Positions(
+        positions.labels,
+        positions.own if asked is not None else None,
+        positions.partner if with_partners else None,
     )
-    total, kd, ce = _FusedLoss.apply(
-        student_hidden,
-        student_weight,
-        student_bias,
-        teacher,
-        chunks,
-        labels,
-        settings,
-        role_maps,
-        torch.is_grad_enabled(),
-        head_gradient,
-    )
+    chunk_tokens = settings.chunk_tokens or default_chunk_tokens(student.weight.device)
+    chunks = _plan(looked_at, chunk_tokens, _block_tokens(student.weight))
+    work = _Work(chunks, positions.labels, settings, role_maps, torch.is_grad_enabled(), head_gradient)
+    total, kd, ce = _FusedLoss.apply(student.hidden, student.weight, student.bias, asked, work)
     cosine = torch.zeros_like(kd)
-    valid = labels != IGNORED
-    if teacher_hidden is not None and own is not None and settings.hidden:
-        cosine = hidden_cosine(student_hidden[valid], teacher_hidden[own[valid]], projection)
+    valid = positions.labels != IGNORED
+    if teacher is not None and positions.own is not None and settings.hidden:
+        cosine = hidden_cosine(student.hidden[valid], teacher.hidden[positions.own[valid]], projection)
         total = total + settings.hidden * cosine
     return LossParts(total, kd, ce, cosine.detach(), valid.sum())

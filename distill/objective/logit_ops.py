@@ -14,12 +14,13 @@ Shapes: N tokens, V vocabulary, K groups of the word list (so K - 1 counterfactu
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from distill.base.errors import UserError, suggestion
+from distill.objective.operations import OPERATIONS
+from distill.objective.settings import require_sound
 
 # The logarithm of a probability that is zero. A finite number, so that 0 * log(0) is 0 and not NaN, and so low that no
 # sum with ordinary logits raises it above the logarithm of the smallest float.
@@ -40,65 +41,6 @@ def log_probabilities_(logits: Tensor, temperature: float = 1.0) -> Tensor:
     if temperature != 1.0:
         logits.div_(temperature)
     return logits.sub_(logits.logsumexp(dim=-1, keepdim=True)).clamp_(min=LOG_ZERO)
-
-
-def none(own: Tensor, others: Tensor) -> Tensor:
-    """The plain teacher: softmax(own)."""
-    return own
-
-
-def maximum(own: Tensor, others: Tensor) -> Tensor:
-    """Proportional to the largest of the K probabilities."""
-    for other in others:
-        own = torch.maximum(own, other)
-    return torch.log_softmax(own, dim=-1)
-
-
-def mean(own: Tensor, others: Tensor) -> Tensor:
-    """Proportional to the geometric mean of the K probabilities (the mean of the log-probabilities)."""
-    total = own + others[0]
-    for other in others[1:]:
-        total += other
-    return torch.log_softmax(total.div_(1 + len(others)), dim=-1)
-
-
-def expmean(own: Tensor, others: Tensor) -> Tensor:
-    """The arithmetic mean of the K probabilities."""
-    if len(others) == 0:
-        return own
-    total = torch.logaddexp(own, others[0])
-    for other in others[1:]:
-        torch.logaddexp(total, other, out=total)
-    return total.sub_(math.log(1 + len(others)))
-
-
-def swap(own: Tensor, others: Tensor) -> Tensor:
-    """The counterfactual prediction alone; with more than one, the arithmetic mean of their probabilities."""
-    return expmean(others[0], others[1:])
-
-
-#: An operation takes the log-probabilities ``own`` (N, V) and ``others`` (P, N, V), P >= 1 counterfactuals, to the
-#: normalised log-probabilities (N, V) of the target. It leaves its arguments as they are, but may return one of them.
-OPERATIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "none": none,
-    "max": maximum,
-    "mean": mean,
-    "expmean": expmean,
-    "swap": swap,
-}
-
-
-def check_choice(option: str, value: str, choices: Iterable[str]) -> None:
-    """Raise a `UserError` that names the nearest choice, or all of them, if ``value`` is none of them."""
-    choices = list(choices)
-    if value not in choices:
-        raise UserError(f"unknown {option} {value!r}; {suggestion(value, choices)}")
-
-
-def check_strength(strength: float) -> None:
-    """Raise a `UserError` unless ``strength`` lies in [0, 1]."""
-    if not 0.0 <= strength <= 1.0:
-        raise UserError(f"strength must lie between 0 (plain teacher) and 1 (full operation), but is {strength}")
 
 
 class RoleMap:
@@ -232,8 +174,7 @@ def teacher_target(
     Raises:
         UserError: for an unknown operation or a strength outside [0, 1].
     """
-    check_choice("operation", op, OPERATIONS)
-    check_strength(strength)
+    require_sound({"op": op, "strength": strength})
     own = log_probabilities(own, temperature)
     if op == "none" or len(others) == 0:
         return own

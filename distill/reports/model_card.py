@@ -12,7 +12,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData, hf_hub_downloa
 from huggingface_hub.errors import HTTPError
 
 from distill.base.console import say
-from distill.base.errors import UserError
+from distill.base.errors import UserError, first_line
 from distill.base.files import write_text
 from distill.base.markdown_text import escape, items, table
 from distill.models.loading import DEMO_TEACHER
@@ -230,9 +230,8 @@ def push_student(recipe: Recipe, folder: Path) -> None:
             revision=arguments.hub_revision,
         )
     except (OSError, ValueError, HTTPError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"trainer.push_to_hub: the push to {repository} failed ({reason}); the student is finished in "
+            f"trainer.push_to_hub: the push to {repository} failed ({first_line(error)}); the student is finished in "
             f"{folder / 'student'}, and the same command tries again"
         ) from None
     say(f"pushed the student: {commit}")

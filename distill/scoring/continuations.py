@@ -11,6 +11,7 @@ from rich.text import Text
 from distill.base.console import counter
 from distill.base.errors import UserError
 from distill.base.highlight import marked, side_by_side
+from distill.base.long_input import read_text
 from distill.models.generation import generate
 from distill.models.loading import load_model, load_tokenizer
 from distill.text.counterfactual import Swapper
@@ -30,12 +31,7 @@ def read_prompts(spec: str, maximum: int | None = None) -> list[str]:
     path = Path(spec)
     if path.suffix != ".txt":
         return [prompt.text for prompt in limit_prompts(load_prompts(spec), maximum)]
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); give a text file with one prompt a line") from None
+    lines = read_text(path, "give a text file with one prompt a line").splitlines()
     if not (prompts := [line.rstrip() for line in lines if line.strip()][:maximum]):
         raise UserError(f"{path}: holds no prompt; write one a line")
     return prompts

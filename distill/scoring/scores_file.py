@@ -12,7 +12,7 @@ from jsonschema.exceptions import best_match
 
 from distill.base.errors import UserError
 from distill.base.files import PACKAGE, write_json
-from distill.base.long_input import read_whole
+from distill.base.long_input import read_text
 
 FORMAT = 1
 
@@ -42,9 +42,7 @@ def read_scores(path: str | Path) -> dict[str, Any]:
         UserError: there is none, it is of another format, or something in it is not as the schema says.
     """
     try:
-        scores = json.loads(read_whole(Path(path)).decode(), parse_constant=_no_number)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); give a scores.json") from None
+        scores = json.loads(read_text(Path(path), "give a scores.json"), parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not valid JSON ({error})") from None
     if not isinstance(scores, dict) or scores.get("format") != FORMAT:
@@ -92,3 +90,14 @@ def without_nan(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
+
+
+def scores_beside(folder: Path) -> dict[str, dict[str, Any]]:
+    """The scores in this folder and in those beside it, by the folder's name; files of another format are left out."""
+    found = {}
+    for path in sorted(folder.resolve().parent.glob("*/scores.json")):
+        try:
+            found[path.parent.name] = read_scores(path)
+        except UserError:
+            continue
+    return found

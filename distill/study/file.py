@@ -17,6 +17,7 @@ from distill.recipe import Recipe, TargetConfig, merge, read_recipe_file, read_y
 from distill.recipe_check import check_recipe, typed
 from distill.scoring.score_cache import content_hash
 from distill.study.schema import BASELINE, HALVES, Study
+from distill.training.arguments import check_trainer_keys
 
 #: Keys of a recipe that say where its text comes from.
 TEXT_SECTIONS = ("corpus", "held_out")
@@ -190,6 +191,7 @@ def _checked_recipe(values: str, source: str) -> Recipe:
     recipe: Recipe = typed(Recipe, json.loads(values), source)
     with _naming(source):
         check_recipe(recipe)
+        check_trainer_keys(recipe.trainer)
     return recipe
 
 

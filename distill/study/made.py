@@ -50,6 +50,14 @@ def commit() -> str:
         return f"version {__version__}"
 
 
+def published_command(file: str, data: str | None, seeds: str | None, rows: str | None, jobs: int | None) -> str:
+    """The command of a study by the options that it was given, without what is nobody's business: paths."""
+    given = {"data": "DIR" if data else None, "seeds": seeds, "rows": rows, "jobs": jobs}
+    named = Path(file).name if Path(file).is_absolute() else file
+    options = [f"--{name} {value}" for name, value in given.items() if value is not None]
+    return " ".join(["distill study", named, *options])
+
+
 def children_seconds() -> float:
     """Processor time of all child processes that have ended."""
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)

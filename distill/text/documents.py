@@ -8,14 +8,13 @@ import lzma
 import random
 import re
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from distill.base.errors import UserError, hub_hint
-from distill.base.long_input import parts, stream_parts
+from distill.base.errors import UserError, first_line, hub_hint
+from distill.base.long_input import open_text, parts, stream_parts
 from distill.recipe import CorpusConfig
 from distill.text.counterfactual import encodable
 
@@ -127,13 +126,6 @@ def _pieces(line: str, limit: int) -> Iterator[str]:
         yield current
 
 
-@contextmanager
-def _open_text(path: Path) -> Iterator[IO[str]]:
-    opener = _OPENERS.get(path.suffix, open)
-    with opener(path, "rt", encoding="utf-8", newline="") as stream:
-        yield stream
-
-
 def corpus_files(config: CorpusConfig) -> list[Path]:
     """The files that the patterns of `config.files` name, in a fixed order.
 
@@ -158,8 +150,6 @@ def _file_documents(config: CorpusConfig, seed: int) -> Iterator[str]:
     for path in paths:
         try:
             yield from _one_file(path, config)
-        except UnicodeDecodeError as error:
-            raise UserError(f"{path}: is not UTF-8 text (byte {error.start}); convert it first") from None
         except UserError:
             raise
         except Exception as error:  # damaged files raise many kinds, parquet above all
@@ -168,6 +158,7 @@ def _file_documents(config: CorpusConfig, seed: int) -> Iterator[str]:
 
 def _one_file(path: Path, config: CorpusConfig) -> Iterator[str]:
     kind = path.with_suffix("").suffix if path.suffix in _OPENERS else path.suffix
+    opener = _OPENERS.get(path.suffix, open)
     if kind == ".parquet":
         from pyarrow import parquet
 
@@ -180,7 +171,7 @@ def _one_file(path: Path, config: CorpusConfig) -> Iterator[str]:
                 raise _long_row(str(path))
             yield from (_text(value, str(path), config.text_column) for value in column.to_pylist() if value)
     elif kind in (".jsonl", ".json"):
-        with _open_text(path) as stream:
+        with open_text(path, opener) as stream:
             lines = iter(partial(stream.readline, _LONGEST_ROW + 1), "")
             for number, line in enumerate(lines, start=1):
                 if len(line) > _LONGEST_ROW:
@@ -188,7 +179,7 @@ def _one_file(path: Path, config: CorpusConfig) -> Iterator[str]:
                 if line.strip():
                     yield _json_text(line, f"{path}, line {number}", config.text_column)
     else:
-        with _open_text(path) as stream:
+        with open_text(path, opener) as stream:
             yield from stream_parts(stream, _LONGEST_DOCUMENT)
 
 
@@ -238,10 +229,9 @@ def _hub_documents(config: CorpusConfig, seed: int) -> Iterator[str]:
             config.dataset, config.name, split=config.split, revision=config.revision, streaming=config.streaming
         )
     except Exception as error:  # the libraries below raise many kinds, none of them the user's to read in full
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
             f"data set '{config.dataset}' (configuration {config.name}, split {config.split}) cannot be loaded: "
-            f"{reason}; {hub_hint()}"
+            f"{first_line(error)}; {hub_hint()}"
         ) from None
     if config.shuffle and config.streaming:
         # With a buffer of one row, only the order of the files changes.

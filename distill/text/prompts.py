@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from distill.base.errors import UserError, hub_hint
+from distill.base.errors import UserError, first_line, hub_hint
 from distill.base.files import PACKAGE
-from distill.base.long_input import read_table, read_whole
+from distill.base.long_input import LONGEST_LINE, read_text
 from distill.text.counterfactual import Swapper, encodable
 
 PROMPTS = PACKAGE / "prompts"
@@ -105,12 +105,7 @@ def _split_domain(spec: str) -> tuple[Path, str | None]:
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
     """Numbered lines of a text file without comments and blank ones."""
-    try:
-        text = read_table(path).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    text = read_text(path, "give a text file", LONGEST_LINE)
     for number, line in enumerate(text.splitlines(), start=1):
         if line.strip() and not line.startswith("#"):
             yield number, line
@@ -155,9 +150,7 @@ def _read_tsv(path: Path) -> list[Prompt]:
 
 def _read_json(path: Path) -> list[Prompt]:
     try:
-        tree = json.loads(read_whole(path).decode("utf-8-sig"))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+        tree = json.loads(read_text(path, "give a JSON file"))
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not valid JSON ({error})") from None
     layout = f"{path}: the layout {{group: {{subject: [prompt, ...]}}}} is expected"
@@ -187,9 +180,8 @@ def _read_hub(name: str, domain: str) -> list[Prompt]:
     try:
         rows = datasets.load_dataset(name, split="train")
     except Exception as error:  # the hub's client raises many kinds, all of which mean: not to be had under this name
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"prompts '{name}': neither a file nor a data set that can be loaded: {reason}; {hub_hint()}"
+            f"prompts '{name}': neither a file nor a data set that can be loaded: {first_line(error)}; {hub_hint()}"
         ) from None
     wanted = {"domain", "name", "category", "prompts"}
     if missing := wanted - set(rows.column_names):

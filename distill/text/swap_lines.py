@@ -1,57 +1,82 @@
-"""Lines of text -> their counterfactuals, in order, in one process or in several.
+"""Lines of text in, their counterfactuals out, in order, in one process or in several (`distill swap`).
 
-Lines are handed out in chunks, and only a few chunks are on their way at a time: memory does not grow with the input.
-What is made of a counterfactual is made where it is found: sending all of its spans takes longer than finding them.
+1. A file or standard input is read line by line, and a very long line in parts       -> `Line`     (`read_lines`)
+2. Lines are swapped, several chunks of them at a time where there are processes, and
+   what is printed of a counterfactual is made where it is found: to send all of its
+   spans to another process would take longer than to find them                       -> `Swapped`  (`swap_lines`)
+3. The result goes to standard output: as text that keeps every other byte, as JSON,
+   or as a table of the edited lines                                                   `FORMS`      (`swap_file`)
+
+Only a few chunks are on their way at a time: memory does not grow with the input.
 """
 
 import json
-import multiprocessing
 import sys
-from codecs import getincrementaldecoder
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, NamedTuple
 
 from distill.base.errors import UserError
-from distill.base.long_input import parts
+from distill.base.long_input import lines_in_parts
 from distill.text.counterfactual import Counterfactual, Swapper
 
+_LONGEST_PART = 1_000_000  # characters that are swapped at once; each listed word among them takes some 100 bytes
 _CHUNK_CHARACTERS = 1 << 18
 _CHUNKS_AHEAD = 4  # of each process
+_ROWS_SHOWN = 100  # of a table, which is laid out in memory
 
-Render = Callable[[str, Counterfactual], Any]
-
-
-def whole(line: str, counterfactual: Counterfactual) -> Counterfactual:
-    """The counterfactual itself."""
-    return counterfactual
+Line = tuple[str, str]  # a line's text, and its ending ("" behind a part, and at the end of a file)
+Swapped = Any  # what a form makes of a line and its counterfactual
+Render = Callable[[Line, Counterfactual], Swapped]
 
 
-def as_text(line: str, counterfactual: Counterfactual) -> str:
-    """Its text."""
-    return counterfactual.text
+def swap_file(name: str, swapper: Swapper, shift: int, num_proc: int, form: str) -> None:
+    """Write the counterfactual of every line of a file to standard output.
+
+    Args:
+        name: The file; - for standard input.
+        swapper: The word list's swapper.
+        shift: How many groups further on, 1 to K - 1.
+        num_proc: Processes.
+        form: One of `FORMS`.
+
+    Raises:
+        UserError: the file cannot be read, or is not UTF-8.
+    """
+    render, write = FORMS[form]
+    write(swap_lines(read_lines(name), swapper, shift, num_proc, render))
 
 
-def as_json(line: str, counterfactual: Counterfactual) -> str:
-    """An object with both texts, the spans and the number of skipped sentences."""
-    return json.dumps(
-        {
-            "text": line,
-            "counterfactual": counterfactual.text,
-            "spans": counterfactual.spans,
-            "skipped": counterfactual.skipped,
-        }
-    )
+# ----------------------------------------------------------------------------------------------------------- reading
 
 
-def swap_lines(
-    lines: Iterable[str], swapper: Swapper, shift: int = 1, num_proc: int = 1, render: Render = whole
-) -> Iterator[Any]:
+def read_lines(name: str) -> Iterator[Line]:
+    """The lines of a file, or of standard input for `-`; a very long one in parts, each a line without an ending.
+
+    Raises:
+        UserError: it cannot be read, or is not UTF-8.
+    """
+    if name == "-":
+        yield from lines_in_parts(sys.stdin.buffer, "standard input", _LONGEST_PART)
+        return
+    try:
+        with Path(name).open("rb") as stream:
+            yield from lines_in_parts(stream, name, _LONGEST_PART)
+    except OSError as error:
+        raise UserError(
+            f"{name}: cannot be read ({error.strerror}); give a text file, or - for standard input"
+        ) from None
+
+
+# ---------------------------------------------------------------------------------------------------------- swapping
+
+
+def swap_lines(lines: Iterable[Line], swapper: Swapper, shift: int, num_proc: int, render: Render) -> Iterator[Swapped]:
     """What `render` makes of every line and its counterfactual, in the order of the lines.
 
     Args:
-        lines: Texts, each a document of its own.
+        lines: Each a document of its own.
         swapper: The word list's swapper; with several processes it is sent to each of them.
         shift: How many groups further on, 1 to K - 1.
         num_proc: Processes.
@@ -59,8 +84,10 @@ def swap_lines(
     """
     if num_proc == 1:
         for line in lines:
-            yield render(line, swapper.swap(line, shift))
+            yield render(line, swapper.swap(line[0], shift))
         return
+    import multiprocessing
+
     with multiprocessing.get_context("spawn").Pool(num_proc, _keep, (swapper, shift, render)) as pool:
         pending: deque = deque()
         for chunk in _chunks(lines):
@@ -71,12 +98,12 @@ def swap_lines(
             yield from result.get()
 
 
-def _chunks(lines: Iterable[str]) -> Iterator[list[str]]:
-    chunk: list[str] = []
+def _chunks(lines: Iterable[Line]) -> Iterator[list[Line]]:
+    chunk: list[Line] = []
     size = 0
     for line in lines:
         chunk.append(line)
-        size += len(line)
+        size += len(line[0])
         if size >= _CHUNK_CHARACTERS:
             yield chunk
             chunk, size = [], 0
@@ -84,100 +111,94 @@ def _chunks(lines: Iterable[str]) -> Iterator[list[str]]:
         yield chunk
 
 
-_state: dict[str, tuple[Swapper, int, Render]] = {}
+_kept: dict[str, tuple[Swapper, int, Render]] = {}
 
 
 def _keep(swapper: Swapper, shift: int, render: Render) -> None:
     """What every process needs once: compiling a list takes a moment."""
-    _state["here"] = swapper, shift, render
+    _kept["here"] = swapper, shift, render
 
 
-def _swap_chunk(lines: list[str]) -> list[Any]:
-    swapper, shift, render = _state["here"]
-    return [render(line, swapper.swap(line, shift)) for line in lines]
+def _swap_chunk(lines: list[Line]) -> list[Swapped]:
+    swapper, shift, render = _kept["here"]
+    return [render(line, swapper.swap(line[0], shift)) for line in lines]
 
 
-# A line of text without its ending, the ending, and what was made of its counterfactual.
-_Swapped = Iterator[tuple[str, str, Any]]
+# ----------------------------------------------------------------------------------------------------------- writing
 
 
-def write_as_text(swapped: _Swapped) -> None:
+def as_text(line: Line, counterfactual: Counterfactual) -> str:
+    """The counterfactual's text, with the ending of the line."""
+    return counterfactual.text + line[1]
+
+
+def write_text(swapped: Iterable[str]) -> None:
+    """Texts with their endings, as they are."""
     out = sys.stdout.buffer
-    for _, ending, text in swapped:
-        out.write((text + ending).encode())
+    for text in swapped:
+        out.write(text.encode())
         if sys.stdout.isatty():  # somebody may be typing the lines, and waits for each
             out.flush()
     out.flush()
 
 
-def write_as_json(swapped: _Swapped) -> None:
-    for _, _, content in swapped:
+def as_json(line: Line, counterfactual: Counterfactual) -> str:
+    """An object with both texts, the spans and the number of skipped sentences."""
+    return json.dumps(
+        {
+            "text": line[0],
+            "counterfactual": counterfactual.text,
+            "spans": counterfactual.spans,
+            "skipped": counterfactual.skipped,
+        }
+    )
+
+
+def write_json(swapped: Iterable[str]) -> None:
+    """One object a line."""
+    for content in swapped:
         print(content)
     sys.stdout.flush()
 
 
-def show(swapped: _Swapped) -> None:
+def as_pair(line: Line, counterfactual: Counterfactual) -> tuple[str, Counterfactual]:
+    """The line's text, and its counterfactual."""
+    return line[0], counterfactual
+
+
+def write_table(swapped: Iterable[tuple[str, Counterfactual]]) -> None:
+    """The edited lines side by side, the edits marked, and how many lines were edited."""
     from rich.console import Console
 
     from distill.base.highlight import marked, side_by_side
 
     console = Console()
+    colours = console.color_system is not None
+    headings = ("text", "counterfactual")
     lines = edited = 0
-    table = side_by_side(["text", "counterfactual"])
-    for text, _, counterfactual in swapped:
+    table = side_by_side(headings)
+    for text, counterfactual in swapped:
         lines += 1
-        if counterfactual.spans:
-            edited += 1
-            table.add_row(
-                marked(text, [(s.start, s.end, 0) for s in counterfactual.spans], console.color_system is not None),
-                marked(
-                    counterfactual.text,
-                    [(s.cf_start, s.cf_end, 1) for s in counterfactual.spans],
-                    console.color_system is not None,
-                ),
-            )
-            if edited % _ROWS_SHOWN == 0:
-                console.print(table)
-                table = side_by_side(["text", "counterfactual"])
+        if not counterfactual.spans:
+            continue
+        edited += 1
+        table.add_row(
+            marked(text, [(span.start, span.end, 0) for span in counterfactual.spans], colours),
+            marked(counterfactual.text, [(span.cf_start, span.cf_end, 1) for span in counterfactual.spans], colours),
+        )
+        if edited % _ROWS_SHOWN == 0:
+            console.print(table)
+            table = side_by_side(headings)
     if table.row_count:
         console.print(table)
     console.print(f"{edited} of {lines} lines edited")
 
 
-_ROWS_SHOWN = 100  # rows of a table; a table is laid out in memory
+class Form(NamedTuple):
+    """A way to print counterfactuals: what is made of each, and what writes all of them, one after the other."""
+
+    render: Render
+    write: Callable[[Iterable[Any]], None]
 
 
-_LONGEST_PART = 1_000_000  # characters that are swapped at once; each listed word among them takes some 100 bytes
-
-
-def lines_of(name: str) -> Iterator[tuple[str, str]]:
-    """The lines of a file, or of standard input for `-`: text and line ending."""
-    if name == "-":
-        yield from _decoded(sys.stdin.buffer, "standard input")
-        return
-    try:
-        with Path(name).open("rb") as stream:
-            yield from _decoded(stream, name)
-    except OSError as error:
-        raise UserError(
-            f"{name}: cannot be read ({error.strerror}); give a text file, or - for standard input"
-        ) from None
-
-
-def _decoded(stream: IO[bytes], name: str) -> Iterator[tuple[str, str]]:
-    """Text and ending of every line; of a line that is too long, of each of its parts."""
-    decoder = getincrementaldecoder("utf-8")()
-    number, rest, ends = 1, "", True
-    while (read := stream.readline(_LONGEST_PART)) or not ends:
-        ends = len(read) < _LONGEST_PART or read.endswith(b"\n")
-        try:
-            line = rest + decoder.decode(read, ends)
-        except UnicodeDecodeError as error:
-            byte = error.object[error.start]
-            raise UserError(f"{name}, line {number}: byte 0x{byte:02x} is not UTF-8; convert the text first") from None
-        found = [line] if ends and len(line) <= _LONGEST_PART else list(parts(line, _LONGEST_PART))
-        rest = "" if ends else found.pop()
-        for part in found:
-            text = part.rstrip("\r\n")
-            yield text, part[len(text) :]
-        number += ends
+FORMS = {"text": Form(as_text, write_text), "json": Form(as_json, write_json), "table": Form(as_pair, write_table)}

@@ -29,7 +29,7 @@ from pathlib import Path
 
 from distill.base.errors import UserError, suggestion
 from distill.base.files import PACKAGE
-from distill.base.long_input import read_table
+from distill.base.long_input import decoded, read_whole, refuse_long_lines
 
 WHEN = "when"
 ALWAYS = "-"
@@ -187,7 +187,7 @@ def is_word_character(character: str) -> bool:
 def _read(path: Path, bundled: dict[str, Path]) -> str:
     """The file's text without byte-order mark; raises UserError where it is missing, too long, or no UTF-8 text."""
     try:
-        content = read_table(path)
+        content = read_whole(path)
     except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a NUL byte in the path
         raise UserError(
             f"word list {str(path)!r} not found: it is neither a file nor a bundled list; "
@@ -199,18 +199,12 @@ def _read(path: Path, bundled: dict[str, Path]) -> str:
         raise UserError(
             f"word list {path} cannot be read: {error.strerror}; check the path and its permissions"
         ) from None
-    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise UserError(f"{path}, line 1: the file is UTF-16; save it as UTF-8")
-    if b"\0" in content:
-        line = content.count(b"\n", 0, content.index(b"\0")) + 1
+    refuse_long_lines(path, content)
+    text = decoded(content, path)
+    if "\0" in text:
+        line = text.count("\n", 0, text.index("\0")) + 1
         raise UserError(f"{path}, line {line}: a NUL byte; a word list is a plain UTF-8 text file")
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise UserError(
-            f"{path}, line {line}: byte 0x{content[error.start]:02x} is not UTF-8; save the file as UTF-8"
-        ) from None
+    return text
 
 
 @dataclass

@@ -13,7 +13,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -21,8 +21,14 @@ from rich.table import Table
 from rich.text import Text
 
 from distill.base.console import counter
+from distill.recipe import CorpusConfig
 from distill.text.counterfactual import Swapper
+from distill.text.documents import read_documents
+from distill.text.role_map import token_roles
 from distill.text.wordlist import ROLES, Row, WordList, load_wordlist, wordlist_mistakes
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 _REFERENCE = "english_gender"
 _REFERENCE_GROUPS = ("male", "female")
@@ -136,7 +142,7 @@ class TokenCoverage:
     """What the list is in tokens.
 
     Attributes:
-        tokenizer: Its folder or hub id.
+        tokenizer: What it is called.
         words: Listed words.
         one_token: Of them, those that are one token behind a space (" word").
         one_token_capitalised: Those that are one token capitalised and without a space ("Word").
@@ -177,7 +183,10 @@ class WordListCheck:
 
 
 def check_wordlist(
-    name_or_path: str | Path, text: Sequence[str] = (), tokenizer: str | None = None, text_column: str = "text"
+    name_or_path: str | Path,
+    text: Sequence[str] = (),
+    tokenizer: "tuple[str, PreTrainedTokenizerBase] | None" = None,
+    text_column: str = "text",
 ) -> WordListCheck:
     """Check a word list, and what it covers.
 
@@ -187,18 +196,16 @@ def check_wordlist(
         name_or_path: As `load_wordlist` takes it.
         text: Files or glob patterns: .txt (one document a file), .jsonl (one document a line), .parquet; also .gz, .xz
             and .bz2.
-        tokenizer: Folder or hub id.
+        tokenizer: What it is called, and the tokenizer itself.
         text_column: Column or JSON key that holds the text.
 
     Raises:
-        UserError: a file is missing or no text, or there is no such tokenizer. Mistakes in the list are in the result.
+        UserError: a file is missing or no text. Mistakes in the list are in the result.
     """
     name = str(name_or_path)
     if mistakes := wordlist_mistakes(name):
         return WordListCheck(name, tuple(mistakes))
     wordlist = load_wordlist(name)
-    # First, as it is quick: a misspelt name shall not show after minutes of reading.
-    tokens = _token_coverage(wordlist, tokenizer) if tokenizer is not None else None
     groups = wordlist.groups
     roles = Counter(row.when or "always" for row in wordlist.rows)
     words = Counter(groups[group] for group in wordlist.group_of.values())
@@ -216,7 +223,7 @@ def check_wordlist(
         one_way,
         tuple(_suspicions(wordlist)),
         _coverage(wordlist, text, text_column) if text else None,
-        tokens,
+        _token_coverage(wordlist, *tokenizer) if tokenizer else None,
     )
 
 
@@ -456,10 +463,6 @@ def _plain(word: str) -> str:
 
 
 def _coverage(wordlist: WordList, text: Sequence[str], text_column: str) -> Coverage:
-    # These import torch, which takes seconds.
-    from distill.recipe import CorpusConfig
-    from distill.text.documents import read_documents
-
     swapper = Swapper(wordlist)
     reference = _reference_swapper(wordlist)
     progress = counter(f"check {wordlist.name}", "documents")
@@ -529,12 +532,7 @@ def _key(written: str) -> str:
 # --------------------------------------------------------------------------------------------------------------- tokens
 
 
-def _token_coverage(wordlist: WordList, path: str) -> TokenCoverage:
-    from distill.models.loading import load_tokenizer
-    from distill.text.role_map import token_roles
-
-    tokenizer = load_tokenizer(path)
-
+def _token_coverage(wordlist: WordList, name: str, tokenizer: "PreTrainedTokenizerBase") -> TokenCoverage:
     def one_token(before: Sequence[str], surface: str) -> bool:
         """Whether the surface is one token behind any of these contexts: at the start of a text it may get a space."""
         for context in before:
@@ -548,7 +546,7 @@ def _token_coverage(wordlist: WordList, path: str) -> TokenCoverage:
     roles = token_roles(wordlist, tokenizer, 1 + max(tokenizer.get_vocab().values(), default=0))
     unmovable = frozenset(roles.unmovable)
     return TokenCoverage(
-        path,
+        name,
         len(words),
         sum(one_token(("a", ",", "x"), f" {word}") for word in words),
         sum(one_token(("\n", '"', "("), word[:1].upper() + word[1:]) for word in words),

@@ -25,7 +25,7 @@ from rich.text import Text
 
 from distill.base.errors import UserError, suggestion
 from distill.base.integrity import partial_of
-from distill.base.long_input import LONGEST_LINE, read_whole, refuse_long_lines
+from distill.base.long_input import LONGEST_LINE, decoded, read_whole, refuse_long_lines
 from distill.text.wordlist import ONE_WAY, WHEN, is_word_character, load_wordlist, wordlist_mistakes
 
 FORMATS = ("auto", "parallel", "tab", "json")
@@ -300,17 +300,9 @@ def _read(path: Path) -> str:
         raise UserError(f"{str(path)!r}: no such source; relative paths start at the current folder") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); give a text file") from None
-    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise UserError(f"{path}: the file is UTF-16; save it as UTF-8")
     if path.suffix.lower() != ".json" and content.lstrip(_BLANKS)[:1] not in (b"[", b"{"):
         refuse_long_lines(path, content)  # JSON may have all of its entries in one
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise UserError(
-            f"{path}, line {line}: byte 0x{content[error.start]:02x} is not UTF-8; save the file as UTF-8"
-        ) from None
+    return decoded(content, path)
 
 
 def _lines(text: str) -> list[str]:

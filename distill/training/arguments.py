@@ -1,6 +1,8 @@
 """The recipe -> transformers' TrainingArguments and the settings of the loss."""
 
 import os
+from collections.abc import Mapping
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,8 @@ from huggingface_hub.errors import HTTPError
 from transformers import TrainingArguments
 from transformers.integrations import get_reporting_integration_callbacks
 
-from distill.base.errors import UserError
-from distill.objective import kd_loss
+from distill.base.errors import UserError, first_line, suggestion
+from distill.objective.settings import LossSettings
 from distill.recipe import Recipe
 
 # Where the recipe is silent. Names and meanings are those of TrainingArguments.
@@ -30,22 +32,13 @@ _DEFAULTS: dict[str, Any] = {
 }
 
 
-def use_all_cores() -> None:
-    """Share the machine's cores among its processes.
-
-    `accelerate launch` without a configuration gives each process of a machine without a GPU a single thread.
-    """
-    if "ACCELERATE_DYNAMO_BACKEND" in os.environ and torch.get_num_threads() == 1 and not torch.cuda.is_available():
-        processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // processes))
-
-
 def training_arguments(recipe: Recipe, folder: Path) -> TrainingArguments:
     """Trainer's settings: the recipe's over our defaults.
 
     Raises:
         UserError: TrainingArguments refuses a value, or the processes that were started cannot work together so.
     """
+    check_trainer_keys(recipe.trainer)
     given = {**_DEFAULTS, "hub_model_id": Path(recipe.output_dir).name, **recipe.trainer}
     # YAML reads a plain `no`, which is the name of a strategy, as false.
     given |= {name: "no" for name, value in given.items() if name.endswith("_strategy") and value is False}
@@ -64,7 +57,7 @@ def training_arguments(recipe: Recipe, folder: Path) -> TrainingArguments:
         for callback in get_reporting_integration_callbacks(arguments.report_to):
             callback()  # fails where the tracker's package is missing
     except (ValueError, TypeError, ImportError, RuntimeError) as error:
-        raise UserError(f"trainer: {str(error).strip().splitlines()[0]}") from None
+        raise UserError(f"trainer: {first_line(error)}") from None
     if arguments.n_gpu > 1:
         raise UserError(
             f"one process sees {arguments.n_gpu} GPUs, over which its batches cannot be split; start one process for "
@@ -72,6 +65,38 @@ def training_arguments(recipe: Recipe, folder: Path) -> TrainingArguments:
         )
     _check_processes(arguments)
     return arguments
+
+
+# Set by the pipeline itself; a second value would contradict it.
+_OWN_KEYS = {
+    "output_dir": "output_dir",
+    "seed": "seed",
+    "data_seed": "seed",
+    "remove_unused_columns": None,
+    "label_names": None,
+}
+
+
+def check_trainer_keys(trainer: Mapping[str, Any]) -> None:
+    """Reject keys of a recipe's `trainer` that TrainingArguments does not know, or that are not the recipe's to set.
+
+    Raises:
+        UserError: names the key, and the nearest one.
+    """
+    known = [f.name for f in fields(TrainingArguments)]
+    for key in trainer:
+        if key in _OWN_KEYS:
+            ours = _OWN_KEYS[key]
+            hint = f"use the recipe's key '{ours}'" if ours else "leave it out"
+            raise UserError(f"trainer.{key} is set by distill itself; {hint}")
+        if key not in known:
+            raise UserError(f"trainer: unknown key '{key}'; {suggestion(key, known)}")
+    strategy = trainer.get("hub_strategy")
+    if "checkpoint" in str(strategy):
+        raise UserError(
+            f"trainer.hub_strategy is {strategy}, but checkpoints are not pushed, only the finished student with its "
+            "card; leave it out"
+        )
 
 
 def _check_processes(arguments: TrainingArguments) -> None:
@@ -121,25 +146,13 @@ def hub_repository(arguments: TrainingArguments) -> tuple[HfApi, str]:
     try:
         repository = hub.create_repo(arguments.hub_model_id, private=arguments.hub_private_repo, exist_ok=True)
     except (OSError, ValueError, HTTPError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"trainer.push_to_hub: no repository {arguments.hub_model_id} to push to ({reason}); log in with "
-            "`hf auth login`, or check trainer.hub_model_id"
+            f"trainer.push_to_hub: no repository {arguments.hub_model_id} to push to ({first_line(error)}); log in "
+            "with `hf auth login`, or check trainer.hub_model_id"
         ) from None
     return hub, repository.repo_id
 
 
-def loss_settings(recipe: Recipe) -> kd_loss.LossSettings:
+def loss_settings(recipe: Recipe) -> LossSettings:
     """The recipe's loss and target as the loss takes them."""
-    loss, target = recipe.loss, recipe.target
-    return kd_loss.LossSettings(
-        kd=loss.kd,
-        ce=loss.ce,
-        hidden=loss.hidden,
-        temperature=loss.temperature,
-        divergence=loss.divergence,
-        jsd_beta=loss.jsd_beta,
-        chunk_tokens=loss.chunk_tokens,
-        op=target.op,
-        strength=target.strength,
-    )
+    return LossSettings(**asdict(recipe.loss), op=recipe.target.op, strength=recipe.target.strength)

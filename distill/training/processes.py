@@ -1,12 +1,24 @@
-"""Several processes of one run: a user's mistake in one of them ends all."""
+"""Several processes of one run: they share the cores, and a user's mistake in one of them ends all."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 
 from distill.base.errors import UserError
+
+
+def use_all_cores() -> None:
+    """Share the machine's cores among its processes.
+
+    `accelerate launch` without a configuration gives each process of a machine without a GPU a single thread.
+    """
+    if "ACCELERATE_DYNAMO_BACKEND" in os.environ and torch.get_num_threads() == 1 and not torch.cuda.is_available():
+        processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // processes))
 
 
 @contextmanager

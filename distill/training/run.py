@@ -34,8 +34,7 @@ def train_student(
     teacher: PreTrainedModel | None,
     tokenizer: PreTrainedTokenizerBase,
     blocks: BlockDataset | BlockStream,
-    num_groups: int,
-    role_maps: Sequence[RoleMap] | None,
+    role_maps: Sequence[RoleMap],
     checkpoints: Path,
     destination: Path,
 ) -> None:
@@ -49,8 +48,7 @@ def train_student(
         teacher: The frozen teacher or None.
         tokenizer: Saved beside the student.
         blocks: Training blocks.
-        num_groups: K of the word list.
-        role_maps: K - 1 maps for role reversal, or None.
+        role_maps: K - 1 maps that undo each shift of the word list.
         checkpoints: Folder of Trainer's checkpoints.
         destination: Folder of the finished student.
 
@@ -62,16 +60,14 @@ def train_student(
     arguments = training_arguments(recipe, checkpoints)
     if arguments.push_to_hub:
         # Who may not push shall know before the training. Trainer would push every checkpoint, without scores or card,
-        # the baseline's too: the student follows when it has been scored (`model_card.push_student`).
+        # the baseline's too: the student follows when it has been scored (`push_student`).
         if PartialState().is_main_process:
             hub_repository(arguments)
         arguments.push_to_hub = False
     attach_loss(student)
     if recipe.loss.hidden and teacher is not None:
-        ours, theirs = head(student)[0].shape[1], head(teacher)[0].shape[1]
-        if ours != theirs:
-            setattr(student, PROJECTION, nn.Linear(ours, theirs, bias=False))
-    views = num_groups if recipe.needs_counterfactuals else 1
+        _project(student, teacher)
+    views = 1 + len(role_maps) if recipe.needs_counterfactuals else 1
     with stop_signals_kept() as signals:
         trainer = DistillationTrainer(
             model=student,
@@ -87,34 +83,57 @@ def train_student(
             stop_signals=signals,
         )
         if recipe.teacher.cache_hidden_states:
-            assert isinstance(blocks, BlockDataset)  # `check_recipe`: a stream has no cache
-            folder = Path(recipe.cache_dir or destination.parent / "cache")
-            with together(main_first=True):  # the main process makes the files
-                trainer.teacher_cache = open_teacher_cache(
-                    folder, teacher, blocks, recipe, trainer.accelerator.mixed_precision
-                )
-        resume: Any = [None]
-        if trainer.is_world_process_zero():
-            checkpoint_folder.clear_partial(checkpoints)
-            resume = [checkpoint_folder.newest_whole(checkpoints)]
-        resume = broadcast_object_list(resume)[0]
-        if isinstance(blocks, BlockStream):
-            blocks.start(arguments, resume)
-            arguments.ignore_data_skip = True  # a stream goes on where it was by itself
-        trainer.train(resume_from_checkpoint=str(resume) if resume else None)
-        if trainer.stopped:
-            raise Stopped(signals[0] if signals else signal.SIGTERM)
-        if trainer.skipped_steps:
-            say(f"{trainer.skipped_steps} steps were left out of training, because they were not finite")
-        trainer.require_finite_weights()
-        trainer.training_log.gather()
-        if trainer.teacher_cache is not None:
-            trainer.teacher_cache.close()
-        if isinstance(blocks, BlockStream):
-            blocks.finish()
+            _open_cache(trainer, recipe, Path(recipe.cache_dir or destination.parent / "cache"))
+        _train(trainer, checkpoints, signals)
         _write_student(trainer, recipe, tokenizer, destination)
         if signals:
             raise Stopped(signals[0])
+
+
+def _project(student: PreTrainedModel, teacher: PreTrainedModel) -> None:
+    """Give the student a projection to its teacher's width, where the widths differ."""
+    ours, theirs = head(student)[0].shape[1], head(teacher)[0].shape[1]
+    if ours != theirs:
+        setattr(student, PROJECTION, nn.Linear(ours, theirs, bias=False))
+
+
+def _open_cache(trainer: DistillationTrainer, recipe: Recipe, folder: Path) -> None:
+    """Let the trainer keep the teacher's hidden states in a folder."""
+    blocks = trainer.train_dataset
+    assert isinstance(blocks, BlockDataset)  # `check_recipe`: a stream has no cache
+    with together(main_first=True):  # the main process makes the files
+        trainer.teacher_cache = open_teacher_cache(
+            folder, trainer.teacher, blocks, recipe, trainer.accelerator.mixed_precision
+        )
+
+
+def _train(trainer: DistillationTrainer, checkpoints: Path, signals: Sequence[int]) -> None:
+    """Train to the end, from the newest whole checkpoint on.
+
+    Raises:
+        UserError: see `train_student`.
+        Stopped: one of the signals came in a step.
+    """
+    blocks = trainer.train_dataset
+    resume: Any = [None]
+    if trainer.is_world_process_zero():
+        checkpoint_folder.clear_partial(checkpoints)
+        resume = [checkpoint_folder.newest_whole(checkpoints)]
+    resume = broadcast_object_list(resume)[0]
+    if isinstance(blocks, BlockStream):
+        blocks.start(trainer.args, resume)
+        trainer.args.ignore_data_skip = True  # a stream goes on where it was by itself
+    trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    if trainer.stopped:
+        raise Stopped(signals[0] if signals else signal.SIGTERM)
+    if trainer.skipped_steps:
+        say(f"{trainer.skipped_steps} steps were left out of training, because they were not finite")
+    trainer.require_finite_weights()
+    trainer.training_log.gather()
+    if trainer.teacher_cache is not None:
+        trainer.teacher_cache.close()
+    if isinstance(blocks, BlockStream):
+        blocks.finish()
 
 
 def _write_student(

@@ -1,7 +1,6 @@
 """The loss inside the student's forward, where DDP and FSDP see it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,20 +11,9 @@ from transformers import PreTrainedModel
 from distill.models.architecture import head, hidden_states
 from distill.objective import kd_loss
 from distill.objective.logit_ops import RoleMap
+from distill.objective.settings import LossSettings
 
 PROJECTION = "distill_projection"
-
-
-@dataclass(frozen=True)
-class TeacherView:
-    """What the loss needs of the teacher for one batch; R rows, T tokens, K groups.
-
-    hidden: (R * T, Dt) last hidden states. weight: (V, Dt) and bias: (V,) or None, the teacher's head.
-    """
-
-    hidden: Tensor
-    weight: Tensor
-    bias: Tensor | None
 
 
 def _embeds_with(embedding: nn.Module, weight: Tensor) -> bool:
@@ -59,8 +47,8 @@ def attach_loss(student: PreTrainedModel) -> None:
         input_ids: Tensor | None = None,
         position_ids: Tensor | None = None,
         labels: Tensor | None = None,
-        settings: kd_loss.LossSettings | None = None,
-        teacher: TeacherView | None = None,
+        settings: LossSettings | None = None,
+        teacher: kd_loss.ModelView | None = None,
         partner: Tensor | None = None,
         role_maps: Sequence[RoleMap] | None = None,
         **kwargs: Any,
@@ -78,16 +66,14 @@ def attach_loss(student: PreTrainedModel) -> None:
         weight, bias = head(student)  # under FSDP2, whole only now
         projection = getattr(student, PROJECTION, None)
         return kd_loss.fused_loss(
-            hidden,
-            weight,
-            bias,
-            teacher.hidden if teacher else None,
-            teacher.weight if teacher else None,
-            teacher.bias if teacher else None,
-            # The student's rows are the first of the teacher's.
-            torch.arange(len(hidden), device=hidden.device),
-            partner.flatten(1) if partner is not None else None,
-            labels.flatten(),
+            kd_loss.ModelView(hidden, weight, bias),
+            teacher,
+            kd_loss.Positions(
+                labels.flatten(),
+                # The student's rows are the first of the teacher's.
+                torch.arange(len(hidden), device=hidden.device),
+                partner.flatten(1) if partner is not None else None,
+            ),
             settings,
             role_maps,
             projection=projection.weight.T if projection is not None else None,

@@ -24,17 +24,16 @@ from transformers import (
 from transformers.utils.logging import disable_progress_bar
 
 from distill.base.console import counter, say
-from distill.base.errors import UserError
-from distill.base.integrity import told_storage_errors
+from distill.base.errors import UserError, storage_errors_as_user_errors
 from distill.data.batches import FilledBatches
 from distill.data.stream import BlockStream, StreamLoader
 from distill.models.architecture import fuse_activations, head, hidden_states, is_sharded, shard_layers
 from distill.objective import kd_loss
 from distill.objective.kd_loss import IGNORED
 from distill.objective.logit_ops import RoleMap
+from distill.objective.settings import LossSettings
 from distill.training import checkpoints as checkpoint_folder
 from distill.training.step_watch import SpikeWatch, smallest_bad
-from distill.training.student_loss import TeacherView
 from distill.training.teacher_cache import TeacherCache
 from distill.training.training_log import TrainingLog, log_line, token_counts
 
@@ -75,7 +74,7 @@ class DistillationTrainer(Trainer):
         self,
         *,
         teacher: PreTrainedModel | None,
-        settings: kd_loss.LossSettings,
+        settings: LossSettings,
         role_maps: Sequence[RoleMap] | None,
         shard_teacher: bool = False,
         skip_nonfinite: bool = False,
@@ -142,7 +141,7 @@ class DistillationTrainer(Trainer):
         return self.accelerator.gather(count).sum() if self.args.world_size > 1 else count
 
     @torch.no_grad()
-    def _teacher_view(self, inputs: dict[str, Tensor]) -> tuple[TeacherView | None, Tensor]:
+    def _teacher_view(self, inputs: dict[str, Tensor]) -> tuple[kd_loss.ModelView | None, Tensor]:
         """What the teacher says of all R rows, and (R,) which of them it read to say so."""
         read = torch.ones(len(inputs["input_ids"]), dtype=torch.bool, device=self.args.device)
         if self.teacher is None:
@@ -161,7 +160,7 @@ class DistillationTrainer(Trainer):
             hidden, read = self.teacher_cache.hidden_states(inputs["source"].cpu(), predict, self.args.device)
             hidden, read = hidden.to(weight.dtype), read.to(self.args.device)
         self.training_log.teacher_time.stop()
-        return TeacherView(hidden.flatten(0, 1), weight, bias), read
+        return kd_loss.ModelView(hidden.flatten(0, 1), weight, bias), read
 
     def _loss_parts(self, model: nn.Module, inputs: dict[str, Tensor]) -> tuple[kd_loss.LossParts, Tensor]:
         """The loss of a micro-batch, and (R,) which of its rows the teacher read."""
@@ -327,7 +326,7 @@ class DistillationTrainer(Trainer):
         self.training_log.keep(self.state)
         self._saving = True
         try:
-            with told_storage_errors():
+            with storage_errors_as_user_errors():
                 super()._save_checkpoint(model, trial)
                 if isinstance(self.train_dataset, BlockStream):
                     name = checkpoint_folder.name_of(self.state.global_step)

@@ -29,8 +29,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from distill.objective.kd_loss import LossSettings, fused_loss, reference_loss
+from distill.objective.kd_loss import ModelView, Positions, fused_loss, reference_loss
 from distill.objective.logit_ops import RoleMap
+from distill.objective.settings import LossSettings
 
 KD, CE = 0.7, 0.3  # weights where the cross-entropy takes part
 
@@ -67,16 +68,11 @@ def make_inputs(tokens: int, vocabulary: int, width: int, device: str = "cpu") -
 
 def ours(x: Inputs, settings: LossSettings, loss: Callable = fused_loss, two_views: bool = False) -> Tensor:
     """The fused loss, or the reference loss."""
+    own = torch.arange(len(x.hidden), device=x.hidden.device)
     return loss(
-        x.hidden,
-        x.weight,
-        None,
-        x.teacher_hidden,
-        x.teacher_weight,
-        None,
-        torch.arange(len(x.hidden), device=x.hidden.device),
-        x.partner if two_views else None,
-        x.labels,
+        ModelView(x.hidden, x.weight),
+        ModelView(x.teacher_hidden, x.teacher_weight),
+        Positions(x.labels, own, x.partner if two_views else None),
         settings,
         [x.role_map] if two_views else None,
     ).total / len(x.hidden)
@@ -87,19 +83,12 @@ def ours_augmented(x: Inputs) -> Tensor:
     half = len(x.hidden) // 2
     there = torch.arange(2 * half, device=x.hidden.device).roll(half)
     partner = torch.where(torch.cat([x.partner[0, :half]] * 2) >= 0, there, -1).unsqueeze(0)
-    settings = LossSettings(op="expmean")
     rows = slice(2 * half)
     return fused_loss(
-        x.hidden[rows],
-        x.weight,
-        None,
-        x.teacher_hidden[rows],
-        x.teacher_weight,
-        None,
-        there.roll(half),
-        partner,
-        x.labels[rows],
-        settings,
+        ModelView(x.hidden[rows], x.weight),
+        ModelView(x.teacher_hidden[rows], x.teacher_weight),
+        Positions(x.labels[rows], there.roll(half), partner),
+        LossSettings(op="expmean"),
         [x.role_map],
     ).total / (2 * half)
 

@@ -35,7 +35,8 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel, Trainer, 
 from distill.data.batches import Collator
 from distill.data.blocks import PairBlock
 from distill.models.student import student_from_layers, train_tokenizer
-from distill.objective.kd_loss import IGNORED, LossSettings
+from distill.objective.kd_loss import IGNORED
+from distill.objective.settings import LossSettings
 from distill.recipe import Recipe
 from distill.training.arguments import training_arguments
 from distill.training.student_loss import attach_loss

@@ -23,8 +23,9 @@ import torch
 
 from distill.data.batches import Collator
 from distill.data.blocks import PairBlock
-from distill.objective.kd_loss import IGNORED, LossSettings
+from distill.objective.kd_loss import IGNORED
 from distill.objective.logit_ops import RoleMap
+from distill.objective.settings import LossSettings
 from distill.recipe import Recipe
 from distill.training.arguments import training_arguments
 from distill.training.student_loss import attach_loss

@@ -1,145 +1,14 @@
-"""Text sources: formats, passages, and files that are not what they seem."""
+"""A corpus and the key that its cache goes by."""
 
-import gzip
-import json
-import lzma
-
-import pyarrow as pa
-import pyarrow.parquet as parquet
-import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-
-from distill.base.errors import UserError
 from distill.data.corpus import open_corpus
 from distill.recipe import CorpusConfig
-from distill.text.documents import passages, read_documents
-
-TEXTS = ["One text.\nTwo lines.", "Zweiter Text: ä, 漢字, 👩‍⚕️."]
-
-
-def from_files(*paths, **keys):
-    return CorpusConfig(source="files", files=[str(p) for p in paths], **keys)
-
-
-def read(*paths, **keys):
-    return list(read_documents(from_files(*paths, **keys), seed=0))
-
-
-@pytest.fixture
-def jsonl():
-    return "".join(json.dumps({"text": t}) + "\n" for t in TEXTS)
-
-
-def test_every_format_gives_the_same_documents(tmp_path, jsonl):
-    (tmp_path / "a.jsonl").write_text(jsonl, encoding="utf-8")
-    with gzip.open(tmp_path / "a.jsonl.gz", "wt", encoding="utf-8") as stream:
-        stream.write(jsonl)
-    with lzma.open(tmp_path / "a.jsonl.xz", "wt", encoding="utf-8") as stream:
-        stream.write(jsonl)
-    parquet.write_table(pa.table({"text": TEXTS}), tmp_path / "a.parquet")
-    for name in ("a.jsonl", "a.jsonl.gz", "a.jsonl.xz", "a.parquet"):
-        assert read(tmp_path / name) == TEXTS, name
-
-
-def test_text_files_are_documents_and_keep_their_line_ends(tmp_path):
-    (tmp_path / "1.txt").write_bytes(b"one\r\ntwo\r\n")
-    (tmp_path / "2.txt").write_bytes(b"three")
-    assert read(tmp_path / "*.txt") == ["one\r\ntwo\r\n", "three"]
-
-
-def test_rows_can_be_joined_into_documents(tmp_path):
-    (tmp_path / "w.txt").write_text(" = A = \n\n text a\n = = part = = \n more\n = B = \n text b\n")
-    assert read(tmp_path / "w.txt", document_start="^ = [^=].* = ?$") == [
-        " = A = \n\n text a\n = = part = = \n more\n",
-        " = B = \n text b\n",
-    ]
-
-
-def test_shuffle_depends_on_the_seed_alone(tmp_path):
-    for i in range(20):
-        (tmp_path / f"{i:02}.txt").write_text(f"text {i}")
-    config = from_files(tmp_path / "*.txt", shuffle=True)
-    first, again, other = (list(read_documents(config, seed)) for seed in (1, 1, 2))
-    assert first == again != other
-    assert sorted(first) == sorted(other)
-
-
-@given(st.text(alphabet="ab .!\n\t'\"é", max_size=300), st.integers(1, 60))
-def test_passages_lose_no_word_and_keep_the_limit(text, limit):
-    parts = list(passages(text, limit))
-    assert all(0 < len(p) <= limit for p in parts)
-    joined = "".join("".join(parts).split())
-    # Only white space, and quotes that close a sentence at a cut, may go.
-    strip = str.maketrans("", "", "'\"")
-    assert joined.translate(strip) == "".join(text.split()).translate(strip)
-
-
-def test_passages_break_at_lines_then_sentences():
-    assert list(passages("Aa bb. Cc dd.\nEe.", 13)) == ["Aa bb. Cc dd.", "Ee."]
-    assert list(passages("Aa bb. Cc dd.", 8)) == ["Aa bb.", "Cc dd."]
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "words"),
-    [
-        ("x.jsonl", b'{"text": "a"}\n{"text": \n', ["line 2", "JSON"]),
-        ("x.jsonl", b'{"body": "a"}\n', ["line 1", "'text'", "body", "text_column"]),
-        ("x.jsonl", b'{"text": 3}\n', ["line 1", "int"]),
-        ("x.jsonl", b"[1]\n", ["line 1"]),
-        ("x.txt", b"caf\xe9", ["x.txt", "UTF-8"]),
-        ("x.txt", b" \n\t", ["no text"]),
-        ("x.jsonl", b"", ["no text"]),
-        ("x.jsonl.xz", b"no xz", ["x.jsonl.xz"]),
-        ("x.jsonl.gz", gzip.compress(b'{"text": "' + bytes(range(65, 91)) * 50 + b'"}\n')[:-20], ["x.jsonl.gz"]),
-        ("x.jsonl.gz", gzip.compress(b"{}")[:10] + b"\xff" * 20, ["x.jsonl.gz"]),
-        ("x.jsonl", b'{"text": ' + b"9" * 5000 + b"}\n", ["line 1", "JSON"]),
-        ("x.parquet", b"PAR1 no", ["x.parquet"]),
-    ],
-)
-def test_a_broken_file_is_named(tmp_path, name, content, words):
-    (tmp_path / name).write_bytes(content)
-    with pytest.raises(UserError) as error:
-        read(tmp_path / name)
-    assert "\n" not in str(error.value)
-    for word in words:
-        assert word in str(error.value)
-
-
-def test_a_column_of_numbers_is_no_text(tmp_path):
-    parquet.write_table(pa.table({"text": [1, 2]}), tmp_path / "x.parquet")
-    with pytest.raises(UserError, match=r"x\.parquet: 'text' holds int"):
-        read(tmp_path / "x.parquet")
-
-
-def test_half_a_surrogate_pair_is_replaced(tmp_path, toy_tokenizer):
-    """JSON can hold it, UTF-8 can not, and a tokenizer would fail on it."""
-    (tmp_path / "x.jsonl").write_text(r'{"text": "he \ud83d she \ud83d\ude00"}', encoding="utf-8")
-    (text,) = read(tmp_path / "x.jsonl")
-    assert text == "he ? she \U0001f600"
-    assert toy_tokenizer(text)["input_ids"]
-
-
-def test_missing_files_and_folders_are_named(tmp_path):
-    with pytest.raises(UserError, match="no such corpus file"):
-        read(tmp_path / "absent*.txt")
-    with pytest.raises(UserError, match="is a folder"):
-        read(tmp_path)
 
 
 def test_the_key_follows_the_content(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("one")
-    config = from_files(path)
+    config = CorpusConfig(source="files", files=[str(path)])
     key = open_corpus(config, 0, tmp_path).key
     assert open_corpus(config, 5, tmp_path).key == key  # nothing is random here
     path.write_text("two")
     assert open_corpus(config, 0, tmp_path).key != key
-
-
-def test_an_unreachable_hub_data_set_is_one_sentence(monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
-    config = CorpusConfig(source="hub", dataset="nobody/nothing")
-    with pytest.raises(UserError, match="nobody/nothing"):
-        list(read_documents(config, 0))

@@ -23,14 +23,15 @@ from typing import Any
 import synthetic
 import torch
 
-from distill import run_folder
-from distill import train as entry
+from distill import pipeline, run_folder
 from distill.base import console, integrity
 from distill.data import corpus, packing
 from distill.models import generation
+from distill.recipe_check import parse_recipe
 from distill.reports import report
 from distill.scoring import score
-from distill.text import counterfactual
+from distill.text import alignment, counterfactual
+from distill.training import run as training_run
 from distill.training import trainer
 
 # In the order in which a run comes through them.
@@ -63,15 +64,15 @@ def _mark_everything(tell: Callable[[str], None]) -> None:
     _marked(corpus, "sample_batch", "g", tell, 0.002)
     _marked(generation, "generate", "g", tell, 0.002)
     _marked(counterfactual.Swapper, "counterfactuals", "s", tell)
-    _marked(packing, "_encode", "t", tell)
+    _marked(alignment, "_encode", "t", tell)
     _marked(packing, "_close", "p", tell, 0.001)
     _marked(packing, "put_file", "p", tell, 0.01)
     _marked(trainer.DistillationTrainer, "compute_loss", "l", tell)
     _marked(trainer.DistillationTrainer, "_save_checkpoint", "w", tell)
-    _marked(trainer, "write_folder", "f", tell)
+    _marked(training_run, "write_folder", "f", tell)
     _marked(score, "measured", "m", tell, 0.005)
     _marked(score, "write_scores", "m", tell, 0.01)
-    _marked(entry, "write_report", "r", tell)
+    _marked(pipeline, "write_report", "r", tell)
     _marked(report, "write_text", "r", tell, 0.01)
     for module in (integrity, run_folder):  # between any two files that are written
         for name in ("sync", "put_folder"):
@@ -177,7 +178,7 @@ def _fork(
         signal.signal(signal.SIGINT, signal.default_int_handler)
         if prepare:
             prepare()
-        code = console.run_entry(entry.main, argv)
+        code = console.run_entry(lambda given: pipeline.run(parse_recipe(given)), argv)
     except BaseException:
         traceback.print_exc()
     finally:

@@ -109,7 +109,6 @@ def main(
         teacher=teacher,
         tokenizer=tokenizer,
         blocks=blocks,
-        num_groups=2,
         role_maps=build_role_maps(roles.edges, roles.vocab_size),
         checkpoints=folder / "checkpoints",
         destination=folder / "student",

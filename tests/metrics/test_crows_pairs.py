@@ -245,7 +245,7 @@ GOOD = as_csv(ROWS[:1]).split("\n")[1]
         (f"{HEADER}0,a,b,anti,gender,[]\n", "line 2: stereo_antistereo is 'anti'; known are: stereo, antistereo"),
         (f'{HEADER}{GOOD}\n1,"a" b,c,stereo,gender,[]\n', "line 3: not valid CSV"),
         (f'{HEADER}{GOOD}\n1,"a\nb\n', "line 3: not valid CSV"),
-        (f"{HEADER}{GOOD}\n1,\udcff", "line 3: not UTF-8"),
+        (f"{HEADER}{GOOD}\n1,\udcff", "line 3: byte 0xff is not UTF-8"),
     ],
 )
 def test_a_malformed_file_is_refused(text, message, tmp_path):

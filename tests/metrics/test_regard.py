@@ -256,7 +256,7 @@ def test_the_script_makes_a_plain_folder_and_measures_it(labelled, base, tmp_pat
         ("1\tGood.\n3\tx\n", r"train.tsv, line 2: a label \(-1, 0, 1, 2\), a tab and a sentence"),
         ("1 Good.\n", r"train.tsv, line 1: a label"),
         ("1\t \n", r"train.tsv, line 1: a label"),
-        (b"1\t\xff\n", r"train.tsv: cannot be read"),
+        (b"1\t\xff\n", r"train.tsv, line 1: byte 0xff is not UTF-8"),
         (None, r"train.tsv: cannot be read"),
     ],
 )

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from distill.models.generation import generate
 from distill.models.loading import load_teacher
 from distill.models.two_view import TwoViewTeacher
-from distill.objective.logit_ops import OPERATIONS, RoleMap, teacher_target
+from distill.objective.logit_ops import RoleMap, teacher_target
+from distill.objective.operations import OPERATIONS
 from distill.recipe import TargetConfig, TeacherConfig
 from distill.text.alignment import align
 from distill.text.counterfactual import Swapper

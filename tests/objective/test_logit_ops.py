@@ -1,6 +1,5 @@
 """The teacher's target against formulas in probability space, token by token, and against the laws it must keep."""
 
-import itertools
 import math
 
 import numpy as np
@@ -11,7 +10,6 @@ from hypothesis import strategies as st
 
 from distill.base.errors import UserError
 from distill.objective.logit_ops import (
-    OPERATIONS,
     RoleMap,
     build_role_maps,
     log_probabilities,
@@ -19,6 +17,7 @@ from distill.objective.logit_ops import (
     mix,
     teacher_target,
 )
+from distill.objective.operations import OPERATIONS
 
 HIS, HIM, HER, HERS, REST = range(5)
 PRONOUNS = [(HIS, HER), (HIS, HERS), (HIM, HER), (HER, HIS), (HER, HIM), (HERS, HIS)]
@@ -27,7 +26,6 @@ BY_SHIFT = [  # three groups, two rows: (0, 1, 2) and (3, 4, 5); shift 1 is undo
     [(1, 0), (2, 1), (0, 2), (4, 3), (5, 4), (3, 5)],
     [(2, 0), (0, 1), (1, 2), (5, 3), (3, 4), (4, 5)],
 ]
-COMMUTATIVE = ["max", "mean", "expmean"]
 
 
 def softmax(logits):
@@ -111,15 +109,6 @@ def test_target_equals_the_formulas_in_probability_space(op, seed, groups, with_
 
 
 @pytest.mark.parametrize("op", OPERATIONS)
-@given(seed=seeds, groups=st.integers(2, 4))
-@settings(max_examples=20, deadline=None)
-def test_identical_inputs_give_the_plain_teacher(op, seed, groups):
-    own = random_log_probs(seed, 3, 7)
-    target = OPERATIONS[op](own, own.expand(groups - 1, 3, 7))
-    torch.testing.assert_close(target, own)
-
-
-@pytest.mark.parametrize("op", OPERATIONS)
 @given(seed=seeds, own_constant=st.floats(-50, 50), other_constant=st.floats(-50, 50))
 @settings(max_examples=20, deadline=None)
 def test_a_constant_added_to_a_row_changes_nothing(op, seed, own_constant, other_constant):
@@ -127,19 +116,6 @@ def test_a_constant_added_to_a_row_changes_nothing(op, seed, own_constant, other
     plain = teacher_target(own, others, op=op, **everywhere)
     moved = teacher_target(own + own_constant, others + other_constant, op=op, **everywhere)
     torch.testing.assert_close(moved, plain, rtol=1e-9, atol=1e-9)
-
-
-@pytest.mark.parametrize("op", COMMUTATIVE)
-@given(seed=seeds, groups=st.integers(2, 4))
-@settings(max_examples=20, deadline=None)
-def test_the_order_of_text_and_counterfactuals_does_not_matter(op, seed, groups):
-    everyone = random_log_probs(seed, groups, 2, 6)
-    targets = [
-        OPERATIONS[op](everyone[list(order)][0], everyone[list(order)][1:])
-        for order in itertools.permutations(range(groups))
-    ]
-    for target in targets[1:]:
-        torch.testing.assert_close(target, targets[0])
 
 
 @pytest.mark.parametrize("op", OPERATIONS)
@@ -170,14 +146,6 @@ def test_log_probabilities_in_place_are_the_same(temperature):
     np.testing.assert_allclose(expected[2:].numpy(), naive, rtol=1e-5, atol=1e-6)
     assert log_probabilities_(logits, temperature) is logits
     torch.testing.assert_close(logits, expected)
-
-
-def test_operations_leave_their_arguments_alone():
-    own, others = random_log_probs(0, 3, 6), random_log_probs(1, 2, 3, 6)
-    before = own.clone(), others.clone()
-    for operation in OPERATIONS.values():
-        operation(own, others)
-    assert torch.equal(own, before[0]) and torch.equal(others, before[1])
 
 
 def test_reversal_of_the_pronouns_solved_by_hand():
@@ -274,7 +242,7 @@ def test_strength_goes_from_the_teacher_to_the_operation():
 
 @pytest.mark.parametrize("strength", [-0.01, 1.01, math.nan, math.inf])
 def test_a_strength_outside_the_unit_interval_is_the_users_mistake(strength):
-    with pytest.raises(UserError, match="strength must lie between 0"):
+    with pytest.raises(UserError, match=r"strength is .* must lie in \[0, 1\]"):
         teacher_target(random_logits(0, 1, 5), random_logits(1, 1, 1, 5), op="mean", strength=strength, **everywhere)
 
 

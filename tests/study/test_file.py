@@ -14,7 +14,7 @@ from study_files import STUDY, rewrite, small, written
 
 from distill import cli
 from distill.base.errors import UserError
-from distill.objective.logit_ops import OPERATIONS
+from distill.objective.operations import OPERATIONS
 from distill.recipe import Recipe, TargetConfig
 from distill.recipe_check import parse_recipe, typed
 from distill.study.file import read_study, row_recipe, teacher_target

@@ -10,7 +10,7 @@ import pytest
 
 from distill import __version__
 from distill.study import made
-from distill.study.made import children_seconds, commit, hours, machine, spend, threads, timed
+from distill.study.made import children_seconds, commit, hours, machine, published_command, spend, threads, timed
 from distill.study.schema import Study
 
 
@@ -62,3 +62,14 @@ def test_jobs_share_the_cores(monkeypatch, jobs, given, expected):
     told = machine(Study(jobs=jobs))
     assert told.keys() == {"gpu", "processor", "cores", "jobs", "threads"}
     assert (told["cores"], told["jobs"]) == (4, jobs)
+
+
+def test_the_published_command_names_no_folder(tmp_path):
+    file = str(tmp_path / "study.yaml")
+    assert (
+        published_command(file, "/home/me/data", "0,1", None, 2)
+        == "distill study study.yaml --data DIR --seeds 0,1 --jobs 2"
+    )
+    assert published_command("recipes/study.yaml", None, None, "plain,max", None) == (
+        "distill study recipes/study.yaml --rows plain,max"
+    )

@@ -3,11 +3,13 @@
 import json
 import lzma
 import re
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from distill.base.files import PACKAGE
 from distill.text import first_names as module
 from distill.text.first_names import Candidate, first_names
 from distill.text.wordlist import bundled_wordlists
@@ -86,6 +88,7 @@ CASES = [
     "+Will Smith came. Will you come? said +Will. Will he?",
     "She lives in Florence. Florence is old. He came from Georgia, and died in Virginia.",
     "+Florence Nightingale was born in Florence. Florence was old then.",
+    "He drove to Atlanta, Georgia; +Georgia Smith and her sister +Georgia drove to Savannah, Georgia.",
     "In April 1998, on April 12, the 9th of June, last June and in June.",
     "+June Carter sang with +April Smith in June.",
     "his sister +Rose and her husband +Mark. +Rose and +Mark went.",
@@ -136,13 +139,43 @@ def test_no_candidates():
     assert first_names("Nobody here.", []) == []
 
 
-def test_the_lists_in_the_module_fit_the_names():
+def test_every_rule_decides_a_case(monkeypatch):
+    rules = ("_RULES_OF_PLAIN_NAMES", "_RULES_OF_AMBIGUOUS_NAMES")
+    every, decided = {rule for name in rules for rule in getattr(module, name)}, set()
+
+    def told(rule):
+        def asked(seen):
+            if (use := rule(seen)) is not None:
+                decided.add(rule)
+            return use
+
+        return asked
+
+    for name in rules:
+        monkeypatch.setattr(module, name, tuple(map(told, getattr(module, name))))
+    for case in CASES:
+        assert marked(case.replace("+", "")) == case
+    assert decided == every
+
+
+def test_the_tables_are_words_in_lower_case_and_each_is_used():
+    path = PACKAGE / "wordlists" / "english_first_names.txt"
+    tables = module._word_tables(path)
+    used = set(re.findall(r"""_WORDS\["(\w+)"\]""", Path(module.__file__).read_text(encoding="utf-8")))
+    assert used == set(tables) and all(tables.values())
+    for name, words in tables.items():
+        assert name == "regions" or all(word == word.lower() for word in words), name
+    written = [line for line in path.read_text(encoding="utf-8").splitlines() if not line.startswith(("#", "["))]
+    assert sum(len(line.split()) for line in written) == sum(map(len, tables.values()))  # no word twice in a table
+
+
+def test_the_tables_fit_the_names():
     ambiguous = {name for name in LISTED if LISTED[name]}
     assert set(LISTED) - ambiguous >= module._SURNAMES
     assert ambiguous >= module._NO_USUAL_SURNAMES
     assert module._SURNAME_TITLES.isdisjoint(module._FIRST_TITLES | module._EITHER_TITLES)
     assert module._FIRST_TITLES >= module._ROYAL_TITLES
-    assert module._EITHER_TITLES >= module._BEFORE_SURNAMES_TOO
+    assert module._EITHER_TITLES >= module._TITLES_OF_SURNAMES_TOO
 
 
 WORDS = "Mary James Rose Will Henry JAMES Grace Mark Grant Smith Mr. St. Sir the in of his sister said will rose"

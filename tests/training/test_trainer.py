@@ -14,8 +14,8 @@ from distill.data.batches import Collator
 from distill.data.counts import PackingCounts
 from distill.data.packing import pack
 from distill.models.architecture import head, hidden_states
-from distill.objective import kd_loss
 from distill.objective.kd_loss import IGNORED
+from distill.objective.settings import LossSettings
 from distill.recipe import LossConfig, Recipe, TargetConfig
 from distill.recipe_check import parse_recipe
 from distill.text.counterfactual import Swapper
@@ -41,7 +41,7 @@ def make_trainer(tmp_path, student, teacher, blocks, target, loss, role_maps=Non
         train_dataset=blocks,
         data_collator=Collator(2, target.augment),
         teacher=teacher,
-        settings=kd_loss.LossSettings(kd=loss.kd, ce=loss.ce, op=target.op),
+        settings=LossSettings(kd=loss.kd, ce=loss.ce, op=target.op),
         role_maps=role_maps,
     )
 

@@ -25,6 +25,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrai
 from distill.base.console import run_entry, say
 from distill.base.errors import UserError
 from distill.base.files import write_folder
+from distill.base.long_input import read_text
 from distill.metrics.text_classifier import TextClassifier, load_classifier
 from distill.models.architecture import special_tokens
 from distill.models.loading import load_model, load_tokenizer
@@ -45,10 +46,7 @@ def read_rows(path: Path) -> Rows:
     Raises:
         UserError: there is no such file, or a line is no label and sentence; names file and line.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); give a folder with train.tsv and test.tsv") from None
+    lines = read_text(path, "give a folder with train.tsv and test.tsv").splitlines()
     rows = []
     for number, line in enumerate(lines, start=1):
         label, tab, text = line.partition("\t")

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from distill.base.errors import UserError
+from distill.base.long_input import read_text
 from distill.metrics import evaluation as base
-from distill.metrics.benchmark_text import read_text
 from distill.metrics.bootstrap import Card, Measurement, finite
 
 _HOW = (

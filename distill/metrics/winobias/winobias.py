@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from distill.base.errors import UserError
+from distill.base.long_input import read_text
 from distill.metrics import evaluation as base
-from distill.metrics.benchmark_text import likelihood, read_text
+from distill.metrics.benchmark_text import likelihood
 from distill.metrics.bootstrap import Card, Measurement, finite
 
 _FORMULA = (

@@ -1,0 +1,167 @@
+"""A recipe -> teacher and text -> baseline and student -> scores -> report.
+
+1. What is asked for: every mistake that can be seen without work is seen here, before anything is written.
+2. Text: read or sampled, swapped, aligned and packed by the first process; the others read its cache.
+3. Students: the plain baseline and the mitigated one, same data, same steps.
+4. Scores of teacher, baseline and student, and the report.
+
+Every finished stage is kept in the output folder, so the same recipe goes on where it was stopped.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
+
+from distill.base.console import counter, say
+from distill.base.files import is_finished
+from distill.data.blocks import BlockDataset
+from distill.data.corpus import open_corpus
+from distill.data.counts import PackingCounts
+from distill.data.stream import BlockStream, training_blocks
+from distill.metrics import chosen
+from distill.models.architecture import vocab_rows, weights_hash
+from distill.models.loading import load_teacher
+from distill.models.resolvers import load_resolver
+from distill.models.student import make_student, student_tokenizer
+from distill.objective.logit_ops import build_role_maps
+from distill.recipe import Recipe, merge, read_recipe_file
+from distill.recipe_check import recipe_of
+from distill.reports.report import write_report
+from distill.run_folder import open_run
+from distill.scoring.measure import run_prompts
+from distill.scoring.score import score_run
+from distill.text.counterfactual import Swapper
+from distill.text.role_map import token_roles
+from distill.text.wordlist import load_wordlist
+from distill.training import preflight
+from distill.training.arguments import training_arguments
+from distill.training.processes import together, use_all_cores
+from distill.training.run import train_student
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What a recipe names, loaded: the word list's swapper, and the teacher with its tokenizer, if there is one."""
+
+    swapper: Swapper
+    teacher: PreTrainedModel | None
+    tokenizer: PreTrainedTokenizerBase | None
+
+
+@dataclass(frozen=True)
+class _Text:
+    """Training blocks, what packing saw, held-out documents, and the tokenizer that all models share."""
+
+    blocks: BlockDataset | BlockStream
+    counts: PackingCounts
+    held_out: list[str]
+    tokenizer: PreTrainedTokenizerBase
+
+
+def train(recipe: Recipe | str | Path, **keys: Any) -> dict[str, Any]:
+    """Run a recipe as `distill train` does, from Python.
+
+    ```python
+    scores = train("recipes/debug.yaml", output_dir="outputs/mine", target={"op": "expmean", "strength": 0.5})
+    ```
+
+    Args:
+        recipe: A recipe file, or a recipe.
+        keys: Recipe keys laid over it; a section takes a dictionary.
+
+    Returns:
+        The contents of the run's scores.json.
+
+    Raises:
+        UserError: see `run`, and `recipe_of` for keys that make no sound recipe.
+    """
+    if isinstance(recipe, Recipe):
+        values, source = recipe.to_dict(), "the recipe"
+    else:
+        values, source = read_recipe_file(recipe), str(recipe)
+    scores = run(recipe_of(merge(values, keys), source))
+    assert scores is not None  # a notebook is one process, and the main one
+    return scores
+
+
+def run(recipe: Recipe) -> dict[str, Any] | None:
+    """Run a recipe from its text to its report.
+
+    Returns:
+        The contents of scores.json; None in all processes but the main one.
+
+    Raises:
+        UserError: see the modules of each stage; a mistake leaves no trace of a run that had not yet begun to train.
+    """
+    use_all_cores()
+    with together():
+        asked = _load(recipe)
+    with together(main_first=True), open_run(recipe) as folder:
+        text = _prepare_text(recipe, asked, folder)
+        student = make_student(recipe.student, asked.teacher, text.tokenizer, recipe.teacher.path)
+    _train(recipe, asked, text, student, folder)
+    scores = None
+    with together() as process:
+        if process.is_main_process:
+            models = {"teacher": recipe.teacher.path} if recipe.teacher.path is not None else {}
+            models |= {name: str(folder / name) for name in recipe.variants()}
+            scores = score_run(recipe, models, asked.swapper.wordlist, text.held_out, folder / "scores.json")
+            write_report(recipe, scores, text.counts, folder)
+    process.destroy_process_group()
+    return scores
+
+
+def _load(recipe: Recipe) -> _Asked:
+    training_arguments(recipe, Path(recipe.output_dir))
+    chosen(recipe.scores.metrics, "scores.metrics")
+    wordlist = load_wordlist(recipe.wordlist)
+    teacher, tokenizer = load_teacher(recipe.teacher) if recipe.teacher.path else (None, None)
+    swapper = Swapper(wordlist, load_resolver(recipe.resolver, teacher, tokenizer))
+    run_prompts(recipe, swapper)
+    return _Asked(swapper, teacher, tokenizer)
+
+
+def _prepare_text(recipe: Recipe, asked: _Asked, folder: Path) -> _Text:
+    cache = Path(recipe.cache_dir or folder / "cache")
+    teacher, tokenizer = asked.teacher, asked.tokenizer
+    model_key = weights_hash(teacher) if teacher is not None else ""
+    # Held-out samples must not be training samples: their seeds differ.
+    corpus, held_out = (
+        open_corpus(config, seed, cache, teacher, tokenizer, model_key, counter("sampling text", "documents"))
+        for config, seed in ((recipe.corpus, 2 * recipe.seed), (recipe.held_out, 2 * recipe.seed + 1))
+    )
+    if tokenizer is None:
+        tokenizer = student_tokenizer(recipe.student, corpus.documents, corpus.key, cache)
+    blocks, counts = training_blocks(
+        recipe,
+        corpus,
+        tokenizer,
+        asked.swapper if recipe.needs_counterfactuals else None,
+        cache,
+        counter("swapping, tokenising and packing", "documents"),
+    )
+    return _Text(blocks, counts, list(held_out.documents()), tokenizer)
+
+
+def _train(recipe: Recipe, asked: _Asked, text: _Text, student: PreTrainedModel, folder: Path) -> None:
+    """Train every student that is not finished; `student` is one of them, untrained."""
+    teacher = asked.teacher
+    roles = token_roles(asked.swapper.wordlist, text.tokenizer, vocab_rows(student))
+    missing = {name: variant for name, variant in recipe.variants().items() if not is_finished(folder / name)}
+    if missing:
+        preflight.warn_of(recipe, len(missing), teacher, student, text.counts, roles, asked.swapper, text.held_out)
+    for name, variant in missing.items():
+        say(f"training {folder / name}")
+        set_seed(recipe.seed)
+        train_student(
+            variant,
+            student=make_student(recipe.student, teacher, text.tokenizer, recipe.teacher.path),
+            teacher=teacher,
+            tokenizer=text.tokenizer,
+            blocks=text.blocks,
+            role_maps=build_role_maps(roles.edges, roles.vocab_size),
+            checkpoints=folder / "checkpoints" / name,
+            destination=folder / name,
+        )

@@ -1,0 +1,132 @@
+"""The command line and a recipe's settings: what a user gets wrong, and what is asked for without torch."""
+
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import yaml
+from shared import REPOSITORY
+from transformers import TrainingArguments
+
+from distill.base.errors import UserError
+from distill.metrics import chosen
+from distill.recipe_check import parse_recipe
+from distill.training import arguments as trainer_arguments
+
+
+def write(path: Path, text: str) -> str:
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+def test_file_then_overrides(tmp_path):
+    path = write(
+        tmp_path / "r.yaml",
+        "seed: 3\ntarget: {op: max, strength: 0.5}\ncorpus: {max_documents: 5}\nheld_out: {max_documents: 5}\n",
+    )
+    recipe = parse_recipe(["--config", path, "--target.strength", "0.25", "--trainer.max_steps", "7"])
+    assert (recipe.seed, recipe.target.op, recipe.target.strength) == (3, "max", 0.25)
+    assert recipe.trainer == {"max_steps": 7}
+
+
+def test_print_config_shows_the_merged_recipe(capsys):
+    with pytest.raises(SystemExit) as stop:
+        parse_recipe(["--config", str(REPOSITORY / "recipes/debug.yaml"), "--seed", "9", "--print_config"])
+    assert stop.value.code == 0
+    shown = yaml.safe_load(capsys.readouterr().out)
+    assert shown["seed"] == 9
+    assert shown["trainer"]["max_steps"] == 10  # of debug.yaml
+    assert shown["target"]["reverse_roles"] is True  # of its base
+
+
+SAMPLED = "corpus: {max_documents: 5}\nheld_out: {max_documents: 5}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "arguments", "words"),
+    [
+        ("sede: 1", [], ["r.yaml", "'sede'", "'seed'"]),
+        ("target: {opp: max}", [], ["target.opp", "'op'"]),
+        ("target: max", [], ["target", "keys of its own"]),
+        ("seed: [1", [], ["r.yaml", "line", "YAML"]),
+        ("seed: 2020-01-01", [], ["r.yaml", "date", "quotes"]),
+        ("trainer: {a: !!set {b}}", [], ["r.yaml", "set"]),
+        ("seed: " + "1" * 2_000_000, [], ["r.yaml", "longer"]),
+        ("- 1", [], ["r.yaml", "list"]),
+        ("base: r.yaml", [], ["base"]),
+        ("base: absent.yaml", [], ["absent.yaml", "no such"]),
+        (SAMPLED + "target: {op: expmeen}", [], ["target.op", "expmeen", "'expmean'"]),
+        (SAMPLED + "target: {op: max, strength: 1.5}", [], ["target.strength", "1.5", "[0, 1]"]),
+        (SAMPLED + "target: {op: max, strength: -0.1}", [], ["target.strength", "-0.1"]),
+        (SAMPLED + "target: {op: max, strength: .nan}", [], ["target.strength"]),
+        (SAMPLED + "target: {reverse_roles: true}", [], ["reverse_roles", "target.op"]),
+        (SAMPLED + "loss: {divergence: kl}", [], ["loss.divergence", "forward_kl"]),
+        (SAMPLED + "loss: {temperature: 0}", [], ["loss.temperature"]),
+        (SAMPLED + "loss: {kd: 0}", [], ["kd", "ce"]),
+        (SAMPLED + "loss: {kd: -1}", [], ["loss.kd", "negative"]),
+        (SAMPLED + "trainer: {max_stepz: 1}", [], ["trainer", "max_stepz", "'max_steps'"]),
+        (SAMPLED + "trainer: {seed: 1}", [], ["trainer.seed", "'seed'"]),
+        (SAMPLED + "scores: {metrics: [perplexitty]}", [], ["perplexitty", "'perplexity'"]),
+        ("corpus: {source: teacher}", [], ["corpus.max_documents"]),
+        ("corpus: {source: files}", [], ["corpus.files"]),
+        ("corpus: {source: hub}", [], ["corpus.dataset"]),
+        (SAMPLED + "held_out: {max_documents: 5, document_start: '('}", [], ["document_start", "regular expression"]),
+        (SAMPLED + "teacher: {path: null}", [], ["teacher.path"]),
+        (SAMPLED + "student: {init: config}", [], ["model_type"]),
+        (SAMPLED + "student: {init: checkpoint}", [], ["student.path"]),
+        (SAMPLED + "block_length: 2", [], ["block_length"]),
+        (SAMPLED, ["--target.opp", "max"], ["--target.opp", "--target.op"]),
+        (SAMPLED, ["--traget.op", "max"], ["--traget.op", "--target.op"]),
+        (SAMPLED, ["--seed", "one"], ["seed", "one"]),
+        (SAMPLED, ["--config"], ["--config"]),
+    ],
+)
+def test_a_mistake_is_one_sentence_that_names_it(tmp_path, text, arguments, words):
+    path = write(tmp_path / "r.yaml", text)
+    with pytest.raises(UserError) as error:
+        recipe = parse_recipe(["--config", path, *arguments])
+        # What only the libraries know, in the order in which `pipeline.run` asks.
+        trainer_arguments.training_arguments(recipe, tmp_path)
+        chosen(recipe.scores.metrics, "scores.metrics")
+    message = str(error.value)
+    assert "\n" not in message
+    for word in words:
+        assert word in message, message
+
+
+def test_missing_file_suggests_a_neighbour(tmp_path):
+    write(tmp_path / "quickstart.yaml", "")
+    with pytest.raises(UserError, match=r"did you mean 'quickstart\.yaml'"):
+        parse_recipe(["--config", str(tmp_path / "quikstart.yaml")])
+
+
+def test_settings_that_the_run_decides_cannot_be_set_twice():
+    assert set(trainer_arguments._OWN_KEYS) <= {f.name for f in fields(TrainingArguments)}
+
+
+def used_by(*arguments: str) -> tuple[subprocess.CompletedProcess, set[str]]:
+    """`distill train` with these arguments in a process of its own, and the top-level modules that it loaded."""
+    code = f"import sys\nfrom distill.cli import main\ntry:\n    code = main({['train', *arguments]!r})\n"
+    code += "except SystemExit as end:\n    code = end.code\n"
+    code += "print('modules:', *{name.partition('.')[0] for name in sys.modules})\nsys.exit(code)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY)
+    return done, set(done.stdout.rpartition("modules:")[2].split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["--help"], 0),
+        (["--config", "recipes/quickstart.yaml", "--print_config"], 0),
+        (["--config", "recipes/quickstart.yaml", "--target.strenght", "1"], 2),
+        (["--config", "recipes/quickstart.yaml", "--target.op", "expmeen"], 2),
+        (["--config", "recipes/quikstart.yaml"], 2),
+    ],
+)
+def test_help_and_a_typo_need_no_torch(arguments, code):
+    """They would take six seconds of a processor's time instead of a fifth of one."""
+    done, modules = used_by(*arguments)
+    assert done.returncode == code, done.stderr
+    assert not modules & {"torch", "transformers", "accelerate", "datasets"}

@@ -1,0 +1,140 @@
+"""Roles of English pronouns: cases by hand, and pronouns of real text that were blanked."""
+
+import itertools
+import json
+import lzma
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from distill.text.counterfactual import Swapper
+from distill.text.roles import MODEL_FILE
+from distill.text.wordlist import load_wordlist
+
+
+@pytest.fixture(scope="module")
+def english() -> Swapper:
+    return Swapper(load_wordlist("english_gender"))
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("her book, her old book", "his book, his old book"),
+        ("I saw her.", "I saw him."),
+        ("He gave her the books and told her that it rained.", "She gave him the books and told him that it rained."),
+        ("They asked her to bring her own car with her.", "They asked him to bring his own car with him."),
+        ("Her sister called her yesterday", "His brother called him yesterday"),
+        ("“Call her,” said her “friend”", "“Call him,” said his “friend”"),
+        ("HER BOOK. TELL HER!", "HIS BOOK. TELL HIM!"),
+        ("his book and his own", "her book and her own"),
+        ("The book is his.", "The book is hers."),
+        ("a friend of his, who knew", "a friend of hers, who knew"),
+        ("The book was his and not mine", "The book was hers and not mine"),
+        ("hers", "his"),
+        ("his will, his not going, his so called friend", "her will, her not going, her so called friend"),
+        ("a writer and her\nbooks", "a writer and his\nbooks"),  # lines broken at a width
+        ("They told\nher\nto wait.", "They told\nhim\nto wait."),
+        ("They told her\n\nHer book", "They told him\n\nHis book"),
+        ("his or her book", "her or his book"),
+        ("The book is his or hers.", "The book is hers or his."),
+        ("her/his book", "his/her book"),
+        ("Ask him or her about it.", "Ask her or him about it."),
+    ],
+)
+def test_pronoun_roles(english, text, expected):
+    assert english.swap(text).text == expected
+
+
+def test_pronoun_weights_are_small_and_hold_arrays_only():
+    assert MODEL_FILE.stat().st_size <= 500_000
+    with np.load(MODEL_FILE, allow_pickle=False) as arrays:
+        assert {name: arrays[name].dtype.kind for name in arrays} == {
+            "words": "u",
+            "coarse": "u",
+            "fine": "u",
+            "weights": "i",
+            "bias": "i",
+        }
+
+
+# Blank and recover: his and him are both "her" in the counterfactual; which of the two the text had is the truth.
+HIS_OR_HER = re.compile(r"\b(?:his|him)(?: or |/)hers?\b|\bhers?(?: or |/)(?:his|him)\b", re.IGNORECASE)
+
+
+def bold(path: Path) -> Iterator[str]:
+    for file in ("gender_wiki.json", "profession_wiki.json"):
+        for people in json.loads((path / file).read_text(encoding="utf-8")).values():
+            yield from itertools.chain.from_iterable(people.values())
+
+
+def corpus(path: Path) -> Iterator[str]:
+    with lzma.open(path, "rt", encoding="utf-8") as lines:
+        yield from (json.loads(line)["text"] for line in lines)
+
+
+def recover(swapper: Swapper, texts: Iterator[str]) -> dict[str, float]:
+    """Accuracy, recall of him, number of words judged, and of those left out as undecidable ("his or her")."""
+    right = {"his": 0, "him": 0}
+    total = {"his": 0, "him": 0}
+    excluded = 0
+    for text in texts:
+        undecidable = [match.span() for match in HIS_OR_HER.finditer(text)]
+        blanked, truth = [], {}
+        position = length = 0
+        for word in re.finditer(r"\bhi[sm]\b", text, re.IGNORECASE):
+            blank = "her" if word[0].islower() else "HER" if word[0].isupper() else "Her"
+            blanked += (text[position : word.start()], blank)
+            length += word.start() - position
+            if any(start <= word.start() < end for start, end in undecidable):
+                excluded += 1
+            else:
+                truth[length] = word[0].lower()
+            position, length = word.end(), length + 3
+        blanked.append(text[position:])
+        edited = swapper.swap("".join(blanked))
+        recovered = {span.start: edited.text[span.cf_start : span.cf_end].lower() for span in edited.spans}
+        for start, word in truth.items():
+            total[word] += 1
+            right[word] += recovered[start] == word
+    words = sum(total.values())
+    return {
+        "accuracy": sum(right.values()) / words,
+        "recall of him": right["him"] / total["him"],
+        "words": words,
+        "excluded": excluded,
+    }
+
+
+@pytest.mark.parametrize(
+    "read, parts, accuracy, recall, words",
+    [
+        (bold, ("bold", "wikipedia"), 0.985, 0.93, (646, 20)),
+        (corpus, ("corpus", "wikipedia_people.validation.jsonl.xz"), 0.99, 0.94, (618, 0)),
+        (corpus, ("corpus", "gutenberg_fiction.validation.jsonl.xz"), 0.985, 0.97, (7364, 0)),
+    ],
+    ids=["bold", "people", "fiction"],
+)
+def test_blank_and_recover(shared_data, read, parts, accuracy, recall, words):
+    result = recover(Swapper(load_wordlist("english_gender+none")), read(shared_data(*parts)))
+    assert (result["words"], result["excluded"]) == words
+    assert result["accuracy"] >= accuracy and result["recall of him"] >= recall, result
+
+
+def test_blank_and_recover_possessive_pronouns(shared_data):
+    """her and hers are both "his" in the counterfactual; my and mine, their and theirs ... have the known truth."""
+    english = Swapper(load_wordlist("english_gender+none"))
+    alone = {"mine", "yours", "ours", "theirs"}
+    right = words = 0
+    for text in corpus(shared_data("corpus", "gutenberg_fiction.validation.jsonl.xz")):
+        # A text of its own for each word, so that only this one is blank.
+        for word in re.finditer(r"\b(my|mine|yours?|ours?|theirs?)\b", text):
+            before, after = text[max(0, word.start() - 80) : word.start()], text[word.end() : word.end() + 80]
+            edited = english.swap(before + "his" + after)
+            span = next(span for span in edited.spans if span.start == len(before))
+            right += (edited.text[span.cf_start : span.cf_end] == "hers") == (word[0] in alone)
+            words += 1
+    assert words > 4500 and right / words >= 0.99
