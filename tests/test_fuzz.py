@@ -33,7 +33,6 @@ from distill import cli
 from distill.base import long_input
 from distill.base.errors import UserError
 from distill.base.long_input import parts, stream_parts
-from distill.data import corpus
 from distill.data.counts import PackingCounts
 from distill.data.packing import pack
 from distill.recipe import CorpusConfig, Recipe
@@ -44,6 +43,7 @@ from distill.reports.page import run_page
 from distill.reports.report import print_side_by_side, print_table, report_markdown
 from distill.scoring.score import score_models
 from distill.scoring.scores_file import read_scores
+from distill.text import documents, swap_lines
 from distill.text.counterfactual import Swapper
 from distill.text.documents import passages, read_documents
 from distill.text.prompts import load_prompts, without_listed_words
@@ -481,7 +481,7 @@ def peaks(folder: Path, sizes: dict[str, int], kind: str) -> dict[str, float]:
             (folder / place / name).write_bytes(STORED.get(Path(name).suffix, bytes)(content))
     tests = REPOSITORY / "tests"
     environment = {
-        "PYTHONPATH": os.pathsep.join(map(str, (REPOSITORY, tests, tests / "benchmarks"))),
+        "PYTHONPATH": os.pathsep.join(map(str, (REPOSITORY, tests, tests / "helpers", tests / "benchmarks"))),
         "MALLOC_MMAP_THRESHOLD_": "65536",  # glibc gives a freed text back, whatever was freed before it
     }
     done = subprocess.run(
@@ -525,7 +525,7 @@ def test_parts_are_the_text_and_cut_behind_lines_before_sentences_before_words(t
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_long_text_is_read_in_parts_and_loses_nothing(kind, tmp_path, monkeypatch):
-    monkeypatch.setattr(corpus, "_LONGEST_DOCUMENT", 1000)
+    monkeypatch.setattr(documents, "_LONGEST_DOCUMENT", 1000)
     monkeypatch.setattr(long_input, "_READ", 300)
     text = (KINDS[kind] + LINE * 100).decode()
     (tmp_path / "x.txt").write_text(text, encoding="utf-8")
@@ -539,7 +539,7 @@ def test_a_long_text_is_read_in_parts_and_loses_nothing(kind, tmp_path, monkeypa
 
 @pytest.mark.parametrize("name", ["x.jsonl", "x.jsonl.gz", "x.parquet"])
 def test_a_row_that_is_too_long_is_refused(name, tmp_path, monkeypatch):
-    monkeypatch.setattr(corpus, "_LONGEST_ROW", 1000)
+    monkeypatch.setattr(documents, "_LONGEST_ROW", 1000)
     content = LINE * 20 if name == "x.parquet" else b'{"text": "short"}\n{"text": "' + LINE * 20 + b'"}\n'
     (tmp_path / name).write_bytes(STORED.get(Path(name).suffix, bytes)(content))
     with pytest.raises(UserError, match=rf"{name}.*: a row of more than .* characters.*\.txt"):
@@ -568,17 +568,17 @@ def test_a_line_that_is_too_long_for_a_list_is_refused(name, tmp_path):
 def test_a_long_line_is_swapped_in_parts_and_every_other_byte_stays(text, longest, monkeypatch):
     """With parts longer than the text, the lines are what Python reads."""
     content = text.encode()
-    monkeypatch.setattr(cli, "_LONGEST_PART", longest)
-    found = list(cli._decoded(io.BytesIO(content), "x"))
+    monkeypatch.setattr(swap_lines, "_LONGEST_PART", longest)
+    found = list(swap_lines._decoded(io.BytesIO(content), "x"))
     assert "".join(part + ending for part, ending in found).encode() == content
     assert all(len(part) <= longest for part, _ in found)
-    monkeypatch.setattr(cli, "_LONGEST_PART", 1000)
+    monkeypatch.setattr(swap_lines, "_LONGEST_PART", 1000)
     lines = [line.decode() for line in io.BytesIO(content)]
-    assert [part + ending for part, ending in cli._decoded(io.BytesIO(content), "x")] == lines
+    assert [part + ending for part, ending in swap_lines._decoded(io.BytesIO(content), "x")] == lines
 
 
 def test_broken_utf8_in_a_long_line_is_named(monkeypatch):
-    monkeypatch.setattr(cli, "_LONGEST_PART", 10)
+    monkeypatch.setattr(swap_lines, "_LONGEST_PART", 10)
     for content, byte in ((b"he\n" + b"a" * 25 + b"\xff\n", "ff"), (b"he\n" + b"a" * 25 + b"\xf0\x9f\n", "f0")):
         with pytest.raises(UserError, match=f"x, line 2: byte 0x{byte} is not UTF-8"):
-            list(cli._decoded(io.BytesIO(content), "x"))
+            list(swap_lines._decoded(io.BytesIO(content), "x"))

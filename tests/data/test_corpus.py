@@ -3,14 +3,22 @@
 import gzip
 import json
 import lzma
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
+from forked import fork, until
 from hypothesis import given
 from hypothesis import strategies as st
 
 from distill.base.errors import UserError
+from distill.base.integrity import file_is_whole
+from distill.data import corpus
 from distill.data.corpus import open_corpus
 from distill.recipe import CorpusConfig
 from distill.text.documents import passages, read_documents
@@ -91,8 +99,12 @@ def test_passages_break_at_lines_then_sentences():
         ("x.txt", b" \n\t", ["no text"]),
         ("x.jsonl", b"", ["no text"]),
         ("x.jsonl.xz", b"no xz", ["x.jsonl.xz"]),
-        ("x.jsonl.gz", gzip.compress(b'{"text": "' + bytes(range(65, 91)) * 50 + b'"}\n')[:-20], ["x.jsonl.gz"]),
-        ("x.jsonl.gz", gzip.compress(b"{}")[:10] + b"\xff" * 20, ["x.jsonl.gz"]),
+        (
+            "x.jsonl.gz",
+            gzip.compress(b'{"text": "' + bytes(range(65, 91)) * 50 + b'"}\n', mtime=0)[:-20],
+            ["x.jsonl.gz"],
+        ),
+        ("x.jsonl.gz", gzip.compress(b"{}", mtime=0)[:10] + b"\xff" * 20, ["x.jsonl.gz"]),
         ("x.jsonl", b'{"text": ' + b"9" * 5000 + b"}\n", ["line 1", "JSON"]),
         ("x.parquet", b"PAR1 no", ["x.parquet"]),
     ],
@@ -143,3 +155,57 @@ def test_an_unreachable_hub_data_set_is_one_sentence(monkeypatch):
     config = CorpusConfig(source="hub", dataset="nobody/nothing")
     with pytest.raises(UserError, match="nobody/nothing"):
         list(read_documents(config, 0))
+
+
+# --------------------------------------------------------------------------------------- sampled text, two runs at once
+
+
+def slow_samples(tmp_path: Path, monkeypatch, name: str, stop_at: int | None = None) -> Callable[[], None]:
+    """Samples 12 documents in batches of 2, each taking a while; waits for a kill before the batch `stop_at`."""
+    config = CorpusConfig(max_documents=12, sample_batch_size=2)
+
+    def sample_batch(model, tokenizer, config, seed, number):
+        if number == stop_at:
+            (tmp_path / f"{name}.waits").touch()
+            signal.pause()
+        with (tmp_path / f"{name}.batches").open("a") as stream:
+            stream.write(f"{number}\n")
+        time.sleep(0.02)
+        return [f"document {number}.{i}" for i in range(2)]
+
+    def work() -> None:
+        monkeypatch.setattr(corpus, "sample_batch", sample_batch)
+        corpus.open_corpus(config, 0, tmp_path / "cache")
+
+    return work
+
+
+def batches(tmp_path: Path, name: str) -> list[int]:
+    return [int(line) for line in (tmp_path / f"{name}.batches").read_text().split()]
+
+
+def test_two_runs_may_sample_into_one_cache(tmp_path, monkeypatch):
+    children = [fork(slow_samples(tmp_path, monkeypatch, name)) for name in ("one", "two")]
+    assert [os.waitpid(child, 0)[1] for child in children] == [0, 0]
+    (path,) = (tmp_path / "cache").glob("sampled-*.jsonl")
+    assert file_is_whole(path)
+    texts = [json.loads(line)["text"] for line in path.read_text().splitlines()]
+    assert texts == [f"document {number}.{i}" for number in range(6) for i in range(2)]
+    assert sorted(p.name for p in path.parent.iterdir()) == [path.name, f"{path.name}.sha256"]
+
+
+def test_sampled_text_is_gone_on_with_only_when_its_run_has_ended(tmp_path, monkeypatch):
+    """While the first run waits in its fourth batch a second one begins by itself; killed, a third goes on after it."""
+    first = fork(slow_samples(tmp_path, monkeypatch, "first", stop_at=3))
+    until((tmp_path / "first.waits").exists)
+    second = fork(slow_samples(tmp_path, monkeypatch, "second", stop_at=5))
+    until((tmp_path / "second.waits").exists)
+    assert batches(tmp_path, "second") == [0, 1, 2, 3, 4]
+    for child in (first, second):
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    assert os.waitpid(fork(slow_samples(tmp_path, monkeypatch, "third")), 0)[1] == 0
+    assert batches(tmp_path, "third") in ([3, 4, 5], [5])
+    (path,) = (tmp_path / "cache").glob("sampled-*.jsonl")
+    assert file_is_whole(path)
+    assert len(path.read_text().splitlines()) == 12
