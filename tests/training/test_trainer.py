@@ -1,43 +1,23 @@
-"""The trainer: the right loss, one teacher pass, checkpoints that survive a kill."""
+"""The trainer: the right loss, and one teacher pass."""
 
 import pytest
 import torch
-import train_toy
 from shared import TOY_ARCHITECTURES
+from toy_trainer import make_trainer, toy_batch
 
 from distill.data.batches import Collator
 from distill.data.counts import PackingCounts
 from distill.data.packing import pack
 from distill.models.architecture import head, hidden_states
-from distill.objective import kd_loss
 from distill.objective.kd_loss import IGNORED
-from distill.recipe import LossConfig, Recipe, TargetConfig
+from distill.recipe import LossConfig, TargetConfig
 from distill.text.counterfactual import Swapper
 from distill.text.wordlist import load_wordlist
-from distill.training.arguments import training_arguments
-from distill.training.student_loss import attach_loss
-from distill.training.trainer import DistillationTrainer
 
 
 @pytest.fixture
 def batch(toy_tokenizer):
-    swapper = Swapper(load_wordlist("english_gender"))
-    blocks = list(pack(train_toy.toy_documents()[:20], toy_tokenizer, swapper, 48, PackingCounts()))
-    return Collator(2, augment=True)(blocks), blocks
-
-
-def make_trainer(tmp_path, student, teacher, blocks, target, loss, role_maps=None):
-    recipe = Recipe(target=target, loss=loss, trainer={"use_cpu": True, "max_steps": 1})
-    attach_loss(student)
-    return DistillationTrainer(
-        model=student,
-        args=training_arguments(recipe, tmp_path),
-        train_dataset=blocks,
-        data_collator=Collator(2, target.augment),
-        teacher=teacher,
-        settings=kd_loss.LossSettings(kd=loss.kd, ce=loss.ce, op=target.op),
-        role_maps=role_maps,
-    )
+    return toy_batch(toy_tokenizer)
 
 
 @pytest.mark.parametrize("architecture", list(TOY_ARCHITECTURES))
@@ -104,25 +84,3 @@ def test_the_teacher_reads_every_text_once_and_nothing_twice(tmp_path, toy_model
     trainer.compute_loss(student, inputs)
     assert read["teacher"] == [24 * (3 + 2 * views)]
     assert read["student"] == [24 * (3 + 2 * (2 if augment else 1))]
-
-
-def test_tied_heads_get_both_gradients(tmp_path, toy_model, batch):
-    """The fused gradient of GPT-2's tied head adds to the embedding's, as autograd's does."""
-    inputs, blocks = batch
-    teacher = toy_model(seed=2)
-    gradients = []
-    for fused in (True, False):
-        student = toy_model(seed=1)
-        assert student.get_output_embeddings().weight is student.get_input_embeddings().weight
-        if fused:
-            trainer = make_trainer(tmp_path, student, teacher, blocks, TargetConfig(), LossConfig(kd=0.0, ce=1.0))
-            trainer.compute_loss(student, {**inputs, "student_rows": torch.tensor(len(blocks))}).backward()
-        else:
-            rows = slice(len(blocks))
-            logits = student(
-                input_ids=inputs["input_ids"][rows], position_ids=inputs["position_ids"][rows], use_cache=False
-            ).logits
-            labels = inputs["labels"][rows]
-            torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED).backward()
-        gradients.append(student.get_input_embeddings().weight.grad)
-    torch.testing.assert_close(*gradients, atol=1e-6, rtol=1e-4)
