@@ -16,7 +16,6 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
-from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -32,7 +31,6 @@ from shared import REPOSITORY
 from distill import cli
 from distill.base import long_input
 from distill.base.errors import UserError
-from distill.base.long_input import parts, stream_parts
 from distill.data.counts import PackingCounts
 from distill.data.packing import pack
 from distill.recipe import CorpusConfig, Recipe
@@ -508,19 +506,6 @@ def test_a_line_of_some_mb_takes_at_most_four_times_its_size(tmp_path):
     sizes = dict.fromkeys(LONG, 5_000_000) | dict.fromkeys(("lines.txt", "x.parquet"), 20_000_000)
     found = peaks(tmp_path, sizes, "ascii")
     assert not {name: times for name, times in found.items() if times > 4}
-
-
-@given(st.text(alphabet="ab .\n\u00e9\U0001f469", max_size=200), st.integers(2, 30))
-def test_parts_are_the_text_and_cut_behind_lines_before_sentences_before_words(text, longest):
-    found = list(parts(text, longest))
-    assert "".join(found) == text
-    assert list(stream_parts(io.StringIO(text, newline=""), longest)) == [part for part in found if part]
-    for part, following in pairwise(found):
-        assert longest // 2 < len(part) <= longest
-        second_half = (part + following)[longest // 2 : longest]
-        mark = next((mark for mark in ("\n", ". ", " ") if mark in second_half), "")
-        assert part.endswith(mark)
-        assert mark or len(part) == longest
 
 
 @pytest.mark.parametrize("kind", KINDS)
