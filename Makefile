@@ -1,5 +1,10 @@
 # One command for all checks: make checks
-.PHONY: checks lint format types test slow coverage
+SHELL = bash
+.PHONY: checks lint format types test quick slow coverage
+
+# The tests of one wing, a folder in tests/: make quick WING=text. Without a name: of all but those that train, and
+# without the whole runs, which lie in tests/ itself; some two minutes on two cores.
+WING ?= {base,text,wordlists,objective,models,data,metrics,scoring,reports}
 
 checks: lint types test
 
@@ -17,8 +22,12 @@ types:
 test:
 	pytest
 
+quick:
+	pytest tests/$(WING)
+
+# One after the other: some of them measure time and memory.
 slow:
-	pytest -m slow
+	pytest -n 0 -m slow
 
 coverage:
 	pytest --cov=distill --cov-branch --cov-report=term-missing:skip-covered

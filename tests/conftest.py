@@ -1,17 +1,27 @@
 """Shared fixtures: where the real data lie, and what a machine must have for a marked test to run."""
 
+import gc
 import os
 from pathlib import Path
 
+# Before anything imports torch: several processes of tests share the cores, and small tensors gain nothing by threads.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 from hypothesis import settings
-from shared import REPOSITORY, TOY_ARCHITECTURES, TOY_TEXT
+from shared import NEUTRAL_TEXT, REPOSITORY, TOY_ARCHITECTURES, TOY_TEXT
 
 from distill.text.wordlist import load_wordlist
 
 # Machines differ in speed, and so does one machine under load: time limits belong to pytest-timeout.
 settings.register_profile("distill", deadline=None)
 settings.load_profile("distill")
+
+
+def pytest_collection_finish():
+    """What is imported by now stays: the garbage collector, which every training calls, need not look through it."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
@@ -42,6 +52,14 @@ def toy_tokenizer():
     from distill.models.student import train_tokenizer
 
     return train_tokenizer([TOY_TEXT] * 4, 400)
+
+
+@pytest.fixture(scope="session")
+def neutral_tokenizer():
+    """A byte-level BPE that has the pronouns of three groups, and more, as one token each."""
+    from distill.models.student import train_tokenizer
+
+    return train_tokenizer([NEUTRAL_TEXT] * 4, 500)
 
 
 @pytest.fixture(scope="session")
@@ -76,3 +94,22 @@ def toy_scores(toy_model, toy_tokenizer, short_wordlist):
         prompts=load_prompts()[:8],
         settings=ScoreConfig(samples=1, max_new_tokens=4, bootstrap=50),
     )
+
+
+@pytest.fixture(scope="session")
+def small_run(tmp_path_factory):
+    """Arguments of a run of seconds for `killed.run`, see there."""
+    import killed
+
+    return killed.small_run(tmp_path_factory.mktemp("small-run"))
+
+
+@pytest.fixture(scope="session")
+def finished_run(small_run, tmp_path_factory):
+    """The folder around that run, finished. Shared: copy it before you change it."""
+    import killed
+
+    folder = tmp_path_factory.mktemp("finished-run")
+    ending = killed.run(folder, small_run)
+    assert ending.code == 0, ending.errors[-3000:]
+    return folder

@@ -9,30 +9,39 @@ import subprocess
 import sys
 import time
 
+import forked
 import pytest
 import synthetic
 import torch
+from launched import ENVIRONMENT
 from safetensors.torch import load_file
 from shared import REPOSITORY
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from distill import train as entry
+from distill.base import console
+
 ENTRY = str(REPOSITORY / "distill" / "train.py")
 
 
-def run(*arguments: str, check: bool = True) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(REPOSITORY)}
-    done = subprocess.run(
-        [sys.executable, ENTRY, *arguments], env=environment, capture_output=True, text=True, timeout=550
+def run(*arguments: str) -> None:
+    done = forked.run(*arguments)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def run_script(*arguments: str) -> subprocess.CompletedProcess:
+    """As a user starts it, in a Python of its own."""
+    return subprocess.run(
+        [sys.executable, ENTRY, *arguments], env=ENVIRONMENT, capture_output=True, text=True, timeout=550
     )
-    assert not check or done.returncode == 0, done.stderr[-3000:]
-    return done
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     """(folder of the language, folder of its teacher), trained once by the pipeline itself."""
     folder = tmp_path_factory.mktemp("synthetic")
-    run("--config", synthetic.write_teacher_recipe(folder, folder / "teacher-run"))
+    done = run_script("--config", synthetic.write_teacher_recipe(folder, folder / "teacher-run"))
+    assert done.returncode == 0, done.stderr[-3000:]
     return folder, folder / "teacher-run" / "student"
 
 
@@ -77,15 +86,16 @@ def test_known_bias_is_reproduced_plainly_and_mitigated(world, tmp_path):
         assert models[name]["next_word_disparity"]["value"] == pytest.approx(known, rel=0.1, abs=0.03)
 
 
-def start(recipe: str, *options: str) -> subprocess.Popen:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(REPOSITORY)}
-    return subprocess.Popen(
-        [sys.executable, ENTRY, "--config", recipe, *options],
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+def start(*arguments: str) -> int:
+    """Begin a run, in a process group of its own; the process id."""
+
+    def work() -> int:
+        os.setsid()
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        forked.write_to(nowhere, nowhere)
+        return console.run_entry(entry.main, arguments)
+
+    return forked.fork(work)
 
 
 STREAM = ("--corpus.pack", "while_training", "--corpus.shuffle_buffer", "300", "--trainer.dataloader_num_workers", "2")
@@ -104,20 +114,19 @@ def test_a_killed_run_ends_as_if_it_had_not_been(world, tmp_path, seed, options)
 
     step = random.Random(seed).randrange(5, 40)
     recipe = synthetic.write_student_recipe(folder, teacher, tmp_path / "killed", **settings)
-    process = start(recipe, *options)
+    process = start("--config", recipe, *options)
     checkpoints = tmp_path / "killed" / "checkpoints" / "student"
     deadline = time.monotonic() + 300
     # The baseline is trained first; wait until the student has passed its checkpoint before `step`, then pull the plug.
     while not any(int(p.name.split("-")[1]) >= step - step % 5 for p in checkpoints.glob("checkpoint-*")):
-        assert process.poll() is None, "the run ended before it could be killed"
+        assert os.waitpid(process, os.WNOHANG) == (0, 0), "the run ended before it could be killed"
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    os.killpg(process, signal.SIGKILL)
+    os.waitpid(process, 0)
     assert not (tmp_path / "killed" / "student").exists()
 
-    done = run("--config", recipe, *options)
-    assert done.returncode == 0
+    run("--config", recipe, *options)
     for name in ("student", "baseline"):
         want, got = (load_file(tmp_path / run_name / name / "model.safetensors") for run_name in ("whole", "killed"))
         assert all(torch.equal(want[key], got[key]) for key in want), name
@@ -163,7 +172,8 @@ def test_a_users_mistake_is_one_sentence_and_exit_code_2(world, tmp_path, argume
     recipe = synthetic.write_student_recipe(folder, teacher, tmp_path / "out")
     given = [a.replace("{tmp}", str(tmp_path)).replace("ragged.tsv", str(tmp_path / "ragged.tsv")) for a in arguments]
     before = sorted(str(p) for p in tmp_path.rglob("*"))
-    done = run("--config", recipe, *given, check=False)
+    run_it = run_script if arguments[0] == "--config" else forked.run
+    done = run_it("--config", recipe, *given)
     assert done.returncode == 2, done.stderr
     lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1, done.stderr

@@ -1,16 +1,19 @@
 """Blocks of aligned views: nothing lost, nothing mixed up, nothing stale."""
 
 import dataclasses
+import os
+from itertools import product
 
 import numpy as np
 import pytest
-import torch
+from forked import fork, until
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from shared import TOY_TEXT
 
 from distill.base.errors import UserError
-from distill.data.batches import Collator, Filler
+from distill.base.integrity import file_is_whole
+from distill.data import corpus, packing
 from distill.data.corpus import Corpus
 from distill.data.counts import PackingCounts
 from distill.data.packing import pack, packed_blocks
@@ -134,24 +137,6 @@ def test_partner_positions_against_a_loop():
                 assert partner[v, s - 1, i] == (same[0] if same else -1)
 
 
-def test_collator_rows_and_partners(swapper, toy_tokenizer):
-    texts = ["she saw her book", "Nothing happened.", "his king"]
-    blocks = [b for t in texts for b in pack([t], toy_tokenizer, swapper, 24, PackingCounts())]
-    batch = Collator(2, augment=True)(blocks)
-    assert batch["input_ids"].shape == (5, 24)  # three texts, two counterfactuals
-    assert int(batch["student_rows"]) == 5
-    partner = batch["partner"][0]
-    flat = partner.flatten()
-    at = torch.arange(5 * 24).view(5, 24)
-    assert (partner[1] == at[1]).all()  # unedited: its own counterfactual, padding (never valid) included
-    mutual = flat[flat[flat >= 0]]
-    assert (mutual == torch.nonzero(flat >= 0).flatten()).all()
-    assert {int(i) // 24 for i in partner[0] if i >= 0} == {3}
-    assert {int(i) // 24 for i in partner[2] if i >= 0} == {4}
-    assert int(Collator(2, augment=False)(blocks)["student_rows"]) == 3
-    assert Collator(1, augment=False)(blocks)["input_ids"].shape == (3, 24)
-
-
 def test_the_cache_is_used_and_never_stale(swapper, toy_tokenizer, tmp_path):
     asked = []
 
@@ -176,23 +161,6 @@ def test_the_cache_is_used_and_never_stale(swapper, toy_tokenizer, tmp_path):
         assert len(asked) == before + 1, change
 
 
-def test_blocks_come_from_disk_as_they_were_packed_alone_or_in_a_batch(swapper, toy_tokenizer, tmp_path):
-    documents = [*TOY_TEXT.split(". "), "Nothing happened that day, and nobody said a word."] * 3
-    packed = list(pack(documents, toy_tokenizer, swapper, 24, PackingCounts()))
-    blocks, _ = packed_blocks(Corpus("k", lambda: documents), toy_tokenizer, swapper, 24, tmp_path)
-    assert {len(block.input_ids) for block in packed} == {1, 2} and len(blocks) == len(packed)
-    last = len(packed) - 1
-    order = [last, 0, Filler(1), *range(len(packed)), 0]
-    for index, block in zip(order, blocks.__getitems__(order), strict=True):
-        assert block.index == index == blocks[index].index
-        for name in ("input_ids", "labels", "boundaries", "position_ids"):
-            want = getattr(packed[index], name)
-            if name == "labels" and isinstance(index, Filler):
-                want = np.full_like(want, IGNORED)
-            np.testing.assert_array_equal(getattr(block, name), want)
-            np.testing.assert_array_equal(getattr(blocks[index], name), want)
-
-
 def test_a_half_written_cache_is_not_used(swapper, toy_tokenizer, tmp_path):
     packed_blocks(Corpus("k", lambda: ["she"]), toy_tokenizer, swapper, 32, tmp_path)
     next(tmp_path.glob("*.json")).unlink()  # as if killed before the last write
@@ -207,3 +175,66 @@ def test_text_without_a_listed_word_is_refused(swapper, toy_tokenizer, tmp_path)
         packed_blocks(corpus, toy_tokenizer, swapper, 32, tmp_path)
     assert list(tmp_path.iterdir()) == []
     assert len(packed_blocks(corpus, toy_tokenizer, None, 32, tmp_path)[0]) == 1
+
+
+def test_two_runs_may_pack_into_one_cache(tmp_path, monkeypatch, toy_tokenizer):
+    """Each waits for the other in the middle of its packing."""
+    documents = ["the king saw the queen ."] * 40
+
+    def work(mine: str, other: str) -> None:
+        def read():
+            yield from documents[:20]
+            (tmp_path / mine).touch()
+            until((tmp_path / other).exists)
+            yield from documents[20:]
+
+        blocks, counts = packing.packed_blocks(corpus.Corpus("key", read), toy_tokenizer, None, 16, tmp_path / "cache")
+        assert len(blocks) == counts.blocks and counts.documents == 40
+
+    children = [fork(lambda names=names: work(*names)) for names in (("one", "two"), ("two", "one"))]
+    assert [os.waitpid(child, 0)[1] for child in children] == [0, 0]
+    files = sorted((tmp_path / "cache").iterdir())
+    assert [path.suffix for path in files] == [".arrow", ".sha256", ".json", ".sha256"]
+    assert all(file_is_whole(path) for path in files if path.suffix != ".sha256")
+
+
+# ---------------------------------------------------------------------------------------------------------- three views
+
+
+PLAIN = Swapper(load_wordlist("english_gender_neutral+none"))
+
+DOCUMENTS = st.lists(
+    st.lists(
+        st.sampled_from(["he", "She", "themself", "a king", "two monarchs", "the nurse", "boys", "people", "saw", "."]),
+        min_size=1,
+        max_size=25,
+    ).map(" ".join),
+    min_size=1,
+    max_size=6,
+)
+
+
+@settings(max_examples=30)
+@given(documents=DOCUMENTS, length=st.sampled_from([32, 128]))
+def test_aligned_positions_of_three_views_have_read_counterparts(neutral_tokenizer, documents, length):
+    """What a view has read up to an aligned position is the counterfactual of what each other view has read."""
+    aligned = 0
+    for block in pack(documents, neutral_tokenizer, PLAIN, length, PackingCounts()):
+        views = len(block.input_ids)
+        assert views in (1, 3)
+        if views == 1:
+            continue
+
+        def read(view, at, block=block):
+            first = at - block.position_ids[view, at] + 1  # behind the start token
+            return neutral_tokenizer.decode(block.input_ids[view, first : at + 1])
+
+        partners = partner_positions(block.boundaries)
+        assert partners.shape == (3, 2, length)
+        for view, shift in product(range(3), (1, 2)):
+            for at in np.flatnonzero(partners[view, shift - 1] >= 0):
+                there, other = partners[view, shift - 1, at], (view + shift) % 3
+                assert partners[other, 2 - shift, there] == at  # the way back is the opposite shift
+                assert PLAIN.swap(read(view, at), shift).text == read(other, there)
+                aligned += 1
+    assert aligned or not any(PLAIN.matches(document) for document in documents)

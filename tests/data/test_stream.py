@@ -17,7 +17,7 @@ import torch
 import train_toy
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from launched import processes, train
+from launched import train
 from safetensors.torch import load_file
 
 from distill.base.errors import UserError
@@ -210,7 +210,7 @@ def test_training_on_a_stream_goes_on_bit_for_bit(tmp_path, workers):
 def two_processes(tmp_path_factory):
     """The folder of a training by 2 processes with 2 workers each: 9 segments for 4 readers."""
     folder = tmp_path_factory.mktemp("stream") / "whole"
-    train(folder, 2, *processes(2), segment=7, dataloader_num_workers=2, save_steps=2)
+    train(folder, 2, processes=2, segment=7, dataloader_num_workers=2, save_steps=2)
     return folder
 
 
@@ -233,7 +233,7 @@ def test_another_number_of_processes_is_refused(two_processes):
 def test_two_processes_go_on_bit_for_bit(two_processes, tmp_path):
     shutil.copytree(two_processes / "checkpoints", tmp_path / "checkpoints")
     shutil.rmtree(tmp_path / "checkpoints" / "checkpoint-5")
-    train(tmp_path, 2, *processes(2), segment=7, dataloader_num_workers=2, save_steps=2)
+    train(tmp_path, 2, processes=2, segment=7, dataloader_num_workers=2, save_steps=2)
     want, got = (load_file(folder / "student" / "model.safetensors") for folder in (two_processes, tmp_path))
     assert all(torch.equal(want[k], got[k]) for k in want)
 

@@ -11,25 +11,22 @@ import random
 import re
 import select
 import signal
-import socket
-import sys
 import time
-import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import synthetic
-import torch
+from forked import fork, free_port, rank_environment, write_to
 
 from distill import pipeline, run_folder
-from distill.base import console, integrity
+from distill.base import console, files, integrity
 from distill.data import corpus, packing
 from distill.models import generation
 from distill.recipe_check import parse_recipe
 from distill.reports import report
-from distill.scoring import score
+from distill.scoring import measure, score
 from distill.text import alignment, counterfactual
 from distill.training import run as training_run
 from distill.training import trainer
@@ -70,11 +67,11 @@ def _mark_everything(tell: Callable[[str], None]) -> None:
     _marked(trainer.DistillationTrainer, "compute_loss", "l", tell)
     _marked(trainer.DistillationTrainer, "_save_checkpoint", "w", tell)
     _marked(training_run, "write_folder", "f", tell)
-    _marked(score, "measured", "m", tell, 0.005)
+    _marked(measure, "measured", "m", tell, 0.005)
     _marked(score, "write_scores", "m", tell, 0.01)
     _marked(pipeline, "write_report", "r", tell)
     _marked(report, "write_text", "r", tell, 0.01)
-    for module in (integrity, run_folder):  # between any two files that are written
+    for module in (integrity, files, run_folder):  # between any two files that are written
         for name in ("sync", "put_folder"):
             if hasattr(module, name):
                 _marked(module, name, "", tell, 0.004)
@@ -114,11 +111,12 @@ def run(
         kill: When; None: never.
         prepare: Called in each child before the run.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     letters, errors = os.pipe(), os.pipe()  # not a file: some runs may write none
-    children = [_fork(folder, argv, (rank, processes, port), letters, errors, prepare) for rank in range(processes)]
+    children = []
+    for rank in range(processes):
+        environment = rank_environment(rank, processes, port) if processes > 1 else {}
+        children.append(fork(lambda given=environment: _run_marked(folder, argv, given, letters, errors, prepare)))
     for _, writing in (letters, errors):
         os.close(writing)
     read = {letters[0]: b"", errors[0]: b""}
@@ -141,50 +139,34 @@ def run(
     return Ending(codes[0], read[letters[0]].decode(), read[errors[0]].decode(errors="replace"))
 
 
-def _fork(
+def _run_marked(
     folder: Path,
     argv: Sequence[str],
-    place: tuple[int, int, int],
+    environment: Mapping[str, str],
     letters: tuple[int, int],
     errors: tuple[int, int],
     prepare: Callable[[], None] | None,
 ) -> int:
-    child = os.fork()
-    if child:
-        return child
-    code = 70
-    rank, processes, port = place
-    # OpenMP's other threads, which a test before may have started, are not in the child, and it would wait for them.
-    torch.set_num_threads(1)
-    try:
-        for reading, _ in (letters, errors):
-            os.close(reading)
-        os.chdir(folder)
-        for descriptor in (1, 2):
-            os.dup2(errors[1], descriptor)
-        os.close(errors[1])
-        sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1), os.fdopen(2, "w", buffering=1)
-        if processes > 1:
-            os.environ |= {
-                "RANK": str(rank),
-                "LOCAL_RANK": str(rank),
-                "WORLD_SIZE": str(processes),
-                "LOCAL_WORLD_SIZE": str(processes),
-                "OMP_NUM_THREADS": "1",  # as launchers set it
-                "MASTER_ADDR": "127.0.0.1",
-                "MASTER_PORT": str(port),
-            }
-        _mark_everything(lambda letter: os.write(letters[1], letter.encode()) if rank == 0 else None)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        if prepare:
-            prepare()
-        code = console.run_entry(lambda given: pipeline.run(parse_recipe(given)), argv)
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+    for reading, _ in (letters, errors):
+        os.close(reading)
+    os.chdir(folder)
+    write_to(errors[1], errors[1])
+    os.close(errors[1])
+    os.environ |= environment
+    rank = environment.get("RANK", "0")
+    _mark_everything(lambda letter: os.write(letters[1], letter.encode()) if rank == "0" else None)
+    if prepare:
+        prepare()
+    return console.run_entry(lambda given: pipeline.run(parse_recipe(given)), argv)
+
+
+def error_of(ending: Ending) -> str:
+    """The one sentence of a user's mistake."""
+    assert ending.code == 2, ending.errors[-3000:]
+    assert "Traceback" not in ending.errors
+    lines = [line for line in ending.errors.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1
+    return lines[0]
 
 
 def small_run(folder: Path) -> list[str]:

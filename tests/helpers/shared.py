@@ -14,6 +14,12 @@ TOY_TEXT = (
     "The king and the queen saw him and her. A woman took her coat; a man took his coat. Nothing happened at all. "
 )
 
+NEUTRAL_TEXT = (
+    "The nurse said that she was tired. The doctor said that he was late. The clerk said that they were here. "
+    "Her book was his, and their book was hers; his was theirs. A man, a woman and a person saw him, her and them. "
+    "The king, the queen and the monarch; a boy, a girl and a child; a son and a daughter. Themselves, himself. "
+)
+
 TOY_ARCHITECTURES = {
     "gpt2": {"n_positions": 64, "n_embd": 32, "n_layer": 4, "n_head": 2},
     "llama": {

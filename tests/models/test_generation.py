@@ -153,3 +153,9 @@ def test_the_batch_size_changes_no_text_of_the_demo_teacher(shared_data, decodin
         for size in (64, 250, 10)
     ]
     assert texts[0] == texts[1] == texts[2]
+
+
+def test_a_tokenizer_without_a_pad_token_makes_no_noise(toy_model, toy_tokenizer, capsys, recwarn):
+    assert toy_tokenizer.pad_token_id is None
+    generate(toy_model(), toy_tokenizer, ["The nurse", "A much longer prompt"], samples=2, max_new_tokens=4)
+    assert "pad" not in capsys.readouterr().err and not [w for w in recwarn if "pad" in str(w.message)]

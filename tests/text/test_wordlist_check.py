@@ -227,7 +227,7 @@ KNOWN_FAULTS = {
 
 
 @pytest.mark.parametrize(
-    "names, faults", KNOWN_FAULTS.items(), ids=lambda value: None if set() == value else "+".join(value)
+    "names, faults", KNOWN_FAULTS.items(), ids=lambda value: None if set() == value else "+".join(sorted(value))
 )
 def test_published_lists(shared_data, tmp_path, names, faults):
     imported = import_wordlist([shared_data("wordlists", name) for name in names], tmp_path / "list.tsv")

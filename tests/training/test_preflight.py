@@ -1,6 +1,5 @@
 """What a first run is warned of, and that nothing else makes it noisy."""
 
-import os
 import re
 import subprocess
 import sys
@@ -9,15 +8,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import torch
 from shared import REPOSITORY
 
-from distill.base.errors import UserError, hub_hint
 from distill.data.counts import PackingCounts
 from distill.models.architecture import parameter_count
-from distill.models.generation import generate
 from distill.recipe import Recipe, TargetConfig
-from distill.recipe_check import parse_recipe
 from distill.text.counterfactual import Swapper
 from distill.text.role_map import token_roles
 from distill.training import preflight
@@ -94,9 +89,9 @@ def test_the_memory_estimate_is_a_bound_from_below_and_not_far_off(toy_tokenizer
 import resource, torch
 from pathlib import Path
 from transformers import GPT2Config, GPT2LMHeadModel
-from distill import preflight
+from distill.training import preflight
 from distill.recipe import Recipe, LossConfig
-from distill.training.trainer import training_arguments
+from distill.training.arguments import training_arguments
 torch.manual_seed(0)
 trainer = {"max_steps": 1, "per_device_train_batch_size": 8, "use_cpu": True}
 recipe = Recipe(output_dir="x", block_length=256, trainer=trainer)
@@ -163,59 +158,3 @@ def test_every_warning_is_one_sentence(recipe, words, toy_model, monkeypatch, ca
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 3
     assert all(re.fullmatch(r"warning: [^\n]+; [^\n]+[^.]", line) for line in lines)
-
-
-@pytest.mark.skipif(torch.accelerator.is_available(), reason="there is a GPU")
-def test_bf16_without_a_gpu_runs_on_the_processor_unless_that_is_forbidden(recipe):
-    recipe = replace(recipe, trainer={"bf16": True})
-    assert arguments(recipe).use_cpu and arguments(recipe).bf16
-    with pytest.raises(UserError, match=r"trainer.bf16 .* trainer.use_cpu false, but no GPU"):
-        arguments(replace(recipe, trainer={"bf16": True, "use_cpu": False}))
-
-
-@pytest.mark.skipif(torch.accelerator.is_available(), reason="there is a GPU")
-def test_the_recipes_for_gpus_get_as_far_as_the_model_without_one(monkeypatch):
-    monkeypatch.chdir(REPOSITORY)
-    recipe = parse_recipe(["--config", "recipes/gpt2.yaml"])
-    assert arguments(recipe).device.type == "cpu"
-
-
-# ----------------------------------------------------------------------------------------------------- offline, quiet
-
-
-@pytest.mark.parametrize(
-    ("ask", "name"),
-    [
-        ("from distill.models.loading import load_model as f", "openai-community/gpt2"),
-        ("from distill.models.loading import load_tokenizer as f", "openai-community/gpt2"),
-        ("from distill.models.generation import load_prompts as f", "AmazonScience/bold"),
-        (
-            "from distill.data.corpus import read_documents\nfrom distill.recipe import CorpusConfig\n"
-            "f = lambda name: next(read_documents(CorpusConfig(source='hub', dataset=name), 0))",
-            "Salesforce/wikitext",
-        ),
-    ],
-    ids=["model", "tokenizer", "prompts", "corpus"],
-)
-def test_an_offline_hub_is_named_in_one_sentence(ask, name, tmp_path):
-    code = (
-        f"{ask}\nfrom distill.base.errors import UserError\ntry:\n    f({name!r})\nexcept UserError as e:\n    print(e)"
-    )
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY, env=environment)
-    message = done.stdout.strip().splitlines()[-1]
-    assert name in message and message.endswith(
-        "; HF_HUB_OFFLINE is set, so it must be in the cache: unset it, or give a local path"
-    )
-    assert "Traceback" not in done.stderr
-
-
-def test_a_hint_for_the_hub_without_the_switch(monkeypatch):
-    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
-    assert "network" in hub_hint()
-
-
-def test_a_tokenizer_without_a_pad_token_makes_no_noise(toy_model, toy_tokenizer, capsys, recwarn):
-    assert toy_tokenizer.pad_token_id is None
-    generate(toy_model(), toy_tokenizer, ["The nurse", "A much longer prompt"], samples=2, max_new_tokens=4)
-    assert "pad" not in capsys.readouterr().err and not [w for w in recwarn if "pad" in str(w.message)]

@@ -17,7 +17,7 @@ import torch
 import train_toy
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from launched import processes, train
+from launched import train
 from safetensors.torch import load_file
 from shared import REPOSITORY
 
@@ -311,7 +311,7 @@ def test_a_run_stopped_in_the_first_epoch_goes_on_with_what_is_cached(tmp_path):
 
 def test_processes_fill_one_cache(tmp_path, uncached):
     """Two processes of three blocks each: one cache, the losses of one process that has none, and its counts."""
-    train(tmp_path, 3, *processes(2), **TRAINING, **CACHED)
+    train(tmp_path, 3, processes=2, **TRAINING, **CACHED)
     assert losses(tmp_path) == pytest.approx(losses(uncached), abs=1e-5)
     got, want = figures(tmp_path), figures(uncached)
     assert {e.get("cached_share") for e in got["history"][EPOCH:-1]} == {1.0}

@@ -10,16 +10,13 @@ import train_toy
 from transformers import TrainerCallback
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
-from distill.base.errors import UserError
 from distill.data.batches import Collator
 from distill.data.counts import PackingCounts
 from distill.data.packing import pack
 from distill.objective.kd_loss import IGNORED
-from distill.recipe import Recipe
 from distill.text.alignment import partner_positions
 from distill.text.counterfactual import Swapper
 from distill.text.wordlist import load_wordlist
-from distill.training.arguments import training_arguments
 from distill.training.training_log import Stopwatch, log_line, token_counts
 
 STEPS = {"steps": 6, "optim": "adamw_torch", "logging_steps": 4, "save_steps": 2, "save_total_limit": 3}
@@ -127,19 +124,6 @@ def test_tensorboard_gets_the_figures(tmp_path):
     entry = figures(tmp_path)["history"][0]
     for name in ("loss_kd", "tokens_per_second", "teacher_time_share", "aligned_share", "peak_memory_gib"):
         assert events.Scalars(f"train/{name}")[0].value == pytest.approx(entry[name], rel=1e-5)
-
-
-def test_a_tracker_that_is_not_there_is_a_users_mistake(tmp_path, monkeypatch):
-    with pytest.raises(UserError, match=r"trainer: .*pigeon"):
-        training_arguments(Recipe(trainer={"report_to": "pigeon"}), tmp_path)
-
-    class Missing(TrainerCallback):
-        def __init__(self):
-            raise RuntimeError("Missing requires the package missing")
-
-    monkeypatch.setitem(INTEGRATION_TO_CALLBACK, "missing", Missing)
-    with pytest.raises(UserError, match="requires the package missing"):
-        training_arguments(Recipe(trainer={"report_to": "missing"}), tmp_path)
 
 
 def test_a_stopwatch_adds_spans_until_they_are_taken(monkeypatch):

@@ -1,7 +1,4 @@
-"""Settings that make training faster or smaller must not change what is learned: the losses of a toy run say so.
-
-The plain run: float32, SDPA, no compiler, every activation kept, AdamW one operation after the other.
-"""
+"""A whole training: it goes on after a stop to the last bit, and what makes it faster or smaller changes nothing."""
 
 import json
 import shutil
@@ -13,13 +10,40 @@ import pytest
 import torch
 import train_toy
 import transformers.modeling_utils
+from safetensors.torch import load_file
 from torch._dynamo.utils import counters
+from transformers import AutoModelForCausalLM
 
-from distill.base.errors import UserError
 from distill.models.architecture import hidden_states
-from distill.models.loading import load_teacher
-from distill.models.student import make_student
-from distill.recipe import StudentConfig, TeacherConfig
+
+
+def test_training_goes_on_bit_for_bit(tmp_path):
+    """Checkpoints every 2 of 6 steps, all but an early one lost: the end is the same to the last bit, dropout on."""
+    arguments = {"steps": 6, "save_steps": 2, "dropout": 0.1, "optim": "adamw_torch", "save_total_limit": 3}
+    train_toy.main(str(tmp_path / "whole"), 4, 1, **arguments)
+    shutil.copytree(tmp_path / "whole" / "checkpoints", tmp_path / "again" / "checkpoints")
+    for lost in (4, 6):
+        shutil.rmtree(tmp_path / "again" / "checkpoints" / f"checkpoint-{lost}")
+    train_toy.main(str(tmp_path / "again"), 4, 1, **arguments)
+    want, got = (load_file(tmp_path / name / "student" / "model.safetensors") for name in ("whole", "again"))
+    assert all(torch.equal(want[k], got[k]) for k in want)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "again" / "student")
+    assert model.config.n_layer == 2
+
+
+def test_a_finished_training_is_not_trained_further(tmp_path):
+    """A student that is lost after its last checkpoint comes back as it was; the learning rate does not end at 0."""
+    arguments = {"steps": 3, "save_steps": 3, "lr_scheduler_type": "constant"}
+    train_toy.main(str(tmp_path), 4, 1, **arguments)
+    want = load_file(tmp_path / "student" / "model.safetensors")
+    shutil.rmtree(tmp_path / "student")
+    train_toy.main(str(tmp_path), 4, 1, **arguments)
+    got = load_file(tmp_path / "student" / "model.safetensors")
+    assert all(torch.equal(want[k], got[k]) for k in want)
+
+
+# ------------------------------------------------------------------------------------------------------------- settings
+
 
 STEPS = {"steps": 4, "logging_steps": 1, "save_strategy": "no", "optim": "adamw_torch", "dropout": 0.1}
 
@@ -61,7 +85,8 @@ def test_bf16_autocast_of_student_and_teacher(tmp_path, plain, monkeypatch):
         autocast.append((model.training, torch.is_autocast_enabled("cpu")))
         return hidden_states(model, *args)
 
-    monkeypatch.setattr("distill.training.trainer.hidden_states", watched)
+    for module in ("trainer", "student_loss"):  # the teacher's, the student's
+        monkeypatch.setattr(f"distill.training.{module}.hidden_states", watched)
     found = losses(tmp_path, bf16=True)
     assert found == pytest.approx(plain, abs=1e-3)
     assert found != pytest.approx(plain, abs=1e-6)
@@ -96,26 +121,3 @@ def test_compiled(tmp_path, backend):
     # number of rows, when a batch comes with another one.
     assert counters["stats"]["unique_graphs"] == 4
     assert [reason for reason in counters["graph_break"] if "fused_loss" not in reason] == []
-
-
-def test_documents_of_a_block_do_not_see_each_other_under_any_attention():
-    teacher, tokenizer = load_teacher(TeacherConfig(attention="eager"))
-    assert teacher.config._attn_implementation == "eager"
-    first, second = (
-        torch.tensor([tokenizer(t)["input_ids"]]) for t in ("The nurse said that", "his old book was lost")
-    )
-    ids = torch.cat([first, second], dim=1)
-    positions = torch.cat([torch.arange(first.shape[1]), torch.arange(second.shape[1])])[None]
-    for attention, used in ((None, "eager"), ("sdpa", "sdpa")):
-        student = make_student(StudentConfig(attention=attention), teacher, tokenizer, "demo")
-        assert student.config._attn_implementation == used
-        with torch.no_grad():
-            packed = hidden_states(student, ids, positions)
-            alone = [hidden_states(student, part, torch.arange(part.shape[1])[None]) for part in (first, second)]
-        torch.testing.assert_close(packed, torch.cat(alone, dim=1), atol=1e-4, rtol=1e-4)
-
-
-@pytest.mark.parametrize(("name", "words"), [("eeger", "teacher.attention.*eeger"), ("flash_attention_2", "sdpa")])
-def test_attention_that_cannot_be_had_is_a_users_mistake(name, words):
-    with pytest.raises(UserError, match=words):
-        load_teacher(TeacherConfig(attention=name))

@@ -1,0 +1,69 @@
+"""Blocks -> batches: full ones, rows and partners."""
+
+import pytest
+import torch
+from torch.utils.data import BatchSampler, SequentialSampler
+
+from distill.data.batches import Collator, FilledBatches, Filler
+from distill.data.counts import PackingCounts
+from distill.data.packing import pack
+from distill.text.counterfactual import Swapper
+from distill.text.wordlist import load_wordlist
+
+
+@pytest.mark.parametrize("processes", [2, 3, 4])
+@pytest.mark.parametrize("size", [1, 3])
+@pytest.mark.parametrize("blocks", [1, 5, 12])
+def test_batches_are_filled_until_each_process_has_one(blocks, size, processes):
+    filled = FilledBatches(BatchSampler(SequentialSampler(range(blocks)), size, drop_last=False), processes)
+    batches = list(filled)
+    assert len(batches) == len(filled)
+    assert len(batches) % processes == 0
+    assert {len(batch) for batch in batches} == {size}
+    indices = [index for batch in batches for index in batch]
+    assert [index for index in indices if not isinstance(index, Filler)] == list(range(blocks))
+    assert len(indices) - blocks < size * processes
+
+
+@pytest.fixture(scope="module")
+def swapper():
+    return Swapper(load_wordlist("english_gender"))
+
+
+def test_collator_rows_and_partners(swapper, toy_tokenizer):
+    texts = ["she saw her book", "Nothing happened.", "his king"]
+    blocks = [b for t in texts for b in pack([t], toy_tokenizer, swapper, 24, PackingCounts())]
+    batch = Collator(2, augment=True)(blocks)
+    assert batch["input_ids"].shape == (5, 24)  # three texts, two counterfactuals
+    assert int(batch["student_rows"]) == 5
+    partner = batch["partner"][0]
+    flat = partner.flatten()
+    at = torch.arange(5 * 24).view(5, 24)
+    assert (partner[1] == at[1]).all()  # unedited: its own counterfactual, padding (never valid) included
+    mutual = flat[flat[flat >= 0]]
+    assert (mutual == torch.nonzero(flat >= 0).flatten()).all()
+    assert {int(i) // 24 for i in partner[0] if i >= 0} == {3}
+    assert {int(i) // 24 for i in partner[2] if i >= 0} == {4}
+    assert int(Collator(2, augment=False)(blocks)["student_rows"]) == 3
+    assert Collator(1, augment=False)(blocks)["input_ids"].shape == (3, 24)
+
+
+def test_batches_of_three_views(neutral_tokenizer):
+    blocks = list(
+        pack(
+            ["she saw him", "nothing here"],
+            neutral_tokenizer,
+            Swapper(load_wordlist("english_gender_neutral+none")),
+            16,
+            PackingCounts(),
+        )
+    )
+    batch = Collator(3, augment=True)(sorted(blocks, key=lambda block: -len(block.input_ids)))
+    assert batch["input_ids"].shape == (4, 16)  # one text in three views, one in a single view
+    assert batch["partner"].shape == (2, 4, 16)
+    texts = [neutral_tokenizer.decode(row, skip_special_tokens=True) for row in batch["input_ids"]]
+    assert texts == ["she saw him", "nothing here", "they saw her", "he saw them"]
+    # The text without edits is its own counterfactual in both shifts.
+    assert (batch["partner"][:, 1] == torch.arange(16, 32)).all()
+    assert int(batch["student_rows"]) == 4
+    assert int(Collator(3, augment=False)(blocks)["student_rows"]) == 2

@@ -1,0 +1,105 @@
+"""Hidden states, heads and activations of several architectures."""
+
+import pytest
+import torch
+from shared import TOY_ARCHITECTURES
+from transformers.activations import NewGELUActivation
+
+from distill.base.errors import UserError
+from distill.models.architecture import fuse_activations, head, hidden_states
+from distill.models.loading import load_teacher
+from distill.models.student import make_student
+from distill.recipe import StudentConfig, TeacherConfig
+
+every_architecture = pytest.mark.parametrize("architecture", list(TOY_ARCHITECTURES))
+
+
+@every_architecture
+def test_packed_documents_do_not_see_each_other(toy_model, architecture):
+    """Two documents in one row, told apart by positions alone, give the hidden states that each gives by itself."""
+    model = toy_model(architecture)
+    generator = torch.Generator().manual_seed(0)
+    first, second = (torch.randint(0, 300, (1, n), generator=generator) for n in (7, 9))
+    with torch.no_grad():
+        together = hidden_states(
+            model, torch.cat([first, second], 1), torch.cat([torch.arange(7), torch.arange(9)])[None]
+        )
+        alone = [hidden_states(model, ids, torch.arange(ids.shape[1])[None]) for ids in (first, second)]
+    torch.testing.assert_close(together, torch.cat(alone, 1), atol=1e-5, rtol=1e-5)
+
+
+@every_architecture
+def test_head_and_hidden_states_give_the_logits(toy_model, architecture):
+    model = toy_model(architecture)
+    ids = torch.arange(12)[None]
+    weight, bias = head(model)
+    with torch.no_grad():
+        ours = torch.nn.functional.linear(hidden_states(model, ids, ids), weight, bias)
+        torch.testing.assert_close(ours, model(input_ids=ids).logits, atol=1e-5, rtol=1e-5)
+
+
+def test_a_head_that_the_loss_cannot_reproduce_is_refused(toy_tokenizer):
+    with pytest.raises(UserError, match="not a linear function"):
+        make_student(
+            StudentConfig(
+                init="config",
+                config={
+                    "model_type": "gemma2",
+                    "hidden_size": 32,
+                    "intermediate_size": 64,
+                    "num_hidden_layers": 2,
+                    "num_attention_heads": 2,
+                    "num_key_value_heads": 2,
+                    "head_dim": 16,
+                    "final_logit_softcapping": 0.1,
+                },
+            ),
+            None,
+            toy_tokenizer,
+            None,
+        )
+
+
+def activations(model) -> list[str]:
+    return [type(module).__name__ for module in model.modules() if "GELU" in type(module).__name__]
+
+
+def test_the_activation_of_gpt2_is_replaced_by_an_equal_one(toy_model):
+    model = toy_model("gpt2", seed=1)
+    ids = torch.arange(1, 61).view(2, 30)
+    results = []
+    before = model.config.to_dict()
+    for _ in range(2):
+        loss = model(input_ids=ids, labels=ids).loss
+        gradients = torch.autograd.grad(loss, list(model.parameters()))
+        results.append((loss.detach(), *gradients))
+        fuse_activations(model)
+    torch.testing.assert_close(*results, rtol=1e-4, atol=1e-6)
+    assert NewGELUActivation.__name__ not in activations(model) and len(activations(model)) == 4
+    assert model.config.to_dict() == before
+    assert list(toy_model("gpt2").state_dict()) == list(model.state_dict())
+
+
+def test_other_activations_are_left_alone(toy_model):
+    for architecture in set(TOY_ARCHITECTURES) - {"gpt2"}:
+        model = toy_model(architecture)
+        before = [type(module) for module in model.modules()]
+        fuse_activations(model)
+        assert [type(module) for module in model.modules()] == before
+
+
+def test_documents_of_a_block_do_not_see_each_other_under_any_attention():
+    teacher, tokenizer = load_teacher(TeacherConfig(attention="eager"))
+    assert teacher.config._attn_implementation == "eager"
+    first, second = (
+        torch.tensor([tokenizer(t)["input_ids"]]) for t in ("The nurse said that", "his old book was lost")
+    )
+    ids = torch.cat([first, second], dim=1)
+    positions = torch.cat([torch.arange(first.shape[1]), torch.arange(second.shape[1])])[None]
+    for attention, used in ((None, "eager"), ("sdpa", "sdpa")):
+        student = make_student(StudentConfig(attention=attention), teacher, tokenizer, "demo")
+        assert student.config._attn_implementation == used
+        with torch.no_grad():
+            packed = hidden_states(student, ids, positions)
+            alone = [hidden_states(student, part, torch.arange(part.shape[1])[None]) for part in (first, second)]
+        torch.testing.assert_close(packed, torch.cat(alone, dim=1), atol=1e-4, rtol=1e-4)

@@ -1,0 +1,87 @@
+"""The recipe's settings of the trainer: what they become, and which cannot be had."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from shared import REPOSITORY
+from transformers import TrainerCallback
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+
+from distill.base.errors import UserError
+from distill.recipe import Recipe, TargetConfig
+from distill.recipe_check import parse_recipe
+from distill.training.arguments import training_arguments
+
+
+def test_one_kept_checkpoint_is_too_few(tmp_path):
+    with pytest.raises(UserError, match="save_total_limit"):
+        training_arguments(Recipe(trainer={"save_total_limit": 1}), tmp_path)
+    with pytest.raises(UserError, match="trainer"):
+        training_arguments(Recipe(trainer={"lr_scheduler_type": "cosinus"}), tmp_path)
+
+
+def test_no_is_a_strategy_although_yaml_reads_it_as_false(tmp_path):
+    (tmp_path / "recipe.yaml").write_text("trainer: {save_strategy: no}\n", encoding="utf-8")
+    for given in (["--config", str(tmp_path / "recipe.yaml")], ["--trainer.save_strategy", "no"]):
+        recipe = parse_recipe([*given, "--corpus.max_documents", "1", "--held_out.max_documents", "1"])
+        assert training_arguments(recipe, tmp_path).save_strategy == "no"
+
+
+def test_a_tracker_that_is_not_there_is_a_users_mistake(tmp_path, monkeypatch):
+    with pytest.raises(UserError, match=r"trainer: .*pigeon"):
+        training_arguments(Recipe(trainer={"report_to": "pigeon"}), tmp_path)
+
+    class Missing(TrainerCallback):
+        def __init__(self):
+            raise RuntimeError("Missing requires the package missing")
+
+    monkeypatch.setitem(INTEGRATION_TO_CALLBACK, "missing", Missing)
+    with pytest.raises(UserError, match="requires the package missing"):
+        training_arguments(Recipe(trainer={"report_to": "missing"}), tmp_path)
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    trainer = {"max_steps": 100, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, "use_cpu": True}
+    return Recipe(output_dir=str(tmp_path / "run"), block_length=32, target=MITIGATED, trainer=trainer)
+
+
+def arguments(recipe):
+    return training_arguments(recipe, Path(recipe.output_dir))
+
+
+MITIGATED = TargetConfig(op="expmean", reverse_roles=True, augment=True)
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="there is a GPU")
+def test_bf16_without_a_gpu_runs_on_the_processor_unless_that_is_forbidden(recipe):
+    recipe = replace(recipe, trainer={"bf16": True})
+    assert arguments(recipe).use_cpu and arguments(recipe).bf16
+    with pytest.raises(UserError, match=r"trainer.bf16 .* trainer.use_cpu false, but no GPU"):
+        arguments(replace(recipe, trainer={"bf16": True, "use_cpu": False}))
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="there is a GPU")
+def test_the_recipes_for_gpus_get_as_far_as_the_model_without_one(monkeypatch):
+    monkeypatch.chdir(REPOSITORY)
+    recipe = parse_recipe(["--config", "recipes/gpt2.yaml"])
+    assert arguments(recipe).device.type == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("environment", "trainer", "words"),
+    [
+        ({"WORLD_SIZE": "2", "RANK": "0"}, {"use_cpu": False}, "use_cpu"),
+        ({"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}, {"use_cpu": True}, "leaves it out on a CPU"),
+        ({}, {"use_cpu": True, "fsdp": True}, "leaves it out on a CPU"),
+    ],
+)
+def test_processes_that_cannot_work_together(tmp_path, monkeypatch, environment, trainer, words):
+    if environment.get("WORLD_SIZE") and torch.cuda.is_available():
+        pytest.skip("with a GPU, the processes would find each other")
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=words):
+        training_arguments(Recipe(trainer=trainer), tmp_path)

@@ -1,0 +1,71 @@
+"""A user's mistake in one of several processes ends all of them, with one message."""
+
+import re
+import subprocess
+import time
+from pathlib import Path
+
+import forked
+import pytest
+import synthetic
+from accelerate import PartialState
+from launched import ENVIRONMENT, torchrun
+from shared import REPOSITORY
+
+from distill.base.console import run_entry
+from distill.base.errors import UserError
+from distill.training.processes import together
+
+
+def one_message(errors: str, codes: set[int]) -> str:
+    """What was said, once, before each process ended: by itself, or ended by the launcher."""
+    messages = [line for line in errors.splitlines() if line.startswith("error: ")]
+    assert len(messages) == 1, errors
+    assert 2 in codes and codes <= {2, -15}, errors
+    return messages[0]
+
+
+@pytest.mark.parametrize("main_first", [False, True])
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_mistake_in_one_process_ends_all(rank, main_first):
+    def main(argv):
+        process = PartialState(cpu=True)
+        with together(main_first=main_first):
+            if process.process_index == rank:
+                raise UserError(f"seen in {rank}")
+        print("went on")
+
+    done = forked.call(lambda: run_entry(main, []), processes=2)
+    assert one_message(done.stderr, set(done.codes)) == f"error: seen in {rank}"
+    assert "went on" not in done.stdout
+
+
+@pytest.fixture(scope="module")
+def recipe_file(tmp_path_factory):
+    """A recipe that needs no teacher, and a folder for its files."""
+    folder = tmp_path_factory.mktemp("mistake")
+    recipe = Path(synthetic.write_teacher_recipe(folder, folder / "run"))
+    return recipe
+
+
+@pytest.mark.parametrize("mistake", ["recipe", "corpus"])
+def test_a_mistake_ends_all_processes_with_one_message(recipe_file, tmp_path, mistake):
+    """Seen by all in the recipe, or by the first alone, in the text, while the other waits for it."""
+    if mistake == "recipe":
+        arguments, words = ["--target.op", "expmeen"], "did you mean 'expmean'"
+    else:
+        (tmp_path / "empty.txt").write_text("")
+        arguments, words = ["--corpus.files", f'["{tmp_path / "empty.txt"}"]'], "holds no text"
+    common = ["--config", str(recipe_file), "--output_dir", str(tmp_path / "run"), "--trainer.use_cpu", "true"]
+    begun = time.monotonic()
+    if mistake == "recipe":
+        done = forked.run(*common, *arguments, processes=2)
+        codes = set(done.codes)
+    else:
+        command = [*torchrun(2), str(REPOSITORY / "distill/train.py"), *common, *arguments]
+        done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
+        # torchrun ends what still runs, and says how each one ended that had ended by itself.
+        codes = {int(code) for code in re.findall(r"exitcode\s*: (-?\d+)", done.stderr)}
+    assert time.monotonic() - begun < 120  # nobody waited for a time limit
+    assert words in one_message(done.stderr, codes)
+    assert not (tmp_path / "run").exists()
