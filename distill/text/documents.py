@@ -19,17 +19,9 @@ from distill.recipe import CorpusConfig
 from distill.text.counterfactual import encodable
 
 _OPENERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
-
-
 _SENTENCE_END = re.compile(r"(?<=[.!?])[\"'”’)]*\s+")
-
-
 _ROWS = 1000  # read at a time
-
-
 _LONGEST_DOCUMENT = 10_000_000  # characters; a longer one is cut
-
-
 _LONGEST_ROW = 16_000_000  # characters of a line of JSON, bytes of a cell of parquet: what is read whole
 
 

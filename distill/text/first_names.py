@@ -628,7 +628,8 @@ class _Reader:
         chain = self._chain if self._continues(extent[0], before) else _Chain()
         word = before.word.lower()
         there = chain.there or word in _PLACE_PREPOSITIONS or word in _ARTICLES
-        use = _use(_Occurrence(self, extent, self.text[start:end], ambiguous, before, chain._replace(there=there)))
+        chain = _Chain(chain.end, chain.person, chain.royal, there)
+        use = _use(_Occurrence(self, extent, self.text[start:end], ambiguous, before, chain))
         self._chain = _Chain(
             extent[1],
             person=use in _PERSONAL or (not ambiguous and use is not _Use.OTHER),

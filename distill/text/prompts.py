@@ -12,14 +12,8 @@ from distill.base.long_input import LONGEST_LINE, read_text
 from distill.text.counterfactual import Swapper, encodable
 
 PROMPTS = PACKAGE / "prompts"
-
-
 DEFAULT_PROMPTS = "occupations"
-
-
 BOLD_DOMAINS = ("profession", "gender", "race", "religious_ideology", "political_ideology")
-
-
 _PLACEHOLDER = "{occupation}"
 
 

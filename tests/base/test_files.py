@@ -1,14 +1,76 @@
-"""Files and folders that appear whole, and only then."""
+"""Text, JSON and folders that appear whole, and only then."""
 
+import json
 import os
+from pathlib import Path
 
 import pytest
 from forked import fork, until
+from shared import REPOSITORY
 
 from distill.base import files
 from distill.base.errors import UserError
-from distill.base.files import write_folder
-from distill.base.integrity import damage
+from distill.base.files import PACKAGE, is_finished, write_folder, write_json, write_text
+from distill.base.integrity import MANIFEST, damage
+
+
+def test_the_package_is_where_its_data_lie():
+    assert PACKAGE == REPOSITORY / "distill"
+    assert (PACKAGE / "wordlists" / "english_gender.tsv").is_file()
+
+
+@pytest.mark.parametrize("text", ["", "one\r\ntwo\n", "漢字 👩‍⚕️"])
+def test_a_text_is_written_in_place_of_the_old_one_and_leaves_nothing_beside_it(text, tmp_path):
+    path = tmp_path / "report.md"
+    path.write_text("old, and longer than what comes after it", encoding="utf-8")
+    write_text(path, text)
+    assert path.read_bytes().decode() == text
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_until_a_text_is_whole_the_old_one_is_there(tmp_path, monkeypatch):
+    path = tmp_path / "report.md"
+    write_text(path, "old")
+    seen = []
+    monkeypatch.setattr(files, "sync", lambda partial: seen.append((partial.read_text(), path.read_text())))
+    write_text(path, "new")
+    assert seen == [("new", "old")] and path.read_text() == "new"
+
+
+def test_json_is_read_back_and_holds_no_number_that_json_does_not_know(tmp_path):
+    content = {"a": [1, 2.5, None, "ä"], "b": {}}
+    write_json(tmp_path / "x.json", content)
+    written = (tmp_path / "x.json").read_text(encoding="utf-8")
+    assert json.loads(written) == content and written.endswith("}\n") and "ä" in written
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(tmp_path / "y.json", float("nan"))
+    assert not (tmp_path / "y.json").exists()
+
+
+def fill(folder: Path) -> None:
+    (folder / "weights").write_bytes(b"weights")
+
+
+def test_a_folder_is_finished_once_it_is_written_and_until_it_is_damaged(tmp_path, capsys):
+    path = tmp_path / "student"
+    assert not is_finished(path) and capsys.readouterr().err == ""  # what is not there is not damaged
+    write_folder(path, fill)
+    assert is_finished(path) and (path / MANIFEST).exists()
+    (path / "README.md").write_text("a card that came later")
+    assert is_finished(path) and capsys.readouterr().err == ""
+    (path / "weights").write_bytes(b"Weights")
+    assert not is_finished(path)
+    assert "student is damaged (weights is not what was written" in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_filled_leaves_no_trace(tmp_path):
+    def fail(folder: Path) -> None:
+        fill(folder)
+        raise OSError(28, os.strerror(28), str(folder / "weights"))
+
+    with pytest.raises(UserError, match="no space left"):
+        write_folder(tmp_path / "student", fail)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_folder_is_replaced_only_by_a_whole_one(tmp_path):

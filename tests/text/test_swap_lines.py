@@ -1,0 +1,101 @@
+"""Lines in, counterfactuals out: in order, whole, in every form, in any number of processes, and in little memory."""
+
+import io
+import json
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from distill.base.errors import UserError
+from distill.text import swap_lines as module
+from distill.text.counterfactual import Swapper
+from distill.text.swap_lines import FORMS, as_json, as_pair, as_text, read_lines, swap_file, swap_lines
+
+
+@pytest.fixture(scope="module")
+def swapper(short_wordlist):
+    return Swapper(short_wordlist)
+
+
+def test_lines_have_their_endings_and_very_long_ones_are_cut(tmp_path, monkeypatch):
+    path = tmp_path / "x.txt"
+    path.write_bytes("he\r\n\nqueen \u2028 é\nlast".encode())
+    assert list(read_lines(str(path))) == [("he", "\r\n"), ("", "\n"), ("queen \u2028 é", "\n"), ("last", "")]
+    monkeypatch.setattr(module, "_LONGEST_PART", 10)
+    path.write_bytes(b"he saw a king and a queen\nshe\n")
+    found = list(read_lines(str(path)))
+    assert found == [("he saw a ", ""), ("king and ", ""), ("a queen", "\n"), ("she", "\n")]
+
+
+def test_standard_input_is_a_file(monkeypatch):
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(b"he\nshe")))
+    assert list(read_lines("-")) == [("he", "\n"), ("she", "")]
+
+
+@pytest.mark.parametrize(("name", "message"), [("nothing", "No such file"), ("folder", "Is a directory")])
+def test_what_cannot_be_read_is_named(name, message, tmp_path):
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(UserError, match=rf"{name}: cannot be read \({message}.*\); give a text file, or -"):
+        list(read_lines(str(tmp_path / name)))
+
+
+LINES = [(f"{number} he saw the king {'again ' * (number % 7)}", "\n") for number in range(40)]
+
+
+@pytest.mark.parametrize("render", [as_text, as_json, as_pair])
+def test_several_processes_give_what_one_gives_in_the_order_of_the_lines(render, swapper, monkeypatch):
+    monkeypatch.setattr(module, "_CHUNK_CHARACTERS", 50)
+    alone, together = (list(swap_lines(iter(LINES), swapper, 1, processes, render)) for processes in (1, 2))
+    assert alone == together == [render(line, swapper.swap(line[0], 1)) for line in LINES]
+
+
+def test_only_a_few_chunks_are_on_their_way(swapper, monkeypatch):
+    monkeypatch.setattr(module, "_CHUNK_CHARACTERS", 1)
+    read = 0
+
+    def lines():
+        nonlocal read
+        for line in LINES:
+            read += 1
+            yield line
+
+    swapped = swap_lines(lines(), swapper, 1, 2, as_text)
+    next(swapped)
+    assert read <= 2 * module._CHUNKS_AHEAD + 1 < len(LINES)
+    assert len(list(swapped)) == len(LINES) - 1
+
+
+def test_one_process_swaps_a_line_as_soon_as_it_is_there(swapper):
+    """Somebody may be typing them."""
+    lines = iter(LINES)
+    swapped = swap_lines(lines, swapper, 1, 1, as_text)
+    assert next(swapped) == "0 she saw the queen \n"
+    assert next(lines) is LINES[1]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_has_every_line(form, swapper, tmp_path, capfdbinary):
+    path = tmp_path / "x.txt"
+    path.write_bytes(b"he saw\r\nnothing here\nking")
+    swap_file(str(path), swapper, 1, 1, form)
+    shown = capfdbinary.readouterr().out.decode()
+    if form == "text":
+        assert shown == "she saw\r\nnothing here\nqueen"
+    elif form == "json":
+        rows = [json.loads(line) for line in shown.splitlines()]
+        assert [row["text"] for row in rows] == ["he saw", "nothing here", "king"]
+        assert [row["counterfactual"] for row in rows] == ["she saw", "nothing here", "queen"]
+        assert [row["spans"] for row in rows] == [[[0, 2, 0, 3]], [], [[0, 4, 0, 5]]]
+    else:
+        assert all(word in shown for word in ("[he] saw", "[she] saw", "[king]", "[queen]", "2 of 3 lines edited"))
+        assert "nothing here" not in shown
+
+
+def test_a_long_table_is_printed_in_pieces(swapper, tmp_path, monkeypatch, capfdbinary):
+    monkeypatch.setattr(module, "_ROWS_SHOWN", 2)
+    path = tmp_path / "x.txt"
+    path.write_text("he\n" * 5)
+    swap_file(str(path), swapper, 1, 1, "table")
+    shown = capfdbinary.readouterr().out.decode()
+    assert shown.count("counterfactual") == 3 and shown.count("[she]") == 5 and "5 of 5 lines edited" in shown
