@@ -7,10 +7,10 @@ from dataclasses import asdict, fields
 from typing import Any
 
 import numpy as np
-import torch
 
 from distill.metrics import Outcome
 from distill.metrics.bootstrap import CONFIDENCE
+from distill.models.architecture import default_device
 from distill.recipe import TargetConfig
 from distill.scoring.score import versions
 from distill.study.file import BASELINE, Study, row_recipe
@@ -123,7 +123,7 @@ def summary(study: Study, outcomes: Mapping[str, Sequence[Mapping[str, Outcome]]
             "interval": f"{CONFIDENCE:.0%} percentile bootstrap over seeds, and over units within a seed; rows paired",
             "recipe_sha256": hashlib.sha256(json.dumps(shared.to_dict(), sort_keys=True).encode()).hexdigest(),
         },
-        "versions": versions("cuda" if torch.cuda.is_available() else "cpu"),
+        "versions": versions(default_device()),
     }
 
 
