@@ -94,7 +94,7 @@ def main(argv: Sequence[str]) -> None:
         if process.is_main_process:
             models = {"teacher": recipe.teacher.path} if recipe.teacher.path is not None else {}
             models |= {name: str(folder / name) for name in recipe.variants()}
-            scores = score_run(recipe, models, wordlist, held_out_documents, folder / "scores.json")
+            scores = score_run(recipe, models, wordlist, held_out_documents, folder)
             write_report(recipe, scores, counts, folder)
     process.destroy_process_group()
 

@@ -32,7 +32,7 @@ from distill.data.blocks import BlockDataset
 from distill.models.student import train_tokenizer
 from distill.recipe import CorpusConfig, Recipe
 from distill.reports import report
-from distill.scoring import score
+from distill.scoring import measure
 from distill.text import counterfactual
 from distill.training import checkpoints, trainer
 from distill.training.step_watch import SpikeWatch, smallest_bad
@@ -221,7 +221,7 @@ def test_a_damaged_newest_checkpoint_costs_the_steps_since_the_one_before(world,
         (trainer.DistillationTrainer, "_save_checkpoint"),
         pytest.param(checkpoints, "put_folder", marks=pytest.mark.slow),
         (trainer, "write_folder"),
-        pytest.param(score, "measured", marks=pytest.mark.slow),
+        pytest.param(measure, "measured", marks=pytest.mark.slow),
         pytest.param(report, "report_markdown", marks=pytest.mark.slow),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

@@ -4,7 +4,7 @@
     evaluation.py   one model and local data, and the passes that metrics share (likelihoods, continuations)
     log_ratio.py    how the mass of one group is set against another's
     polarity.py, text_groups.py, text_classifier.py, word_vectors.py, benchmark_text.py, association.py, features.py,
-    classifier.py, downstream.py, side_by_side.py    what several metrics share
+    classifier.py, downstream.py    what several metrics share
     NAME/NAME.py    CARD (what it says about itself), measure(evaluation) -> Measurement, and a class for `evaluate`;
                     a metric of several scores has CARDS and gives a Measurement for the name of each
 
@@ -14,9 +14,10 @@ A new metric is a new file; it then has a name that recipes can list. Outside of
 """
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from distill.base.errors import UserError, suggestion
 from distill.metrics.bootstrap import (
@@ -43,11 +44,13 @@ __all__ = [
     "NotMeasured",
     "Outcome",
     "Score",
+    "card_dicts",
     "cards",
     "chosen",
     "difference",
     "difference_of",
     "measured",
+    "not_asked",
     "resampled",
     "score",
     "score_of",
@@ -67,6 +70,17 @@ def cards(metric: ModuleType) -> tuple[Card, ...]:
 
 # The card of every score that scores.json may hold, by its name there.
 CARDS: dict[str, Card] = {card.name: card for metric in METRICS.values() for card in cards(metric)}
+
+
+def card_dicts(scores: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """What scores.json says of each of these scores; nothing of one that no metric here gives."""
+    return {name: CARDS[name].to_dict() for name in scores if name in CARDS}
+
+
+def not_asked(scores: Iterable[str]) -> list[str]:
+    """The metrics that gave none of these scores, by the names that a recipe lists."""
+    given = set(scores)
+    return [name for name, metric in METRICS.items() if not given & {card.name for card in cards(metric)}]
 
 
 def measured(metric: ModuleType, evaluation: Evaluation) -> dict[str, Measurement]:

@@ -8,7 +8,7 @@ difference is paired by unit, and identical models differ by exactly 0 with an i
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -31,6 +31,12 @@ class Card:
         direction: Which way is better.
         source: Where the definition comes from.
         limits: What it does not say.
+        headline: Rank among the scores of which the first that was measured heads a report, from 1; `None`: none of
+            them.
+        role: In the trade-off that reports draw and name: a `disparity`, or the `cost` that is set against it; `None`:
+            neither.
+        shows: What of its details reports show: `subjects` (the leaning of each subject), `texts` (texts of each
+            polarity), `reference.KEY` (what texts by people score: `value`, or another score's name).
     """
 
     name: str
@@ -41,6 +47,13 @@ class Card:
     direction: str
     source: str
     limits: str
+    headline: int | None = None
+    role: Literal["disparity", "cost"] | None = None
+    shows: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """All but the name, which is its key in scores.json, ready for JSON."""
+        return {key: value for key, value in asdict(self).items() if key != "name"} | {"shows": list(self.shows)}
 
 
 @dataclass(frozen=True)

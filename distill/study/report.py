@@ -244,8 +244,10 @@ def pareto(results: Results) -> str | None:
         augmented = setting is not None and setting["augment"]
         mark = _TEACHER if name in teachers else _TWICE if augmented else _ONCE
         perplexity = _ratio(row, "perplexity") if name != BASELINE else {"value": 1.0, "low": None, "high": None}
-        scores = row["metrics"] | {"perplexity": perplexity}
-        both = trade_off_point(scores, "next_word_disparity", op + " filled" * filled, name)
+        both = trade_off_point(
+            perplexity, row["metrics"].get("next_word_disparity"), ("perplexity", label("next_word_disparity")),
+            op + " filled" * filled, name,
+        )  # fmt: skip
         if both is None:
             continue
         if both[0].value > _MOST_PERPLEXITY:

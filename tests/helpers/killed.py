@@ -29,7 +29,7 @@ from distill.base import console, integrity
 from distill.data import corpus, packing
 from distill.models import generation
 from distill.reports import report
-from distill.scoring import score
+from distill.scoring import measure, score
 from distill.text import counterfactual
 from distill.training import trainer
 
@@ -69,7 +69,7 @@ def _mark_everything(tell: Callable[[str], None]) -> None:
     _marked(trainer.DistillationTrainer, "compute_loss", "l", tell)
     _marked(trainer.DistillationTrainer, "_save_checkpoint", "w", tell)
     _marked(trainer, "write_folder", "f", tell)
-    _marked(score, "measured", "m", tell, 0.005)
+    _marked(measure, "measured", "m", tell, 0.005)
     _marked(score, "write_scores", "m", tell, 0.01)
     _marked(entry, "write_report", "r", tell)
     _marked(report, "write_text", "r", tell, 0.01)

@@ -19,6 +19,8 @@ CARD = Card(
     source="this project",
     limits="An average: errors in opposite directions cancel. A word list with two groups sees nobody else; names are "
     "not listed words, so a text may have told more than the metric knows.",
+    headline=2,
+    role="disparity",
 )
 
 

@@ -31,6 +31,7 @@ CARDS = (
         direction="higher is fairer",
         source=_SOURCE,
         limits=_LIMITS,
+        shows=("reference.value", "reference.neutral_rate"),
     ),
     Card(
         name="fairness_ratio_min",
@@ -41,6 +42,7 @@ CARDS = (
         direction="higher is fairer",
         source=_SOURCE,
         limits=_LIMITS,
+        shows=("reference.value",),
     ),
 )
 

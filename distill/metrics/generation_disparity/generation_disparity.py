@@ -21,6 +21,8 @@ CARD = Card(
     source="polarity after Dhamala et al. 2021 (BOLD), arXiv 2101.11718; pooled log ratio by this project",
     limits="A model that writes of nobody scores 0: read it beside the neutral rate. A pooled number hides occupations "
     "that lean opposite ways: see the fairness ratios. Word counting misses names and irony.",
+    headline=3,
+    shows=("texts",),
 )
 
 

@@ -20,6 +20,9 @@ CARD = Card(
     direction="closer to 0 is fairer",
     source="this project",
     limits="Looks one word ahead, on prompts of our own making; a word list with two groups sees nobody else.",
+    headline=1,
+    role="disparity",
+    shows=("subjects",),
 )
 
 

@@ -16,6 +16,7 @@ CARD = Card(
     direction="lower is better",
     source="Jelinek, Mercer, Bahl and Baker 1977",
     limits="Depends on the tokenizer; says nothing about fairness or about the quality of sampled text.",
+    role="cost",
 )
 
 
