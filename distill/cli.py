@@ -323,35 +323,29 @@ def score(arguments: Sequence[str]) -> None:
 
     with _only_results():
         from distill.metrics import chosen
-        from distill.recipe import CorpusConfig, Recipe, ScoreConfig
+        from distill.models.loading import labelled
+        from distill.recipe import CorpusConfig, ScoreConfig
         from distill.reports.report import print_side_by_side, print_table
-        from distill.scoring.score import score_run
+        from distill.scoring.score import score
         from distill.scoring.scores_file import scores_beside
         from distill.text.documents import read_documents
-        from distill.text.wordlist import load_wordlist
 
         settings = {f.name: options[f.name] for f in fields(ScoreConfig) if f.name != "metrics"}
         if options.metrics is not None:
             settings["metrics"] = list(chosen([name.strip() for name in options.metrics.split(",")]))
-        recipe = Recipe(seed=options.seed, wordlist=options.wordlist, scores=ScoreConfig(**settings))
         folder = Path(options.output_dir)
         if (folder / "recipe.yaml").exists():
             raise UserError(f"{folder} holds a run and its scores; choose another --output_dir")
         corpus = CorpusConfig(source="files", files=options.texts, text_column=options.text_column)
         documents = list(read_documents(corpus, options.seed)) if options.texts else []
-        models = _labelled([*([options.against] if options.against else []), *options.checkpoints])
-        scores = score_run(recipe, models, load_wordlist(options.wordlist), documents, folder / "scores.json")
+        models = labelled([*([options.against] if options.against else []), *options.checkpoints])
+        common = {"wordlist": options.wordlist, "texts": documents, "seed": options.seed, "folder": folder}
+        scores = score(models, **common, **settings)
     if options.json:
         print(json.dumps(scores, indent=2, ensure_ascii=False))
         return
     print_table(scores)
     print_side_by_side(scores_beside(folder))
-
-
-def _labelled(checkpoints: Sequence[str]) -> dict[str, str]:
-    """Label -> checkpoint: the last part of its path where that tells them apart, else all of it."""
-    short = {Path(checkpoint).name: checkpoint for checkpoint in checkpoints}
-    return short if len(short) == len(set(checkpoints)) else {checkpoint: checkpoint for checkpoint in checkpoints}
 
 
 # ----------------------------------------------------------------------------------------------------------- report
@@ -499,12 +493,13 @@ def generate(arguments: Sequence[str]) -> None:
         raise UserError("a prompt is missing: give --prompt TEXT or --prompts FILE")
 
     with _only_results():
+        from distill.models.loading import labelled
         from distill.scoring.continuations import continuations, print_continuations, read_prompts
         from distill.text.counterfactual import Swapper
         from distill.text.wordlist import load_wordlist
 
         prompts = options.prompt + (read_prompts(options.prompts, options.max_prompts) if options.prompts else [])
-        models = _labelled([*([options.against] if options.against else []), *options.checkpoints])
+        models = labelled([*([options.against] if options.against else []), *options.checkpoints])
         decoding = ("samples", "max_new_tokens", "temperature", "top_p", "top_k", "batch_size", "seed")
         settings = {name: getattr(options, name) for name in decoding}
         found = continuations(models, prompts, Swapper(load_wordlist(options.wordlist)), **settings)

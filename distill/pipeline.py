@@ -107,7 +107,7 @@ def run(recipe: Recipe) -> dict[str, Any] | None:
         if process.is_main_process:
             models = {"teacher": recipe.teacher.path} if recipe.teacher.path is not None else {}
             models |= {name: str(folder / name) for name in recipe.variants()}
-            scores = score_run(recipe, models, asked.swapper.wordlist, text.held_out, folder / "scores.json")
+            scores = score_run(recipe, models, asked.swapper.wordlist, text.held_out, folder)
             write_report(recipe, scores, text.counts, folder)
     process.destroy_process_group()
     return scores

@@ -2,7 +2,6 @@
 
 import io
 import json
-import re
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -10,7 +9,6 @@ from types import SimpleNamespace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rich.console import Console
 from shared import REPOSITORY
 
 import distill
@@ -331,18 +329,6 @@ def test_generate_marks_words_by_group_where_they_stand(checkpoint, tmp_path, ca
     shown = capsys.readouterr().out.splitlines()
     assert shown[0] == "[male: His] nurse said"
     assert shown[1].partition(":")[2] == " that [female: SHE] saw [female: her] [male: king]\\x1b[2J."
-
-
-def test_generate_in_a_terminal_has_columns_colours_and_a_legend():
-    console = Console(force_terminal=True, width=80, file=io.StringIO(), color_system="256")
-    samples = {name: [{"text": " he left", "words": [[1, 3, 0]]}] for name in ("before", "after")}
-    found = {"groups": ["male", "female"], "prompts": [{"prompt": "Then", "words": [], "texts": samples}]}
-    continuations.print_continuations(found, console)
-    shown = console.file.getvalue()
-    plain = re.sub(r"\x1b\[[\d;]*m", "", shown)
-    assert re.search(r"before.*after", plain) and re.search(r"he left.*he left", plain)
-    assert "Then" in plain and "marked: male female" in plain and "[" not in plain
-    assert shown.count("\x1b[1;34mhe") == 2
 
 
 # ------------------------------------------------------------------------------------------------------- completion

@@ -16,6 +16,8 @@ from distill.base.integrity import damage, partial_of, put_folder, sync
 
 #: Where this package lies, with its word lists, prompts and assets.
 PACKAGE = Path(__file__).resolve().parent.parent
+#: What a recipe calls `demo`.
+DEMO_TEACHER = PACKAGE / "assets" / "demo-teacher"
 
 
 def is_finished(folder: Path) -> bool:

@@ -4,8 +4,7 @@ Nothing here is global, and nothing of size (tokens, V) outlives its batch.
 """
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +19,7 @@ from torch import Tensor
 from distill.base.errors import UserError, suggestion
 from distill.metrics.bootstrap import Card, Measurement, score
 from distill.metrics.polarity import group_counter, polarity_table
-from distill.models.architecture import special_tokens
+from distill.models.architecture import evaluating, special_tokens
 from distill.models.generation import generate
 from distill.models.loading import load_model, load_tokenizer
 from distill.objective.logit_ops import RoleMap
@@ -152,7 +151,7 @@ class Evaluation:
         """
         ids, mask = self._padded(sequences)
         only = {"logits_to_keep": last} if last and self._can_leave_out else {}
-        with self._eval_mode(), torch.inference_mode():
+        with evaluating(self.model), torch.inference_mode():
             return self.model(input_ids=ids, attention_mask=mask, use_cache=False, **only).logits[:, -last:]
 
     @cached_property
@@ -181,7 +180,7 @@ class Evaluation:
     def hidden_states(self, sequences: Sequence[Sequence[int]]) -> Tensor:
         """(B, T, D) last hidden states (what the output head reads) of a batch, padded on the right with zeros."""
         ids, mask = self._padded(sequences)
-        with self._eval_mode(), torch.inference_mode():
+        with evaluating(self.model), torch.inference_mode():
             states = self.model.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
         return states * mask.unsqueeze(-1)
 
@@ -214,17 +213,6 @@ class Evaluation:
             done += len(batch)
             report(done, len(sequences))
         return masses
-
-    @contextmanager
-    def _eval_mode(self) -> Iterator[None]:
-        if not self.model.training:
-            yield
-            return
-        self.model.eval()
-        try:
-            yield
-        finally:
-            self.model.train()
 
     @cached_property
     def continuations(self) -> list[list[str]]:
@@ -365,14 +353,19 @@ def evaluation_from(**inputs: Any) -> Evaluation:
     wordlist = inputs.get("wordlist", "english_gender")
     wordlist = wordlist if isinstance(wordlist, WordList) else load_wordlist(wordlist)
     swapper = Swapper(wordlist)
-    prompts = inputs.get("prompts", "occupations")
-    prompts = load_prompts(prompts) if isinstance(prompts, str | Path) else [_as_prompt(prompt) for prompt in prompts]
-    prompts, _ = without_listed_words(prompts, swapper)
+    prompts, _ = without_listed_words(given_prompts(inputs.get("prompts", "occupations")), swapper)
     settings = ScoreConfig(**{name: value for name, value in inputs.items() if name in setting_names})
     return Evaluation(
         model, tokenizer, wordlist, list(inputs.get("documents", ())), prompts, settings, inputs.get("seed", 0), swapper
     )
 
 
-def _as_prompt(prompt: Prompt | str) -> Prompt:
-    return prompt if isinstance(prompt, Prompt) else Prompt(prompt, "all", prompt)
+def given_prompts(prompts: str | Path | Iterable[Prompt | str]) -> list[Prompt]:
+    """Prompts from where `load_prompts` finds them, or as they are given; a plain text is a subject of its own.
+
+    Raises:
+        UserError: see `load_prompts`.
+    """
+    if isinstance(prompts, str | Path):
+        return load_prompts(prompts)
+    return [prompt if isinstance(prompt, Prompt) else Prompt(prompt, "all", prompt) for prompt in prompts]

@@ -1,6 +1,8 @@
 """What a model is made of: layers, head, hidden states, special tokens. The only file that knows architectures."""
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -129,20 +131,34 @@ def head(model: PreTrainedModel) -> tuple[Tensor, Tensor | None]:
 @torch.no_grad()
 def check_head(name: str, model: PreTrainedModel) -> None:
     """The loss projects hidden states itself, which is right only for a linear head: make sure, on a few tokens."""
-    was_training = model.training
-    model.eval()
     ids = torch.arange(4, device=model.device)[None] % vocab_rows(model)
     positions = torch.arange(4, device=model.device)[None]
     weight, bias = head(model)
-    ours = nn.functional.linear(hidden_states(model, ids, positions), weight, bias).float()
-    theirs = model(input_ids=ids, position_ids=positions, use_cache=False).logits.float()
-    model.train(was_training)
+    with evaluating(model):
+        ours = nn.functional.linear(hidden_states(model, ids, positions), weight, bias).float()
+        theirs = model(input_ids=ids, position_ids=positions, use_cache=False).logits.float()
     tolerance = 1e-3 if weight.dtype == torch.float32 else 5e-2
     if not torch.allclose(ours, theirs, rtol=tolerance, atol=tolerance):
         raise UserError(
             f"{name}: its logits ({type(model).__name__}) are not a linear function of its last hidden states "
             "(soft-capped or scaled logits?); such a model cannot be distilled yet"
         )
+
+
+def default_device() -> str:
+    """Where a model is put that nobody puts elsewhere."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """The model in eval mode, without dropout; behind it in the mode in which it came."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
 
 
 def parameter_count(model: PreTrainedModel) -> int:

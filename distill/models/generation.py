@@ -21,7 +21,7 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from distill.base.errors import UserError
-from distill.models.architecture import special_tokens
+from distill.models.architecture import evaluating, special_tokens
 
 # More than float32 changes with the shape of a batch: logits were seen to change by 2e-5, partial sums of probabilities
 # by some 1e-7. A wider margin for these costs time: every token with less probability is then near two boundaries.
@@ -104,14 +104,13 @@ def _plain_decoding(model: Any, config: GenerationConfig) -> Iterator[None]:
 
     `generate` fills what a caller leaves open from them, and every model must be measured with the same decoding.
     """
-    own, training = model.generation_config, model.training
+    own = model.generation_config
     model.generation_config = config
-    model.eval()
     try:
-        yield
+        with evaluating(model):
+            yield
     finally:
         model.generation_config = own
-        model.train(training)
 
 
 @torch.inference_mode()

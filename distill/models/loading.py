@@ -1,6 +1,7 @@
 """Load the teacher, make the student. The only file that knows architectures."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,10 @@ from transformers import (
 )
 
 from distill.base.errors import UserError, first_line, hub_hint
-from distill.base.files import PACKAGE
+from distill.base.files import DEMO_TEACHER
 from distill.models.architecture import check_head, check_vocabulary, set_attention
 from distill.recipe import TeacherConfig
 
-DEMO_TEACHER = PACKAGE / "assets" / "demo-teacher"
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
 
@@ -94,6 +94,12 @@ def load_teacher(config: TeacherConfig) -> tuple[PreTrainedModel, PreTrainedToke
     check_vocabulary(config.path, tokenizer, config.path, model)
     check_head(config.path, model)
     return model, tokenizer
+
+
+def labelled(checkpoints: Sequence[str]) -> dict[str, str]:
+    """Label -> checkpoint: the last part of its path where that tells them apart, else all of it."""
+    short = {Path(checkpoint).name: checkpoint for checkpoint in checkpoints}
+    return short if len(short) == len(set(checkpoints)) else {checkpoint: checkpoint for checkpoint in checkpoints}
 
 
 def _resolve(path: str) -> str:

@@ -11,7 +11,6 @@ import hashlib
 import re
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from functools import cached_property
 from importlib import metadata
 from typing import Any, NamedTuple
@@ -20,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from distill.base.errors import UserError, first_line, suggestion
-from distill.models.architecture import head, hidden_states, special_tokens, weights_hash
+from distill.models.architecture import evaluating, head, hidden_states, special_tokens, weights_hash
 from distill.models.loading import load_teacher
 from distill.recipe import TeacherConfig
 from distill.text.counterfactual import encodable
@@ -172,7 +171,7 @@ class LanguageModelResolver:
         scores = [0.0] * len(rows)
         # Neighbours of one length need no padding, and padding costs time.
         order = sorted(range(len(rows)), key=lambda number: len(rows[number].ids))
-        with _eval_mode(self.model):
+        with evaluating(self.model):
             for begin in range(0, len(order), self.batch_size):
                 numbers = order[begin : begin + self.batch_size]
                 batch = self._batch_log_likelihoods([rows[number] for number in numbers])
@@ -213,16 +212,6 @@ def _shared_length(first: Sequence[int], second: Sequence[int]) -> int:
     """How many items two sequences have in common at their beginning."""
     differ = (place for place, (one, other) in enumerate(zip(first, second, strict=False)) if one != other)
     return next(differ, min(len(first), len(second)))
-
-
-@contextmanager
-def _eval_mode(model: Any) -> Iterator[None]:
-    training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(training)
 
 
 # ------------------------------------------------------------------------------------------------------------ spaCy

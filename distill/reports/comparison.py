@@ -13,9 +13,8 @@ from distill.base.errors import UserError
 from distill.base.files import write_text
 from distill.base.markdown_text import items, table
 from distill.recipe import read_resolved
-from distill.reports.figures import scatter
-from distill.reports.findings import LIMITS, cell, headline, label, main_pair, metrics_of, ratio_cell
-from distill.reports.page import model_style, render, trade_off_point
+from distill.reports.findings import LIMITS, all_cards, cell, headline, label, main_pair, metrics_of, ratio_cell
+from distill.reports.page import model_style, render, trade_off_charts
 from distill.reports.side_by_side import checkpoints
 from distill.scoring.scores_file import read_scores
 
@@ -175,11 +174,16 @@ def _checkpoints(runs: Sequence[Run]) -> dict[str, Mapping[str, Any]]:
 def _score_table(runs: Sequence[Run]) -> tuple[list[str], list[list[str]]]:
     rows = _checkpoints(runs)
     metrics = metrics_of({"models": rows})
-    headings = ["no.", "checkpoint", *map(label, metrics)]
+    headings = ["no.", "checkpoint", *_labels(runs, metrics)]
     return headings, [
         [str(number), name, *(cell(of_model.get(metric)) for metric in metrics)]
         for number, (name, of_model) in enumerate(rows.items(), start=1)
     ]
+
+
+def _labels(runs: Sequence[Run], metrics: Sequence[str]) -> list[str]:
+    cards = {"cards": all_cards(run.scores for run in runs)}
+    return [label(cards, metric) for metric in metrics]
 
 
 def _ratio_table(runs: Sequence[Run]) -> tuple[list[str], list[list[str]]]:
@@ -190,7 +194,7 @@ def _ratio_table(runs: Sequence[Run]) -> tuple[list[str], list[list[str]]]:
         if pair:
             found.append((f"{run.label}: {pair[0]} / {pair[1]}", run.scores["differences"].get(" - ".join(pair), {})))
     metrics = list(dict.fromkeys(metric for _, of_pair in found for metric in of_pair))
-    return ["pair", *map(label, metrics)], [
+    return ["pair", *_labels(runs, metrics)], [
         [name, *(ratio_cell(of_pair.get(metric)) for metric in metrics)] for name, of_pair in found
     ]
 
@@ -224,22 +228,16 @@ def comparison_page(runs: Sequence[Run]) -> str:
     styles = {
         f"{run.label}: {model}": model_style(model, run.mitigated) for run in runs for model in run.scores["models"]
     }
-    charts = []
-    for metric in ("next_word_disparity", "corpus_disparity"):
-        points = []
-        for number, (name, of_model) in enumerate(_checkpoints(runs).items(), start=1):
-            if point := trade_off_point(of_model, metric, styles[name], name):
-                points.append((*point, str(number)))
-        if points:
-            charts.append(
-                scatter(points, f"{label(metric)} against perplexity", ("perplexity", f"{label(metric)} (size)"))
-            )
+    shown = [
+        (of_model, styles[name], name, str(number))
+        for number, (name, of_model) in enumerate(_checkpoints(runs).items(), start=1)
+    ]
     return render(
         "comparison.html",
         title="distill: comparison",
         runs=[{"label": run.label, "headline": headline(run.scores)} for run in runs],
         warnings=warnings(runs),
-        charts=charts,
+        charts=trade_off_charts({"cards": all_cards(run.scores for run in runs)}, shown),
         styles=[styles[name] for name in _checkpoints(runs)],
         scores=_score_table(runs),
         ratios=_ratio_table(runs),

@@ -3,7 +3,7 @@
 Nothing here is escaped: who shows it escapes it for Markdown, HTML or a terminal.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,6 @@ from huggingface_hub.utils import validate_repo_id
 
 from distill.base.console import duration
 from distill.data.counts import PackingCounts
-from distill.metrics import CARDS, METRICS, cards
 from distill.recipe import Recipe
 
 Scores = Mapping[str, Any]
@@ -34,7 +33,6 @@ LIMITS = (
     "not show what another training run would give.",
     "The bias is mitigated as far as it was measured here; it is not gone.",
 )
-_HEADLINE = ("next_word_disparity", "corpus_disparity", "generation_disparity")
 
 # Keys by which a recipe trusts what is otherwise refused.
 _TRUSTED = {
@@ -80,9 +78,35 @@ def ratio_cell(entry: Mapping[str, Any] | None) -> str:
 # ------------------------------------------------------------------------------------------------- models and metrics
 
 
-def label(metric: str) -> str:
+def label(scores: Scores, metric: str) -> str:
     """How a metric is called in a table."""
-    return CARDS[metric].label if metric in CARDS else metric.replace("_", " ")
+    card = scores["cards"].get(metric)
+    return card["label"] if card else metric.replace("_", " ")
+
+
+def all_cards(files: Iterable[Scores]) -> dict[str, Any]:
+    """The cards of several files; of a metric that stands in more than one, the first file's."""
+    found: dict[str, Any] = {}
+    for scores in files:
+        found = scores["cards"] | found
+    return found
+
+
+def headliners(scores: Scores) -> list[str]:
+    """The metrics of which the first that was measured heads a report."""
+    ranks = {metric: card["headline"] for metric, card in scores["cards"].items() if card["headline"] is not None}
+    return sorted(ranks, key=ranks.__getitem__)
+
+
+def with_role(scores: Scores, role: str) -> list[str]:
+    """The metrics that are a `disparity`, or the `cost`, of the trade-off; those that head a report first."""
+    order = list(dict.fromkeys([*headliners(scores), *scores["cards"]]))
+    return [metric for metric in order if scores["cards"][metric]["role"] == role]
+
+
+def showing(scores: Scores, what: str) -> list[str]:
+    """The metrics of whose details reports show this: `subjects`, `texts`."""
+    return [metric for metric, card in scores["cards"].items() if what in card["shows"]]
 
 
 def model_note(name: str, mitigated: bool = True) -> str:
@@ -115,25 +139,19 @@ def ideal(value: float | None) -> str:
     return "–" if value is None else f"{value:g}"
 
 
-#: Score -> what is known of texts by people beside it: key of its details' `reference` -> which score that is.
-_BY_PEOPLE = {
-    "fairness_ratio_mean": {"value": "fairness_ratio_mean", "neutral_rate": "neutral_rate"},
-    "fairness_ratio_min": {"value": "fairness_ratio_min"},
-}
-
-
 def by_people(scores: Scores, metric: str) -> list[tuple[str, str]]:
     """Label and value of what texts by people score, to be shown below a metric; none where it read no such texts."""
-    reference = some_entry(scores, metric)["details"].get("reference", {})
-    found = [(name, reference.get(key)) for key, name in _BY_PEOPLE.get(metric, {}).items()]
-    return [(f"people's texts: {label(name)}", number(value)) for name, value in found if value is not None]
+    shown = [what.partition("reference.")[2] for what in scores["cards"].get(metric, {}).get("shows", ())]
+    reference = some_entry(scores, metric)["details"].get("reference", {}) if any(shown) else {}
+    found = [(metric if key == "value" else key, reference.get(key)) for key in shown if key]
+    return [(f"people's texts: {label(scores, name)}", number(value)) for name, value in found if value is not None]
 
 
 def rows_of(scores: Scores, metric: str) -> Iterator[list[str]]:
     """A metric's row of `score_rows`, and below it those of texts by people."""
     entries = [of_model.get(metric) for of_model in scores["models"].values()]
     entry = some_entry(scores, metric)
-    yield [label(metric), *map(cell, entries), ideal(entry["ideal"]), entry["direction"]]
+    yield [label(scores, metric), *map(cell, entries), ideal(entry["ideal"]), entry["direction"]]
     for name, value in by_people(scores, metric):
         yield [name, *[value] * len(entries), "–", "for reference: BOLD's Wikipedia texts"]
 
@@ -147,7 +165,7 @@ def score_rows(scores: Scores) -> Iterator[list[str]]:
 def difference_rows(scores: Scores, pair: str) -> Iterator[list[str]]:
     """Metric, difference with interval, ratio with interval, units."""
     for metric, entry in scores["differences"][pair].items():
-        yield [label(metric), cell(entry), ratio_cell(entry), str(entry["n"])]
+        yield [label(scores, metric), cell(entry), ratio_cell(entry), str(entry["n"])]
 
 
 def main_pair(models: Sequence[str]) -> tuple[str, str] | None:
@@ -161,26 +179,25 @@ def main_pair(models: Sequence[str]) -> tuple[str, str] | None:
 
 
 def headline(scores: Scores) -> str:
-    """One sentence: how much disparity is left, and what it cost.
-
-    Of the disparities that were measured, the first of next-word, corpus and generation disparity counts.
-    """
+    """One sentence: how much is left of the first disparity that was measured, and what it cost."""
     models = list(scores["models"])
     pair = main_pair(models)
     found = scores["differences"].get(" - ".join(pair), {}) if pair else {}
     parts = []
-    for metric in _HEADLINE:
+    for metric in headliners(scores):
         entry = found.get(metric, {})
         if pair and entry.get("ratio") is not None:
             owner = {"baseline": "plain distillation's", "teacher": "the teacher's"}.get(pair[1], f"{pair[1]}'s")
-            parts = [f"{label(metric)} {_two_decimals(entry)} of {owner}"]
+            parts = [f"{label(scores, metric)} {_two_decimals(entry)} of {owner}"]
             break
-    entry = found.get("perplexity", {})
-    if entry.get("ratio") is not None:
-        parts.append(f"perplexity {_percent(entry)}")
+    costs = with_role(scores, "cost")
+    for metric in costs:
+        entry = found.get(metric, {})
+        if entry.get("ratio") is not None:
+            parts.append(f"{label(scores, metric)} {_percent(entry)}")
     if not parts and models:
         last = scores["models"][models[-1]]
-        parts = [f"{label(metric)} {cell(last[metric])}" for metric in (*_HEADLINE, "perplexity") if metric in last]
+        parts = [f"{label(scores, m)} {cell(last[m])}" for m in (*headliners(scores), *costs) if m in last]
     sentence = ", ".join(parts) or "nothing was measured"
     return f"{sentence[:1].upper()}{sentence[1:]}."
 
@@ -279,17 +296,15 @@ def coverage(scores: Scores, counts: PackingCounts | None = None) -> list[str]:
     if "words" in words:
         listed = ", ".join(f"{count} {group}" for group, count in words["words"].items())
         lines.append(f"The list {words['name']} has {words['rows']} rows with {listed} words.")
-    of_tokens = [
-        (name, of_model["next_word_disparity"]["details"]["words"])
-        for name, of_model in scores["models"].items()
-        if "words" in of_model.get("next_word_disparity", {}).get("details", {})
-    ]
-    if of_tokens:
-        name, found = of_tokens[0]
-        lines.append(
-            f"{found['movable']} of its {found['listed']} words have a token that stands for them in the vocabulary of "
-            f"{name}; only those count in next-word disparity, and only their probability is moved in the target."
-        )
+    for metric in showing(scores, "subjects"):
+        for name, of_model in scores["models"].items():
+            if "words" in (details := of_model.get(metric, {}).get("details", {})):
+                lines.append(
+                    f"{details['words']['movable']} of its {details['words']['listed']} words have a token that stands "
+                    f"for them in the vocabulary of {name}; only those count in {label(scores, metric)}, and only "
+                    "their probability is moved in the target."
+                )
+                break
     if counts is not None and counts.documents:
         lines.append(
             f"Training text: {counts.edited_documents:,} of {counts.documents:,} documents "
@@ -326,14 +341,13 @@ def undefined_scores(scores: Scores) -> list[str]:
     for metric in metrics_of(scores):
         for name, of_model in scores["models"].items():
             if (entry := of_model.get(metric)) and entry["value"] is None:
-                lines.append(f"{label(metric)} of {name}: {entry['details'].get('reason', 'undefined')}.")
+                lines.append(f"{label(scores, metric)} of {name}: {entry['details'].get('reason', 'undefined')}.")
     return lines
 
 
 def not_measured(scores: Scores) -> list[str]:
     """What the scores do not tell."""
-    done = set(metrics_of(scores))
-    others = [name for name, metric in METRICS.items() if not done & {card.name for card in cards(metric)}]
+    others = scores["not_asked"]
     asked = (
         f"Not asked for (scores.metrics in a recipe lists what is): {', '.join(others)}. Most need data of your own."
     )

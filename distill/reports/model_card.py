@@ -1,4 +1,4 @@
-"""scores.json -> the model card of each trained model, and the finished student -> the model hub.
+"""scores.json -> the model card of each trained model.
 
 A card is made to be published: it names hub ids, and of local files no more than the last part of their path.
 """
@@ -9,13 +9,9 @@ from typing import Any
 
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData, hf_hub_download
-from huggingface_hub.errors import HTTPError
 
-from distill.base.console import say
-from distill.base.errors import UserError, first_line
-from distill.base.files import write_text
+from distill.base.files import DEMO_TEACHER, write_text
 from distill.base.markdown_text import escape, items, table
-from distill.models.loading import DEMO_TEACHER
 from distill.recipe import Recipe, TeacherConfig
 from distill.reports.findings import (
     LIMITS,
@@ -31,7 +27,6 @@ from distill.reports.findings import (
     some_entry,
     source_name,
 )
-from distill.training.arguments import hub_repository, training_arguments
 
 _UNKNOWN_LICENCE = "unknown"  # as the hub calls it
 
@@ -52,18 +47,7 @@ def model_card(recipe: Recipe, scores: Mapping[str, Any], name: str) -> str:
         "",
         f"A causal language model, {model_note(name, recipe.needs_counterfactuals)}.",
         "",
-        "## How to load it",
-        "",
-        "```python",
-        "from transformers import AutoModelForCausalLM, AutoTokenizer",
-        "",
-        'folder = "."  # the folder that holds this file, or the id of its repository on the hub',
-        "model = AutoModelForCausalLM.from_pretrained(folder)",
-        "tokenizer = AutoTokenizer.from_pretrained(folder)",
-        "```",
-        "",
-        "Every training text began with the tokenizer's start token; put it in front of a prompt.",
-        "",
+        _HOW_TO_LOAD,
         "## How it was made",
         "",
         *table(["", ""], [*settings_rows(made, scores, published=True), *_hashes(scores, name)]),
@@ -100,6 +84,19 @@ def model_card(recipe: Recipe, scores: Mapping[str, Any], name: str) -> str:
     return f"---\n{metadata.to_yaml()}\n---\n\n" + "\n".join(lines)
 
 
+_HOW_TO_LOAD = """\
+## How to load it
+
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+folder = "."  # the folder that holds this file, or the id of its repository on the hub
+model = AutoModelForCausalLM.from_pretrained(folder)
+tokenizer = AutoTokenizer.from_pretrained(folder)
+```
+
+Every training text began with the tokenizer's start token; put it in front of a prompt.
+"""
 _LICENCE_UNKNOWN = (
     "Its licence is not known: the teacher's card was not at hand, or names none. The licences of the teacher and of "
     "the training text decide; look them up before you share this model."
@@ -146,13 +143,13 @@ def _eval_result(recipe: Recipe, scores: Mapping[str, Any], metric: str, entry: 
         hub = recipe.held_out.dataset if recipe.held_out.source == "hub" else None
         data = (hub or "held-out-text", hub or "held-out text")
     else:
-        data = (metric, label(metric))
+        data = (metric, label(scores, metric))
     return EvalResult(
         task_type="text-generation",
         dataset_type=data[0],
         dataset_name=data[1],
         metric_type=metric,
-        metric_name=label(metric),
+        metric_name=label(scores, metric),
         metric_value=entry["value"],
     )
 
@@ -205,33 +202,3 @@ def write_cards(recipe: Recipe, scores: Mapping[str, Any], folder: Path) -> None
     for name in ("student", "baseline"):
         if (folder / name).is_dir():
             write_text(folder / name / "README.md", model_card(recipe, scores, name))
-
-
-def push_student(recipe: Recipe, folder: Path) -> None:
-    """Upload the finished student with its card to the hub, if `trainer.push_to_hub` says so.
-
-    Args:
-        recipe: Its `trainer.hub_model_id` (by default the name of the run's folder), `hub_token`, `hub_private_repo`
-            and `hub_revision` mean what they mean to Trainer.
-        folder: The run's folder, which holds `student/`.
-
-    Raises:
-        UserError: the hub cannot be reached, or refuses.
-    """
-    arguments = training_arguments(recipe, folder)
-    if not arguments.push_to_hub:
-        return
-    hub, repository = hub_repository(arguments)
-    try:
-        commit = hub.upload_folder(
-            repo_id=repository,
-            folder_path=folder / "student",
-            commit_message="The student, with its model card",
-            revision=arguments.hub_revision,
-        )
-    except (OSError, ValueError, HTTPError) as error:
-        raise UserError(
-            f"trainer.push_to_hub: the push to {repository} failed ({first_line(error)}); the student is finished in "
-            f"{folder / 'student'}, and the same command tries again"
-        ) from None
-    say(f"pushed the student: {commit}")

@@ -17,7 +17,6 @@ from markupsafe import Markup
 
 from distill.base.files import PACKAGE
 from distill.data.counts import PackingCounts
-from distill.metrics import CARDS
 from distill.recipe import Recipe
 from distill.reports.figures import MARKS, Point, curves, dumbbell, scatter, times
 from distill.reports.findings import (
@@ -35,8 +34,10 @@ from distill.reports.findings import (
     rows_of,
     settings_rows,
     share,
+    showing,
     some_entry,
     training_rows,
+    with_role,
 )
 
 _TEMPLATES = PACKAGE / "assets" / "report"
@@ -140,7 +141,7 @@ def run_page(
         models=list(models.values()),
         scores=[row for metric in metrics_of(scores) for row in _score_rows(scores, metric, found)],
         ratio_heading=f"{first} / {second}".replace(" student", "") if found else "",
-        cards=[CARDS[metric] for metric in metrics_of(scores) if metric in CARDS],
+        cards=[scores["cards"][metric] for metric in metrics_of(scores) if metric in scores["cards"]],
         figures=[figure for figure in figures if figure],
         examples=_examples(scores, models),
         decoding=_decoding(scores),
@@ -184,10 +185,11 @@ def _ends(groups: Sequence[str]) -> tuple[str, str]:
 
 
 def _occupations(scores: Scores, models: Mapping[str, ShownModel]) -> Figure | None:
-    """Next-word disparity of each subject, before and after."""
+    """The leaning of each subject by the first metric that has them, before and after."""
     pair = main_pair(list(models))
-    shown = [name for name in (pair[::-1] if pair else models) if "next_word_disparity" in scores["models"][name]]
-    details = {name: scores["models"][name]["next_word_disparity"]["details"] for name in shown}
+    metric = next(iter(showing(scores, "subjects")), None)
+    shown = [name for name in (pair[::-1] if pair else models) if metric in scores["models"][name]]
+    details = {name: scores["models"][name][metric]["details"] for name in shown}
     subjects = {name: found.get("subjects", {}) for name, found in details.items()}
     before = subjects[shown[0]] if shown else {}
     common = [
@@ -230,16 +232,8 @@ def _occupations(scores: Scores, models: Mapping[str, ShownModel]) -> Figure | N
 
 def _trade_off(scores: Scores, models: Mapping[str, ShownModel]) -> Figure | None:
     """Disparity against perplexity, each model a point."""
-    charts = []
-    for metric in ("next_word_disparity", "corpus_disparity"):
-        points = [
-            (*both, "")
-            for name, of_model in scores["models"].items()
-            if (both := trade_off_point(of_model, metric, models[name].style, models[name].title))
-        ]
-        if points:
-            names = (label("perplexity"), f"{label(metric)} (size)")
-            charts.append(scatter(points, f"{label(metric)} against perplexity", names))
+    shown = [(of_model, models[name].style, models[name].title, "") for name, of_model in scores["models"].items()]
+    charts = trade_off_charts(scores, shown)
     if not charts:
         return None
     return Figure(
@@ -253,12 +247,40 @@ def _trade_off(scores: Scores, models: Mapping[str, ShownModel]) -> Figure | Non
     )
 
 
-def trade_off_point(of_model: Mapping[str, Any], metric: str, style: str, text: str) -> tuple[Point, Point] | None:
-    """Perplexity and the size of a disparity as a point of `figures.scatter`; None where one of them is undefined."""
-    x, y = of_model.get("perplexity"), of_model.get(metric)
+def trade_off_charts(scores: Scores, shown: Sequence[tuple[Mapping[str, Any], str, str, str]]) -> list[Markup]:
+    """A chart for each disparity that any model has, against what the mitigation costs.
+
+    Args:
+        scores: Its cards tell which metrics these are.
+        shown: The scores of each model, its style, what it is called, and what is written beside its point.
+    """
+    charts = []
+    cost = next(iter(with_role(scores, "cost")), "")
+    for metric in with_role(scores, "disparity"):
+        names = label(scores, cost), label(scores, metric)
+        points = [
+            (*both, beside)
+            for of_model, style, text, beside in shown
+            if (both := trade_off_point(of_model.get(cost), of_model.get(metric), names, style, text))
+        ]
+        if points:
+            charts.append(scatter(points, f"{names[1]} against {names[0]}", (names[0], f"{names[1]} (size)")))
+    return charts
+
+
+def trade_off_point(
+    x: Mapping[str, Any] | None, y: Mapping[str, Any] | None, names: tuple[str, str], style: str, text: str
+) -> tuple[Point, Point] | None:
+    """A cost and the size of a disparity as a point of `figures.scatter`; None where one of them is undefined.
+
+    Args:
+        x, y: Their entries in scores.json.
+        names: What they are called.
+        style, text: Of the point.
+    """
     if x is None or y is None or x["value"] is None or y["value"] is None:
         return None
-    words = f"{text}: perplexity {cell(x)}, {label(metric)} {cell(y)}"
+    words = f"{text}: {names[0]} {cell(x)}, {names[1]} {cell(y)}"
     low, high = y["low"], y["high"]
     if low is not None and high is not None:  # The score may have a sign, but its size counts here.
         sizes = abs(low), abs(high)

@@ -17,10 +17,10 @@ from rich.text import Text
 from distill.base.files import write_text
 from distill.base.markdown_text import escape, items, table
 from distill.data.counts import PackingCounts
-from distill.metrics import CARDS
 from distill.recipe import Recipe
 from distill.reports.findings import (
     LIMITS,
+    all_cards,
     coverage,
     difference_rows,
     headline,
@@ -32,13 +32,15 @@ from distill.reports.findings import (
     number,
     score_rows,
     settings_rows,
+    showing,
     training_rows,
     undefined_scores,
 )
-from distill.reports.model_card import push_student, write_cards
+from distill.reports.model_card import write_cards
 from distill.reports.page import run_page
 from distill.reports.side_by_side import checkpoints, side_by_side
 
+_LONGEST_WORD = 12  # Characters: a label breaks between its words.
 _TEXT_LIMIT = 300  # Characters of a sampled continuation that report.md shows.
 
 
@@ -49,7 +51,7 @@ def print_table(scores: Mapping[str, Any], console: Console | None = None) -> No
     """The scores of all models, why some could not be measured, and the last model's difference to those before it."""
     console = console or Console()
     grid = Table(title="Scores with 95% intervals", box=SIMPLE_HEAD, padding=(0, 1, 1, 0))
-    grid.add_column("score", min_width=len("equivariance"))
+    grid.add_column("score", min_width=_LONGEST_WORD)
     for name in scores["models"]:
         grid.add_column(Text(name))
     grid.add_column("ideal")
@@ -84,20 +86,21 @@ def print_side_by_side(files: Mapping[str, Mapping[str, Any]], console: Console 
     found = side_by_side(checkpoints(files))
     if not (found["intrinsic"] and found["extrinsic"]):
         return
+    cards = {"cards": all_cards(files.values())}
     both = [*found["intrinsic"], *found["extrinsic"]]
     grid = Table(title="Distance from the ideal, intrinsic scores before extrinsic ones", box=SIMPLE_HEAD)
     grid.add_column("score")
     for name in found["rows"]:
         grid.add_column(Text(name), justify="right")
     for score in both:
-        grid.add_row(Text(label(score)), *(number(cells[score]["distance"]) for cells in found["rows"].values()))
+        grid.add_row(Text(label(cards, score)), *(number(cells[score]["distance"]) for cells in found["rows"].values()))
     console.print(grid)
     grid = Table(title="Rank correlation over these checkpoints (Spearman)", box=SIMPLE_HEAD)
     for heading in ("intrinsic", "extrinsic", "n", "rho", "p (permutation)"):
         grid.add_column(heading)
     for pair in found["correlations"]:
         if pair["spearman"] is not None:
-            names = (label(pair[side]) for side in ("intrinsic", "extrinsic"))
+            names = (label(cards, pair[side]) for side in ("intrinsic", "extrinsic"))
             grid.add_row(*map(Text, names), str(pair["n"]), number(pair["spearman"]), number(pair["p_value"]))
     console.print(grid if grid.row_count else "too few checkpoints with both for rank correlations: three are needed")
 
@@ -106,37 +109,51 @@ def print_side_by_side(files: Mapping[str, Mapping[str, Any]], console: Console 
 
 
 def _details(scores: Mapping[str, Any]) -> list[str]:
-    """What single numbers hide: spread over occupations, leanings per prompt group."""
-    models = scores["models"]
+    """What single numbers hide: spread over subjects, texts and fairness ratios of each prompt group."""
     lines: list[str] = []
-    spread = _details_of("next_word_disparity", "groups", models)
-    if spread:
-        groups = next(iter(spread.values()))["groups"]
-        which = f", log ratio of {escape(groups[0])} over {escape(groups[1])}" if len(groups) == 2 else ""
-        lines += [f"Next word{which}:", ""]
-        rows = [
-            [name, number(d["mean_signed"]), number(d["spread"]), number(d["listed_mass"])]
-            for name, d in spread.items()
-        ]
-        lines += table(["model", "mean, signed", "spread over subjects", "mass of listed words"], rows)
-    texts = _details_of("generation_disparity", "texts", models)
-    if texts:
-        kinds = list(next(iter(texts.values()))["texts"])
-        rows = [
-            [
-                name,
-                *(str(d["texts"].get(kind, "–")) for kind in kinds),
-                number(d["fairness_ratio_mean"]),
-                number(d["fairness_ratio_min"]),
-            ]
-            for name, d in texts.items()
-        ]
-        lines += ["Texts of each polarity, and the fairness ratio (1 is even) over prompt groups:", ""]
-        lines += table(["model", *kinds, "mean fairness ratio", "least fairness ratio"], rows)
-        prompt_groups = list(next(iter(texts.values()))["fairness_ratios"])
-        rows = [[group, *(number(d["fairness_ratios"].get(group)) for d in texts.values())] for group in prompt_groups]
-        lines += table(["fairness ratio of prompt group", *texts], rows)
+    for metric in showing(scores, "subjects"):
+        if spread := _details_of(metric, "groups", scores["models"]):
+            lines += _spread(spread)
+    for metric in showing(scores, "texts"):
+        if texts := _details_of(metric, "texts", scores["models"]):
+            lines += _polarities(texts)
     return lines
+
+
+def _spread(found: Mapping[str, Any]) -> list[str]:
+    """Model -> details with `subjects` -> a table."""
+    groups = next(iter(found.values()))["groups"]
+    which = f", log ratio of {escape(groups[0])} over {escape(groups[1])}" if len(groups) == 2 else ""
+    rows = [
+        [name, number(d["mean_signed"]), number(d["spread"]), number(d["listed_mass"])] for name, d in found.items()
+    ]
+    headings = ["model", "mean, signed", "spread over subjects", "mass of listed words"]
+    return [f"Next word{which}:", "", *table(headings, rows)]
+
+
+def _polarities(found: Mapping[str, Any]) -> list[str]:
+    """Model -> details with `texts` -> two tables."""
+    first = next(iter(found.values()))
+    kinds = list(first["texts"])
+    rows = [
+        [
+            name,
+            *(str(d["texts"].get(kind, "–")) for kind in kinds),
+            number(d["fairness_ratio_mean"]),
+            number(d["fairness_ratio_min"]),
+        ]
+        for name, d in found.items()
+    ]
+    by_group = [
+        [group, *(number(d["fairness_ratios"].get(group)) for d in found.values())]
+        for group in first["fairness_ratios"]
+    ]
+    return [
+        "Texts of each polarity, and the fairness ratio (1 is even) over prompt groups:",
+        "",
+        *table(["model", *kinds, "mean fairness ratio", "least fairness ratio"], rows),
+        *table(["fairness ratio of prompt group", *found], by_group),
+    ]
 
 
 def _details_of(metric: str, key: str, models: Mapping[str, Any]) -> dict[str, Any]:
@@ -188,9 +205,9 @@ def report_markdown(
             lines += table(["score", "difference", "ratio of sizes", "units"], difference_rows(scores, pair))
     lines += ["What the rows mean:", ""]
     lines += [
-        f"- **{escape(CARDS[metric].label)}**: {CARDS[metric].meaning} {CARDS[metric].limits}"
+        f"- **{escape(card['label'])}**: {card['meaning']} {card['limits']}"
         for metric in metrics_of(scores)
-        if metric in CARDS
+        if (card := scores["cards"].get(metric))
     ]
     if details := _details(scores):
         lines += ["", "## Behind the averages", "", *details]
@@ -264,4 +281,7 @@ def write_report(
     write_text(folder / "report.html", run_page(recipe, scores, counts, training))
     write_cards(recipe, scores, folder)
     print_table(scores, console)
-    push_student(recipe, folder)
+    if recipe.trainer.get("push_to_hub"):
+        from distill.training.hub import push_student  # transformers takes seconds
+
+        push_student(recipe, folder)

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.text import Text
 
@@ -12,6 +11,7 @@ from distill.base.console import counter
 from distill.base.errors import UserError
 from distill.base.highlight import marked, side_by_side
 from distill.base.long_input import read_text
+from distill.models.architecture import default_device
 from distill.models.generation import generate
 from distill.models.loading import load_model, load_tokenizer
 from distill.text.counterfactual import Swapper
@@ -60,7 +60,7 @@ def continuations(
     for row in rows:
         row["texts"] = {}
     for name, checkpoint in checkpoints.items():
-        model = load_model(checkpoint).to("cuda" if torch.cuda.is_available() else "cpu")
+        model = load_model(checkpoint).to(default_device())
         progress = counter(f"generating with {name}", "texts")
         texts = generate(model, load_tokenizer(checkpoint), prompts, progress=progress, **decoding)
         for row, samples in zip(rows, texts, strict=True):

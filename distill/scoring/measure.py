@@ -9,29 +9,35 @@ from typing import Any
 
 from distill.base.errors import UserError
 from distill.metrics import Evaluation, Outcome, measured, resampled
+from distill.metrics.evaluation import given_prompts
 from distill.models.loading import load_model, load_tokenizer
 from distill.recipe import Recipe, ScoreConfig
 from distill.scoring.examples import example_prompts, examples_of
 from distill.scoring.score_cache import ScoreCache, content_hash, stamp
 from distill.text.counterfactual import Swapper
-from distill.text.prompts import Prompt, limit_prompts, load_prompts, without_listed_words
+from distill.text.prompts import Prompt, limit_prompts, without_listed_words
 
 ModelSource = str | Path | tuple[Any, Any] | Callable[[], tuple[Any, Any]]
 
 
 def run_prompts(recipe: Recipe, swapper: Swapper) -> tuple[list[Prompt], int]:
-    """The prompts that a recipe asks for, and how many were left out because they hold a listed word.
+    """`usable_prompts` of a recipe."""
+    return usable_prompts(recipe.scores.prompts, recipe.scores.max_prompts, recipe.seed, swapper)
+
+
+def usable_prompts(
+    source: str | Path | Sequence[str | Prompt], maximum: int | None, seed: int, swapper: Swapper
+) -> tuple[list[Prompt], int]:
+    """At most so many prompts of a source, and how many were left out because they hold a listed word.
 
     Raises:
         UserError: there is no such source, it is malformed, or nothing of it is left.
     """
-    source = recipe.scores.prompts
-    prompts, left_out = without_listed_words(load_prompts(source), swapper)
-    if not prompts:
-        raise UserError(
-            f"scores.prompts: every prompt of '{source}' holds a word of the list '{swapper.wordlist.name}'; use others"
-        )
-    return limit_prompts(prompts, recipe.scores.max_prompts, recipe.seed), left_out
+    prompts, left_out = without_listed_words(given_prompts(source), swapper)
+    if left_out and not prompts:
+        which = f"every prompt of '{source}'" if isinstance(source, str | Path) else "every prompt"
+        raise UserError(f"scores.prompts: {which} holds a word of the list '{swapper.wordlist.name}'; use others")
+    return limit_prompts(prompts, maximum, seed), left_out
 
 
 def shown_texts(evaluation: Evaluation, shown: Sequence[Prompt], example_texts: Sequence[str]) -> dict[str, Any]:

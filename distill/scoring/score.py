@@ -3,52 +3,122 @@
     {"format": 1,
      "models":      {NAME: {METRIC: {value, low, high, n, ideal, direction, undetected, details}}},
      "differences": {"LATER - EARLIER": {METRIC: {value, low, high, ratio, ratio_low, ratio_high, n}}},
+     "cards":       {METRIC: {label, meaning, formula, ideal, direction, source, limits, headline, role, shows}},
+     "not_asked":   [names of the other metrics],
      "samples":     [{prompt, group, subject, texts: {NAME: [text, ...]}}],
      "examples":    {decoding, prompts: [{prompt, words, models: {NAME: {next_word, text, words}}}]},
      "settings":    {seed, interval, decoding, word list, prompts, held-out text, weights},
      "versions":    {...}}
 
-`assets/scores.schema.json` is its JSON Schema; what is written and what is read is checked against it.
+`assets/scores.schema.json` is its JSON Schema; what is written and what is read is checked against it. The cards tell
+how each score was measured when it was, so that an old file is explained by itself, and its reader needs no metric.
 
 Nothing in it depends on the clock: the same models, data and seed on the same machine give the same file.
 """
 
 import gc
 import platform
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from functools import cache as cached
 from functools import partial
 from importlib import metadata
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from distill.base.console import counter, say
-from distill.metrics import CARDS, Evaluation, Outcome, chosen, difference_of, score_of
-from distill.metrics.bootstrap import CONFIDENCE
-from distill.models.architecture import weights_hash
-from distill.models.loading import load_model, load_teacher, load_tokenizer
+from distill.base.errors import UserError, suggestion
+from distill.metrics import Evaluation, chosen
+from distill.models.architecture import default_device, weights_hash
+from distill.models.loading import labelled, load_model, load_teacher, load_tokenizer
 from distill.recipe import Recipe, ScoreConfig
-from distill.scoring.examples import DECODING, example_prompts, listed_words
-from distill.scoring.measure import ModelSource, decisive, model_outcomes, open_model, run_prompts, shown_texts
+from distill.scoring.contents import Asked, Measured, contents
+from distill.scoring.measure import ModelSource, decisive, model_outcomes, open_model, shown_texts, usable_prompts
 from distill.scoring.score_cache import ScoreCache, content_hash
-from distill.scoring.scores_file import FORMAT, without_nan, write_scores
+from distill.scoring.scores_file import without_nan, write_scores
 from distill.text.counterfactual import Swapper
-from distill.text.prompts import Prompt, limit_prompts
-from distill.text.wordlist import WordList
+from distill.text.prompts import DEFAULT_PROMPTS, Prompt
+from distill.text.wordlist import WordList, load_wordlist
 
-_SAMPLE_PROMPTS = 16
 _PACKAGES = ("distill", "torch", "transformers", "tokenizers", "numpy")
 
 Progress = Callable[[str, str, int, int], None]
 
 
+def score(
+    checkpoints: str | Path | Sequence[str | Path] | Mapping[str, ModelSource],
+    *,
+    wordlist: str | Path | WordList = "english_gender",
+    texts: Sequence[str] = (),
+    prompts: str | Path | Sequence[str | Prompt] = DEFAULT_PROMPTS,
+    seed: int = 0,
+    folder: str | Path | None = None,
+    **settings: Any,
+) -> dict[str, Any]:
+    """Measure checkpoints side by side: what `distill score` does, from Python.
+
+        scores = score(
+            {"before": "openai-community/gpt2", "after": (model, tokenizer)},
+            texts=["The nurse said that she was tired.", "He took his coat."],
+            metrics=["next_word_disparity", "perplexity"],
+        )
+        scores["models"]["after"]["next_word_disparity"]["value"]
+        scores["differences"]["after - before"]["perplexity"]["ratio"]
+
+    Args:
+        checkpoints: A folder or hub id, or several (named by the last part of their paths where that tells them apart),
+            or name -> folder, hub id or (model, tokenizer). Each is set against every earlier one.
+        wordlist: A word list, or the name or path of one; several joined by +.
+        texts: Held-out texts; without any, the metrics that read them are undefined.
+        prompts: Beginnings of texts, or where they come from, see `load_prompts`; those that hold a listed word are
+            left out.
+        seed: Seed of sampling and intervals.
+        folder: Where scores.json goes, and beside it, in `cache/scores`, what was measured, so that a stopped call goes
+            on. None writes nothing.
+        settings: Any other setting of `distill.recipe.ScoreConfig`: metrics, samples, max_new_tokens, bootstrap, ...
+
+    Returns:
+        The contents of scores.json, see this module's head.
+
+    Raises:
+        UserError: an unknown setting; a checkpoint, word list, prompt file or metric that cannot be used.
+    """
+    config = _config(settings)
+    if isinstance(checkpoints, str | Path):
+        checkpoints = [checkpoints]
+    models = checkpoints if isinstance(checkpoints, Mapping) else labelled([str(path) for path in checkpoints])
+    swapper = Swapper(wordlist if isinstance(wordlist, WordList) else load_wordlist(wordlist))
+    usable, left_out = usable_prompts(prompts, config.max_prompts, seed, swapper)
+    scores = score_models(
+        models,
+        wordlist=swapper.wordlist,
+        documents=[texts] if isinstance(texts, str) else texts,
+        prompts=usable,
+        settings=config,
+        seed=seed,
+        swapper=swapper,
+        progress=_console_progress(),
+        cache=Path(folder, "cache", "scores") if folder else None,
+    )
+    source = str(prompts) if isinstance(prompts, str | Path) else None
+    scores["settings"]["prompts"] |= {"source": source, "left_out_with_listed_word": left_out}
+    if folder:
+        write_scores(scores, Path(folder, "scores.json"))
+    return scores
+
+
+def _config(settings: Mapping[str, Any]) -> ScoreConfig:
+    known = {f.name for f in fields(ScoreConfig)} - {"prompts"}
+    for name in settings:
+        if name not in known:
+            raise UserError(f"unknown setting '{name}'; {suggestion(name, sorted(known))}")
+    return ScoreConfig(**settings)
+
+
 def score_run(
-    recipe: Recipe, models: Mapping[str, str], wordlist: WordList, documents: Sequence[str], path: Path
+    recipe: Recipe, models: Mapping[str, str], wordlist: WordList, documents: Sequence[str], folder: Path
 ) -> dict[str, Any]:
     """Score the models of a finished run as its recipe says, and write scores.json.
 
@@ -57,7 +127,7 @@ def score_run(
         models: Name -> folder or hub id; the teacher first, the mitigated student last.
         wordlist: The recipe's word list.
         documents: Held-out texts.
-        path: Where to write. What was measured is kept beside it in `cache/scores`: a stopped evaluation goes on.
+        folder: The run's folder. What was measured is kept in its `cache/scores`: a stopped evaluation goes on.
 
     Returns:
         What was written.
@@ -65,8 +135,6 @@ def score_run(
     Raises:
         UserError: an unknown metric, prompts or a model that cannot be had.
     """
-    swapper = Swapper(wordlist)
-    prompts, left_out = run_prompts(recipe, swapper)
     sources: dict[str, ModelSource] = dict(models)
     # The recipe also knows its teacher's revision and number format, which a path does not tell.
     if "teacher" in models and models["teacher"] == recipe.teacher.path:
@@ -75,20 +143,7 @@ def score_run(
     if recipe.teacher.trust_remote_code or recipe.student.trust_remote_code:
         for name in models.keys() - {"teacher"}:
             sources[name] = partial(_load_trusted, models[name])
-    scores = score_models(
-        sources,
-        wordlist=wordlist,
-        documents=documents,
-        prompts=prompts,
-        settings=recipe.scores,
-        seed=recipe.seed,
-        swapper=swapper,
-        progress=_console_progress(),
-        cache=path.parent / "cache" / "scores",
-    )
-    scores["settings"]["prompts"] |= {"source": recipe.scores.prompts, "left_out_with_listed_word": left_out}
-    write_scores(scores, path)
-    return scores
+    return score(sources, wordlist=wordlist, texts=documents, seed=recipe.seed, folder=folder, **vars(recipe.scores))
 
 
 def _load_trusted(path: str) -> tuple[Any, Any]:
@@ -129,108 +184,38 @@ def score_models(
     Raises:
         UserError: an unknown metric or a model that cannot be loaded.
     """
-    metrics = chosen(settings.metrics)
     documents = [document for document in documents if document.strip()]
-    swapper = swapper or Swapper(wordlist)
-    outcomes: dict[str, dict[str, Outcome]] = {}
-    shown = limit_prompts(list(prompts), _SAMPLE_PROMPTS, seed)
-    samples: dict[Prompt, dict[str, list[str]]] = {prompt: {} for prompt in shown}
-    example_texts = example_prompts(prompts, swapper, seed)
-    examples: list[dict[str, Any]] = [{} for _ in example_texts]
-    weights: dict[str, str] = {}
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    asked = Asked(settings, seed, swapper or Swapper(wordlist), documents, prompts)
+    found = _measure_each(models, asked, progress, cache)
+    return without_nan(contents(asked, found, versions(default_device())))
+
+
+def _measure_each(
+    models: Mapping[str, ModelSource], asked: Asked, progress: Progress | None, cache: Path | None
+) -> dict[str, Measured]:
+    """Model -> what it gave; see `score_models`."""
+    metrics, device = chosen(asked.settings.metrics), default_device()
+    given = decisive(asked.settings, asked.seed, asked.swapper, asked.documents, asked.prompts)
     judge, judge_hash = None, ""
+    found = {}
     for name, source in models.items():
         model, tokenizer = open_model(source, device)
-        weights[name] = weights_hash(model)
-        model_hash = f"{weights[name]} {content_hash(tokenizer.get_vocab())}"
+        weights = weights_hash(model)
+        model_hash = f"{weights} {content_hash(tokenizer.get_vocab())}"
         if len(models) > 1 and judge is None:
-            judge, judge_hash = cached(lambda source=source: open_model(source, device)), model_hash
-        kept = ScoreCache(cache, decisive(settings, seed, swapper, documents, prompts) | {"judge": judge_hash})
-        evaluation = Evaluation(model, tokenizer, wordlist, documents, prompts, settings, seed, swapper, judge=judge)
-        if progress:
-            evaluation.progress = lambda what, done, total, name=name: progress(name, what, done, total)
-        show = partial(shown_texts, evaluation, shown, example_texts)
-        outcomes[name], texts = model_outcomes(evaluation, metrics, kept, model_hash, show)
-        if texts:
-            for prompt, of_prompt in zip(shown, texts["samples"], strict=True):
-                samples[prompt][name] = of_prompt
-            for example, of_model in zip(examples, texts["examples"], strict=True):
-                example[name] = of_model
-        del model, evaluation
+            judge, judge_hash = cached(partial(open_model, source, device)), model_hash
+        evaluation = Evaluation(
+            model, tokenizer, asked.swapper.wordlist, asked.documents, asked.prompts, asked.settings, asked.seed,
+            asked.swapper, partial(progress, name) if progress else None, judge,
+        )  # fmt: skip
+        show = partial(shown_texts, evaluation, asked.shown, asked.example_texts)
+        kept = ScoreCache(cache, given | {"judge": judge_hash})
+        outcomes, texts = model_outcomes(evaluation, metrics, kept, model_hash, show)
+        found[name] = Measured(outcomes, texts, weights)
+        del model, evaluation, show
         if not isinstance(source, tuple):  # its memory is wanted for the next one
             gc.collect()
-    scores = {
-        "format": FORMAT,
-        "models": {
-            name: {metric: score_of(CARDS[metric], outcome).to_dict() for metric, outcome in of_model.items()}
-            for name, of_model in outcomes.items()
-        },
-        "differences": {
-            f"{later} - {earlier}": {
-                metric: difference_of(outcomes[later][metric], outcomes[earlier][metric]) for metric in outcomes[later]
-            }
-            for earlier, later in combinations(outcomes, 2)
-        },
-        "samples": [
-            {"prompt": prompt.text, "group": prompt.group, "subject": prompt.subject, "texts": texts}
-            for prompt, texts in samples.items()
-            if texts
-        ],
-        "examples": {
-            "decoding": DECODING | {"max_new_tokens": settings.max_new_tokens, "seed": seed},
-            "prompts": [
-                {"prompt": text, "words": listed_words(text, swapper), "models": of_models}
-                for text, of_models in zip(example_texts, examples, strict=True)
-                if of_models
-            ],
-        },
-        "settings": {
-            "seed": seed,
-            "interval": {
-                "confidence": CONFIDENCE,
-                "resamples": settings.bootstrap,
-                "method": "percentile bootstrap over units (prompts, documents, pairs, words ...); differences paired",
-            },
-            "decoding": {
-                name: getattr(settings, name) for name in ("samples", "max_new_tokens", "temperature", "top_p", "top_k")
-            },
-            "wordlist": {
-                "name": wordlist.name,
-                "groups": list(wordlist.groups),
-                "rows": len(wordlist.rows),
-                "words": _by_group(wordlist, wordlist.group_of.values()),
-                "sha256": wordlist.sha256,
-            },
-            "prompts": {
-                "count": len(prompts),
-                "groups": len({prompt.group for prompt in prompts}),
-                "sha256": content_hash([asdict(prompt) for prompt in prompts]),
-            },
-            "held_out": _held_out(documents, swapper),
-            "weights": weights,
-        },
-        "versions": versions(device),
-    }
-    return without_nan(scores)
-
-
-def _held_out(documents: Sequence[str], swapper: Swapper) -> dict[str, Any]:
-    """What was scored beside the prompts, and what the word list covers of it."""
-    matches = [swapper.matches(document) for document in documents]
-    return {
-        "documents": len(documents),
-        "bytes": sum(len(document.encode()) for document in documents),
-        "sha256": content_hash(documents),
-        "documents_with_listed_word": sum(map(bool, matches)),
-        "listed_words": _by_group(swapper.wordlist, (match.group for found in matches for match in found)),
-    }
-
-
-def _by_group(wordlist: WordList, numbers: Iterable[int]) -> dict[str, int]:
-    """Numbers of groups -> how often each group is among them, by name."""
-    counts = Counter(numbers)
-    return {group: counts[number] for number, group in enumerate(wordlist.groups)}
+    return found
 
 
 def versions(device: str) -> dict[str, str]:

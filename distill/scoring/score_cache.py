@@ -4,6 +4,7 @@ A stopped evaluation goes on at the metric at which it was stopped, and a model 
 again. Each file holds the hash of its content; where the two do not fit, it is measured anew.
 """
 
+import ast
 import hashlib
 import json
 import math
@@ -105,11 +106,40 @@ def stamp(path: str | None) -> list[tuple[str, int, int]] | str | None:
     return [(str(p.relative_to(root)), p.stat().st_size, p.stat().st_mtime_ns) for p in files]
 
 
+def measuring_code(package: Path = PACKAGE) -> list[Path]:
+    """The files that decide what is measured: the metrics, `measure`, and whatever these import, late imports too.
+
+    Read from the import statements, so that no list has to be kept, and so that a change of a report's wording, of
+    training or of a command measures nothing again. The teacher that decodes from the target is among them: its hash
+    knows its weights and its target, and the rest of that model is code.
+    """
+    found: set[Path] = set()
+    waiting = {*(package / "metrics").rglob("*.py"), package / "scoring/measure.py", package / "models/two_view.py"}
+    while waiting:
+        path = waiting.pop()
+        found.add(path)
+        for node in ast.walk(ast.parse(path.read_bytes())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []
+            if isinstance(node, ast.ImportFrom):  # what is imported from a package may be a module of it
+                names = [node.module or "", *(f"{node.module}.{name}" for name in names)]
+            waiting |= {file for name in names for file in _files(name, package)} - found
+    return sorted(found)
+
+
+def _files(module: str, package: Path) -> list[Path]:
+    """The files that importing a module of this package runs; not the package's own, which only tells its names."""
+    first, *rest = module.split(".")
+    if first != "distill" or not rest:
+        return []
+    wings = [package.joinpath(*rest[:depth], "__init__.py") for depth in range(1, len(rest) + 1)]
+    return [path for path in (*wings, package.joinpath(*rest).with_suffix(".py")) if path.exists()]
+
+
 @cache
 def _code_hash() -> str:
-    """Of this package's code and the versions of what it measures with."""
+    """Of the code that measures and the versions of what it measures with."""
     digest = hashlib.sha256()
-    for path in sorted(PACKAGE.rglob("*.py")):
+    for path in measuring_code():
         digest.update(path.read_bytes())
     for package in ("torch", "transformers", "tokenizers", "numpy", "vaderSentiment"):
         try:

@@ -1,24 +1,21 @@
-"""scores.json as a file: its schema, writing and reading."""
+"""scores.json as a file: its schema, writing and reading; see `score` for what it holds."""
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache as cached
 from pathlib import Path
 from typing import Any
 
 import jsonschema
-from jsonschema.exceptions import best_match
+from jsonschema.exceptions import ValidationError, best_match
 
 from distill.base.errors import UserError
 from distill.base.files import PACKAGE, write_json
 from distill.base.long_input import read_text
 
 FORMAT = 1
-
-
 SCHEMA = PACKAGE / "assets" / "scores.schema.json"
-
 
 # A 1.0 is an integer to JSON Schema, and no index to Python.
 _Validator = jsonschema.validators.extend(
@@ -31,12 +28,14 @@ def write_scores(scores: Mapping[str, Any], path: str | Path) -> None:
     """Write scores as JSON, whole or not at all."""
     path = Path(path)
     jsonschema.validate(scores, _schema())
+    for error in _details_errors(scores):
+        raise error
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, scores)
 
 
 def read_scores(path: str | Path) -> dict[str, Any]:
-    """Scores from a file.
+    """Scores from a file; one of before there were cards is explained by those of today.
 
     Raises:
         UserError: there is none, it is of another format, or something in it is not as the schema says.
@@ -48,6 +47,9 @@ def read_scores(path: str | Path) -> dict[str, Any]:
     if not isinstance(scores, dict) or scores.get("format") != FORMAT:
         raise UserError(f"{path}: not a scores.json of format {FORMAT}; score the models again")
     problem = best_match(_Validator(_schema()).iter_errors(scores))
+    if problem is None:
+        _explain(scores)
+        problem = best_match(_details_errors(scores))
     if problem is not None:
         where = ".".join(map(str, problem.absolute_path)) or "the whole file"
         raise UserError(f"{path}: {where}: {problem.message[:200]}; score the models again")
@@ -58,6 +60,29 @@ def read_scores(path: str | Path) -> dict[str, Any]:
 
 def _no_number(name: str) -> None:
     raise ValueError(f"{name} is no number of JSON")
+
+
+def _explain(scores: dict[str, Any]) -> None:
+    """Put in the cards and the names of the other metrics, where an older file does not tell them."""
+    if "cards" in scores and "not_asked" in scores:
+        return
+    from distill.metrics import card_dicts, not_asked  # seconds, which only an older file shall cost
+
+    names = list(dict.fromkeys(name for of_model in scores["models"].values() for name in of_model))
+    scores.setdefault("cards", card_dicts(names))
+    scores.setdefault("not_asked", not_asked(names))
+
+
+def _details_errors(scores: Mapping[str, Any]) -> Iterator[ValidationError]:
+    """What is wrong in the details that reports show: a score's card names them, and the schema says how they look."""
+    definitions = _schema()["$defs"]
+    for name, card in scores.get("cards", {}).items():
+        for kind in dict.fromkeys(f"shown_{shown.partition('.')[0]}" for shown in card["shows"]):
+            validator = _Validator({"$defs": definitions, "$ref": f"#/$defs/{kind}"})
+            for model, of_model in scores["models"].items() if kind in definitions else ():
+                for error in validator.iter_errors(of_model[name]["details"]) if name in of_model else ():
+                    error.path.extendleft(("details", name, model, "models"))
+                    yield error
 
 
 def _contradiction(scores: Mapping[str, Any]) -> str | None:

@@ -175,7 +175,8 @@ def _point(results: Results, row: Row, scores: tuple[str, str]) -> tuple[Point, 
         style += " filled"
     mark = _TEACHER if teacher else _TWICE if setting is not None and setting["augment"] else _ONCE
     costs = ratio(row, cost) if name != BASELINE else {"value": 1.0, "low": None, "high": None}
-    both = trade_off_point(row["metrics"] | {cost: costs}, disparity, style, name)
+    names = label(results, cost), label(results, disparity)
+    both = trade_off_point(costs, row["metrics"].get(disparity), names, style, name)
     if both is None:
         return None
     x, y = (replace(point, mark=mark) for point in both)

@@ -21,7 +21,7 @@ import torch
 from distill.base.console import say
 from distill.base.errors import UserError
 from distill.metrics import Evaluation, Outcome, chosen
-from distill.models.architecture import weights_hash
+from distill.models.architecture import default_device, weights_hash
 from distill.models.loading import load_model, load_teacher, load_tokenizer
 from distill.models.two_view import TwoViewTeacher
 from distill.objective.logit_ops import build_role_maps
@@ -171,7 +171,7 @@ class Scorer:
         self.halves = halves(self.prompts)
         self.documents = [d for d in read_documents(self.recipe.held_out, seed) if d.strip()]
         self.texts = study_texts(study, seed)
-        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.device = default_device()
         model, self.tokenizer = load_teacher(self.recipe.teacher)
         self.teacher = model.to(self.device)
         self.teacher_hash = weights_hash(model)

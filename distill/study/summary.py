@@ -7,10 +7,10 @@ from dataclasses import asdict, fields
 from typing import Any
 
 import numpy as np
-import torch
 
 from distill.metrics import Outcome, card_dicts, cards, chosen
 from distill.metrics.bootstrap import CONFIDENCE
+from distill.models.architecture import default_device
 from distill.scoring.score import versions
 from distill.study.file import row_recipe, teacher_target
 from distill.study.schema import BASELINE, Study
@@ -123,7 +123,7 @@ def summary(study: Study, outcomes: Mapping[str, Sequence[Mapping[str, Outcome]]
             "interval": f"{CONFIDENCE:.0%} percentile bootstrap over seeds, and over units within a seed; rows paired",
             "recipe_sha256": hashlib.sha256(json.dumps(shared.to_dict(), sort_keys=True).encode()).hexdigest(),
         },
-        "versions": versions("cuda" if torch.cuda.is_available() else "cpu"),
+        "versions": versions(default_device()),
     }
 
 

@@ -8,8 +8,6 @@ from typing import Any
 
 import torch
 from accelerate.utils import DistributedType, parse_flag_from_env
-from huggingface_hub import HfApi
-from huggingface_hub.errors import HTTPError
 from transformers import TrainingArguments
 from transformers.integrations import get_reporting_integration_callbacks
 
@@ -128,29 +126,6 @@ def _check_processes(arguments: TrainingArguments) -> None:
             "with fsdp_cpu_ram_efficient_loading only the first process would load the teacher; set it to false in the "
             "fsdp_config (teacher.shard spreads the teacher over the GPUs once it is loaded)"
         )
-
-
-def hub_repository(arguments: TrainingArguments) -> tuple[HfApi, str]:
-    """Make the hub's repository for the student, or find it there.
-
-    Args:
-        arguments: `hub_model_id`, `hub_token` and `hub_private_repo` are read.
-
-    Returns:
-        The hub, and the repository's full id.
-
-    Raises:
-        UserError: the hub cannot be reached, or refuses.
-    """
-    hub = HfApi(token=arguments.hub_token, library_name="distill")
-    try:
-        repository = hub.create_repo(arguments.hub_model_id, private=arguments.hub_private_repo, exist_ok=True)
-    except (OSError, ValueError, HTTPError) as error:
-        raise UserError(
-            f"trainer.push_to_hub: no repository {arguments.hub_model_id} to push to ({first_line(error)}); log in "
-            "with `hf auth login`, or check trainer.hub_model_id"
-        ) from None
-    return hub, repository.repo_id
 
 
 def loss_settings(recipe: Recipe) -> LossSettings:

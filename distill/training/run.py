@@ -20,7 +20,8 @@ from distill.models.architecture import head
 from distill.objective.logit_ops import RoleMap
 from distill.recipe import Recipe
 from distill.training import checkpoints as checkpoint_folder
-from distill.training.arguments import hub_repository, loss_settings, training_arguments
+from distill.training.arguments import loss_settings, training_arguments
+from distill.training.hub import hub_repository
 from distill.training.processes import together
 from distill.training.student_loss import PROJECTION, attach_loss
 from distill.training.teacher_cache import open_teacher_cache
@@ -60,7 +61,7 @@ def train_student(
     arguments = training_arguments(recipe, checkpoints)
     if arguments.push_to_hub:
         # Who may not push shall know before the training. Trainer would push every checkpoint, without scores or card,
-        # the baseline's too: the student follows when it has been scored (`push_student`).
+        # the baseline's too: the student follows when it has been scored (`hub.push_student`).
         if PartialState().is_main_process:
             hub_repository(arguments)
         arguments.push_to_hub = False

@@ -19,7 +19,7 @@ import torch
 
 from distill.base.console import counter
 from distill.base.files import write_json
-from distill.metrics import CARDS, METRICS, Evaluation, chosen, measured, resampled, score_of
+from distill.metrics import CARDS, METRICS, Evaluation, card_dicts, chosen, measured, resampled, score_of
 from distill.models.architecture import parameter_count
 from distill.models.loading import load_model, load_tokenizer
 from distill.recipe import CorpusConfig, ScoreConfig
@@ -98,7 +98,7 @@ def table(paths: list[str]) -> None:
             ideal = CARDS[score].ideal
             print("| " + " | ".join([*row, "–" if ideal is None else f"{ideal:g}"]) + " |")
             models = {n: r["metrics"][metric]["scores"] for n, r in enumerate(records) if metric in r["metrics"]}
-            for name, value in by_people({"models": models}, score):
+            for name, value in by_people({"models": models, "cards": card_dicts([score])}, score):
                 print("| " + " | ".join([name, *[value, "", ""] * len(records), "–"]) + " |")
 
 

@@ -5,7 +5,6 @@ import math
 
 import numpy as np
 import pytest
-import torch
 from downstream_data import (
     GENDER,
     MEN,
@@ -27,7 +26,6 @@ from distill.metrics import METRICS, NotMeasured, score
 from distill.metrics.association import GENDER_TESTS, read_test, score_name
 from distill.metrics.ceat import ceat
 from distill.metrics.ceat.ceat import TESTS, combined_effect, contexts_of, draw_effects
-from distill.metrics.features import word_features
 from distill.recipe import ScoreConfig
 
 CEAT = METRICS["ceat"]
@@ -72,33 +70,6 @@ def test_a_context_ends_with_its_word(texts):
             assert text[start:] == word
             assert any(text in whole for whole in texts)
             assert "\n" not in text[:start]
-
-
-def test_the_vector_of_a_word_is_that_in_the_whole_sentence(toy_model, toy_tokenizer, folder):
-    """A causal model's states do not depend on what follows: the context is enough. Every token of the word counts."""
-    model = toy_model(seed=1)
-    sentence = "The nurse saw the unhappened queen and took his coat."
-    contexts, expected = [], []
-    for word in ("nurse", "unhappened", "coat", "The"):
-        start = sentence.index(word)
-        contexts.append((sentence[: start + len(word)], start))
-        offsets = toy_tokenizer(sentence, return_offsets_mapping=True)["offset_mapping"]
-        tokens = [i + 1 for i, (a, b) in enumerate(offsets) if b > start and a < start + len(word)]
-        expected.append(plain_states(model, toy_tokenizer, sentence)[tokens].mean(axis=0))
-    assert toy_tokenizer.tokenize("unhappened") != ["unhappened"]
-    found = word_features(evaluation_of(model, toy_tokenizer, folder), contexts, "words")
-    np.testing.assert_allclose(found, expected, atol=1e-5)
-
-
-def test_a_long_context_is_read_from_its_end(toy_model, toy_tokenizer, folder):
-    model = toy_model(n_positions=12)
-    text = "The doctor said that he was late. " * 4 + "The queen"
-    found = word_features(evaluation_of(model, toy_tokenizer, folder), [(text, len(text) - 5)], "words")
-    ids = toy_tokenizer(text)["input_ids"][-11:]
-    word = len(toy_tokenizer(" queen")["input_ids"])
-    with torch.no_grad():
-        states = model(torch.tensor([[toy_tokenizer.bos_token_id, *ids]]), output_hidden_states=True).hidden_states[-1]
-    np.testing.assert_allclose(found[0], states[0, -word:].double().mean(dim=0), atol=1e-5)
 
 
 # ------------------------------------------------------------------------------------------------------- random effects

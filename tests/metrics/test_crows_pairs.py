@@ -13,15 +13,14 @@ import time
 import evaluate
 import numpy as np
 import pytest
-import torch
 from bigram import BigramModel
 from hypothesis import given
 from hypothesis import strategies as st
+from measuring import alone
 from shared import REPOSITORY
 
 from distill.base.errors import UserError
 from distill.metrics import CARDS, METRICS, Evaluation, NotMeasured, measured, score
-from distill.metrics.benchmark_text import likelihood
 from distill.models.loading import DEMO_TEACHER, load_model, load_tokenizer
 from distill.recipe import ScoreConfig
 from distill.text.wordlist import load_wordlist
@@ -65,14 +64,6 @@ def scored(evaluation: Evaluation) -> dict:
         name: score(CARDS[name], m, resamples=evaluation.settings.bootstrap, seed=0)
         for name, m in measured(crows_pairs, evaluation).items()
     }
-
-
-def alone(model, tokenizer, text: str) -> float:
-    """Log-likelihood of one text after the start token: one forward pass, no batch, no padding."""
-    ids = [tokenizer.bos_token_id, *tokenizer(text, add_special_tokens=False)["input_ids"]]
-    with torch.no_grad():
-        log_probs = model(torch.tensor([ids])).logits[0].double().log_softmax(-1)
-    return sum(log_probs[i, token].item() for i, token in enumerate(ids[1:]))
 
 
 # --------------------------------------------------------------------------------------------------------- decisions
@@ -177,30 +168,6 @@ def test_through_evaluate(toy_model, toy_tokenizer, benchmark, tmp_path):
             expected[name].low,
             expected[name].n,
         )
-
-
-# -------------------------------------------------------------------------------------------------------- likelihood
-
-
-def test_likelihood_of_a_continuation_is_that_of_the_whole_less_that_of_the_context(toy_model, toy_tokenizer):
-    model = toy_model()
-    evaluation = Evaluation(model, toy_tokenizer, load_wordlist("english_gender"))
-    texts = [("The nurse said", " that she was tired."), ("", "The king"), ("The doctor was late.", " Her book")]
-    outcome = likelihood(evaluation, texts, "")
-    for (context, continuation), total, tokens in zip(texts, outcome.total, outcome.tokens, strict=True):
-        whole = alone(model, toy_tokenizer, context + continuation)
-        assert total == pytest.approx(whole - alone(model, toy_tokenizer, context), abs=1e-3)
-        assert tokens == len(toy_tokenizer(continuation)["input_ids"])
-    np.testing.assert_allclose(outcome.mean, outcome.total / outcome.tokens)
-
-
-def test_a_token_across_the_border_belongs_to_the_continuation(toy_model, toy_tokenizer):
-    (token,) = toy_tokenizer(" king")["input_ids"]
-    evaluation = Evaluation(toy_model(), toy_tokenizer, load_wordlist("english_gender"))
-    outcome = likelihood(evaluation, [("The ki", "ng"), ("The", " king")], "")
-    assert outcome.tokens.tolist() == [1, 1]
-    assert outcome.total[0] == pytest.approx(outcome.total[1], abs=1e-5)
-    assert token in toy_tokenizer("The king")["input_ids"]
 
 
 # -------------------------------------------------------------------------------------------------------------- file

@@ -1,7 +1,6 @@
 """HateXplain: the head against scipy, every score against plain loops and by hand. No text of the data set is shown."""
 
 import json
-from collections import Counter
 from itertools import combinations
 
 import numpy as np
@@ -19,11 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy_head import scipy_probabilities
 
-from distill.base.errors import UserError
 from distill.metrics import METRICS, NotMeasured, score
-from distill.metrics.classifier import fit_head
-from distill.metrics.downstream import hatexplain_task, read_hatexplain, task_features, task_heads
-from distill.metrics.features import text_features
 from distill.metrics.hatexplain.hatexplain import contrast
 from distill.models.loading import load_model, load_tokenizer
 from distill.recipe import ScoreConfig
@@ -68,58 +63,6 @@ def fixed_verdicts(folder, monkeypatch):
         lambda evaluation, task: (np.concatenate([rows for _, rows in task.folds]), verdicts),
     )
     return folder
-
-
-# --------------------------------------------------------------------------------------------------------------- head
-
-
-@pytest.mark.parametrize(("num_classes", "size"), [(2, 60), (4, 120)])
-def test_the_head_against_scipy(num_classes, size):
-    rng = np.random.default_rng(num_classes)
-    features = rng.normal(3, [0.1, 1, 20], size=(size, 3))
-    labels = (features[:, 1] + rng.normal(size=size) > 3).astype(int) + 2 * (rng.random(size) < 0.5) * (num_classes > 2)
-    queries = rng.normal(3, [0.1, 1, 20], size=(20, 3))
-    head = fit_head(features, labels, num_classes)
-    expected = scipy_probabilities(features, labels, num_classes, queries)
-    np.testing.assert_allclose(head.probabilities(queries), expected, atol=1e-5)
-    np.testing.assert_array_equal(head.predictions(queries), expected.argmax(axis=1))
-
-
-@given(st.integers(0, 1000))
-def test_laws_of_the_head(seed):
-    """Order, repetition, shift and scale of the features change nothing; a constant feature has no weight."""
-    rng = np.random.default_rng(seed)
-    features, labels = rng.normal(size=(12, 3)), rng.integers(2, size=12)
-    features[:, 2] = 7.0
-    head = fit_head(features, labels, 2)
-    assert np.all(head.weight[:, 2] == 0)
-    expected = head.probabilities(features)
-    np.testing.assert_allclose(expected.sum(axis=1), 1)
-    order = rng.permutation(12)
-    scaled = features * [3, 0.01, 5] + [1, -2, 4]
-    for other, of, queries in (
-        (features[order], labels[order], features),
-        (np.concatenate([features] * 3), np.concatenate([labels] * 3), features),
-        (scaled, labels, scaled),
-    ):
-        np.testing.assert_allclose(fit_head(other, of, 2).probabilities(queries), expected, atol=1e-5)
-
-
-def test_a_head_without_texts_is_an_error():
-    with pytest.raises(ValueError, match="no texts"):
-        fit_head(np.zeros((0, 3)), np.zeros(0, int), 2)
-
-
-def test_vectors_of_texts_are_means_over_their_tokens(folder, toy_model, toy_tokenizer):
-    model = toy_model("llama", seed=1)
-    texts = ["The king", "", "Nothing happened at all.", "The king"]
-    found = text_features(evaluation_of(model, toy_tokenizer, folder), texts, "texts")
-    for vector, text in zip(found, texts, strict=True):
-        if text:
-            np.testing.assert_allclose(vector, plain_vector(model, toy_tokenizer, text), atol=1e-5)
-    with torch.no_grad():
-        start = model(torch.tensor([[toy_tokenizer.bos_token_id]]), output_hidden_states=True).hidden_states[-1][0, 0]
-    np.testing.assert_allclose(found[1], start.double(), atol=1e-5)
 
 
 # ------------------------------------------------------------------------------------------------------------- scores
@@ -256,71 +199,15 @@ def test_batches_and_training_mode_change_nothing(folder, toy_model, toy_tokeniz
         assert (outcome.value, outcome.low, outcome.high) == (before.value, before.low, before.high)
 
 
-def test_one_classifier_serves_all(folder, toy_model, toy_tokenizer, monkeypatch):
-    evaluation = evaluation_of(toy_model(), toy_tokenizer, folder)
-    task = hatexplain_task(evaluation)
-    heads = task_heads(evaluation, task)
-    assert hatexplain_task(evaluation) is task
-    monkeypatch.setattr(evaluation, "hidden_states", None)  # No further pass over the model.
-    assert task_heads(evaluation, task) is heads
-    assert task_features(evaluation, task).shape == (80, 32)
-
-
-def test_training_texts_are_drawn_with_the_seed(tmp_path, monkeypatch, toy_model, toy_tokenizer):
-    monkeypatch.setattr("distill.metrics.downstream.HATE_TRAINING_TEXTS", 10)
-    folder = write_hatexplain(tmp_path)
-    tasks = [hatexplain_task(evaluation_of(toy_model(), toy_tokenizer, folder, seed=seed)) for seed in (0, 0, 1)]
-    assert tasks[0].texts == tasks[1].texts != tasks[2].texts
-    known, held_out = tasks[0].folds[0]
-    assert (len(known), len(held_out)) == (10, 40)
-    assert len({*known.tolist(), *held_out.tolist()}) == 50
-
-
 # --------------------------------------------------------------------------------------------------------------- data
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ('[["a", "normal"],\n oops]', r"train\.json, line 2: not valid JSON"),
-        ("{}", r"not a list of \[text, label\]"),
-        ('[["a", "normal"], ["b", "rude"]]', "row 2: .*labels are normal, offensive, hatespeech"),
-        ('[["a", ["normal"]]]', "row 1"),
-        ('["a"]', "row 1"),
-    ],
-)
-def test_a_malformed_split_is_a_users_mistake(text, message, tmp_path):
-    path = tmp_path / "train.json"
-    path.write_text(text)
-    with pytest.raises(UserError, match=message):
-        read_hatexplain(path)
-
-
-values = st.recursive(st.none() | st.booleans() | st.text(max_size=3), lambda v: st.lists(v, max_size=3))
 rows = st.lists(st.tuples(st.text(max_size=3), st.sampled_from(["normal", "offensive", "hatespeech", "rude"])))
-
-
-@given(st.binary(max_size=30) | (values | rows).map(lambda v: json.dumps(v).encode()))
-def test_any_file_is_a_split_or_a_users_mistake(tmp_path_factory, content):
-    path = tmp_path_factory.getbasetemp() / "any.json"
-    path.write_bytes(content)
-    try:
-        read = read_hatexplain(path)
-    except UserError as error:
-        assert str(path) in str(error)
-    else:
-        assert all(isinstance(text, str) and label in (0, 1) for text, label in read)
 
 
 def test_missing_data_is_not_measured(tmp_path, toy_model, toy_tokenizer):
     with pytest.raises(NotMeasured, match=r"hatexplain/train\.json is not in the folder"):
         HATEXPLAIN.measure(evaluation_of(toy_model(), toy_tokenizer, tmp_path))
-
-
-def test_the_real_splits(shared_data):
-    counts = {split: Counter(toxic for _, toxic in read_hatexplain(shared_data("hatexplain", f"{split}.json")))
-              for split in ("train", "val", "test")}  # fmt: skip
-    assert counts == {"train": {0: 6251, 1: 9132}, "val": {0: 781, 1: 1141}, "test": {0: 782, 1: 1142}}
 
 
 @pytest.mark.slow

@@ -1,8 +1,7 @@
 """WEAT against plain loops, and the laws of effect sizes and of permutation tests."""
 
 import json
-from itertools import combinations, permutations
-from math import comb
+from itertools import permutations
 
 import numpy as np
 import pytest
@@ -15,23 +14,15 @@ from downstream_data import (
     plain_vector,
     write_seat,
 )
-from hypothesis import given
-from hypothesis import strategies as st
 
-from distill.base.errors import UserError
 from distill.metrics import METRICS, NotMeasured, difference, score
 from distill.metrics.association import (
     GENDER_TESTS,
     OTHER_TESTS,
     PARTS,
-    associations,
-    effect_size,
-    effect_units,
-    permutation_test,
     read_test,
     score_name,
 )
-from distill.metrics.bootstrap import resampled_totals
 from distill.models.loading import load_model, load_tokenizer
 from distill.recipe import ScoreConfig
 
@@ -49,14 +40,6 @@ def scores_of(evaluation) -> dict:
         name: score(cards[name], measurement, resamples=100, seed=0)
         for name, measurement in WEAT.measure(evaluation).items()
     }
-
-
-def units_of(first, second) -> np.ndarray:
-    return effect_units(np.array(first), np.array(second), np.arange(len(first) + len(second)))
-
-
-def size_of(first, second) -> float:
-    return float(effect_size(units_of(first, second).sum(axis=0)))
 
 
 def test_every_score_against_plain_loops(folder, toy_model, toy_tokenizer):
@@ -86,56 +69,6 @@ def test_every_score_against_plain_loops(folder, toy_model, toy_tokenizer):
         assert details["categories"] == {part: part.upper() for part in PARTS}
 
 
-def test_perfect_association_by_hand():
-    """X lies on A and Y on B: s is 1 and -1, and the effect size the largest there is, 2 sqrt((N - 1) / N)."""
-    east, north = np.array([1.0, 0.0]), np.array([0.0, 1.0])
-    values = associations(np.array([3 * east, east, 7 * north, north]), east[None], north[None])
-    np.testing.assert_allclose(values, [1, 1, -1, -1])
-    assert size_of(values[:2], values[2:]) == pytest.approx(2 * np.sqrt(3 / 4))
-    assert permutation_test(units_of(values[:2], values[2:]), seed=0)["p_value"] == pytest.approx(1 / comb(4, 2))
-
-
-numbers = st.integers(-1000, 1000).map(lambda n: n / 100)
-
-
-@given(st.lists(numbers, min_size=2, max_size=6), st.lists(numbers, min_size=2, max_size=6), numbers)
-def test_laws_of_the_effect_size(first, second, shift):
-    if len({*first, *second}) == 1:
-        with np.errstate(invalid="ignore"):
-            assert np.isnan(size_of(first, second))
-        return
-    size = size_of(first, second)
-    assert size == pytest.approx(plain_effect_size(first, second), abs=1e-9)
-    assert size == pytest.approx(-size_of(second, first), abs=1e-9)
-    assert size == pytest.approx(size_of([3 * v + shift for v in first], [3 * v + shift for v in second]), abs=1e-9)
-    bound = (len(first) + len(second)) / np.sqrt(len(first) * len(second))
-    assert abs(size) <= bound + 1e-9
-
-
-@given(st.lists(numbers, min_size=2, max_size=5), st.lists(numbers, min_size=2, max_size=5))
-def test_permutation_test_by_enumeration(first, second):
-    values = [*first, *second]
-    observed = np.mean(first) - np.mean(second)
-    dealt = []
-    for chosen in combinations(range(len(values)), len(first)):
-        rest = [values[i] for i in range(len(values)) if i not in chosen]
-        dealt.append(np.mean([values[i] for i in chosen]) - np.mean(rest) >= observed - 1e-9)
-    outcome = permutation_test(units_of(first, second), seed=0)
-    assert outcome == {"p_value": pytest.approx(np.mean(dealt)), "partitions": len(dealt), "exact": True}
-
-
-def test_drawn_partitions_come_near_the_exact_p_value(monkeypatch):
-    rng = np.random.default_rng(0)
-    units = units_of(rng.normal(0.4, 1, size=8), rng.normal(size=8))
-    exact = permutation_test(units, seed=0)
-    assert (exact["exact"], exact["partitions"]) == (True, comb(16, 8))
-    monkeypatch.setattr("distill.metrics.association.MAX_EXACT", 100)
-    drawn = permutation_test(units, seed=0)
-    assert (drawn["exact"], drawn["partitions"]) == (False, 10_000)
-    assert drawn["p_value"] == pytest.approx(exact["p_value"], abs=0.015)
-    assert drawn == permutation_test(units, seed=0)
-
-
 def test_exchanging_targets_or_attributes_turns_the_sign(folder, tmp_path, toy_model, toy_tokenizer):
     model = toy_model(seed=4)
     scores = scores_of(evaluation_of(model, toy_tokenizer, folder))
@@ -149,18 +82,6 @@ def test_exchanging_targets_or_attributes_turns_the_sign(folder, tmp_path, toy_m
         turned = scores_of(evaluation_of(model, toy_tokenizer, other))
         for name, outcome in scores.items():
             assert turned[name].value == pytest.approx(-outcome.value)
-
-
-def test_the_interval_resamples_target_words():
-    """Against a bootstrap written out on the words themselves."""
-    rng = np.random.default_rng(5)
-    first, second = rng.normal(1, 1, size=6), rng.normal(size=6)
-    sizes = effect_size(resampled_totals(units_of(first, second), 200, seed=1))
-    again, values = np.random.default_rng(1), np.concatenate([first, second])
-    for size in sizes:
-        drawn = again.integers(12, size=12)
-        expected = plain_effect_size(values[drawn[drawn < 6]], values[drawn[drawn >= 6]])
-        assert size == pytest.approx(expected)
 
 
 def test_batches_and_training_mode_change_nothing(folder, toy_model, toy_tokenizer):
@@ -187,61 +108,6 @@ def test_a_model_does_not_differ_from_itself(folder, toy_model, toy_tokenizer):
 def test_missing_data_is_not_measured(tmp_path, toy_model, toy_tokenizer):
     with pytest.raises(NotMeasured, match=r"seat/weat6\.jsonl"):
         WEAT.measure(evaluation_of(toy_model(), toy_tokenizer, tmp_path))
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ('{"targ1":\n oops', r"weat6\.jsonl, line 2: not valid JSON"),
-        ("[]", "'targ1' needs 'examples'"),
-        ('{"targ1": {"examples": []}}', "'targ1' needs 'examples'"),
-        ('{"targ1": {"examples": ["a"]}, "targ2": {"examples": ["a", 3]}}', "'targ2' needs 'examples'"),
-    ],
-)
-def test_a_malformed_test_is_a_users_mistake(text, message, tmp_path):
-    path = tmp_path / "weat6.jsonl"
-    path.write_text(text)
-    with pytest.raises(UserError, match=message):
-        read_test(path)
-
-
-json_values = st.recursive(
-    st.none() | st.text(max_size=5) | st.integers(), lambda v: st.lists(v, max_size=3) | st.dictionaries(st.text(), v)
-)
-tables = st.dictionaries(
-    st.sampled_from(PARTS),
-    st.dictionaries(st.sampled_from(["category", "examples"]), json_values | st.lists(st.text())),
-)
-
-
-@given(st.binary(max_size=60) | (json_values | tables).map(lambda v: json.dumps(v).encode()))
-def test_any_file_is_a_test_or_a_users_mistake(tmp_path_factory, content):
-    path = tmp_path_factory.getbasetemp() / "any.jsonl"
-    path.write_bytes(content)
-    try:
-        test = read_test(path)
-    except UserError as error:
-        assert str(path) in str(error)
-    else:
-        assert len(test.examples) == 4
-        assert all(word.strip() for words in test.examples for word in words)
-
-
-def test_the_real_word_lists(shared_data):
-    """The layout that the scores' names promise: what is X and Y, A and B, in which direction."""
-    directions = {
-        "weat6": ("MaleNames", "FemaleNames", "Career", "Family"),
-        "weat6b": ("MaleTerms", "FemaleTerms", "Career", "Family"),
-        "weat7": ("Math", "Arts", "MaleTerms", "FemaleTerms"),
-        "weat7b": ("Math", "Arts", "MaleNames", "FemaleNames"),
-        "weat8": ("Science", "Arts", "MaleTerms", "FemaleTerms"),
-        "weat8b": ("Science", "Arts", "MaleNames", "FemaleNames"),
-    }
-    for test in (*GENDER_TESTS, *OTHER_TESTS):
-        for prefix in ("", "sent-"):
-            read = read_test(shared_data("seat", f"{prefix}{test}.jsonl"))
-            assert read.categories == directions.get(test, read.categories)
-            assert len(read.examples[0]) == len(read.examples[1])
 
 
 def test_the_demo_teacher_on_the_real_lists(shared_data):

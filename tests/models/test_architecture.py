@@ -6,7 +6,7 @@ from shared import TOY_ARCHITECTURES
 from transformers.activations import NewGELUActivation
 
 from distill.base.errors import UserError
-from distill.models.architecture import fuse_activations, head, hidden_states
+from distill.models.architecture import default_device, evaluating, fuse_activations, head, hidden_states
 from distill.models.loading import load_teacher
 from distill.models.student import make_student
 from distill.recipe import StudentConfig, TeacherConfig
@@ -103,3 +103,20 @@ def test_documents_of_a_block_do_not_see_each_other_under_any_attention():
             packed = hidden_states(student, ids, positions)
             alone = [hidden_states(student, part, torch.arange(part.shape[1])[None]) for part in (first, second)]
         torch.testing.assert_close(packed, torch.cat(alone, dim=1), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_model_is_evaluated_and_given_back_as_it_came(training):
+    model = torch.nn.Sequential(torch.nn.Dropout(0.5)).train(training)
+    with evaluating(model):
+        assert not model.training and not model[0].training
+    assert model.training == model[0].training == training
+    with pytest.raises(KeyError), evaluating(model):
+        raise KeyError
+    assert model.training == training
+
+
+@pytest.mark.parametrize(("there", "expected"), [(True, "cuda"), (False, "cpu")])
+def test_a_gpu_is_used_where_there_is_one(there, expected, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
+    assert default_device() == expected

@@ -4,11 +4,14 @@ import copy
 import csv
 import json
 import re
+import subprocess
+import sys
 
 import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from shared import REPOSITORY
 
 from distill.cli import main
 from distill.recipe import Recipe, TargetConfig, write_recipe
@@ -190,3 +193,22 @@ def test_what_differs_is_told_and_secrets_are_not(runs, tmp_path):
     write_comparison(found, tmp_path / "out")
     assert not [path for path in (tmp_path / "out").iterdir() if "hf_secret" in path.read_text(encoding="utf-8")]
     assert "hf_secret" in yaml.safe_load((tmp_path / "one" / "recipe.yaml").read_text())["trainer"]["hub_token"]
+
+
+def test_a_report_loads_neither_torch_nor_a_metric(runs, tmp_path):
+    """Of files that carry their cards; the whole command, in a process of its own."""
+    code = "import sys\nfrom distill.cli import main\n"
+    code += f"assert main(['report', *{runs!r}, '--output', {str(tmp_path / 'out')!r}]) == 0\n"
+    code += "import distill.reports.report, distill.reports.model_card, distill.reports.side_by_side\n"
+    code += "heavy = ('torch', 'transformers', 'datasets', 'evaluate', 'accelerate')\n"
+    code += "print('HEAVY', [m for m in sys.modules if m in heavy or m.startswith(('distill.metrics', 'distill.mod'))])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY, check=True)
+    assert done.stdout.splitlines()[-1] == "HEAVY []"
+
+
+def test_an_older_file_beside_a_new_one_is_called_alike(runs, toy_scores, tmp_path):
+    older = {key: value for key, value in toy_scores.items() if key not in ("cards", "not_asked")}
+    (tmp_path / "older").mkdir()
+    (tmp_path / "older" / "scores.json").write_text(json.dumps(older), encoding="utf-8")
+    new, old = read_runs([runs[0], str(tmp_path / "older")])
+    assert old.scores["cards"] == new.scores["cards"]

@@ -1,4 +1,4 @@
-"""Model cards: valid for the hub, without a path of this machine; and which student is pushed, when and with what."""
+"""Model cards: valid for the hub, without a path of this machine."""
 
 import copy
 from pathlib import Path
@@ -6,18 +6,14 @@ from types import SimpleNamespace
 from typing import ClassVar
 
 import pytest
-import train_toy
 import yaml
 from huggingface_hub import ModelCard
 from huggingface_hub import constants as hub_constants
 from huggingface_hub.repocard_data import eval_results_to_model_index, model_index_to_eval_results
 
-from distill.base.errors import UserError
 from distill.recipe import CorpusConfig, Recipe, StudentConfig, TargetConfig, TeacherConfig
-from distill.recipe_check import check_recipe
-from distill.reports.findings import is_hub_id, source_name
-from distill.reports.model_card import model_card, push_student, write_cards
-from distill.training import trainer as trainer_module
+from distill.reports.model_card import model_card
+from distill.training import hub as hub_module
 
 RECIPE = Recipe(output_dir="outputs/try", target=TargetConfig(op="expmean", reverse_roles=True, augment=True))
 TOKEN = "hf_" + "secret" * 5
@@ -31,9 +27,6 @@ def no_hub(monkeypatch):
 
 def body(card: ModelCard) -> str:
     return card.text.replace("\\", "")
-
-
-# -------------------------------------------------------------------------------------------------------------- card
 
 
 def test_the_metadata_is_what_the_hub_reads(toy_scores):
@@ -133,19 +126,6 @@ def test_no_path_of_this_machine_is_published(toy_scores, tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize(
-    ("name", "known"),
-    [
-        ("openai-community/gpt2", True), ("Qwen/Qwen2.5-0.5B", True), ("gpt2", True),
-        ("AmazonScience/bold:gender", True),
-        ("/home/a/b", False), ("../a", False), ("a/b/c", False), ("texts/*.txt", False), ("a b", False),
-    ],
-)  # fmt: skip
-def test_what_may_be_a_hub_id(name, known):
-    assert is_hub_id(name) == known
-    assert source_name(name) == (name if known else Path(name).name)
-
-
-@pytest.mark.parametrize(
     ("card", "licence"),
     [
         ("---\nlicense: mit\nlanguage: [en, de]\n---\n", "mit"),
@@ -163,9 +143,6 @@ def test_the_licence_is_the_teachers_where_its_card_can_be_read(toy_scores, tmp_
     student = ModelCard(model_card(recipe, toy_scores, "student"))
     assert student.data.license == licence
     assert ("Its licence is not known" in student.text) == (licence == "unknown")
-
-
-# -------------------------------------------------------------------------------------------------------------- hub
 
 
 class FakeHub:
@@ -191,89 +168,7 @@ class FakeHub:
 
 @pytest.fixture
 def hub(monkeypatch):
-    monkeypatch.setattr(trainer_module, "HfApi", FakeHub)
+    monkeypatch.setattr(hub_module, "HfApi", FakeHub)
     monkeypatch.setattr(FakeHub, "calls", [])
     monkeypatch.setattr(FakeHub, "error", None)
     return FakeHub
-
-
-@pytest.fixture
-def finished(tmp_path, toy_scores):
-    """The folder of a run with both models, cards and checkpoints."""
-    folder = tmp_path / "mine"
-    for name in ("student", "baseline", "checkpoints/student/checkpoint-1"):
-        (folder / name).mkdir(parents=True)
-        (folder / name / "model.safetensors").write_text(name)
-    write_cards(recipe_for(folder), toy_scores, folder)
-    return folder
-
-
-def recipe_for(folder, **trainer) -> Recipe:
-    return Recipe(output_dir=str(folder), target=RECIPE.target, trainer={"use_cpu": True, **trainer})
-
-
-def test_nothing_is_pushed_unasked(hub, finished):
-    push_student(recipe_for(finished), finished)
-    assert hub.calls == []
-
-
-def test_the_finished_student_is_pushed_with_its_card(hub, finished):
-    settings = {"hub_model_id": "alice/fair", "hub_token": TOKEN, "hub_private_repo": True, "hub_revision": "main"}
-    push_student(recipe_for(finished, push_to_hub=True, **settings), finished)
-    (created, name, keys), (uploaded, target, upload) = hub.calls
-    assert (created, name, uploaded, target) == ("create_repo", "alice/fair", "upload_folder", "alice/fair")
-    assert (keys["token"], keys["private"], keys["exist_ok"]) == (TOKEN, True, True)
-    assert upload["revision"] == "main"
-    assert set(upload["files"]) == {"README.md", "model.safetensors"}
-    assert upload["files"]["model.safetensors"] == "student"
-    assert ModelCard(upload["files"]["README.md"]).data.license == "cc-by-sa-4.0"
-    assert TOKEN not in "".join(upload["files"].values())
-
-
-def test_the_repository_is_called_like_the_run_by_default(hub, finished):
-    push_student(recipe_for(finished, push_to_hub=True), finished)
-    assert [target for _, target, _ in hub.calls] == ["mine", "alice/mine"]
-
-
-@pytest.mark.parametrize("error", [OSError("401 Client Error\nand more"), ValueError("bad name")])
-def test_a_hub_that_refuses_is_the_users_matter(hub, finished, error):
-    hub.error = error
-    with pytest.raises(UserError, match=r"trainer\.push_to_hub: .*(401|bad name)") as caught:
-        push_student(recipe_for(finished, push_to_hub=True, hub_token=TOKEN), finished)
-    assert "\n" not in str(caught.value)
-    assert TOKEN not in str(caught.value)
-
-
-@pytest.mark.parametrize("strategy", ["checkpoint", "all_checkpoints"])
-def test_checkpoints_are_not_pushed(strategy):
-    with pytest.raises(UserError, match=f"hub_strategy is {strategy}.*only the finished student"):
-        check_recipe(
-            Recipe(
-                corpus=CorpusConfig(max_documents=1),
-                held_out=CorpusConfig(max_documents=1),
-                trainer={"hub_strategy": strategy},
-            )
-        )
-
-
-def test_training_makes_the_repository_first_and_pushes_no_checkpoint(hub, tmp_path):
-    train_toy.main(str(tmp_path / "run"), 4, 1, steps=1, push_to_hub=True, hub_model_id="alice/fair", save_steps=1)
-    assert [call[:2] for call in hub.calls] == [("create_repo", "alice/fair")]
-    assert list((tmp_path / "run" / "checkpoints").glob("checkpoint-1"))
-
-
-def test_who_may_not_push_knows_before_the_training(hub, tmp_path):
-    hub.error = OSError("401 Client Error")
-    with pytest.raises(UserError, match=r"no repository alice/fair to push to \(401 Client Error\)"):
-        train_toy.main(str(tmp_path / "run"), 4, 1, steps=1, push_to_hub=True, hub_model_id="alice/fair")
-    assert not (tmp_path / "run" / "checkpoints").exists()
-
-
-def test_the_card_is_there_before_the_push(hub, finished, toy_scores):
-    from distill.reports.report import write_report
-
-    (finished / "student" / "README.md").unlink()
-    write_report(recipe_for(finished, push_to_hub=True, hub_token=TOKEN), toy_scores, None, finished)
-    assert "README.md" in hub.calls[-1][2]["files"]
-    for name in ("report.md", "report.html"):
-        assert TOKEN not in (finished / name).read_text(encoding="utf-8")

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distill.data.counts import PackingCounts
-from distill.metrics import CARDS
+from distill.metrics import CARDS, card_dicts
 from distill.recipe import Recipe, ScoreConfig, TargetConfig
 from distill.reports.findings import cell, headline
 from distill.reports.page import marked, run_page, trade_off_point
@@ -77,6 +77,7 @@ def test_texts_by_people_have_rows_of_their_own(toy_scores):
     scores = copy.deepcopy(toy_scores)
     for of_model in scores["models"].values():
         of_model["fairness_ratio_min"] = of_model["neutral_rate"] | {"details": {"reference": {"value": 0.125}}}
+    scores["cards"] |= card_dicts(["fairness_ratio_min"])
     assert len(Page(run_page(RECIPE, scores)).text.split("people's texts: fairness ratio, minimum")) == 2
 
 
@@ -205,11 +206,11 @@ def test_few_scores_and_an_older_file_make_a_page_too(toy_scores):
 
 def test_intervals_of_a_signed_score_become_those_of_its_size(toy_scores):
     entry = {"value": -0.2, "low": -0.3, "high": 0.1}
-    x, y = trade_off_point({"perplexity": {"value": 9.0, "low": 8.0, "high": 10.0}, "d": entry}, "d", "plain", "t")
+    x, y = trade_off_point({"value": 9.0, "low": 8.0, "high": 10.0}, entry, ("x", "y"), "plain", "t")
     assert (x.value, y.value, y.low, y.high) == (9.0, 0.2, 0.0, 0.3)
-    _, y = trade_off_point({"perplexity": x.__dict__, "d": entry | {"high": -0.1}}, "d", "plain", "t")
+    _, y = trade_off_point(x.__dict__, entry | {"high": -0.1}, ("x", "y"), "plain", "t")
     assert (y.low, y.high) == (0.1, 0.3)
-    assert trade_off_point({"perplexity": x.__dict__, "d": entry | {"value": None}}, "d", "plain", "t") is None
+    assert trade_off_point(x.__dict__, entry | {"value": None}, ("x", "y"), "plain", "t") is None
 
 
 def test_a_page_is_light(toy_scores):

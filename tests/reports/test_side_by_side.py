@@ -65,7 +65,7 @@ def test_correlation_by_hand():
 def test_drawn_orders_come_near_the_exact_p_value(monkeypatch):
     first, second = [3, 1, 4, 7, 5, 9], [2, 7, 1, 8, 3, 9]
     exact = rank_correlation(first, second)
-    monkeypatch.setattr("distill.metrics.side_by_side.MAX_EXACT", 3)
+    monkeypatch.setattr("distill.reports.side_by_side.MAX_EXACT", 3)
     drawn = rank_correlation(first, second)
     assert (exact["exact"], drawn["exact"]) == (True, False)
     assert drawn["p_value"] == pytest.approx(exact["p_value"], abs=0.02)

@@ -1,7 +1,6 @@
 """Accumulated prediction sensitivity: do a classifier's verdicts hang on the inputs that give a person's group away?"""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -12,6 +11,7 @@ from distill.metrics import evaluation as base
 from distill.metrics.bootstrap import Card, Measurement, finite, undefined
 from distill.metrics.classifier import Head
 from distill.metrics.features import max_tokens
+from distill.models.architecture import evaluating
 
 TEXTS = 200  # Held-out texts of each task.
 
@@ -215,7 +215,7 @@ def input_gradients(
         for row, i in enumerate(batch):
             ids[row, : len(sequences[i])] = torch.tensor(sequences[i], device=device)
             mask[row, : len(sequences[i])] = 1
-        with _differentiable(evaluation.model):
+        with evaluating(evaluation.model), torch.enable_grad():
             embeddings = evaluation.model.get_input_embeddings()(ids).detach().requires_grad_()
             states = evaluation.model.base_model(inputs_embeds=embeddings, attention_mask=mask, use_cache=False)
             vectors = _mean_states(states.last_hidden_state.double(), mask)
@@ -241,18 +241,6 @@ def _probability(head: Head, vectors: Tensor, classes: np.ndarray) -> Tensor:
     weight, bias = (torch.from_numpy(part).to(vectors.device) for part in (head.weight, head.bias))
     probabilities = (vectors @ weight.T + bias).softmax(dim=-1)
     return probabilities.gather(1, torch.from_numpy(classes).to(vectors.device)[:, None]).squeeze(1)
-
-
-@contextmanager
-def _differentiable(model: torch.nn.Module) -> Iterator[None]:
-    """Eval mode with gradients; the model goes back to the mode that it came in."""
-    training = model.training
-    model.eval()
-    try:
-        with torch.enable_grad():
-            yield
-    finally:
-        model.train(training)
 
 
 def _embedding_scale(evaluation: base.Evaluation) -> float:

@@ -1,0 +1,96 @@
+"""Totals, intervals and paired differences against plain loops, the normal interval, and laws."""
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as st_np
+
+import distill.metrics
+from distill.metrics import (
+    METRICS,
+    Measurement,
+    difference,
+    score,
+)
+from distill.metrics.bootstrap import resampled_totals
+
+
+def test_resampled_totals_equal_a_plain_loop(monkeypatch):
+    units = np.random.default_rng(1).normal(size=(7, 2))
+    rng = np.random.default_rng(3)
+    expected = [units[rng.integers(7, size=7)].sum(axis=0) for _ in range(50)]
+    np.testing.assert_allclose(resampled_totals(units, 50, seed=3), expected)
+    monkeypatch.setattr(distill.metrics.bootstrap, "_CELLS", 20)  # A few resamples at a time: the same ones.
+    np.testing.assert_allclose(resampled_totals(units, 50, seed=3), expected)
+
+
+def _mean(units, **fields) -> Measurement:
+    units = np.column_stack([units, np.ones(len(units))])
+    return Measurement(units, lambda t: t[..., 0] / t[..., 1], "prompt", len(units), "prompts", **fields)
+
+
+CARD = METRICS["perplexity"].CARD
+
+
+def test_interval_of_a_mean_is_near_the_normal_one():
+    values = np.random.default_rng(0).normal(3, 2, size=400)
+    outcome = score(CARD, _mean(values), resamples=4000, seed=0)
+    half = 1.96 * values.std() / 20
+    assert outcome.value == pytest.approx(values.mean())
+    assert (outcome.low, outcome.high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.02)
+
+
+def test_interval_of_an_absolute_value_is_the_image_of_the_signed_one():
+    for mean in (0.0, 0.05, 2.0, -2.0):
+        values = np.random.default_rng(0).normal(size=100)
+        values += mean - values.mean()
+        signed = score(CARD, _mean(values), resamples=500, seed=0)
+        outcome = score(CARD, _mean(values, absolute=True), resamples=500, seed=0)
+        assert outcome.value == abs(signed.value)
+        assert outcome.details["signed"] == {"value": signed.value, "low": signed.low, "high": signed.high}
+        ends = sorted((abs(signed.low), abs(signed.high)))
+        assert outcome.high == ends[1]
+        assert outcome.low == (0 if signed.low < 0 < signed.high else ends[0])
+
+
+@given(st_np.arrays(float, st.integers(0, 6), elements=st.floats(-10, 10)), st.booleans())
+def test_a_model_does_not_differ_from_itself(values, absolute):
+    outcome = difference(_mean(values, absolute=absolute), _mean(values, absolute=absolute), resamples=50, seed=0)
+    if len(values) == 0:
+        assert set(outcome.values()) == {None, 0}
+        return
+    assert outcome["value"] == 0
+    assert (outcome["low"], outcome["high"]) == ((0, 0) if len(values) > 1 else (None, None))
+    assert outcome["ratio"] in (1, None)
+    json.dumps(outcome, allow_nan=False)
+
+
+def test_a_constant_shift_is_found_without_noise():
+    values = np.random.default_rng(0).normal(size=50)
+    outcome = difference(_mean(values + 0.25), _mean(values), resamples=200, seed=0)
+    assert [outcome[key] for key in ("value", "low", "high")] == pytest.approx([0.25] * 3)
+
+
+def test_difference_and_ratio_of_absolute_values():
+    first, second = _mean(np.full(4, -1.0), absolute=True), _mean(np.full(4, 4.0), absolute=True)
+    outcome = difference(first, second, resamples=20, seed=0)
+    assert outcome == {
+        "value": -3, "low": -3, "high": -3, "ratio": 0.25, "ratio_low": 0.25, "ratio_high": 0.25, "n": 4,
+    }  # fmt: skip
+
+
+def test_models_measured_on_other_units_are_not_compared():
+    with pytest.raises(ValueError, match="cannot pair 3 units with 2"):
+        difference(_mean(np.ones(3)), _mean(np.ones(2)), resamples=10, seed=0)
+
+
+@given(st_np.arrays(float, st.tuples(st.integers(0, 5), st.just(2)), elements=st.sampled_from([0.0, 1.0, 1e308])))
+def test_undefined_values_are_none_and_never_nan(units):
+    measurement = Measurement(units, lambda t: np.exp(t[..., 0] / t[..., 1]), "prompt", len(units), "prompts")
+    outcome = score(CARD, measurement, resamples=20, seed=0)
+    json.dumps(outcome.to_dict(), allow_nan=False)
+    json.dumps(difference(measurement, measurement, resamples=20, seed=0), allow_nan=False)
+    assert ("reason" in outcome.details) == (outcome.value is None)

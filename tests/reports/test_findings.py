@@ -1,0 +1,178 @@
+"""What reports say, in numbers, rows and sentences."""
+
+import copy
+from pathlib import Path
+
+import pytest
+
+from distill.data.counts import PackingCounts
+from distill.metrics import card_dicts
+from distill.recipe import Recipe, TargetConfig
+from distill.reports.findings import (
+    all_cards,
+    cell,
+    coverage,
+    headline,
+    headliners,
+    is_hub_id,
+    label,
+    not_measured,
+    number,
+    score_rows,
+    showing,
+    source_name,
+    with_role,
+)
+from distill.reports.page import run_page
+from distill.reports.report import report_markdown
+
+RECIPE = Recipe(output_dir="outputs/try", target=TargetConfig(op="expmean", reverse_roles=True, augment=True))
+
+COUNTS = PackingCounts(documents=10, edited_documents=7, tokens=123, blocks=4)
+
+
+def with_people(scores, reference):
+    """The scores with both fairness ratios of every model, and with what texts by people score."""
+    scores = copy.deepcopy(scores)
+    for of_model in scores["models"].values():
+        for name in ("fairness_ratio_mean", "fairness_ratio_min"):
+            of_model[name] = of_model["neutral_rate"] | {"details": {"reference": reference}}
+    scores["cards"] |= card_dicts(("fairness_ratio_mean", "fairness_ratio_min"))
+    return scores
+
+
+def test_texts_by_people_have_rows_below_the_ratios(scores):
+    rows = list(score_rows(with_people(scores, {"value": 0.25, "neutral_rate": 0.5})))
+    names = [row[0] for row in rows]
+    people = [row for row in rows if row[0].startswith("people's texts: ")]
+    assert [row[0] for row in people] == [
+        "people's texts: fairness ratio, mean",
+        "people's texts: neutral rate",
+        "people's texts: fairness ratio, minimum",
+    ]
+    assert names.index(people[0][0]) == names.index("fairness ratio, mean") + 1
+    assert {tuple(row[1:-2]) for row in people} == {("0.250",) * 3, ("0.500",) * 3}
+    said = report_markdown(RECIPE, with_people(scores, {"value": 0.25}))
+    assert "| 0.250 | 0.250 | 0.250 |" in next(
+        line for line in said.splitlines() if "people" in line and "mean" in line
+    )
+
+
+def test_without_texts_by_people_there_is_no_such_row(scores):
+    rows = list(score_rows(with_people(scores, {"reason": "no data"})))
+    assert rows and not [row for row in rows if row[0].startswith("people's texts")]
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (None, "–"), (0, "0.000"), (0.12345, "0.123"), (-0.5, "-0.500"), (12.345, "12.35"), (123.45, "123.5"),
+        (12345.6, "12,346"), (-1234.5, "-1,234"),
+    ],
+)  # fmt: skip
+def test_numbers(value, expected):
+    assert number(value) == expected
+
+
+def test_cells():
+    assert cell({"value": 0.5, "low": 0.25, "high": 1}) == "0.500 [0.250, 1.000]"
+    assert cell({"value": 0.5, "low": None, "high": None}) == "0.500"
+    assert cell({"value": None, "low": None, "high": None}) == "–"
+    assert cell(None) == "–"
+    assert cell({"value": None, "details": {"reason": "no data"}}) == "not measured"
+
+
+def _entry(value=1.0, ratio=None, ratio_low=None, ratio_high=None):
+    """Score and difference in one: enough for a headline."""
+    return {"value": value, "low": None, "high": None, "ratio": ratio, "ratio_low": ratio_low, "ratio_high": ratio_high}
+
+
+def _scores(names, differences):
+    models = {name: {"next_word_disparity": _entry(1.114), "perplexity": _entry(137.7)} for name in names}
+    cards = card_dicts(("perplexity", "corpus_disparity", "next_word_disparity", "generation_disparity"))
+    return {"models": models, "differences": differences, "cards": cards}
+
+
+def test_the_headline_says_what_is_left_and_what_it_costs():
+    found = {
+        "corpus_disparity": _entry(ratio=0.1, ratio_low=0.0, ratio_high=0.2),
+        "next_word_disparity": _entry(ratio=0.4149, ratio_low=0.3551, ratio_high=0.47),
+        "perplexity": _entry(ratio=1.021, ratio_low=0.9999, ratio_high=1.04),
+    }
+    names = ["teacher", "baseline", "student"]
+    scores = _scores(names, {"student - teacher": {}, "student - baseline": found})
+    sentence = "Next-word disparity 0.41 [0.36, 0.47] of plain distillation's, perplexity +2.1% [0.0%, +4.0%]."
+    assert headline(scores) == sentence
+    del found["next_word_disparity"]
+    assert headline(scores).startswith("Corpus disparity 0.10 [0.00, 0.20] of plain distillation's, ")
+
+
+def test_the_headline_of_fewer_models():
+    found = {"next_word_disparity": _entry(ratio=2.0), "perplexity": _entry(ratio=0.9)}
+    scores = _scores(["teacher", "student"], {"student - teacher": found})
+    assert headline(scores) == "Next-word disparity 2.00 of the teacher's, perplexity -10.0%."
+    assert headline(_scores(["gpt2"], {})) == "Next-word disparity 1.114, perplexity 137.7."
+    assert headline({"models": {}, "differences": {}, "cards": {}}) == "Nothing was measured."
+
+
+def test_what_the_list_covers(scores):
+    sentences = coverage(scores, COUNTS)
+    words = scores["models"]["teacher"]["next_word_disparity"]["details"]["words"]
+    assert sentences[0] == "The list short has 4 rows with 4 male, 4 female words."
+    assert sentences[1].startswith(f"{words['movable']} of its 8 words have a token")
+    assert "7 of 10 documents (70.0%) hold a word that was swapped" in sentences[2]
+    # she; woman, her, man, his
+    assert sentences[3] == "Held-out text: 2 of 2 documents (100.0%) hold a listed word: 2 male, 3 female."
+
+
+@pytest.mark.parametrize(
+    ("name", "known"),
+    [
+        ("openai-community/gpt2", True), ("Qwen/Qwen2.5-0.5B", True), ("gpt2", True),
+        ("AmazonScience/bold:gender", True),
+        ("/home/a/b", False), ("../a", False), ("a/b/c", False), ("texts/*.txt", False), ("a b", False),
+    ],
+)  # fmt: skip
+def test_what_may_be_a_hub_id(name, known):
+    assert is_hub_id(name) == known
+    assert source_name(name) == (name if known else Path(name).name)
+
+
+def test_roles_and_ranks_come_from_the_cards_and_not_from_the_names(scores):
+    """The same file with every score renamed makes the same report, but for the names where they are shown as such."""
+    names = {name: f"x{number}" for number, name in enumerate(scores["cards"])}
+    renamed = scores | {
+        "models": {model: {names[n]: e for n, e in of.items()} for model, of in scores["models"].items()},
+        "differences": {pair: {names[n]: e for n, e in of.items()} for pair, of in scores["differences"].items()},
+        "cards": {names[name]: card for name, card in scores["cards"].items()},
+    }
+    assert headline(renamed) == headline(scores)
+    assert coverage(renamed, COUNTS) == coverage(scores, COUNTS)
+    assert report_markdown(RECIPE, renamed, COUNTS) == report_markdown(RECIPE, scores, COUNTS)
+    assert run_page(RECIPE, renamed, COUNTS) == run_page(RECIPE, scores, COUNTS)
+
+
+def test_the_headline_is_the_first_measured_by_rank(scores):
+    order = ["next_word_disparity", "corpus_disparity", "generation_disparity"]
+    assert headliners(scores) == order
+    assert with_role(scores, "disparity") == order[:2]
+    assert with_role(scores, "cost") == ["perplexity"]
+    assert showing(scores, "subjects") == order[:1]
+    assert showing(scores, "texts") == order[2:]
+
+
+def test_a_score_without_a_card_is_called_by_its_name():
+    assert label({"cards": {}}, "of_old_times") == "of old times"
+
+
+def test_of_several_files_the_first_explains_a_score():
+    files = [{"cards": {"a": {"label": "one"}}}, {"cards": {"a": {"label": "other"}, "b": {"label": "b"}}}]
+    assert {name: card["label"] for name, card in all_cards(files).items()} == {"a": "one", "b": "b"}
+
+
+def test_what_was_not_asked_for_is_what_the_file_says(scores):
+    said = not_measured(scores | {"not_asked": ["of_old"]})
+    assert [line for line in said if "of_old" in line] == [
+        "Not asked for (scores.metrics in a recipe lists what is): of_old. Most need data of your own."
+    ]
+    assert not [line for line in not_measured(scores | {"not_asked": []}) if line.startswith("Not asked for")]

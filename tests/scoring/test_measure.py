@@ -1,0 +1,54 @@
+"""Prompts, what decides a score, and models from wherever they come."""
+
+import pytest
+from toy_run import DOCUMENTS
+
+from distill.base.errors import UserError
+from distill.models.architecture import weights_hash
+from distill.recipe import Recipe, ScoreConfig
+from distill.scoring.measure import open_model, run_prompts, usable_prompts
+from distill.text.counterfactual import Swapper
+from distill.text.prompts import load_prompts
+
+
+def test_what_decides_a_score_decides_whether_it_is_measured_anew(run, toy_model, tmp_path):
+    def kept(**keys) -> set[str]:
+        before = {path.name for path in tmp_path.iterdir()}
+        settings = {"metrics": ["perplexity"]} | keys.pop("settings", {})
+        run({"model": keys.pop("model", toy_model())}, settings=ScoreConfig(**settings), cache=tmp_path, **keys)
+        return {path.name for path in tmp_path.iterdir()} - before
+
+    assert len(kept()) == 1
+    assert not kept(settings={"batch_size": 3})
+    for change in (
+        {"model": toy_model(seed=1)},
+        {"documents": DOCUMENTS[:1]},
+        {"prompts": load_prompts()[:3]},
+        {"settings": {"stride": 3}},
+        {"seed": 5},
+    ):
+        assert len(kept(**change)) == 1, change
+
+
+def test_prompts_with_listed_words_are_left_out_and_counted(short_wordlist):
+    swapper = Swapper(short_wordlist)
+    found, left_out = usable_prompts(["The doctor said", "The king said", "It was"], None, 0, swapper)
+    assert ([prompt.text for prompt in found], left_out) == (["The doctor said", "It was"], 1)
+    assert usable_prompts([], None, 0, swapper) == ([], 0)
+    assert len(usable_prompts("occupations", 5, 0, swapper)[0]) == 5
+    assert run_prompts(Recipe(scores=ScoreConfig(max_prompts=5), seed=3), swapper) == usable_prompts(
+        "occupations", 5, 3, swapper
+    )
+    with pytest.raises(UserError, match="every prompt holds a word of the list 'short'; use others"):
+        usable_prompts(["The king"], None, 0, swapper)
+
+
+def test_a_model_is_opened_from_wherever_it_is(toy_model, toy_tokenizer, tmp_path):
+    model = toy_model()
+    model.save_pretrained(tmp_path)
+    toy_tokenizer.save_pretrained(tmp_path)
+    assert open_model((model, toy_tokenizer), "cpu") == (model, toy_tokenizer)
+    assert open_model(lambda: (model, toy_tokenizer), "cpu") == (model, toy_tokenizer)
+    loaded, tokenizer = open_model(tmp_path, "cpu")
+    assert weights_hash(loaded) == weights_hash(model)
+    assert tokenizer.get_vocab() == toy_tokenizer.get_vocab()
