@@ -1,11 +1,21 @@
-"""Study files for tests: the bundled study with other keys, and a small one that runs in seconds."""
+"""Study files for tests: the bundled study with other keys, and a small one whose rows train in seconds."""
 
+import os
+import signal
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import IO
 
+import forked
 import yaml
 from shared import REPOSITORY
 
+from distill import pipeline
+from distill.base import console
 from distill.recipe import merge
+from distill.train import main
+
+assert pipeline  # imported here, so that a row's process need not
 
 STUDY = REPOSITORY / "recipes" / "study.yaml"
 
@@ -48,3 +58,42 @@ def small(folder: Path, **changes) -> Path:
         texts={"letters": "letters.jsonl"},
         **changes,
     )
+
+
+class ForkedRun:
+    """What a study starts for each row, `python -m distill.train ...` by `subprocess.Popen`, forked from the tests'."""
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        *,
+        stdin: int,
+        stdout: IO,
+        stderr: IO,
+        env: Mapping[str, str],
+        preexec_fn: Callable[[], None],
+    ) -> None:
+        assert list(command[1:3]) == ["-m", "distill.train"]
+        self.returncode: int | None = None
+
+        def work() -> int:
+            preexec_fn()
+            os.environ |= env
+            forked.write_to(stdout.fileno(), stderr.fileno())
+            return console.run_entry(main, command[3:])
+
+        self._child = forked.fork(work)
+
+    def _ended(self, options: int) -> int | None:
+        if self.returncode is None and (ended := os.waitpid(self._child, options))[0]:
+            self.returncode = os.waitstatus_to_exitcode(ended[1])
+        return self.returncode
+
+    def poll(self) -> int | None:
+        return self._ended(os.WNOHANG)
+
+    def wait(self) -> int | None:
+        return self._ended(0)
+
+    def terminate(self) -> None:
+        os.kill(self._child, signal.SIGTERM)

@@ -8,17 +8,19 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import pytest
 import torch
 import yaml
 from shared import TOY_TEXT
-from study_files import STUDY, small
+from study_files import STUDY, ForkedRun, small
 
 from distill.base.errors import UserError
 from distill.recipe import merge
 from distill.study.file import read_study
+from distill.study.made import children_seconds
 from distill.study.report import markdown
 from distill.study.run import run_study
 
@@ -31,11 +33,15 @@ def finished_study(tmp_path_factory):
     data.mkdir()
     (data / "letters.jsonl").write_text('{"text": "My dear sister, she was late."}\n' * 3, encoding="utf-8")
     study = read_study(small(folder), rows=["plain", "expmean-reverse", "no_teacher"], data=str(data))
-    return study, run_study(study, "distill study small.yaml")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("distill.study.runs.subprocess", SimpleNamespace(Popen=ForkedRun, DEVNULL=subprocess.DEVNULL))
+        before = children_seconds()
+        results = run_study(study, "distill study small.yaml")
+    return study, results, children_seconds() - before
 
 
 def test_a_small_study_from_end_to_end(finished_study):
-    study, results = finished_study
+    study, results, _ = finished_study
     out = Path(study.output_dir)
     assert json.loads((out / "study.json").read_text(encoding="utf-8")) == results
     rows = {row["name"]: row for row in results["rows"]}
@@ -63,7 +69,7 @@ def test_a_small_study_from_end_to_end(finished_study):
 
 
 def test_a_study_leaves_a_page_and_a_figure_beside_the_numbers(finished_study):
-    study, results = finished_study
+    study, results, _ = finished_study
     out = Path(study.output_dir)
     text = (out / "study.md").read_text(encoding="utf-8")
     assert text == markdown(results)
@@ -73,17 +79,21 @@ def test_a_study_leaves_a_page_and_a_figure_beside_the_numbers(finished_study):
 
 
 def test_a_study_tells_how_it_was_made(finished_study):
-    made = finished_study[1]["made"]
+    study, results, of_children = finished_study
+    made = results["made"]
     assert made["command"] == "distill study small.yaml"
     assert re.fullmatch(r"[0-9a-f]{7,}(-dirty)?|version \S+", made["commit"])
     assert made["machine"]["cores"] == len(os.sched_getaffinity(0))
     assert made["hours"].keys() == {"text", "training", "scoring"}
-    assert made["hours"]["training"]["processor"] > 0.001
+    spent = json.loads((Path(study.output_dir) / "seconds.json").read_text(encoding="utf-8"))
+    assert spent["training"]["processor"] == pytest.approx(of_children, abs=0.2) and of_children > 0.5
+    for part, seconds in spent.items():
+        assert made["hours"][part] == {of: pytest.approx(each / 3600, abs=0.0005) for of, each in seconds.items()}
 
 
 def test_a_second_call_trains_and_writes_nothing_anew(finished_study, monkeypatch):
     """Rows of a seed read the same text."""
-    study, results = finished_study
+    study, results, _ = finished_study
     runs = Path(study.output_dir) / "runs"
     before = {p: p.stat().st_mtime_ns for p in runs.rglob("*.safetensors")}
     assert len(before) >= 3
