@@ -156,9 +156,7 @@ def import_wordlist(
         sided = _first_sided(distinct, groups, faults)
     rows = _without_conflicts(sided, groups, english, faults)
     if not rows:
-        why = f" ({faults[0].where}: {faults[0].what})" if faults else ""
-        what = f"{', '.join(map(str, paths))}: no row of {len(groups)} different words found{why}"
-        raise UserError(f"{what}; see distill wordlist import --help for the formats")
+        raise _no_row(paths, groups, faults)
     names = tuple(path.name for path in paths)
     _write(out, groups, rows, names)
     return ImportedList(
@@ -174,6 +172,12 @@ def import_wordlist(
         mirrored,
         tuple(faults),
     )
+
+
+def _no_row(paths: Sequence[Path], groups: Sequence[str], faults: Sequence[Fault]) -> UserError:
+    why = f" ({faults[0].where}: {faults[0].what})" if faults else ""
+    what = f"{', '.join(map(str, paths))}: no row of {len(groups)} different words found{why}"
+    return UserError(f"{what}; see distill wordlist import --help for the formats")
 
 
 def import_dict(imported: ImportedList) -> dict[str, Any]:
