@@ -92,7 +92,6 @@ def token_roles(wordlist: WordList, tokenizer: "PreTrainedTokenizerBase", vocab_
     surfaces = {surface for _, form in forms for surface in form}
     whole_only = {s for s in surfaces if " " in s.strip() or s.strip().lower() in names}
     token_of = vocabulary.movable(surfaces, whole_only)
-
     claims = defaultdict(set)
     for _, form in forms:
         for group, surface in enumerate(form):

@@ -149,7 +149,6 @@ def import_wordlist(
     entries = list(_clean(raw, faults))
     distinct, repeated, mirrored = _fold(entries)
     english = _English(groups)
-    names = [path.name for path in paths]
     if len(groups) == 2:
         columns_of = [", ".join(map(str, paths))] if source_format == "parallel" else list(map(str, paths))
         sided = _two_sided(distinct, groups, columns_of, english, faults)
@@ -157,16 +156,13 @@ def import_wordlist(
         sided = _first_sided(distinct, groups, faults)
     rows = _without_conflicts(sided, groups, english, faults)
     if not rows:
-        raise UserError(
-            f"{', '.join(map(str, paths))}: no row of {len(groups)} different words found"
-            + (f" ({faults[0].where}: {faults[0].what})" if faults else "")
-            + "; see distill wordlist import --help for the formats"
-        )
+        raise _no_row(paths, groups, faults)
+    names = tuple(path.name for path in paths)
     _write(out, groups, rows, names)
     return ImportedList(
         out,
         groups,
-        tuple(names),
+        names,
         source_format,
         len(entries),
         len(rows),
@@ -176,6 +172,12 @@ def import_wordlist(
         mirrored,
         tuple(faults),
     )
+
+
+def _no_row(paths: Sequence[Path], groups: Sequence[str], faults: Sequence[Fault]) -> UserError:
+    why = f" ({faults[0].where}: {faults[0].what})" if faults else ""
+    what = f"{', '.join(map(str, paths))}: no row of {len(groups)} different words found{why}"
+    return UserError(f"{what}; see distill wordlist import --help for the formats")
 
 
 def import_dict(imported: ImportedList) -> dict[str, Any]:
@@ -632,7 +634,7 @@ def _without_conflicts(
 # ---------------------------------------------------------------------------------------------------------- writing
 
 
-def _write(out: Path, groups: tuple[str, ...], rows: list[_NewRow], sources: list[str]) -> None:
+def _write(out: Path, groups: tuple[str, ...], rows: list[_NewRow], sources: Sequence[str]) -> None:
     """Write the list so that a file appears only whole and only if it loads."""
     lines = [
         f"# name: {_printable(out.stem)}",

@@ -9,7 +9,7 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from torch import nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 
 from distill.base.console import Stopped, say, stop_signals_kept
 from distill.base.files import write_folder
@@ -59,12 +59,7 @@ def train_student(
         Stopped: SIGINT or SIGTERM came; the step was finished and saved.
     """
     arguments = training_arguments(recipe, checkpoints)
-    if arguments.push_to_hub:
-        # Who may not push shall know before the training. Trainer would push every checkpoint, without scores or card,
-        # the baseline's too: the student follows when it has been scored (`hub.push_student`).
-        if PartialState().is_main_process:
-            hub_repository(arguments)
-        arguments.push_to_hub = False
+    _ask_hub(arguments)
     attach_loss(student)
     if recipe.loss.hidden and teacher is not None:
         _project(student, teacher)
@@ -89,6 +84,18 @@ def train_student(
         _write_student(trainer, recipe, tokenizer, destination)
         if signals:
             raise Stopped(signals[0])
+
+
+def _ask_hub(arguments: TrainingArguments) -> None:
+    """Who may not push shall know before the training.
+
+    Trainer would push every checkpoint, without scores or card, the baseline's too: the student follows when it has
+    been scored (`hub.push_student`).
+    """
+    if arguments.push_to_hub:
+        if PartialState().is_main_process:
+            hub_repository(arguments)
+        arguments.push_to_hub = False
 
 
 def _project(student: PreTrainedModel, teacher: PreTrainedModel) -> None:

@@ -8,20 +8,8 @@ from rich.console import Console
 
 from distill.base.highlight import marked, side_by_side
 
-TEXT = "He saw her."
-WORDS = [(0, 2, 0), (7, 10, 1)]
-
-
-def test_without_colours_the_words_stand_in_brackets():
-    assert marked(TEXT, WORDS, colours=False).plain == "[He] saw [her]."
-    assert marked(TEXT, WORDS, colours=False, groups=["male", "female"]).plain == "[male: He] saw [female: her]."
-
-
-def test_with_colours_the_text_is_as_it_was_and_groups_look_different():
-    text = marked(TEXT, WORDS, colours=True)
-    assert text.plain == TEXT
-    styles = {TEXT[span.start : span.end]: span.style for span in text.spans}
-    assert set(styles) == {"He", "her"} and len(set(styles.values())) == 2
+TEXT = "He saw the queen."
+WORDS = [(0, 2, 0), (11, 16, 1)]
 
 
 @given(st.text(), st.booleans())
@@ -41,10 +29,6 @@ def test_a_table_has_a_column_for_each_heading():
     console.print(table)
     shown = console.file.getvalue()
     assert all(word in shown for word in ("text", "counterfactual", "[he]", "[she]"))
-
-
-TEXT = "He saw the queen."
-WORDS = [(0, 2, 0), (11, 16, 1)]
 
 
 def test_words_are_marked_by_group():
