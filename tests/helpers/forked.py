@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import torch
 from accelerate.state import AcceleratorState, GradientState
 
-from distill import train as entry
 from distill.base import console
+from distill.train import main
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ def _signal(children: set[int], number: int) -> None:
 
 def run(*argv: str, processes: int = 1) -> Ended:
     """The entry with these arguments, as `python distill/train.py` or a launcher of several processes runs it."""
-    return call(lambda: console.run_entry(entry.main, argv), processes)
+    return call(lambda: console.run_entry(main, argv), processes)
 
 
 def until(condition: Callable[[], object]) -> None:
