@@ -18,8 +18,8 @@ from safetensors.torch import load_file
 from shared import REPOSITORY
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from distill import train as entry
 from distill.base import console
+from distill.train import main
 
 ENTRY = str(REPOSITORY / "distill" / "train.py")
 
@@ -93,7 +93,7 @@ def start(*arguments: str) -> int:
         os.setsid()
         nowhere = os.open(os.devnull, os.O_WRONLY)
         forked.write_to(nowhere, nowhere)
-        return console.run_entry(entry.main, arguments)
+        return console.run_entry(main, arguments)
 
     return forked.fork(work)
 
