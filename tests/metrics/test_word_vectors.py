@@ -171,23 +171,3 @@ def test_files_that_cannot_be_read(tmp_path):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(UserError, match=f"{name}: cannot be decompressed"):
             read_word_vectors(tmp_path / name, ["he"])
-
-
-# The first axis is she - he.
-PLANE = {
-    "she": (1, 1),
-    "he": (-1, 1),
-    "queen": (4, 3),
-    "beard": (-3, 4),
-    "slightly": (0.2, 1),
-    "barely": (-0.2, 1),
-    "plain": (0, 5),
-    "nothing": (0, 0),
-}
-
-
-@pytest.fixture
-def vectors(tmp_path):
-    path = tmp_path / "vectors.txt"
-    path.write_bytes(as_glove(list(PLANE.items())))
-    return str(path)

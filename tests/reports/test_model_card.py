@@ -2,8 +2,6 @@
 
 import copy
 from pathlib import Path
-from types import SimpleNamespace
-from typing import ClassVar
 
 import pytest
 import yaml
@@ -13,7 +11,6 @@ from huggingface_hub.repocard_data import eval_results_to_model_index, model_ind
 
 from distill.recipe import CorpusConfig, Recipe, StudentConfig, TargetConfig, TeacherConfig
 from distill.reports.model_card import model_card
-from distill.training import hub as hub_module
 
 RECIPE = Recipe(output_dir="outputs/try", target=TargetConfig(op="expmean", reverse_roles=True, augment=True))
 TOKEN = "hf_" + "secret" * 5
@@ -143,32 +140,3 @@ def test_the_licence_is_the_teachers_where_its_card_can_be_read(toy_scores, tmp_
     student = ModelCard(model_card(recipe, toy_scores, "student"))
     assert student.data.license == licence
     assert ("Its licence is not known" in student.text) == (licence == "unknown")
-
-
-class FakeHub:
-    """Records what it is asked for; stands in for huggingface_hub.HfApi."""
-
-    calls: ClassVar[list] = []
-    error: Exception | None = None
-
-    def __init__(self, **keys):
-        self.token = keys["token"]
-
-    def create_repo(self, repo_id, **keys):
-        self.calls.append(("create_repo", repo_id, keys | {"token": self.token}))
-        if self.error:
-            raise self.error
-        return SimpleNamespace(repo_id=repo_id if "/" in repo_id else f"alice/{repo_id}")
-
-    def upload_folder(self, **keys):
-        files = {path.name: path.read_text() for path in sorted(Path(keys["folder_path"]).iterdir())}
-        self.calls.append(("upload_folder", keys["repo_id"], keys | {"files": files}))
-        return "https://hub.example/commit"
-
-
-@pytest.fixture
-def hub(monkeypatch):
-    monkeypatch.setattr(hub_module, "HfApi", FakeHub)
-    monkeypatch.setattr(FakeHub, "calls", [])
-    monkeypatch.setattr(FakeHub, "error", None)
-    return FakeHub
