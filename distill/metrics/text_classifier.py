@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import logging
 
 from distill.base.errors import UserError, first_line
-from distill.models.loading import load_tokenizer
+from distill.models.loading import load_tokenizer, without_load_report
 
 # Given to a classifier at one time. Not by a setting: rounding differs with the rows of a batch.
 _MAX_ROWS = 64
@@ -77,19 +76,16 @@ def load_classifier(path: str, device: Any = "cpu") -> TextClassifier:
     """
     if path.startswith((".", "/", "~")) and not Path(path).is_dir():
         raise UserError(f"{path}: no such folder; give the folder or hub id of a classifier of texts")
-    level = logging.get_verbosity()
-    logging.set_verbosity_error()  # What is missing is said below.
     try:
-        model, report = AutoModelForSequenceClassification.from_pretrained(
-            path, use_safetensors=True, trust_remote_code=False, dtype=torch.float32, output_loading_info=True
-        )
+        with without_load_report():
+            model, report = AutoModelForSequenceClassification.from_pretrained(
+                path, use_safetensors=True, trust_remote_code=False, dtype=torch.float32, output_loading_info=True
+            )
     except Exception as error:  # damaged files raise many kinds
         raise UserError(
             f"{path}: no classifier of texts can be loaded from it: {first_line(error)}; give a folder with "
             "config.json and model.safetensors, or the id of a hub model"
         ) from None
-    finally:
-        logging.set_verbosity(level)
     if report["missing_keys"]:
         missing = ", ".join(sorted(report["missing_keys"])[:3])
         raise UserError(f"{path}: holds no trained classifier ({missing} would be random); give one that is")

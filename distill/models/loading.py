@@ -1,7 +1,8 @@
-"""Load the teacher, make the student. The only file that knows architectures."""
+"""A folder or hub id -> model and tokenizer, whole, or one sentence that says what is wrong with it."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import logging
 
 from distill.base.errors import UserError, first_line, hub_hint
 from distill.base.files import DEMO_TEACHER
@@ -60,22 +62,26 @@ def load_model(
         hub: `revision`.
 
     Raises:
-        UserError: the folder is missing or has no weights, the hub id cannot be had (offline, misspelt, private), or it
-            brings code of its own or a pickle that was not allowed.
+        UserError: the folder is missing or has no weights, the hub id cannot be had (offline, misspelt, private), it
+            brings code of its own or a pickle that was not allowed, or its weights are not those of its configuration.
     """
     path = _resolve(path)
     _check_folder(path, allow_pickle)
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            path,
-            dtype=getattr(torch, dtype),
-            use_safetensors=None if allow_pickle else True,
-            trust_remote_code=trust_remote_code,
-            **hub,
-        )
+        with without_load_report():
+            model, report = AutoModelForCausalLM.from_pretrained(
+                path,
+                dtype=getattr(torch, dtype),
+                use_safetensors=None if allow_pickle else True,
+                trust_remote_code=trust_remote_code,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # told below, with the others
+                **hub,
+            )
     except Exception as error:  # damaged files raise many kinds
         _refuse_remote_code(path, error)
         raise UserError(f"{path}: no causal language model can be loaded from it: {_reason(path, error)}") from None
+    _require_its_weights(path, model, report)
     return model.eval()
 
 
@@ -102,6 +108,51 @@ def labelled(checkpoints: Sequence[str]) -> dict[str, str]:
     return short if len(short) == len(set(checkpoints)) else {checkpoint: checkpoint for checkpoint in checkpoints}
 
 
+@contextmanager
+def without_load_report() -> Iterator[None]:
+    """Silence transformers' table of weights that are missing or left over, which says that they may be ignored."""
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+
+
+def _require_its_weights(path: str, model: PreTrainedModel, report: Mapping[str, Any]) -> None:
+    """Refuse weights that are not the model's: transformers would make up what is missing, at random.
+
+    Args:
+        path: For the message.
+        model: As it was loaded.
+        report: What `from_pretrained` says of it: names of weights that are missing, left over, or of another shape.
+
+    Raises:
+        UserError: names the first such weight.
+    """
+    missing, left_over = sorted(report["missing_keys"]), sorted(report["unexpected_keys"])
+    other_shapes = sorted(report["mismatched_keys"])
+    kind = type(model).__name__
+    if missing:
+        found = f"; it holds others, {left_over[0]} first" if left_over else ""
+        raise UserError(
+            f"{path}: {len(missing)} of the weights of a {kind} are missing, {missing[0]} first{found}; they would be "
+            "random numbers. Save the model again with save_pretrained, under the names that it has without wrappers "
+            "(torch.compile, DDP)"
+        )
+    if other_shapes:
+        name, in_file, wanted = other_shapes[0]
+        raise UserError(
+            f"{path}: {name} is of shape {tuple(in_file)} in the file, but {tuple(wanted)} by config.json; the two are "
+            "not of one model"
+        )
+    if left_over:
+        raise UserError(
+            f"{path}: holds {len(left_over)} weights that a {kind} does not have, {left_over[0]} first; it is the "
+            "folder of another kind of model, or its config.json is another model's"
+        )
+
+
 def _resolve(path: str) -> str:
     return str(DEMO_TEACHER) if path == "demo" else path
 
@@ -122,6 +173,11 @@ def _check_folder(path: str, allow_pickle: bool) -> None:
         if looks_local:
             raise UserError(f"{path}: no such folder; give a model folder, a hub id or 'demo'")
         return
+    if (folder / "adapter_config.json").exists():
+        raise UserError(
+            f"{path}: holds an adapter (adapter_config.json), which would be left out; merge it into its base with "
+            "peft's merge_and_unload, save that, and give its folder"
+        )
     if not (folder / "config.json").exists():
         raise UserError(f"{path}: holds no config.json; it is not the folder of a transformers model")
     pickles = _pickles_in_place_of_weights(folder)

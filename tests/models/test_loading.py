@@ -1,9 +1,15 @@
 """Models and tokenizers from folders and the hub, and what is said where there is none."""
 
+import json
+
 import pytest
-from transformers import GPT2Config
+import torch
+from safetensors.torch import load_file, save_file
+from shared import TOY_ARCHITECTURES
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, GPT2Config
 
 from distill.base.errors import UserError
+from distill.cli import main
 from distill.models.loading import load_model, load_teacher
 from distill.recipe import TeacherConfig
 
@@ -38,3 +44,76 @@ def test_offline_hub_ids_fail_at_once(monkeypatch):
 def test_attention_that_cannot_be_had_is_a_users_mistake(name, words):
     with pytest.raises(UserError, match=words):
         load_teacher(TeacherConfig(attention=name))
+
+
+# ------------------------------------------------------------------------------------------ weights that are another's
+
+
+@pytest.fixture
+def changed(toy_model, toy_tokenizer, tmp_path):
+    """A function from an architecture and a change of its weights, name -> tensor, to the folder of a model."""
+
+    def make(architecture, change):
+        toy_model(architecture).save_pretrained(tmp_path / "model")
+        toy_tokenizer.save_pretrained(tmp_path / "model")
+        file = tmp_path / "model" / "model.safetensors"
+        save_file({k: v.clone() for k, v in change(load_file(file)).items()}, file, metadata={"format": "pt"})
+        return str(tmp_path / "model")
+
+    return make
+
+
+CHANGES = {
+    "compiled": (lambda weights: {f"_orig_mod.{k}": v for k, v in weights.items()}, "are missing, .*_orig_mod"),
+    "wrapped": (lambda weights: {f"module.{k}": v for k, v in weights.items()}, "are missing, .*module"),
+    "a layer lost": (lambda weights: {k: v for k, v in weights.items() if ".2." not in k}, r"are missing, .*\.2\."),
+    "a layer more": (
+        lambda weights: weights | {k.replace(".3.", ".4."): v for k, v in weights.items() if ".3." in k},
+        r"does not have, .*\.4\.",
+    ),
+    "a head of another size": (
+        lambda weights: {k: v[:-1] if "embed" in k or "wte" in k or "head" in k else v for k, v in weights.items()},
+        r"is of shape \(\d+, 32\) in the file, but \(\d+, 32\) by config",
+    ),
+    "one weight": (lambda weights: dict(list(weights.items())[1:]), "1 of the weights of a .* missing"),
+}
+
+
+@pytest.mark.parametrize("architecture", TOY_ARCHITECTURES)
+@pytest.mark.parametrize("change", CHANGES)
+def test_weights_that_are_not_the_models_are_refused_with_the_first_name(changed, architecture, change):
+    """transformers loads each of these with random numbers in the place of what is missing, and only warns."""
+    how, words = CHANGES[change]
+    with pytest.raises(UserError, match=words) as error:
+        load_model(changed(architecture, how))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("architecture", TOY_ARCHITECTURES)
+def test_weights_as_they_were_saved_are_loaded(changed, architecture):
+    folder = changed(architecture, dict)
+    loaded, plain = load_model(folder), AutoModelForCausalLM.from_pretrained(folder)
+    assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), plain.parameters(), strict=True))
+
+
+def test_a_classifier_is_no_language_model(toy_model, tmp_path):
+    config = toy_model("llama").config
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=r"lm_head\.weight.*score\.weight"):
+        load_model(str(tmp_path))
+
+
+def test_scoring_such_a_folder_ends_with_code_2(changed, tmp_path, capsys):
+    folder = changed("gpt2", CHANGES["compiled"][0])
+    assert main(["score", folder, "--metrics", "next_word_disparity", "--output_dir", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert "lm_head.weight" in error or "transformer.h.0" in error
+    assert "Traceback" not in error and "LOAD REPORT" not in error
+    assert not (tmp_path / "out" / "scores.json").exists()
+
+
+def test_an_adapter_is_not_left_out_silently(toy_model, tmp_path):
+    toy_model().save_pretrained(tmp_path)
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA"}))
+    with pytest.raises(UserError, match="merge it into its base"):
+        load_model(str(tmp_path))
