@@ -23,6 +23,7 @@ from distill.data.batches import Collator
 from distill.models.loading import load_model, load_teacher, load_tokenizer
 from distill.models.student import make_student
 from distill.objective.settings import LossSettings
+from distill.pipeline import run
 from distill.recipe import Recipe, StudentConfig, TeacherConfig
 from distill.recipe_check import parse_recipe
 from distill.reports.report import write_report
@@ -329,18 +330,23 @@ def test_links_within_the_folder_and_to_it_are_the_users_own(tmp_path):
     assert (tmp_path / "big-disk" / "recipe.yaml").exists()
 
 
+SAMPLED = ["--corpus.max_documents", "5", "--held_out.max_documents", "5"]
+
+
 @pytest.mark.parametrize("key", ["output_dir", "logging_dir"])
-def test_the_trainer_writes_where_the_run_does(key):
+def test_the_trainer_writes_where_the_run_does(key, tmp_path):
+    recipe = parse_recipe([f"--trainer.{key}", str(tmp_path / "elsewhere"), *SAMPLED, "--output_dir", str(tmp_path)])
     with pytest.raises(UserError, match=rf"trainer.*{key}"):
-        parse_recipe([f"--trainer.{key}", "/elsewhere", "--corpus.max_documents", "5", "--held_out.max_documents", "5"])
+        run(recipe)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("metric", ["../../evil", "/tmp/evil", "perplexity/../../evil", ""])
-def test_a_score_is_no_path(metric):
+def test_a_score_is_no_path(metric, tmp_path):
+    arguments = ["--scores.metrics", json.dumps([metric]), "--trainer.use_cpu", "true", "--output_dir", str(tmp_path)]
     with pytest.raises(UserError, match=r"scores\.metrics: unknown metric"):
-        parse_recipe(
-            ["--scores.metrics", json.dumps([metric]), "--corpus.max_documents", "5", "--held_out.max_documents", "5"]
-        )
+        run(parse_recipe([*arguments, *SAMPLED]))
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("name", ["/etc/passwd", "../secret.tsv", "..", "sub/list.tsv"])

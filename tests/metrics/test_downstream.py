@@ -2,6 +2,7 @@
 
 import json
 import lzma
+import re
 from collections import Counter
 
 import pytest
@@ -214,9 +215,18 @@ def test_a_malformed_person_is_a_users_mistake(line, tmp_path):
         read_people(_write(tmp_path, lzma.compress(GOOD + line + b"\n" + GOOD)))
 
 
-@pytest.mark.parametrize("content", [b"no xz", lzma.compress(GOOD * 9)[:-20], lzma.compress(b"\xff\xfe\n")])
-def test_a_damaged_file_is_a_users_mistake(content, tmp_path):
-    with pytest.raises(UserError, match=r"train\.jsonl\.xz: not a whole \.xz file"):
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"no xz", ": not a whole .xz file"),
+        (lzma.compress(GOOD * 9)[:-20], ": not a whole .xz file"),
+        (lzma.compress(b"\xff\xfe\n"), ", line 1: the file is UTF-16"),
+        (lzma.compress(GOOD + b"\xff\n"), ", line 2: byte 0xff is not UTF-8"),
+    ],
+    ids=["no xz", "half", "UTF-16", "no UTF-8"],
+)
+def test_a_damaged_file_is_a_users_mistake(content, message, tmp_path):
+    with pytest.raises(UserError, match=re.escape(f"train.jsonl.xz{message}")):
         read_people(_write(tmp_path, content))
 
 

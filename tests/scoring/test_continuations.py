@@ -20,7 +20,8 @@ def test_prompts_of_a_file_are_its_lines(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [(None, "cannot be read"), (b"\n \n", "holds no prompt"), (b"\xff", "not UTF-8 text")]
+    ("content", "message"),
+    [(None, "cannot be read"), (b"\n \n", "holds no prompt"), (b"\xff", "line 1: byte 0xff is not UTF-8")],
 )
 def test_a_file_without_prompts_is_a_users_mistake(content, message, tmp_path):
     path = tmp_path / "prompts.txt"
