@@ -15,7 +15,9 @@ Every wing imports only from above it. `base` is below all of them: errors, file
 through the wings in this order; `train` and `cli` are the entries.
 """
 
+import sys
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
@@ -44,3 +46,13 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
+
+
+class _Package(ModuleType):
+    def __setattr__(self, name: str, value: Any) -> None:
+        # `import distill.train`, the entry, would put that module in the place of the function of its name.
+        if not (name in _OFFERED and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

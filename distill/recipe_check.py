@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
@@ -15,6 +16,8 @@ from distill.base.console import QUIET, QUIET_HELP
 from distill.base.errors import HUB_TOKEN, UserError
 from distill.objective.settings import require_sound
 from distill.recipe import CorpusConfig, Recipe, read_recipe_file, reject_unknown_keys, section_type
+
+LARGEST_SEED = 2**32 - 1  # of NumPy's generator, which transformers seeds too
 
 
 def _dotted_names(section: type, prefix: str = "") -> list[str]:
@@ -63,12 +66,16 @@ def parse_recipe(argv: Sequence[str]) -> Recipe:
         # The parser gets the merged content, because `base:` is our own key.
         arguments += ["--config", json.dumps(read_recipe_file(source))]
     # Before anything is shown, by --print_config or in a message.
+    _reject_tokens(arguments, source)
+    return _parsed(arguments, source)
+
+
+def _reject_tokens(arguments: Sequence[str], source: str) -> None:
     if any(HUB_TOKEN.search(argument) or "hub_token" in argument for argument in arguments):
         raise UserError(
             f"{source}: holds a token of the model hub, which would end up in the run's files; leave it out, and log "
             "in with `hf auth login` or the environment variable HF_TOKEN"
         )
-    return _parsed(arguments, source)
 
 
 def recipe_of(values: Mapping[str, Any], source: str) -> Recipe:
@@ -107,11 +114,23 @@ def typed(section: type, values: Mapping[str, Any], source: str) -> Any:
         An object of that dataclass. What the values mean is not looked at, see `check_recipe`.
 
     Raises:
-        UserError: an unknown key, or a value of the wrong kind.
+        UserError: an unknown key, a value of the wrong kind, or a token of the hub.
     """
     reject_unknown_keys(values, section, source)
     hint = "; see distill train --help for what it takes" if section is Recipe else ""
-    return _typed(_key_parser(section), ["--config", json.dumps(values)], section, source, hint)
+    try:
+        content = json.dumps(values, default=_as_text)
+    except TypeError as error:
+        raise UserError(f"{source}: {error}; give text, numbers, lists and dictionaries") from None
+    _reject_tokens([content], source)
+    return _typed(_key_parser(section), ["--config", content], section, source, hint)
+
+
+def _as_text(value: Any) -> str:
+    """What a notebook gives and JSON does not know: paths."""
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    raise TypeError(f"{value!r} is no value of a recipe")
 
 
 def _parsed(arguments: Sequence[str], source: str) -> Recipe:
@@ -174,13 +193,16 @@ def _require(condition: bool, message: str) -> None:
 def check_recipe(recipe: Recipe) -> None:
     """Reject settings that cannot work before anything is loaded or written.
 
-    What only the libraries know is checked where they are loaded: `trainer` by `training.arguments`, the names of
-    metrics and prompts by `scoring.measure`.
+    What only the libraries know is checked where they are loaded, and before anything is written: `trainer` by
+    `training.arguments`, the names of metrics by `metrics.chosen`, prompts by `scoring.measure`.
 
     Raises:
         UserError: names the key, its value and what is allowed.
     """
     _check_objective(recipe)
+    _require(
+        0 <= recipe.seed <= LARGEST_SEED, f"seed is {recipe.seed}, but must be at least 0 and at most {LARGEST_SEED}"
+    )
     _require(recipe.block_length >= 8, f"block_length is {recipe.block_length}, but must be at least 8 tokens")
     _check_text("corpus", recipe.corpus)
     _check_text("held_out", recipe.held_out)

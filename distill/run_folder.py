@@ -1,4 +1,4 @@
-"""The output folder of a run: whose it is, what in it is finished, and how a finished thing gets there whole."""
+"""The output folder of a run: whose it is, and which recipe's."""
 
 import fcntl
 import os

@@ -98,6 +98,8 @@ def imported(node: ast.AST) -> set[str]:
         names = [f"{node.module}.{alias.name}" for alias in node.names]
     else:
         return set()
+    # What the package offers to notebooks comes from a module, too.
+    names = [distill._OFFERED.get(name.removeprefix("distill."), name) for name in names]
     inside = [name.removeprefix("distill.") for name in names if name.startswith("distill.")]
     return {name if name in modules() else name.rpartition(".")[0] for name in inside} & modules().keys()
 
@@ -165,6 +167,23 @@ def test_the_objective_knows_tensors_only():
                 if isinstance(node, ast.Import | ast.ImportFrom)
             }
             assert heads - sys.stdlib_module_names <= {"torch", "distill"}, f"{name} imports {heads}"
+
+
+def test_base_and_text_name_no_torch_at_any_depth():
+    """Late imports too; the types of transformers' tokenizers are named for annotations alone."""
+    for name, tree in modules().items():
+        if name.startswith(("base.", "text.")):
+            for_annotations = {
+                inner
+                for node in ast.walk(tree)
+                if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+                for inner in ast.walk(node)
+            }
+            for node in ast.walk(tree):
+                if isinstance(node, ast.Import | ast.ImportFrom) and node not in for_annotations:
+                    of = [node.module] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
+                    heads = {module.partition(".")[0] for module in of}
+                    assert not heads & {"torch", "transformers", "accelerate"}, f"{name}, line {node.lineno}"
 
 
 def loaded_by(names: Iterable[str]) -> set[str]:

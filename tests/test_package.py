@@ -23,6 +23,15 @@ def test_every_name_is_there_and_told():
     assert distill.Swapper(distill.load_wordlist("english_gender")).counterfactuals("He left.")[0].text == "She left."
 
 
+def test_the_entry_does_not_hide_the_function_of_its_name():
+    """`distill/train.py` is the entry, `distill.train` what a notebook calls."""
+    import distill.train
+    from distill.train import main
+
+    assert main.__module__ == "distill.train"
+    assert distill.train.__module__ == "distill.pipeline"
+
+
 def test_another_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="no attribute 'swop'"):
         _ = distill.swop

@@ -12,7 +12,7 @@ from transformers import TrainingArguments
 
 from distill.base.errors import UserError
 from distill.metrics import chosen
-from distill.recipe_check import parse_recipe
+from distill.recipe_check import parse_recipe, recipe_of
 from distill.training import arguments as trainer_arguments
 
 
@@ -68,6 +68,11 @@ SAMPLED = "corpus: {max_documents: 5}\nheld_out: {max_documents: 5}\n"
         (SAMPLED + "loss: {kd: -1}", [], ["loss.kd", "negative"]),
         (SAMPLED + "trainer: {max_stepz: 1}", [], ["trainer", "max_stepz", "'max_steps'"]),
         (SAMPLED + "trainer: {seed: 1}", [], ["trainer.seed", "'seed'"]),
+        (SAMPLED + "trainer: {learning_rate: abc}", [], ["trainer.learning_rate", "'abc'", "number"]),
+        (SAMPLED + "trainer: {max_steps: a}", [], ["trainer.max_steps", "'a'", "number"]),
+        (SAMPLED + "trainer: {warmup_steps: .nan}", [], ["trainer.warmup_steps", "number"]),
+        (SAMPLED, ["--seed", "-1"], ["seed is -1", "at least 0"]),
+        (SAMPLED, ["--seed", str(2**32)], ["seed is 4294967296", "at most 4294967295"]),
         (SAMPLED + "scores: {metrics: [perplexitty]}", [], ["perplexitty", "'perplexity'"]),
         ("corpus: {source: teacher}", [], ["corpus.max_documents"]),
         ("corpus: {source: files}", [], ["corpus.files"]),
@@ -130,3 +135,16 @@ def test_help_and_a_typo_need_no_torch(arguments, code):
     done, modules = used_by(*arguments)
     assert done.returncode == code, done.stderr
     assert not modules & {"torch", "transformers", "accelerate", "datasets"}
+
+
+def test_a_token_of_the_hub_is_refused_wherever_it_comes_from():
+    for values in ({"trainer": {"hub_token": "secret"}}, {"teacher": {"path": "hf_" + "a" * 30}}):
+        with pytest.raises(UserError, match="holds a token of the model hub"):
+            recipe_of(values, "the notebook")
+
+
+def test_a_notebook_may_give_paths_but_nothing_that_no_recipe_holds(tmp_path):
+    sampled = {"corpus": {"max_documents": 5}, "held_out": {"max_documents": 5}}
+    assert recipe_of({"output_dir": tmp_path / "run", **sampled}, "it").output_dir == str(tmp_path / "run")
+    with pytest.raises(UserError, match=r"it: .* is no value of a recipe"):
+        recipe_of({"output_dir": object(), **sampled}, "it")

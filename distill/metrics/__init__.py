@@ -32,7 +32,7 @@ from distill.metrics.bootstrap import (
     score_of,
     undefined,
 )
-from distill.metrics.evaluation import Evaluation, ModelMetric, NotMeasured
+from distill.metrics.evaluation import Evaluation, ModelMetric, NotMeasured, PartOfEvaluation
 
 __all__ = [
     "CARDS",
@@ -43,6 +43,7 @@ __all__ = [
     "ModelMetric",
     "NotMeasured",
     "Outcome",
+    "PartOfEvaluation",
     "Score",
     "card_dicts",
     "cards",

@@ -273,6 +273,30 @@ class Evaluation:
             yield end - self.context, end, end - previous
 
 
+@dataclass
+class PartOfEvaluation(Evaluation):
+    """The same model on some of the prompts of a whole evaluation, or on other documents.
+
+    whole: What was found there once for all, listed words and sampled texts, is not looked for again.
+    places: Which of the whole's prompts these are.
+    """
+
+    whole: Evaluation | None = None
+    places: Sequence[int] = ()
+
+    @cached_property
+    def roles(self) -> TokenRoles:
+        """Those of the whole: the tokenizer is the same."""
+        assert self.whole is not None
+        return self.whole.roles
+
+    @cached_property
+    def continuations(self) -> list[list[str]]:
+        """The texts that were sampled behind these prompts in the whole."""
+        assert self.whole is not None
+        return [self.whole.continuations[place] for place in self.places]
+
+
 class ModelMetric(evaluate.Measurement):
     """Base of the metrics' classes for the `evaluate` library; a metric sets `card` (or `cards`) and `measure`.
 

@@ -34,6 +34,7 @@ from distill.metrics import Evaluation, chosen
 from distill.models.architecture import default_device, weights_hash
 from distill.models.loading import labelled, load_model, load_teacher, load_tokenizer
 from distill.recipe import Recipe, ScoreConfig
+from distill.recipe_check import typed
 from distill.scoring.contents import Asked, Measured, contents
 from distill.scoring.measure import ModelSource, decisive, model_outcomes, open_model, shown_texts, usable_prompts
 from distill.scoring.score_cache import ScoreCache, content_hash
@@ -86,9 +87,7 @@ def score(
         UserError: an unknown setting; a checkpoint, word list, prompt file or metric that cannot be used.
     """
     config = _config(settings)
-    if isinstance(checkpoints, str | Path):
-        checkpoints = [checkpoints]
-    models = checkpoints if isinstance(checkpoints, Mapping) else labelled([str(path) for path in checkpoints])
+    models = _named(checkpoints)
     swapper = Swapper(wordlist if isinstance(wordlist, WordList) else load_wordlist(wordlist))
     usable, left_out = usable_prompts(prompts, config.max_prompts, seed, swapper)
     scores = score_models(
@@ -109,12 +108,26 @@ def score(
     return scores
 
 
+def _named(checkpoints: str | Path | Sequence[str | Path] | Mapping[str, ModelSource]) -> Mapping[str, ModelSource]:
+    if isinstance(checkpoints, str | Path):
+        checkpoints = [checkpoints]
+    named = isinstance(checkpoints, Mapping) or all(isinstance(path, str | Path) for path in checkpoints)
+    if not checkpoints or not named:
+        raise UserError(
+            "checkpoints must name one model at least, by folder or hub id; give models in memory a name: "
+            "{'mine': (model, tokenizer)}"
+        )
+    return checkpoints if isinstance(checkpoints, Mapping) else labelled([str(path) for path in checkpoints])
+
+
 def _config(settings: Mapping[str, Any]) -> ScoreConfig:
     known = {f.name for f in fields(ScoreConfig)} - {"prompts"}
     for name in settings:
         if name not in known:
             raise UserError(f"unknown setting '{name}'; {suggestion(name, sorted(known))}")
-    return ScoreConfig(**settings)
+    if isinstance(settings.get("metrics"), str):
+        raise UserError(f"metrics is '{settings['metrics']}', but must be a list of names: [{settings['metrics']!r}]")
+    return typed(ScoreConfig, settings, "score")
 
 
 def score_run(

@@ -14,15 +14,13 @@ from typing import Any
 from distill.base.errors import UserError, suggestion
 from distill.metrics import chosen
 from distill.recipe import Recipe, TargetConfig, merge, read_recipe_file, read_yaml, reject_unknown_keys
-from distill.recipe_check import check_recipe, typed
+from distill.recipe_check import LARGEST_SEED, check_recipe, typed
 from distill.scoring.score_cache import content_hash
 from distill.study.schema import BASELINE, HALVES, Study
 from distill.training.arguments import check_trainer_keys
 
 #: Keys of a recipe that say where its text comes from.
 TEXT_SECTIONS = ("corpus", "held_out")
-
-_LARGEST_SEED = 2**32 - 1  # of NumPy's generator, which transformers seeds too
 
 
 def read_study(path: str | Path, rows: Sequence[str] | None = None, **changes: Any) -> Study:
@@ -104,9 +102,9 @@ def _check_kinds(values: Mapping[str, Any], path: Path) -> None:
 
 
 def _check_ranges(study: Study) -> None:
-    if not study.seeds or not all(0 <= seed <= _LARGEST_SEED for seed in study.seeds):
+    if not study.seeds or not all(0 <= seed <= LARGEST_SEED for seed in study.seeds):
         raise UserError(
-            f"key 'seeds' must list whole numbers of at least 0, and at most {_LARGEST_SEED}, not {list(study.seeds)}"
+            f"key 'seeds' must list whole numbers of at least 0, and at most {LARGEST_SEED}, not {list(study.seeds)}"
         )
     if twice := [seed for seed in study.seeds if study.seeds.count(seed) > 1]:
         raise UserError(f"key 'seeds' lists {twice[0]} twice, but a seed gives one run of each row; leave one out")
@@ -192,6 +190,7 @@ def _checked_recipe(values: str, source: str) -> Recipe:
     with _naming(source):
         check_recipe(recipe)
         check_trainer_keys(recipe.trainer)
+        chosen(recipe.scores.metrics, "scores.metrics")
     return recipe
 
 

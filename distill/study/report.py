@@ -1,7 +1,8 @@
 """study.json -> what every study shows: tables with intervals, study.md, and the Pareto figure as SVG.
 
 All of it is computed from study.json, whose layout `distill.study.run.run_study` gives. What a score is called, and
-whether it is a disparity or a cost, is told by the cards there; of an older file without them, the name tells.
+whether it is a disparity or a cost, is told by the cards there; an older file without them has its scores' names for
+headings, and no figure.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence

@@ -9,8 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from dataclasses import asdict, replace
 from itertools import repeat
 from multiprocessing import active_children, get_context
 from pathlib import Path
@@ -20,7 +19,7 @@ import torch
 
 from distill.base.console import say
 from distill.base.errors import UserError
-from distill.metrics import Evaluation, Outcome, chosen
+from distill.metrics import Evaluation, Outcome, PartOfEvaluation, chosen
 from distill.models.architecture import default_device, weights_hash
 from distill.models.loading import load_model, load_teacher, load_tokenizer
 from distill.models.two_view import TwoViewTeacher
@@ -35,7 +34,7 @@ from distill.study.schema import BASELINE, HALVES, Study
 from distill.text.counterfactual import Swapper
 from distill.text.documents import read_documents
 from distill.text.prompts import Prompt
-from distill.text.role_map import TokenRoles, token_roles
+from distill.text.role_map import token_roles
 from distill.text.wordlist import load_wordlist
 
 
@@ -127,30 +126,6 @@ def _documents(study: Study, file: str, seed: int) -> list[str]:
         source="files", files=[str(path)], passage_chars=study.passage_chars, max_documents=study.max_documents
     )
     return [document for document in read_documents(corpus, seed) if document.strip()]
-
-
-@dataclass
-class PartOfEvaluation(Evaluation):
-    """The same model on some of the prompts of a whole evaluation, or on other documents.
-
-    whole: What was found there once for all, listed words and sampled texts, is not looked for again.
-    places: Which of the whole's prompts these are.
-    """
-
-    whole: Evaluation | None = None
-    places: Sequence[int] = ()
-
-    @cached_property
-    def roles(self) -> TokenRoles:
-        """Those of the whole: the tokenizer is the same."""
-        assert self.whole is not None
-        return self.whole.roles
-
-    @cached_property
-    def continuations(self) -> list[list[str]]:
-        """The texts that were sampled behind these prompts in the whole."""
-        assert self.whole is not None
-        return [self.whole.continuations[place] for place in self.places]
 
 
 class Scorer:

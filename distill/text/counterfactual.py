@@ -145,7 +145,7 @@ class Swapper:
     @property
     def cache_key(self) -> str:
         """Hash of everything that decides a counterfactual: the list, the rules here and the resolver."""
-        parts = (self.wordlist.sha256, RULE_VERSION, first_names.RULE_VERSION, self.resolver.version)
+        parts = (self.wordlist.sha256, RULE_VERSION, first_names.VERSION, self.resolver.version)
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
     def matches(self, text: str) -> list[Match]:

@@ -24,6 +24,7 @@ are left alone.
 """
 
 import enum
+import hashlib
 import re
 from collections.abc import Callable, Sequence
 from functools import cached_property, partial
@@ -32,7 +33,7 @@ from typing import NamedTuple
 
 from distill.base.files import PACKAGE
 
-RULE_VERSION = "1"  # raise it whenever the same text may be judged otherwise
+_RULE_VERSION = "1"  # raise it whenever the same words may be judged otherwise
 
 
 class Candidate(NamedTuple):
@@ -123,7 +124,10 @@ def _word_tables(path: Path) -> dict[str, frozenset[str]]:
 
 
 # What each of these is for, and an example of most, stands in the file.
-_WORDS = _word_tables(PACKAGE / "wordlists" / "english_first_names.txt")
+_FILE = PACKAGE / "wordlists" / "english_first_names.txt"
+_WORDS = _word_tables(_FILE)
+#: Changes with the rules and with their words.
+VERSION = f"{_RULE_VERSION} {hashlib.sha256(_FILE.read_bytes()).hexdigest()}"
 _SURNAME_TITLES, _FIRST_TITLES = _WORDS["surname_titles"], _WORDS["first_titles"]
 _ROYAL_TITLES, _EITHER_TITLES = _WORDS["royal_titles"], _WORDS["either_titles"]
 _TITLES_OF_SURNAMES_TOO, _LORDS = _WORDS["titles_of_surnames_too"], _WORDS["lords"]

@@ -1,10 +1,12 @@
 """The recipe -> transformers' TrainingArguments and the settings of the loss."""
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
+from types import NoneType
+from typing import Any, get_args, get_type_hints
 
 import torch
 from accelerate.utils import DistributedType, parse_flag_from_env
@@ -79,22 +81,34 @@ def check_trainer_keys(trainer: Mapping[str, Any]) -> None:
     """Reject keys of a recipe's `trainer` that TrainingArguments does not know, or that are not the recipe's to set.
 
     Raises:
-        UserError: names the key, and the nearest one.
+        UserError: names the key, and the nearest one; or a value that is no number where one is wanted, at which
+            Trainer would fail in the first step.
     """
     known = [f.name for f in fields(TrainingArguments)]
-    for key in trainer:
+    kinds = get_type_hints(TrainingArguments)
+    for key, value in trainer.items():
         if key in _OWN_KEYS:
             ours = _OWN_KEYS[key]
             hint = f"use the recipe's key '{ours}'" if ours else "leave it out"
             raise UserError(f"trainer.{key} is set by distill itself; {hint}")
         if key not in known:
             raise UserError(f"trainer: unknown key '{key}'; {suggestion(key, known)}")
+        if {*(get_args(kinds[key]) or (kinds[key],))} - {NoneType} <= {int, float} and not _is_number(value):
+            raise UserError(f"trainer.{key} is {value!r}, but must be a number")
     strategy = trainer.get("hub_strategy")
     if "checkpoint" in str(strategy):
         raise UserError(
             f"trainer.hub_strategy is {strategy}, but checkpoints are not pushed, only the finished student with its "
             "card; leave it out"
         )
+
+
+def _is_number(value: Any) -> bool:
+    """Also in quotes, or as YAML reads 1e-3: a text that TrainingArguments turns into one."""
+    try:
+        return value is None or (not isinstance(value, bool) and math.isfinite(float(value)))
+    except (TypeError, ValueError):
+        return False
 
 
 def _check_processes(arguments: TrainingArguments) -> None:

@@ -11,7 +11,7 @@ from distill.base.errors import UserError
 from distill.cli import main
 from distill.recipe import Recipe, ScoreConfig, TeacherConfig
 from distill.scoring import score as score_module
-from distill.scoring.score import score_run
+from distill.scoring.score import score, score_run
 from distill.scoring.scores_file import read_scores, write_scores
 
 
@@ -187,3 +187,19 @@ def test_a_single_checkpoint_and_a_folder_to_write_into(folders, tmp_path):
 def test_an_unknown_setting_is_named(folders):
     with pytest.raises(UserError, match="unknown setting 'max_promts'; did you mean 'max_prompts'"):
         score_module.score(folders, max_promts=3)
+
+
+@pytest.mark.parametrize(
+    ("checkpoints", "settings", "message"),
+    [
+        ([], {}, "at least"),
+        (("model", "tokenizer", 3), {}, "give models in memory a name"),
+        ("demo", {"metrics": "perplexity"}, r"must be a list of names: \['perplexity'\]"),
+        ("demo", {"bootstrap": "many"}, 'key "bootstrap"'),
+        ("demo", {"sampels": 3}, "did you mean 'samples'"),
+    ],
+)
+def test_what_a_notebook_gets_wrong_is_told_before_a_model_is_loaded(checkpoints, settings, message, monkeypatch):
+    monkeypatch.setattr("distill.scoring.score.score_models", lambda *_, **__: pytest.fail("it went on"))
+    with pytest.raises(UserError, match=message):
+        score(checkpoints, **settings)

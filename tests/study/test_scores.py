@@ -6,10 +6,10 @@ import pytest
 from study_files import rewrite, small
 
 from distill.base.errors import UserError
-from distill.metrics import Evaluation
+from distill.metrics import Evaluation, PartOfEvaluation
 from distill.study.file import read_study
 from distill.study.run import run_study
-from distill.study.scores import PartOfEvaluation, halves, study_texts
+from distill.study.scores import halves, study_texts
 from distill.text.prompts import Prompt, load_prompts
 from distill.text.role_map import token_roles
 
