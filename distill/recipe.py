@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import yaml
 
-from distill.base.errors import UserError, suggestion
+from distill.base.errors import UserError, first_line, suggestion
 from distill.base.long_input import open_text
 
 _MOST_VALUES, _MOST_CHARACTERS = 100_000, 1_000_000  # in a recipe file
@@ -342,6 +342,10 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         raise UserError(f"{path}{at}: not valid YAML: {problem}; check indentation and quotes") from None
     except RecursionError:
         raise UserError(f"{path}: not a recipe: its values are nested too deep") from None
+    except ValueError as error:  # thousands of digits, the 45th of a month
+        raise UserError(
+            f"{path}: holds a number or date that is none ({first_line(error)}); put it in quotes"
+        ) from None
     values = {} if values is None else values
     if not isinstance(values, dict):
         raise UserError(f"{path}: a recipe holds 'key: value' lines, but this is a {type(values).__name__}")

@@ -52,6 +52,8 @@ SAMPLED = "corpus: {max_documents: 5}\nheld_out: {max_documents: 5}\n"
         ("target: max", [], ["target", "keys of its own"]),
         ("seed: [1", [], ["r.yaml", "line", "YAML"]),
         ("seed: 2020-01-01", [], ["r.yaml", "date", "quotes"]),
+        ("seed: 2020-13-45", [], ["r.yaml", "number or date that is none", "quotes"]),
+        ("seed: " + "9" * 5000, [], ["r.yaml", "number or date that is none", "quotes"]),
         ("trainer: {a: !!set {b}}", [], ["r.yaml", "set"]),
         ("seed: " + "1" * 2_000_000, [], ["r.yaml", "longer"]),
         ("- 1", [], ["r.yaml", "list"]),

@@ -340,8 +340,10 @@ def _header(cells: list[str], metadata: dict[str, str], path: Path, line: int) -
     if "" in groups:
         raise UserError(f"{where}: column {groups.index('') + 1} of the header has no name; name every group")
     if len(groups) < 2:
-        hint = " (columns are separated by tabs, this line has spaces)" if " " in groups[0] else ""
-        raise UserError(f"{where}: the header names {len(groups)} group{hint}; a word list needs at least two groups")
+        hint = " (columns are separated by tabs, this line has spaces)" if " " in "".join(groups) else ""
+        raise UserError(
+            f"{where}: the header names {len(groups) or 'no'} group{hint}; a word list needs at least two groups"
+        )
     for position, group in enumerate(groups):
         if group in groups[:position]:
             raise UserError(f"{where}: group {group!r} is named twice; every group is one column")

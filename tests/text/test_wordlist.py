@@ -96,6 +96,7 @@ MISTAKES = {
     "only comments": ("# male female\n\n", "empty"),
     "no rows": ("male\tfemale\n# nothing\n", "no row"),
     "one group": ("male\nman\n", r"line 1: .*at least two groups"),
+    "a header of `when` alone": ("when\nman\twoman\n", r"line 1: the header names no group; .* at least two groups"),
     "spaces for tabs in the header": ("male female\nman woman\n", r"line 1: .*separated by tabs"),
     "unnamed group": ("male\t\tfemale\n", r"line 1: column 2 .*no name"),
     "group twice": ("male\tmale\n", r"line 1: group 'male' is named twice"),
