@@ -21,8 +21,9 @@ from distill.data.corpus import open_corpus
 from distill.data.counts import PackingCounts
 from distill.data.stream import BlockStream, training_blocks
 from distill.metrics import chosen
-from distill.models.architecture import vocab_rows, weights_hash
+from distill.models.architecture import vocab_size, weights_hash
 from distill.models.loading import load_teacher
+from distill.models.probe import behaviour
 from distill.models.resolvers import load_resolver
 from distill.models.student import make_student, student_tokenizer
 from distill.objective.logit_ops import build_role_maps
@@ -52,12 +53,16 @@ class _Asked:
 
 @dataclass(frozen=True)
 class _Text:
-    """Training blocks, what packing saw, held-out documents, and the tokenizer that all models share."""
+    """Training blocks, what packing saw, held-out documents, and the tokenizer that all models share.
+
+    one_document: Whether each block holds one document, because a model would mix those that share a row.
+    """
 
     blocks: BlockDataset | BlockStream
     counts: PackingCounts
     held_out: list[str]
     tokenizer: PreTrainedTokenizerBase
+    one_document: bool
 
 
 def train(recipe: Recipe | str | Path, **keys: Any) -> dict[str, Any]:
@@ -99,8 +104,7 @@ def run(recipe: Recipe) -> dict[str, Any] | None:
     with together():
         asked = _load(recipe)
     with together(main_first=True), open_run(recipe) as folder:
-        text = _prepare_text(recipe, asked, folder)
-        student = make_student(recipe.student, asked.teacher, text.tokenizer, recipe.teacher.path)
+        text, student = _prepare(recipe, asked, folder)
     _train(recipe, asked, text, student, folder)
     scores = None
     with together() as process:
@@ -123,7 +127,8 @@ def _load(recipe: Recipe) -> _Asked:
     return _Asked(swapper, teacher, tokenizer)
 
 
-def _prepare_text(recipe: Recipe, asked: _Asked, folder: Path) -> _Text:
+def _prepare(recipe: Recipe, asked: _Asked, folder: Path) -> tuple[_Text, PreTrainedModel]:
+    """The text, ready to train on, and an untrained student: how it treats packed documents decides the blocks."""
     cache = Path(recipe.cache_dir or folder / "cache")
     teacher, tokenizer = asked.teacher, asked.tokenizer
     model_key = weights_hash(teacher) if teacher is not None else ""
@@ -134,6 +139,10 @@ def _prepare_text(recipe: Recipe, asked: _Asked, folder: Path) -> _Text:
     )
     if tokenizer is None:
         tokenizer = student_tokenizer(recipe.student, corpus.documents, corpus.key, cache)
+    student = make_student(recipe.student, teacher, tokenizer, recipe.teacher.path)
+    mixing = [model for model in (teacher, student) if model is not None and not behaviour(model).packs]
+    if mixing:
+        say(f"{type(mixing[0]).__name__} would mix the documents that share a row, so each document gets a row")
     blocks, counts = training_blocks(
         recipe,
         corpus,
@@ -141,14 +150,15 @@ def _prepare_text(recipe: Recipe, asked: _Asked, folder: Path) -> _Text:
         asked.swapper if recipe.needs_counterfactuals else None,
         cache,
         counter("swapping, tokenising and packing", "documents"),
+        one_document=bool(mixing),
     )
-    return _Text(blocks, counts, list(held_out.documents()), tokenizer)
+    return _Text(blocks, counts, list(held_out.documents()), tokenizer, bool(mixing)), student
 
 
 def _train(recipe: Recipe, asked: _Asked, text: _Text, student: PreTrainedModel, folder: Path) -> None:
     """Train every student that is not finished; `student` is one of them, untrained."""
     teacher = asked.teacher
-    roles = token_roles(asked.swapper.wordlist, text.tokenizer, vocab_rows(student))
+    roles = token_roles(asked.swapper.wordlist, text.tokenizer, vocab_size(text.tokenizer))
     missing = {name: variant for name, variant in recipe.variants().items() if not is_finished(folder / name)}
     if missing:
         preflight.warn_of(recipe, len(missing), teacher, student, text.counts, roles, asked.swapper, text.held_out)
@@ -164,4 +174,5 @@ def _train(recipe: Recipe, asked: _Asked, text: _Text, student: PreTrainedModel,
             role_maps=build_role_maps(roles.edges, roles.vocab_size),
             checkpoints=folder / "checkpoints" / name,
             destination=folder / name,
+            one_document=text.one_document,
         )

@@ -7,7 +7,8 @@
 3. A document longer than a block is cut where a boundary is shared by all views, so that every piece fits in every
    view. Each piece begins with the start token and sees nothing before the cut.
 4. Pieces are packed whole into blocks of T tokens. Positions restart with each piece, so that no token attends to
-   another document. Edited and unedited documents never share a block: an unedited block keeps only one view.
+   another document; for models that do not heed this (see models/probe.py) each piece gets a block of its own. Edited
+   and unedited documents never share a block: an unedited block keeps only one view.
 5. Blocks are written to an Arrow file, named by the hash of all that decides their content, and read memory-mapped.
 """
 
@@ -115,7 +116,8 @@ class _OpenBlock:
         self.pieces.append(piece)
         self.used = [u + len(t) for u, t in zip(self.used, piece.tokens, strict=True)]
 
-    def close(self, padding: int) -> PairBlock:
+    def close(self, padding: int, restart: bool) -> PairBlock:
+        """The block; `restart`: the padding counts its positions anew, as if it were one more document."""
         shape = (len(self.used), self.block_length)
         input_ids = np.full(shape, padding, dtype=np.int32)
         labels = np.full(shape, IGNORED, dtype=np.int32)
@@ -133,7 +135,7 @@ class _OpenBlock:
                 # The largest boundary of the piece in any view, so that views stay in step.
                 offset += max(int(b.max()) for b in piece.boundaries) + 1
                 at = to
-            position_ids[view, at:] = np.arange(self.block_length - at)
+            position_ids[view, at:] = np.arange(self.block_length - at) + (0 if restart else at)
         return PairBlock(input_ids, labels, boundaries, position_ids)
 
 
@@ -143,6 +145,7 @@ def pack(
     swapper: Swapper | None,
     block_length: int,
     counts: PackingCounts,
+    one_document: bool = False,
 ) -> Iterator[PairBlock]:
     """Blocks of aligned views, first fit among a bounded number of open blocks.
 
@@ -152,6 +155,7 @@ def pack(
         swapper: Makes the counterfactuals; None for a single view.
         block_length: T, in tokens.
         counts: Filled in while the blocks are drawn.
+        one_document: A block holds one piece of one document.
     """
     start, end = special_tokens(tokenizer)
     # Unedited and edited pieces go to blocks of their own.
@@ -175,6 +179,11 @@ def pack(
                 shared = set(piece.boundaries[0].tolist()).intersection(*(b.tolist() for b in piece.boundaries[1:]))
                 counts.aligned_positions += len(shared - {NO_PARTNER})
             views = len(piece.tokens)
+            if one_document:
+                block = _OpenBlock(views, block_length)
+                block.add(piece)
+                yield _close(block, end, counts, restart=False)
+                continue
             blocks = open_blocks.setdefault(views, [])
             place = next((b for b in blocks if b.fits(piece)), None)
             if place is None:
@@ -189,13 +198,19 @@ def pack(
             yield _close(block, end, counts)
 
 
-def _close(block: _OpenBlock, padding: int, counts: PackingCounts) -> PairBlock:
+def _close(block: _OpenBlock, padding: int, counts: PackingCounts, restart: bool = True) -> PairBlock:
     counts.blocks += 1
     counts.edited_blocks += len(block.used) > 1
-    return block.close(padding)
+    return block.close(padding, restart)
 
 
-def cache_key(corpus_key: str, tokenizer: PreTrainedTokenizerBase, swapper: Swapper | None, block_length: int) -> str:
+def cache_key(
+    corpus_key: str,
+    tokenizer: PreTrainedTokenizerBase,
+    swapper: Swapper | None,
+    block_length: int,
+    one_document: bool = False,
+) -> str:
     """Hash of everything that decides the content of the blocks: text, tokenizer, word list and rules, length."""
     backend = tokenizer.backend_tokenizer.to_str()
     parts = {
@@ -205,7 +220,7 @@ def cache_key(corpus_key: str, tokenizer: PreTrainedTokenizerBase, swapper: Swap
         "special": special_tokens(tokenizer),
         "swapper": swapper.cache_key if swapper else None,
         "block_length": block_length,
-    }
+    } | ({"one_document": True} if one_document else {})
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
 
@@ -232,6 +247,7 @@ def packed_blocks(
     block_length: int,
     cache_dir: Path,
     progress: Callable[[int], None] | None = None,
+    one_document: bool = False,
 ) -> tuple["BlockDataset", PackingCounts]:
     """The blocks of a corpus, from the cache where they lie there already.
 
@@ -242,6 +258,7 @@ def packed_blocks(
         block_length: T, in tokens.
         cache_dir: Folder of the cache.
         progress: Called with the number of documents done.
+        one_document: See `pack`.
 
     Raises:
         UserError: see `check_packed`.
@@ -249,7 +266,7 @@ def packed_blocks(
     from datasets import Features, Sequence, Value
     from datasets.arrow_writer import ArrowWriter
 
-    key = cache_key(corpus.key, tokenizer, swapper, block_length)
+    key = cache_key(corpus.key, tokenizer, swapper, block_length, one_document)
     path, counts_path = cache_dir / f"blocks-{key}.arrow", cache_dir / f"blocks-{key}.json"
     # The counts are written last.
     if not (file_is_whole(counts_path) and file_is_whole(path)):
@@ -267,7 +284,7 @@ def packed_blocks(
         partial = partial_of(path)
         features = Features({name: Sequence(Value("int32")) for name in COLUMNS})
         with ArrowWriter(path=str(partial), features=features) as writer:
-            for block in pack(counted(), tokenizer, swapper, block_length, counts):
+            for block in pack(counted(), tokenizer, swapper, block_length, counts, one_document):
                 writer.write({name: getattr(block, name).ravel() for name in COLUMNS})
             writer.finalize()
         try:

@@ -16,10 +16,10 @@ from importlib import metadata
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from distill.base.errors import UserError, first_line, suggestion
-from distill.models.architecture import evaluating, head, hidden_states, special_tokens, weights_hash
+from distill.models.architecture import evaluating, hidden_states, project, special_tokens, weights_hash
 from distill.models.loading import load_teacher
 from distill.recipe import TeacherConfig
 from distill.text.counterfactual import encodable
@@ -190,8 +190,7 @@ class LanguageModelResolver:
         hidden = hidden_states(self.model, ids[:, :-1], positions)
         scored = [(number, place) for number, row in enumerate(rows) for place in range(row.first, len(row.ids))]
         number, place = torch.tensor(scored, dtype=torch.long, device=device).reshape(-1, 2).T
-        weight, bias = head(self.model)
-        log_probabilities = nn.functional.linear(hidden[number, place - 1], weight, bias).float().log_softmax(dim=-1)
+        log_probabilities = project(self.model, hidden[number, place - 1]).float().log_softmax(dim=-1)
         of_tokens = log_probabilities.gather(1, ids[number, place][:, None])[:, 0].cpu().double()
         return torch.zeros(len(rows), dtype=torch.float64).index_add_(0, number.cpu(), of_tokens)
 

@@ -27,7 +27,7 @@ from distill.base.console import counter, say
 from distill.base.errors import UserError, storage_errors_as_user_errors
 from distill.data.batches import FilledBatches
 from distill.data.stream import BlockStream, StreamLoader
-from distill.models.architecture import fuse_activations, head, hidden_states, is_sharded, shard_layers
+from distill.models.architecture import fuse_activations, head, hidden_states, is_sharded, shard_layers, view_of
 from distill.objective import kd_loss
 from distill.objective.kd_loss import IGNORED
 from distill.objective.logit_ops import RoleMap
@@ -61,6 +61,7 @@ class DistillationTrainer(Trainer):
 
     Args:
         teacher: Frozen teacher, or None for plain language modelling.
+        vocab: V, the tokens that student and teacher share; None: all rows of their heads.
         settings: Weights and form of the loss.
         role_maps: K - 1 maps that undo each shift, or None without role reversal.
         shard_teacher: Share the teacher's layers among the processes.
@@ -76,6 +77,7 @@ class DistillationTrainer(Trainer):
         teacher: PreTrainedModel | None,
         settings: LossSettings,
         role_maps: Sequence[RoleMap] | None,
+        vocab: int | None = None,
         shard_teacher: bool = False,
         skip_nonfinite: bool = False,
         decode: Callable[[list[int]], str] = str,
@@ -95,6 +97,7 @@ class DistillationTrainer(Trainer):
             if model is not None:
                 fuse_activations(model)
         self.teacher = teacher
+        self.vocab = vocab
         if teacher is not None and not is_sharded(teacher):
             teacher.to(self.args.device).eval()
             if shard_teacher and self.args.world_size > 1:
@@ -152,15 +155,14 @@ class DistillationTrainer(Trainer):
             with self.accelerator.autocast():
                 return hidden_states(self.teacher, inputs["input_ids"][rows], inputs["position_ids"][rows])
 
-        weight, bias = head(self.teacher)
         self.training_log.teacher_time.start()
         if self.teacher_cache is None:
             hidden = predict(slice(None))
         else:
             hidden, read = self.teacher_cache.hidden_states(inputs["source"].cpu(), predict, self.args.device)
-            hidden, read = hidden.to(weight.dtype), read.to(self.args.device)
+            hidden, read = hidden.to(head(self.teacher).weight.dtype), read.to(self.args.device)
         self.training_log.teacher_time.stop()
-        return kd_loss.ModelView(hidden.flatten(0, 1), weight, bias), read
+        return view_of(self.teacher, hidden, self.vocab), read
 
     def _loss_parts(self, model: nn.Module, inputs: dict[str, Tensor]) -> tuple[kd_loss.LossParts, Tensor]:
         """The loss of a micro-batch, and (R,) which of its rows the teacher read."""
@@ -277,7 +279,7 @@ class DistillationTrainer(Trainer):
         teacher, _ = self._teacher_view(inputs)
         if teacher is not None:
             for row, hidden in enumerate(teacher.hidden.view(*counted.shape, -1)):
-                logits = nn.functional.linear(hidden, teacher.weight, teacher.bias)
+                logits = nn.functional.linear(hidden, *teacher.tokens)
                 bad = (counted[row] & ~logits.isfinite().all(-1)).nonzero()
                 if len(bad):
                     return f"a logit of the teacher is not finite {self._place(inputs, row, int(bad[0]))}"

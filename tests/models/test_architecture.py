@@ -2,13 +2,23 @@
 
 import pytest
 import torch
+from architectures import ARCHITECTURES, CAUSAL, toy
 from shared import TOY_ARCHITECTURES
 from transformers.activations import NewGELUActivation
 
 from distill.base.errors import UserError
-from distill.models.architecture import default_device, evaluating, fuse_activations, head, hidden_states
+from distill.models.architecture import (
+    default_device,
+    evaluating,
+    fuse_activations,
+    head,
+    hidden_states,
+    project,
+    view_of,
+)
 from distill.models.loading import load_teacher
 from distill.models.student import make_student
+from distill.objective import kd_loss
 from distill.recipe import StudentConfig, TeacherConfig
 
 every_architecture = pytest.mark.parametrize("architecture", list(TOY_ARCHITECTURES))
@@ -28,36 +38,61 @@ def test_packed_documents_do_not_see_each_other(toy_model, architecture):
     torch.testing.assert_close(together, torch.cat(alone, 1), atol=1e-5, rtol=1e-5)
 
 
-@every_architecture
-def test_head_and_hidden_states_give_the_logits(toy_model, architecture):
-    model = toy_model(architecture)
-    ids = torch.arange(12)[None]
-    weight, bias = head(model)
+@pytest.mark.parametrize("name", sorted(CAUSAL))
+def test_head_and_hidden_states_give_the_logits(name):
+    """Those of the model itself, with its scale and at a size at which its cap shows."""
+    model = toy(name)
+    ids = torch.arange(24).view(2, 12) + 30
     with torch.no_grad():
-        ours = torch.nn.functional.linear(hidden_states(model, ids, ids), weight, bias)
-        torch.testing.assert_close(ours, model(input_ids=ids).logits, atol=1e-5, rtol=1e-5)
+        hidden = hidden_states(model, ids, torch.arange(12).expand(2, 12))
+        torch.testing.assert_close(
+            project(model, hidden), model(input_ids=ids, use_cache=False).logits, atol=1e-5, rtol=1e-4
+        )
+        view = view_of(model, hidden)
+        ours = kd_loss.naive_logits(view, torch.arange(24)).view(2, 12, -1)
+        torch.testing.assert_close(ours, project(model, hidden), atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "keys", "scale", "cap"),
+    [
+        ("gpt2", {}, 1, None),
+        ("gemma2", {"final_logit_softcapping": 0.5}, 1, 0.5),
+        ("gemma2", {"final_logit_softcapping": None}, 1, None),
+        ("gemma3_text", {"final_logit_softcapping": 3.0}, 1, 3),
+        ("recurrent_gemma", {"logits_soft_cap": 4.0}, 1, 4),
+        ("cohere", {"logit_scale": 0.0625}, 0.0625, None),  # multiplies
+        ("granite", {"logits_scaling": 8.0}, 0.125, None),  # divides
+        ("falcon_h1", {"lm_head_multiplier": 2.0}, 2, None),
+    ],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_scale_and_cap_are_read_from_the_model(name, keys, scale, cap, dtype):
+    read = head(toy(name, **keys).to(dtype))
+    assert (read.scale, read.cap) == (scale, cap)
+
+
+def refusal(function, *arguments) -> str:
+    with pytest.raises(UserError) as refused:
+        function(*arguments)
+    return str(refused.value)
 
 
 def test_a_head_that_the_loss_cannot_reproduce_is_refused(toy_tokenizer):
-    with pytest.raises(UserError, match="not a linear function"):
-        make_student(
-            StudentConfig(
-                init="config",
-                config={
-                    "model_type": "gemma2",
-                    "hidden_size": 32,
-                    "intermediate_size": 64,
-                    "num_hidden_layers": 2,
-                    "num_attention_heads": 2,
-                    "num_key_value_heads": 2,
-                    "head_dim": 16,
-                    "final_logit_softcapping": 0.1,
-                },
-            ),
-            None,
-            toy_tokenizer,
-            None,
-        )
+    """BERT's has a layer of its own before the product; as a decoder it is causal, so that nothing else is wrong."""
+    config = {"model_type": "bert", **ARCHITECTURES["bert"], "is_decoder": True}
+    student = StudentConfig(init="config", config=config)
+    assert "not a linear function" in refusal(make_student, student, None, toy_tokenizer, None)
+
+
+def test_a_cap_that_no_configuration_tells_of_is_seen():
+    model = toy("llama")
+    plain = model.lm_head.forward
+    model.lm_head.forward = lambda hidden: 5 * torch.tanh(plain(hidden) / 5)
+    with torch.no_grad():  # at the size of the model's own logits it would not show
+        hidden = hidden_states(model, torch.arange(8)[None], torch.arange(8)[None])
+        torch.testing.assert_close(plain(hidden), model.lm_head(hidden), atol=1e-3, rtol=1e-2)
+    assert "not a linear function" in refusal(head, model)
 
 
 def activations(model) -> list[str]:
