@@ -28,6 +28,7 @@ from distill.base.errors import UserError, storage_errors_as_user_errors
 from distill.data.batches import FilledBatches
 from distill.data.stream import BlockStream, StreamLoader
 from distill.models.architecture import fuse_activations, head, hidden_states, is_sharded, shard_layers, view_of
+from distill.models.loading import without_load_report
 from distill.objective import kd_loss
 from distill.objective.kd_loss import IGNORED
 from distill.objective.logit_ops import RoleMap
@@ -120,6 +121,7 @@ class DistillationTrainer(Trainer):
         self._step: list[tuple[dict[str, Tensor], Tensor]] = []  # micro-batches of this step, and their losses
         self._spikes = SpikeWatch()
         self._saving = False
+        self._not_loaded: set[str] = set()  # weights of the model that a checkpoint has not given it
 
     def get_train_dataloader(self) -> DataLoader:
         """Trainer's, but for what several processes would share wrongly.
@@ -341,6 +343,25 @@ class DistillationTrainer(Trainer):
             self._saving = False
         self.accelerator.wait_for_everyone()
         self.control.should_training_stop |= self.stopped  # after saving: the checkpoint must not say so
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """Trainer's, which says that weights are missing where they are only tied to others."""
+        self._not_loaded = set(load_result.missing_keys) - set(self.model.all_tied_weights_keys)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        """Trainer's, which leaves weights at random that transformers saves under other names than it has in memory.
+
+        Those of experts are: one by one in the file, as one tensor in the model.
+        """
+        self._not_loaded = set()
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        if not self._not_loaded:
+            return
+        with without_load_report():
+            converted = type(self.model).from_pretrained(resume_from_checkpoint, dtype=self.model.dtype).state_dict()
+        if left := sorted(self._not_loaded - converted.keys()):
+            raise UserError(f"{resume_from_checkpoint}: lacks weights, {left[0]} first; remove it to go on without it")
+        self.model.load_state_dict({name: converted[name] for name in self._not_loaded}, strict=False)
 
     def require_finite_weights(self) -> None:
         """Refuse to save weights that an optimizer step has made infinite.

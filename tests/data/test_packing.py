@@ -74,6 +74,25 @@ def test_every_token_of_both_texts_is_in_a_block_once(swapper, toy_tokenizer, do
 
 
 @settings(max_examples=40, deadline=None)
+@given(documents_strategy, st.sampled_from([16, 64]))
+def test_one_document_a_block_holds_the_same_pieces_alone(swapper, toy_tokenizer, documents, length):
+    """The pieces of a packing, each in a block of its own; positions go on to its end."""
+    packed, alone = PackingCounts(), PackingCounts()
+    blocks = list(pack(documents, toy_tokenizer, swapper, length, packed))
+    apart = list(pack(documents, toy_tokenizer, swapper, length, alone, one_document=True))
+
+    def texts(blocks):
+        views = [[pieces_of(block, view) for view in range(len(block.input_ids))] for block in blocks]
+        pieces = [piece for view in views for piece in zip(*view, strict=True)]
+        return sorted([[array.tolist() for array in kind[:2]] for kind in piece] for piece in pieces)
+
+    assert texts(apart) == texts(blocks)
+    assert all((block.position_ids == np.arange(length)).all() for block in apart)
+    assert len(apart) == alone.pieces == alone.blocks
+    assert dataclasses.replace(alone, blocks=packed.blocks, edited_blocks=packed.edited_blocks) == packed
+
+
+@settings(max_examples=40, deadline=None)
 @given(documents_strategy)
 def test_partners_have_read_counterparts(swapper, toy_tokenizer, documents):
     """Decoding both views up to aligned positions gives a text and its own counterfactual."""
@@ -159,6 +178,14 @@ def test_the_cache_is_used_and_never_stale(swapper, toy_tokenizer, tmp_path):
         before = len(asked)
         build(**change)
         assert len(asked) == before + 1, change
+
+
+def test_blocks_of_one_document_have_a_cache_of_their_own(toy_tokenizer, tmp_path):
+    texts = Corpus("key", lambda: iter(["One text.", "Another text."]))
+    packed, _ = packed_blocks(texts, toy_tokenizer, None, 64, tmp_path)
+    apart, _ = packed_blocks(texts, toy_tokenizer, None, 64, tmp_path, one_document=True)
+    again, _ = packed_blocks(texts, toy_tokenizer, None, 64, tmp_path, one_document=True)
+    assert (len(packed), len(apart), len(again)) == (1, 2, 2)
 
 
 def test_a_half_written_cache_is_not_used(swapper, toy_tokenizer, tmp_path):

@@ -127,6 +127,10 @@ MIXING = {
     "openai-gpt", "opt", "qwen3_next", "recurrent_gemma", "rwkv", "xglm", "xlstm",
 }  # fmt: skip
 
+#: Those whose layers are told apart by their number in a way that the configuration of fewer layers cannot tell: a
+#: pattern (Jamba), or a factor that goes with the number of layers (MiniCPM 3).
+NO_LAYERS = {"jamba", "minicpm3", "xlstm"}
+
 
 def toy(name: str, vocab_size: int = 300, seed: int = 0, **keys: Any) -> PreTrainedModel:
     """A small random model in float32, in eval mode."""
