@@ -24,7 +24,7 @@ from distill.metrics import chosen
 from distill.models.architecture import vocab_rows, weights_hash
 from distill.models.loading import load_teacher
 from distill.models.resolvers import load_resolver
-from distill.models.student import make_student, student_tokenizer
+from distill.models.student import corpus_tokenizer, make_student, student_tokenizer
 from distill.objective.logit_ops import build_role_maps
 from distill.recipe import Recipe, merge, read_recipe_file
 from distill.recipe_check import recipe_of
@@ -37,17 +37,24 @@ from distill.text.role_map import token_roles
 from distill.text.wordlist import load_wordlist
 from distill.training import preflight
 from distill.training.arguments import training_arguments
+from distill.training.checkpoints import refuse_other_processes
 from distill.training.processes import together, use_all_cores
+from distill.training.rehearsal import rehearse
 from distill.training.run import train_student
 
 
 @dataclass(frozen=True)
 class _Asked:
-    """What a recipe names, loaded: the word list's swapper, and the teacher with its tokenizer, if there is one."""
+    """What a recipe names, loaded.
+
+    The word list's swapper; the teacher, if there is one; the tokenizer and the untrained student, unless the tokenizer
+    is still to be trained on the text.
+    """
 
     swapper: Swapper
     teacher: PreTrainedModel | None
     tokenizer: PreTrainedTokenizerBase | None
+    student: PreTrainedModel | None
 
 
 @dataclass(frozen=True)
@@ -98,9 +105,13 @@ def run(recipe: Recipe) -> dict[str, Any] | None:
     use_all_cores()
     with together():
         asked = _load(recipe)
-    with together(main_first=True), open_run(recipe) as folder:
+    with together(main_first=True) as process, open_run(recipe) as folder:
+        for name in _missing(recipe, folder):
+            refuse_other_processes(folder / "checkpoints" / name, process.num_processes)
         text = _prepare_text(recipe, asked, folder)
-        student = make_student(recipe.student, asked.teacher, text.tokenizer, recipe.teacher.path)
+        student = asked.student
+        if student is None:
+            student = make_student(recipe.student, asked.teacher, text.tokenizer, recipe.teacher.path)
     _train(recipe, asked, text, student, folder)
     scores = None
     with together() as process:
@@ -114,13 +125,17 @@ def run(recipe: Recipe) -> dict[str, Any] | None:
 
 
 def _load(recipe: Recipe) -> _Asked:
-    training_arguments(recipe, Path(recipe.output_dir))
+    arguments = training_arguments(recipe, Path(recipe.output_dir))
     chosen(recipe.scores.metrics, "scores.metrics")
     wordlist = load_wordlist(recipe.wordlist)
     teacher, tokenizer = load_teacher(recipe.teacher) if recipe.teacher.path else (None, None)
     swapper = Swapper(wordlist, load_resolver(recipe.resolver, teacher, tokenizer))
     run_prompts(recipe, swapper)
-    return _Asked(swapper, teacher, tokenizer)
+    if tokenizer is None and recipe.student.tokenizer != "train":
+        tokenizer = student_tokenizer(recipe.student)
+    student = make_student(recipe.student, teacher, tokenizer, recipe.teacher.path) if tokenizer is not None else None
+    rehearse(arguments, student)
+    return _Asked(swapper, teacher, tokenizer, student)
 
 
 def _prepare_text(recipe: Recipe, asked: _Asked, folder: Path) -> _Text:
@@ -133,7 +148,7 @@ def _prepare_text(recipe: Recipe, asked: _Asked, folder: Path) -> _Text:
         for config, seed in ((recipe.corpus, 2 * recipe.seed), (recipe.held_out, 2 * recipe.seed + 1))
     )
     if tokenizer is None:
-        tokenizer = student_tokenizer(recipe.student, corpus.documents, corpus.key, cache)
+        tokenizer = corpus_tokenizer(recipe.student, corpus.documents, corpus.key, cache)
     blocks, counts = training_blocks(
         recipe,
         corpus,
@@ -145,11 +160,16 @@ def _prepare_text(recipe: Recipe, asked: _Asked, folder: Path) -> _Text:
     return _Text(blocks, counts, list(held_out.documents()), tokenizer)
 
 
+def _missing(recipe: Recipe, folder: Path) -> dict[str, Recipe]:
+    """Name -> recipe of the students that are not finished."""
+    return {name: variant for name, variant in recipe.variants().items() if not is_finished(folder / name)}
+
+
 def _train(recipe: Recipe, asked: _Asked, text: _Text, student: PreTrainedModel, folder: Path) -> None:
     """Train every student that is not finished; `student` is one of them, untrained."""
     teacher = asked.teacher
     roles = token_roles(asked.swapper.wordlist, text.tokenizer, vocab_rows(student))
-    missing = {name: variant for name, variant in recipe.variants().items() if not is_finished(folder / name)}
+    missing = _missing(recipe, folder)
     if missing:
         preflight.warn_of(recipe, len(missing), teacher, student, text.counts, roles, asked.swapper, text.held_out)
     for name, variant in missing.items():

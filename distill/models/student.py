@@ -57,15 +57,22 @@ def train_tokenizer(documents: Iterable[str], vocab_size: int) -> PreTrainedToke
     return PreTrainedTokenizerFast(tokenizer_object=backend, bos_token=_END_OF_TEXT, eos_token=_END_OF_TEXT)
 
 
-def student_tokenizer(
+def student_tokenizer(config: StudentConfig) -> PreTrainedTokenizerBase:
+    """The tokenizer that a student without a teacher names.
+
+    Raises:
+        UserError: it names none, or see `load_tokenizer`.
+    """
+    path = config.tokenizer or config.path
+    if path is None:
+        raise UserError("student.tokenizer is missing; without a teacher, name a folder or hub id, or train")
+    return load_tokenizer(path, config.trust_remote_code)
+
+
+def corpus_tokenizer(
     config: StudentConfig, documents: Callable[[], Iterable[str]], corpus_key: str, cache_dir: Path
 ) -> PreTrainedTokenizerBase:
-    """The tokenizer of a student without a teacher: loaded, or trained on the corpus and kept in the cache."""
-    if config.tokenizer != "train":
-        path = config.tokenizer or config.path
-        if path is None:
-            raise UserError("student.tokenizer is missing; without a teacher, name a folder or hub id, or train")
-        return load_tokenizer(path, config.trust_remote_code)
+    """A tokenizer trained on the corpus, for `student.tokenizer: train`, and kept in the cache."""
     folder = cache_dir / f"tokenizer-{corpus_key}-{config.vocab_size}"
     if not is_finished(folder):
         tokenizer = train_tokenizer(islice(documents(), _TOKENIZER_DOCUMENTS), config.vocab_size)
