@@ -21,7 +21,8 @@ from distill.data.corpus import open_corpus
 from distill.data.counts import PackingCounts
 from distill.data.stream import BlockStream, training_blocks
 from distill.metrics import chosen
-from distill.models.architecture import vocab_rows, weights_hash
+from distill.models.architecture import vocab_rows
+from distill.models.generation import writer_hash
 from distill.models.loading import load_teacher
 from distill.models.resolvers import load_resolver
 from distill.models.student import corpus_tokenizer, make_student, student_tokenizer
@@ -141,7 +142,7 @@ def _load(recipe: Recipe) -> _Asked:
 def _prepare_text(recipe: Recipe, asked: _Asked, folder: Path) -> _Text:
     cache = Path(recipe.cache_dir or folder / "cache")
     teacher, tokenizer = asked.teacher, asked.tokenizer
-    model_key = weights_hash(teacher) if teacher is not None else ""
+    model_key = writer_hash(teacher, tokenizer) if teacher is not None else ""
     # Held-out samples must not be training samples: their seeds differ.
     corpus, held_out = (
         open_corpus(config, seed, cache, teacher, tokenizer, model_key, counter("sampling text", "documents"))

@@ -13,6 +13,7 @@ nothing.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from distill.base.errors import UserError
-from distill.models.architecture import evaluating, special_tokens
+from distill.models.architecture import evaluating, special_tokens, weights_hash
 
 # More than float32 changes with the shape of a batch: logits were seen to change by 2e-5, partial sums of probabilities
 # by some 1e-7. A wider margin for these costs time: every token with less probability is then near two boundaries.
@@ -35,6 +36,51 @@ Progress = Callable[[int, int], None]
 
 
 # ------------------------------------------------------------------------------------------------------- generation
+
+
+def end_tokens(model: Any, tokenizer: Any) -> list[int]:
+    """The tokens at which a model's text ends: the tokenizer's own first, then the model's others.
+
+    Instruct models have several in their generation settings (`<|eot_id|>` and `<|end_of_text|>`, say). One that the
+    tokenizer does not hold as special is left out: models without such settings get their class's default, which is
+    some word in another tokenizer.
+    """
+    end = special_tokens(tokenizer)[1]
+    own = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    others: list[Any] = list(own) if isinstance(own, list | tuple) else [own]
+    special = {*tokenizer.all_special_ids, *(i for i, token in tokenizer.added_tokens_decoder.items() if token.special)}
+    return list(dict.fromkeys([end, *(i for i in others if i in special)]))
+
+
+def writer_hash(model: Any, tokenizer: Any, weights: str | None = None) -> str:
+    """Hash of what decides a model's text: its weights, and its end tokens where they are more than the tokenizer's.
+
+    Args:
+        model: The model.
+        tokenizer: Its tokenizer.
+        weights: `weights_hash` of the model where the caller has it already.
+    """
+    ends = end_tokens(model, tokenizer)
+    return (weights or weights_hash(model)) + (f" {ends}" if len(ends) > 1 else "")
+
+
+def sound_settings(settings: GenerationConfig) -> tuple[GenerationConfig, list[str]]:
+    """Generation settings that may be saved, and the names of those left out because they contradict the others.
+
+    transformers loads what it refuses to save: a `temperature` without `do_sample`, beams that are not there.
+    """
+    given = settings.to_diff_dict()
+    sound, left_out = GenerationConfig(), []
+    # Those that others depend on come first.
+    for name in sorted(given, key=lambda name: name not in ("do_sample", "num_beams", "return_dict_in_generate")):
+        before = getattr(sound, name, None)
+        setattr(sound, name, getattr(settings, name, given[name]))
+        try:
+            sound.validate(strict=True)
+        except (ValueError, TypeError):
+            setattr(sound, name, before)
+            left_out.append(name)
+    return sound, left_out
 
 
 class _InverseTransformSampler(LogitsProcessor):
@@ -135,7 +181,7 @@ def generate(
         tokenizer: Its tokenizer; one without a pad token (GPT-2's) will do.
         prompts: Texts to continue; each is given after the start token, as every training document is.
         samples: Continuations per prompt.
-        max_new_tokens: Length at which a continuation is cut off, in tokens; the end token ends it earlier.
+        max_new_tokens: Length at which a continuation is cut off, in tokens; one of `end_tokens` ends it earlier.
         temperature: Softmax temperature, above 0.
         top_p: Nucleus of sampling, as a probability; 1 keeps all.
         top_k: Sample among this many most likely tokens; 0: all.
@@ -159,7 +205,11 @@ def generate(
     texts = [[""] * samples for _ in prompts]
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else end
     config = GenerationConfig(
-        max_new_tokens=max_new_tokens, do_sample=False, eos_token_id=end, pad_token_id=pad, bos_token_id=start
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        eos_token_id=end_tokens(model, tokenizer),
+        pad_token_id=pad,
+        bos_token_id=start,
     )
     with _plain_decoding(model, config):
         for first in range(0, len(jobs), batch_size):
@@ -184,7 +234,7 @@ def _check_sampling(temperature: float, top_p: float) -> None:
 def _continue(
     model: Any, before: list[list[int]], uniforms: Tensor, config: GenerationConfig, shape: tuple[float, int, float]
 ) -> list[list[int]]:
-    """The tokens that follow each of B beginnings, without the end token.
+    """The tokens that follow each of B beginnings, up to the first end token.
 
     Args:
         model: As `generate` takes it.
@@ -202,8 +252,8 @@ def _continue(
         attention_mask=torch.tensor(mask, device=model.device),
         logits_processor=LogitsProcessorList([sampler]),
     )
-    end = config.eos_token_id
-    return [row[: row.index(end)] if end in row else row for row in output[:, width:].tolist()]
+    ends = set(config.eos_token_id)
+    return [list(takewhile(lambda token: token not in ends, row)) for row in output[:, width:].tolist()]
 
 
 def _encode(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:

@@ -16,6 +16,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from distill.base.console import say
 from distill.base.errors import UserError, first_line, suggestion
 from distill.base.files import is_finished, write_folder
 from distill.models.architecture import (
@@ -26,6 +27,7 @@ from distill.models.architecture import (
     special_tokens,
     vocab_rows,
 )
+from distill.models.generation import end_tokens, sound_settings
 from distill.models.loading import load_model, load_tokenizer
 from distill.recipe import StudentConfig
 
@@ -116,11 +118,23 @@ def make_student(
             )
     set_attention(student, config.attention, "student.attention")
     check_head(name, student)
-    start, end = special_tokens(tokenizer)
-    student.generation_config.bos_token_id, student.generation_config.eos_token_id = start, end
-    if student.generation_config.pad_token_id is None:
-        student.generation_config.pad_token_id = end
+    _settle_generation(student, teacher, tokenizer)
     return student.requires_grad_(True)
+
+
+def _settle_generation(
+    student: PreTrainedModel, teacher: PreTrainedModel | None, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """Let the student's own generation settings be ones that can be saved, and its texts end where its teacher's do."""
+    settings, left_out = sound_settings(student.generation_config)
+    if left_out:
+        say(f"the student's generation_config cannot hold {', '.join(left_out)}, which its other settings leave idle")
+    start, end = special_tokens(tokenizer)
+    ends = dict.fromkeys(i for model in (student, teacher) if model for i in end_tokens(model, tokenizer))
+    settings.bos_token_id, settings.eos_token_id = start, list(ends) if len(ends) > 1 else end
+    if settings.pad_token_id is None:
+        settings.pad_token_id = end
+    student.generation_config = settings
 
 
 def _student_from_config(config: StudentConfig, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
