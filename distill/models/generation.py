@@ -204,13 +204,8 @@ def generate(
     jobs = sorted(((p, s) for p in range(len(prompts)) for s in range(samples)), key=lambda job: len(encoded[job[0]]))
     texts = [[""] * samples for _ in prompts]
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else end
-    config = GenerationConfig(
-        max_new_tokens=max_new_tokens,
-        do_sample=False,
-        eos_token_id=end_tokens(model, tokenizer),
-        pad_token_id=pad,
-        bos_token_id=start,
-    )
+    tokens = {"bos_token_id": start, "eos_token_id": end_tokens(model, tokenizer), "pad_token_id": pad}
+    config = GenerationConfig(max_new_tokens=max_new_tokens, do_sample=False, **tokens)
     with _plain_decoding(model, config):
         for first in range(0, len(jobs), batch_size):
             batch = jobs[first : first + batch_size]
