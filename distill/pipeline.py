@@ -21,11 +21,12 @@ from distill.data.corpus import open_corpus
 from distill.data.counts import PackingCounts
 from distill.data.stream import BlockStream, training_blocks
 from distill.metrics import chosen
-from distill.models.architecture import vocab_size, weights_hash
+from distill.models.architecture import vocab_size
+from distill.models.generation import writer_hash
 from distill.models.loading import load_teacher
 from distill.models.probe import behaviour
 from distill.models.resolvers import load_resolver
-from distill.models.student import make_student, student_tokenizer
+from distill.models.student import corpus_tokenizer, make_student, student_tokenizer
 from distill.objective.logit_ops import build_role_maps
 from distill.recipe import Recipe, merge, read_recipe_file
 from distill.recipe_check import recipe_of
@@ -38,17 +39,24 @@ from distill.text.role_map import token_roles
 from distill.text.wordlist import load_wordlist
 from distill.training import preflight
 from distill.training.arguments import training_arguments
+from distill.training.checkpoints import refuse_other_processes
 from distill.training.processes import together, use_all_cores
+from distill.training.rehearsal import rehearse
 from distill.training.run import train_student
 
 
 @dataclass(frozen=True)
 class _Asked:
-    """What a recipe names, loaded: the word list's swapper, and the teacher with its tokenizer, if there is one."""
+    """What a recipe names, loaded.
+
+    The word list's swapper; the teacher, if there is one; the tokenizer and the untrained student, unless the tokenizer
+    is still to be trained on the text.
+    """
 
     swapper: Swapper
     teacher: PreTrainedModel | None
     tokenizer: PreTrainedTokenizerBase | None
+    student: PreTrainedModel | None
 
 
 @dataclass(frozen=True)
@@ -103,7 +111,9 @@ def run(recipe: Recipe) -> dict[str, Any] | None:
     use_all_cores()
     with together():
         asked = _load(recipe)
-    with together(main_first=True), open_run(recipe) as folder:
+    with together(main_first=True) as process, open_run(recipe) as folder:
+        for name in _missing(recipe, folder):
+            refuse_other_processes(folder / "checkpoints" / name, process.num_processes)
         text, student = _prepare(recipe, asked, folder)
     _train(recipe, asked, text, student, folder)
     scores = None
@@ -118,28 +128,32 @@ def run(recipe: Recipe) -> dict[str, Any] | None:
 
 
 def _load(recipe: Recipe) -> _Asked:
-    training_arguments(recipe, Path(recipe.output_dir))
+    arguments = training_arguments(recipe, Path(recipe.output_dir))
     chosen(recipe.scores.metrics, "scores.metrics")
     wordlist = load_wordlist(recipe.wordlist)
     teacher, tokenizer = load_teacher(recipe.teacher) if recipe.teacher.path else (None, None)
     swapper = Swapper(wordlist, load_resolver(recipe.resolver, teacher, tokenizer))
     run_prompts(recipe, swapper)
-    return _Asked(swapper, teacher, tokenizer)
+    if tokenizer is None and recipe.student.tokenizer != "train":
+        tokenizer = student_tokenizer(recipe.student)
+    student = make_student(recipe.student, teacher, tokenizer, recipe.teacher.path) if tokenizer is not None else None
+    rehearse(arguments, student)
+    return _Asked(swapper, teacher, tokenizer, student)
 
 
 def _prepare(recipe: Recipe, asked: _Asked, folder: Path) -> tuple[_Text, PreTrainedModel]:
     """The text, ready to train on, and an untrained student: how it treats packed documents decides the blocks."""
     cache = Path(recipe.cache_dir or folder / "cache")
     teacher, tokenizer = asked.teacher, asked.tokenizer
-    model_key = weights_hash(teacher) if teacher is not None else ""
+    model_key = writer_hash(teacher, tokenizer) if teacher is not None else ""
     # Held-out samples must not be training samples: their seeds differ.
     corpus, held_out = (
         open_corpus(config, seed, cache, teacher, tokenizer, model_key, counter("sampling text", "documents"))
         for config, seed in ((recipe.corpus, 2 * recipe.seed), (recipe.held_out, 2 * recipe.seed + 1))
     )
     if tokenizer is None:
-        tokenizer = student_tokenizer(recipe.student, corpus.documents, corpus.key, cache)
-    student = make_student(recipe.student, teacher, tokenizer, recipe.teacher.path)
+        tokenizer = corpus_tokenizer(recipe.student, corpus.documents, corpus.key, cache)
+    student = asked.student or make_student(recipe.student, teacher, tokenizer, recipe.teacher.path)
     mixing = [model for model in (teacher, student) if model is not None and not behaviour(model).packs]
     if mixing:
         say(f"{type(mixing[0]).__name__} would mix the documents that share a row, so each document gets a row")
@@ -155,11 +169,16 @@ def _prepare(recipe: Recipe, asked: _Asked, folder: Path) -> tuple[_Text, PreTra
     return _Text(blocks, counts, list(held_out.documents()), tokenizer, bool(mixing)), student
 
 
+def _missing(recipe: Recipe, folder: Path) -> dict[str, Recipe]:
+    """Name -> recipe of the students that are not finished."""
+    return {name: variant for name, variant in recipe.variants().items() if not is_finished(folder / name)}
+
+
 def _train(recipe: Recipe, asked: _Asked, text: _Text, student: PreTrainedModel, folder: Path) -> None:
     """Train every student that is not finished; `student` is one of them, untrained."""
     teacher = asked.teacher
     roles = token_roles(asked.swapper.wordlist, text.tokenizer, vocab_size(text.tokenizer))
-    missing = {name: variant for name, variant in recipe.variants().items() if not is_finished(folder / name)}
+    missing = _missing(recipe, folder)
     if missing:
         preflight.warn_of(recipe, len(missing), teacher, student, text.counts, roles, asked.swapper, text.held_out)
     for name, variant in missing.items():

@@ -244,7 +244,8 @@ class Recipe:
         loss: The loss.
         on_nonfinite: When a loss, a gradient or a logit of the teacher is not finite: `stop` and say in which text, or
             `skip` the step and count it.
-        trainer: Settings of transformers' TrainingArguments, by their own names. With `push_to_hub`, the finished
+        trainer: Settings of transformers' TrainingArguments, by their own names; those that would have no effect are
+            refused with the reason. `max_steps: 0` publishes the student untrained. With `push_to_hub`, the finished
             student is pushed with its model card once it has been scored; checkpoints and baseline are not.
         scores: What is measured after training.
     """

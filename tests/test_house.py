@@ -21,7 +21,7 @@ from distill.metrics import chosen
 from distill.objective.operations import OPERATIONS
 from distill.recipe import Recipe
 from distill.recipe_check import parse_recipe
-from distill.training.arguments import check_trainer_keys
+from distill.training.trainer_keys import check_trainer_keys
 
 PACKAGE = REPOSITORY / "distill"
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]

@@ -92,6 +92,14 @@ def damage(folder: Path) -> str | None:
     return None
 
 
+def sealed_files(folder: Path) -> list[str]:
+    """The names of the files of a sealed folder by its manifest, there or not; none where it cannot be read."""
+    try:
+        return list(json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+
+
 def put_folder(partial: Path, path: Path) -> None:
     """Seal a folder and rename it to `path`; one that lies there goes only when the new one is whole."""
     seal_folder(partial)

@@ -14,6 +14,7 @@ nothing.
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
 from distill.base.errors import UserError
-from distill.models.architecture import evaluating, special_tokens, vocab_size
+from distill.models.architecture import evaluating, special_tokens, vocab_size, weights_hash
 from distill.models.probe import behaviour
 
 # More than float32 changes with the shape of a batch: logits were seen to change by 2e-5, partial sums of probabilities
@@ -31,6 +32,51 @@ _LOGIT_ROUNDING = 1e-4
 _SUM_ROUNDING = 1e-6
 
 Progress = Callable[[int, int], None]
+
+
+def end_tokens(model: Any, tokenizer: Any) -> list[int]:
+    """The tokens at which a model's text ends: the tokenizer's own first, then the model's others.
+
+    Instruct models have several in their generation settings (`<|eot_id|>` and `<|end_of_text|>`, say). One that the
+    tokenizer does not hold as special is left out: models without such settings get their class's default, which is
+    some word in another tokenizer.
+    """
+    end = special_tokens(tokenizer)[1]
+    own = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    others: list[Any] = list(own) if isinstance(own, list | tuple) else [own]
+    special = {*tokenizer.all_special_ids, *(i for i, token in tokenizer.added_tokens_decoder.items() if token.special)}
+    return list(dict.fromkeys([end, *(i for i in others if i in special)]))
+
+
+def writer_hash(model: Any, tokenizer: Any, weights: str | None = None) -> str:
+    """Hash of what decides a model's text: its weights, and its end tokens where they are more than the tokenizer's.
+
+    Args:
+        model: The model.
+        tokenizer: Its tokenizer.
+        weights: `weights_hash` of the model where the caller has it already.
+    """
+    ends = end_tokens(model, tokenizer)
+    return (weights or weights_hash(model)) + (f" {ends}" if len(ends) > 1 else "")
+
+
+def sound_settings(settings: GenerationConfig) -> tuple[GenerationConfig, list[str]]:
+    """Generation settings that may be saved, and the names of those left out because they contradict the others.
+
+    transformers loads what it refuses to save: a `temperature` without `do_sample`, beams that are not there.
+    """
+    given = settings.to_diff_dict()
+    sound, left_out = GenerationConfig(), []
+    # Those that others depend on come first.
+    for name in sorted(given, key=lambda name: name not in ("do_sample", "num_beams", "return_dict_in_generate")):
+        before = getattr(sound, name, None)
+        setattr(sound, name, getattr(settings, name, given[name]))
+        try:
+            sound.validate(strict=True)
+        except (ValueError, TypeError):
+            setattr(sound, name, before)
+            left_out.append(name)
+    return sound, left_out
 
 
 class _InverseTransformSampler(LogitsProcessor):
@@ -132,7 +178,7 @@ def generate(
         tokenizer: Its tokenizer; one without a pad token (GPT-2's) will do.
         prompts: Texts to continue; each is given after the start token, as every training document is.
         samples: Continuations per prompt.
-        max_new_tokens: Length at which a continuation is cut off, in tokens; the end token ends it earlier.
+        max_new_tokens: Length at which a continuation is cut off, in tokens; one of `end_tokens` ends it earlier.
         temperature: Softmax temperature, above 0.
         top_p: Nucleus of sampling, as a probability; 1 keeps all.
         top_k: Sample among this many most likely tokens; 0: all.
@@ -155,14 +201,11 @@ def generate(
     jobs = sorted(((p, s) for p in range(len(prompts)) for s in range(samples)), key=lambda job: len(encoded[job[0]]))
     texts = [[""] * samples for _ in prompts]
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else end
-    config = GenerationConfig(
-        max_new_tokens=max_new_tokens, do_sample=False, eos_token_id=end, pad_token_id=pad, bos_token_id=start
-    )
-    # A model without a head of its own (the two-view teacher) takes the padding out itself.
-    pads = not isinstance(model, PreTrainedModel) or not model.get_output_embeddings() or behaviour(model).pads_left
+    tokens = {"bos_token_id": start, "eos_token_id": end_tokens(model, tokenizer), "pad_token_id": pad}
+    config = GenerationConfig(max_new_tokens=max_new_tokens, do_sample=False, **tokens)
     done, shape = 0, (vocab_size(tokenizer), temperature, top_k, top_p)
     with _plain_decoding(model, config):
-        for batch in _batches(jobs, [len(encoded[p]) for p, _ in jobs], batch_size, pads):
+        for batch in _batches(jobs, [len(encoded[p]) for p, _ in jobs], batch_size, _pads_left(model)):
             before = [encoded[p] for p, _ in batch]
             drawn = torch.from_numpy(uniforms[tuple(zip(*batch, strict=True))]).to(model.device)
             new = _continue(model, before, drawn, config, shape)
@@ -172,6 +215,11 @@ def generate(
             if progress:
                 progress(done, len(jobs))
     return texts
+
+
+def _pads_left(model: Any) -> bool:
+    """Whether texts may be padded for a model; one without a head of its own, the two-view teacher, sees to it itself."""
+    return not isinstance(model, PreTrainedModel) or not model.get_output_embeddings() or behaviour(model).pads_left
 
 
 def _batches(
@@ -201,7 +249,7 @@ def _continue(
     config: GenerationConfig,
     shape: tuple[int, float, int, float],
 ) -> list[list[int]]:
-    """The tokens that follow each of B beginnings, without the end token.
+    """The tokens that follow each of B beginnings, up to the first end token.
 
     Args:
         model: As `generate` takes it.
@@ -219,8 +267,8 @@ def _continue(
         attention_mask=torch.tensor(mask, device=model.device),
         logits_processor=LogitsProcessorList([sampler]),
     )
-    end = config.eos_token_id
-    return [row[: row.index(end)] if end in row else row for row in output[:, width:].tolist()]
+    ends = set(config.eos_token_id)
+    return [list(takewhile(lambda token: token not in ends, row)) for row in output[:, width:].tolist()]
 
 
 def _encode(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:

@@ -18,6 +18,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from distill.base.console import say
 from distill.base.errors import UserError, first_line, suggestion
 from distill.base.files import is_finished, write_folder
 from distill.models.architecture import (
@@ -31,6 +32,7 @@ from distill.models.architecture import (
     special_tokens,
     vocab_rows,
 )
+from distill.models.generation import end_tokens, sound_settings
 from distill.models.loading import load_model, load_tokenizer
 from distill.models.probe import behaviour
 from distill.recipe import StudentConfig
@@ -63,15 +65,22 @@ def train_tokenizer(documents: Iterable[str], vocab_size: int) -> PreTrainedToke
     return PreTrainedTokenizerFast(tokenizer_object=backend, bos_token=_END_OF_TEXT, eos_token=_END_OF_TEXT)
 
 
-def student_tokenizer(
+def student_tokenizer(config: StudentConfig) -> PreTrainedTokenizerBase:
+    """The tokenizer that a student without a teacher names.
+
+    Raises:
+        UserError: it names none, or see `load_tokenizer`.
+    """
+    path = config.tokenizer or config.path
+    if path is None:
+        raise UserError("student.tokenizer is missing; without a teacher, name a folder or hub id, or train")
+    return load_tokenizer(path, config.trust_remote_code)
+
+
+def corpus_tokenizer(
     config: StudentConfig, documents: Callable[[], Iterable[str]], corpus_key: str, cache_dir: Path
 ) -> PreTrainedTokenizerBase:
-    """The tokenizer of a student without a teacher: loaded, or trained on the corpus and kept in the cache."""
-    if config.tokenizer != "train":
-        path = config.tokenizer or config.path
-        if path is None:
-            raise UserError("student.tokenizer is missing; without a teacher, name a folder or hub id, or train")
-        return load_tokenizer(path, config.trust_remote_code)
+    """A tokenizer trained on the corpus, for `student.tokenizer: train`, and kept in the cache."""
     folder = cache_dir / f"tokenizer-{corpus_key}-{config.vocab_size}"
     if not is_finished(folder):
         tokenizer = train_tokenizer(islice(documents(), _TOKENIZER_DOCUMENTS), config.vocab_size)
@@ -109,11 +118,23 @@ def make_student(
     set_attention(student, config.attention, "student.attention")
     behaviour(student, name)
     check_head(name, student)
-    start, end = special_tokens(tokenizer)
-    student.generation_config.bos_token_id, student.generation_config.eos_token_id = start, end
-    if student.generation_config.pad_token_id is None:
-        student.generation_config.pad_token_id = end
+    _settle_generation(student, teacher, tokenizer)
     return student.requires_grad_(True)
+
+
+def _settle_generation(
+    student: PreTrainedModel, teacher: PreTrainedModel | None, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """Let the student's own generation settings be ones that can be saved, and its texts end where its teacher's do."""
+    settings, left_out = sound_settings(student.generation_config)
+    if left_out:
+        say(f"the student's generation_config cannot hold {', '.join(left_out)}, which its other settings leave idle")
+    start, end = special_tokens(tokenizer)
+    ends = dict.fromkeys(i for model in (student, teacher) if model for i in end_tokens(model, tokenizer))
+    settings.bos_token_id, settings.eos_token_id = start, list(ends) if len(ends) > 1 else end
+    if settings.pad_token_id is None:
+        settings.pad_token_id = end
+    student.generation_config = settings
 
 
 def _student_from_config(config: StudentConfig, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:

@@ -49,6 +49,7 @@ class TwoViewTeacher(PreTrainedModel, GenerationMixin):
         role_maps: Sequence[RoleMap],
     ) -> None:
         super().__init__(copy.deepcopy(teacher.config))
+        self.generation_config = copy.deepcopy(teacher.generation_config)  # its texts end where the teacher's do
         self.teacher = teacher
         self.tokenizer = tokenizer
         self.swapper = swapper

@@ -32,6 +32,7 @@ from distill.base.console import counter, say
 from distill.base.errors import UserError, suggestion
 from distill.metrics import Evaluation, chosen
 from distill.models.architecture import default_device, weights_hash
+from distill.models.generation import writer_hash
 from distill.models.loading import labelled, load_model, load_teacher, load_tokenizer
 from distill.recipe import Recipe, ScoreConfig
 from distill.recipe_check import typed
@@ -214,7 +215,7 @@ def _measure_each(
     for name, source in models.items():
         model, tokenizer = open_model(source, device)
         weights = weights_hash(model)
-        model_hash = f"{weights} {content_hash(tokenizer.get_vocab())}"
+        model_hash = f"{writer_hash(model, tokenizer, weights)} {content_hash(tokenizer.get_vocab())}"
         if len(models) > 1 and judge is None:
             judge, judge_hash = cached(partial(open_model, source, device)), model_hash
         evaluation = Evaluation(

@@ -17,7 +17,7 @@ from distill.recipe import Recipe, TargetConfig, merge, read_recipe_file, read_y
 from distill.recipe_check import LARGEST_SEED, check_recipe, typed
 from distill.scoring.score_cache import content_hash
 from distill.study.schema import BASELINE, HALVES, Study
-from distill.training.arguments import check_trainer_keys
+from distill.training.trainer_keys import check_trainer_keys
 
 #: Keys of a recipe that say where its text comes from.
 TEXT_SECTIONS = ("corpus", "held_out")

@@ -1,21 +1,20 @@
 """The recipe -> transformers' TrainingArguments and the settings of the loss."""
 
-import math
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
-from types import NoneType
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
 import torch
 from accelerate.utils import DistributedType, parse_flag_from_env
 from transformers import TrainingArguments
 from transformers.integrations import get_reporting_integration_callbacks
 
-from distill.base.errors import UserError, first_line, suggestion
+from distill.base.errors import UserError, first_line
 from distill.objective.settings import LossSettings
 from distill.recipe import Recipe
+from distill.training.trainer_keys import check_trainer_keys, numbers_of_text
 
 # Where the recipe is silent. Names and meanings are those of TrainingArguments.
 _DEFAULTS: dict[str, Any] = {
@@ -39,7 +38,9 @@ def training_arguments(recipe: Recipe, folder: Path) -> TrainingArguments:
         UserError: TrainingArguments refuses a value, or the processes that were started cannot work together so.
     """
     check_trainer_keys(recipe.trainer)
-    given = {**_DEFAULTS, "hub_model_id": Path(recipe.output_dir).name, **recipe.trainer}
+    if recipe.corpus.pack == "while_training":
+        _check_streamed(recipe.trainer)
+    given = {**_DEFAULTS, "hub_model_id": Path(recipe.output_dir).name, **numbers_of_text(recipe.trainer)}
     # YAML reads a plain `no`, which is the name of a strategy, as false.
     given |= {name: "no" for name, value in given.items() if name.endswith("_strategy") and value is False}
     if given.get("bf16") and not torch.accelerator.is_available():
@@ -67,48 +68,14 @@ def training_arguments(recipe: Recipe, folder: Path) -> TrainingArguments:
     return arguments
 
 
-# Set by the pipeline itself; a second value would contradict it.
-_OWN_KEYS = {
-    "output_dir": "output_dir",
-    "seed": "seed",
-    "data_seed": "seed",
-    "remove_unused_columns": None,
-    "label_names": None,
-}
-
-
-def check_trainer_keys(trainer: Mapping[str, Any]) -> None:
-    """Reject keys of a recipe's `trainer` that TrainingArguments does not know, or that are not the recipe's to set.
-
-    Raises:
-        UserError: names the key, and the nearest one; or a value that is no number where one is wanted, at which
-            Trainer would fail in the first step.
-    """
-    known = [f.name for f in fields(TrainingArguments)]
-    kinds = get_type_hints(TrainingArguments)
-    for key, value in trainer.items():
-        if key in _OWN_KEYS:
-            ours = _OWN_KEYS[key]
-            hint = f"use the recipe's key '{ours}'" if ours else "leave it out"
-            raise UserError(f"trainer.{key} is set by distill itself; {hint}")
-        if key not in known:
-            raise UserError(f"trainer: unknown key '{key}'; {suggestion(key, known)}")
-        if {*(get_args(kinds[key]) or (kinds[key],))} - {NoneType} <= {int, float} and not _is_number(value):
-            raise UserError(f"trainer.{key} is {value!r}, but must be a number")
-    strategy = trainer.get("hub_strategy")
-    if "checkpoint" in str(strategy):
-        raise UserError(
-            f"trainer.hub_strategy is {strategy}, but checkpoints are not pushed, only the finished student with its "
-            "card; leave it out"
-        )
-
-
-def _is_number(value: Any) -> bool:
-    """Also in quotes, or as YAML reads 1e-3: a text that TrainingArguments turns into one."""
-    try:
-        return value is None or (not isinstance(value, bool) and math.isfinite(float(value)))
-    except (TypeError, ValueError):
-        return False
+def _check_streamed(trainer: Mapping[str, Any]) -> None:
+    """Raises UserError for settings of the order of blocks, where these are packed while training."""
+    for key in ("train_sampling_strategy", "dataloader_drop_last", "dataloader_persistent_workers"):
+        if trainer.get(key):
+            raise UserError(
+                f"trainer.{key} has no effect on text that is packed while training (corpus.pack), which has no end "
+                "and an order of its own; leave it out"
+            )
 
 
 def _check_processes(arguments: TrainingArguments) -> None:

@@ -9,7 +9,8 @@ import shutil
 from pathlib import Path
 
 from distill.base.console import say
-from distill.base.integrity import damage, put_folder
+from distill.base.errors import UserError
+from distill.base.integrity import damage, put_folder, sealed_files
 
 PARTIAL = "_partial"  # uploads to the hub leave out what begins with an underscore
 
@@ -32,6 +33,37 @@ def newest_whole(folder: Path) -> Path | None:
             return path
         say(f"skipped {path}: {found}")
     return None
+
+
+def refuse_other_processes(folder: Path, processes: int) -> None:
+    """See to it, before any work, that training can go on from the newest checkpoint as it would have without a stop.
+
+    Every process has random numbers of its own there, and a step's blocks are shared out among them.
+
+    Args:
+        folder: That of the checkpoints; need not exist.
+        processes: How many were started.
+
+    Raises:
+        UserError: it was written by another number of them, or holds no optimizer.
+    """
+    if not (found := _oldest_first(folder)):
+        return
+    newest = found[-1]
+    written = sealed_files(newest)  # what was lost since is damage, which `newest_whole` deals with
+    before = sum(name.startswith("rng_state") for name in written)
+    if before not in (0, processes):
+        raise UserError(
+            f"{newest} was written by {before} process{'es' if before > 1 else ''}, but {processes} "
+            f"{'were' if processes > 1 else 'was'} started, which would train otherwise; start {before}, or remove "
+            f"{folder} to begin again"
+        )
+    # Trainer's own file or FSDP's folder, or DeepSpeed's.
+    if written and not any(name.startswith(("optimizer", "global_step")) for name in written):
+        raise UserError(
+            f"{newest} was written without the optimizer's state, and training would go on otherwise; remove {folder} "
+            "to begin again"
+        )
 
 
 def publish(folder: Path, step: int, keep: int | None) -> None:

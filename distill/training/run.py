@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 
 from distill.base.console import Stopped, say, stop_signals_kept
+from distill.base.errors import UserError
 from distill.base.files import write_folder
 from distill.data.batches import Collator
 from distill.data.blocks import BlockDataset
@@ -61,6 +62,9 @@ def train_student(
         Stopped: SIGINT or SIGTERM came; the step was finished and saved.
     """
     arguments = training_arguments(recipe, checkpoints)
+    _require_steps(arguments, blocks)
+    if not isinstance(blocks, BlockStream):  # which has its own readers to count, see `BlockStream.start`
+        checkpoint_folder.refuse_other_processes(checkpoints, arguments.world_size)
     _ask_hub(arguments)
     vocab = vocab_size(tokenizer)
     padding = _padding_rows(student, vocab)
@@ -92,6 +96,24 @@ def train_student(
         _write_student(trainer, recipe, tokenizer, destination, padding)
         if signals:
             raise Stopped(signals[0])
+
+
+def _require_steps(arguments: TrainingArguments, blocks: BlockDataset | BlockStream) -> None:
+    """Nothing is published from no steps at all, unless that is what was asked for.
+
+    Raises:
+        UserError: there are fewer blocks than one step of all processes takes, and they are to be dropped.
+    """
+    if arguments.max_steps == 0:
+        say("trainer.max_steps is 0, so the student stays untrained")
+        return
+    of_one = arguments.per_device_train_batch_size * arguments.world_size
+    if arguments.dataloader_drop_last and not isinstance(blocks, BlockStream) and len(blocks) < of_one:
+        raise UserError(
+            f"no step can be made: the text gives {len(blocks)} blocks, a batch of all processes takes {of_one}, and "
+            "trainer.dataloader_drop_last leaves out a smaller one; leave it out, lower per_device_train_batch_size, "
+            "or give more text"
+        )
 
 
 def _ask_hub(arguments: TrainingArguments) -> None:

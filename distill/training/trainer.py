@@ -112,7 +112,8 @@ class DistillationTrainer(Trainer):
         self.add_callback(self.training_log)
         for callback in (PrinterCallback, ProgressCallback):  # they print each log as a dictionary
             self.remove_callback(callback)
-        self.add_callback(_ConsoleProgress)
+        if not self.args.disable_tqdm:
+            self.add_callback(_ConsoleProgress)
         self.skip_nonfinite = skip_nonfinite
         self.skipped_steps = 0
         self._decode = decode

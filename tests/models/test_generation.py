@@ -5,10 +5,15 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
+from shared import TOY_ARCHITECTURES, TOY_TEXT
+from tokenizers import AddedToken
+from transformers import GenerationConfig
 
 from distill.base.errors import UserError
-from distill.models.generation import generate
+from distill.models.generation import end_tokens, generate, sound_settings, writer_hash
 from distill.models.loading import load_model, load_tokenizer
+from distill.models.student import make_student, train_tokenizer
+from distill.recipe import StudentConfig
 from distill.text.prompts import load_prompts
 
 SETTINGS = {"samples": 3, "max_new_tokens": 6, "seed": 5}
@@ -159,3 +164,85 @@ def test_a_tokenizer_without_a_pad_token_makes_no_noise(toy_model, toy_tokenizer
     assert toy_tokenizer.pad_token_id is None
     generate(toy_model(), toy_tokenizer, ["The nurse", "A much longer prompt"], samples=2, max_new_tokens=4)
     assert "pad" not in capsys.readouterr().err and not [w for w in recwarn if "pad" in str(w.message)]
+
+
+# ------------------------------------------------------------------------------------------------------- end tokens
+
+
+TURN = 342  # behind all entries of the toy tokenizer
+
+
+@pytest.fixture
+def instruct():
+    """A model whose turns end with a token of their own, TURN, and its tokenizer."""
+    tokenizer = train_tokenizer([TOY_TEXT] * 4, 400)
+    tokenizer.add_tokens([AddedToken("<|turn|>", special=True)])
+    config = {"model_type": "gpt2", **TOY_ARCHITECTURES["gpt2"]}
+    model = make_student(StudentConfig(init="config", config=config), None, tokenizer, None).eval()
+    model.generation_config.eos_token_id = [tokenizer.eos_token_id, TURN]
+    return model, tokenizer
+
+
+def test_a_text_ends_at_any_end_token(instruct):
+    """A coin that says " he" three times in four: a quarter of the texts is empty, and three sixteenths have one."""
+    model, tokenizer = instruct
+    scores = torch.full((TURN + 1,), -torch.inf)
+    (he,) = tokenizer(" he")["input_ids"]
+    scores[he], scores[TURN] = np.log(0.75), np.log(0.25)
+    model.lm_head = _ConstantHead(scores)
+    asked = {"samples": 10, "max_new_tokens": 40, "seed": 0}
+    lengths = Counter(len(text.split()) for texts in generate(model, tokenizer, TEXTS * 10, **asked) for text in texts)
+    for words in range(3):
+        assert lengths[words] / 400 == pytest.approx(0.25 * 0.75**words, abs=0.06)
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    short = [text for texts in generate(model, tokenizer, TEXTS, **asked) for text in texts if len(text.split()) < 20]
+    assert not short  # the other token is then one like any other, without text
+
+
+def test_end_tokens_are_the_tokenizers_and_the_models_special_ones(instruct, toy_model, toy_tokenizer):
+    model, tokenizer = instruct
+    end = tokenizer.eos_token_id
+    assert end_tokens(model, tokenizer) == [end, TURN]
+    for own, want in ((TURN, [end, TURN]), ([TURN, end], [end, TURN]), (None, [end]), ([7, TURN, 9999], [end, TURN])):
+        model.generation_config.eos_token_id = own
+        assert end_tokens(model, tokenizer) == want
+    plain = toy_model()
+    before = writer_hash(plain, toy_tokenizer)
+    plain.generation_config.eos_token_id = 7  # a word of the tokenizer
+    assert end_tokens(plain, toy_tokenizer) == [toy_tokenizer.eos_token_id]
+    assert writer_hash(plain, toy_tokenizer) == before
+
+
+def test_what_ends_a_text_is_part_of_who_wrote_it(instruct):
+    model, tokenizer = instruct
+    both = writer_hash(model, tokenizer)
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    assert writer_hash(model, tokenizer) != both
+
+
+@pytest.mark.parametrize(
+    ("given", "left_out"),
+    [
+        ({}, []),
+        ({"temperature": 0.6, "top_p": 0.9}, ["temperature", "top_p"]),
+        ({"temperature": 0.6, "top_p": 0.9, "do_sample": True, "repetition_penalty": 1.1}, []),
+        ({"length_penalty": 2.0, "num_beams": 4, "early_stopping": True}, []),
+        ({"length_penalty": 2.0, "early_stopping": True}, ["early_stopping", "length_penalty"]),
+        ({"max_new_tokens": 0}, ["max_new_tokens"]),
+        ({"num_return_sequences": 3}, ["num_return_sequences"]),
+    ],
+)
+def test_settings_that_cannot_be_saved_are_left_out_and_the_others_kept(tmp_path, given, left_out):
+    """transformers itself is the judge: it saves what is kept, and reads it back."""
+    settings = GenerationConfig(eos_token_id=[1, 2])
+    for name, value in given.items():
+        setattr(settings, name, value)
+    sound, names = sound_settings(settings)
+    assert sorted(names) == left_out
+    if left_out:
+        with pytest.raises(ValueError):
+            settings.save_pretrained(tmp_path)
+    sound.save_pretrained(tmp_path)
+    again = GenerationConfig.from_pretrained(tmp_path)
+    for name, value in {"eos_token_id": [1, 2], **given}.items():
+        assert name in left_out or getattr(again, name) == value

@@ -6,7 +6,8 @@ import pytest
 import torch
 from architectures import CAUSAL, NO_LAYERS, toy
 from shared import TOY_ARCHITECTURES, TOY_TEXT
-from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
+from tokenizers import AddedToken
+from transformers import AutoModelForCausalLM, GenerationConfig, GPT2Config, GPT2LMHeadModel
 
 from distill.base.errors import UserError
 from distill.models.architecture import (
@@ -156,6 +157,30 @@ def test_saved_students_load_with_plain_transformers(toy_model, toy_tokenizer, t
     assert parameter_count(again) == parameter_count(student)
     assert load_tokenizer(str(tmp_path))(TOY_TEXT)["input_ids"] == toy_tokenizer(TOY_TEXT)["input_ids"]
     assert weights_hash(again) == weights_hash(student)
+
+
+@pytest.mark.parametrize("init", ["layers", "checkpoint", "config"])
+def test_a_student_keeps_sound_generation_settings_and_all_end_tokens(toy_model, tmp_path, capsys, init):
+    """As of instruct models: two end tokens, and a temperature without sampling, which transformers does not save."""
+    tokenizer = train_tokenizer([TOY_TEXT] * 4, 400)
+    tokenizer.add_tokens([AddedToken("<|turn|>", special=True)])
+    teacher = toy_model(vocab_size=343)
+    ends = [tokenizer.eos_token_id, 342]
+    teacher.generation_config = GenerationConfig(eos_token_id=[342, ends[0]], temperature=0.6, repetition_penalty=1.1)
+    keys = {"init": init}
+    if init == "checkpoint":
+        toy_model(vocab_size=343).save_pretrained(tmp_path / "other")
+        tokenizer.save_pretrained(tmp_path / "other")
+        keys["path"] = str(tmp_path / "other")
+    elif init == "config":
+        keys["config"] = {"model_type": "gpt2", **TOY_ARCHITECTURES["gpt2"]}
+    student = make_student(StudentConfig(**keys), teacher, tokenizer, "t")
+    student.save_pretrained(tmp_path / "student")
+    again = GenerationConfig.from_pretrained(tmp_path / "student")
+    assert again.eos_token_id == ends
+    assert again.repetition_penalty == (1.1 if init == "layers" else GenerationConfig().repetition_penalty)
+    assert ("cannot hold temperature" in capsys.readouterr().err) == (init == "layers")
+    assert teacher.generation_config.temperature == 0.6
 
 
 def test_trained_tokenizer_gives_text_back(toy_tokenizer):

@@ -12,8 +12,8 @@ from distill.base.errors import UserError
 from distill.recipe import Recipe, TargetConfig
 from distill.reports.model_card import write_cards
 from distill.training import hub as hub_module
-from distill.training.arguments import check_trainer_keys
 from distill.training.hub import push_student
+from distill.training.trainer_keys import check_trainer_keys
 
 RECIPE = Recipe(output_dir="outputs/try", target=TargetConfig(op="expmean", reverse_roles=True, augment=True))
 

@@ -10,10 +10,12 @@ import pytest
 import torch
 import train_toy
 import transformers.modeling_utils
+from launched import train
 from safetensors.torch import load_file
 from torch._dynamo.utils import counters
 from transformers import AutoModelForCausalLM
 
+from distill.base.errors import UserError
 from distill.models.architecture import hidden_states
 
 
@@ -40,6 +42,27 @@ def test_a_finished_training_is_not_trained_further(tmp_path):
     train_toy.main(str(tmp_path), 4, 1, **arguments)
     got = load_file(tmp_path / "student" / "model.safetensors")
     assert all(torch.equal(want[k], got[k]) for k in want)
+
+
+def test_nothing_is_published_from_no_steps_unless_that_is_asked_for(tmp_path, capsys):
+    dropped = {"dataloader_drop_last": True, "num_train_epochs": 1}
+    for steps in (-1, 3):  # as many as the text gives, and more than that
+        with pytest.raises(UserError, match=r"no step can be made: the text gives \d+ blocks, .* takes 1000"):
+            train_toy.main(str(tmp_path / "dropped"), 1000, 1, steps=steps, **dropped)
+    assert not (tmp_path / "dropped" / "student").exists()
+    train_toy.main(str(tmp_path / "asked"), 4, 1, steps=0)
+    want, got = (
+        load_file(tmp_path / "asked" / name) for name in ("untrained.safetensors", "student/model.safetensors")
+    )
+    assert all(torch.equal(want[name], got[name]) for name in got)
+    assert "max_steps is 0, so the student stays untrained" in capsys.readouterr().err
+
+
+def test_another_number_of_processes_does_not_go_on_silently(tmp_path):
+    train(tmp_path, 2, processes=2, steps=2, save_steps=1)
+    shutil.rmtree(tmp_path / "student")
+    with pytest.raises(UserError, match="written by 2 processes, but 1 was started"):
+        train_toy.main(str(tmp_path), 4, 1, steps=2, save_steps=1)
 
 
 # ------------------------------------------------------------------------------------------------------------- settings
