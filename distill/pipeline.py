@@ -17,11 +17,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from distill.base.console import counter, say
 from distill.base.files import is_finished
 from distill.data.blocks import BlockDataset
-from distill.data.corpus import open_corpus
+from distill.data.corpus import open_corpus, with_template
 from distill.data.counts import PackingCounts
+from distill.data.overlap import digests, held_out_documents, warn_of_held_out
 from distill.data.stream import BlockStream, training_blocks
 from distill.metrics import chosen
-from distill.models.architecture import vocab_rows, weights_hash
+from distill.models.architecture import check_block_length, model_hash, vocab_rows
 from distill.models.loading import load_teacher
 from distill.models.resolvers import load_resolver
 from distill.models.student import make_student, student_tokenizer
@@ -101,6 +102,8 @@ def run(recipe: Recipe) -> dict[str, Any] | None:
     with together(main_first=True), open_run(recipe) as folder:
         text = _prepare_text(recipe, asked, folder)
         student = make_student(recipe.student, asked.teacher, text.tokenizer, recipe.teacher.path)
+        if recipe.student.init != "layers":  # or else they are the teacher's positions
+            check_block_length(recipe.block_length, recipe.student.path or "student.config", student)
     _train(recipe, asked, text, student, folder)
     scores = None
     with together() as process:
@@ -118,6 +121,8 @@ def _load(recipe: Recipe) -> _Asked:
     chosen(recipe.scores.metrics, "scores.metrics")
     wordlist = load_wordlist(recipe.wordlist)
     teacher, tokenizer = load_teacher(recipe.teacher) if recipe.teacher.path else (None, None)
+    if teacher is not None:
+        check_block_length(recipe.block_length, str(recipe.teacher.path), teacher)
     swapper = Swapper(wordlist, load_resolver(recipe.resolver, teacher, tokenizer))
     run_prompts(recipe, swapper)
     return _Asked(swapper, teacher, tokenizer)
@@ -126,7 +131,7 @@ def _load(recipe: Recipe) -> _Asked:
 def _prepare_text(recipe: Recipe, asked: _Asked, folder: Path) -> _Text:
     cache = Path(recipe.cache_dir or folder / "cache")
     teacher, tokenizer = asked.teacher, asked.tokenizer
-    model_key = weights_hash(teacher) if teacher is not None else ""
+    model_key = model_hash(teacher, tokenizer) if teacher is not None else ""
     # Held-out samples must not be training samples: their seeds differ.
     corpus, held_out = (
         open_corpus(config, seed, cache, teacher, tokenizer, model_key, counter("sampling text", "documents"))
@@ -134,6 +139,8 @@ def _prepare_text(recipe: Recipe, asked: _Asked, folder: Path) -> _Text:
     )
     if tokenizer is None:
         tokenizer = student_tokenizer(recipe.student, corpus.documents, corpus.key, cache)
+    corpus = with_template(corpus, tokenizer, recipe.corpus.mask)
+    held_out_text = list(held_out.documents())
     blocks, counts = training_blocks(
         recipe,
         corpus,
@@ -142,7 +149,14 @@ def _prepare_text(recipe: Recipe, asked: _Asked, folder: Path) -> _Text:
         cache,
         counter("swapping, tokenising and packing", "documents"),
     )
-    return _Text(blocks, counts, list(held_out.documents()), tokenizer)
+    held = digests(held_out_text)
+    if isinstance(blocks, BlockStream):
+        blocks.held_out = held
+    else:
+        reading = counter("comparing training text with held-out text", "documents")
+        counts.held_out_documents = held_out_documents(recipe, corpus, held, cache, reading)
+        warn_of_held_out(counts.held_out_documents, counts.documents)
+    return _Text(blocks, counts, held_out_text, tokenizer)
 
 
 def _train(recipe: Recipe, asked: _Asked, text: _Text, student: PreTrainedModel, folder: Path) -> None:

@@ -1,6 +1,7 @@
 """What a model is made of: layers, head, hidden states, special tokens. The only file that knows architectures."""
 
 import hashlib
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -11,6 +12,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.activations import ACT2FN, NewGELUActivation
 
+from distill.base.console import warn
 from distill.base.errors import UserError, first_line
 
 
@@ -39,6 +41,19 @@ def special_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[int, int]:
     if bos is None and eos is None:
         raise UserError(f"{tokenizer.name_or_path}: its tokenizer has neither a bos nor an eos token; add one of them")
     return (bos if bos is not None else eos), (eos if eos is not None else bos)
+
+
+def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Hash of all that decides which tokens a text becomes, its special tokens and its chat template included."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    content = backend.to_str() if backend is not None else json.dumps(tokenizer.get_vocab(), sort_keys=True)
+    parts = (content, repr(tokenizer.special_tokens_map), str(getattr(tokenizer, "chat_template", None)))
+    return hashlib.sha256("\n".join(parts).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def begins_itself(text: str, tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether a text begins with a special token, as chat templates render it: no start token is put before it."""
+    return any(text.startswith(token) for token in tokenizer.all_special_tokens if token != tokenizer.unk_token)
 
 
 def set_attention(model: PreTrainedModel, name: str | None, key: str) -> None:
@@ -145,6 +160,41 @@ def check_head(name: str, model: PreTrainedModel) -> None:
         )
 
 
+def position_limit(model: PreTrainedModel) -> tuple[int | None, bool]:
+    """The longest input that a model's configuration names, and whether a longer one would break it.
+
+    It breaks where positions are looked up in a table (learned, or made beforehand) that ends there. Rotary and linear
+    positions go on, beyond what the model was trained with. None: there is no limit.
+    """
+    limit = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+    if limit is None:
+        return None, False
+    words = model.get_input_embeddings()
+    tables = [module.weight for module in model.modules() if isinstance(module, nn.Embedding) and module is not words]
+    for module in model.modules():
+        if not hasattr(module, "make_weights"):  # XGLM's table grows
+            tables += [table for table in module.buffers(recurse=False) if table.dim() == 2]
+    # Some architectures keep the first two rows of the table for padding.
+    return limit, any(limit <= len(table) <= limit + 2 for table in tables)
+
+
+def check_block_length(block_length: int, name: str, model: PreTrainedModel) -> None:
+    """Refuse blocks that are longer than the model's positions; warn where it would go on beyond what it has learned.
+
+    Raises:
+        UserError: names both lengths.
+    """
+    limit, breaks = position_limit(model)
+    if limit is None or block_length <= limit:
+        return
+    if breaks:
+        raise UserError(f"block_length is {block_length}, but {name} has only {limit} positions; lower it to that")
+    warn(
+        f"block_length is {block_length}, but {name} was made for {limit} tokens, and may predict badly beyond them; "
+        f"set block_length to {limit} or less"
+    )
+
+
 def default_device() -> str:
     """Where a model is put that nobody puts elsewhere."""
     return "cuda" if torch.cuda.is_available() else "cpu"
@@ -173,3 +223,21 @@ def weights_hash(model: PreTrainedModel) -> str:
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+# What a configuration says of where the model came from and how it runs, and not of what it predicts.
+_UNDECISIVE = ("_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype", "use_cache")
+
+
+def model_hash(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, weights: str | None = None) -> str:
+    """Hash of all that decides what a model predicts for a text: weights, configuration and tokenizer.
+
+    The same weights are another model with another number of heads, or another base of their rotary positions.
+    `weights`: their `weights_hash`, where it is known already.
+    """
+    config = getattr(model, "config", None)
+    settings = config.to_dict() if config is not None else {}
+    kept = {key: value for key, value in settings.items() if key not in _UNDECISIVE}
+    parts = [weights or weights_hash(model), json.dumps(kept, sort_keys=True, default=str)]
+    parts += [tokenizer_hash(tokenizer)] if tokenizer is not None else []
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()

@@ -21,7 +21,7 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from distill.base.errors import UserError
-from distill.models.architecture import evaluating, special_tokens
+from distill.models.architecture import begins_itself, evaluating, special_tokens
 
 # More than float32 changes with the shape of a batch: logits were seen to change by 2e-5, partial sums of probabilities
 # by some 1e-7. A wider margin for these costs time: every token with less probability is then near two boundaries.
@@ -133,7 +133,8 @@ def generate(
     Args:
         model: A causal language model with `generate`; its own generation settings play no part.
         tokenizer: Its tokenizer; one without a pad token (GPT-2's) will do.
-        prompts: Texts to continue; each is given after the start token, as every training document is.
+        prompts: Texts to continue; each is given after the start token, as every training document is, unless it
+            begins with a special token itself, as chat templates do.
         samples: Continuations per prompt.
         max_new_tokens: Length at which a continuation is cut off, in tokens; the end token ends it earlier.
         temperature: Softmax temperature, above 0.
@@ -151,7 +152,10 @@ def generate(
     """
     _check_sampling(temperature, top_p)
     start, end = special_tokens(tokenizer)
-    encoded = [[start, *ids] for ids in _encode(tokenizer, prompts)]
+    encoded = [
+        ids if begins_itself(prompt, tokenizer) else [start, *ids]
+        for prompt, ids in zip(prompts, _encode(tokenizer, prompts), strict=True)
+    ]
     _check_context(model, prompts, encoded, max_new_tokens)
     uniforms = np.random.default_rng(seed).random((len(prompts), samples, max_new_tokens))
     # Neighbours of one length need no padding, and padding costs time.

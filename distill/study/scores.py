@@ -20,7 +20,7 @@ import torch
 from distill.base.console import say
 from distill.base.errors import UserError
 from distill.metrics import Evaluation, Outcome, PartOfEvaluation, chosen
-from distill.models.architecture import default_device, weights_hash
+from distill.models.architecture import default_device, model_hash
 from distill.models.loading import load_model, load_teacher, load_tokenizer
 from distill.models.two_view import TwoViewTeacher
 from distill.objective.logit_ops import build_role_maps
@@ -149,7 +149,7 @@ class Scorer:
         self.device = default_device()
         model, self.tokenizer = load_teacher(self.recipe.teacher)
         self.teacher = model.to(self.device)
-        self.teacher_hash = weights_hash(model)
+        self.teacher_hash = model_hash(model, self.tokenizer)
 
     def outcomes(self, row: str) -> dict[str, Outcome]:
         """All scores of a row's model, by name: METRIC, METRIC_HALF and METRIC_TEXT."""
@@ -192,4 +192,5 @@ class Scorer:
         """Model, tokenizer and hash of a student that was trained."""
         folder = str(run_folder(self.study, row, self.seed) / "student")
         model = load_model(folder).to(self.device)
-        return model, load_tokenizer(folder), weights_hash(model)
+        tokenizer = load_tokenizer(folder)
+        return model, tokenizer, model_hash(model, tokenizer)
