@@ -38,6 +38,7 @@ from distill.data.batches import Collator
 from distill.data.blocks import BlockDataset, PairBlock
 from distill.data.corpus import Corpus
 from distill.data.counts import PackingCounts
+from distill.data.overlap import digest, warn_of_held_out
 from distill.data.packing import cache_key, check_packed, pack, packed_blocks
 from distill.recipe import Recipe
 from distill.text.counterfactual import Swapper
@@ -90,6 +91,8 @@ class BlockStream(IterableDataset):
         self.block_length, self.segment_documents, self.seed = block_length, segment_documents, seed
         self.record = record
         self.one_document = one_document
+        #: Digests of held-out text, see overlap.py; documents that are among them are counted.
+        self.held_out: frozenset[bytes] = frozenset()
         #: Of all processes, once a training is finished; a student may have been trained by an earlier command.
         self.counts = (
             PackingCounts(**json.loads(record.read_text(encoding="utf-8"))) if record.exists() else PackingCounts()
@@ -159,6 +162,7 @@ class BlockStream(IterableDataset):
         total = sum(gather_object(ours), PackingCounts())
         vars(self.counts).update(vars(total))
         say(total.summary())
+        warn_of_held_out(total.held_out_documents, total.documents)
         if self.process == 0:
             self.record.parent.mkdir(parents=True, exist_ok=True)
             write_json(self.record, vars(total))
@@ -209,6 +213,8 @@ class BlockStream(IterableDataset):
     ) -> Iterator[PairBlock]:
         rng = random.Random(f"{self.seed} {epoch} {segment}")
         shuffled = rng.sample(documents, len(documents))
+        if self.held_out:
+            counts.held_out_documents += sum(digest(document) in self.held_out for document in documents)
         pool: list[PairBlock] = []
         for block in pack(shuffled, self.tokenizer, self.swapper, self.block_length, counts, self.one_document):
             if len(pool) < _POOL:

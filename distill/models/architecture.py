@@ -2,9 +2,10 @@
 
 import hashlib
 import inspect
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
@@ -14,6 +15,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.activations import ACT2FN, NewGELUActivation
 
+from distill.base.console import warn
 from distill.base.errors import UserError, first_line
 from distill.objective.kd_loss import ModelView
 
@@ -43,6 +45,33 @@ def special_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[int, int]:
     if bos is None and eos is None:
         raise UserError(f"{tokenizer.name_or_path}: its tokenizer has neither a bos nor an eos token; add one of them")
     return (bos if bos is not None else eos), (eos if eos is not None else bos)
+
+
+def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Hash of all that decides which tokens a text becomes, its special tokens and its chat template included."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    content = backend.to_str() if backend is not None else json.dumps(tokenizer.get_vocab(), sort_keys=True)
+    parts = (content, repr(tokenizer.special_tokens_map), str(getattr(tokenizer, "chat_template", None)))
+    return hashlib.sha256("\n".join(parts).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def begins_itself(text: str, tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether a text begins with a special token, as chat templates render it: no start token is put before it."""
+    return any(text.startswith(token) for token in tokenizer.all_special_tokens if token != tokenizer.unk_token)
+
+
+def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The tokens at which a model's text ends: the tokenizer's own first, then the model's others.
+
+    Instruct models have several in their generation settings (`<|eot_id|>` and `<|end_of_text|>`, say). One that the
+    tokenizer does not hold as special is left out: models without such settings get their class's default, which is
+    some word in another tokenizer.
+    """
+    end = special_tokens(tokenizer)[1]
+    own = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    others: list[Any] = list(own) if isinstance(own, list | tuple) else [own]
+    special = {*tokenizer.all_special_ids, *(i for i, token in tokenizer.added_tokens_decoder.items() if token.special)}
+    return list(dict.fromkeys([end, *(i for i in others if i in special)]))
 
 
 def set_attention(model: PreTrainedModel, name: str | None, key: str) -> None:
@@ -268,6 +297,41 @@ def _number(model: PreTrainedModel, names: Sequence[str]) -> float | None:
     return next((float(number) for number in found if number is not None), None)
 
 
+def position_limit(model: PreTrainedModel) -> tuple[int | None, bool]:
+    """The longest input that a model's configuration names, and whether a longer one would break it.
+
+    It breaks where positions are looked up in a table (learned, or made beforehand) that ends there. Rotary and linear
+    positions go on, beyond what the model was trained with. None: there is no limit.
+    """
+    limit = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+    if limit is None:
+        return None, False
+    words = model.get_input_embeddings()
+    tables = [module.weight for module in model.modules() if isinstance(module, nn.Embedding) and module is not words]
+    for module in model.modules():
+        if not hasattr(module, "make_weights"):  # XGLM's table grows
+            tables += [table for table in module.buffers(recurse=False) if table.dim() == 2]
+    # Some architectures keep the first two rows of the table for padding.
+    return limit, any(limit <= len(table) <= limit + 2 for table in tables)
+
+
+def check_block_length(block_length: int, name: str, model: PreTrainedModel) -> None:
+    """Refuse blocks that are longer than the model's positions; warn where it would go on beyond what it has learned.
+
+    Raises:
+        UserError: names both lengths.
+    """
+    limit, breaks = position_limit(model)
+    if limit is None or block_length <= limit:
+        return
+    if breaks:
+        raise UserError(f"block_length is {block_length}, but {name} has only {limit} positions; lower it to that")
+    warn(
+        f"block_length is {block_length}, but {name} was made for {limit} tokens, and may predict badly beyond them; "
+        f"set block_length to {limit} or less"
+    )
+
+
 def default_device() -> str:
     """Where a model is put that nobody puts elsewhere."""
     return "cuda" if torch.cuda.is_available() else "cpu"
@@ -296,3 +360,23 @@ def weights_hash(model: PreTrainedModel) -> str:
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+# What a configuration says of where the model came from and how it runs, and not of what it predicts.
+_UNDECISIVE = ("_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype", "use_cache")
+
+
+def model_hash(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, weights: str | None = None) -> str:
+    """Hash of all that decides what a model predicts for a text and where its own end: weights, settings, tokenizer.
+
+    The same weights are another model with another number of heads, or another base of their rotary positions.
+    `weights`: their `weights_hash`, where it is known already.
+    """
+    config = getattr(model, "config", None)
+    settings = config.to_dict() if config is not None else {}
+    kept = {key: value for key, value in settings.items() if key not in _UNDECISIVE}
+    parts = [weights or weights_hash(model), json.dumps(kept, sort_keys=True, default=str)]
+    if tokenizer is not None:
+        ends = end_tokens(model, tokenizer)
+        parts += [tokenizer_hash(tokenizer), *([str(ends)] if len(ends) > 1 else [])]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()

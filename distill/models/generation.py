@@ -23,7 +23,7 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
 from distill.base.errors import UserError
-from distill.models.architecture import evaluating, special_tokens, vocab_size, weights_hash
+from distill.models.architecture import begins_itself, end_tokens, evaluating, special_tokens, vocab_size
 from distill.models.probe import behaviour
 
 # More than float32 changes with the shape of a batch: logits were seen to change by 2e-5, partial sums of probabilities
@@ -32,32 +32,6 @@ _LOGIT_ROUNDING = 1e-4
 _SUM_ROUNDING = 1e-6
 
 Progress = Callable[[int, int], None]
-
-
-def end_tokens(model: Any, tokenizer: Any) -> list[int]:
-    """The tokens at which a model's text ends: the tokenizer's own first, then the model's others.
-
-    Instruct models have several in their generation settings (`<|eot_id|>` and `<|end_of_text|>`, say). One that the
-    tokenizer does not hold as special is left out: models without such settings get their class's default, which is
-    some word in another tokenizer.
-    """
-    end = special_tokens(tokenizer)[1]
-    own = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
-    others: list[Any] = list(own) if isinstance(own, list | tuple) else [own]
-    special = {*tokenizer.all_special_ids, *(i for i, token in tokenizer.added_tokens_decoder.items() if token.special)}
-    return list(dict.fromkeys([end, *(i for i in others if i in special)]))
-
-
-def writer_hash(model: Any, tokenizer: Any, weights: str | None = None) -> str:
-    """Hash of what decides a model's text: its weights, and its end tokens where they are more than the tokenizer's.
-
-    Args:
-        model: The model.
-        tokenizer: Its tokenizer.
-        weights: `weights_hash` of the model where the caller has it already.
-    """
-    ends = end_tokens(model, tokenizer)
-    return (weights or weights_hash(model)) + (f" {ends}" if len(ends) > 1 else "")
 
 
 def sound_settings(settings: GenerationConfig) -> tuple[GenerationConfig, list[str]]:
@@ -176,7 +150,8 @@ def generate(
     Args:
         model: A causal language model with `generate`; its own generation settings play no part.
         tokenizer: Its tokenizer; one without a pad token (GPT-2's) will do.
-        prompts: Texts to continue; each is given after the start token, as every training document is.
+        prompts: Texts to continue; each is given after the start token, as every training document is, unless it
+            begins with a special token itself, as chat templates do.
         samples: Continuations per prompt.
         max_new_tokens: Length at which a continuation is cut off, in tokens; one of `end_tokens` ends it earlier.
         temperature: Softmax temperature, above 0.
@@ -194,7 +169,10 @@ def generate(
     """
     _check_sampling(temperature, top_p)
     start, end = special_tokens(tokenizer)
-    encoded = [[start, *ids] for ids in _encode(tokenizer, prompts)]
+    encoded = [
+        ids if begins_itself(prompt, tokenizer) else [start, *ids]
+        for prompt, ids in zip(prompts, _encode(tokenizer, prompts), strict=True)
+    ]
     _check_context(model, prompts, encoded, max_new_tokens)
     uniforms = np.random.default_rng(seed).random((len(prompts), samples, max_new_tokens))
     # Neighbours of one length need no padding, and padding costs time.
@@ -218,7 +196,7 @@ def generate(
 
 
 def _pads_left(model: Any) -> bool:
-    """Whether texts may be padded for a model; one without a head of its own, the two-view teacher, sees to it itself."""
+    """Whether texts may be padded; a model without a head of its own (two views) takes the padding out itself."""
     return not isinstance(model, PreTrainedModel) or not model.get_output_embeddings() or behaviour(model).pads_left
 
 

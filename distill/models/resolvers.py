@@ -19,10 +19,10 @@ import torch
 from torch import Tensor
 
 from distill.base.errors import UserError, first_line, suggestion
-from distill.models.architecture import evaluating, hidden_states, project, special_tokens, weights_hash
+from distill.base.long_input import encodable
+from distill.models.architecture import evaluating, hidden_states, model_hash, project, special_tokens
 from distill.models.loading import load_teacher
 from distill.recipe import TeacherConfig
-from distill.text.counterfactual import encodable
 from distill.text.roles import Ambiguity, PronounModel, Resolver, with_coordinated
 
 _RULE_VERSION = "1"  # raise it whenever the same model may give other roles
@@ -124,7 +124,7 @@ class LanguageModelResolver:
         """Hash of the rules, of the model's weights and of its tokenizer. Read once: the weights must not change."""
         tokens = self.tokenizer.backend_tokenizer.to_str()
         own = f"{_RULE_VERSION} {self.alone} {self._start}"
-        parts = (own, weights_hash(self.model), tokens, self._log_linear.version)
+        parts = (own, model_hash(self.model, None), tokens, self._log_linear.version)
         return f"teacher {hashlib.sha256(' '.join(parts).encode('utf-8', 'surrogatepass')).hexdigest()}"
 
     def __call__(self, text: str, ambiguities: Sequence[Ambiguity]) -> list[int]:

@@ -25,6 +25,7 @@ from distill.models.architecture import (
     check_head,
     check_vocabulary,
     decoder_layers,
+    end_tokens,
     evaluating,
     is_sharded,
     number_of_layers,
@@ -32,7 +33,7 @@ from distill.models.architecture import (
     special_tokens,
     vocab_rows,
 )
-from distill.models.generation import end_tokens, sound_settings
+from distill.models.generation import sound_settings
 from distill.models.loading import load_model, load_tokenizer
 from distill.models.probe import behaviour
 from distill.recipe import StudentConfig

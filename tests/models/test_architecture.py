@@ -1,19 +1,28 @@
 """Hidden states, heads and activations of several architectures."""
 
+import copy
+
 import pytest
 import torch
 from architectures import ARCHITECTURES, CAUSAL, toy
+from chat_templates import chat_tokenizer
 from shared import TOY_ARCHITECTURES
+from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.activations import NewGELUActivation
 
 from distill.base.errors import UserError
 from distill.models.architecture import (
+    begins_itself,
+    check_block_length,
     default_device,
     evaluating,
     fuse_activations,
     head,
     hidden_states,
+    model_hash,
+    position_limit,
     project,
+    tokenizer_hash,
     view_of,
 )
 from distill.models.loading import load_teacher
@@ -155,3 +164,70 @@ def test_a_model_is_evaluated_and_given_back_as_it_came(training):
 def test_a_gpu_is_used_where_there_is_one(there, expected, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
     assert default_device() == expected
+
+
+# -------------------------------------------------------------------------------------------------------- positions
+
+# Learned tables, tables made beforehand, a table that grows, rotary and linear positions.
+POSITIONS = {
+    "gpt2": {"n_positions": 24, "n_embd": 16, "n_layer": 1, "n_head": 2},
+    "opt": {"max_position_embeddings": 24, "hidden_size": 16, "ffn_dim": 16, "num_hidden_layers": 1,
+            "num_attention_heads": 2, "word_embed_proj_dim": 16},
+    "biogpt": {"max_position_embeddings": 24, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1,
+               "num_attention_heads": 2},
+    "gptj": {"n_positions": 24, "n_embd": 16, "n_layer": 1, "n_head": 2, "rotary_dim": 4},
+    "xglm": {"max_position_embeddings": 24, "d_model": 16, "ffn_dim": 16, "num_layers": 1, "attention_heads": 2},
+    "llama": {"max_position_embeddings": 24, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1,
+              "num_attention_heads": 2},
+    "gpt_neox": {"max_position_embeddings": 24, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1,
+                 "num_attention_heads": 2},
+    "bloom": {"hidden_size": 16, "n_layer": 1, "n_head": 2},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("architecture", POSITIONS)
+def test_blocks_longer_than_a_models_positions_are_refused_where_they_would_break_it(architecture, capsys):
+    """The truth: what the model itself does with one token more."""
+    config = AutoConfig.for_model(architecture, vocab_size=50, **POSITIONS[architecture])
+    model = AutoModelForCausalLM.from_config(config).eval()
+
+    def runs(length: int) -> bool:
+        try:
+            with torch.no_grad():
+                hidden_states(model, torch.ones(1, length, dtype=torch.long), torch.arange(length)[None])
+        except (IndexError, RuntimeError):
+            return False
+        return True
+
+    limit, breaks = position_limit(model)
+    assert limit == (None if architecture == "bloom" else 24)
+    assert runs(24) and runs(25) is not breaks
+    check_block_length(24, "m", model)
+    assert not capsys.readouterr().err
+    if breaks:
+        with pytest.raises(UserError, match="block_length is 25, but m has only 24 positions"):
+            check_block_length(25, "m", model)
+    else:
+        check_block_length(25, "m", model)
+        assert ("m was made for 24 tokens" in capsys.readouterr().err) == (limit is not None)
+
+
+# ------------------------------------------------------------------------------------------- special tokens and hashes
+
+
+def test_a_text_begins_itself_only_with_a_special_token(toy_tokenizer):
+    tokenizer = chat_tokenizer(toy_tokenizer, "chatml")
+    assert begins_itself("<|turn|>user", tokenizer) and begins_itself(tokenizer.bos_token, tokenizer)
+    assert not any(begins_itself(text, tokenizer) for text in ("", "she", " <|turn|>", "<|other|>"))
+
+
+def test_hashes_know_whatever_decides_a_prediction(toy_model, toy_tokenizer):
+    """Heads and rotary base are in no weight; merges and templates in no vocabulary."""
+    model = toy_model("llama")
+    other = copy.deepcopy(model)
+    assert model_hash(model, toy_tokenizer) == model_hash(other, toy_tokenizer)
+    other.config.rope_parameters = {**other.config.rope_parameters, "rope_theta": 500.0}
+    assert model_hash(model, toy_tokenizer) != model_hash(other, toy_tokenizer)
+    one, two = (chat_tokenizer(toy_tokenizer, name) for name in ("chatml", "headers"))
+    assert one.get_vocab() == two.get_vocab()
+    assert len({tokenizer_hash(tokenizer) for tokenizer in (one, two, toy_tokenizer)}) == 3
