@@ -148,7 +148,7 @@ def reported(outcome: Outcome) -> Outcome:
     A number that looks good because nothing was seen shall not be read as a score, nor be subtracted from one. It goes
     into the details, as `seen`, and what a reader is shown instead, as `instead`.
     """
-    if outcome.too_little is None:
+    if outcome.too_little is None or not outcome.units:  # where there is nothing at all, that is said
         return outcome
     reason = f"{TOO_LITTLE}: {outcome.too_little}"
     details = {**outcome.details, "reason": reason, "instead": reason, "seen": outcome.value}

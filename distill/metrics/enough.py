@@ -21,16 +21,17 @@ def first(reasons: Iterable[str | None]) -> str | None:
     return next((reason for reason in reasons if reason), None)
 
 
-def few(count: int, needed: int, what: str, of: str = "") -> str | None:
-    """`only 3 prompts, of 5 that are needed`; None where there are enough.
+def few(count: int, needed: int, what: str, among: int | None = None) -> str | None:
+    """`only 3 of 512 documents hold a listed word, and 10 are needed`; None where there are enough.
 
     Args:
         count: How many there are.
         needed: How many there must be.
-        what: Of what, in the plural.
-        of: Among what they were sought: ` of 512 documents`.
+        what: Of what, in the plural, and what they do.
+        among: How many were looked at.
     """
-    return f"only {count:,} {what}{of}, and {needed} are needed" if count < needed else None
+    of = "" if among is None else f" of {among:,}"
+    return f"only {count:,}{of} {what}, and {needed} are needed" if count < needed else None
 
 
 def few_words(evaluation: Evaluation) -> str | None:
@@ -60,7 +61,7 @@ def of_probabilities(evaluation: Evaluation, mass: float | None, count: int, wha
 
 def of_texts(about_groups: Any, texts: int) -> str | None:
     """Why sampled texts say too little: the number about a group, of all."""
-    return few(int(about_groups), GROUP_TEXTS, "texts are about one of the groups", f" of {texts:,}")
+    return few(int(about_groups), GROUP_TEXTS, "texts are about one of the groups", texts)
 
 
 def _percent(mass: float) -> str:

@@ -13,6 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from distill.base.console import say
 from distill.base.errors import UserError, first_line, hub_hint
 from distill.base.long_input import open_text, parts, stream_parts
 from distill.recipe import CorpusConfig
@@ -20,6 +21,9 @@ from distill.text.counterfactual import encodable
 
 _OPENERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
 _SENTENCE_END = re.compile(r"(?<=[.!?])[\"'”’)]*\s+")
+_ENDS_LIKE_A_TEXT = re.compile(r"[.!?…。！？][\"'”’»)\]]*\s*$")
+_LOOKED_AT = 1 << 16  # characters of a text file that tell whether its lines are texts
+_MOST = 0.9  # of its lines
 _ROWS = 1000  # read at a time
 _LONGEST_DOCUMENT = 10_000_000  # characters; a longer one is cut
 _LONGEST_ROW = 16_000_000  # characters of a line of JSON, bytes of a cell of parquet: what is read whole
@@ -170,9 +174,27 @@ def _one_file(path: Path, config: CorpusConfig) -> Iterator[str]:
                     raise _long_row(f"{path}, line {number}")
                 if line.strip():
                     yield _json_text(line, f"{path}, line {number}", config.text_column)
+    elif not (config.document_start or config.passage_chars) and _lines_are_texts(path, opener):
+        say(f"{path}: every line ends like a text, and is read as one")
+        with open_text(path, opener) as stream:
+            for line in stream:
+                yield from parts(line.rstrip("\r\n"), _LONGEST_DOCUMENT)
     else:
         with open_text(path, opener) as stream:
             yield from stream_parts(stream, _LONGEST_DOCUMENT)
+
+
+def _lines_are_texts(path: Path, opener: Callable[..., Any]) -> bool:
+    """Whether the lines of a text file are texts of their own, and not those of one: told by how it begins.
+
+    They are where several follow one another without a blank line, and nine of ten end like a sentence. Prose that is
+    broken into lines ends most of them elsewhere, and prose with a line for each paragraph parts these by blank lines.
+    """
+    with open_text(path, opener) as stream:
+        lines = stream.read(_LOOKED_AT).splitlines()
+    lines = lines[:-1] if sum(map(len, lines)) + len(lines) >= _LOOKED_AT else lines  # the last one may be cut
+    ended = sum(bool(_ENDS_LIKE_A_TEXT.search(line)) for line in lines)
+    return len(lines) > 1 and all(map(str.strip, lines)) and ended >= _MOST * len(lines)
 
 
 def _longest(column: Any) -> int:

@@ -27,10 +27,10 @@ def test_listed_words_at_the_edge():
 
 def test_counts_at_the_edge():
     assert enough.few(5, 5, "documents") is None
-    assert enough.few(4, 5, "documents", " of 1,000") == "only 4 documents of 1,000, and 5 are needed"
+    assert enough.few(4, 5, "documents", 1000) == "only 4 of 1,000 documents, and 5 are needed"
     assert enough.of_texts(enough.GROUP_TEXTS, 1600) is None
     reason = enough.of_texts(enough.GROUP_TEXTS - 1, 1600)
-    assert reason == "only 19 texts are about one of the groups of 1,600, and 20 are needed"
+    assert reason == "only 19 of 1,600 texts are about one of the groups, and 20 are needed"
 
 
 def test_a_group_without_a_token(toy_model, toy_tokenizer, gender, tmp_path):

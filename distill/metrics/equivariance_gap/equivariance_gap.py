@@ -72,7 +72,7 @@ def measure(evaluation: base.Evaluation) -> Measurement:
             "seed": evaluation.seed,
         },
         ruler=evaluation.ruler("tokenizer", "context"),
-        too_little=enough.few(edited, enough.EDITED_DOCUMENTS, "documents hold a listed word", f" of {len(units):,}"),
+        too_little=enough.few(edited, enough.EDITED_DOCUMENTS, "documents hold a listed word", len(units)),
     )
 
 
