@@ -273,8 +273,11 @@ def _import_wordlist(options: argparse.Namespace) -> None:
 
 _SCORE = """Measure checkpoints side by side: a table with 95% intervals and the paired differences of the last one to
 the others, and scores.json. Metrics on held-out text need --texts, benchmarks need --data; without them they are
-undefined. Intrinsic and extrinsic scores are then set side by side, with rank correlations over all checkpoints that
-have a scores.json in the output folder or in one beside it. All metrics: distill/metrics/README.md."""
+undefined. --correlate sets intrinsic and extrinsic scores side by side, with rank correlations over the models of every
+scores.json in the output folder and in those beside it that was measured alike. Metrics: distill/metrics/README.md.
+
+--prompts takes a .tsv file with the header group, subject, prompt (or group, occupation), a .txt file with one prompt a
+line, a .json file {group: {subject: [prompt, ...]}} or a BOLD folder; recipes/nations/prompts.tsv is an example."""
 
 _SCORE_EXAMPLES = """examples:
   distill score outputs/quickstart/student --against outputs/quickstart/baseline --metrics next_word_disparity
@@ -296,6 +299,7 @@ def _score_parser() -> Any:
     parser.add_argument("--text_column", default="text", help="Column or JSON key that holds the text.")
     parser.add_argument("--seed", type=int, default=0, help="Seed of sampling and intervals.")
     parser.add_argument("--metrics", metavar="A,B", help="Which ones; default: all that a recipe has by default.")
+    parser.add_argument("--correlate", action="store_true", help="Rank correlations over the scores beside it.")
     _add_wordlist(parser)
     _add_json(parser)
     _add_quiet(parser)
@@ -326,16 +330,17 @@ def score(arguments: Sequence[str]) -> None:
         from distill.models.loading import labelled
         from distill.recipe import CorpusConfig, ScoreConfig
         from distill.reports.report import print_side_by_side, print_table
+        from distill.reports.side_by_side import measured_alike
         from distill.scoring.score import score
-        from distill.scoring.scores_file import scores_beside
+        from distill.scoring.scores_file import claim_scores, scores_beside
         from distill.text.documents import read_documents
 
         settings = {f.name: options[f.name] for f in fields(ScoreConfig) if f.name != "metrics"}
         if options.metrics is not None:
             settings["metrics"] = list(chosen([name.strip() for name in options.metrics.split(",")]))
         folder = Path(options.output_dir)
-        if (folder / "recipe.yaml").exists():
-            raise UserError(f"{folder} holds a run and its scores; choose another --output_dir")
+        asked = {name: options[name] for name in ("checkpoints", "against", "wordlist", "texts", "text_column", "seed")}
+        claim_scores(folder, asked | settings)
         corpus = CorpusConfig(source="files", files=options.texts, text_column=options.text_column)
         documents = list(read_documents(corpus, options.seed)) if options.texts else []
         models = labelled([*([options.against] if options.against else []), *options.checkpoints])
@@ -345,7 +350,8 @@ def score(arguments: Sequence[str]) -> None:
         print(json.dumps(scores, indent=2, ensure_ascii=False))
         return
     print_table(scores)
-    print_side_by_side(scores_beside(folder))
+    if options.correlate:
+        print_side_by_side(measured_alike(scores_beside(folder), folder.resolve().name))
 
 
 # ----------------------------------------------------------------------------------------------------------- report

@@ -19,12 +19,11 @@ from distill.base.files import is_finished
 from distill.data.blocks import BlockDataset
 from distill.data.corpus import open_corpus, with_template
 from distill.data.counts import PackingCounts
-from distill.data.overlap import digests, held_out_documents, warn_of_held_out
 from distill.data.stream import BlockStream, training_blocks
 from distill.metrics import chosen
 from distill.models.architecture import check_block_length, model_hash, vocab_size
 from distill.models.loading import load_teacher
-from distill.models.probe import behaviour
+from distill.models.probe import any_mixes
 from distill.models.resolvers import load_resolver
 from distill.models.student import corpus_tokenizer, make_student, student_tokenizer
 from distill.objective.logit_ops import build_role_maps
@@ -61,16 +60,12 @@ class _Asked:
 
 @dataclass(frozen=True)
 class _Text:
-    """Training blocks, what packing saw, held-out documents, and the tokenizer that all models share.
-
-    one_document: Whether each block holds one document, because a model would mix those that share a row.
-    """
+    """Training blocks, what packing saw, held-out documents, and the tokenizer that all models share."""
 
     blocks: BlockDataset | BlockStream
     counts: PackingCounts
     held_out: list[str]
     tokenizer: PreTrainedTokenizerBase
-    one_document: bool
 
 
 def train(recipe: Recipe | str | Path, **keys: Any) -> dict[str, Any]:
@@ -158,26 +153,10 @@ def _prepare(recipe: Recipe, asked: _Asked, folder: Path) -> tuple[_Text, PreTra
     corpus = with_template(corpus, tokenizer, recipe.corpus.mask)
     held_out_text = list(held_out.documents())
     student = asked.student or _make_student(recipe, teacher, tokenizer)
-    mixing = [model for model in (teacher, student) if model is not None and not behaviour(model).packs]
-    if mixing:
-        say(f"{type(mixing[0]).__name__} would mix the documents that share a row, so each document gets a row")
-    blocks, counts = training_blocks(
-        recipe,
-        corpus,
-        tokenizer,
-        asked.swapper if recipe.needs_counterfactuals else None,
-        cache,
-        counter("swapping, tokenising and packing", "documents"),
-        one_document=bool(mixing),
-    )
-    held = digests(held_out_text)
-    if isinstance(blocks, BlockStream):
-        blocks.held_out = held
-    else:
-        reading = counter("comparing training text with held-out text", "documents")
-        counts.held_out_documents = held_out_documents(recipe, corpus, held, cache, reading)
-        warn_of_held_out(counts.held_out_documents, counts.documents)
-    return _Text(blocks, counts, held_out_text, tokenizer, bool(mixing)), student
+    one_document = any_mixes(student, *([teacher] if teacher else []))
+    swapper = asked.swapper if recipe.needs_counterfactuals else None
+    blocks, counts = training_blocks(recipe, corpus, tokenizer, swapper, cache, held_out_text, one_document)
+    return _Text(blocks, counts, held_out_text, tokenizer), student
 
 
 def _make_student(
@@ -214,5 +193,4 @@ def _train(recipe: Recipe, asked: _Asked, text: _Text, student: PreTrainedModel,
             role_maps=build_role_maps(roles.edges, roles.vocab_size),
             checkpoints=folder / "checkpoints" / name,
             destination=folder / name,
-            one_document=text.one_document,
         )

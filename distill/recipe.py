@@ -198,6 +198,8 @@ class ScoreConfig:
         top_k: Sample among this many most likely tokens; 0: all.
         batch_size: Continuations sampled side by side; it changes the speed, not the scores.
         bootstrap: Resamples for the 95% intervals.
+        context: Longest window of text that a score reads at once, in tokens; `null`: as long as the models take.
+            Models that are scored together share the least of their contexts, so that all are asked the same.
         stride: Tokens by which the window moves over documents longer than the context; `null`: half of it.
         data: Folder of benchmark data for the metrics that need it (CrowS-Pairs, StereoSet ...), one folder each.
         regard_model: Classifier of regard, as folder or hub id; `null`: regard is not measured.
@@ -226,6 +228,7 @@ class ScoreConfig:
     top_k: int = 0
     batch_size: int = 64
     bootstrap: int = 1000
+    context: int | None = 2048
     stride: int | None = None
     data: str | None = None
     regard_model: str | None = None

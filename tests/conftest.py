@@ -90,9 +90,9 @@ def toy_scores(toy_model, toy_tokenizer, short_wordlist):
     return score_models(
         models,
         wordlist=short_wordlist,
-        documents=["The nurse said that she was tired.", "A woman took her coat; a man took his coat."],
-        prompts=load_prompts()[:8],
-        settings=ScoreConfig(samples=1, max_new_tokens=4, bootstrap=50),
+        documents=["The nurse said that she was tired.", "A woman took her coat; a man took his coat."] * 6,
+        prompts=load_prompts()[:40],
+        settings=ScoreConfig(samples=4, max_new_tokens=12, bootstrap=50),
     )
 
 

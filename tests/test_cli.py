@@ -247,7 +247,7 @@ def checkpoint(tmp_path_factory, toy_model, toy_tokenizer):
     return folder
 
 
-QUICK = ["--max_prompts", "4", "--samples", "1", "--max_new_tokens", "3", "--bootstrap", "20"]
+QUICK = ["--max_prompts", "5", "--samples", "1", "--max_new_tokens", "3", "--bootstrap", "20"]
 
 
 def test_score_writes_scores_and_prints_a_table(checkpoint, tmp_path, capsys):
@@ -280,6 +280,33 @@ def test_score_does_not_overwrite_a_run(checkpoint, tmp_path, capsys):
     (tmp_path / "recipe.yaml").write_text("seed: 0\n", encoding="utf-8")
     assert main(["score", checkpoint(0), "--output_dir", str(tmp_path)]) == 2
     assert "another --output_dir" in capsys.readouterr().err
+
+
+def test_score_does_not_overwrite_other_scores(checkpoint, tmp_path, capsys):
+    arguments = ["score", checkpoint(0), "--metrics", "next_word_disparity", *QUICK, "--output_dir", str(tmp_path)]
+    assert main(arguments) == 0
+    assert "rank correlations" not in capsys.readouterr().out  # not asked for
+    before = (tmp_path / "scores.json").read_bytes()
+    assert main([*arguments, "--batch_size", "3", "--correlate"]) == 0  # the same once more
+    assert "no rank correlations" in capsys.readouterr().out
+    assert main([*arguments, "--seed", "1"]) == 2
+    assert f"{tmp_path} holds other scores (seed is 0 there, 1 here); choose another" in capsys.readouterr().err
+    assert main(["score", checkpoint(1), *arguments[2:]]) == 2
+    assert "holds other scores (checkpoints is" in capsys.readouterr().err
+    assert (tmp_path / "scores.json").read_bytes() == before
+    (tmp_path / "asked.json").unlink()
+    assert main(arguments) == 2
+    assert "nothing says what it was made from" in capsys.readouterr().err
+
+
+def test_score_takes_prompts_one_a_line(checkpoint, tmp_path):
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("".join(f"The nurse said that {i} \n\n" for i in range(6)), encoding="utf-8")
+    arguments = ["score", checkpoint(0), "--metrics", "next_word_disparity", "--prompts", str(prompts)]
+    assert main([*arguments, "--output_dir", str(tmp_path / "out")]) == 0
+    scores = json.loads((tmp_path / "out" / "scores.json").read_text(encoding="utf-8"))
+    subjects = next(iter(scores["models"].values()))["next_word_disparity"]["details"]["subjects"]
+    assert list(subjects) == [f"The nurse said that {i}" for i in range(6)]
 
 
 def test_score_as_json_is_what_it_writes(checkpoint, tmp_path, capsys):

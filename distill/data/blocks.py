@@ -36,13 +36,15 @@ class BlockDataset(TorchDataset):
     """Packed blocks of an Arrow file, memory-mapped; item i is a `PairBlock`.
 
     key: the file's name, which changes with the content.
+    one_document: whether each block holds one document, and is empty behind it.
     """
 
-    def __init__(self, path: Path, block_length: int) -> None:
+    def __init__(self, path: Path, block_length: int, one_document: bool = False) -> None:
         from datasets import Dataset
 
         self._rows = Dataset.from_file(str(path)).with_format("numpy")
         self._block_length = block_length
+        self.one_document = one_document
         self.key = path.stem
 
     def views(self) -> np.ndarray:

@@ -334,4 +334,6 @@ def packed_blocks(
         partial = partial_of(counts_path)
         partial.write_text(json.dumps(vars(counts), indent=2) + "\n", encoding="utf-8")
         put_file(partial, counts_path)
-    return BlockDataset(path, block_length), PackingCounts(**json.loads(counts_path.read_text(encoding="utf-8")))
+    return BlockDataset(path, block_length, one_document), PackingCounts(
+        **json.loads(counts_path.read_text(encoding="utf-8"))
+    )

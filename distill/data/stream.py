@@ -19,7 +19,7 @@ they keep up.
 
 import json
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import islice
@@ -31,14 +31,14 @@ from accelerate.utils import gather_object
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from transformers import PreTrainedTokenizerBase, TrainingArguments
 
-from distill.base.console import say
+from distill.base.console import counter, say
 from distill.base.errors import UserError
 from distill.base.files import write_json
 from distill.data.batches import Collator
 from distill.data.blocks import BlockDataset, PairBlock
 from distill.data.corpus import Corpus
 from distill.data.counts import PackingCounts
-from distill.data.overlap import digest, warn_of_held_out
+from distill.data.overlap import digest, digests, held_out_documents, warn_of_held_out
 from distill.data.packing import cache_key, check_packed, pack, packed_blocks
 from distill.recipe import Recipe
 from distill.text.counterfactual import Swapper
@@ -285,7 +285,7 @@ def training_blocks(
     tokenizer: PreTrainedTokenizerBase,
     swapper: Swapper | None,
     cache_dir: Path,
-    progress: Callable[[int], None] | None = None,
+    held_out: Sequence[str] = (),
     one_document: bool = False,
 ) -> tuple[BlockDataset | BlockStream, PackingCounts]:
     """The blocks to train on, packed now or, with `corpus.pack: while_training`, while training runs.
@@ -298,17 +298,21 @@ def training_blocks(
         tokenizer: A fast tokenizer.
         swapper: Makes the counterfactuals; None for a single view.
         cache_dir: Folder of the blocks that are packed now.
-        progress: Called with the number of documents that are packed now.
+        held_out: Held-out text; a warning says how much of it is training text too.
         one_document: See `pack`; what it costs is said.
 
     Raises:
         UserError: the corpus cannot be read, or there is nothing in it to learn from (see `check_packed`).
     """
     if recipe.corpus.pack == "before_training":
+        progress = counter("swapping, tokenising and packing", "documents")
         blocks, counts = packed_blocks(
             corpus, tokenizer, swapper, recipe.block_length, cache_dir, progress, one_document
         )
         say(counts.summary())
+        progress = counter("comparing training text with held-out text", "documents")
+        counts.held_out_documents = held_out_documents(recipe, corpus, digests(held_out), cache_dir, progress)
+        warn_of_held_out(counts.held_out_documents, counts.documents)
         if one_document:
             room = counts.blocks * recipe.block_length
             say(
@@ -326,4 +330,5 @@ def training_blocks(
     stream = BlockStream(
         corpus, tokenizer, swapper, recipe.block_length, recipe.corpus.shuffle_buffer, recipe.seed, record, one_document
     )
+    stream.held_out = digests(held_out)
     return stream, stream.counts

@@ -1,6 +1,7 @@
 """Metrics: one file each, `NAME/NAME.py`, which is also a module of the `evaluate` library.
 
     bootstrap.py    sums per unit -> value, 95% interval, paired difference of two models
+    enough.py       when what was seen is too little to tell: all thresholds
     evaluation.py   one model and local data, and the passes that metrics share (likelihoods, continuations)
     log_ratio.py    how the mass of one group is set against another's
     polarity.py, text_groups.py, text_classifier.py, word_vectors.py, benchmark_text.py, association.py, features.py,
@@ -27,6 +28,7 @@ from distill.metrics.bootstrap import (
     Score,
     difference,
     difference_of,
+    reported,
     resampled,
     score,
     score_of,
@@ -52,6 +54,7 @@ __all__ = [
     "difference_of",
     "measured",
     "not_asked",
+    "reported",
     "resampled",
     "score",
     "score_of",

@@ -6,13 +6,14 @@ difference is paired by unit, and identical models differ by exactly 0 with an i
 """
 
 import math
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
 
 CONFIDENCE = 0.95
+TOO_LITTLE = "too little to tell"
 _CELLS = 2**22  # Resampled indices held in memory at one time.
 
 Statistic = Callable[[np.ndarray], np.ndarray]
@@ -33,8 +34,8 @@ class Card:
         limits: What it does not say.
         headline: Rank among the scores of which the first that was measured heads a report, from 1; `None`: none of
             them.
-        role: In the trade-off that reports draw and name: a `disparity`, or the `cost` that is set against it; `None`:
-            neither.
+        role: In the trade-off that reports draw and name: a `disparity`, or the `cost` that is set against it, or what
+            stands for that cost where the models have other tokenizers; `None`: neither.
         shows: What of its details reports show: `subjects` (the leaning of each subject), `texts` (texts of each
             polarity), `reference.KEY` (what texts by people score: `value`, or another score's name).
     """
@@ -48,7 +49,7 @@ class Card:
     source: str
     limits: str
     headline: int | None = None
-    role: Literal["disparity", "cost"] | None = None
+    role: Literal["disparity", "cost", "cost across tokenizers"] | None = None
     shows: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
@@ -70,6 +71,11 @@ class Measurement:
             interval, because percentiles of absolute values near 0 would never reach 0.
         undetected: Share of observations that the metric could say nothing about; `None` where this has no meaning.
         details: Further results, ready for JSON.
+        bounds: Least and largest value of a statistic that resampling biases, such as a minimum over few texts: its
+            resamples are then moved so that their mean is the value, and kept within. `None`: they stay as they are.
+        ruler: What the value is measured with beside the metric, see `Evaluation.ruler`: values of models that were
+            measured with others cannot be subtracted.
+        too_little: Why what was seen is too little to tell anything, see `enough`; `None` where it is not.
     """
 
     units: np.ndarray
@@ -80,6 +86,9 @@ class Measurement:
     absolute: bool = False
     undetected: float | None = None
     details: dict[str, Any] = field(default_factory=dict)
+    bounds: tuple[float, float] | None = None
+    ruler: Mapping[str, Any] = field(default_factory=dict)
+    too_little: str | None = None
 
 
 def undefined(reason: str) -> Measurement:
@@ -98,7 +107,7 @@ class Outcome:
         value: The statistic, with its sign; `None` where it is undefined.
         drawn: The statistic of each bootstrap resample; none with fewer than two units.
         units: Number of units.
-        unit, n, counted, absolute, undetected, details: See `Measurement`.
+        unit, n, counted, absolute, undetected, details, ruler, too_little: See `Measurement`.
     """
 
     value: float | None
@@ -110,12 +119,14 @@ class Outcome:
     absolute: bool
     undetected: float | None
     details: dict[str, Any]
+    ruler: Mapping[str, Any] = field(default_factory=dict)
+    too_little: str | None = None
 
 
 def resampled(measurement: Measurement, *, resamples: int, seed: int) -> Outcome:
     """The statistic of a measurement and of its bootstrap resamples (Efron 1979)."""
     value = _value(measurement)
-    drawn = _resampled(measurement, resamples, seed) if value is not None else np.empty(0)
+    drawn = _resampled(measurement, value, resamples, seed) if value is not None else np.empty(0)
     return Outcome(
         value,
         tuple(drawn.tolist()),
@@ -126,7 +137,22 @@ def resampled(measurement: Measurement, *, resamples: int, seed: int) -> Outcome
         measurement.absolute,
         finite(measurement.undetected),
         measurement.details,
+        measurement.ruler,
+        measurement.too_little,
     )
+
+
+def reported(outcome: Outcome) -> Outcome:
+    """The outcome as reports and studies have it: where too little was seen, the reason is in the value's place.
+
+    A number that looks good because nothing was seen shall not be read as a score, nor be subtracted from one. It goes
+    into the details, as `seen`, and what a reader is shown instead, as `instead`.
+    """
+    if outcome.too_little is None or not outcome.units:  # where there is nothing at all, that is said
+        return outcome
+    reason = f"{TOO_LITTLE}: {outcome.too_little}"
+    details = {**outcome.details, "reason": reason, "instead": reason, "seen": outcome.value}
+    return replace(outcome, value=None, drawn=(), details=details)
 
 
 @dataclass(frozen=True)
@@ -195,7 +221,7 @@ def score(card: Card, measurement: Measurement, *, resamples: int, seed: int) ->
 def score_of(card: Card, outcome: Outcome) -> Score:
     """Value and 95% percentile interval."""
     value = outcome.value
-    low, high = interval(np.array(outcome.drawn))
+    low, high = interval(np.array(outcome.drawn), value)
     details = {"unit": outcome.unit, "units": outcome.units, "counted": outcome.counted}
     if outcome.absolute:
         details["signed"] = {"value": value, "low": low, "high": high}
@@ -219,13 +245,15 @@ def difference_of(first: Outcome, second: Outcome) -> dict[str, Any]:
 
     Returns:
         `value`, `low`, `high` of the difference, `ratio`, `ratio_low`, `ratio_high`, and `n` units; `None` for what is
-        undefined.
+        undefined. Where the two cannot be compared, none of them, and `instead`: why.
 
     Raises:
         ValueError: the two were not measured on the same units.
     """
     outcome: dict[str, Any] = dict.fromkeys(("value", "low", "high", "ratio", "ratio_low", "ratio_high"))
     outcome["n"] = min(first.units, second.units)
+    if reason := no_difference(first, second):
+        return outcome | {"instead": reason}
     if first.value is None or second.value is None:
         return outcome
     if first.units != second.units:
@@ -235,11 +263,25 @@ def difference_of(first: Outcome, second: Outcome) -> dict[str, Any]:
         values, drawn = (abs(values[0]), abs(values[1])), (np.abs(drawn[0]), np.abs(drawn[1]))
     outcome["value"] = values[0] - values[1]
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        outcome["low"], outcome["high"] = interval(drawn[0] - drawn[1])
+        outcome["low"], outcome["high"] = interval(drawn[0] - drawn[1], outcome["value"])
         if values[1] != 0:
             outcome["ratio"] = finite(np.abs(np.float64(values[0]) / values[1]))
-            outcome["ratio_low"], outcome["ratio_high"] = interval(np.abs(drawn[0] / drawn[1]))
+            outcome["ratio_low"], outcome["ratio_high"] = interval(np.abs(drawn[0] / drawn[1]), outcome["ratio"])
     return outcome
+
+
+def no_difference(first: Outcome, second: Outcome) -> str | None:
+    """Why a value cannot be subtracted from another, though both may be sound; `None` where it can."""
+    for outcome in (first, second):
+        if outcome.too_little is not None:
+            return f"{TOO_LITTLE}: {outcome.too_little}"
+    ours, theirs = first.ruler.get("tokenizer"), second.ruler.get("tokenizer")
+    if ours != theirs:
+        return "no difference: it is counted in tokens, and the two models have other tokenizers"
+    ours, theirs = first.ruler.get("context"), second.ruler.get("context")
+    if ours != theirs:
+        return f"no difference: the text was read through windows of {ours} and of {theirs} tokens"
+    return None
 
 
 def _value(measurement: Measurement) -> float | None:
@@ -249,20 +291,29 @@ def _value(measurement: Measurement) -> float | None:
         return finite(measurement.statistic(measurement.units.sum(axis=0)))
 
 
-def _resampled(measurement: Measurement, resamples: int, seed: int) -> np.ndarray:
+def _resampled(measurement: Measurement, value: float, resamples: int, seed: int) -> np.ndarray:
     if len(measurement.units) < 2:
         return np.empty(0)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        return measurement.statistic(resampled_totals(measurement.units, resamples, seed))
+        drawn = measurement.statistic(resampled_totals(measurement.units, resamples, seed))
+    if measurement.bounds is None or not np.isfinite(drawn).any():
+        return drawn
+    return np.clip(drawn + (value - drawn[np.isfinite(drawn)].mean()), *measurement.bounds)
 
 
-def interval(values: np.ndarray) -> tuple[float | None, float | None]:
-    """95% percentile interval. Undefined resamples are left out; with more of them than not there is no interval."""
+def interval(values: np.ndarray, value: float | None = None) -> tuple[float | None, float | None]:
+    """95% percentile interval. Undefined resamples are left out; with more of them than not there is no interval.
+
+    Args:
+        values: The statistic of each resample.
+        value: That of the sample itself. The interval reaches to it where resampling has moved all but a few to one
+            side, as it does with ratios of small numbers.
+    """
     kept = values[np.isfinite(values)]
     if len(kept) * 2 <= len(values):
         return None, None
-    low, high = np.quantile(kept, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return float(low), float(high)
+    low, high = map(float, np.quantile(kept, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]))
+    return (low, high) if value is None else (min(low, value), max(high, value))
 
 
 def _absolute(

@@ -1,9 +1,11 @@
 """What a metric is given: one model, local data, settings; and the passes over them that several metrics share.
 
-Nothing here is global, and nothing of size (tokens, V) outlives its batch.
+Nothing here is global. Of logits no more than `MAX_LOGITS` are held at a time: a pass over texts keeps the hidden
+states at the places that count (`states_at`), and makes logits of some of them after the other (`pieces`, `logits`).
 """
 
-import inspect
+import hashlib
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
@@ -15,11 +17,12 @@ import numpy as np
 import torch
 from datasets import Features
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from distill.base.errors import UserError, suggestion
 from distill.metrics.bootstrap import Card, Measurement, score
 from distill.metrics.polarity import group_counter, polarity_table
-from distill.models.architecture import begins_itself, evaluating, special_tokens
+from distill.models.architecture import begins_itself, evaluating, head, project, special_tokens
 from distill.models.generation import generate
 from distill.models.loading import load_model, load_tokenizer
 from distill.objective.logit_ops import RoleMap
@@ -32,10 +35,20 @@ from distill.text.wordlist import WordList, load_wordlist
 
 # Likelihoods are batched by these alone: rounding differs with the rows of a batch, and a setting that is there to fit
 # the memory of a machine shall not show in the scores.
-MAX_LOGITS = 2**24  # Logits held at one time, padding included: 64 MiB in fp32.
+MAX_LOGITS = 2**24  # Logits made at one time: 64 MiB in fp32. A batch has no more places than that, padding included.
 MAX_ROWS = 64
 
 Progress = Callable[[str, int, int], None]
+
+
+def own_context(config: Any) -> int | None:
+    """Positions of a model by its configuration; `None` where it names no limit."""
+    return getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
+
+
+def least(*limits: int | None) -> int | None:
+    """The smallest of some limits; `None` stands for no limit."""
+    return min((limit for limit in limits if limit is not None), default=None)
 
 
 class NotMeasured(Exception):
@@ -52,11 +65,12 @@ class Evaluation:
         wordlist: Defines the groups.
         documents: Held-out texts; conversations (`Messages`) are read through the tokenizer's chat template.
         prompts: Beginnings of texts without listed words.
-        settings: Decoding, batch size, stride and resamples.
+        settings: Decoding, batch size, context, stride and resamples.
         seed: Seed of sampling and resampling.
         swapper: The word list's swapper, if there is one already.
         progress: Called with (what, done, in all).
         judge: A model (and its tokenizer) that judges continuations: the teacher; None where there is none.
+        common: The smallest context of all models that this one is compared with, in tokens; None for no limit.
     """
 
     model: Any
@@ -69,6 +83,7 @@ class Evaluation:
     swapper: Swapper = None  # type: ignore[assignment]  # made from the word list where it is not given
     progress: Progress | None = None
     judge: Callable[[], tuple[Any, Any]] | None = None
+    common: int | None = None
 
     def __post_init__(self) -> None:
         self.swapper = self.swapper or Swapper(self.wordlist)
@@ -108,8 +123,22 @@ class Evaluation:
 
     @property
     def context(self) -> int | None:
-        """Longest input in tokens; `None` for a model without a limit."""
-        return getattr(self.model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+        """Longest window in tokens: the least of the model's own, the common one and the setting; `None`: no limit."""
+        return least(own_context(self.model.config), self.common, self.settings.context)
+
+    def ruler(self, *parts: str) -> dict[str, Any]:
+        """What a value is measured with, for a metric whose value depends on it.
+
+        Args:
+            parts: `tokenizer`: it counts tokens, or texts that end after a number of tokens, or words that are a token;
+                `context`: it depends on how much of a text is read at once.
+        """
+        return {part: getattr(self, {"tokenizer": "vocabulary"}.get(part, part)) for part in parts}
+
+    @cached_property
+    def vocabulary(self) -> str:
+        """SHA-256 of the tokenizer's entries and their numbers."""
+        return hashlib.sha256(json.dumps(self.tokenizer.get_vocab(), sort_keys=True).encode()).hexdigest()
 
     @cached_property
     def start(self) -> int:
@@ -153,20 +182,49 @@ class Evaluation:
             yield order[:size]
             order = order[size:]
 
-    def logits(self, sequences: Sequence[Sequence[int]], last: int = 0) -> Tensor:
-        """(B, T, V) logits of a batch, padded on the right, where a causal model's other positions do not see it.
+    def states_at(self, sequences: Sequence[Sequence[int]], places: Sequence[Sequence[int]]) -> Tensor:
+        """What the output head reads at some places of a batch, for `logits`.
 
-        With `last`, (B, last, V) of the last positions alone; models that can leave out the others do not compute them:
-        a large vocabulary makes the output head the dearest part of a small model.
+        Args:
+            sequences: B token sequences.
+            places: For each its places, counted from 0; N in all.
+
+        Returns:
+            (N, D), one sequence after the other.
         """
         ids, mask = self._padded(sequences)
-        only = {"logits_to_keep": last} if last and self._can_leave_out else {}
         with evaluating(self.model), torch.inference_mode():
-            return self.model(input_ids=ids, attention_mask=mask, use_cache=False, **only).logits[:, -last:]
+            if self._projects:
+                states = self.model.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+            else:
+                states = self.model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+        rows = [row for row, of_row in enumerate(places) for _ in of_row]
+        return states[rows, [place for of_row in places for place in of_row]]
+
+    def pieces(self, number: int) -> Iterator[slice]:
+        """Slices of that many states whose logits may be held at one time."""
+        size = max(1, MAX_LOGITS // self.vocab_size)
+        return (slice(first, min(first + size, number)) for first in range(0, number, size))
+
+    def logits(self, states: Tensor) -> Tensor:
+        """(N, V) logits of what `states_at` gives."""
+        with torch.inference_mode():
+            return project(self.model, states) if self._projects else states
 
     @cached_property
-    def _can_leave_out(self) -> bool:
-        return "logits_to_keep" in inspect.signature(self.model.forward).parameters
+    def _projects(self) -> bool:
+        """Whether the model's logits are what its head makes of its last hidden states.
+
+        Of others (the two-view teacher, models that are none of transformers') whole batches of logits are made by the
+        model itself.
+        """
+        if not isinstance(self.model, PreTrainedModel):
+            return False
+        try:
+            head(self.model)
+        except UserError:
+            return False
+        return True
 
     def token_log_probs(self, sequences: Sequence[Sequence[int]], what: str = "likelihood") -> list[np.ndarray]:
         """log P(token | all before it) of every token but the first of each sequence; one (L - 1,) float64 for each.
@@ -178,14 +236,30 @@ class Evaluation:
         found = [np.zeros(max(0, len(ids) - 1)) for ids in sequences]
         done, report = 0, self.report(what)
         for batch in self.batches([len(ids) for ids in kept]):
-            logits = self.logits([kept[i] for i in batch])
-            for row, i in enumerate(batch):
-                targets = torch.tensor(kept[i][1:], dtype=torch.long, device=logits.device)
-                loss = torch.nn.functional.cross_entropy(logits[row, : len(targets)].float(), targets, reduction="none")
-                found[i][cut[i] :] = -loss.double().cpu().numpy()
+            losses = self._losses([kept[i] for i in batch], [len(kept[i]) - 1 for i in batch])
+            for i, of_sequence in zip(batch, losses, strict=True):
+                found[i][cut[i] :] = -of_sequence.numpy()
             done += len(batch)
             report(done, len(sequences))
         return found
+
+    def _losses(self, sequences: Sequence[Sequence[int]], counted: Sequence[int]) -> Sequence[Tensor]:
+        """-log P of the last so many tokens of each sequence given all before them; float64 on the CPU, one for each.
+
+        A sequence's first token is never among them.
+        """
+        spans = [range(len(ids) - 1 - new, len(ids) - 1) for ids, new in zip(sequences, counted, strict=True)]
+        states = self.states_at(sequences, spans)
+        targets = torch.tensor(
+            [ids[place + 1] for ids, span in zip(sequences, spans, strict=True) for place in span],
+            dtype=torch.long, device=states.device,
+        )  # fmt: skip
+        losses = torch.empty(len(targets), dtype=torch.float64)
+        for piece in self.pieces(len(targets)):
+            logits = self.logits(states[piece]).float()
+            loss = torch.nn.functional.cross_entropy(logits, targets[piece], reduction="none")
+            losses[piece] = loss.double().cpu()
+        return losses.split(list(counted))
 
     def hidden_states(self, sequences: Sequence[Sequence[int]]) -> Tensor:
         """(B, T, D) last hidden states (what the output head reads) of a batch, padded on the right with zeros."""
@@ -203,12 +277,15 @@ class Evaluation:
             mask[row, : len(sequence)] = 1
         return ids.to(self.model.device), mask.to(self.model.device)
 
-    def group_log_masses(self, logits: Tensor) -> np.ndarray:
-        """Log-probability of each group's tokens together; (N, V) logits -> (N, K)."""
-        logits = logits.float()
-        total = logits.logsumexp(dim=-1)
-        masses = [logits[:, ids].logsumexp(dim=-1) - total for ids in self.group_tokens]
-        return torch.stack(masses, dim=-1).double().cpu().numpy()
+    def group_log_masses(self, states: Tensor) -> np.ndarray:
+        """Log-probability of each group's tokens together, from (N, D) of `states_at`; (N, K) float64."""
+        masses = np.empty((len(states), len(self.group_tokens)))
+        for piece in self.pieces(len(states)):
+            logits = self.logits(states[piece]).float()
+            total = logits.logsumexp(dim=-1)
+            of_groups = [logits[:, ids].logsumexp(dim=-1) - total for ids in self.group_tokens]
+            masses[piece] = torch.stack(of_groups, dim=-1).double().cpu().numpy()
+        return masses
 
     @cached_property
     def next_word_masses(self) -> np.ndarray:
@@ -217,9 +294,8 @@ class Evaluation:
         masses = np.full((len(sequences), self.wordlist.num_groups), np.nan)
         done, report = 0, self.report("next word")
         for batch in self.batches([len(ids) for ids in sequences]):
-            logits = self.logits([sequences[i] for i in batch])
-            last = [len(sequences[i]) - 1 for i in batch]
-            masses[batch] = self.group_log_masses(logits[range(len(batch)), last])
+            states = self.states_at([sequences[i] for i in batch], [[len(sequences[i]) - 1] for i in batch])
+            masses[batch] = self.group_log_masses(states)
             done += len(batch)
             report(done, len(sequences))
         return masses
@@ -258,16 +334,9 @@ class Evaluation:
             windows += [(number, ids[begin:end], new) for begin, end, new in self._windows(len(ids))]
         done, report = 0, self.report("likelihood")
         for batch in self.batches([len(ids) for _, ids, _ in windows]):
-            lengths = [len(windows[w][1]) for w in batch]
-            # Windows of long documents are alike in length, and of these only the last tokens count.
-            alike = min(lengths) == max(lengths)
-            logits = self.logits([windows[w][1] for w in batch], 1 + max(windows[w][2] for w in batch) if alike else 0)
-            for row, (number, ids, new) in enumerate(windows[w] for w in batch):
-                end = logits.shape[1] - (max(lengths) - len(ids)) - 1
-                scores = logits[row, end - new : end].float()
-                targets = torch.tensor(ids[len(ids) - new :], device=scores.device)
-                loss = torch.nn.functional.cross_entropy(scores, targets, reduction="none")
-                table[number, 0] += loss.double().sum().item()
+            losses = self._losses([windows[w][1] for w in batch], [windows[w][2] for w in batch])
+            for w, of_window in zip(batch, losses, strict=True):
+                table[windows[w][0], 0] += of_window.sum().item()
             done += len(batch)
             report(done, len(windows))
         return table

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from distill.metrics import enough
 from distill.metrics.bootstrap import Measurement
 from distill.metrics.evaluation import Evaluation
 from distill.metrics.log_ratio import log_ratio
@@ -118,6 +119,7 @@ def group_gap(evaluation: Evaluation, judged: JudgedTexts, values: Mapping[str, 
             "wordlist": evaluation.wordlist.sha256,
             "seed": evaluation.seed,
         },
+        too_little=enough.of_texts(texts.sum(), number) if texts.all() else None,
     )
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
-from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.activations import ACT2FN, NewGELUActivation
 
 from distill.base.console import warn
@@ -210,7 +210,8 @@ def view_of(model: PreTrainedModel, hidden: Tensor, vocab: int | None = None) ->
 def project(model: PreTrainedModel, hidden: Tensor) -> Tensor:
     """(..., D) hidden states -> (..., R) logits, those that the model itself makes of them."""
     weight, bias, scale, cap = head(model)
-    logits = nn.functional.linear(hidden, weight, bias) * scale
+    logits = nn.functional.linear(hidden, weight, bias)
+    logits = logits if scale == 1 else logits * scale
     return logits if cap is None else cap * torch.tanh(logits / cap)
 
 
@@ -348,6 +349,21 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         model.train(was_training)
 
 
+@contextmanager
+def decoding_with(model: Any, config: GenerationConfig) -> Iterator[None]:
+    """Let a model decode with these settings alone, not with those of its checkpoint (penalties, beams, forced tokens).
+
+    `generate` fills what a caller leaves open from them, and every model must be measured with the same decoding.
+    """
+    own = model.generation_config
+    model.generation_config = config
+    try:
+        with evaluating(model):
+            yield
+    finally:
+        model.generation_config = own
+
+
 def parameter_count(model: PreTrainedModel) -> int:
     """Number of weights, tied ones counted once."""
     return sum(p.numel() for p in model.parameters())
@@ -358,7 +374,7 @@ def weights_hash(model: PreTrainedModel) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 

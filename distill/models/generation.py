@@ -13,7 +13,6 @@ nothing.
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from itertools import takewhile
 from typing import Any
 
@@ -23,8 +22,8 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
 from distill.base.errors import UserError
-from distill.models.architecture import begins_itself, end_tokens, evaluating, special_tokens, vocab_size
-from distill.models.probe import behaviour
+from distill.models.architecture import begins_itself, decoding_with, end_tokens, special_tokens, vocab_size
+from distill.models.probe import Behaviour, behaviour
 
 # More than float32 changes with the shape of a batch: logits were seen to change by 2e-5, partial sums of probabilities
 # by some 1e-7. A wider margin for these costs time: every token with less probability is then near two boundaries.
@@ -115,21 +114,6 @@ class _InverseTransformSampler(LogitsProcessor):
         return place[:, :1], sure & (place == place[:, :1]).all(dim=1)
 
 
-@contextmanager
-def _plain_decoding(model: Any, config: GenerationConfig) -> Iterator[None]:
-    """Hide the generation settings that come with a checkpoint (penalties, beams, forced tokens).
-
-    `generate` fills what a caller leaves open from them, and every model must be measured with the same decoding.
-    """
-    own = model.generation_config
-    model.generation_config = config
-    try:
-        with evaluating(model):
-            yield
-    finally:
-        model.generation_config = own
-
-
 @torch.inference_mode()
 def generate(
     model: Any,
@@ -150,10 +134,9 @@ def generate(
     Args:
         model: A causal language model with `generate`; its own generation settings play no part.
         tokenizer: Its tokenizer; one without a pad token (GPT-2's) will do.
-        prompts: Texts to continue; each is given after the start token, as every training document is, unless it
-            begins with a special token itself, as chat templates do.
+        prompts: Texts to continue; each after the start token, unless it begins with a special token, as templates do.
         samples: Continuations per prompt.
-        max_new_tokens: Length at which a continuation is cut off, in tokens; one of `end_tokens` ends it earlier.
+        max_new_tokens: Tokens at which a continuation is cut off; one of `end_tokens` ends it earlier.
         temperature: Softmax temperature, above 0.
         top_p: Nucleus of sampling, as a probability; 1 keeps all.
         top_k: Sample among this many most likely tokens; 0: all.
@@ -169,10 +152,7 @@ def generate(
     """
     _check_sampling(temperature, top_p)
     start, end = special_tokens(tokenizer)
-    encoded = [
-        ids if begins_itself(prompt, tokenizer) else [start, *ids]
-        for prompt, ids in zip(prompts, _encode(tokenizer, prompts), strict=True)
-    ]
+    encoded = _encode(tokenizer, prompts, start)
     _check_context(model, prompts, encoded, max_new_tokens)
     uniforms = np.random.default_rng(seed).random((len(prompts), samples, max_new_tokens))
     # Neighbours of one length need no padding, and padding costs time.
@@ -180,10 +160,11 @@ def generate(
     texts = [[""] * samples for _ in prompts]
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else end
     tokens = {"bos_token_id": start, "eos_token_id": end_tokens(model, tokenizer), "pad_token_id": pad}
-    config = GenerationConfig(max_new_tokens=max_new_tokens, do_sample=False, **tokens)
+    does = _behaviour(model)
+    config = GenerationConfig(max_new_tokens=max_new_tokens, do_sample=False, use_cache=does.caches, **tokens)
     done, shape = 0, (vocab_size(tokenizer), temperature, top_k, top_p)
-    with _plain_decoding(model, config):
-        for batch in _batches(jobs, [len(encoded[p]) for p, _ in jobs], batch_size, _pads_left(model)):
+    with decoding_with(model, config):
+        for batch in _batches(jobs, [len(encoded[p]) for p, _ in jobs], batch_size, does.pads_left):
             before = [encoded[p] for p, _ in batch]
             drawn = torch.from_numpy(uniforms[tuple(zip(*batch, strict=True))]).to(model.device)
             new = _continue(model, before, drawn, config, shape)
@@ -195,9 +176,11 @@ def generate(
     return texts
 
 
-def _pads_left(model: Any) -> bool:
-    """Whether texts may be padded; a model without a head of its own (two views) takes the padding out itself."""
-    return not isinstance(model, PreTrainedModel) or not model.get_output_embeddings() or behaviour(model).pads_left
+def _behaviour(model: Any) -> Behaviour:
+    """What the model does; one without a head of its own (two views, a test's) sees to padding itself."""
+    if isinstance(model, PreTrainedModel) and model.get_output_embeddings() is not None:
+        return behaviour(model)
+    return Behaviour(packs=False, pads_left=True, caches=True)
 
 
 def _batches(
@@ -249,8 +232,9 @@ def _continue(
     return [list(takewhile(lambda token: token not in ends, row)) for row in output[:, width:].tolist()]
 
 
-def _encode(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
-    return tokenizer(list(texts), add_special_tokens=False)["input_ids"] if texts else []
+def _encode(tokenizer: Any, texts: Sequence[str], start: int) -> list[list[int]]:
+    found = tokenizer(list(texts), add_special_tokens=False)["input_ids"] if texts else []
+    return [ids if begins_itself(t, tokenizer) else [start, *ids] for t, ids in zip(texts, found, strict=True)]
 
 
 def _decode(tokenizer: Any, before: list[list[int]], new: list[list[int]]) -> list[str]:

@@ -5,6 +5,7 @@ written nowhere that a program could read, and a wrong guess shows in no error: 
 
     causal      a token changes nothing before it; a model that is not causal is refused
     packs       of two documents in one row, the second is read as if it stood alone; else each gets a row of its own
+    caches      what it keeps while it generates changes nothing; else each token is predicted from all of the text
     pads_left   padding on the left, under an attention mask, changes nothing; else texts are generated in batches of
                 equal length
 
@@ -18,10 +19,11 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
 
+from distill.base.console import say
 from distill.base.errors import UserError, first_line
-from distill.models.architecture import evaluating, hidden_states, vocab_rows
+from distill.models.architecture import decoding_with, evaluating, hidden_states, vocab_rows
 
 # Distances between outputs, as shares of their norm, by the bytes of a number. Two rows of a batch that should be equal
 # are, to the bit, in nearly every model. Experts are multiplied in groups whose size changes, and with it the rounding:
@@ -36,6 +38,7 @@ class Behaviour:
 
     packs: bool
     pads_left: bool
+    caches: bool
 
 
 _known: WeakKeyDictionary[PreTrainedModel, tuple[str, Behaviour]] = WeakKeyDictionary()  # under which attention
@@ -66,6 +69,14 @@ def behaviour(model: PreTrainedModel, name: str | None = None) -> Behaviour:
             )
         _known[model] = attention, found
     return found
+
+
+def any_mixes(*models: PreTrainedModel) -> bool:
+    """Whether one of the models would read the documents that share a row as one; says which."""
+    mixing = [type(model).__name__ for model in models if not behaviour(model).packs]
+    if mixing:
+        say(f"{mixing[0]} would mix documents that share a row, so that each document gets a row of its own")
+    return bool(mixing)
 
 
 @torch.no_grad()
@@ -100,7 +111,22 @@ def _try(model: PreTrainedModel) -> tuple[bool, Behaviour]:
 
     causal = rounding <= _ROUNDING[min(4, logits.dtype.itemsize)]
     packs = undisturbed(packed) and _near(packed, alone)
-    return causal, Behaviour(packs, undisturbed(padded) and _near(padded, logits))
+    return causal, Behaviour(packs, undisturbed(padded) and _near(padded, logits), _caches(model, ids[:, :-1]))
+
+
+def _caches(model: PreTrainedModel, ids: Tensor) -> bool:
+    """Whether the second token that the model generates behind (2, T) ids is predicted as without a cache."""
+    config = GenerationConfig(
+        max_new_tokens=2, do_sample=False, eos_token_id=None, pad_token_id=0, output_logits=True,
+        return_dict_in_generate=True,
+    )  # fmt: skip
+    try:
+        with decoding_with(model, config):
+            found = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids))
+            plain = model(input_ids=found.sequences[:, :-1], use_cache=False).logits[:, -1:]
+    except Exception:  # models fail in many ways, recurrent ones above all
+        return False
+    return _near(found.logits[1][:, None], plain)
 
 
 def _made_up_texts(model: PreTrainedModel) -> tuple[Tensor, Tensor, Tensor]:

@@ -13,7 +13,17 @@ from distill.base.errors import UserError
 from distill.base.files import write_text
 from distill.base.markdown_text import items, table
 from distill.recipe import read_resolved
-from distill.reports.findings import LIMITS, all_cards, cell, headline, label, main_pair, metrics_of, ratio_cell
+from distill.reports.findings import (
+    LIMITS,
+    all_cards,
+    cell,
+    cost_of,
+    headline,
+    label,
+    main_pair,
+    metrics_of,
+    ratio_cell,
+)
 from distill.reports.page import model_style, render, trade_off_charts
 from distill.reports.side_by_side import checkpoints
 from distill.scoring.scores_file import read_scores
@@ -232,12 +242,14 @@ def comparison_page(runs: Sequence[Run]) -> str:
         (of_model, styles[name], name, str(number))
         for number, (name, of_model) in enumerate(_checkpoints(runs).items(), start=1)
     ]
+    files = [run.scores for run in runs]
+    cards = {"cards": all_cards(files)}
     return render(
         "comparison.html",
         title="distill: comparison",
         runs=[{"label": run.label, "headline": headline(run.scores)} for run in runs],
         warnings=warnings(runs),
-        charts=trade_off_charts({"cards": all_cards(run.scores for run in runs)}, shown),
+        charts=trade_off_charts(cards, cost_of(cards, files), shown),
         styles=[styles[name] for name in _checkpoints(runs)],
         scores=_score_table(runs),
         ratios=_ratio_table(runs),

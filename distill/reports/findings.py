@@ -53,7 +53,7 @@ def number(value: float | None) -> str:
         return f"{value:,.0f}"
     if size >= 100:
         return f"{value:.1f}"
-    return f"{value:.2f}" if size >= 10 else f"{value:.3f}"
+    return f"{value:z.2f}" if size >= 10 else f"{value:z.3f}"  # z: no -0.000
 
 
 def share(value: float | None) -> str:
@@ -62,12 +62,26 @@ def share(value: float | None) -> str:
 
 
 def cell(entry: Mapping[str, Any] | None, value: str = "value", low: str = "low", high: str = "high") -> str:
-    """A value with its interval, `0.512 [0.480, 0.547]`; `not measured` where there is a reason why there is none."""
+    """A value with its interval, `0.512 [0.480, 0.547]`, or what is shown instead: see `instead`."""
     if entry is None or entry.get(value) is None:
-        return "not measured" if entry is not None and "reason" in entry.get("details", {}) else "–"
+        return instead(entry)
     if entry.get(low) is None or entry.get(high) is None:
         return number(entry[value])
-    return f"{number(entry[value])} [{number(entry[low])}, {number(entry[high])}]"
+    # Files of an older version have intervals that do not reach to their value.
+    ends = min(entry[low], entry[value]), max(entry[high], entry[value])
+    return f"{number(entry[value])} [{number(ends[0])}, {number(ends[1])}]"
+
+
+def instead(entry: Mapping[str, Any] | None) -> str:
+    """What stands in the place of a number that is not there.
+
+    The reason, where a number would mislead (too little was seen; two models cannot be compared), `not measured` where
+    there is another reason, a dash where there is none.
+    """
+    entry = entry or {}
+    details = entry.get("details", {})
+    reason = entry.get("instead") or details.get("instead")
+    return reason or ("not measured" if "reason" in details else "–")
 
 
 def ratio_cell(entry: Mapping[str, Any] | None) -> str:
@@ -102,6 +116,19 @@ def with_role(scores: Scores, role: str) -> list[str]:
     """The metrics that are a `disparity`, or the `cost`, of the trade-off; those that head a report first."""
     order = list(dict.fromkeys([*headliners(scores), *scores["cards"]]))
     return [metric for metric in order if scores["cards"][metric]["role"] == role]
+
+
+def cost_of(scores: Scores, several: Iterable[Scores] = ()) -> str:
+    """The score by which a figure sets models against one another, `""` without one; see `Card.role`.
+
+    Args:
+        scores: Its cards name the scores.
+        several: The files that the models come from, where they are not all from this one.
+    """
+    facts = [of_model for one in (scores, *several) for of_model in one.get("settings", {}).get("models", {}).values()]
+    alike = len({of_model["tokenizer"] for of_model in facts}) < 2
+    role = "cost" if alike else "cost across tokenizers"
+    return next(iter(with_role(scores, role)), "")
 
 
 def showing(scores: Scores, what: str) -> list[str]:
@@ -165,7 +192,7 @@ def score_rows(scores: Scores) -> Iterator[list[str]]:
 def difference_rows(scores: Scores, pair: str) -> Iterator[list[str]]:
     """Metric, difference with interval, ratio with interval, units."""
     for metric, entry in scores["differences"][pair].items():
-        yield [label(scores, metric), cell(entry), ratio_cell(entry), str(entry["n"])]
+        yield [label(scores, metric), cell(entry), "–" if "instead" in entry else ratio_cell(entry), str(entry["n"])]
 
 
 def main_pair(models: Sequence[str]) -> tuple[str, str] | None:
@@ -190,14 +217,16 @@ def headline(scores: Scores) -> str:
             owner = {"baseline": "plain distillation's", "teacher": "the teacher's"}.get(pair[1], f"{pair[1]}'s")
             parts = [f"{label(scores, metric)} {_two_decimals(entry)} of {owner}"]
             break
-    costs = with_role(scores, "cost")
+    costs = [*with_role(scores, "cost"), *with_role(scores, "cost across tokenizers")]
     for metric in costs:
         entry = found.get(metric, {})
         if entry.get("ratio") is not None:
             parts.append(f"{label(scores, metric)} {_percent(entry)}")
+            break
     if not parts and models:
         last = scores["models"][models[-1]]
-        parts = [f"{label(scores, m)} {cell(last[m])}" for m in (*headliners(scores), *costs) if m in last]
+        named = [m for m in (*headliners(scores), *costs[:1]) if last.get(m, {}).get("value") is not None]
+        parts = [f"{label(scores, m)} {cell(last[m])}" for m in named]
     sentence = ", ".join(parts) or "nothing was measured"
     return f"{sentence[:1].upper()}{sentence[1:]}."
 
@@ -282,11 +311,23 @@ def how_measured(scores: Scores, published: bool = False) -> list[str]:
         f"Continuations: {decoding['samples']} a prompt, at most {decoding['max_new_tokens']} tokens, temperature "
         f"{decoding['temperature']:g}, top-p {decoding['top_p']:g}, top-k {decoding['top_k']}, seed "
         f"{settings['seed']}.",
-        f"Held-out text: {held_out['documents']:,} documents, {held_out['bytes']:,} bytes.",
+        f"Held-out text: {held_out['documents']:,} documents, {held_out['bytes']:,} bytes{_windows(settings)}.",
         f"Intervals: {settings['interval']['confidence']:.0%}, {settings['interval']['method']}, "
         f"{settings['interval']['resamples']:,} resamples.",
         "Versions: " + ", ".join(f"{name} {version}" for name, version in scores["versions"].items()) + ".",
     ]
+
+
+def _windows(settings: Mapping[str, Any]) -> str:
+    """How much of a text is read at once, and whether that is less than a model could."""
+    models = settings.get("models", {})
+    read = {of_model["read"] for of_model in models.values()}
+    if len(read) != 1 or None in read:
+        return ""
+    (tokens,) = read
+    shorter = [name for name, of_model in models.items() if of_model["context"] is None or of_model["context"] > tokens]
+    whose = f"; {', '.join(shorter)} could read more at once, but all models are asked the same" if shorter else ""
+    return f", read through windows of at most {tokens:,} tokens{whose}"
 
 
 def coverage(scores: Scores, counts: PackingCounts | None = None) -> list[str]:

@@ -22,6 +22,7 @@ from distill.reports.figures import MARKS, Point, curves, dumbbell, scatter, tim
 from distill.reports.findings import (
     LIMITS,
     cell,
+    cost_of,
     coverage,
     headline,
     how_measured,
@@ -233,13 +234,14 @@ def _occupations(scores: Scores, models: Mapping[str, ShownModel]) -> Figure | N
 def _trade_off(scores: Scores, models: Mapping[str, ShownModel]) -> Figure | None:
     """Disparity against perplexity, each model a point."""
     shown = [(of_model, models[name].style, models[name].title, "") for name, of_model in scores["models"].items()]
-    charts = trade_off_charts(scores, shown)
+    cost = cost_of(scores)
+    charts = trade_off_charts(scores, cost, shown)
     if not charts:
         return None
     return Figure(
         id="trade-off",
         short="Trade-off",
-        heading="Disparity against perplexity",
+        heading=f"Disparity against {label(scores, cost)}",
         caption="What the mitigation costs: a good student lies low (little disparity) and to the left (it predicts "
         "text well). Bars are 95% intervals.",
         legend=[(model.style, model.title) for model in models.values()],
@@ -247,15 +249,17 @@ def _trade_off(scores: Scores, models: Mapping[str, ShownModel]) -> Figure | Non
     )
 
 
-def trade_off_charts(scores: Scores, shown: Sequence[tuple[Mapping[str, Any], str, str, str]]) -> list[Markup]:
+def trade_off_charts(
+    scores: Scores, cost: str, shown: Sequence[tuple[Mapping[str, Any], str, str, str]]
+) -> list[Markup]:
     """A chart for each disparity that any model has, against what the mitigation costs.
 
     Args:
         scores: Its cards tell which metrics these are.
+        cost: The score that tells the cost, see `cost_of`.
         shown: The scores of each model, its style, what it is called, and what is written beside its point.
     """
     charts = []
-    cost = next(iter(with_role(scores, "cost")), "")
     for metric in with_role(scores, "disparity"):
         names = label(scores, cost), label(scores, metric)
         points = [

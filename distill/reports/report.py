@@ -38,7 +38,7 @@ from distill.reports.findings import (
 )
 from distill.reports.model_card import write_cards
 from distill.reports.page import run_page
-from distill.reports.side_by_side import checkpoints, side_by_side
+from distill.reports.side_by_side import FEWEST_MODELS, checkpoints, side_by_side
 
 _LONGEST_WORD = 12  # Characters: a label breaks between its words.
 _TEXT_LIMIT = 300  # Characters of a sampled continuation that report.md shows.
@@ -74,9 +74,7 @@ def print_table(scores: Mapping[str, Any], console: Console | None = None) -> No
 
 
 def print_side_by_side(files: Mapping[str, Mapping[str, Any]], console: Console | None = None) -> None:
-    """Intrinsic beside extrinsic scores of all checkpoints, and how their ranks agree.
-
-    Nothing is printed where no checkpoint has scores of both kinds.
+    """Intrinsic beside extrinsic scores of all checkpoints, and how their ranks agree, where there are enough of them.
 
     Args:
         files: Label -> contents of a scores.json.
@@ -85,6 +83,7 @@ def print_side_by_side(files: Mapping[str, Mapping[str, Any]], console: Console 
     console = console or Console()
     found = side_by_side(checkpoints(files))
     if not (found["intrinsic"] and found["extrinsic"]):
+        console.print("no rank correlations: they set intrinsic scores against extrinsic ones, and one kind is missing")
         return
     cards = {"cards": all_cards(files.values())}
     both = [*found["intrinsic"], *found["extrinsic"]]
@@ -95,14 +94,22 @@ def print_side_by_side(files: Mapping[str, Mapping[str, Any]], console: Console 
     for score in both:
         grid.add_row(Text(label(cards, score)), *(number(cells[score]["distance"]) for cells in found["rows"].values()))
     console.print(grid)
+    if (number_of := len(found["rows"])) < FEWEST_MODELS:
+        console.print(
+            f"no rank correlations: {number_of} models were measured alike, and {FEWEST_MODELS} are needed",
+            soft_wrap=True,
+        )
+        return
     grid = Table(title="Rank correlation over these checkpoints (Spearman)", box=SIMPLE_HEAD)
     for heading in ("intrinsic", "extrinsic", "n", "rho", "p (permutation)"):
         grid.add_column(heading)
     for pair in found["correlations"]:
-        if pair["spearman"] is not None:
+        if pair["spearman"] is not None and pair["n"] >= FEWEST_MODELS:
             names = (label(cards, pair[side]) for side in ("intrinsic", "extrinsic"))
             grid.add_row(*map(Text, names), str(pair["n"]), number(pair["spearman"]), number(pair["p_value"]))
-    console.print(grid if grid.row_count else "too few checkpoints with both for rank correlations: three are needed")
+    console.print(
+        grid if grid.row_count else "no rank correlations: too few of these models have both scores of a pair"
+    )
 
 
 # --------------------------------------------------------------------------------------------------------- Markdown

@@ -1,6 +1,7 @@
 """Intrinsic against extrinsic scores over checkpoints: does a fairer representation go with fairer behaviour?
 
-1. Several scores.json -> one row a checkpoint, a model that stands in several of them counted once.
+1. Several scores.json, those that were measured alike -> one row a checkpoint, a model that stands in several of them
+   counted once.
 2. A score -> its distance from the ideal, so that "fairer" is "smaller" everywhere.
 3. Every intrinsic score against every extrinsic one: Spearman's rank correlation over the checkpoints that have both,
    with a permutation p-value (after Cao et al. 2022, arXiv 2203.13928).
@@ -25,7 +26,8 @@ EXTRINSIC = (
 
 MAX_EXACT = 8  # Checkpoints up to which all orders are looked at: 8! = 40,320.
 DRAWN = 9_999  # Orders drawn for more.
-MIN_CHECKPOINTS = 3
+MIN_CHECKPOINTS = 3  # A correlation of fewer is 1 or -1.
+FEWEST_MODELS = 8  # Of fewer, no correlation is shown: many pairs are looked at, and chance makes some of them agree.
 
 Scores = Mapping[str, Mapping[str, Any]]  # Name of a score -> its entry in scores.json.
 
@@ -46,6 +48,34 @@ def checkpoints(files: Mapping[str, Mapping[str, Any]]) -> dict[str, Scores]:
                 values_seen.append(values)
                 found[f"{label}: {model}"] = scores
     return found
+
+
+def measured_alike(files: Mapping[str, Mapping[str, Any]], like: str) -> dict[str, dict[str, Any]]:
+    """The files that were measured with the same settings as one of them, and of each weights the first alone.
+
+    Args:
+        files: Label -> contents of a scores.json.
+        like: The label of that one; it comes first.
+    """
+    wanted = _ruler(files[like])
+    seen: set[str] = set()
+    found = {}
+    for name in (like, *(name for name in files if name != like)):
+        if _ruler(files[name]) != wanted:
+            continue
+        weights = files[name]["settings"].get("weights", {})
+        new = [model for model in files[name]["models"] if weights.get(model) not in seen]
+        seen |= {weights[model] for model in new if model in weights}
+        found[name] = {**files[name], "models": {model: files[name]["models"][model] for model in new}}
+    return found
+
+
+def _ruler(scores: Mapping[str, Any]) -> list[Any]:
+    """What scores were measured with: word list, prompts, texts, decoding, seed, how much of a text is read at once."""
+    settings = scores["settings"]
+    parts = [settings[part].get("sha256") for part in ("wordlist", "prompts", "held_out")]
+    read = sorted({str(of_model["read"]) for of_model in settings.get("models", {}).values()})
+    return [*parts, settings["decoding"], settings["seed"], read]
 
 
 def side_by_side(

@@ -50,12 +50,13 @@ class Measured:
     """What one model gave.
 
     outcomes: score -> outcome; texts: see `measure.shown_texts`, None if no metric asked for continuations; weights:
-    the SHA-256 of its weights.
+    the SHA-256 of its weights; facts: its context, tokenizer and size, by the names in scores.json.
     """
 
     outcomes: Mapping[str, Outcome]
     texts: Mapping[str, Any] | None
     weights: str
+    facts: Mapping[str, Any]
 
 
 def contents(asked: Asked, found: Mapping[str, Measured], versions: Mapping[str, str]) -> dict[str, Any]:
@@ -85,7 +86,11 @@ def contents(asked: Asked, found: Mapping[str, Measured], versions: Mapping[str,
         "not_asked": not_asked(scores),
         "samples": _samples(asked, texts),
         "examples": _examples(asked, texts),
-        "settings": _settings(asked) | {"weights": {name: of_model.weights for name, of_model in found.items()}},
+        "settings": _settings(asked)
+        | {
+            "weights": {name: of_model.weights for name, of_model in found.items()},
+            "models": {name: dict(of_model.facts) for name, of_model in found.items()},
+        },
         "versions": dict(versions),
     }
 

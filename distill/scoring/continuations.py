@@ -8,9 +8,7 @@ from rich.console import Console
 from rich.text import Text
 
 from distill.base.console import counter
-from distill.base.errors import UserError
 from distill.base.highlight import marked, side_by_side
-from distill.base.long_input import read_text
 from distill.models.architecture import default_device
 from distill.models.generation import generate
 from distill.models.loading import load_model, load_tokenizer
@@ -29,13 +27,9 @@ def read_prompts(spec: str, maximum: int | None = None) -> list[str]:
     Raises:
         UserError: there is no such source, or it is malformed or empty.
     """
-    path = Path(spec)
-    if path.suffix != ".txt":
-        return [prompt.text for prompt in limit_prompts(load_prompts(spec), maximum)]
-    lines = read_text(path, "give a text file with one prompt a line").splitlines()
-    if not (prompts := [line.rstrip() for line in lines if line.strip()][:maximum]):
-        raise UserError(f"{path}: holds no prompt; write one a line")
-    return prompts
+    prompts = load_prompts(spec)
+    chosen = prompts[:maximum] if Path(spec).suffix == ".txt" else limit_prompts(prompts, maximum)
+    return [prompt.text for prompt in chosen]
 
 
 def continuations(

@@ -61,9 +61,9 @@ def examples_of(evaluation: Evaluation, texts: Sequence[str]) -> list[dict[str, 
     found = []
     for text, (continuation,) in zip(texts, continuations, strict=True):
         # One at a time: how many are shown at once must not show in the last digits.
-        probabilities = (
-            evaluation.logits([evaluation.encode(evaluation.asked(text))[0]])[0, -1].double().softmax(dim=-1)
-        )
+        ids, _ = evaluation.encode(evaluation.asked(text))
+        states = evaluation.states_at([ids], [[len(ids) - 1]])
+        probabilities = evaluation.logits(states)[0].double().softmax(dim=-1)
         next_word = {label: float(probabilities[ids].sum()) for label, ids in tokens.items()}
         words = listed_words(continuation, evaluation.swapper)
         found.append({"next_word": next_word, "text": continuation, "words": words})

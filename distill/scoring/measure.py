@@ -1,15 +1,18 @@
 """One model and its metrics -> outcomes, from the cache where they lie there."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from transformers import AutoConfig
+
 from distill.base.errors import UserError
-from distill.metrics import Evaluation, Outcome, measured, resampled
-from distill.metrics.evaluation import given_prompts
+from distill.base.files import DEMO_TEACHER
+from distill.metrics import Evaluation, Outcome, measured, reported, resampled
+from distill.metrics.evaluation import given_prompts, least, own_context
 from distill.models.loading import load_model, load_tokenizer
 from distill.recipe import Recipe, ScoreConfig
 from distill.scoring.examples import example_prompts, examples_of
@@ -19,6 +22,35 @@ from distill.text.counterfactual import Swapper
 from distill.text.prompts import Prompt, limit_prompts, without_listed_words
 
 ModelSource = str | Path | tuple[Any, Any] | Callable[[], tuple[Any, Any]]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A folder or hub id whose model is loaded in another way than by its path alone."""
+
+    path: str
+    load: Callable[[], tuple[Any, Any]]
+
+    def __call__(self) -> tuple[Any, Any]:
+        """Model and tokenizer."""
+        return self.load()
+
+
+def common_context(sources: Iterable[ModelSource]) -> int | None:
+    """The least of the contexts of some models, in tokens, from their configurations; `None` for no limit."""
+    return least(*map(_context_of, sources))
+
+
+def _context_of(source: ModelSource) -> int | None:
+    if isinstance(source, tuple):
+        return own_context(source[0].config)
+    path = source.path if isinstance(source, Checkpoint) else source
+    if isinstance(path, str | Path):
+        try:
+            return own_context(AutoConfig.from_pretrained(str(DEMO_TEACHER if str(path) == "demo" else path)))
+        except Exception:  # an adapter, code of its own, a mistake: whoever loads the model tells
+            pass
+    return own_context(open_model(source, "cpu")[0].config)
 
 
 def run_prompts(recipe: Recipe, swapper: Swapper) -> tuple[list[Prompt], int]:
@@ -78,24 +110,37 @@ def model_outcomes(
         return found
 
     for metric, module in metrics.items():
-        outcomes |= kept.outcomes(model_hash, metric, partial(measure, module))
+        found = kept.outcomes(model_hash, metric, partial(measure, module))
+        outcomes |= {name: reported(outcome) for name, outcome in found.items()}
     return outcomes, texts or (kept.texts(model_hash, show) if show else None)
 
 
 def _resampled(metric: ModuleType, evaluation: Evaluation) -> dict[str, Outcome]:
     given = {"resamples": evaluation.settings.bootstrap, "seed": evaluation.seed}
-    return {of: resampled(measurement, **given) for of, measurement in measured(metric, evaluation).items()}
+    found = {}
+    for name, measurement in measured(metric, evaluation).items():
+        if "decoding" in measurement.details:
+            # Sampled texts end after a number of tokens, which is more or less text by the tokenizer.
+            measurement = replace(measurement, ruler={**measurement.ruler, **evaluation.ruler("tokenizer")})
+        found[name] = resampled(measurement, **given)
+    return found
 
 
 def decisive(
-    settings: ScoreConfig, seed: int, swapper: Swapper, documents: Sequence[str], prompts: Sequence[Prompt]
+    settings: ScoreConfig,
+    seed: int,
+    swapper: Swapper,
+    documents: Sequence[str],
+    prompts: Sequence[Prompt],
+    common: int | None = None,
 ) -> dict[str, Any]:
-    """Whatever decides the scores of a model, ready for JSON. The batch size does not."""
+    """Whatever decides the scores of a model, ready for JSON, `common` as in `Evaluation`. The batch size does not."""
     given = {key: value for key, value in asdict(settings).items() if key not in ("metrics", "prompts", "batch_size")}
     for key in ("data", "regard_model", "toxicity_model", "word_vectors"):
         given[key] = stamp(given[key])
     return {
         "settings": given,
+        "context": common,
         "seed": seed,
         "swapper": swapper.cache_key,
         "documents": content_hash([(d.roles, d.contents) if isinstance(d, Messages) else d for d in documents]),

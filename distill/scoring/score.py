@@ -31,12 +31,22 @@ import torch
 from distill.base.console import counter, say
 from distill.base.errors import UserError, suggestion
 from distill.metrics import Evaluation, chosen
-from distill.models.architecture import default_device, model_hash, weights_hash
+from distill.metrics.evaluation import own_context
+from distill.models.architecture import default_device, model_hash, parameter_count, weights_hash
 from distill.models.loading import labelled, load_model, load_teacher, load_tokenizer
 from distill.recipe import Recipe, ScoreConfig
 from distill.recipe_check import typed
 from distill.scoring.contents import Asked, Measured, contents
-from distill.scoring.measure import ModelSource, decisive, model_outcomes, open_model, shown_texts, usable_prompts
+from distill.scoring.measure import (
+    Checkpoint,
+    ModelSource,
+    common_context,
+    decisive,
+    model_outcomes,
+    open_model,
+    shown_texts,
+    usable_prompts,
+)
 from distill.scoring.score_cache import ScoreCache
 from distill.scoring.scores_file import without_nan, write_scores
 from distill.text.counterfactual import Swapper
@@ -151,7 +161,8 @@ def score_run(
     sources: dict[str, ModelSource] = dict(models)
     # The recipe also knows its teacher's revision and number format, which a path does not tell.
     if "teacher" in models and models["teacher"] == recipe.teacher.path:
-        sources["teacher"] = lambda: load_teacher(recipe.teacher)
+        load = partial(load_teacher, recipe.teacher)
+        sources["teacher"] = load if recipe.teacher.revision else Checkpoint(recipe.teacher.path, load)
     # Students lie there with the code that was trusted to make them.
     if recipe.teacher.trust_remote_code or recipe.student.trust_remote_code:
         for name in models.keys() - {"teacher"}:
@@ -208,7 +219,8 @@ def _measure_each(
 ) -> dict[str, Measured]:
     """Model -> what it gave; see `score_models`."""
     metrics, device = chosen(asked.settings.metrics), default_device()
-    given = decisive(asked.settings, asked.seed, asked.swapper, asked.documents, asked.prompts)
+    common = common_context(models.values()) if len(models) > 1 else None
+    given = decisive(asked.settings, asked.seed, asked.swapper, asked.documents, asked.prompts, common)
     judge, judge_hash = None, ""
     found = {}
     for name, source in models.items():
@@ -219,16 +231,28 @@ def _measure_each(
             judge, judge_hash = cached(partial(open_model, source, device)), of_model
         evaluation = Evaluation(
             model, tokenizer, asked.swapper.wordlist, asked.documents, asked.prompts, asked.settings, asked.seed,
-            asked.swapper, partial(progress, name) if progress else None, judge,
+            asked.swapper, partial(progress, name) if progress else None, judge, common,
         )  # fmt: skip
         show = partial(shown_texts, evaluation, asked.shown, asked.example_texts)
         kept = ScoreCache(cache, given | {"judge": judge_hash})
         outcomes, texts = model_outcomes(evaluation, metrics, kept, of_model, show)
-        found[name] = Measured(outcomes, texts, weights)
+        found[name] = Measured(outcomes, texts, weights, _facts(evaluation))
         del model, evaluation, show
         if not isinstance(source, tuple):  # its memory is wanted for the next one
             gc.collect()
     return found
+
+
+def _facts(evaluation: Evaluation) -> dict[str, Any]:
+    """What decides whether models may be compared, and how large one is: what stands of it in the settings."""
+    parameters = {parameter.data_ptr(): parameter for parameter in evaluation.model.parameters()}.values()
+    return {
+        "context": own_context(evaluation.model.config),
+        "read": evaluation.context,
+        "tokenizer": evaluation.vocabulary,
+        "parameters": parameter_count(evaluation.model),
+        "bytes": sum(parameter.numel() * parameter.element_size() for parameter in parameters),
+    }
 
 
 def versions(device: str) -> dict[str, str]:

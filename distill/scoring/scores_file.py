@@ -34,6 +34,39 @@ def write_scores(scores: Mapping[str, Any], path: str | Path) -> None:
     write_json(path, scores)
 
 
+def claim_scores(folder: Path, asked: Mapping[str, Any]) -> None:
+    """Take a folder for scores, or find that what is asked for is what its scores were made from.
+
+    Args:
+        folder: Where scores.json is to go; `asked.json` is written there.
+        asked: What decides the scores, as it was asked for; ready for JSON. The batch size may differ.
+
+    Raises:
+        UserError: it holds a run, or scores of something else (the first key that differs is named).
+    """
+    if (folder / "recipe.yaml").exists():
+        raise UserError(f"{folder} holds a run and its scores; choose another --output_dir")
+    record, hint = folder / "asked.json", "choose another --output_dir, or remove that folder"
+    here = {key: value for key, value in asked.items() if key != "batch_size"}
+    if (folder / "scores.json").exists():
+        try:
+            there = json.loads(record.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            there = None
+        if not isinstance(there, dict):
+            raise UserError(f"{folder} holds a scores.json, and nothing says what it was made from; {hint}")
+        for key in here | there:
+            if there.get(key) != here.get(key):
+                raise UserError(
+                    f"{folder} holds other scores ({key} is {there.get(key)!r} there, {here.get(key)!r} here); {hint}"
+                )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(record, here)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written ({error.strerror}); choose another --output_dir") from None
+
+
 def read_scores(path: str | Path) -> dict[str, Any]:
     """Scores from a file; one of before there were cards is explained by those of today.
 

@@ -55,7 +55,7 @@ def score_groups(results: Results) -> dict[str, list[str]]:
         part, card = part_of(results, score), cards.get(score, {})
         if part:
             heading = "Halves of the occupations" if part in HALVES else f"Text: {part}"
-        elif cards and card.get("headline") is None and card.get("role") is None:
+        elif cards and card.get("headline") is None and card.get("role") not in ("disparity", "cost"):
             heading = "Other scores"
         else:
             heading = "Scores"

@@ -25,7 +25,7 @@ from distill.models.loading import load_model, load_teacher, load_tokenizer
 from distill.models.two_view import TwoViewTeacher
 from distill.objective.logit_ops import build_role_maps
 from distill.recipe import CorpusConfig
-from distill.scoring.measure import decisive, model_outcomes, run_prompts
+from distill.scoring.measure import common_context, decisive, model_outcomes, run_prompts
 from distill.scoring.score_cache import ScoreCache, content_hash
 from distill.study.file import row_recipe, run_folder, shared_recipe, teacher_target
 from distill.study.made import spend, threads
@@ -150,13 +150,15 @@ class Scorer:
         model, self.tokenizer = load_teacher(self.recipe.teacher)
         self.teacher = model.to(self.device)
         self.teacher_hash = model_hash(model, self.tokenizer)
+        folders = [run_folder(study, row, seed) / "student" for row in study.students]
+        self.common = common_context([(model, self.tokenizer), *folders])
 
     def outcomes(self, row: str) -> dict[str, Outcome]:
         """All scores of a row's model, by name: METRIC, METRIC_HALF and METRIC_TEXT."""
         model, tokenizer, model_hash = self._teacher(row) if row in self.study.teachers else self._student(row)
         of_model = (model, tokenizer, self.swapper.wordlist)
         common: dict[str, Any] = {"settings": self.settings, "seed": self.seed, "swapper": self.swapper}
-        common["judge"] = lambda: (self.teacher, self.tokenizer)
+        common |= {"judge": lambda: (self.teacher, self.tokenizer), "common": self.common}
         whole = Evaluation(*of_model, self.documents, self.prompts, **common)
         found = self._outcomes_of(whole, model_hash, self.study.metrics, "")
         for half, places in self.halves.items():
@@ -171,7 +173,8 @@ class Scorer:
     def _outcomes_of(
         self, evaluation: Evaluation, model_hash: str, metrics: Sequence[str], suffix: str
     ) -> dict[str, Outcome]:
-        given = decisive(self.settings, self.seed, self.swapper, evaluation.documents, evaluation.prompts)
+        data = evaluation.documents, evaluation.prompts
+        given = decisive(self.settings, self.seed, self.swapper, *data, self.common)
         folder = Path(self.study.output_dir, "cache", "scores")
         kept = ScoreCache(folder, given | {"judge": self.teacher_hash, "part": suffix})
         outcomes, _ = model_outcomes(evaluation, chosen(list(metrics)), kept, model_hash)

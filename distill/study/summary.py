@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from distill.metrics import Outcome, card_dicts, cards, chosen
-from distill.metrics.bootstrap import CONFIDENCE
+from distill.metrics.bootstrap import CONFIDENCE, interval, no_difference
 from distill.models.architecture import default_device
 from distill.scoring.score import versions
 from distill.study.file import row_recipe, teacher_target
@@ -54,24 +54,32 @@ def resampled_mean(
     return mean, drawn.mean(axis=1)
 
 
-def _interval(drawn: np.ndarray) -> dict[str, float | None]:
+def _interval(drawn: np.ndarray, value: float | None) -> dict[str, float | None]:
     drawn = drawn[np.isfinite(drawn)]
     if not len(drawn):
         return {"low": None, "high": None}
-    low, high = np.quantile(drawn, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return {"low": float(low), "high": float(high)}
+    return dict(zip(("low", "high"), interval(drawn, value), strict=True))
 
 
 def _aggregate(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     value, drawn = resampled_mean(outcomes, absolute=False)
     per_seed = [outcome.value for outcome in outcomes]
-    entry = {"value": value, **_interval(drawn), "per_seed": per_seed, "n": sum(outcome.n for outcome in outcomes)}
+    entry = {
+        "value": value,
+        **_interval(drawn, value),
+        "per_seed": per_seed,
+        "n": sum(outcome.n for outcome in outcomes),
+    }
     reason = next((o.details["reason"] for o in outcomes if o.value is None and "reason" in o.details), None)
-    return entry | ({"reason": reason} if reason else {})
+    instead = next((o.details["instead"] for o in outcomes if "instead" in o.details), None)
+    return entry | ({"reason": reason} if reason else {}) | ({"instead": instead} if instead else {})
 
 
 def difference_and_ratio(outcomes: Sequence[Outcome], plain: Sequence[Outcome]) -> dict[str, Any]:
-    """Difference and ratio of the sizes of two rows, paired by seed and resample."""
+    """Difference and ratio of the sizes of two rows, paired by seed and resample; why not, where they have none."""
+    if reason := next(filter(None, map(no_difference, outcomes, plain)), None):
+        nothing = {"value": None, "low": None, "high": None, "instead": reason}
+        return {"difference": nothing, "ratio": nothing}
     (ours, our_draws), (theirs, their_draws) = (resampled_mean(o, absolute=True) for o in (outcomes, plain))
     if ours is None or theirs is None:
         return {
@@ -82,9 +90,10 @@ def difference_and_ratio(outcomes: Sequence[Outcome], plain: Sequence[Outcome]) 
     with np.errstate(divide="ignore", invalid="ignore"):
         difference = our_draws - their_draws if paired else np.empty(0)
         ratio = our_draws / their_draws if paired else np.empty(0)
+    values = {"difference": ours - theirs, "ratio": ours / theirs if theirs else None}
     return {
-        "difference": {"value": ours - theirs, **_interval(difference)},
-        "ratio": {"value": ours / theirs if theirs else None, **_interval(ratio)},
+        "difference": {"value": values["difference"], **_interval(difference, values["difference"])},
+        "ratio": {"value": values["ratio"], **_interval(ratio, values["ratio"])},
     }
 
 

@@ -13,7 +13,16 @@ from distill.base.errors import UserError, first_line, hub_hint
 from distill.base.long_input import encodable, parts
 from distill.recipe import CorpusConfig
 from distill.text.conversations import Messages, read_messages
-from distill.text.row_files import Row, batch_rows, check_readable, file_rows, is_prose, prose
+from distill.text.row_files import (
+    Row,
+    batch_rows,
+    check_readable,
+    file_rows,
+    is_prose,
+    lines_are_texts,
+    prose,
+    prose_lines,
+)
 
 _SENTENCE_END = re.compile(r"(?<=[.!?])[\"'”’)]*\s+")
 _ROWS = 1000  # read at a time
@@ -151,7 +160,10 @@ def _file_documents(config: CorpusConfig, seed: int) -> Iterator[str]:
         random.Random(seed).shuffle(paths)
     for path in paths:
         try:
-            if is_prose(path):
+            if is_prose(path) and not (config.document_start or config.passage_chars) and lines_are_texts(path):
+                say(f"{path}: every line ends like a text, and is read as one")
+                yield from prose_lines(path, _LONGEST_DOCUMENT)
+            elif is_prose(path):
                 yield from prose(path, _LONGEST_DOCUMENT)
             else:
                 yield from _of_rows(file_rows(path, config.text_column, config.split), config, str(path))

@@ -40,6 +40,7 @@ def load_prompts(spec: str | Path = DEFAULT_PROMPTS) -> list[Prompt]:
             - `occupations`: the bundled occupations in the bundled templates;
             - a .tsv file whose header is `group occupation` (put into each line of a templates.txt beside it, else into
               the bundled templates) or `group subject prompt`;
+            - a .txt file with one prompt a line, each a subject of its own;
             - a .json file `{group: {subject: [prompt, ...]}}`, the layout of BOLD's own files;
             - a folder that holds BOLD's `*_prompt.json`, or a hub id such as `AmazonScience/bold`; `:DOMAIN` behind
               either chooses a domain (`:gender`), otherwise `profession`.
@@ -57,15 +58,20 @@ def load_prompts(spec: str | Path = DEFAULT_PROMPTS) -> list[Prompt]:
     path, domain = _split_domain(spec)
     if path.is_dir():
         return _read_json(_bold_file(path, domain or BOLD_DOMAINS[0]))
+    if path.suffix == ".txt":
+        return _read_txt(path)
     if path.exists():
         if path.suffix == ".json":
             return _read_json(path)
         if path.suffix == ".tsv":
             return _read_tsv(path)
-        raise UserError(f"prompts '{spec}': a .tsv or .json file is expected, not '{path.suffix}'")
+        raise UserError(
+            f"prompts '{spec}': a .tsv or .json file is expected, or a .txt with one prompt a line, not '{path.suffix}'"
+        )
     if path.suffix or spec.startswith((".", "/", "~")) or spec.count("/") != 1:
         raise UserError(
-            f"prompts '{spec}': no such file; give '{DEFAULT_PROMPTS}', a .tsv or .json file, a BOLD folder or a hub id"
+            f"prompts '{spec}': no such file; give '{DEFAULT_PROMPTS}', a .tsv, .json or .txt file, a BOLD folder or a "
+            "hub id"
         )
     return _read_hub(path.as_posix(), domain or BOLD_DOMAINS[0])
 
@@ -140,6 +146,14 @@ def _read_tsv(path: Path) -> list[Prompt]:
             group, subject, text = cells
             prompts.append(Prompt(text, group, subject))
     return _not_empty(prompts, str(path))
+
+
+def _read_txt(path: Path) -> list[Prompt]:
+    lines = read_text(path, "give a text file with one prompt a line").splitlines()
+    prompts = [Prompt(line.rstrip(), "all", line.rstrip()) for line in lines if line.strip()]
+    if not prompts:
+        raise UserError(f"{path}: holds no prompt; write one a line")
+    return prompts
 
 
 def _read_json(path: Path) -> list[Prompt]:

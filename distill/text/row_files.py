@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from distill.base.errors import UserError, first_line
-from distill.base.long_input import open_text, stream_parts
+from distill.base.long_input import open_text, parts, stream_parts
 
 Row = tuple[str, Any]  # where it stands, for messages; what the column holds, None where that is nothing
 
@@ -34,6 +34,9 @@ _TABLES = {".csv": ",", ".tsv": "\t"}
 _SAVED = ("dataset_dict.json", "state.json")  # what save_to_disk puts into its folder: of several splits, of one
 _ROWS = 1000  # read at a time
 _CHUNK = 1_000_000  # characters of an array that are read at a time
+_ENDS_LIKE_A_TEXT = re.compile(r"[.!?…。！？][\"'”’»)\]]*\s*$")
+_LOOKED_AT = 1 << 16  # characters of a text file that tell whether its lines are texts
+_MOST = 0.9  # of its lines
 _SPACE = re.compile(r"\s*")
 LONGEST_ROW = 16_000_000  # characters of a line of JSON, bytes of a cell of parquet: what is read whole
 
@@ -63,6 +66,26 @@ def prose(path: Path, longest: int) -> Iterator[str]:
     """The text of a file, in parts of at most `longest` characters (see `long_input.parts`)."""
     with open_text(path, _opener(path)) as stream:
         yield from stream_parts(stream, longest)
+
+
+def prose_lines(path: Path, longest: int) -> Iterator[str]:
+    """The lines of a file, in parts of at most `longest` characters."""
+    with open_text(path, _opener(path)) as stream:
+        for line in stream:
+            yield from parts(line.rstrip("\r\n"), longest)
+
+
+def lines_are_texts(path: Path) -> bool:
+    """Whether the lines of a text file are texts of their own, and not those of one: told by how it begins.
+
+    They are where several follow one another without a blank line, and nine of ten end like a sentence. Prose that is
+    broken into lines ends most of them elsewhere, and prose with a line for each paragraph parts these by blank lines.
+    """
+    with open_text(path, _opener(path)) as stream:
+        lines = stream.read(_LOOKED_AT).splitlines()
+    lines = lines[:-1] if sum(map(len, lines)) + len(lines) >= _LOOKED_AT else lines  # the last one may be cut
+    ended = sum(bool(_ENDS_LIKE_A_TEXT.search(line)) for line in lines)
+    return len(lines) > 1 and all(map(str.strip, lines)) and ended >= _MOST * len(lines)
 
 
 def file_rows(path: Path, column: str, split: str) -> Iterator[Row]:

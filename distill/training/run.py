@@ -39,7 +39,6 @@ def train_student(
     role_maps: Sequence[RoleMap],
     checkpoints: Path,
     destination: Path,
-    one_document: bool = False,
 ) -> None:
     """Train a student and put it, whole, at `destination`; goes on from the newest whole checkpoint.
 
@@ -54,7 +53,6 @@ def train_student(
         role_maps: K - 1 maps that undo each shift of the word list.
         checkpoints: Folder of Trainer's checkpoints.
         destination: Folder of the finished student.
-        one_document: Each block holds one document, and may be cut where it ends.
 
     Raises:
         UserError: see `training_arguments`, `hub_repository` and `open_teacher_cache`; numbers that are not finite; a
@@ -66,23 +64,18 @@ def train_student(
     if not isinstance(blocks, BlockStream):  # which has its own readers to count, see `BlockStream.start`
         checkpoint_folder.refuse_other_processes(checkpoints, arguments.world_size)
     _ask_hub(arguments)
-    vocab = vocab_size(tokenizer)
-    padding = _padding_rows(student, vocab)
-    attach_loss(student, vocab)
+    padding = _padding_rows(student, vocab_size(tokenizer))
+    attach_loss(student, vocab_size(tokenizer))
     if recipe.loss.hidden and teacher is not None:
         _project(student, teacher)
-    views = 1 + len(role_maps) if recipe.needs_counterfactuals else 1
     with stop_signals_kept() as signals:
         trainer = DistillationTrainer(
             model=student,
             args=arguments,
             train_dataset=blocks,
-            # The cache has rows of full length.
-            data_collator=Collator(
-                views, recipe.target.augment, one_document and not recipe.teacher.cache_hidden_states
-            ),
+            data_collator=_collator(recipe, blocks, 1 + len(role_maps)),
             teacher=teacher,
-            vocab=vocab,
+            vocab=vocab_size(tokenizer),
             settings=loss_settings(recipe),
             role_maps=role_maps if recipe.target.reverse_roles else None,
             shard_teacher=recipe.teacher.shard,
@@ -126,6 +119,12 @@ def _ask_hub(arguments: TrainingArguments) -> None:
         if PartialState().is_main_process:
             hub_repository(arguments)
         arguments.push_to_hub = False
+
+
+def _collator(recipe: Recipe, blocks: BlockDataset | BlockStream, groups: int) -> Collator:
+    # The rows of the cache have their full length.
+    trim = blocks.one_document and not recipe.teacher.cache_hidden_states
+    return Collator(groups if recipe.needs_counterfactuals else 1, recipe.target.augment, trim)
 
 
 def _padding_rows(student: PreTrainedModel, vocab: int) -> dict[str, Tensor]:

@@ -352,7 +352,7 @@ def wrapped(text: str) -> list[str]:
     return textwrap.wrap(text, 120, break_long_words=False, break_on_hyphens=False)
 
 
-OF_FAIRNESS_RATIOS = "Chance lowers fairness ratios, so some lie above their intervals."
+OF_FAIRNESS_RATIOS = "Chance lowers fairness ratios, those of resamples more: some intervals end at their value."
 ALT = "Next-word disparity against perplexity of every row of the study"
 
 

@@ -94,3 +94,34 @@ def test_undefined_values_are_none_and_never_nan(units):
     json.dumps(outcome.to_dict(), allow_nan=False)
     json.dumps(difference(measurement, measurement, resamples=20, seed=0), allow_nan=False)
     assert ("reason" in outcome.details) == (outcome.value is None)
+
+
+@given(st_np.arrays(float, st.integers(2, 6), elements=st.floats(0, 10)), st.booleans())
+def test_an_interval_holds_its_value(values, smallest):
+    """Also where resampling moves the statistic to one side, as it does with a minimum or a ratio."""
+    bounds = (0.0, 10.0) if smallest else None
+    units = np.column_stack([values, values**2, np.ones(len(values))])
+    measurement = Measurement(
+        units, lambda t: np.sqrt(np.maximum(t[..., 1] / t[..., 2] - (t[..., 0] / t[..., 2]) ** 2, 0)), "prompt",
+        len(units), "prompts", bounds=bounds,
+    )  # fmt: skip
+    outcome = score(CARD, measurement, resamples=30, seed=0)
+    assert outcome.low <= outcome.value <= outcome.high
+    assert bounds is None or 0 <= outcome.low <= outcome.high <= 10
+    other = difference(measurement, _mean(values), resamples=30, seed=0)
+    assert other["low"] <= other["value"] <= other["high"]
+    if None not in (other["ratio"], other["ratio_low"]):
+        assert other["ratio_low"] <= other["ratio"] <= other["ratio_high"]
+
+
+def test_other_rulers_give_no_difference():
+    values = np.arange(5.0)
+    one = _mean(values, ruler={"tokenizer": "a", "context": 64})
+    for ruler, reason in (
+        ({"tokenizer": "b", "context": 64}, "no difference: it is counted in tokens, and the two models have other"),
+        ({"tokenizer": "a", "context": 32}, "no difference: the text was read through windows of 64 and of 32 tokens"),
+    ):
+        found = difference(one, _mean(values, ruler=ruler), resamples=10, seed=0)
+        assert found["instead"].startswith(reason)
+        assert {found[key] for key in ("value", "low", "high", "ratio", "ratio_low", "ratio_high")} == {None}
+    assert "instead" not in difference(one, one, resamples=10, seed=0)

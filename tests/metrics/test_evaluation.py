@@ -1,6 +1,7 @@
 """Evaluations from what a user of evaluate passes, mistakes among it, and of any text."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,12 +10,11 @@ from chat_templates import TEMPLATES, chat_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from measuring import DOCUMENTS, scored
+from transformers import GPT2LMHeadModel
 
 from distill.base.errors import UserError
-from distill.metrics import (
-    METRICS,
-    Evaluation,
-)
+from distill.metrics import METRICS, Evaluation
+from distill.metrics import evaluation as base
 from distill.recipe import ScoreConfig
 from distill.text.conversations import read_messages
 from distill.text.prompts import Prompt
@@ -98,8 +98,9 @@ def test_conversations_and_prompts_reach_the_model_as_its_tokenizer_renders_them
     begun = whole[: whole.rindex("The nurse said") + len("The nurse said")]
     given = torch.tensor([start + tokenizer(begun, add_special_tokens=False)["input_ids"]])
     with torch.no_grad():
-        logits = model(input_ids=given).logits[:, -1]
-    assert evaluation.next_word_masses == pytest.approx(evaluation.group_log_masses(logits), abs=1e-5)
+        log_probs = model(input_ids=given).logits[0, -1].double().log_softmax(-1)
+    masses = [[log_probs[sorted(ids)].logsumexp(0).item() for ids in evaluation.roles.groups]]
+    assert evaluation.next_word_masses == pytest.approx(np.array(masses), abs=1e-5)
     (texts,) = evaluation.continuations
     uniforms = np.random.default_rng(0).random((1, 1, 4))[0, 0]
     for number in range(4):  # drawn by hand from the same numbers
@@ -117,3 +118,56 @@ def test_listed_words_of_a_template_are_no_words_of_the_document(toy_model, toy_
     document = read_messages([{"role": "user", "content": "A man"}], "x")
     evaluation = Evaluation(toy_model(), tokenizer, short_wordlist, [document])
     assert [m.word for m in evaluation.swapper.matches(evaluation.documents[0])] == ["man"]
+
+
+def _naive(model, tokenizer, window: list[int], counted: int) -> float:
+    """-log P of the last so many tokens of a window, from the model's own logits of all of it."""
+    with torch.no_grad():
+        log_probs = model(torch.tensor([window])).logits[0].double().log_softmax(-1)
+    return -sum(log_probs[i - 1, window[i]].item() for i in range(len(window) - counted, len(window)))
+
+
+@pytest.mark.parametrize("most", [400, 2**10, 2**24])
+def test_the_head_by_pieces_is_the_models_own(toy_model, toy_tokenizer, monkeypatch, most):
+    """However few logits are held at a time; documents of several windows among them, and a stride of 5."""
+    model, gender = toy_model(), load_wordlist("english_gender")
+    documents = [*DOCUMENTS, " ".join(DOCUMENTS * 6)]
+    held = []
+    monkeypatch.setattr(base, "MAX_LOGITS", most)
+    project = base.project
+    monkeypatch.setattr(base, "project", lambda *a: held.append((made := project(*a)).numel()) or made)
+    evaluation = Evaluation(model, toy_tokenizer, gender, documents, settings=ScoreConfig(stride=5))
+    found = evaluation.likelihoods
+    for document, row in zip(documents, found, strict=True):
+        ids, _ = evaluation.encode(document)
+        expected, end = 0.0, min(64, len(ids))
+        expected += _naive(model, toy_tokenizer, ids[:end], end - 1)
+        while end < len(ids):
+            before, end = end, min(end + 5, len(ids))
+            expected += _naive(model, toy_tokenizer, ids[end - 64 : end], end - before)
+        assert row[0] == pytest.approx(expected, rel=1e-5)
+    assert max(held) <= max(most, 8 * 400)  # eight tokens show whether the head may be applied by pieces
+
+
+def test_logits_that_are_not_linear_in_the_states_are_the_models_own(toy_model, toy_tokenizer):
+    class Capped(GPT2LMHeadModel):
+        def forward(self, *args, **keys):
+            out = super().forward(*args, **keys)
+            out.logits = 0.05 * torch.tanh(out.logits / 0.05)
+            return out
+
+    capped = Capped(toy_model().config).eval()
+    capped.load_state_dict(toy_model().state_dict())
+    evaluation = Evaluation(capped, toy_tokenizer, load_wordlist("english_gender"), DOCUMENTS)
+    ids, _ = evaluation.encode(DOCUMENTS[0])
+    assert evaluation.likelihoods[0, 0] == pytest.approx(_naive(capped, toy_tokenizer, ids, len(ids) - 1), rel=1e-5)
+
+
+def test_the_context_is_the_least_of_three(toy_model, toy_tokenizer):
+    def context(common, setting):
+        made = Evaluation(toy_model(), toy_tokenizer, None, settings=ScoreConfig(context=setting), swapper=object())
+        return replace(made, common=common).context
+
+    assert [context(None, None), context(32, None), context(None, 16), context(32, 16), context(128, 2048)] == [
+        64, 32, 16, 16, 64,
+    ]  # fmt: skip

@@ -10,12 +10,17 @@ from distill.models.architecture import hidden_states
 from distill.models.probe import Behaviour, behaviour
 
 PADS_NOT = {"bart", "recurrent_gemma", "rwkv", "xlstm"}
+# As transformers 5.23 keeps their states: wrong ones, or of shapes and number formats at which it stops.
+CACHES_NOT = {"rwkv", "xlstm"}
+CACHES_NOT_IN_HALF = {"mamba", "mamba2", "recurrent_gemma"}
 
 
 @pytest.mark.parametrize("name", sorted(CAUSAL))
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_what_is_found_does_not_depend_on_the_number_format(name, dtype):
-    assert behaviour(toy(name).to(dtype)) == Behaviour(name not in MIXING, name not in PADS_NOT)
+    found = behaviour(toy(name).to(dtype))
+    caches_not = CACHES_NOT if dtype == torch.float32 else CACHES_NOT | CACHES_NOT_IN_HALF
+    assert found == Behaviour(name not in MIXING, name not in PADS_NOT, name not in caches_not)
 
 
 @pytest.mark.parametrize("name", sorted(NOT_CAUSAL))

@@ -122,7 +122,7 @@ def test_what_the_list_covers(scores):
     assert sentences[1].startswith(f"{words['movable']} of its 8 words have a token")
     assert "7 of 10 documents (70.0%) hold a word that was swapped" in sentences[2]
     # she; woman, her, man, his
-    assert sentences[3] == "Held-out text: 2 of 2 documents (100.0%) hold a listed word: 2 male, 3 female."
+    assert sentences[3] == "Held-out text: 12 of 12 documents (100.0%) hold a listed word: 12 male, 18 female."
 
 
 @pytest.mark.parametrize(
@@ -176,3 +176,26 @@ def test_what_was_not_asked_for_is_what_the_file_says(scores):
         "Not asked for (scores.metrics in a recipe lists what is): of_old. Most need data of your own."
     ]
     assert not [line for line in not_measured(scores | {"not_asked": []}) if line.startswith("Not asked for")]
+
+
+def test_no_signed_zero_and_an_interval_that_holds_its_value():
+    assert [number(value) for value in (-0.0001, -0.0, 0.0, -0.0006, -12.001)] == [
+        "0.000", "0.000", "0.000", "-0.001", "-12.00",
+    ]  # fmt: skip
+    assert cell({"value": 0.873, "low": 0.778, "high": 0.864}) == "0.873 [0.778, 0.873]"  # of an older file
+
+
+def test_what_stands_in_the_place_of_a_number():
+    reason = "too little to tell: listed words hold 0.2% of the probability, and 0.5% are needed"
+    assert cell({"value": None, "details": {"reason": reason, "instead": reason}}) == reason
+    assert cell({"value": None, "details": {"reason": "no benchmark data"}}) == "not measured"
+    assert cell({"value": None, "instead": "no difference: why"}) == "no difference: why"
+    assert (cell(None), cell({"value": None})) == ("–", "–")
+
+
+def test_no_headline_is_made_of_what_saw_nothing(scores):
+    scores = copy.deepcopy(scores)
+    for of_pair in scores["differences"].values():
+        for metric in headliners(scores):
+            of_pair[metric] |= dict.fromkeys(("value", "ratio", "ratio_low", "ratio_high")) | {"instead": "too little"}
+    assert headline(scores).startswith("Perplexity ")

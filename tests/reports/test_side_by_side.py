@@ -1,15 +1,27 @@
 """Intrinsic against extrinsic scores: ranks and correlations against scipy, the table by hand."""
 
+import io
 import json
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 from scipy.stats import permutation_test, rankdata, spearmanr
 
 from distill.metrics import CARDS
-from distill.reports.side_by_side import EXTRINSIC, INTRINSIC, checkpoints, mean_ranks, rank_correlation, side_by_side
+from distill.reports.report import print_side_by_side
+from distill.reports.side_by_side import (
+    EXTRINSIC,
+    FEWEST_MODELS,
+    INTRINSIC,
+    checkpoints,
+    mean_ranks,
+    measured_alike,
+    rank_correlation,
+    side_by_side,
+)
 
 
 def entry(value, ideal=0.0, direction="closer to 0 is fairer"):
@@ -110,3 +122,34 @@ def test_nothing_to_compare():
 def test_every_beginning_stands_for_a_score():
     for beginning in (*INTRINSIC, *EXTRINSIC):
         assert any(name.startswith(beginning) for name in CARDS), beginning
+
+
+def _measured(wordlist="w", **weights):
+    """A file of models with these weights; the values go with them."""
+    models = {name: model(len(digest) / 10, ord(digest[-1]) / 100) for name, digest in weights.items()}
+    settings = {part: {"sha256": part} for part in ("prompts", "held_out")} | {"wordlist": {"sha256": wordlist}}
+    settings |= {"decoding": {"samples": 4}, "seed": 0, "weights": weights}
+    return {"models": models, "settings": settings, "cards": {}}
+
+
+def test_only_what_was_measured_alike_is_correlated_and_each_model_once():
+    files = {
+        "a": _measured(one="x1", two="x2"),
+        "b": _measured("other", three="x3"),
+        "c": _measured(again="x1", new="x4"),
+    }
+    alike = measured_alike(files, "c")
+    assert {name: list(file["models"]) for name, file in alike.items()} == {"c": ["again", "new"], "a": ["two"]}
+
+
+def test_correlations_are_shown_of_enough_models():
+    def shown(number):
+        out = io.StringIO()
+        models = {f"m{i}": "x" * (i + 1) + chr(65 + i) for i in range(number)}
+        print_side_by_side(measured_alike({"a": _measured(**models)}, "a"), Console(file=out, width=120))
+        return out.getvalue()
+
+    assert "Rank correlation" in shown(FEWEST_MODELS)
+    few = shown(FEWEST_MODELS - 1)
+    assert "Rank correlation" not in few
+    assert "no rank correlations: 7 models were measured alike, and 8 are needed" in few

@@ -12,7 +12,7 @@ def run(short_wordlist, toy_tokenizer):
     """A function from models to their scores on a few prompts and texts."""
 
     def make(models, **keys):
-        keys = {"prompts": load_prompts()[:12], "settings": SETTINGS, "documents": DOCUMENTS} | keys
+        keys = {"prompts": load_prompts()[:40], "settings": SETTINGS, "documents": DOCUMENTS} | keys
         models = {name: (model, toy_tokenizer) for name, model in models.items()}
         return score_models(models, wordlist=short_wordlist, **keys)
 

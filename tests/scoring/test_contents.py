@@ -40,21 +40,21 @@ def test_layout(run, toy_model, short_wordlist):
         "words": {"male": 4, "female": 4},
         "sha256": short_wordlist.sha256,
     }
-    assert settings["prompts"] | {"sha256": ""} == {"count": 12, "groups": 1, "sha256": ""}
+    assert settings["prompts"] | {"sha256": ""} == {"count": 40, "groups": 1, "sha256": ""}
     assert settings["held_out"] | {"sha256": ""} == {
-        "documents": 3,
+        "documents": 15,
         "bytes": sum(len(d) for d in DOCUMENTS if d.strip()),
         "sha256": "",
-        "documents_with_listed_word": 2,
-        "listed_words": {"male": 2, "female": 3},  # man, his; she, woman, her
+        "documents_with_listed_word": 10,
+        "listed_words": {"male": 10, "female": 15},  # man, his; she, woman, her
     }
     assert settings["weights"] == {name: weights_hash(model) for name, model in models.items()}
-    assert settings["decoding"] == {"samples": 2, "max_new_tokens": 4, "temperature": 1.0, "top_p": 1.0, "top_k": 0}
+    assert settings["decoding"] == {"samples": 4, "max_new_tokens": 10, "temperature": 1.0, "top_p": 1.0, "top_k": 0}
     assert {"python", "torch", "transformers", "device"} <= set(scores["versions"])
-    assert len(scores["samples"]) == 12
+    assert len(scores["samples"]) == 16
     for sample in scores["samples"]:
         assert list(sample["texts"]) == list(models)
-        assert all(len(texts) == 2 for texts in sample["texts"].values())
+        assert all(len(texts) == 4 for texts in sample["texts"].values())
     json.dumps(scores, allow_nan=False)
 
 

@@ -10,9 +10,12 @@ from toy_run import DOCUMENTS, SETTINGS
 from distill.base.errors import UserError
 from distill.cli import main
 from distill.recipe import Recipe, ScoreConfig, TeacherConfig
+from distill.reports.findings import headline, how_measured
 from distill.scoring import score as score_module
-from distill.scoring.score import score, score_run
+from distill.scoring.measure import common_context
+from distill.scoring.score import score, score_models, score_run
 from distill.scoring.scores_file import read_scores, write_scores
+from distill.text.prompts import load_prompts
 
 
 def test_a_model_against_itself(run, toy_model):
@@ -20,6 +23,41 @@ def test_a_model_against_itself(run, toy_model):
     for metric, entry in scores["differences"]["same - one"].items():
         assert (entry["value"], entry["low"], entry["high"]) == (0, 0, 0), metric
     assert all(sample["texts"]["one"] == sample["texts"]["same"] for sample in scores["samples"])
+
+
+def test_a_model_against_itself_with_half_its_positions(run, toy_model, tmp_path):
+    """What differs is the ruler: with the common context nothing does, in texts longer than either."""
+    long = toy_model(n_positions=128)
+    half = toy_model()
+    weights = long.state_dict()
+    weights["transformer.wpe.weight"] = weights["transformer.wpe.weight"][:64]
+    half.load_state_dict(weights)
+    documents = [" ".join(DOCUMENTS) * 2] * 12
+    scores = run({"long": long, "half": half}, documents=documents)
+    for metric, entry in scores["differences"]["half - long"].items():
+        assert (entry["value"], entry["low"], entry["high"]) == (0, 0, 0), metric
+    assert scores["models"]["long"]["perplexity"]["details"]["context"] == 64
+    facts = scores["settings"]["models"]
+    assert [facts[name]["context"] for name in facts] == [128, 64]
+    assert {of_model["read"] for of_model in facts.values()} == {64}
+    (held_out,) = (line for line in how_measured(scores) if line.startswith("Held-out"))
+    assert "windows of at most 64 tokens; long could read more at once, but all models are asked the same" in held_out
+    half.save_pretrained(tmp_path / "half")
+    assert common_context([tmp_path / "half", (long, None)]) == 64  # by the folder's configuration alone
+
+
+def test_models_with_other_tokenizers(toy_model, toy_tokenizer, neutral_tokenizer, short_wordlist):
+    models = {"one": (toy_model(), toy_tokenizer), "other": (toy_model(vocab_size=500), neutral_tokenizer)}
+    scores = score_models(
+        models, wordlist=short_wordlist, documents=DOCUMENTS, prompts=load_prompts()[:40],
+        settings=ScoreConfig(**vars(SETTINGS) | {"metrics": [*SETTINGS.metrics, "next_word_lean"]}),
+    )  # fmt: skip
+    found = scores["differences"]["other - one"]
+    assert {metric for metric, entry in found.items() if "instead" not in entry} == {"bits_per_byte"}
+    ours, theirs = (scores["models"][name]["bits_per_byte"]["value"] for name in ("other", "one"))
+    assert found["bits_per_byte"]["value"] == pytest.approx(ours - theirs)
+    assert headline(scores).startswith("Bits per byte ")
+    write_scores(scores, "/dev/null")
 
 
 def test_the_same_seed_gives_the_same_file_whatever_the_batch(run, toy_model, tmp_path):
@@ -113,7 +151,7 @@ def test_the_teachers_number_format_is_the_recipes(folders, short_wordlist, tmp_
     monkeypatch.setattr(score_module, "Evaluation", spy)
     recipe = Recipe(
         teacher=TeacherConfig(path=folders["teacher"], dtype="bfloat16"),
-        scores=ScoreConfig(metrics=["next_word_disparity"], max_prompts=2, bootstrap=5),
+        scores=ScoreConfig(metrics=["next_word_disparity"], max_prompts=5, bootstrap=5),
     )
     scores = score_run(recipe, folders, short_wordlist, [], tmp_path)
     assert list(seen.values()) == [torch.bfloat16, torch.float32]

@@ -16,7 +16,10 @@ from distill.base.errors import UserError
 from distill.recipe import CorpusConfig
 from distill.text import documents
 from distill.text.conversations import Messages
+from distill.text.counterfactual import Swapper
 from distill.text.documents import passages, read_documents
+from distill.text.swap_lines import swap_file
+from distill.text.wordlist import load_wordlist
 
 TEXTS = ["One text.\nTwo lines.", "Zweiter Text: ä, 漢字, 👩‍⚕️."]
 
@@ -198,3 +201,40 @@ def test_a_data_set_of_the_hub_is_read_as_files_are(tmp_path, monkeypatch):
         assert list(read_documents(config, 0)) == ["one", "two"]
         with pytest.raises(UserError, match="no column 'c'"):
             list(read_documents(dataclasses.replace(config, text_column="c"), 0))
+
+
+LINES = ["She was late.", "He asked: why?", '"Never!" she said.', "The king said (twice): no."]
+PROSE = "She was late, as she had been on every day of\nthat week. He asked why, and got no\nanswer that he liked.\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "documents"),
+    [
+        ("\n".join(LINES), LINES),
+        ("\r\n".join(LINES) + "\r\n", LINES),
+        ("\n\n".join(LINES), None),  # paragraphs of one text
+        (PROSE, None),
+        ("A single line.\n", None),
+        ("\n".join([*LINES * 9, "A heading", "Another", "One more"]), [*LINES * 9, "A heading", "Another", "One more"]),
+        ("\n".join([*LINES * 9, "A heading", "Another", "One more", "And one", "So on"]), None),
+    ],
+)
+def test_lines_that_look_like_texts_are_texts(text, documents, tmp_path, capsys):
+    path = tmp_path / "held-out.txt"
+    path.write_bytes(text.encode())
+    found = list(read_documents(CorpusConfig(source="files", files=[str(path)]), 0))
+    assert found == (documents or [text.replace("\r\n", "\n")])
+    assert ("every line ends like a text" in capsys.readouterr().err) == (documents is not None)
+    whole = list(read_documents(CorpusConfig(source="files", files=[str(path)], document_start="^She"), 0))
+    assert "".join(whole).split() == text.split()  # whoever says how documents begin is believed
+
+
+def test_lines_are_swapped_as_they_are_scored(tmp_path, capsysbinary):
+    """`distill swap` reads a text for each line: so do scores."""
+    path = tmp_path / "held-out.txt"
+    path.write_text("\n".join(LINES) + "\n", encoding="utf-8")
+    swapper = Swapper(load_wordlist("english_gender"))
+    swap_file(str(path), swapper, 1, 1, "text")
+    lines = capsysbinary.readouterr().out.decode().splitlines()
+    documents = read_documents(CorpusConfig(source="files", files=[str(path)]), 0)
+    assert lines == [swapper.swap(document, 1).text for document in documents]

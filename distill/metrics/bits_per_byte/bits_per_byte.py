@@ -14,6 +14,7 @@ CARD = Card(
     direction="lower is better",
     source="Gao et al. 2020, arXiv 2101.00027",
     limits="Says nothing about fairness or about the quality of sampled text.",
+    role="cost across tokenizers",
 )
 
 
@@ -27,6 +28,7 @@ def measure(evaluation: base.Evaluation) -> Measurement:
         n=int(units[:, 1].sum()),
         counted="bytes",
         details={"context": evaluation.context, "stride": evaluation.stride, "seed": evaluation.seed},
+        ruler=evaluation.ruler("context"),
     )
 
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from distill.metrics import enough
 from distill.metrics import evaluation as base
 from distill.metrics.bootstrap import Card, Measurement
 from distill.metrics.log_ratio import log_ratio
@@ -28,18 +29,21 @@ def measure(evaluation: base.Evaluation) -> Measurement:
     """Mass of each group over the undecided beginning of each document; unit: document.
 
     The position that predicts the first listed word itself still counts, as does the start token's, which predicts the
-    first word. Documents are read up to the model's context.
+    first word. Documents are read up to the context.
     """
     sequences = [_undecided(evaluation, document) for document in evaluation.documents]
     units = np.zeros((len(sequences), evaluation.wordlist.num_groups))
     done, report = 0, evaluation.report("undecided text")
     for batch in evaluation.batches([len(ids) for ids in sequences]):
-        logits = evaluation.logits([sequences[i] for i in batch])
-        for row, i in enumerate(batch):
-            units[i] = np.exp(evaluation.group_log_masses(logits[row, : len(sequences[i])])).sum(axis=0)
+        chosen = [sequences[i] for i in batch]
+        masses = evaluation.group_log_masses(evaluation.states_at(chosen, [range(len(ids)) for ids in chosen]))
+        ends = np.cumsum([len(ids) for ids in chosen])
+        for i, of_document in zip(batch, np.split(np.exp(masses), ends[:-1]), strict=True):
+            units[i] = of_document.sum(axis=0)
         done += len(batch)
         report(done, len(sequences))
     positions = sum(map(len, sequences))
+    mass = float(units.sum() / positions) if positions else None
     return Measurement(
         units,
         lambda totals: log_ratio(np.log(totals)),
@@ -48,10 +52,12 @@ def measure(evaluation: base.Evaluation) -> Measurement:
         counted="positions",
         details={
             "groups": list(evaluation.wordlist.groups),
-            "listed_mass": float(units.sum() / positions) if positions else None,
+            "listed_mass": mass,
             "wordlist": evaluation.wordlist.sha256,
             "seed": evaluation.seed,
         },
+        ruler=evaluation.ruler("tokenizer", "context"),
+        too_little=enough.of_probabilities(evaluation, mass, len(units), "documents"),
     )
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from distill.metrics import enough
 from distill.metrics import evaluation as base
 from distill.metrics.bootstrap import Card, Measurement
 from distill.objective.logit_ops import RoleMap
@@ -39,7 +40,7 @@ class _Pair(NamedTuple):
 def measure(evaluation: base.Evaluation) -> Measurement:
     """Summed divergence and aligned positions of each document; unit: document. Without listed words both are 0.
 
-    Documents are read up to the model's context.
+    Documents are read up to the context.
     """
     units = np.zeros((len(evaluation.documents), 2))
     pairs = [pair for i, document in enumerate(evaluation.documents) for pair in _pairs(evaluation, i, document)]
@@ -47,28 +48,31 @@ def measure(evaluation: base.Evaluation) -> Measurement:
     # Twice the longer side: both sides of a pair are in the batch.
     for batch in evaluation.batches([2 * max(len(pair.tokens), len(pair.counterfactual)) for pair in pairs]):
         chosen = [pairs[i] for i in batch]
-        logits = evaluation.logits([pair.tokens for pair in chosen] + [pair.counterfactual for pair in chosen])
-        for row, pair in enumerate(chosen):
-            own = logits[row, pair.positions[:, 0]]
-            other = logits[row + len(chosen), pair.positions[:, 1]]
-            gap = _divergence(own, other, evaluation.role_maps[pair.shift - 1])
+        sides = [pair.tokens for pair in chosen], [pair.counterfactual for pair in chosen]
+        places = [pair.positions[:, side].tolist() for side in (0, 1) for pair in chosen]
+        states = evaluation.states_at([*sides[0], *sides[1]], places).split([len(of_side) for of_side in places])
+        for pair, own, other in zip(chosen, states[: len(chosen)], states[len(chosen) :], strict=True):
+            gap = _divergence(evaluation, own, other, evaluation.role_maps[pair.shift - 1])
             units[pair.document] += gap, len(pair.positions)
         done += len(batch)
         report(done, len(pairs))
     tokens = sum(len(pair.tokens) for pair in pairs)
     aligned = int(units[:, 1].sum())
+    edited = int((units[:, 1] > 0).sum())
     return Measurement(
         units,
         lambda totals: totals[..., 0] / totals[..., 1],
         unit="document",
         n=aligned,
         counted="aligned positions",
-        undetected=float(1 - (units[:, 1] > 0).mean()) if len(units) else None,
+        undetected=1 - edited / len(units) if len(units) else None,
         details={
             "aligned_share": aligned / tokens if tokens else None,
             "wordlist": evaluation.wordlist.sha256,
             "seed": evaluation.seed,
         },
+        ruler=evaluation.ruler("tokenizer", "context"),
+        too_little=enough.few(edited, enough.EDITED_DOCUMENTS, "documents hold a listed word", len(units)),
     )
 
 
@@ -92,12 +96,15 @@ def _pairs(evaluation: base.Evaluation, number: int, document: str) -> Iterator[
 
 
 @torch.inference_mode()
-def _divergence(own: Tensor, other: Tensor, role_map: RoleMap) -> float:
-    """Sum over rows of KL(own || R other), from (N, V) logits."""
-    own, other = own.float().log_softmax(dim=-1), other.float().log_softmax(dim=-1)
-    gap = own.exp() * (own - role_map.reverse_(own, other))
-    # A token without any probability contributes nothing, whatever the other side says.
-    return float(gap.masked_fill_(own.isneginf(), 0.0).sum(dtype=torch.float64))
+def _divergence(evaluation: base.Evaluation, own: Tensor, other: Tensor, role_map: RoleMap) -> float:
+    """Sum over places of KL(own || R other), from the (N, D) states of both."""
+    total = 0.0
+    for piece in evaluation.pieces(len(own)):
+        ours, theirs = (evaluation.logits(side[piece]).float().log_softmax(dim=-1) for side in (own, other))
+        gap = ours.exp() * (ours - role_map.reverse_(ours, theirs))
+        # A token without any probability contributes nothing, whatever the other side says.
+        total += float(gap.masked_fill_(ours.isneginf(), 0.0).sum(dtype=torch.float64))
+    return total
 
 
 class EquivarianceGap(base.ModelMetric):

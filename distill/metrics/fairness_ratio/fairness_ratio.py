@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from distill.base.errors import UserError
+from distill.metrics import enough
 from distill.metrics import evaluation as base
 from distill.metrics.bootstrap import Card, Measurement, Statistic, finite
 from distill.metrics.polarity import group_counter, polarity_table
@@ -15,8 +16,8 @@ from distill.text.prompts import Prompt, load_prompts
 _SOURCE = "Dhamala et al. 2021 (BOLD), arXiv 2101.11718, for the polarity of texts"
 _LIMITS = (
     "Few gendered texts give low ratios by chance alone: compare with `even_model` in the details, what a model that "
-    "prefers nobody gets from as many texts, and not with 1. A resample is noisier than the texts themselves, so that "
-    "intervals lie low. Texts without a listed word play no part."
+    "prefers nobody gets from as many texts, and not with 1. A resample is noisier than the texts themselves and its "
+    "ratios are lower still: they are moved so that their mean is the value. Texts without a listed word play no part."
 )
 
 CARDS = (
@@ -68,6 +69,8 @@ def measure(evaluation: base.Evaluation) -> dict[str, Measurement]:
         "n": texts,
         "counted": "texts",
         "undetected": float(table[:, -1].sum() / texts) if texts else None,
+        "bounds": (0.0, 1.0),
+        "too_little": enough.of_texts(table[:, : evaluation.wordlist.num_groups].sum(), texts),
     }
     settings = {
         "counted_words": rule,

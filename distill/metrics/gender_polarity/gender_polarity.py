@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from distill.base.errors import UserError
+from distill.metrics import enough
 from distill.metrics import evaluation as base
 from distill.metrics.bootstrap import Card, Measurement
 from distill.metrics.log_ratio import log_ratio
@@ -140,6 +141,7 @@ def _disparity(table: np.ndarray, he: int, evaluation: base.Evaluation, details:
             "wordlist": evaluation.wordlist.sha256,
             "seed": evaluation.seed,
         },
+        too_little=enough.of_texts(counts[:2].sum(), texts),
     )
 
 

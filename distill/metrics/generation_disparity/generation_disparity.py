@@ -5,6 +5,7 @@ from collections import defaultdict
 
 import numpy as np
 
+from distill.metrics import enough
 from distill.metrics import evaluation as base
 from distill.metrics.bootstrap import Card, Measurement
 from distill.metrics.log_ratio import log_ratio
@@ -60,6 +61,7 @@ def measure(evaluation: base.Evaluation) -> Measurement:
             "wordlist": evaluation.wordlist.sha256,
             "seed": evaluation.seed,
         },
+        too_little=enough.of_texts(counts[: len(groups)].sum(), texts),
     )
 
 

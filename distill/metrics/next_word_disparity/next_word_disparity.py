@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from distill.metrics import enough
 from distill.metrics import evaluation as base
 from distill.metrics.bootstrap import Card, Measurement, finite, interval, resampled_totals
 from distill.metrics.log_ratio import log_ratio
@@ -45,6 +46,7 @@ def measure(evaluation: base.Evaluation) -> Measurement:
     subjects = {subject: _mean_with_interval(values, evaluation) for subject, values in by_subject.items()}
     roles = evaluation.roles
     signed = evaluation.wordlist.num_groups == 2
+    mass = finite(np.exp(masses[usable]).sum(axis=1).mean()) if usable.any() else None
     return Measurement(
         units,
         lambda totals: totals[..., 0] / totals[..., 1],
@@ -56,12 +58,14 @@ def measure(evaluation: base.Evaluation) -> Measurement:
             "groups": list(evaluation.wordlist.groups),
             "mean_signed": finite(ratios[usable].mean()) if signed and usable.any() else None,
             "spread": finite(np.array([mean["value"] for mean in subjects.values()]).std()) if subjects else None,
-            "listed_mass": finite(np.exp(masses[usable]).sum(axis=1).mean()) if usable.any() else None,
+            "listed_mass": mass,
             "subjects": subjects,
             "words": {"listed": roles.num_words, "movable": roles.num_words - len(roles.unmovable)},
             "wordlist": evaluation.wordlist.sha256,
             "seed": evaluation.seed,
         },
+        ruler=evaluation.ruler("tokenizer"),
+        too_little=enough.of_probabilities(evaluation, mass, int(usable.sum()), "prompts gave a value"),
     )
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from distill.metrics import enough
 from distill.metrics import evaluation as base
 from distill.metrics.bootstrap import Card, Measurement
 from distill.metrics.log_ratio import log_ratio
@@ -39,13 +40,16 @@ CARDS = (
 
 def measure(evaluation: base.Evaluation) -> dict[str, Measurement]:
     """Both scores; unit: subject."""
+    masses = evaluation.next_word_masses
     with np.errstate(invalid="ignore"):
-        ratios = log_ratio(evaluation.next_word_masses)
+        ratios = log_ratio(masses)
     found = [(p.subject, r) for p, r in zip(evaluation.prompts, ratios, strict=True) if np.isfinite(r)]
     subjects = [
         np.array([ratio for _, ratio in of_subject])
         for _, of_subject in groupby(sorted(found, key=lambda pair: pair[0]), key=lambda pair: pair[0])
     ]
+    usable = np.isfinite(ratios)
+    mass = float(np.exp(masses[usable]).sum(axis=1).mean()) if usable.any() else None
     common: dict[str, Any] = {
         "unit": "subject",
         "n": len(found),
@@ -57,6 +61,8 @@ def measure(evaluation: base.Evaluation) -> dict[str, Measurement]:
             "wordlist": evaluation.wordlist.sha256,
             "seed": evaluation.seed,
         },
+        "ruler": evaluation.ruler("tokenizer"),
+        "too_little": enough.of_probabilities(evaluation, mass, len(subjects), "subjects gave a value"),
     }
     sums = np.array([[of.sum(), len(of)] for of in subjects]).reshape(-1, 2)
     moments = np.array([[of.mean(), of.mean() ** 2, 1.0] for of in subjects]).reshape(-1, 3)

@@ -30,6 +30,7 @@ def measure(evaluation: base.Evaluation) -> Measurement:
         n=int(units[:, 1].sum()),
         counted="tokens",
         details={"context": evaluation.context, "stride": evaluation.stride, "seed": evaluation.seed},
+        ruler=evaluation.ruler("tokenizer", "context"),
     )
 
 

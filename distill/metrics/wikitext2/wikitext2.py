@@ -81,6 +81,7 @@ def measure(evaluation: base.Evaluation) -> dict[str, Measurement]:
             n=int(table[:, 1].sum()),
             counted="tokens",
             details=details,
+            ruler=evaluation.ruler("tokenizer", "context"),
         ),
         "wikitext2_bits_per_byte": Measurement(
             table[:, [0, 2]],
@@ -89,6 +90,7 @@ def measure(evaluation: base.Evaluation) -> dict[str, Measurement]:
             n=int(table[:, 2].sum()),
             counted="bytes",
             details=details,
+            ruler=evaluation.ruler("context"),
         ),
     }
 
