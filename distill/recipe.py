@@ -48,12 +48,33 @@ class TeacherConfig:
 
 
 @dataclass(frozen=True)
+class LoraConfig:
+    """Low-rank adaptation (LoRA): a small adapter is trained, and its base stays as it is. Needs the extra `lora`.
+
+    Args:
+        r: Rank of the adapter's matrices; 0: no adapter, all weights of the student are trained.
+        alpha: Scale of the adapter, by which its product is multiplied, over `r`; `null`: twice `r`.
+        targets: Names of the linear layers that get one, e.g. `q_proj`; `null`: all of them but the output head.
+        dropout: Share of an adapter's inputs that is left out while training.
+        merge: Write the finished student as a whole model, the adapter merged into its base, instead of the adapter
+            alone.
+    """
+
+    r: int = 0
+    alpha: float | None = None
+    targets: list[str] | None = None
+    dropout: float = 0.0
+    merge: bool = False
+
+
+@dataclass(frozen=True)
 class StudentConfig:
     """The model that is trained.
 
     Args:
         init: `layers`: some of the teacher's layers. `config`: random weights of the architecture in `config`.
-            `checkpoint`: the weights in `path`.
+            `checkpoint`: the weights in `path`. `teacher`: the teacher's own weights, shared with it in memory, under
+            an adapter (`lora`).
         num_layers: How many of the teacher's layers `init: layers` keeps; `null`: half of them.
         layers: Which of the teacher's layers, counted from 0; `null`: spread evenly from the first to the last.
         path: Folder or hub id for `init: checkpoint`.
@@ -67,9 +88,10 @@ class StudentConfig:
             you trust.
         attention: The student's attention implementation; `null`: the teacher's for `init: layers`, else transformers'
             own choice.
+        lora: Train an adapter instead of all weights.
     """
 
-    init: Literal["layers", "config", "checkpoint"] = "layers"
+    init: Literal["layers", "config", "checkpoint", "teacher"] = "layers"
     num_layers: int | None = None
     layers: list[int] | None = None
     path: str | None = None
@@ -80,6 +102,7 @@ class StudentConfig:
     trust_remote_code: bool = False
     allow_pickle: bool = False
     attention: str | None = None
+    lora: LoraConfig = field(default_factory=LoraConfig)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import jsonargparse
 from distill.base.console import QUIET, QUIET_HELP
 from distill.base.errors import HUB_TOKEN, UserError
 from distill.objective.settings import require_sound
-from distill.recipe import CorpusConfig, Recipe, read_recipe_file, reject_unknown_keys, section_type
+from distill.recipe import CorpusConfig, LoraConfig, Recipe, read_recipe_file, reject_unknown_keys, section_type
 
 LARGEST_SEED = 2**32 - 1  # of NumPy's generator, which transformers seeds too
 
@@ -287,8 +287,8 @@ def _check_without_teacher(recipe: Recipe) -> None:
     )
     _require(recipe.corpus.source != "teacher", "corpus.source is teacher, but teacher.path is null; name a teacher")
     _require(
-        recipe.student.init != "layers",
-        "student.init is layers, but teacher.path is null; use config or checkpoint",
+        recipe.student.init not in ("layers", "teacher"),
+        f"student.init is {recipe.student.init}, but teacher.path is null; use config or checkpoint",
     )
     _require(
         not recipe.teacher.cache_hidden_states,
@@ -309,4 +309,37 @@ def _check_student(recipe: Recipe) -> None:
     _require(
         student.tokenizer != "train" or recipe.teacher.path is None,
         "student.tokenizer: train works only without a teacher, whose vocabulary the student must share",
+    )
+    _check_lora(recipe)
+
+
+def _check_lora(recipe: Recipe) -> None:
+    student, lora, teacher = recipe.student, recipe.student.lora, recipe.teacher
+    _require(lora.r >= 0, f"student.lora.r is {lora.r}, but must be at least 1, or 0 for no adapter")
+    if lora.r == 0:
+        _require(
+            lora == LoraConfig(), "student.lora.r is 0, so that there is no adapter for the other keys of student.lora"
+        )
+        _require(
+            student.init != "teacher",
+            "student.init is teacher, whose weights the student cannot change; set student.lora.r, or init to layers",
+        )
+        return
+    _require(
+        student.init in ("teacher", "checkpoint"),
+        f"student.lora.r is {lora.r}, but a student of student.init: {student.init} lies in no folder that its adapter "
+        "could be loaded with; set init to teacher or checkpoint",
+    )
+    _require(
+        student.init != "teacher" or not teacher.shard,
+        "teacher.shard is true, but with student.init: teacher the student shares its teacher's weights; leave it out",
+    )
+    _require(lora.alpha is None or lora.alpha > 0, f"student.lora.alpha is {lora.alpha}, but must be above 0, or null")
+    _require(0 <= lora.dropout < 1, f"student.lora.dropout is {lora.dropout}, but must be at least 0 and below 1")
+    _require(lora.targets != [], "student.lora.targets is empty; name layers, or leave it out for all linear ones")
+    base = teacher if student.init == "teacher" else student
+    _require(
+        lora.merge or not (base.allow_pickle or base.trust_remote_code),
+        "student.lora.merge is false, but whoever loads the adapter would have to trust its base's pickle or code "
+        "anew; set it to true",
     )

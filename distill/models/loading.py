@@ -17,6 +17,7 @@ from transformers.utils import logging
 
 from distill.base.errors import UserError, first_line, hub_hint
 from distill.base.files import DEMO_TEACHER
+from distill.models.adapters import adapter_folder, base_of, merged, require_peft
 from distill.models.architecture import check_head, check_vocabulary, set_attention
 from distill.recipe import TeacherConfig
 
@@ -24,7 +25,7 @@ _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
 
 def load_tokenizer(path: str, trust_remote_code: bool = False, **hub: Any) -> PreTrainedTokenizerBase:
-    """The fast tokenizer of a folder or hub id.
+    """The fast tokenizer of a folder or hub id; of an adapter without one, that of its base.
 
     Args:
         path: `demo`, a folder or a hub id.
@@ -37,6 +38,8 @@ def load_tokenizer(path: str, trust_remote_code: bool = False, **hub: Any) -> Pr
     path = _resolve(path)
     files = ("tokenizer.json", "vocab.json", "tokenizer.model", "spiece.model", "vocab.txt")
     if Path(path).is_dir() and not any((Path(path) / name).exists() for name in files):
+        if adapter := adapter_folder(path):
+            return load_tokenizer(base_of(adapter)[0], trust_remote_code)
         # transformers would make an empty one up.
         raise UserError(f"{path}: holds no tokenizer; a file tokenizer.json is expected beside the model")
     try:
@@ -54,6 +57,8 @@ def load_model(
 ) -> PreTrainedModel:
     """A causal language model of a folder or hub id, in eval mode, from safetensors.
 
+    Where that is an adapter, it is merged into its base, see `adapters.merged`.
+
     Args:
         path: `demo`, a folder or a hub id.
         dtype: Number format of the weights.
@@ -66,6 +71,11 @@ def load_model(
             brings code of its own or a pickle that was not allowed, or its weights are not those of its configuration.
     """
     path = _resolve(path)
+    if adapter := adapter_folder(path, **hub):
+        base, revision = base_of(adapter)
+        require_peft(path)
+        base_hub = {"revision": revision} if revision else {}
+        return merged(load_model(base, dtype, trust_remote_code, allow_pickle, **base_hub), adapter).eval()
     _check_folder(path, allow_pickle)
     try:
         with without_load_report():
@@ -175,8 +185,9 @@ def _check_folder(path: str, allow_pickle: bool) -> None:
         return
     if (folder / "adapter_config.json").exists():
         raise UserError(
-            f"{path}: holds an adapter (adapter_config.json), which would be left out; merge it into its base with "
-            "peft's merge_and_unload, save that, and give its folder"
+            f"{path}: holds an adapter (adapter_config.json) beside a model; put the adapter into a folder of its own "
+            "to have both loaded, or merge it into its base with peft's merge_and_unload, save that, and give its "
+            "folder"
         )
     if not (folder / "config.json").exists():
         raise UserError(f"{path}: holds no config.json; it is not the folder of a transformers model")

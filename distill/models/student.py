@@ -19,6 +19,7 @@ from transformers import (
 from distill.base.console import say
 from distill.base.errors import UserError, first_line, suggestion
 from distill.base.files import is_finished, write_folder
+from distill.models.adapters import add_adapter, sharing
 from distill.models.architecture import (
     check_head,
     check_vocabulary,
@@ -86,7 +87,7 @@ def corpus_tokenizer(
 def make_student(
     config: StudentConfig, teacher: PreTrainedModel | None, tokenizer: PreTrainedTokenizerBase, teacher_name: str | None
 ) -> PreTrainedModel:
-    """The student, float32 and trainable.
+    """The student, float32 and trainable; with an adapter, that alone, over a base in its own number format.
 
     Args:
         config: Where its weights come from.
@@ -100,6 +101,9 @@ def make_student(
     if config.init == "layers":
         student = student_from_layers(teacher, chosen_layers(config, teacher))
         name = f"student of {teacher_name}"
+    elif config.init == "teacher":
+        assert teacher is not None  # `check_recipe` asks for one
+        student, name = sharing(teacher), f"student of {teacher_name}"
     elif config.init == "config":
         student, name = _student_from_config(config, tokenizer), "student.config"
     else:
@@ -119,6 +123,9 @@ def make_student(
     set_attention(student, config.attention, "student.attention")
     check_head(name, student)
     _settle_generation(student, teacher, tokenizer)
+    if config.lora.r:
+        add_adapter(student, config.lora)
+        return student
     return student.requires_grad_(True)
 
 

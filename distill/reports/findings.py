@@ -228,7 +228,10 @@ def settings_rows(recipe: Recipe, scores: Scores, published: bool = False) -> li
         "layers": f"the teacher's layers {recipe.student.layers}" if recipe.student.layers else some_layers,
         "config": "random weights of its own configuration",
         "checkpoint": f"the weights of {name(recipe.student.path)}",
+        "teacher": "the teacher's own weights",
     }[recipe.student.init]
+    if recipe.student.lora.r:
+        student += f", which stay; trained is a LoRA adapter of rank {recipe.student.lora.r}"
     texts = {
         "teacher": "sampled from the teacher",
         "files": ", ".join(map(name, recipe.corpus.files)),

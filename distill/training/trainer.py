@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from accelerate.data_loader import BatchSamplerShard
 from accelerate.utils import gather_object
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader
@@ -27,6 +28,7 @@ from distill.base.console import counter, say
 from distill.base.errors import UserError, storage_errors_as_user_errors
 from distill.data.batches import FilledBatches
 from distill.data.stream import BlockStream, StreamLoader
+from distill.models.adapters import has_adapter, trainable_state
 from distill.models.architecture import fuse_activations, head, hidden_states, is_sharded, shard_layers
 from distill.objective import kd_loss
 from distill.objective.kd_loss import IGNORED
@@ -36,6 +38,8 @@ from distill.training import checkpoints as checkpoint_folder
 from distill.training.step_watch import SpikeWatch, smallest_bad
 from distill.training.teacher_cache import TeacherCache
 from distill.training.training_log import TrainingLog, log_line, token_counts
+
+_TRAINED = "trained.safetensors"  # in checkpoints of students with an adapter
 
 
 class _ConsoleProgress(TrainerCallback):
@@ -340,6 +344,28 @@ class DistillationTrainer(Trainer):
             self._saving = False
         self.accelerator.wait_for_everyone()
         self.control.should_training_stop |= self.stopped  # after saving: the checkpoint must not say so
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        """Trainer's; of a student with an adapter only what is trained, as the base stays what it was."""
+        if not has_adapter(self.model):
+            super()._save(output_dir, state_dict)
+        elif self.args.should_save:
+            folder = Path(output_dir or self.args.output_dir)
+            folder.mkdir(parents=True, exist_ok=True)
+            state = {name: weight.contiguous() for name, weight in trainable_state(self.model).items()}
+            save_file(state, folder / _TRAINED, metadata={"format": "pt"})
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        if not has_adapter(self.model):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            return
+        state = trainable_state(self.model)
+        saved = load_file(Path(resume_from_checkpoint, _TRAINED))
+        if state.keys() != saved.keys():  # nobody else writes there, and the recipe is the same
+            raise UserError(f"{resume_from_checkpoint}: is no checkpoint of this adapter; remove the folder above it")
+        with torch.no_grad():
+            for name, weight in state.items():
+                weight.copy_(saved[name])
 
     def require_finite_weights(self) -> None:
         """Refuse to save weights that an optimizer step has made infinite.
