@@ -464,6 +464,9 @@ def _generate_parser() -> argparse.ArgumentParser:
         "--prompts", metavar="FILE", help=".txt with one prompt a line, or any prompts that a recipe takes: occupations"
     )
     parser.add_argument("--max_prompts", type=_count, metavar="N", help="at most this many of --prompts")
+    parser.add_argument(
+        "--chat", action="store_true", help="for instruct models: through the chat template, as what is to be continued"
+    )
     _add_wordlist(parser)
     for name, kind, default, meaning in (
         ("samples", _count, 1, "continuations for each prompt"),
@@ -501,7 +504,7 @@ def generate(arguments: Sequence[str]) -> None:
         prompts = options.prompt + (read_prompts(options.prompts, options.max_prompts) if options.prompts else [])
         models = labelled([*([options.against] if options.against else []), *options.checkpoints])
         decoding = ("samples", "max_new_tokens", "temperature", "top_p", "top_k", "batch_size", "seed")
-        settings = {name: getattr(options, name) for name in decoding}
+        settings = {name: getattr(options, name) for name in ("chat", *decoding)}
         found = continuations(models, prompts, Swapper(load_wordlist(options.wordlist)), **settings)
     print(json.dumps(found, indent=2, ensure_ascii=False)) if options.json else print_continuations(found)
 

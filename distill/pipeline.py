@@ -17,13 +17,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from distill.base.console import counter, say
 from distill.base.files import is_finished
 from distill.data.blocks import BlockDataset
-from distill.data.corpus import open_corpus
+from distill.data.corpus import open_corpus, with_template
 from distill.data.counts import PackingCounts
+from distill.data.overlap import digests, held_out_documents, warn_of_held_out
 from distill.data.stream import BlockStream, training_blocks
 from distill.metrics import chosen
-from distill.models.architecture import vocab_rows
-from distill.models.generation import writer_hash
+from distill.models.architecture import check_block_length, model_hash, vocab_size
 from distill.models.loading import load_teacher
+from distill.models.probe import behaviour
 from distill.models.resolvers import load_resolver
 from distill.models.student import corpus_tokenizer, make_student, student_tokenizer
 from distill.objective.logit_ops import build_role_maps
@@ -60,12 +61,16 @@ class _Asked:
 
 @dataclass(frozen=True)
 class _Text:
-    """Training blocks, what packing saw, held-out documents, and the tokenizer that all models share."""
+    """Training blocks, what packing saw, held-out documents, and the tokenizer that all models share.
+
+    one_document: Whether each block holds one document, because a model would mix those that share a row.
+    """
 
     blocks: BlockDataset | BlockStream
     counts: PackingCounts
     held_out: list[str]
     tokenizer: PreTrainedTokenizerBase
+    one_document: bool
 
 
 def train(recipe: Recipe | str | Path, **keys: Any) -> dict[str, Any]:
@@ -109,10 +114,7 @@ def run(recipe: Recipe) -> dict[str, Any] | None:
     with together(main_first=True) as process, open_run(recipe) as folder:
         for name in _missing(recipe, folder):
             refuse_other_processes(folder / "checkpoints" / name, process.num_processes)
-        text = _prepare_text(recipe, asked, folder)
-        student = asked.student
-        if student is None:
-            student = make_student(recipe.student, asked.teacher, text.tokenizer, recipe.teacher.path)
+        text, student = _prepare(recipe, asked, folder)
     _train(recipe, asked, text, student, folder)
     scores = None
     with together() as process:
@@ -130,19 +132,22 @@ def _load(recipe: Recipe) -> _Asked:
     chosen(recipe.scores.metrics, "scores.metrics")
     wordlist = load_wordlist(recipe.wordlist)
     teacher, tokenizer = load_teacher(recipe.teacher) if recipe.teacher.path else (None, None)
+    if teacher is not None:
+        check_block_length(recipe.block_length, str(recipe.teacher.path), teacher)
     swapper = Swapper(wordlist, load_resolver(recipe.resolver, teacher, tokenizer))
     run_prompts(recipe, swapper)
     if tokenizer is None and recipe.student.tokenizer != "train":
         tokenizer = student_tokenizer(recipe.student)
-    student = make_student(recipe.student, teacher, tokenizer, recipe.teacher.path) if tokenizer is not None else None
+    student = _make_student(recipe, teacher, tokenizer) if tokenizer is not None else None
     rehearse(arguments, student)
     return _Asked(swapper, teacher, tokenizer, student)
 
 
-def _prepare_text(recipe: Recipe, asked: _Asked, folder: Path) -> _Text:
+def _prepare(recipe: Recipe, asked: _Asked, folder: Path) -> tuple[_Text, PreTrainedModel]:
+    """The text, ready to train on, and an untrained student: how it treats packed documents decides the blocks."""
     cache = Path(recipe.cache_dir or folder / "cache")
     teacher, tokenizer = asked.teacher, asked.tokenizer
-    model_key = writer_hash(teacher, tokenizer) if teacher is not None else ""
+    model_key = model_hash(teacher, tokenizer) if teacher is not None else ""
     # Held-out samples must not be training samples: their seeds differ.
     corpus, held_out = (
         open_corpus(config, seed, cache, teacher, tokenizer, model_key, counter("sampling text", "documents"))
@@ -150,6 +155,12 @@ def _prepare_text(recipe: Recipe, asked: _Asked, folder: Path) -> _Text:
     )
     if tokenizer is None:
         tokenizer = corpus_tokenizer(recipe.student, corpus.documents, corpus.key, cache)
+    corpus = with_template(corpus, tokenizer, recipe.corpus.mask)
+    held_out_text = list(held_out.documents())
+    student = asked.student or _make_student(recipe, teacher, tokenizer)
+    mixing = [model for model in (teacher, student) if model is not None and not behaviour(model).packs]
+    if mixing:
+        say(f"{type(mixing[0]).__name__} would mix the documents that share a row, so each document gets a row")
     blocks, counts = training_blocks(
         recipe,
         corpus,
@@ -157,8 +168,26 @@ def _prepare_text(recipe: Recipe, asked: _Asked, folder: Path) -> _Text:
         asked.swapper if recipe.needs_counterfactuals else None,
         cache,
         counter("swapping, tokenising and packing", "documents"),
+        one_document=bool(mixing),
     )
-    return _Text(blocks, counts, list(held_out.documents()), tokenizer)
+    held = digests(held_out_text)
+    if isinstance(blocks, BlockStream):
+        blocks.held_out = held
+    else:
+        reading = counter("comparing training text with held-out text", "documents")
+        counts.held_out_documents = held_out_documents(recipe, corpus, held, cache, reading)
+        warn_of_held_out(counts.held_out_documents, counts.documents)
+    return _Text(blocks, counts, held_out_text, tokenizer, bool(mixing)), student
+
+
+def _make_student(
+    recipe: Recipe, teacher: PreTrainedModel | None, tokenizer: PreTrainedTokenizerBase
+) -> PreTrainedModel:
+    """An untrained student, whose positions a block does not exceed."""
+    student = make_student(recipe.student, teacher, tokenizer, recipe.teacher.path)
+    if recipe.student.init != "layers":  # or else they are the teacher's positions
+        check_block_length(recipe.block_length, recipe.student.path or "student.config", student)
+    return student
 
 
 def _missing(recipe: Recipe, folder: Path) -> dict[str, Recipe]:
@@ -169,7 +198,7 @@ def _missing(recipe: Recipe, folder: Path) -> dict[str, Recipe]:
 def _train(recipe: Recipe, asked: _Asked, text: _Text, student: PreTrainedModel, folder: Path) -> None:
     """Train every student that is not finished; `student` is one of them, untrained."""
     teacher = asked.teacher
-    roles = token_roles(asked.swapper.wordlist, text.tokenizer, vocab_rows(student))
+    roles = token_roles(asked.swapper.wordlist, text.tokenizer, vocab_size(text.tokenizer))
     missing = _missing(recipe, folder)
     if missing:
         preflight.warn_of(recipe, len(missing), teacher, student, text.counts, roles, asked.swapper, text.held_out)
@@ -185,4 +214,5 @@ def _train(recipe: Recipe, asked: _Asked, text: _Text, student: PreTrainedModel,
             role_maps=build_role_maps(roles.edges, roles.vocab_size),
             checkpoints=folder / "checkpoints" / name,
             destination=folder / name,
+            one_document=text.one_document,
         )

@@ -111,13 +111,19 @@ class CorpusConfig:
 
     Args:
         source: `teacher`: text sampled from the teacher. `files`: local files. `hub`: a data set of the hub.
-        files: Paths or glob patterns of .txt (one document a file), .jsonl (one document a row), .parquet; also
-            compressed (.gz, .xz). Relative to the folder in which the command runs.
+        files: Paths or glob patterns, relative to the folder in which the command runs. One document a file: .txt, .md,
+            no ending. One a row: .jsonl, .ndjson, .json, .csv, .tsv, .parquet, and folders that `save_to_disk` of
+            `datasets` made. Text and rows of text also compressed (.gz, .xz, .bz2). Rows without text (null) are left
+            out.
         dataset: Hub id for `source: hub`.
         name: Configuration of the hub data set.
         revision: Branch, tag or commit of the hub data set.
-        split: Split of the hub data set.
-        text_column: Column or JSON key that holds the text.
+        split: Split of the hub data set, or of a folder of `save_to_disk` that holds several.
+        text_column: Column or JSON key that holds the text; `a.b`: what is under b in a. A column of message lists
+            ({role, content}) holds conversations: the tokenizer's chat template renders them, each gets one
+            counterfactual, and no role or other text of the template is swapped.
+        mask: `assistant`: only what the assistant says in conversations bears loss, each turn with the token that ends
+            it. `none`: all text does. Only for `corpus`.
         streaming: Read the hub data set as a stream instead of downloading it first.
         max_documents: Take at most this many documents; `null`: all. For `source: teacher`: how many to sample.
         passage_chars: Split documents at paragraph and sentence ends into passages of at most this many characters,
@@ -144,6 +150,7 @@ class CorpusConfig:
     revision: str | None = None
     split: str = "train"
     text_column: str = "text"
+    mask: Literal["none", "assistant"] = "none"
     streaming: bool = False
     max_documents: int | None = None
     passage_chars: int | None = None
@@ -204,6 +211,8 @@ class ScoreConfig:
     Args:
         metrics: Names of metrics in distill/metrics.
         prompts: `occupations` for the bundled prompts, a file, or BOLD as a folder or hub id.
+        chat: For instruct models: put every prompt into the model's chat template, where the user asks to continue it,
+            and the assistant has begun to with its very words, so that the next word is still the prompt's.
         max_prompts: Use at most this many prompts, spread over all groups; `null`: all.
         samples: Continuations sampled for each prompt.
         max_new_tokens: Length of a continuation, in tokens.
@@ -231,6 +240,7 @@ class ScoreConfig:
         ]
     )
     prompts: str = "occupations"
+    chat: bool = False
     max_prompts: int | None = None
     samples: int = 4
     max_new_tokens: int = 24

@@ -210,6 +210,14 @@ def check_recipe(recipe: Recipe) -> None:
         recipe.held_out.pack == "before_training",
         "held_out.pack is while_training, but held-out text is never trained on; leave the key out",
     )
+    _require(
+        recipe.held_out.mask == "none",
+        "held_out.mask is assistant, but held-out text is never trained on; leave the key out",
+    )
+    _require(
+        recipe.corpus.mask == "none" or recipe.corpus.source != "teacher",
+        "corpus.mask is assistant, but text sampled from the teacher has no roles; set corpus.source to files or hub",
+    )
     if recipe.corpus.pack == "while_training":
         _check_streamed(recipe)
     if recipe.teacher.path is None:
@@ -256,6 +264,11 @@ def _check_text(section: str, config: CorpusConfig) -> None:
             f"{section}.document_start: {config.document_start!r} is not a regular expression ({error}); "
             "test it with Python's re module"
         ) from None
+    _require(
+        config.mask == "none" or not (config.passage_chars or config.document_start),
+        f"{section}.mask is {config.mask}, but passage_chars and document_start cut texts, and conversations stay "
+        "whole; leave them out",
+    )
     for name in ("max_documents", "passage_chars", "shuffle_buffer"):
         value = getattr(config, name)
         _require(value is None or value > 0, f"{section}.{name} is {value}, but must be at least 1")

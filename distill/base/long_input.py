@@ -54,6 +54,17 @@ def decoded(content: bytes, name: str | Path) -> str:
         raise _not_utf8(name, error) from None
 
 
+def encodable(text: str) -> str:
+    """The text, character for character, as UTF-8 can write it: a lone surrogate becomes a question mark."""
+    if text.isascii():
+        return text
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode(errors="replace").decode()
+    return text
+
+
 def read_whole(path: Path) -> bytes:
     """The content of a file.
 
@@ -80,7 +91,7 @@ def refuse_long_lines(path: Path, content: bytes, longest: int = LONGEST_LINE) -
 
 @contextmanager
 def open_text(path: Path, opener: Callable[..., Any] = open) -> Iterator[IO[str]]:
-    """A stream of a file's text, with the line ends that it has.
+    """A stream of a file's text, without a byte-order mark, with the line ends that it has.
 
     Args:
         path: The file.
@@ -91,7 +102,7 @@ def open_text(path: Path, opener: Callable[..., Any] = open) -> Iterator[IO[str]
         UserError: what is read of it within the context is not UTF-8.
     """
     try:
-        with opener(path, "rt", encoding="utf-8", newline="") as stream:
+        with opener(path, "rt", encoding="utf-8-sig", newline="") as stream:
             yield stream
     except UnicodeDecodeError:  # tells a place in the bytes that were read last
         raise _first_mistake(path, opener) from None
@@ -124,14 +135,14 @@ def lines_in_parts(stream: IO[bytes], name: str, longest: int) -> Iterator[tuple
     """Text and ending of every line; of one that is longer than `longest` characters, of each of its parts.
 
     Args:
-        stream: UTF-8 bytes, of which no more than a part is held.
+        stream: UTF-8 bytes, of which no more than a part is held; a byte-order mark before them is left out.
         name: What it is, to be told of a mistake.
         longest: Of a part, in characters; a part is cut as by `parts`.
 
     Raises:
         UserError: a line is not UTF-8.
     """
-    decoder = getincrementaldecoder("utf-8")()
+    decoder = getincrementaldecoder("utf-8-sig")()
     number, rest, ends = 1, "", True
     while (read := stream.readline(longest)) or not ends:
         ends = len(read) < longest or read.endswith(b"\n")

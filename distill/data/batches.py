@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.utils.data import BatchSampler
 
 from distill.data.blocks import Filler, PairBlock
+from distill.objective.kd_loss import IGNORED
 from distill.text.alignment import NO_PARTNER, partner_positions
 
 
@@ -51,11 +52,13 @@ class Collator:
     Args:
         num_groups: K; 1 keeps only the texts.
         augment: Train on the counterfactual rows too.
+        trim: Leave out the positions at the end that count in no row: for blocks of one document, which are not full.
     """
 
-    def __init__(self, num_groups: int, augment: bool) -> None:
+    def __init__(self, num_groups: int, augment: bool, trim: bool = False) -> None:
         self.num_groups = num_groups
         self.augment = augment
+        self.trim = trim
 
     def __call__(self, blocks: Sequence[PairBlock]) -> dict[str, Tensor]:
         rows: list[tuple[int, int]] = [(b, 0) for b in range(len(blocks))]
@@ -63,6 +66,9 @@ class Collator:
             rows += [(b, v) for b, block in enumerate(blocks) for v in range(1, len(block.input_ids))]
         row_of = {place: row for row, place in enumerate(rows)}
         length = blocks[0].input_ids.shape[1]
+        if self.trim:
+            counted = np.concatenate([block.labels for block in blocks]) != IGNORED
+            length = int(counted.any(axis=0).nonzero()[0].max(initial=0)) + 1
         partner = np.full((self.num_groups - 1, len(rows), length), NO_PARTNER, dtype=np.int64)
         if self.num_groups > 1:
             for b, block in enumerate(blocks):
@@ -70,7 +76,7 @@ class Collator:
                 if views == 1:
                     partner[:, b] = row_of[b, 0] * length + np.arange(length)
                     continue
-                places = partner_positions(block.boundaries)
+                places = partner_positions(block.boundaries)[..., :length]
                 for view in range(views):
                     for shift in range(1, views):
                         found = places[view, shift - 1]
@@ -78,7 +84,7 @@ class Collator:
                         partner[shift - 1, row_of[b, view]] = np.where(found >= 0, there, NO_PARTNER)
 
         def stack(name: str) -> Tensor:
-            return torch.from_numpy(np.stack([getattr(blocks[b], name)[v] for b, v in rows]).astype(np.int64))
+            return torch.from_numpy(np.stack([getattr(blocks[b], name)[v, :length] for b, v in rows]).astype(np.int64))
 
         return {
             "input_ids": stack("input_ids"),

@@ -1,9 +1,13 @@
-"""A text source (files, a hub data set, samples from the teacher) -> documents, one string each."""
+"""A text source (files, a hub data set, samples from the teacher) -> documents, one string each.
+
+A `Corpus` knows its content: whatever decides its documents, files and versions of data sets included, is in its key.
+"""
 
 import fcntl
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -12,10 +16,12 @@ from pathlib import Path
 from typing import IO, Any
 
 from distill.base.console import say
+from distill.base.errors import UserError
 from distill.base.integrity import file_hash, file_is_whole, partial_of, put_file
 from distill.models.generation import generate
 from distill.recipe import CorpusConfig
-from distill.text.documents import corpus_files, read_documents
+from distill.text.conversations import Messages, rendered
+from distill.text.documents import corpus_files, not_loaded, read_documents
 
 
 def sample_batch(model: Any, tokenizer: Any, config: CorpusConfig, seed: int, number: int) -> list[str]:
@@ -69,7 +75,7 @@ def open_corpus(
         seed: Decides samples and order.
         cache_dir: Folder of the sampled text.
         teacher, tokenizer: Needed for `source: teacher`.
-        teacher_key: Hash of the teacher's weights.
+        teacher_key: Hash of all that decides what the teacher writes, see `model_hash`.
         progress: Called while sampling with (documents done, documents in all).
 
     Raises:
@@ -81,7 +87,9 @@ def open_corpus(
     if config.source == "teacher":
         parts["teacher"] = teacher_key
     elif config.source == "files":
-        parts["files"] = [file_hash(path) for path in corpus_files(config)]
+        parts["files"] = [_content_hash(path) for path in corpus_files(config)]
+    else:
+        parts["dataset"], config = _data_set_version(config)
     key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
     if config.source != "teacher":
         return Corpus(key, partial(read_documents, config, seed))
@@ -92,6 +100,60 @@ def open_corpus(
         _sample_to_file(path, config, seed, teacher, tokenizer, progress)
     sampled = replace(config, source="files", files=[str(path)], text_column="text", max_documents=None)
     return Corpus(key, partial(read_documents, sampled, seed))
+
+
+def _content_hash(path: Path) -> str | dict[str, str]:
+    """Of a file; of all files in a folder of save_to_disk, by their names."""
+    if path.is_dir():
+        files = sorted(file for file in path.rglob("*") if file.is_file())
+        return {file.relative_to(path).as_posix(): file_hash(file) for file in files}
+    return file_hash(path)
+
+
+def _data_set_version(config: CorpusConfig) -> tuple[list[str], CorpusConfig]:
+    """What a data set of the hub is now: its configuration, its commit (of a folder, a hash of its files), its version.
+
+    With it comes the source with that commit as its revision where it is streamed: an epoch that begins next week then
+    reads what was read before.
+    """
+    import datasets
+
+    try:
+        builder = datasets.load_dataset_builder(str(config.dataset), config.name, revision=config.revision)
+    except Exception as error:  # see `read_documents`
+        raise not_loaded(config, error) from None
+    if config.streaming and re.fullmatch("[0-9a-f]{40}", str(builder.hash)):
+        config = replace(config, revision=builder.hash)
+    return [builder.config_id, str(builder.hash), str(builder.info.version)], config
+
+
+def with_template(corpus: Corpus, tokenizer: Any, mask: str) -> Corpus:
+    """The same corpus with every conversation in it as the tokenizer's chat template renders it.
+
+    Args:
+        corpus: Texts and `Messages`.
+        tokenizer: With a chat template, if there are any conversations.
+        mask: `assistant`: only what the assistant writes bears loss. `none`: everything does.
+
+    Raises:
+        UserError: while documents are read: see `rendered`; or a text is among them although there is a mask.
+    """
+    template = str(getattr(tokenizer, "chat_template", None))
+    key = hashlib.sha256(f"{corpus.key} {mask} {template}".encode()).hexdigest()[:32]
+    return Corpus(key, partial(_in_template, corpus.documents, tokenizer, mask))
+
+
+def _in_template(documents: Callable[[], Iterator[str]], tokenizer: Any, mask: str) -> Iterator[str]:
+    for document in documents():
+        if isinstance(document, Messages):
+            yield rendered(document, tokenizer, answers_only=mask == "assistant")
+        elif mask == "assistant":
+            raise UserError(
+                "corpus.mask is assistant, but the corpus holds texts without roles; set corpus.text_column to a "
+                f"column of messages, or leave the mask out (the text begins '{document[:40]}')"
+            )
+        else:
+            yield document
 
 
 def _sample_to_file(

@@ -4,10 +4,13 @@
 2. Every view is tokenised by itself and gets the start token in front; its labels are the same tokens moved by one,
    with the end token last. Each token carries the boundary of x at which it ends: tokens of two views
    predict the same thing exactly where these boundaries are equal.
+   A conversation begins with its chat template's first token instead, if that is a special one; where only the
+   assistant's turns bear loss, all other labels are IGNORED, and a piece without such a turn is left out.
 3. A document longer than a block is cut where a boundary is shared by all views, so that every piece fits in every
    view. Each piece begins with the start token and sees nothing before the cut.
 4. Pieces are packed whole into blocks of T tokens. Positions restart with each piece, so that no token attends to
-   another document. Edited and unedited documents never share a block: an unedited block keeps only one view.
+   another document; for models that do not heed this (see models/probe.py) each piece gets a block of its own. Edited
+   and unedited documents never share a block: an unedited block keeps only one view.
 5. Blocks are written to an Arrow file, named by the hash of all that decides their content, and read memory-mapped.
 """
 
@@ -26,10 +29,11 @@ from distill.base.integrity import file_is_whole, partial_of, put_file
 from distill.data.blocks import COLUMNS, BlockDataset, PairBlock
 from distill.data.corpus import Corpus
 from distill.data.counts import PackingCounts
-from distill.models.architecture import special_tokens
+from distill.models.architecture import begins_itself, special_tokens
 from distill.objective.kd_loss import IGNORED
-from distill.text.alignment import NO_PARTNER, encode_views
-from distill.text.counterfactual import Swapper
+from distill.text.alignment import NO_PARTNER, encode_marked
+from distill.text.conversations import Conversation
+from distill.text.counterfactual import Counterfactual, Swapper
 
 _FORMAT_VERSION = 1  # part of the cache key: raise it when the content of blocks changes
 _OPEN_BLOCKS = 64  # blocks that still have room, kept open to be filled
@@ -40,7 +44,7 @@ class AlignedPair:
     """A piece of a document in all its views.
 
     tokens: per view, (L_v,) int32 token ids, the start token first.
-    labels: per view, (L_v,) int32, what each token is followed by.
+    labels: per view, (L_v,) int32, what each token is followed by; IGNORED where that bears no loss.
     boundaries: per view, (L_v,) int32, the character of x at which each token ends; -1 where it has no partner.
     """
 
@@ -54,10 +58,46 @@ class AlignedPair:
         return len(self.tokens) > 1
 
 
-def split_document(
-    ids: Sequence[np.ndarray], boundaries: Sequence[np.ndarray], start: int, end: int, block_length: int
-) -> Iterator[AlignedPair | None]:
+@dataclass(frozen=True)
+class _Encoded:
+    """A document in all its views, as tokens.
+
+    start: the token that comes before them, and before each piece.
+    ids: per view, (L_v,) token ids without the start token.
+    boundaries: per view, (L_v,) as in `AlignedPair`.
+    labels: per view, (L_v + 1,) what the start token and each of the others is followed by, or IGNORED.
+    """
+
+    start: int
+    ids: Sequence[np.ndarray]
+    boundaries: Sequence[np.ndarray]
+    labels: Sequence[np.ndarray]
+
+
+def _encoded(
+    document: str,
+    tokenizer: PreTrainedTokenizerBase,
+    counterfactuals: Sequence[Counterfactual],
+    special: tuple[int, int],
+) -> _Encoded:
+    start, end = special
+    answers = document.answers if isinstance(document, Conversation) else None
+    ids, boundaries, answered = encode_marked(document, tokenizer, counterfactuals, answers or ())
+    # How a conversation ends is said by its template.
+    labels = [np.append(view, IGNORED if isinstance(document, Conversation) else end).astype(np.int32) for view in ids]
+    if answers is not None:
+        for followed_by, kept in zip(labels, answered, strict=True):
+            followed_by[:-1][~kept] = IGNORED
+    if isinstance(document, Conversation) and begins_itself(document, tokenizer):
+        # The template's own first token, the same in all views, is the start token.
+        start = int(ids[0][0])
+        ids, boundaries, labels = ([view[1:] for view in views] for views in (ids, boundaries, labels))
+    return _Encoded(start, ids, boundaries, labels)
+
+
+def split_document(document: _Encoded, block_length: int) -> Iterator[AlignedPair | None]:
     """Cut a document's views into pieces that fit a block; None for a stretch that cannot be cut (step 3 above)."""
+    ids, boundaries = document.ids, document.boundaries
     # Places where all views may be cut together: (n, V) numbers of tokens before the cut.
     shared = set(boundaries[0][boundaries[0] >= 0].tolist())
     for other in boundaries[1:]:
@@ -77,25 +117,19 @@ def split_document(
             yield None
             done, next_cut = cuts[next_cut], next_cut + 1
             continue
-        yield _piece(ids, boundaries, done, best, start, end)
+        yield _piece(document, done, best)
         done = best
 
 
-def _piece(
-    ids: Sequence[np.ndarray],
-    boundaries: Sequence[np.ndarray],
-    begin: tuple[int, ...],
-    stop: tuple[int, ...],
-    start: int,
-    end: int,
-) -> AlignedPair:
+def _piece(document: _Encoded, begin: tuple[int, ...], stop: tuple[int, ...]) -> AlignedPair:
     tokens, labels, ends = [], [], []
     # The start token stands for the boundary just before the piece, the same in all views.
-    first = int(boundaries[0][begin[0] - 1]) if begin[0] else 0
-    for view, bounds, i, j in zip(ids, boundaries, begin, stop, strict=True):
-        tokens.append(np.concatenate(([start], view[i:j])).astype(np.int32))
-        following = view[j] if j < len(view) else end
-        labels.append(np.concatenate((view[i:j], [following])).astype(np.int32))
+    first = int(document.boundaries[0][begin[0] - 1]) if begin[0] else 0
+    for view, bounds, followed_by, i, j in zip(
+        document.ids, document.boundaries, document.labels, begin, stop, strict=True
+    ):
+        tokens.append(np.concatenate(([document.start], view[i:j])).astype(np.int32))
+        labels.append(followed_by[i : j + 1])
         ends.append(np.concatenate(([first], bounds[i:j])).astype(np.int32))
     return AlignedPair(tuple(tokens), tuple(labels), tuple(ends))
 
@@ -115,7 +149,8 @@ class _OpenBlock:
         self.pieces.append(piece)
         self.used = [u + len(t) for u, t in zip(self.used, piece.tokens, strict=True)]
 
-    def close(self, padding: int) -> PairBlock:
+    def close(self, padding: int, restart: bool) -> PairBlock:
+        """The block; `restart`: the padding counts its positions anew, as if it were one more document."""
         shape = (len(self.used), self.block_length)
         input_ids = np.full(shape, padding, dtype=np.int32)
         labels = np.full(shape, IGNORED, dtype=np.int32)
@@ -133,7 +168,7 @@ class _OpenBlock:
                 # The largest boundary of the piece in any view, so that views stay in step.
                 offset += max(int(b.max()) for b in piece.boundaries) + 1
                 at = to
-            position_ids[view, at:] = np.arange(self.block_length - at)
+            position_ids[view, at:] = np.arange(self.block_length - at) + (0 if restart else at)
         return PairBlock(input_ids, labels, boundaries, position_ids)
 
 
@@ -143,30 +178,34 @@ def pack(
     swapper: Swapper | None,
     block_length: int,
     counts: PackingCounts,
+    one_document: bool = False,
 ) -> Iterator[PairBlock]:
     """Blocks of aligned views, first fit among a bounded number of open blocks.
 
     Args:
-        documents: Whole documents.
+        documents: Whole documents; of a `Conversation` with `answers`, only these bear loss.
         tokenizer: A fast tokenizer.
         swapper: Makes the counterfactuals; None for a single view.
         block_length: T, in tokens.
         counts: Filled in while the blocks are drawn.
+        one_document: A block holds one piece of one document.
     """
-    start, end = special_tokens(tokenizer)
+    special = special_tokens(tokenizer)
     # Unedited and edited pieces go to blocks of their own.
     open_blocks: dict[int, list[_OpenBlock]] = {}
     for document in documents:
         counterfactuals = swapper.counterfactuals(document) if swapper else ()
-        ids, boundaries = encode_views(document, tokenizer, counterfactuals)
+        encoded = _encoded(document, tokenizer, counterfactuals, special)
         counts.documents += 1
         if counterfactuals:
             counts.edited_documents += bool(counterfactuals[0].spans)
             counts.edits += len(counterfactuals[0].spans)
             counts.skipped_sentences += counterfactuals[0].skipped
-        for piece in split_document(ids, boundaries, start, end, block_length):
+        for piece in split_document(encoded, block_length):
             if piece is None:
                 counts.dropped_pieces += 1
+                continue
+            if all((labels == IGNORED).all() for labels in piece.labels):  # nothing of it is the assistant's
                 continue
             counts.pieces += 1
             counts.tokens += len(piece.tokens[0])
@@ -175,27 +214,38 @@ def pack(
                 shared = set(piece.boundaries[0].tolist()).intersection(*(b.tolist() for b in piece.boundaries[1:]))
                 counts.aligned_positions += len(shared - {NO_PARTNER})
             views = len(piece.tokens)
+            if one_document:
+                block = _OpenBlock(views, block_length)
+                block.add(piece)
+                yield _close(block, special[1], counts, restart=False)
+                continue
             blocks = open_blocks.setdefault(views, [])
             place = next((b for b in blocks if b.fits(piece)), None)
             if place is None:
                 if len(blocks) == _OPEN_BLOCKS:
                     fullest = max(range(len(blocks)), key=lambda i: max(blocks[i].used))
-                    yield _close(blocks.pop(fullest), end, counts)
+                    yield _close(blocks.pop(fullest), special[1], counts)
                 place = _OpenBlock(views, block_length)
                 blocks.append(place)
             place.add(piece)
     for blocks in open_blocks.values():
         for block in blocks:
-            yield _close(block, end, counts)
+            yield _close(block, special[1], counts)
 
 
-def _close(block: _OpenBlock, padding: int, counts: PackingCounts) -> PairBlock:
+def _close(block: _OpenBlock, padding: int, counts: PackingCounts, restart: bool = True) -> PairBlock:
     counts.blocks += 1
     counts.edited_blocks += len(block.used) > 1
-    return block.close(padding)
+    return block.close(padding, restart)
 
 
-def cache_key(corpus_key: str, tokenizer: PreTrainedTokenizerBase, swapper: Swapper | None, block_length: int) -> str:
+def cache_key(
+    corpus_key: str,
+    tokenizer: PreTrainedTokenizerBase,
+    swapper: Swapper | None,
+    block_length: int,
+    one_document: bool = False,
+) -> str:
     """Hash of everything that decides the content of the blocks: text, tokenizer, word list and rules, length."""
     backend = tokenizer.backend_tokenizer.to_str()
     parts = {
@@ -205,7 +255,7 @@ def cache_key(corpus_key: str, tokenizer: PreTrainedTokenizerBase, swapper: Swap
         "special": special_tokens(tokenizer),
         "swapper": swapper.cache_key if swapper else None,
         "block_length": block_length,
-    }
+    } | ({"one_document": True} if one_document else {})
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
 
@@ -216,7 +266,10 @@ def check_packed(counts: PackingCounts, swapper: Swapper | None) -> None:
         UserError: no document gave a block, or none holds a listed word although counterfactuals are wanted.
     """
     if not counts.blocks:
-        raise UserError("the corpus gave no block of text; it is empty after tokenisation")
+        raise UserError(
+            "the corpus gave no block of text; it is empty after tokenisation, or corpus.mask is assistant and the "
+            "assistant says nothing in it"
+        )
     if swapper and not counts.edited_documents:
         raise UserError(
             f"none of the {counts.documents} documents of the corpus holds a word of the word list "
@@ -232,6 +285,7 @@ def packed_blocks(
     block_length: int,
     cache_dir: Path,
     progress: Callable[[int], None] | None = None,
+    one_document: bool = False,
 ) -> tuple["BlockDataset", PackingCounts]:
     """The blocks of a corpus, from the cache where they lie there already.
 
@@ -242,6 +296,7 @@ def packed_blocks(
         block_length: T, in tokens.
         cache_dir: Folder of the cache.
         progress: Called with the number of documents done.
+        one_document: See `pack`.
 
     Raises:
         UserError: see `check_packed`.
@@ -249,7 +304,7 @@ def packed_blocks(
     from datasets import Features, Sequence, Value
     from datasets.arrow_writer import ArrowWriter
 
-    key = cache_key(corpus.key, tokenizer, swapper, block_length)
+    key = cache_key(corpus.key, tokenizer, swapper, block_length, one_document)
     path, counts_path = cache_dir / f"blocks-{key}.arrow", cache_dir / f"blocks-{key}.json"
     # The counts are written last.
     if not (file_is_whole(counts_path) and file_is_whole(path)):
@@ -267,7 +322,7 @@ def packed_blocks(
         partial = partial_of(path)
         features = Features({name: Sequence(Value("int32")) for name in COLUMNS})
         with ArrowWriter(path=str(partial), features=features) as writer:
-            for block in pack(counted(), tokenizer, swapper, block_length, counts):
+            for block in pack(counted(), tokenizer, swapper, block_length, counts, one_document):
                 writer.write({name: getattr(block, name).ravel() for name in COLUMNS})
             writer.finalize()
         try:

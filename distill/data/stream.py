@@ -38,6 +38,7 @@ from distill.data.batches import Collator
 from distill.data.blocks import BlockDataset, PairBlock
 from distill.data.corpus import Corpus
 from distill.data.counts import PackingCounts
+from distill.data.overlap import digest, warn_of_held_out
 from distill.data.packing import cache_key, check_packed, pack, packed_blocks
 from distill.recipe import Recipe
 from distill.text.counterfactual import Swapper
@@ -72,6 +73,7 @@ class BlockStream(IterableDataset):
         segment_documents: Documents of a segment.
         seed: Decides the order.
         record: File of the counts of a finished training.
+        one_document: See `pack`.
     """
 
     def __init__(
@@ -83,10 +85,14 @@ class BlockStream(IterableDataset):
         segment_documents: int,
         seed: int,
         record: Path,
+        one_document: bool = False,
     ) -> None:
         self.corpus, self.tokenizer, self.swapper = corpus, tokenizer, swapper
         self.block_length, self.segment_documents, self.seed = block_length, segment_documents, seed
         self.record = record
+        self.one_document = one_document
+        #: Digests of held-out text, see overlap.py; documents that are among them are counted.
+        self.held_out: frozenset[bytes] = frozenset()
         #: Of all processes, once a training is finished; a student may have been trained by an earlier command.
         self.counts = (
             PackingCounts(**json.loads(record.read_text(encoding="utf-8"))) if record.exists() else PackingCounts()
@@ -156,12 +162,13 @@ class BlockStream(IterableDataset):
         total = sum(gather_object(ours), PackingCounts())
         vars(self.counts).update(vars(total))
         say(total.summary())
+        warn_of_held_out(total.held_out_documents, total.documents)
         if self.process == 0:
             self.record.parent.mkdir(parents=True, exist_ok=True)
             write_json(self.record, vars(total))
 
     def _key(self) -> str:
-        return cache_key(self.corpus.key, self.tokenizer, self.swapper, self.block_length)
+        return cache_key(self.corpus.key, self.tokenizer, self.swapper, self.block_length, self.one_document)
 
     def __iter__(self) -> Iterator[tuple[PairBlock, int, Place]]:
         """(block, the reader's number in this process, its place after the block), for the worker that this runs in."""
@@ -206,8 +213,10 @@ class BlockStream(IterableDataset):
     ) -> Iterator[PairBlock]:
         rng = random.Random(f"{self.seed} {epoch} {segment}")
         shuffled = rng.sample(documents, len(documents))
+        if self.held_out:
+            counts.held_out_documents += sum(digest(document) in self.held_out for document in documents)
         pool: list[PairBlock] = []
-        for block in pack(shuffled, self.tokenizer, self.swapper, self.block_length, counts):
+        for block in pack(shuffled, self.tokenizer, self.swapper, self.block_length, counts, self.one_document):
             if len(pool) < _POOL:
                 pool.append(block)
                 continue
@@ -277,6 +286,7 @@ def training_blocks(
     swapper: Swapper | None,
     cache_dir: Path,
     progress: Callable[[int], None] | None = None,
+    one_document: bool = False,
 ) -> tuple[BlockDataset | BlockStream, PackingCounts]:
     """The blocks to train on, packed now or, with `corpus.pack: while_training`, while training runs.
 
@@ -289,13 +299,22 @@ def training_blocks(
         swapper: Makes the counterfactuals; None for a single view.
         cache_dir: Folder of the blocks that are packed now.
         progress: Called with the number of documents that are packed now.
+        one_document: See `pack`; what it costs is said.
 
     Raises:
         UserError: the corpus cannot be read, or there is nothing in it to learn from (see `check_packed`).
     """
     if recipe.corpus.pack == "before_training":
-        blocks, counts = packed_blocks(corpus, tokenizer, swapper, recipe.block_length, cache_dir, progress)
+        blocks, counts = packed_blocks(
+            corpus, tokenizer, swapper, recipe.block_length, cache_dir, progress, one_document
+        )
         say(counts.summary())
+        if one_document:
+            room = counts.blocks * recipe.block_length
+            say(
+                f"one document a row: {1 - counts.tokens / room:.0%} of the {room} positions are empty, and training "
+                f"takes up to {room / counts.tokens:.1f} times as long as with full rows; a shorter block_length helps"
+            )
         return blocks, counts
     counts = PackingCounts()
     for _ in pack(corpus.documents(), tokenizer, swapper, recipe.block_length, counts):
@@ -305,6 +324,6 @@ def training_blocks(
     say(f"text is packed while training, in segments of {recipe.corpus.shuffle_buffer} documents")
     record = Path(recipe.output_dir, "checkpoints", "packed.json")
     stream = BlockStream(
-        corpus, tokenizer, swapper, recipe.block_length, recipe.corpus.shuffle_buffer, recipe.seed, record
+        corpus, tokenizer, swapper, recipe.block_length, recipe.corpus.shuffle_buffer, recipe.seed, record, one_document
     )
     return stream, stream.counts

@@ -19,11 +19,12 @@ from torch import Tensor
 from distill.base.errors import UserError, suggestion
 from distill.metrics.bootstrap import Card, Measurement, score
 from distill.metrics.polarity import group_counter, polarity_table
-from distill.models.architecture import evaluating, special_tokens
+from distill.models.architecture import begins_itself, evaluating, special_tokens
 from distill.models.generation import generate
 from distill.models.loading import load_model, load_tokenizer
 from distill.objective.logit_ops import RoleMap
 from distill.recipe import ScoreConfig
+from distill.text.conversations import as_given, chat_prompt
 from distill.text.counterfactual import Swapper
 from distill.text.prompts import Prompt, load_prompts, without_listed_words
 from distill.text.role_map import TokenRoles, token_roles
@@ -49,7 +50,7 @@ class Evaluation:
         model: A causal language model; it is measured in eval mode and given back in the mode it came in.
         tokenizer: Its (fast) tokenizer.
         wordlist: Defines the groups.
-        documents: Held-out texts.
+        documents: Held-out texts; conversations (`Messages`) are read through the tokenizer's chat template.
         prompts: Beginnings of texts without listed words.
         settings: Decoding, batch size, stride and resamples.
         seed: Seed of sampling and resampling.
@@ -71,6 +72,7 @@ class Evaluation:
 
     def __post_init__(self) -> None:
         self.swapper = self.swapper or Swapper(self.wordlist)
+        self.documents = [as_given(document, self.tokenizer) for document in self.documents]
 
     def report(self, what: str) -> Callable[[int, int], None]:
         """A progress callback for one pass."""
@@ -130,9 +132,17 @@ class Evaluation:
         return [torch.tensor(sorted(ids), dtype=torch.long, device=self.model.device) for ids in self.roles.groups]
 
     def encode(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-        """Token ids with the start token in front, and the character offsets (start, end) of all but the start."""
+        """Token ids with the start token in front, and the character offsets (start, end) of all but the start.
+
+        A special token with which the text begins, as chat templates do, is the start token then.
+        """
         encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-        return [self.start, *encoded["input_ids"]], encoded["offset_mapping"]
+        ids, offsets = encoded["input_ids"], encoded["offset_mapping"]
+        return (ids, offsets[1:]) if begins_itself(text, self.tokenizer) else ([self.start, *ids], offsets)
+
+    def asked(self, prompt: str) -> str:
+        """A prompt as the model is given it: with `settings.chat`, through its chat template."""
+        return chat_prompt(prompt, self.tokenizer) if self.settings.chat else prompt
 
     def batches(self, lengths: Sequence[int]) -> Iterator[list[int]]:
         """Indices of sequences, near in length, longest first, bounded in number and in logits; empty ones are out."""
@@ -203,7 +213,7 @@ class Evaluation:
     @cached_property
     def next_word_masses(self) -> np.ndarray:
         """Log-probability that the next word after each prompt is one of each group's; (prompts, K) float64."""
-        sequences = [self.encode(prompt.text)[0] for prompt in self.prompts]
+        sequences = [self.encode(self.asked(prompt.text))[0] for prompt in self.prompts]
         masses = np.full((len(sequences), self.wordlist.num_groups), np.nan)
         done, report = 0, self.report("next word")
         for batch in self.batches([len(ids) for ids in sequences]):
@@ -220,7 +230,7 @@ class Evaluation:
         return generate(
             self.model,
             self.tokenizer,
-            [prompt.text for prompt in self.prompts],
+            [self.asked(prompt.text) for prompt in self.prompts],
             batch_size=self.settings.batch_size,
             progress=self.report("continuations"),
             **self.decoding,

@@ -1,17 +1,23 @@
 """What a model is made of: layers, head, hidden states, special tokens. The only file that knows architectures."""
 
 import hashlib
-from collections.abc import Iterator
+import inspect
+import json
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.activations import ACT2FN, NewGELUActivation
 
+from distill.base.console import warn
 from distill.base.errors import UserError, first_line
+from distill.objective.kd_loss import ModelView
 
 
 def fuse_activations(model: nn.Module) -> None:
@@ -41,6 +47,33 @@ def special_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[int, int]:
     return (bos if bos is not None else eos), (eos if eos is not None else bos)
 
 
+def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Hash of all that decides which tokens a text becomes, its special tokens and its chat template included."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    content = backend.to_str() if backend is not None else json.dumps(tokenizer.get_vocab(), sort_keys=True)
+    parts = (content, repr(tokenizer.special_tokens_map), str(getattr(tokenizer, "chat_template", None)))
+    return hashlib.sha256("\n".join(parts).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def begins_itself(text: str, tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether a text begins with a special token, as chat templates render it: no start token is put before it."""
+    return any(text.startswith(token) for token in tokenizer.all_special_tokens if token != tokenizer.unk_token)
+
+
+def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The tokens at which a model's text ends: the tokenizer's own first, then the model's others.
+
+    Instruct models have several in their generation settings (`<|eot_id|>` and `<|end_of_text|>`, say). One that the
+    tokenizer does not hold as special is left out: models without such settings get their class's default, which is
+    some word in another tokenizer.
+    """
+    end = special_tokens(tokenizer)[1]
+    own = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    others: list[Any] = list(own) if isinstance(own, list | tuple) else [own]
+    special = {*tokenizer.all_special_ids, *(i for i, token in tokenizer.added_tokens_decoder.items() if token.special)}
+    return list(dict.fromkeys([end, *(i for i in others if i in special)]))
+
+
 def set_attention(model: PreTrainedModel, name: str | None, key: str) -> None:
     if name is None:
         return
@@ -52,13 +85,19 @@ def set_attention(model: PreTrainedModel, name: str | None, key: str) -> None:
         raise UserError(f"{key}: {type(model).__name__} has no '{name}'; leave the key out for its own choice")
 
 
+def number_of_layers(config: PretrainedConfig) -> int:
+    """Transformer layers of the decoder; BART's num_hidden_layers are those of an encoder."""
+    config = config.get_text_config(decoder=True)
+    return getattr(config, "decoder_layers", None) or config.num_hidden_layers
+
+
 def decoder_layers(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
     """(name, list) of the model's transformer layers: its one ModuleList as long as the configuration says.
 
     Raises:
         UserError: there is no such list, or more than one.
     """
-    depth = model.config.get_text_config().num_hidden_layers
+    depth = number_of_layers(model.config)
     found = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.ModuleList) and len(m) == depth]
     outermost = [(n, m) for n, m in found if not any(n.startswith(f"{other}.") for other, _ in found if other != n)]
     if len(outermost) != 1:
@@ -89,16 +128,22 @@ def is_sharded(model: PreTrainedModel) -> bool:
 
 
 def vocab_rows(model: PreTrainedModel) -> int:
+    """How many rows the output head has: one a token, and what it may be padded with behind them."""
     return model.get_output_embeddings().weight.shape[0]
+
+
+def vocab_size(tokenizer: PreTrainedTokenizerBase) -> int:
+    """V, one more than the tokenizer's largest token id."""
+    return max(tokenizer.get_vocab().values()) + 1
 
 
 def check_vocabulary(
     tokenizer_name: str, tokenizer: PreTrainedTokenizerBase, name: str, model: PreTrainedModel
 ) -> None:
-    if len(tokenizer) > vocab_rows(model):
+    if vocab_size(tokenizer) > vocab_rows(model):
         raise UserError(
-            f"vocabularies differ: tokenizer {tokenizer_name} has {len(tokenizer)} entries, model {name} has only "
-            f"{vocab_rows(model)}; use the tokenizer that the model was trained with"
+            f"vocabularies differ: tokenizer {tokenizer_name} has {vocab_size(tokenizer)} entries, model {name} has "
+            f"only {vocab_rows(model)}; use the tokenizer that the model was trained with"
         )
 
 
@@ -108,7 +153,7 @@ def hidden_states(
     """Last hidden states, as the output head sees them.
 
     No attention mask is given: positions that restart at 0 tell transformers that several documents share a row, and
-    each token then attends to its own document alone.
+    each token then attends to its own document alone. Not every model heeds that: see probe.py.
 
     Args:
         input_ids: (B, T) token ids.
@@ -118,31 +163,173 @@ def hidden_states(
     Returns:
         (B, T, D) hidden states.
     """
-    words = {"input_ids": input_ids} if embedded is None else {"inputs_embeds": embedded}
-    return model.base_model(**words, position_ids=position_ids, use_cache=False).last_hidden_state
+    inputs = {"input_ids": input_ids} if embedded is None else {"inputs_embeds": embedded}
+    if _takes_positions(model.base_model):
+        inputs["position_ids"] = position_ids
+    return model.base_model(**inputs, use_cache=False).last_hidden_state
 
 
-def head(model: PreTrainedModel) -> tuple[Tensor, Tensor | None]:
-    """Weight (V, D) and bias (V,) or None of the output head."""
+def _takes_positions(model: nn.Module) -> bool:
+    parameters = inspect.signature(model.forward).parameters.values()
+    return any(p.name == "position_ids" or p.kind is p.VAR_KEYWORD for p in parameters)
+
+
+# ------------------------------------------------------------------------------------------------------------- head
+
+
+class Head(NamedTuple):
+    """The output head: logits = cap * tanh(scale * (W h + b) / cap), without a cap scale * (W h + b)."""
+
+    weight: Tensor  # (R, D)
+    bias: Tensor | None  # (R,)
+    scale: float
+    cap: float | None
+
+
+# The names that configurations have for these two numbers. Some models multiply by the scale and some divide.
+_SCALES = ("logit_scale", "logits_scaling", "lm_head_multiplier")
+_CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
+
+_shapes: WeakKeyDictionary[PreTrainedModel, tuple[float, float | None]] = WeakKeyDictionary()  # of heads that were read
+
+
+def head(model: PreTrainedModel) -> Head:
+    """The output head of a model. How it shapes its logits is read once, by `check_head`."""
+    if model not in _shapes:
+        check_head(type(model).__name__, model)
     module = model.get_output_embeddings()
-    return module.weight, getattr(module, "bias", None)
+    return Head(module.weight, getattr(module, "bias", None), *_shapes[model])
+
+
+def view_of(model: PreTrainedModel, hidden: Tensor, vocab: int | None = None) -> ModelView:
+    """(..., D) hidden states beside the head of their model, as the loss takes them; `vocab` as there."""
+    weight, bias, scale, cap = head(model)
+    return ModelView(hidden.flatten(0, -2), weight, bias, scale, cap, vocab)
+
+
+def project(model: PreTrainedModel, hidden: Tensor) -> Tensor:
+    """(..., D) hidden states -> (..., R) logits, those that the model itself makes of them."""
+    weight, bias, scale, cap = head(model)
+    logits = nn.functional.linear(hidden, weight, bias) * scale
+    return logits if cap is None else cap * torch.tanh(logits / cap)
+
+
+def check_head(name: str, model: PreTrainedModel) -> None:
+    """Make sure that a model's logits are what `Head` says of them: the loss makes them from hidden states itself.
+
+    The model reads a few tokens, and its head is given random numbers in their place: small ones, which tell the scale,
+    and such large ones that a cap shows.
+
+    Raises:
+        UserError: they are not.
+    """
+    try:
+        shape = _head_shape(model)
+    except Exception as error:  # models fail in many ways
+        raise UserError(f"{name}: cannot read a few tokens ({type(model).__name__}): {first_line(error)}") from None
+    if shape is None:
+        raise UserError(
+            f"{name}: its logits ({type(model).__name__}) are not a linear function of its last hidden states, scaled "
+            "and soft-capped as its configuration says; such a model cannot be distilled"
+        )
+    _shapes[model] = shape
 
 
 @torch.no_grad()
-def check_head(name: str, model: PreTrainedModel) -> None:
-    """The loss projects hidden states itself, which is right only for a linear head: make sure, on a few tokens."""
-    ids = torch.arange(4, device=model.device)[None] % vocab_rows(model)
-    positions = torch.arange(4, device=model.device)[None]
-    weight, bias = head(model)
+def _head_shape(model: PreTrainedModel) -> tuple[float, float | None] | None:
+    """(scale, cap) of the head; None if there is more to it."""
+    module = model.get_output_embeddings()
+    if module is None:
+        return None
+    weight, bias = module.weight, getattr(module, "bias", None)
+    ids = torch.arange(8, device=model.device).view(2, 4) % len(weight)
+    noise = torch.randn(2, 4, weight.shape[1], generator=torch.Generator().manual_seed(0)).to(weight)
+    spread = nn.functional.linear(noise, weight).float().std().clamp(min=1e-6)  # of the logits of `noise`
+    cap = _number(model, _CAPS)
     with evaluating(model):
-        ours = nn.functional.linear(hidden_states(model, ids, positions), weight, bias).float()
-        theirs = model(input_ids=ids, position_ids=positions, use_cache=False).logits.float()
-    tolerance = 1e-3 if weight.dtype == torch.float32 else 5e-2
-    if not torch.allclose(ours, theirs, rtol=tolerance, atol=tolerance):
-        raise UserError(
-            f"{name}: its logits ({type(model).__name__}) are not a linear function of its last hidden states "
-            "(soft-capped or scaled logits?); such a model cannot be distilled yet"
-        )
+        hidden = hidden_states(model, ids, torch.arange(4, device=model.device).expand(2, 4))
+        seen, _ = _pass_through_head(model, ids)
+        before = None if seen is None else _factor(model, hidden, seen)
+        small = (noise.float() / spread * 0.01 * (cap or 1)).to(weight)
+        behind = _factor(model, nn.functional.linear(small, weight, bias), _pass_through_head(model, ids, small)[1])
+        if before is None or behind is None or (before != 1 and bias is not None):
+            return None
+        large = (noise.float() / spread / behind * 3 * (cap or 10)).to(weight)
+        ours = nn.functional.linear(large, weight, bias).float() * behind
+        ours = ours if cap is None else cap * torch.tanh(ours / cap)
+        return (before * behind, cap) if _alike(ours, _pass_through_head(model, ids, large)[1]) else None
+
+
+def _pass_through_head(
+    model: PreTrainedModel, ids: Tensor, given: Tensor | None = None
+) -> tuple[Tensor | None, Tensor]:
+    """What the head got, None if it was not called, and the logits; `given` is put in the place of what it got."""
+    seen: list[Tensor] = []
+
+    def look(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+        seen.append(args[0])
+        return None if given is None else (given, *args[1:])
+
+    hook = model.get_output_embeddings().register_forward_pre_hook(look)
+    try:
+        logits = model(input_ids=ids, use_cache=False).logits
+    finally:
+        hook.remove()
+    return seen[0] if seen else None, logits
+
+
+def _factor(model: PreTrainedModel, of: Tensor, to: Tensor) -> float | None:
+    """The number that takes one tensor to the other: 1 or one from the configuration; None if none does."""
+    number = _number(model, _SCALES)
+    candidates = [1.0] if not number else [1.0, number, 1 / number]
+    return next((c for c in candidates if _alike(of.float() * c, to)), None)
+
+
+def _alike(ours: Tensor, theirs: Tensor) -> bool:
+    tolerance = 1e-3 if theirs.dtype.itemsize >= 4 else 3e-2
+    return bool((ours.float() - theirs.float()).norm() <= tolerance * theirs.float().norm() + 1e-12)
+
+
+def _number(model: PreTrainedModel, names: Sequence[str]) -> float | None:
+    """The first number that a configuration has under one of these names."""
+    configs = (model.config, model.config.get_text_config(decoder=True))
+    found = (getattr(config, name, None) for config in configs for name in names)
+    return next((float(number) for number in found if number is not None), None)
+
+
+def position_limit(model: PreTrainedModel) -> tuple[int | None, bool]:
+    """The longest input that a model's configuration names, and whether a longer one would break it.
+
+    It breaks where positions are looked up in a table (learned, or made beforehand) that ends there. Rotary and linear
+    positions go on, beyond what the model was trained with. None: there is no limit.
+    """
+    limit = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+    if limit is None:
+        return None, False
+    words = model.get_input_embeddings()
+    tables = [module.weight for module in model.modules() if isinstance(module, nn.Embedding) and module is not words]
+    for module in model.modules():
+        if not hasattr(module, "make_weights"):  # XGLM's table grows
+            tables += [table for table in module.buffers(recurse=False) if table.dim() == 2]
+    # Some architectures keep the first two rows of the table for padding.
+    return limit, any(limit <= len(table) <= limit + 2 for table in tables)
+
+
+def check_block_length(block_length: int, name: str, model: PreTrainedModel) -> None:
+    """Refuse blocks that are longer than the model's positions; warn where it would go on beyond what it has learned.
+
+    Raises:
+        UserError: names both lengths.
+    """
+    limit, breaks = position_limit(model)
+    if limit is None or block_length <= limit:
+        return
+    if breaks:
+        raise UserError(f"block_length is {block_length}, but {name} has only {limit} positions; lower it to that")
+    warn(
+        f"block_length is {block_length}, but {name} was made for {limit} tokens, and may predict badly beyond them; "
+        f"set block_length to {limit} or less"
+    )
 
 
 def default_device() -> str:
@@ -173,3 +360,23 @@ def weights_hash(model: PreTrainedModel) -> str:
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+# What a configuration says of where the model came from and how it runs, and not of what it predicts.
+_UNDECISIVE = ("_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype", "use_cache")
+
+
+def model_hash(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, weights: str | None = None) -> str:
+    """Hash of all that decides what a model predicts for a text and where its own end: weights, settings, tokenizer.
+
+    The same weights are another model with another number of heads, or another base of their rotary positions.
+    `weights`: their `weights_hash`, where it is known already.
+    """
+    config = getattr(model, "config", None)
+    settings = config.to_dict() if config is not None else {}
+    kept = {key: value for key, value in settings.items() if key not in _UNDECISIVE}
+    parts = [weights or weights_hash(model), json.dumps(kept, sort_keys=True, default=str)]
+    if tokenizer is not None:
+        ends = end_tokens(model, tokenizer)
+        parts += [tokenizer_hash(tokenizer), *([str(ends)] if len(ends) > 1 else [])]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()

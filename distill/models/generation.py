@@ -11,6 +11,7 @@ batch: where it might decide between two tokens, the text is read once more alon
 nothing.
 """
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import takewhile
@@ -19,10 +20,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
 from distill.base.errors import UserError
-from distill.models.architecture import evaluating, special_tokens, weights_hash
+from distill.models.architecture import begins_itself, end_tokens, evaluating, special_tokens, vocab_size
+from distill.models.probe import behaviour
 
 # More than float32 changes with the shape of a batch: logits were seen to change by 2e-5, partial sums of probabilities
 # by some 1e-7. A wider margin for these costs time: every token with less probability is then near two boundaries.
@@ -30,38 +32,6 @@ _LOGIT_ROUNDING = 1e-4
 _SUM_ROUNDING = 1e-6
 
 Progress = Callable[[int, int], None]
-
-
-# ---------------------------------------------------------------------------------------------------------- prompts
-
-
-# ------------------------------------------------------------------------------------------------------- generation
-
-
-def end_tokens(model: Any, tokenizer: Any) -> list[int]:
-    """The tokens at which a model's text ends: the tokenizer's own first, then the model's others.
-
-    Instruct models have several in their generation settings (`<|eot_id|>` and `<|end_of_text|>`, say). One that the
-    tokenizer does not hold as special is left out: models without such settings get their class's default, which is
-    some word in another tokenizer.
-    """
-    end = special_tokens(tokenizer)[1]
-    own = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
-    others: list[Any] = list(own) if isinstance(own, list | tuple) else [own]
-    special = {*tokenizer.all_special_ids, *(i for i, token in tokenizer.added_tokens_decoder.items() if token.special)}
-    return list(dict.fromkeys([end, *(i for i in others if i in special)]))
-
-
-def writer_hash(model: Any, tokenizer: Any, weights: str | None = None) -> str:
-    """Hash of what decides a model's text: its weights, and its end tokens where they are more than the tokenizer's.
-
-    Args:
-        model: The model.
-        tokenizer: Its tokenizer.
-        weights: `weights_hash` of the model where the caller has it already.
-    """
-    ends = end_tokens(model, tokenizer)
-    return (weights or weights_hash(model)) + (f" {ends}" if len(ends) > 1 else "")
 
 
 def sound_settings(settings: GenerationConfig) -> tuple[GenerationConfig, list[str]]:
@@ -91,23 +61,24 @@ class _InverseTransformSampler(LogitsProcessor):
         uniforms: (B, T) in [0, 1), one per row and new token.
         lengths: For each row the tokens of its prompt.
         width: Tokens before the first new one, padding included.
+        vocab: How many tokens there are; rows of the head behind them are padding, which no text can hold.
         temperature, top_k, top_p: applied in this order, as `generate` does.
     """
 
     def __init__(
-        self, model: Any, uniforms: Tensor, lengths: Sequence[int], width: int, temperature: float, top_k: int,
-        top_p: float,
+        self, model: Any, uniforms: Tensor, lengths: Sequence[int], width: int, vocab: int, temperature: float,
+        top_k: int, top_p: float,
     ) -> None:  # fmt: skip
-        self.model, self.uniforms, self.lengths, self.width = model, uniforms, lengths, width
+        self.model, self.uniforms, self.lengths, self.width, self.vocab = model, uniforms, lengths, width, vocab
         self.temperature, self.top_k, self.top_p = temperature, top_k, top_p
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         uniform = self.uniforms[:, input_ids.shape[1] - self.width]
-        chosen, sure = self._draw(scores, uniform)
+        chosen, sure = self._draw(scores[:, : self.vocab], uniform)
         for row in (~sure).nonzero()[:, 0].tolist():
             ids = input_ids[row : row + 1, self.width - self.lengths[row] :]
             alone = self.model(input_ids=ids, use_cache=False).logits[:, -1]
-            chosen[row], _ = self._draw(alone, uniform[row : row + 1])
+            chosen[row], _ = self._draw(alone[:, : self.vocab], uniform[row : row + 1])
         return torch.full_like(scores, -torch.inf).scatter_(1, chosen, 0.0)
 
     def _draw(self, scores: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
@@ -179,7 +150,8 @@ def generate(
     Args:
         model: A causal language model with `generate`; its own generation settings play no part.
         tokenizer: Its tokenizer; one without a pad token (GPT-2's) will do.
-        prompts: Texts to continue; each is given after the start token, as every training document is.
+        prompts: Texts to continue; each is given after the start token, as every training document is, unless it
+            begins with a special token itself, as chat templates do.
         samples: Continuations per prompt.
         max_new_tokens: Length at which a continuation is cut off, in tokens; one of `end_tokens` ends it earlier.
         temperature: Softmax temperature, above 0.
@@ -197,7 +169,10 @@ def generate(
     """
     _check_sampling(temperature, top_p)
     start, end = special_tokens(tokenizer)
-    encoded = [[start, *ids] for ids in _encode(tokenizer, prompts)]
+    encoded = [
+        ids if begins_itself(prompt, tokenizer) else [start, *ids]
+        for prompt, ids in zip(prompts, _encode(tokenizer, prompts), strict=True)
+    ]
     _check_context(model, prompts, encoded, max_new_tokens)
     uniforms = np.random.default_rng(seed).random((len(prompts), samples, max_new_tokens))
     # Neighbours of one length need no padding, and padding costs time.
@@ -206,17 +181,36 @@ def generate(
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else end
     tokens = {"bos_token_id": start, "eos_token_id": end_tokens(model, tokenizer), "pad_token_id": pad}
     config = GenerationConfig(max_new_tokens=max_new_tokens, do_sample=False, **tokens)
+    done, shape = 0, (vocab_size(tokenizer), temperature, top_k, top_p)
     with _plain_decoding(model, config):
-        for first in range(0, len(jobs), batch_size):
-            batch = jobs[first : first + batch_size]
+        for batch in _batches(jobs, [len(encoded[p]) for p, _ in jobs], batch_size, _pads_left(model)):
             before = [encoded[p] for p, _ in batch]
             drawn = torch.from_numpy(uniforms[tuple(zip(*batch, strict=True))]).to(model.device)
-            new = _continue(model, before, drawn, config, (temperature, top_k, top_p))
+            new = _continue(model, before, drawn, config, shape)
             for (p, s), text in zip(batch, _decode(tokenizer, before, new), strict=True):
                 texts[p][s] = text
+            done += len(batch)
             if progress:
-                progress(first + len(batch), len(jobs))
+                progress(done, len(jobs))
     return texts
+
+
+def _pads_left(model: Any) -> bool:
+    """Whether texts may be padded; a model without a head of its own (two views) takes the padding out itself."""
+    return not isinstance(model, PreTrainedModel) or not model.get_output_embeddings() or behaviour(model).pads_left
+
+
+def _batches(
+    jobs: Sequence[tuple[int, int]], lengths: Sequence[int], size: int, pads: bool
+) -> Iterator[Sequence[tuple[int, int]]]:
+    """Runs of jobs, which are sorted by length; all of one length for a model that no text may be padded for."""
+    first = 0
+    while first < len(jobs):
+        last = min(first + size, len(jobs))
+        if not pads:
+            last = min(last, bisect_right(lengths, lengths[first]))
+        yield jobs[first:last]
+        first = last
 
 
 def _check_sampling(temperature: float, top_p: float) -> None:
@@ -227,7 +221,11 @@ def _check_sampling(temperature: float, top_p: float) -> None:
 
 
 def _continue(
-    model: Any, before: list[list[int]], uniforms: Tensor, config: GenerationConfig, shape: tuple[float, int, float]
+    model: Any,
+    before: list[list[int]],
+    uniforms: Tensor,
+    config: GenerationConfig,
+    shape: tuple[int, float, int, float],
 ) -> list[list[int]]:
     """The tokens that follow each of B beginnings, up to the first end token.
 
@@ -236,7 +234,7 @@ def _continue(
         before: B lists of token ids.
         uniforms: (B, N) the random numbers of their next N tokens.
         config: Tokens to pad with and to end at.
-        shape: Temperature, top_k and top_p.
+        shape: Number of tokens that there are, temperature, top_k and top_p.
     """
     width = max(map(len, before))
     rows = [[config.pad_token_id] * (width - len(ids)) + ids for ids in before]

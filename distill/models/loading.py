@@ -19,6 +19,7 @@ from distill.base.errors import UserError, first_line, hub_hint
 from distill.base.files import DEMO_TEACHER
 from distill.models.adapters import adapter_folder, base_of, merged, require_peft
 from distill.models.architecture import check_head, check_vocabulary, set_attention
+from distill.models.probe import behaviour
 from distill.recipe import TeacherConfig
 
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
@@ -68,8 +69,16 @@ def load_model(
 
     Raises:
         UserError: the folder is missing or has no weights, the hub id cannot be had (offline, misspelt, private), it
-            brings code of its own or a pickle that was not allowed, or its weights are not those of its configuration.
+            brings code of its own or a pickle that was not allowed, its weights are not those of its configuration, or
+            it is not causal.
     """
+    model = _read_model(path, dtype, trust_remote_code, allow_pickle, **hub)
+    behaviour(model, path)
+    return model
+
+
+def _read_model(path: str, dtype: str, trust_remote_code: bool, allow_pickle: bool, **hub: Any) -> PreTrainedModel:
+    """See `load_model`."""
     path = _resolve(path)
     if adapter := adapter_folder(path, **hub):
         base, revision = base_of(adapter)
@@ -103,8 +112,9 @@ def load_teacher(config: TeacherConfig) -> tuple[PreTrainedModel, PreTrainedToke
     """
     assert config.path is not None  # nothing is loaded without a teacher
     hub = {"revision": config.revision} if config.revision else {}
-    model = load_model(config.path, config.dtype, config.trust_remote_code, config.allow_pickle, **hub)
+    model = _read_model(config.path, config.dtype, config.trust_remote_code, config.allow_pickle, **hub)
     set_attention(model, config.attention, "teacher.attention")
+    behaviour(model, config.path)  # may differ with the attention
     tokenizer = load_tokenizer(config.path, config.trust_remote_code, **hub)
     model.requires_grad_(False)
     check_vocabulary(config.path, tokenizer, config.path, model)

@@ -16,13 +16,13 @@ from importlib import metadata
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from distill.base.errors import UserError, first_line, suggestion
-from distill.models.architecture import evaluating, head, hidden_states, special_tokens, weights_hash
+from distill.base.long_input import encodable
+from distill.models.architecture import evaluating, hidden_states, model_hash, project, special_tokens
 from distill.models.loading import load_teacher
 from distill.recipe import TeacherConfig
-from distill.text.counterfactual import encodable
 from distill.text.roles import Ambiguity, PronounModel, Resolver, with_coordinated
 
 _RULE_VERSION = "1"  # raise it whenever the same model may give other roles
@@ -124,7 +124,7 @@ class LanguageModelResolver:
         """Hash of the rules, of the model's weights and of its tokenizer. Read once: the weights must not change."""
         tokens = self.tokenizer.backend_tokenizer.to_str()
         own = f"{_RULE_VERSION} {self.alone} {self._start}"
-        parts = (own, weights_hash(self.model), tokens, self._log_linear.version)
+        parts = (own, model_hash(self.model, None), tokens, self._log_linear.version)
         return f"teacher {hashlib.sha256(' '.join(parts).encode('utf-8', 'surrogatepass')).hexdigest()}"
 
     def __call__(self, text: str, ambiguities: Sequence[Ambiguity]) -> list[int]:
@@ -190,8 +190,7 @@ class LanguageModelResolver:
         hidden = hidden_states(self.model, ids[:, :-1], positions)
         scored = [(number, place) for number, row in enumerate(rows) for place in range(row.first, len(row.ids))]
         number, place = torch.tensor(scored, dtype=torch.long, device=device).reshape(-1, 2).T
-        weight, bias = head(self.model)
-        log_probabilities = nn.functional.linear(hidden[number, place - 1], weight, bias).float().log_softmax(dim=-1)
+        log_probabilities = project(self.model, hidden[number, place - 1]).float().log_softmax(dim=-1)
         of_tokens = log_probabilities.gather(1, ids[number, place][:, None])[:, 0].cpu().double()
         return torch.zeros(len(rows), dtype=torch.float64).index_add_(0, number.cpu(), of_tokens)
 

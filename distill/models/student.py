@@ -1,12 +1,14 @@
 """A teacher's layers, a configuration or a checkpoint -> the student and its tokenizer."""
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from torch.distributed.tensor import DTensor
 from transformers import (
     AutoConfig,
@@ -24,12 +26,17 @@ from distill.models.architecture import (
     check_head,
     check_vocabulary,
     decoder_layers,
+    end_tokens,
+    evaluating,
+    is_sharded,
+    number_of_layers,
     set_attention,
     special_tokens,
     vocab_rows,
 )
-from distill.models.generation import end_tokens, sound_settings
+from distill.models.generation import sound_settings
 from distill.models.loading import load_model, load_tokenizer
+from distill.models.probe import behaviour
 from distill.recipe import StudentConfig
 
 _END_OF_TEXT = "<|endoftext|>"
@@ -113,14 +120,8 @@ def make_student(
         if teacher is not None:
             _same_tokens(load_tokenizer(config.path, **trusted), config.path, tokenizer, teacher_name)
     check_vocabulary(tokenizer.name_or_path, tokenizer, name, student)
-    if teacher is not None:
-        ours, theirs = vocab_rows(student), vocab_rows(teacher)
-        if ours != theirs:
-            raise UserError(
-                f"vocabularies differ: teacher {teacher_name} has {theirs} entries, student {name} has {ours}; "
-                "a student must share its teacher's tokenizer"
-            )
     set_attention(student, config.attention, "student.attention")
+    behaviour(student, name)
     check_head(name, student)
     _settle_generation(student, teacher, tokenizer)
     if config.lora.r:
@@ -168,7 +169,7 @@ def chosen_layers(config: StudentConfig, teacher: PreTrainedModel) -> list[int]:
     Raises:
         UserError: an index or a number of layers that the teacher does not have.
     """
-    depth = teacher.config.get_text_config().num_hidden_layers
+    depth = number_of_layers(teacher.config)
     if config.layers is not None:
         wrong = [i for i in config.layers if not 0 <= i < depth]
         if wrong or not config.layers:
@@ -181,20 +182,20 @@ def chosen_layers(config: StudentConfig, teacher: PreTrainedModel) -> list[int]:
 
 
 def student_from_layers(teacher: PreTrainedModel, layers: list[int]) -> PreTrainedModel:
-    """A copy of the teacher that keeps only `layers`; every other weight is the teacher's."""
+    """A copy of the teacher that keeps only `layers`, float32; every other weight is the teacher's.
+
+    Raises:
+        UserError: the layers cannot be told apart, or a model of the teacher's kind does not answer as they do.
+    """
     name, _ = decoder_layers(teacher)
     config = copy.deepcopy(teacher.config)
-    text_config = config.get_text_config()
-    depth = text_config.num_hidden_layers
-    for key, value in text_config.to_dict().items():
-        # Per-layer settings (attention patterns, say) have one entry for each layer.
-        if isinstance(value, list) and len(value) == depth and hasattr(text_config, key):
-            setattr(text_config, key, [value[i] for i in layers])
-    text_config.num_hidden_layers = len(layers)
+    # What the weights are, whatever the configuration says of them.
+    config.tie_word_embeddings = teacher.get_output_embeddings().weight is teacher.get_input_embeddings().weight
+    text_config = config.get_text_config(decoder=True)
+    for key, value in _settings_of_layers(text_config, layers).items():
+        setattr(text_config, key, value)
     # Code that came with the teacher runs already if the recipe trusts it.
     trusted = type(teacher).__module__.startswith("transformers_modules.")
-    student = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=trusted)
-    position = {old: new for new, old in enumerate(layers)} if len(set(layers)) == len(layers) else None
     weights = {}
     for key, value in teacher.state_dict().items():
         if isinstance(value, DTensor):
@@ -203,17 +204,97 @@ def student_from_layers(teacher: PreTrainedModel, layers: list[int]) -> PreTrain
             weights[key] = value
             continue
         index, _, rest = key.removeprefix(f"{name}.").partition(".")
-        targets = (
-            [position[int(index)]]
-            if position and int(index) in position
-            else [new for new, old in enumerate(layers) if old == int(index)]
+        weights |= {f"{name}.{new}.{rest}": value for new, old in enumerate(layers) if old == int(index)}
+    kind = type(teacher).__name__
+    try:
+        # As it would be read again from what is saved of it.
+        config = type(config).from_dict(config.to_dict())
+        attention = {"attn_implementation": teacher.config._attn_implementation}
+        student = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=trusted, **attention)
+        student.load_state_dict(weights)
+        student.tie_weights()
+        alike = is_sharded(teacher) or _answer_alike(student, teacher, layers)
+    except Exception as error:  # models fail in many ways
+        # torch heads its list of weights that do not fit with a line that says nothing.
+        reason = first_line(ValueError(str(error).rpartition("state_dict for ")[2].partition(":\n")[2] or error))
+        raise UserError(
+            f"student.init: layers: no {kind} can be made of the layers {layers} alone ({reason}); choose "
+            "others with student.layers, or use init: checkpoint with a student of your own"
+        ) from None
+    if not alike:
+        raise UserError(
+            f"student.init: layers: a {kind} of the layers {layers} does not answer as these layers of the teacher do, "
+            "because its configuration tells layers apart by their number; choose others with student.layers, or use "
+            "init: checkpoint with a student of your own"
         )
-        for new in targets:
-            weights[f"{name}.{new}.{rest}"] = value
-    student.load_state_dict(weights)
-    student.tie_weights()
     student.generation_config = copy.deepcopy(teacher.generation_config)
     return student
+
+
+# Settings that list layers by their numbers.
+_LISTS_OF_LAYERS = ("mlp_only_layers", "moe_layers", "attn_layer_indices", "full_attn_idxs", "global_attn_idx")
+
+
+def _settings_of_layers(config: Any, layers: Sequence[int]) -> dict[str, Any]:
+    """The settings of a configuration that go by layer, for some of its layers."""
+    depth = number_of_layers(config)
+    settings: dict[str, Any] = {"num_hidden_layers": len(layers)}
+    for key, value in config.to_dict().items():
+        if not hasattr(config, key):
+            continue
+        if key in _LISTS_OF_LAYERS and isinstance(value, list):
+            settings[key] = [new for new, old in enumerate(layers) if old in value]
+        elif isinstance(value, list) and len(value) == depth:
+            settings[key] = [value[old] for old in layers]
+    if hasattr(config, "decoder_layers"):  # BART, whose num_hidden_layers are those of an encoder
+        settings["decoder_layers"] = len(layers)
+    if hasattr(config, "attention_types"):  # GPT-Neo, which counts the same kinds in runs
+        settings["attention_types"] = [[[config.attention_layers[old]], 1] for old in layers]
+    if hasattr(config, "decoder_sparse_step"):  # Qwen: every so-manieth layer has experts
+        step, dense = config.decoder_sparse_step, getattr(config, "mlp_only_layers", None) or []
+        settings["decoder_sparse_step"] = 1
+        settings["mlp_only_layers"] = [
+            new for new, old in enumerate(layers) if old in dense or config.num_experts == 0 or (old + 1) % step
+        ]
+    if hasattr(config, "first_k_dense_replace"):  # DeepSeek: the first layers have none
+        settings["first_k_dense_replace"] = sum(old < config.first_k_dense_replace for old in layers)
+    return settings
+
+
+def _answer_alike(student: PreTrainedModel, teacher: PreTrainedModel, layers: Sequence[int]) -> bool:
+    """Whether the student answers as the teacher does when only these of its layers run, on a few tokens."""
+    rows = vocab_rows(teacher)
+    ids = torch.randint(rows // 8, max(rows // 2, 2), (2, 7), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad(), evaluating(student), evaluating(teacher):
+        ours = student(input_ids=ids, use_cache=False).logits
+        with _only_layers(teacher, layers):
+            theirs = teacher(input_ids=ids.to(teacher.device), use_cache=False).logits.to(ours)
+    tolerance = 1e-3 if teacher.dtype.itemsize >= 4 else 1e-1
+    return bool((ours - theirs).norm() <= tolerance * theirs.norm())
+
+
+@contextmanager
+def _only_layers(model: PreTrainedModel, layers: Sequence[int]) -> Iterator[None]:
+    """A model of which only some layers run; behind it, it is whole again."""
+    name, modules = decoder_layers(model)
+    if list(layers) == list(range(len(modules))):
+        yield
+        return
+    parent, _, attribute = name.rpartition(".")
+    held = {id(m.config): m.config for m in model.modules() if hasattr(getattr(m, "config", None), "num_hidden_layers")}
+    before = {id(config): dict(vars(config)) for config in held.values()}
+    try:
+        for config in held.values():
+            if number_of_layers(config) == len(modules):
+                for key, value in _settings_of_layers(config, layers).items():
+                    setattr(config, key, value)
+        setattr(model.get_submodule(parent), attribute, nn.ModuleList(modules[old] for old in layers))
+        yield
+    finally:
+        setattr(model.get_submodule(parent), attribute, modules)
+        for config in held.values():
+            vars(config).clear()
+            vars(config).update(before[id(config)])
 
 
 def _same_tokens(

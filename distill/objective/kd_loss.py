@@ -20,11 +20,14 @@ Gradients with respect to the student's logits, with q = softmax(logits / T) and
     T^2 * KL(q || p)             T * q * (log(q / p) - KL(q || p))
     T^2 * JSD_b(p, q)            T * (1 - b) * q * (log(q / m) - KL(q || m)),   m = b * p + (1 - b) * q
     cross-entropy                softmax(logits) - onehot(label)
+
+Logits that are scaled and soft-capped, logits = c tanh(s (W h + b) / c), hand their gradient on times
+s (1 - (logits / c)^2).
 """
 
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -46,20 +49,44 @@ _TILE = 1024  # vocabulary entries that are projected at once on a CPU
 class ModelView:
     """What the loss needs of a model: what its head saw, and the head. N tokens, D hidden size, V vocabulary.
 
+    The logits are cap * tanh(scale * (hidden @ weight.T + bias) / cap), without a cap scale * (...).
+
     Attributes:
         hidden: (N, D) last hidden states, the input of the head.
-        weight: (V, D) the head.
-        bias: (V,) or None.
+        weight: (R, D) the head, of R >= V rows.
+        bias: (R,) or None.
+        scale: What the logits are multiplied by (Cohere, Granite).
+        cap: The value that no logit exceeds (Gemma 2); None for no such bound.
+        vocab: V, how many rows stand for tokens; those behind them are padding, which gets no probability and no
+            gradient. None: all of them.
     """
 
     hidden: Tensor
     weight: Tensor
     bias: Tensor | None = None
+    scale: float = 1.0
+    cap: float | None = None
+    vocab: int | None = None
+
+    @property
+    def tokens(self) -> tuple[Tensor, Tensor | None]:
+        """The rows that stand for tokens: weight (V, D) and bias (V,) or None."""
+        return self.weight[: self.vocab], None if self.bias is None else self.bias[: self.vocab]
 
     def to(self, dtype: torch.dtype) -> "ModelView":
         """The same in another number format."""
         bias = None if self.bias is None else self.bias.to(dtype)
-        return ModelView(self.hidden.to(dtype), self.weight.to(dtype), bias)
+        return replace(self, hidden=self.hidden.to(dtype), weight=self.weight.to(dtype), bias=bias)
+
+    def shape_(self, logits: Tensor) -> Tensor:
+        """Scale and cap (n, V) products of hidden states and head, in place."""
+        if self.scale != 1:
+            logits.mul_(self.scale)
+        return logits if self.cap is None else logits.div_(self.cap).tanh_().mul_(self.cap)
+
+    def slope(self, logits: Tensor) -> Tensor | float:
+        """What `shape_` multiplies a gradient by, from the (n, V) logits that it gave."""
+        return self.scale if self.cap is None else (logits / self.cap).square_().neg_().add_(1).mul_(self.scale)
 
 
 @dataclass(frozen=True)
@@ -97,10 +124,11 @@ def hidden_cosine(student: Tensor, teacher: Tensor, projection: Tensor | None) -
     return (1 - F.cosine_similarity(student, teacher.to(student.dtype), dim=-1)).sum()
 
 
-def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """(n, D), (V, D), (V,) -> (n, V), in fp32 at least, as is all that follows."""
-    logits = F.linear(hidden, weight, bias)
-    return logits.float() if logits.dtype.itemsize < 4 else logits
+def naive_logits(view: ModelView, rows: Tensor) -> Tensor:
+    """The (..., V) logits of some rows of a view, in fp32 at least, as is all that follows; differentiable."""
+    logits = F.linear(view.hidden[rows], *view.tokens)
+    logits = (logits.float() if logits.dtype.itemsize < 4 else logits) * view.scale
+    return logits if view.cap is None else view.cap * torch.tanh(logits / view.cap)
 
 
 def reference_loss(
@@ -127,7 +155,7 @@ def reference_loss(
     """
     valid = positions.labels != IGNORED
     hidden, labels = student.hidden[valid], positions.labels[valid]
-    logits = _logits(hidden, student.weight, student.bias)
+    logits = naive_logits(student, valid)
     kd = ce = cosine = hidden.sum() * 0  # keeps the graph connected
     if settings.ce:
         ce = F.cross_entropy(logits, labels, reduction="sum")
@@ -137,8 +165,8 @@ def reference_loss(
         partner = own.new_zeros(0, len(own)) if positions.partner is None else positions.partner[:, valid]
         if settings.kd:
             target = teacher_target(
-                _logits(teacher.hidden[own], teacher.weight, teacher.bias),
-                _logits(teacher.hidden[partner.clamp(min=0)], teacher.weight, teacher.bias),
+                naive_logits(teacher, own),
+                naive_logits(teacher, partner.clamp(min=0)),
                 partner >= 0,
                 settings.op,
                 settings.strength,
@@ -271,6 +299,7 @@ class _Work(NamedTuple):
     """What the fused loss does beside multiplying: no tensor in it takes a gradient."""
 
     chunks: list[_Chunk]
+    student: ModelView  # only for how its logits are shaped; what it is made of comes by itself
     labels: Tensor
     settings: LossSettings
     role_maps: Sequence[RoleMap] | None
@@ -289,7 +318,7 @@ class _FusedLoss(torch.autograd.Function):
         ctx.dtypes = [None if x is None else x.dtype for x in (hidden, weight, bias)]
         needed = [work.with_gradient and needs for needs in ctx.needs_input_grad[:3]]
         device = hidden.device.type
-        student = ModelView(hidden, weight, bias)
+        student = replace(work.student, hidden=hidden, weight=weight, bias=bias)
         if torch.is_autocast_enabled(device):
             # Cast once: autocast would cast the heads in every chunk, and does not cover products that add in place.
             dtype = torch.get_autocast_dtype(device)
@@ -364,50 +393,55 @@ def _pass_over_chunks(
     kd, ce = student.hidden.new_zeros((), dtype=wide), student.hidden.new_zeros((), dtype=wide)
     # The logits of all chunks are written to the same place: new memory costs time.
     rows = max((len(chunk.tokens) + len(chunk.teacher) for chunk in work.chunks), default=0)
-    logits = student.hidden.new_empty(rows, len(student.weight), dtype=wide)
+    weight, _ = student.tokens
+    logits = student.hidden.new_empty(rows, len(weight), dtype=wide)
 
     for chunk in work.chunks:
         n = len(chunk.tokens)
         hidden = student.hidden.index_select(0, chunk.tokens)
-        z = _project(hidden, student.weight, student.bias, logits[:n])
+        z = _project(hidden, student, logits[:n])
         log_t = None
         if teacher is not None:
             log_t = logits[n : n + len(chunk.teacher)]
-            _project(teacher.hidden.index_select(0, chunk.teacher), teacher.weight, teacher.bias, log_t)
-            block_tokens = _block_tokens(teacher.weight)
+            _project(teacher.hidden.index_select(0, chunk.teacher), teacher, log_t)
+            block_tokens = _block_tokens(weight)
             for start in range(0, len(log_t), block_tokens):
                 log_probabilities_(log_t[start : start + block_tokens], settings.temperature)
         label = work.labels.index_select(0, chunk.tokens).unsqueeze(1)
         for block in chunk.blocks:
             part = slice(block.start, block.end)
             target = None if log_t is None else _block_target(log_t, chunk, block, settings, work.role_maps)
+            slope = student.slope(z[part])
             block_kd, block_ce = _block_loss(z[part], label[part], target, settings)
+            if isinstance(slope, Tensor) or slope != 1:
+                z[part].mul_(slope)
             kd += block_kd
             ce += block_ce
 
         if d_bias is not None:
-            d_bias += z.sum(dim=0)
-        z = z.to(student.weight.dtype)
+            d_bias[: student.vocab] += z.sum(dim=0)
+        z = z.to(weight.dtype)
         if d_hidden is not None:
-            d_hidden.index_copy_(0, chunk.tokens, z @ student.weight)
+            d_hidden.index_copy_(0, chunk.tokens, z @ weight)
         if d_weight is not None:
             if d_weight.dtype == z.dtype:
-                d_weight.addmm_(z.t(), hidden)
+                d_weight[: student.vocab].addmm_(z.t(), hidden)
             else:
-                d_weight += z.t() @ hidden
+                d_weight[: student.vocab] += z.t() @ hidden
 
     kd = kd * settings.temperature**2
     return settings.kd * kd + settings.ce * ce, kd, ce, [d_hidden, d_weight, d_bias]
 
 
-def _project(hidden: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> Tensor:
+def _project(hidden: Tensor, view: ModelView, out: Tensor) -> Tensor:
     """Write the logits of (n, D) hidden states to ``out`` (n, V) and return it."""
+    weight, bias = view.tokens
     # MKL rearranges the whole of a transposed matrix before it multiplies. A tile of it stays in the cache meanwhile.
     tile = _TILE if hidden.device.type == "cpu" else len(weight)
     for start in range(0, len(weight), tile):
         there = slice(start, start + tile)
         out[:, there] = F.linear(hidden, weight[there], None if bias is None else bias[there])
-    return out
+    return view.shape_(out)
 
 
 def _block_loss(z: Tensor, label: Tensor, target: Tensor | None, settings: LossSettings) -> tuple[Tensor, Tensor]:
@@ -482,8 +516,8 @@ def fused_loss(
         positions.partner if with_partners else None,
     )
     chunk_tokens = settings.chunk_tokens or default_chunk_tokens(student.weight.device)
-    chunks = _plan(looked_at, chunk_tokens, _block_tokens(student.weight))
-    work = _Work(chunks, positions.labels, settings, role_maps, torch.is_grad_enabled(), head_gradient)
+    chunks = _plan(looked_at, chunk_tokens, _block_tokens(student.tokens[0]))
+    work = _Work(chunks, student, positions.labels, settings, role_maps, torch.is_grad_enabled(), head_gradient)
     total, kd, ce = _FusedLoss.apply(student.hidden, student.weight, student.bias, asked, work)
     cosine = torch.zeros_like(kd)
     valid = positions.labels != IGNORED

@@ -139,6 +139,7 @@ def _settings(asked: Asked) -> dict[str, Any]:
             "count": len(asked.prompts),
             "groups": len({prompt.group for prompt in asked.prompts}),
             "sha256": content_hash([asdict(prompt) for prompt in asked.prompts]),
+            **({"chat": True} if asked.settings.chat else {}),
         },
         "held_out": _held_out(asked.documents, asked.swapper),
     }

@@ -14,6 +14,7 @@ from distill.base.long_input import read_text
 from distill.models.architecture import default_device
 from distill.models.generation import generate
 from distill.models.loading import load_model, load_tokenizer
+from distill.text.conversations import chat_prompt
 from distill.text.counterfactual import Swapper
 from distill.text.prompts import limit_prompts, load_prompts
 
@@ -38,7 +39,7 @@ def read_prompts(spec: str, maximum: int | None = None) -> list[str]:
 
 
 def continuations(
-    checkpoints: Mapping[str, str], prompts: Sequence[str], swapper: Swapper, **decoding: Any
+    checkpoints: Mapping[str, str], prompts: Sequence[str], swapper: Swapper, chat: bool = False, **decoding: Any
 ) -> dict[str, Any]:
     """What each checkpoint writes after each prompt; all of them draw the same random numbers.
 
@@ -46,6 +47,7 @@ def continuations(
         checkpoints: Name -> folder or hub id; one is in memory at a time.
         prompts: Texts to continue.
         swapper: Finds the listed words.
+        chat: Whether each checkpoint gets the prompts through its chat template, see `chat_prompt`.
         decoding: Settings of `generate`: samples, max_new_tokens, temperature, top_p, top_k, batch_size, seed.
 
     Returns:
@@ -62,7 +64,9 @@ def continuations(
     for name, checkpoint in checkpoints.items():
         model = load_model(checkpoint).to(default_device())
         progress = counter(f"generating with {name}", "texts")
-        texts = generate(model, load_tokenizer(checkpoint), prompts, progress=progress, **decoding)
+        tokenizer = load_tokenizer(checkpoint)
+        given = [chat_prompt(prompt, tokenizer) for prompt in prompts] if chat else prompts
+        texts = generate(model, tokenizer, given, progress=progress, **decoding)
         for row, samples in zip(rows, texts, strict=True):
             before = len(row["prompt"])
             row["texts"][name] = [

@@ -51,7 +51,7 @@ def examples_of(evaluation: Evaluation, texts: Sequence[str]) -> list[dict[str, 
     continuations = generate(
         evaluation.model,
         evaluation.tokenizer,
-        texts,
+        [evaluation.asked(text) for text in texts],
         max_new_tokens=evaluation.settings.max_new_tokens,
         batch_size=evaluation.settings.batch_size,
         seed=evaluation.seed,
@@ -61,7 +61,9 @@ def examples_of(evaluation: Evaluation, texts: Sequence[str]) -> list[dict[str, 
     found = []
     for text, (continuation,) in zip(texts, continuations, strict=True):
         # One at a time: how many are shown at once must not show in the last digits.
-        probabilities = evaluation.logits([evaluation.encode(text)[0]])[0, -1].double().softmax(dim=-1)
+        probabilities = (
+            evaluation.logits([evaluation.encode(evaluation.asked(text))[0]])[0, -1].double().softmax(dim=-1)
+        )
         next_word = {label: float(probabilities[ids].sum()) for label, ids in tokens.items()}
         words = listed_words(continuation, evaluation.swapper)
         found.append({"next_word": next_word, "text": continuation, "words": words})

@@ -14,6 +14,7 @@ from distill.models.loading import load_model, load_tokenizer
 from distill.recipe import Recipe, ScoreConfig
 from distill.scoring.examples import example_prompts, examples_of
 from distill.scoring.score_cache import ScoreCache, content_hash, stamp
+from distill.text.conversations import Messages
 from distill.text.counterfactual import Swapper
 from distill.text.prompts import Prompt, limit_prompts, without_listed_words
 
@@ -97,7 +98,7 @@ def decisive(
         "settings": given,
         "seed": seed,
         "swapper": swapper.cache_key,
-        "documents": content_hash(list(documents)),
+        "documents": content_hash([(d.roles, d.contents) if isinstance(d, Messages) else d for d in documents]),
         "prompts": content_hash([asdict(prompt) for prompt in prompts]),
         "examples": content_hash(example_prompts(prompts, swapper, seed)),
     }

@@ -31,14 +31,13 @@ import torch
 from distill.base.console import counter, say
 from distill.base.errors import UserError, suggestion
 from distill.metrics import Evaluation, chosen
-from distill.models.architecture import default_device, weights_hash
-from distill.models.generation import writer_hash
+from distill.models.architecture import default_device, model_hash, weights_hash
 from distill.models.loading import labelled, load_model, load_teacher, load_tokenizer
 from distill.recipe import Recipe, ScoreConfig
 from distill.recipe_check import typed
 from distill.scoring.contents import Asked, Measured, contents
 from distill.scoring.measure import ModelSource, decisive, model_outcomes, open_model, shown_texts, usable_prompts
-from distill.scoring.score_cache import ScoreCache, content_hash
+from distill.scoring.score_cache import ScoreCache
 from distill.scoring.scores_file import without_nan, write_scores
 from distill.text.counterfactual import Swapper
 from distill.text.prompts import DEFAULT_PROMPTS, Prompt
@@ -215,16 +214,16 @@ def _measure_each(
     for name, source in models.items():
         model, tokenizer = open_model(source, device)
         weights = weights_hash(model)
-        model_hash = f"{writer_hash(model, tokenizer, weights)} {content_hash(tokenizer.get_vocab())}"
+        of_model = model_hash(model, tokenizer, weights)
         if len(models) > 1 and judge is None:
-            judge, judge_hash = cached(partial(open_model, source, device)), model_hash
+            judge, judge_hash = cached(partial(open_model, source, device)), of_model
         evaluation = Evaluation(
             model, tokenizer, asked.swapper.wordlist, asked.documents, asked.prompts, asked.settings, asked.seed,
             asked.swapper, partial(progress, name) if progress else None, judge,
         )  # fmt: skip
         show = partial(shown_texts, evaluation, asked.shown, asked.example_texts)
         kept = ScoreCache(cache, given | {"judge": judge_hash})
-        outcomes, texts = model_outcomes(evaluation, metrics, kept, model_hash, show)
+        outcomes, texts = model_outcomes(evaluation, metrics, kept, of_model, show)
         found[name] = Measured(outcomes, texts, weights)
         del model, evaluation, show
         if not isinstance(source, tuple):  # its memory is wanted for the next one

@@ -21,7 +21,7 @@ from distill.base.console import counter, say
 from distill.base.errors import UserError
 from distill.base.files import write_text
 from distill.data.corpus import open_corpus
-from distill.models.generation import writer_hash
+from distill.models.architecture import model_hash
 from distill.models.loading import load_teacher
 from distill.run_folder import refuse_another
 from distill.study.file import TEXT_SECTIONS, row_recipe, run_folder, shared_recipe, text_path
@@ -43,7 +43,7 @@ def make_text(study: Study, seed: int) -> None:
             teacher, tokenizer = load_teacher(recipe.teacher)
             progress = counter(f"sampling text of seed {seed}", "documents")
             corpus = open_corpus(
-                config, 2 * seed + number, out / "cache", teacher, tokenizer, writer_hash(teacher, tokenizer), progress
+                config, 2 * seed + number, out / "cache", teacher, tokenizer, model_hash(teacher, tokenizer), progress
             )
             path.parent.mkdir(parents=True, exist_ok=True)
             write_text(path, "".join(json.dumps({"text": document}) + "\n" for document in corpus.documents()))

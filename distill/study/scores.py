@@ -20,8 +20,7 @@ import torch
 from distill.base.console import say
 from distill.base.errors import UserError
 from distill.metrics import Evaluation, Outcome, PartOfEvaluation, chosen
-from distill.models.architecture import default_device
-from distill.models.generation import writer_hash
+from distill.models.architecture import default_device, model_hash
 from distill.models.loading import load_model, load_teacher, load_tokenizer
 from distill.models.two_view import TwoViewTeacher
 from distill.objective.logit_ops import build_role_maps
@@ -150,7 +149,7 @@ class Scorer:
         self.device = default_device()
         model, self.tokenizer = load_teacher(self.recipe.teacher)
         self.teacher = model.to(self.device)
-        self.teacher_hash = writer_hash(model, self.tokenizer)
+        self.teacher_hash = model_hash(model, self.tokenizer)
 
     def outcomes(self, row: str) -> dict[str, Outcome]:
         """All scores of a row's model, by name: METRIC, METRIC_HALF and METRIC_TEXT."""
@@ -194,4 +193,4 @@ class Scorer:
         folder = str(run_folder(self.study, row, self.seed) / "student")
         model = load_model(folder).to(self.device)
         tokenizer = load_tokenizer(folder)
-        return model, tokenizer, writer_hash(model, tokenizer)
+        return model, tokenizer, model_hash(model, tokenizer)

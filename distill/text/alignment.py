@@ -102,22 +102,43 @@ def encode_views(
     Returns:
         Per view (L_v,) token ids without start token, and per view (L_v,) boundaries in x.
     """
+    ids, boundaries, _ = encode_marked(text, tokenizer, counterfactuals, ())
+    return ids, boundaries
+
+
+def encode_marked(
+    text: str,
+    tokenizer: "PreTrainedTokenizerBase",
+    counterfactuals: Sequence[Counterfactual],
+    stretches: Sequence[tuple[int, int]],
+) -> tuple[list[np.ndarray], list[np.ndarray], list[np.ndarray]]:
+    """`encode_views`, and which tokens are of some stretches [start, end) of the document, whose ends no edit covers.
+
+    Returns:
+        As `encode_views`, and per view (L_v,) booleans: whether the token ends in a stretch, or at its end.
+    """
     if not any(c.spans for c in counterfactuals):
         counterfactuals = ()
-    encoded = [_encode(tokenizer, view) for view in (text, *(c.text for c in counterfactuals))]
-    boundaries = [encoded[0][1]]
-    for counterfactual, (_, ends) in zip(counterfactuals, encoded[1:], strict=True):
+    views = (Counterfactual(text, ()), *counterfactuals)
+    encoded = [_encode(tokenizer, view.text) for view in views]
+    boundaries = [token_ends(encoded[0][1])]
+    for counterfactual, (_, offsets) in zip(counterfactuals, encoded[1:], strict=True):
         boundaries[0] = mask_inside(boundaries[0], counterfactual.spans)
-        boundaries.append(to_original(ends, counterfactual.spans))
-    return [ids for ids, _ in encoded], boundaries
+        boundaries.append(to_original(token_ends(offsets), counterfactual.spans))
+    limits = np.asarray(stretches, dtype=np.int64).ravel()
+    # An odd number of limits lies before what ends in a stretch.
+    marked = [
+        np.searchsorted(from_original(limits, view.spans), _columns(offsets, 2)[1]) % 2 == 1
+        for view, (_, offsets) in zip(views, encoded, strict=True)
+    ]
+    return [ids for ids, _ in encoded], [bounds.astype(np.int32) for bounds in boundaries], marked
 
 
-def _encode(tokenizer: "PreTrainedTokenizerBase", text: str) -> tuple[np.ndarray, np.ndarray]:
+def _encode(tokenizer: "PreTrainedTokenizerBase", text: str) -> tuple[np.ndarray, list[tuple[int, int]]]:
     encoding = tokenizer(
         text, add_special_tokens=False, return_offsets_mapping=True, return_attention_mask=False, verbose=False
     )
-    ids = np.asarray(encoding["input_ids"], dtype=np.int32)
-    return ids, np.asarray(token_ends(encoding["offset_mapping"]), dtype=np.int32)
+    return np.asarray(encoding["input_ids"], dtype=np.int32), encoding["offset_mapping"]
 
 
 def partner_positions(boundaries: np.ndarray) -> np.ndarray:

@@ -21,7 +21,9 @@ from typing import NamedTuple
 
 from ahocorasick_rs import AhoCorasick, MatchKind
 
+from distill.base.long_input import encodable
 from distill.text import first_names
+from distill.text.conversations import Conversation
 from distill.text.roles import Ambiguity, PronounModel, Resolver, is_title
 from distill.text.wordlist import WordList, is_word_character
 
@@ -150,6 +152,9 @@ class Swapper:
 
     def matches(self, text: str) -> list[Match]:
         """Every listed word in the text, from left to right, those of skipped sentences included."""
+        if isinstance(text, Conversation):
+            found = ((match, text.shift(match.start, match.end)) for match in self.matches(text.messages))
+            return [m._replace(start=m.start + by, end=m.end + by) for m, by in found if by is not None]
         return [
             Match(start, end, self._forms[form].word, self._forms[form].group)
             for form, start, end in self._find(text).words
@@ -166,6 +171,8 @@ class Swapper:
         return self._counterfactuals(text, range(1, self.wordlist.num_groups))
 
     def _counterfactuals(self, text: str, shifts: Sequence[int]) -> tuple[Counterfactual, ...]:
+        if isinstance(text, Conversation):
+            return tuple(_in_template(text, found) for found in self._counterfactuals(text.messages, shifts))
         words, names, skip = self._find(text)
         skipped = 0
         if skip and words:
@@ -275,6 +282,23 @@ class Swapper:
         return Counterfactual("".join(pieces), tuple(spans), skipped)
 
 
+def _in_template(conversation: Conversation, said: Counterfactual) -> Counterfactual:
+    """The counterfactual of what is said in a conversation, put back into its template, where nothing is swapped."""
+    pieces: list[str] = []
+    spans: list[Span] = []
+    position = cf_position = 0
+    for start, end, cf_start, cf_end in said.spans:
+        by = conversation.shift(start, end)
+        if by is None:  # what is one phrase only across two messages
+            continue
+        pieces += (conversation[position : start + by], said.text[cf_start:cf_end])
+        begins = cf_position + start + by - position
+        position, cf_position = end + by, begins + cf_end - cf_start
+        spans.append(Span(start + by, end + by, begins, cf_position))
+    pieces.append(conversation[position:])
+    return Counterfactual("".join(pieces), tuple(spans), said.skipped)
+
+
 # Ends of sentences: a mark that no abbreviation or initial comes before, and a capital behind it; or a line break that
 # no lower-case letter follows.
 _SENTENCE_END = re.compile(
@@ -302,17 +326,6 @@ def _outside_sentences(text: str, words: list[_Place], skip: Iterable[tuple[int,
         else:
             kept.append(place)
     return kept, len(lost)
-
-
-def encodable(text: str) -> str:
-    """The text, character for character, as UTF-8 can write it: a lone surrogate becomes a question mark."""
-    if text.isascii():
-        return text
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode(errors="replace").decode()
-    return text
 
 
 def _is_whole(text: str, start: int, end: int) -> bool:

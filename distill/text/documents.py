@@ -1,34 +1,31 @@
-"""Files or a hub data set -> documents, one after the other."""
+"""Files or a hub data set -> documents, one after the other: texts, or conversations as lists of messages."""
 
-import bz2
 import glob
-import gzip
-import json
-import lzma
 import random
 import re
-from collections.abc import Callable, Iterable, Iterator
-from functools import partial
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from distill.base.console import say
 from distill.base.errors import UserError, first_line, hub_hint
-from distill.base.long_input import open_text, parts, stream_parts
+from distill.base.long_input import encodable, parts
 from distill.recipe import CorpusConfig
-from distill.text.counterfactual import encodable
+from distill.text.conversations import Messages, read_messages
+from distill.text.row_files import Row, batch_rows, check_readable, file_rows, is_prose, prose
 
-_OPENERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
 _SENTENCE_END = re.compile(r"(?<=[.!?])[\"'”’)]*\s+")
 _ROWS = 1000  # read at a time
 _LONGEST_DOCUMENT = 10_000_000  # characters; a longer one is cut
-_LONGEST_ROW = 16_000_000  # characters of a line of JSON, bytes of a cell of parquet: what is read whole
+_told: set[str] = set()  # sources of which it was said that some of their rows are empty
 
 
 def read_documents(config: CorpusConfig, seed: int) -> Iterator[str]:
     """The documents of a corpus of files or of the hub, in a fixed order, empty ones left out.
 
-    One of more than 10,000,000 characters is cut into several, behind a line or a sentence.
+    One of more than 10,000,000 characters is cut into several, behind a line or a sentence. A conversation is a
+    `Messages`, and is never cut here.
 
     Args:
         config: The source; `source: teacher` is served by `sample_documents` instead.
@@ -39,9 +36,15 @@ def read_documents(config: CorpusConfig, seed: int) -> Iterator[str]:
             corpus holds no text.
     """
     documents = _file_documents(config, seed) if config.source == "files" else _hub_documents(config, seed)
+    if config.document_start or config.passage_chars:
+        documents = map(_cuttable, documents)
     if config.document_start:
         documents = _regroup(documents, config.document_start)
-    documents = (part for document in documents for part in parts(document, _LONGEST_DOCUMENT))
+    documents = (
+        part
+        for document in documents
+        for part in ([document] if isinstance(document, Messages) else parts(document, _LONGEST_DOCUMENT))
+    )
     if config.passage_chars:
         documents = (p for d in documents for p in passages(d, config.passage_chars))
     documents = (d for d in documents if d.strip())
@@ -56,6 +59,14 @@ def read_documents(config: CorpusConfig, seed: int) -> Iterator[str]:
         raise UserError(f"the corpus {name} holds no text; check its files and its text_column '{config.text_column}'")
     yield first
     yield from documents
+
+
+def _cuttable(document: str) -> str:
+    if isinstance(document, Messages):
+        raise UserError(
+            "passage_chars and document_start cut texts, but the corpus holds conversations; leave them out"
+        )
+    return document
 
 
 def _regroup(rows: Iterable[str], pattern: str) -> Iterator[str]:
@@ -119,18 +130,17 @@ def _pieces(line: str, limit: int) -> Iterator[str]:
 
 
 def corpus_files(config: CorpusConfig) -> list[Path]:
-    """The files that the patterns of `config.files` name, in a fixed order.
+    """The files, and folders of save_to_disk, that the patterns of `config.files` name, in a fixed order.
 
     Raises:
-        UserError: a pattern names nothing, or a folder.
+        UserError: a pattern names nothing, or something that is not read.
     """
     found = []
     for pattern in config.files:
         for path in map(Path, sorted(glob.glob(pattern, recursive=True)) or [pattern]):
             if not path.exists():
                 raise UserError(f"{pattern}: no such corpus file; relative paths start at the current folder")
-            if path.is_dir():
-                raise UserError(f"{path}: is a folder; give a pattern for the files in it, e.g. {path}/*.txt")
+            check_readable(path)
             found.append(path)
     return found
 
@@ -141,76 +151,14 @@ def _file_documents(config: CorpusConfig, seed: int) -> Iterator[str]:
         random.Random(seed).shuffle(paths)
     for path in paths:
         try:
-            yield from _one_file(path, config)
+            if is_prose(path):
+                yield from prose(path, _LONGEST_DOCUMENT)
+            else:
+                yield from _of_rows(file_rows(path, config.text_column, config.split), config, str(path))
         except UserError:
             raise
         except Exception as error:  # damaged files raise many kinds, parquet above all
             raise UserError(f"{path}: cannot be read ({error}); is it complete?") from None
-
-
-def _one_file(path: Path, config: CorpusConfig) -> Iterator[str]:
-    kind = path.with_suffix("").suffix if path.suffix in _OPENERS else path.suffix
-    opener = _OPENERS.get(path.suffix, open)
-    if kind == ".parquet":
-        from pyarrow import parquet
-
-        table = parquet.ParquetFile(path)
-        if config.text_column not in table.schema_arrow.names:
-            raise _no_column(str(path), config.text_column, table.schema_arrow.names)
-        for batch in table.iter_batches(_ROWS, columns=[config.text_column]):
-            column = batch.column(0)
-            if _longest(column) > _LONGEST_ROW:
-                raise _long_row(str(path))
-            yield from (_text(value, str(path), config.text_column) for value in column.to_pylist() if value)
-    elif kind in (".jsonl", ".json"):
-        with open_text(path, opener) as stream:
-            lines = iter(partial(stream.readline, _LONGEST_ROW + 1), "")
-            for number, line in enumerate(lines, start=1):
-                if len(line) > _LONGEST_ROW:
-                    raise _long_row(f"{path}, line {number}")
-                if line.strip():
-                    yield _json_text(line, f"{path}, line {number}", config.text_column)
-    else:
-        with open_text(path, opener) as stream:
-            yield from stream_parts(stream, _LONGEST_DOCUMENT)
-
-
-def _longest(column: Any) -> int:
-    """Bytes of the longest text of an arrow column, told before it becomes Python's, which may take more."""
-    from pyarrow import compute, types
-
-    if not (types.is_string(column.type) or types.is_large_string(column.type)):
-        return 0
-    return compute.max(compute.binary_length(column)).as_py() or 0
-
-
-def _json_text(line: str, where: str, column: str) -> str:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{where}: not valid JSON ({error}); one JSON object a line is expected") from None
-    if not isinstance(row, dict) or column not in row:
-        raise _no_column(where, column, row if isinstance(row, dict) else [])
-    return _text(row[column], where, column)
-
-
-def _text(value: Any, where: str, column: str) -> str:
-    """The text of a row. Half of a surrogate pair, which JSON can hold and no tokenizer reads, is replaced."""
-    if not isinstance(value, str):
-        raise UserError(f"{where}: '{column}' holds {type(value).__name__}, not text; set text_column")
-    return encodable(value)
-
-
-def _long_row(where: str) -> UserError:
-    return UserError(
-        f"{where}: a row of more than {_LONGEST_ROW:,} characters, too long to be read whole; make several of it, "
-        "or put its text into a .txt file, which may have any length"
-    )
-
-
-def _no_column(where: str, column: str, known: Iterable[str]) -> UserError:
-    names = ", ".join(map(str, known)) or "none"
-    return UserError(f"{where}: no column '{column}'; its columns are: {names}. Set text_column to one of them")
 
 
 def _hub_documents(config: CorpusConfig, seed: int) -> Iterator[str]:
@@ -221,18 +169,46 @@ def _hub_documents(config: CorpusConfig, seed: int) -> Iterator[str]:
             config.dataset, config.name, split=config.split, revision=config.revision, streaming=config.streaming
         )
     except Exception as error:  # the libraries below raise many kinds, none of them the user's to read in full
-        raise UserError(
-            f"data set '{config.dataset}' (configuration {config.name}, split {config.split}) cannot be loaded: "
-            f"{first_line(error)}; {hub_hint()}"
-        ) from None
+        raise not_loaded(config, error) from None
     if config.shuffle and config.streaming:
         # With a buffer of one row, only the order of the files changes.
         rows = rows.shuffle(seed=seed, buffer_size=1 if config.pack == "while_training" else config.shuffle_buffer)
     elif config.shuffle and config.pack == "while_training":
         rows = rows.shuffle(seed=seed)
+    where = f"data set '{config.dataset}'"
     # Not row by row: in a worker of a data loader, that would give only the worker's share of a streamed data set.
-    for batch in rows.iter(_ROWS):
-        if config.text_column not in batch:
-            raise _no_column(f"data set '{config.dataset}'", config.text_column, batch)
-        where = f"data set '{config.dataset}'"
-        yield from (_text(value or "", where, config.text_column) for value in batch[config.text_column])
+    yield from _of_rows(batch_rows(rows.iter(_ROWS), config.text_column, where), config, where)
+
+
+def not_loaded(config: CorpusConfig, error: Exception) -> UserError:
+    """The sentence for a data set of the hub that cannot be had."""
+    return UserError(
+        f"data set '{config.dataset}' (configuration {config.name}, split {config.split}) cannot be loaded: "
+        f"{first_line(error)}; {hub_hint()}"
+    )
+
+
+def _of_rows(rows: Iterable[Row], config: CorpusConfig, source: str) -> Iterator[str]:
+    """The documents of rows. One that holds nothing is no reason to refuse a corpus; how many there were is said."""
+    empty = 0
+    try:
+        for where, value in rows:
+            if value is None or value == []:
+                empty += 1
+                continue
+            yield _document(value, where, config.text_column)
+    finally:
+        if empty and source not in _told:
+            _told.add(source)
+            say(f"{source}: {empty:,} rows hold no '{config.text_column}' and are left out")
+
+
+def _document(value: Any, where: str, column: str) -> str:
+    if isinstance(value, str):
+        # Half of a surrogate pair, which JSON can hold and no tokenizer reads, is replaced.
+        return encodable(value.removeprefix("\ufeff"))
+    if isinstance(value, list):
+        return read_messages(value, f"{where}, '{column}'")
+    raise UserError(
+        f"{where}: '{column}' holds {type(value).__name__}, not text nor a list of messages; set text_column"
+    )

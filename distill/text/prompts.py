@@ -8,8 +8,8 @@ from pathlib import Path
 
 from distill.base.errors import UserError, first_line, hub_hint
 from distill.base.files import PACKAGE
-from distill.base.long_input import LONGEST_LINE, read_text
-from distill.text.counterfactual import Swapper, encodable
+from distill.base.long_input import LONGEST_LINE, encodable, read_text
+from distill.text.counterfactual import Swapper
 
 PROMPTS = PACKAGE / "prompts"
 DEFAULT_PROMPTS = "occupations"

@@ -1,7 +1,7 @@
 """Blocks, teacher and student -> a trained student on disk."""
 
 import signal
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from distill.data.batches import Collator
 from distill.data.blocks import BlockDataset
 from distill.data.stream import BlockStream
 from distill.models.adapters import has_adapter, save_adapter
-from distill.models.architecture import head
+from distill.models.architecture import head, vocab_size
 from distill.objective.logit_ops import RoleMap
 from distill.recipe import Recipe
 from distill.training import checkpoints as checkpoint_folder
@@ -40,6 +40,7 @@ def train_student(
     role_maps: Sequence[RoleMap],
     checkpoints: Path,
     destination: Path,
+    one_document: bool = False,
 ) -> None:
     """Train a student and put it, whole, at `destination`; goes on from the newest whole checkpoint.
 
@@ -54,6 +55,7 @@ def train_student(
         role_maps: K - 1 maps that undo each shift of the word list.
         checkpoints: Folder of Trainer's checkpoints.
         destination: Folder of the finished student.
+        one_document: Each block holds one document, and may be cut where it ends.
 
     Raises:
         UserError: see `training_arguments`, `hub_repository` and `open_teacher_cache`; numbers that are not finite; a
@@ -65,7 +67,9 @@ def train_student(
     if not isinstance(blocks, BlockStream):  # which has its own readers to count, see `BlockStream.start`
         checkpoint_folder.refuse_other_processes(checkpoints, arguments.world_size)
     _ask_hub(arguments)
-    attach_loss(student)
+    vocab = vocab_size(tokenizer)
+    padding = _padding_rows(student, vocab)
+    attach_loss(student, vocab)
     if recipe.loss.hidden and teacher is not None:
         _project(student, teacher)
     views = 1 + len(role_maps) if recipe.needs_counterfactuals else 1
@@ -74,8 +78,12 @@ def train_student(
             model=student,
             args=arguments,
             train_dataset=blocks,
-            data_collator=Collator(views, recipe.target.augment),
+            # The cache has rows of full length.
+            data_collator=Collator(
+                views, recipe.target.augment, one_document and not recipe.teacher.cache_hidden_states
+            ),
             teacher=teacher,
+            vocab=vocab,
             settings=loss_settings(recipe),
             role_maps=role_maps if recipe.target.reverse_roles else None,
             shard_teacher=recipe.teacher.shard,
@@ -86,7 +94,7 @@ def train_student(
         if recipe.teacher.cache_hidden_states:
             _open_cache(trainer, recipe, Path(recipe.cache_dir or destination.parent / "cache"))
         _train(trainer, checkpoints, signals)
-        _write_student(trainer, recipe, tokenizer, destination)
+        _write_student(trainer, recipe, tokenizer, destination, padding)
         if signals:
             raise Stopped(signals[0])
 
@@ -119,6 +127,20 @@ def _ask_hub(arguments: TrainingArguments) -> None:
         if PartialState().is_main_process:
             hub_repository(arguments)
         arguments.push_to_hub = False
+
+
+def _padding_rows(student: PreTrainedModel, vocab: int) -> dict[str, Tensor]:
+    """Name -> rows of the student's head and embedding that stand for no token: training leaves them as they were.
+
+    They get no gradient, but an optimizer's weight decay would shrink them.
+    """
+    output = student.get_output_embeddings()
+    padded = [student.get_input_embeddings().weight, output.weight, getattr(output, "bias", None)]
+    return {
+        name: parameter.detach()[vocab:].clone()
+        for name, parameter in student.named_parameters(remove_duplicate=False)
+        if len(parameter) > vocab and any(parameter is tensor for tensor in padded)
+    }
 
 
 def _project(student: PreTrainedModel, teacher: PreTrainedModel) -> None:
@@ -168,7 +190,11 @@ def _train(trainer: DistillationTrainer, checkpoints: Path, signals: Sequence[in
 
 
 def _write_student(
-    trainer: DistillationTrainer, recipe: Recipe, tokenizer: PreTrainedTokenizerBase, destination: Path
+    trainer: DistillationTrainer,
+    recipe: Recipe,
+    tokenizer: PreTrainedTokenizerBase,
+    destination: Path,
+    padding: Mapping[str, Tensor],
 ) -> None:
     trainer.accelerator.wait_for_everyone()
     state = trainer.accelerator.get_state_dict(trainer.model)
@@ -185,16 +211,25 @@ def _write_student(
             if has_adapter(student):
                 save_adapter(student, folder, dtype, recipe.student.lora.merge, left_out=PROJECTION)
             else:
-                _save_whole(student, folder, dtype, state)
+                _save_whole(student, folder, dtype, state, padding)
             tokenizer.save_pretrained(folder)
 
         write_folder(destination, save)
     trainer.accelerator.wait_for_everyone()
 
 
-def _save_whole(student: PreTrainedModel, folder: Path, dtype: torch.dtype, state: dict[str, Tensor]) -> None:
+def _save_whole(
+    student: PreTrainedModel,
+    folder: Path,
+    dtype: torch.dtype,
+    state: dict[str, Tensor],
+    padding: Mapping[str, Tensor],
+) -> None:
     # What was gathered from several processes holds a tied weight under each of its names.
     left_out = (PROJECTION, *student.all_tied_weights_keys)
+    state = {k: v for k, v in state.items() if not k.startswith(left_out)}
+    for name in padding.keys() & state.keys():
+        state[name][-len(padding[name]) :] = padding[name]
     student = student.to(dtype)
-    kept = {k: v.to(dtype) if v.is_floating_point() else v for k, v in state.items() if not k.startswith(left_out)}
-    student.save_pretrained(folder, state_dict=kept)
+    state = {k: v.to(dtype) if v.is_floating_point() else v for k, v in state.items()}
+    student.save_pretrained(folder, state_dict=state)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
-from distill.models.architecture import head, hidden_states
+from distill.models.architecture import head, hidden_states, view_of
 from distill.objective import kd_loss
 from distill.objective.logit_ops import RoleMap
 from distill.objective.settings import LossSettings
@@ -35,11 +35,15 @@ def _embeds_with(embedding: nn.Module, weight: Tensor) -> bool:
     )
 
 
-def attach_loss(student: PreTrainedModel) -> None:
+def attach_loss(student: PreTrainedModel, vocab: int | None = None) -> None:
     """Let `student(..., labels=..., settings=...)` return the loss instead of logits.
 
     The loss has to run inside the forward of the module that DDP or FSDP wraps, or else the gradients of the output
     head are neither gathered nor reduced. Called without `settings`, the student answers as ever.
+
+    Args:
+        student: Changed in place.
+        vocab: V, the tokens that student and teacher share; None: all rows of the head.
     """
     plain_forward = student.forward
 
@@ -58,20 +62,20 @@ def attach_loss(student: PreTrainedModel) -> None:
         assert input_ids is not None and position_ids is not None and labels is not None  # `compute_loss` gives all
         head_gradient: list[Tensor] | None = None
         embedded = None
-        weight, _ = head(student)
+        weight = head(student).weight
         if _embeds_with(student.get_input_embeddings(), weight):
             head_gradient = []
             embedded = kd_loss.tied_embedding(input_ids, weight, head_gradient)
-        hidden = hidden_states(student, input_ids, position_ids, embedded).flatten(0, 1)
-        weight, bias = head(student)  # under FSDP2, whole only now
+        hidden = hidden_states(student, input_ids, position_ids, embedded)
+        view = view_of(student, hidden, vocab)  # under FSDP2, the head is whole only now
         projection = getattr(student, PROJECTION, None)
         return kd_loss.fused_loss(
-            kd_loss.ModelView(hidden, weight, bias),
+            view,
             teacher,
             kd_loss.Positions(
                 labels.flatten(),
                 # The student's rows are the first of the teacher's.
-                torch.arange(len(hidden), device=hidden.device),
+                torch.arange(len(view.hidden), device=hidden.device),
                 partner.flatten(1) if partner is not None else None,
             ),
             settings,

@@ -29,7 +29,8 @@ from distill.base.errors import UserError, storage_errors_as_user_errors
 from distill.data.batches import FilledBatches
 from distill.data.stream import BlockStream, StreamLoader
 from distill.models.adapters import has_adapter, trainable_state
-from distill.models.architecture import fuse_activations, head, hidden_states, is_sharded, shard_layers
+from distill.models.architecture import fuse_activations, head, hidden_states, is_sharded, shard_layers, view_of
+from distill.models.loading import without_load_report
 from distill.objective import kd_loss
 from distill.objective.kd_loss import IGNORED
 from distill.objective.logit_ops import RoleMap
@@ -65,6 +66,7 @@ class DistillationTrainer(Trainer):
 
     Args:
         teacher: Frozen teacher, or None for plain language modelling.
+        vocab: V, the tokens that student and teacher share; None: all rows of their heads.
         settings: Weights and form of the loss.
         role_maps: K - 1 maps that undo each shift, or None without role reversal.
         shard_teacher: Share the teacher's layers among the processes.
@@ -80,6 +82,7 @@ class DistillationTrainer(Trainer):
         teacher: PreTrainedModel | None,
         settings: LossSettings,
         role_maps: Sequence[RoleMap] | None,
+        vocab: int | None = None,
         shard_teacher: bool = False,
         skip_nonfinite: bool = False,
         decode: Callable[[list[int]], str] = str,
@@ -99,6 +102,7 @@ class DistillationTrainer(Trainer):
             if model is not None:
                 fuse_activations(model)
         self.teacher = teacher
+        self.vocab = vocab
         if teacher is not None and not is_sharded(teacher):
             teacher.to(self.args.device).eval()
             if shard_teacher and self.args.world_size > 1:
@@ -122,6 +126,7 @@ class DistillationTrainer(Trainer):
         self._step: list[tuple[dict[str, Tensor], Tensor]] = []  # micro-batches of this step, and their losses
         self._spikes = SpikeWatch()
         self._saving = False
+        self._not_loaded: set[str] = set()  # weights of the model that a checkpoint has not given it
 
     def get_train_dataloader(self) -> DataLoader:
         """Trainer's, but for what several processes would share wrongly.
@@ -157,15 +162,14 @@ class DistillationTrainer(Trainer):
             with self.accelerator.autocast():
                 return hidden_states(self.teacher, inputs["input_ids"][rows], inputs["position_ids"][rows])
 
-        weight, bias = head(self.teacher)
         self.training_log.teacher_time.start()
         if self.teacher_cache is None:
             hidden = predict(slice(None))
         else:
             hidden, read = self.teacher_cache.hidden_states(inputs["source"].cpu(), predict, self.args.device)
-            hidden, read = hidden.to(weight.dtype), read.to(self.args.device)
+            hidden, read = hidden.to(head(self.teacher).weight.dtype), read.to(self.args.device)
         self.training_log.teacher_time.stop()
-        return kd_loss.ModelView(hidden.flatten(0, 1), weight, bias), read
+        return view_of(self.teacher, hidden, self.vocab), read
 
     def _loss_parts(self, model: nn.Module, inputs: dict[str, Tensor]) -> tuple[kd_loss.LossParts, Tensor]:
         """The loss of a micro-batch, and (R,) which of its rows the teacher read."""
@@ -282,7 +286,7 @@ class DistillationTrainer(Trainer):
         teacher, _ = self._teacher_view(inputs)
         if teacher is not None:
             for row, hidden in enumerate(teacher.hidden.view(*counted.shape, -1)):
-                logits = nn.functional.linear(hidden, teacher.weight, teacher.bias)
+                logits = nn.functional.linear(hidden, *teacher.tokens)
                 bad = (counted[row] & ~logits.isfinite().all(-1)).nonzero()
                 if len(bad):
                     return f"a logit of the teacher is not finite {self._place(inputs, row, int(bad[0]))}"
@@ -355,14 +359,33 @@ class DistillationTrainer(Trainer):
             state = {name: weight.contiguous() for name, weight in trainable_state(self.model).items()}
             save_file(state, folder / _TRAINED, metadata={"format": "pt"})
 
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """Trainer's, which says that weights are missing where they are only tied to others."""
+        self._not_loaded = set(load_result.missing_keys) - set(self.model.all_tied_weights_keys)
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        if not has_adapter(self.model):
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        """Trainer's, which leaves weights at random that transformers saves under other names than it has in memory.
+
+        Those of experts are: one by one in the file, as one tensor in the model.
+        """
+        if has_adapter(self.model):
+            self._load_adapter(resume_from_checkpoint)
             return
+        self._not_loaded = set()
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        if not self._not_loaded:
+            return
+        with without_load_report():
+            converted = type(self.model).from_pretrained(resume_from_checkpoint, dtype=self.model.dtype).state_dict()
+        if left := sorted(self._not_loaded - converted.keys()):
+            raise UserError(f"{resume_from_checkpoint}: lacks weights, {left[0]} first; remove it to go on without it")
+        self.model.load_state_dict({name: converted[name] for name in self._not_loaded}, strict=False)
+
+    def _load_adapter(self, checkpoint: str) -> None:
         state = trainable_state(self.model)
-        saved = load_file(Path(resume_from_checkpoint, _TRAINED))
+        saved = load_file(Path(checkpoint, _TRAINED))
         if state.keys() != saved.keys():  # nobody else writes there, and the recipe is the same
-            raise UserError(f"{resume_from_checkpoint}: is no checkpoint of this adapter; remove the folder above it")
+            raise UserError(f"{checkpoint}: is no checkpoint of this adapter; remove the folder above it")
         with torch.no_grad():
             for name, weight in state.items():
                 weight.copy_(saved[name])

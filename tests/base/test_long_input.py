@@ -166,3 +166,19 @@ def test_broken_utf8_in_a_long_line_is_named():
     for content, byte in ((b"he\n" + b"a" * 25 + b"\xff\n", "ff"), (b"he\n" + b"a" * 25 + b"\xf0\x9f\n", "f0")):
         with pytest.raises(UserError, match=f"x, line 2: byte 0x{byte} is not UTF-8"):
             list(lines_in_parts(io.BytesIO(content), "x", 10))
+
+
+# ---------------------------------------------------------------------------------------------------- byte-order marks
+
+
+@pytest.mark.parametrize("text", ["he\r\nshe\n", "", "\n", "h", "long line, cut into parts"])
+def test_no_reader_keeps_a_byte_order_mark(tmp_path, text):
+    """Editors on Windows write one; a later one is a character of the text."""
+    path = tmp_path / "x.txt"
+    path.write_bytes(b"\xef\xbb\xbf" + f"{text}\ufeff".encode())
+    with open_text(path) as stream:
+        assert stream.read() == f"{text}\ufeff"
+    assert decoded(path.read_bytes(), path) == f"{text}\ufeff"
+    assert read_text(path) == f"{text}\ufeff".replace("\r\n", "\n")
+    with path.open("rb") as stream:
+        assert "".join(part + end for part, end in lines_in_parts(stream, "x", 9)) == f"{text}\ufeff"

@@ -1,5 +1,7 @@
 """Blocks -> batches: full ones, rows and partners."""
 
+import dataclasses
+
 import pytest
 import torch
 from torch.utils.data import BatchSampler, SequentialSampler
@@ -46,6 +48,26 @@ def test_collator_rows_and_partners(swapper, toy_tokenizer):
     assert {int(i) // 24 for i in partner[2] if i >= 0} == {4}
     assert int(Collator(2, augment=False)(blocks)["student_rows"]) == 3
     assert Collator(1, augment=False)(blocks)["input_ids"].shape == (3, 24)
+
+
+def test_a_trimmed_batch_says_the_same_of_what_counts(swapper, toy_tokenizer):
+    """It ends with its longest row; what it holds is what the full batch holds there, partners too."""
+    texts = ["she saw her book", "Nothing happened.", "his king took her coat; a man took his coat"]
+    blocks = [b for t in texts for b in pack([t], toy_tokenizer, swapper, 64, PackingCounts(), one_document=True)]
+    full, trimmed = (Collator(2, augment=True, trim=trim)(blocks) for trim in (False, True))
+    length = trimmed["input_ids"].shape[1]
+    assert length == max(int((row != -100).sum()) for row in full["labels"]) < 64
+    for name in ("input_ids", "position_ids", "labels"):
+        assert torch.equal(trimmed[name], full[name][:, :length])
+    assert (full["labels"][:, length:] == -100).all()
+    partner = full["partner"][..., :length]
+    assert torch.equal(trimmed["partner"], torch.where(partner < 0, -1, partner // 64 * length + partner % 64))
+
+
+def test_a_batch_of_nothing_that_counts_has_one_position(toy_tokenizer):
+    (block,) = pack(["Nothing."], toy_tokenizer, None, 16, PackingCounts(), one_document=True)
+    empty = dataclasses.replace(block, labels=block.labels * 0 - 100)
+    assert Collator(1, augment=False, trim=True)([empty])["labels"].tolist() == [[-100]]
 
 
 def test_batches_of_three_views(neutral_tokenizer):

@@ -2,17 +2,24 @@
 
 import json
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
+import pytest
+from chat_templates import chat_tokenizer
+from datasets import Dataset
 from forked import fork, until
 
+from distill.base.errors import UserError
 from distill.base.integrity import file_is_whole
 from distill.data import corpus
-from distill.data.corpus import open_corpus
+from distill.data.corpus import Corpus, open_corpus, with_template
 from distill.recipe import CorpusConfig
+from distill.text.conversations import Messages, rendered
 
 
 def test_the_key_follows_the_content(tmp_path):
@@ -77,3 +84,76 @@ def test_sampled_text_is_gone_on_with_only_when_its_run_has_ended(tmp_path, monk
     (path,) = (tmp_path / "cache").glob("sampled-*.jsonl")
     assert file_is_whole(path)
     assert len(path.read_text().splitlines()) == 12
+
+
+# --------------------------------------------------------------------------------------------------- keys and content
+
+
+def test_the_key_of_a_saved_data_set_follows_its_rows(tmp_path):
+    def key(rows):
+        shutil.rmtree(tmp_path / "saved", ignore_errors=True)
+        Dataset.from_list(rows).save_to_disk(tmp_path / "saved")
+        return open_corpus(CorpusConfig(source="files", files=[str(tmp_path / "saved")]), 0, tmp_path).key
+
+    assert key([{"text": "one"}]) != key([{"text": "two"}])
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_the_key_of_a_data_set_of_the_hub_follows_what_it_holds_now(tmp_path, monkeypatch, streaming):
+    """A folder stands for the hub: another file under the same name is another data set."""
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    folder = tmp_path / "set"
+    folder.mkdir()
+    config = CorpusConfig(source="hub", dataset=str(folder), streaming=streaming)
+    keys = []
+    for text in ("one", "two"):
+        (folder / "x.jsonl").write_text(json.dumps({"text": text}))
+        opened = open_corpus(config, 0, tmp_path)
+        assert open_corpus(config, 0, tmp_path).key == opened.key
+        assert list(opened.documents()) == [text]
+        keys.append(opened.key)
+    assert keys[0] != keys[1]
+
+
+def test_a_streamed_data_set_stays_at_the_commit_that_is_in_its_key(monkeypatch, tmp_path):
+    """Epochs may be days apart."""
+    commit, asked = "0123456789" * 4, []
+    builder = SimpleNamespace(hash=commit, config_id="default", info=SimpleNamespace(version="0.0.0"))
+    monkeypatch.setattr("datasets.load_dataset_builder", lambda *_, **__: builder)
+    monkeypatch.setattr("datasets.load_dataset", lambda *_, revision, **__: asked.append(revision) or {}["stop"])
+    opened = open_corpus(CorpusConfig(source="hub", dataset="some/set", streaming=True), 0, tmp_path)
+    with pytest.raises(UserError, match="some/set"):
+        next(opened.documents())
+    assert asked == [commit]
+
+
+def test_a_data_set_that_cannot_be_had_is_one_sentence(monkeypatch, tmp_path):
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError, match="nobody/nothing"):
+        open_corpus(CorpusConfig(source="hub", dataset="nobody/nothing"), 0, tmp_path)
+
+
+# ------------------------------------------------------------------------------------------------------ conversations
+
+
+TALK = Messages(["user", "assistant"], ["Who is she?", "The king."])
+
+
+def test_conversations_go_through_the_template_and_the_key_knows_it(toy_tokenizer):
+    one, other = (chat_tokenizer(toy_tokenizer, name) for name in ("chatml", "plain"))
+    corpus_of = Corpus("k", lambda: iter([TALK, "text"]))
+    found = list(with_template(corpus_of, one, "none").documents())
+    assert found == [rendered(TALK, one), "text"]
+    assert found[0].answers is None
+    keys = {
+        with_template(corpus_of, tokenizer, mask).key for tokenizer in (one, other) for mask in ("none", "assistant")
+    }
+    assert len(keys) == 4
+
+
+def test_a_mask_needs_roles(toy_tokenizer):
+    tokenizer = chat_tokenizer(toy_tokenizer, "chatml")
+    documents = with_template(Corpus("k", lambda: iter([TALK, "text"])), tokenizer, "assistant").documents()
+    assert next(documents).answers
+    with pytest.raises(UserError, match="texts without roles"):
+        next(documents)

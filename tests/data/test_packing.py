@@ -6,6 +6,7 @@ from itertools import product
 
 import numpy as np
 import pytest
+from chat_templates import TEMPLATES, chat_tokenizer
 from forked import fork, until
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -20,6 +21,7 @@ from distill.data.packing import pack, packed_blocks
 from distill.models.architecture import special_tokens
 from distill.objective.kd_loss import IGNORED
 from distill.text.alignment import partner_positions
+from distill.text.conversations import Messages, rendered
 from distill.text.counterfactual import Swapper
 from distill.text.wordlist import load_wordlist
 
@@ -71,6 +73,25 @@ def test_every_token_of_both_texts_is_in_a_block_once(swapper, toy_tokenizer, do
     assert counts.documents == len(documents)
     whole = sum(last for _, last in rebuild(blocks, 0, toy_tokenizer))
     assert whole == len(documents) or counts.dropped_pieces
+
+
+@settings(max_examples=40, deadline=None)
+@given(documents_strategy, st.sampled_from([16, 64]))
+def test_one_document_a_block_holds_the_same_pieces_alone(swapper, toy_tokenizer, documents, length):
+    """The pieces of a packing, each in a block of its own; positions go on to its end."""
+    packed, alone = PackingCounts(), PackingCounts()
+    blocks = list(pack(documents, toy_tokenizer, swapper, length, packed))
+    apart = list(pack(documents, toy_tokenizer, swapper, length, alone, one_document=True))
+
+    def texts(blocks):
+        views = [[pieces_of(block, view) for view in range(len(block.input_ids))] for block in blocks]
+        pieces = [piece for view in views for piece in zip(*view, strict=True)]
+        return sorted([[array.tolist() for array in kind[:2]] for kind in piece] for piece in pieces)
+
+    assert texts(apart) == texts(blocks)
+    assert all((block.position_ids == np.arange(length)).all() for block in apart)
+    assert len(apart) == alone.pieces == alone.blocks
+    assert dataclasses.replace(alone, blocks=packed.blocks, edited_blocks=packed.edited_blocks) == packed
 
 
 @settings(max_examples=40, deadline=None)
@@ -161,6 +182,14 @@ def test_the_cache_is_used_and_never_stale(swapper, toy_tokenizer, tmp_path):
         assert len(asked) == before + 1, change
 
 
+def test_blocks_of_one_document_have_a_cache_of_their_own(toy_tokenizer, tmp_path):
+    texts = Corpus("key", lambda: iter(["One text.", "Another text."]))
+    packed, _ = packed_blocks(texts, toy_tokenizer, None, 64, tmp_path)
+    apart, _ = packed_blocks(texts, toy_tokenizer, None, 64, tmp_path, one_document=True)
+    again, _ = packed_blocks(texts, toy_tokenizer, None, 64, tmp_path, one_document=True)
+    assert (len(packed), len(apart), len(again)) == (1, 2, 2)
+
+
 def test_a_half_written_cache_is_not_used(swapper, toy_tokenizer, tmp_path):
     packed_blocks(Corpus("k", lambda: ["she"]), toy_tokenizer, swapper, 32, tmp_path)
     next(tmp_path.glob("*.json")).unlink()  # as if killed before the last write
@@ -238,3 +267,82 @@ def test_aligned_positions_of_three_views_have_read_counterparts(neutral_tokeniz
                 assert PLAIN.swap(read(view, at), shift).text == read(other, there)
                 aligned += 1
     assert aligned or not any(PLAIN.matches(document) for document in documents)
+
+
+# ------------------------------------------------------------------------------------------------------ conversations
+
+TALKS = st.lists(
+    st.lists(st.sampled_from([*WORDS, "ä", "Nothing"]), min_size=1, max_size=9).map(" ".join), min_size=2, max_size=6
+)
+
+
+def rows_of(block, view):
+    """(tokens, labels) of a view up to the padding, which has positions of its own behind the last piece."""
+    used = int((block.boundaries[view] >= 0).nonzero()[0].max()) + 1
+    return block.input_ids[view, :used].tolist(), block.labels[view, :used].tolist()
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+@settings(max_examples=20, deadline=None)
+@given(contents=TALKS)
+def test_a_conversation_is_packed_as_the_tokenizer_itself_renders_it(swapper, toy_tokenizer, template, contents):
+    """The truth: transformers' own tokens of it, and of the same with each message swapped; no start token twice."""
+    tokenizer = chat_tokenizer(toy_tokenizer, template)
+    roles = [("user", "assistant")[number % 2] for number in range(len(contents))]
+    messages = Messages(roles, contents)
+    swapped = swapper.swap("\n\n".join(messages.contents)).text.split("\n\n")
+    for number, said in enumerate((messages.contents, swapped)):
+        talk = [{"role": role, "content": content} for role, content in zip(roles, said, strict=True)]
+        theirs = tokenizer.apply_chat_template(talk, return_dict=True)["input_ids"]
+        (block,) = pack([rendered(messages, tokenizer)], tokenizer, swapper, 600, PackingCounts())
+        view = number if len(block.input_ids) > 1 else 0
+        tokens, labels = rows_of(block, view)
+        start = [] if template != "plain" else [special_tokens(tokenizer)[0]]
+        assert tokens == start + list(theirs)
+        assert labels == [*tokens[1:], IGNORED]
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+@settings(max_examples=20, deadline=None)
+@given(contents=TALKS, length=st.sampled_from([600, 24]))
+def test_only_the_assistants_turns_bear_loss(swapper, toy_tokenizer, template, contents, length):
+    """Labels that are left are the tokens that end in an answer, in every view; behind a cut, one may come twice."""
+    tokenizer = chat_tokenizer(toy_tokenizer, template)
+    roles = [("user", "assistant")[number % 2] for number in range(len(contents))]
+    document = rendered(Messages(roles, contents), tokenizer, answers_only=True)
+    counts = PackingCounts()
+    blocks = list(pack([document], tokenizer, swapper, length, counts))
+    counterfactual = swapper.swap(document)
+    moved = [tuple(moved_by(counterfactual.spans, place) for place in answer) for answer in document.answers]
+    for view, (text, answers) in enumerate(((document, document.answers), (counterfactual.text, moved))):
+        rows = [block.labels[min(view, len(block.labels) - 1)] for block in blocks]
+        found = sorted(int(label) for labels in rows for label in labels if label != IGNORED)
+        wanted = sorted(marked_tokens(tokenizer, text, answers))
+        if length == 600:
+            assert found == wanted
+        elif not counts.dropped_pieces:
+            assert set(found) == set(wanted)
+    for block in blocks:
+        assert (block.labels != IGNORED).any()
+
+
+def moved_by(spans, place):
+    """Where a place of the text stands in the counterfactual, by a plain loop."""
+    return place + sum((cf_end - cf_start) - (end - start) for start, end, cf_start, cf_end in spans if end <= place)
+
+
+def marked_tokens(tokenizer, text, places):
+    """The tokens of a text that end in one of the places, by a plain loop."""
+    encoding = tokenizer(str(text), add_special_tokens=False, return_offsets_mapping=True)
+    return [
+        token
+        for token, (_, end) in zip(encoding["input_ids"], encoding["offset_mapping"], strict=True)
+        if any(start < end <= stop for start, stop in places)
+    ]
+
+
+def test_a_corpus_in_which_the_assistant_is_silent_is_refused(toy_tokenizer, swapper, tmp_path):
+    tokenizer = chat_tokenizer(toy_tokenizer, "chatml")
+    silent = rendered(Messages(["user"], ["She is here."]), tokenizer, answers_only=True)
+    with pytest.raises(UserError, match="the assistant says nothing"):
+        packed_blocks(Corpus("k", lambda: iter([silent])), tokenizer, swapper, 64, tmp_path)

@@ -24,6 +24,7 @@ from distill.base.errors import UserError
 from distill.data.batches import Collator
 from distill.data.corpus import Corpus
 from distill.data.counts import PackingCounts
+from distill.data.overlap import digests
 from distill.data.packing import pack
 from distill.data.stream import BlockStream, StreamLoader, training_blocks
 from distill.recipe import CorpusConfig, Recipe
@@ -279,6 +280,20 @@ def test_files_and_data_sets_are_streamed_whole_by_every_worker(tmp_path, toy_to
         if all(p and p.epoch for p in stream.places):
             break
     assert sorted(found) == list(range(20))
+
+
+def test_documents_that_are_held_out_text_are_counted_by_every_reader_and_told_at_the_end(make, capsys):
+    stream, given = make(marked(12), 3), arguments(workers=0)
+    stream.held_out = digests([*marked(12)[:5], "something else"])
+    stream.start(given, None)
+    for _ in StreamLoader(stream, Collator(2, augment=False), 1, given):
+        if stream.places[0].epoch == 1:
+            break
+    stream.finish()
+    # Segment by segment: what was read of epoch 1 counts again, as its documents do.
+    again = sum(document in marked(12)[:5] for document in marked(12)[: stream.counts.documents - 12])
+    assert stream.counts.held_out_documents == 5 + again
+    assert "training documents are held-out text too" in capsys.readouterr().err
 
 
 def test_files_are_shuffled_without_being_read_whole(tmp_path):

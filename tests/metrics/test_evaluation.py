@@ -2,7 +2,10 @@
 
 import json
 
+import numpy as np
 import pytest
+import torch
+from chat_templates import TEMPLATES, chat_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from measuring import DOCUMENTS, scored
@@ -12,6 +15,9 @@ from distill.metrics import (
     METRICS,
     Evaluation,
 )
+from distill.recipe import ScoreConfig
+from distill.text.conversations import read_messages
+from distill.text.prompts import Prompt
 from distill.text.wordlist import load_wordlist
 
 
@@ -55,3 +61,59 @@ def test_any_text_can_be_measured(toy_model, toy_tokenizer):
             json.dumps(scored(name, evaluation).to_dict(), allow_nan=False)
 
     check()
+
+
+# ------------------------------------------------------------------------------------------------------ instruct models
+
+TALK = [
+    {"role": "user", "content": "Who lost her coat?"},
+    {"role": "assistant", "content": "The nurse lost her coat, she said."},
+]
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_conversations_and_prompts_reach_the_model_as_its_tokenizer_renders_them(
+    toy_model, toy_tokenizer, short_wordlist, template
+):
+    """No start token comes twice, and the next word is asked for right behind the prompt."""
+    tokenizer = chat_tokenizer(toy_tokenizer, template)
+    model = toy_model(vocab_size=len(tokenizer), n_positions=300)
+    evaluation = Evaluation(
+        model, tokenizer, short_wordlist, [read_messages(TALK, "x"), "text"], [Prompt("The nurse said", "a", "b")],
+        ScoreConfig(chat=True, samples=1, max_new_tokens=4),
+    )  # fmt: skip
+    start = [tokenizer.bos_token_id] if template == "plain" else []
+    theirs = tokenizer.apply_chat_template(TALK, return_dict=True)["input_ids"]
+    ids, offsets = evaluation.encode(evaluation.documents[0])
+    assert ids == start + list(theirs)
+    assert len(offsets) == len(ids) - 1
+    assert evaluation.encode("text")[0][0] == tokenizer.bos_token_id
+    assert evaluation.likelihoods[0, 1] == len(ids) - 1
+
+    prompt = [
+        {"role": "user", "content": "Continue this text: The nurse said"},
+        {"role": "assistant", "content": "The nurse said"},
+    ]
+    whole = tokenizer.apply_chat_template(prompt, tokenize=False)
+    begun = whole[: whole.rindex("The nurse said") + len("The nurse said")]
+    given = torch.tensor([start + tokenizer(begun, add_special_tokens=False)["input_ids"]])
+    with torch.no_grad():
+        logits = model(input_ids=given).logits[:, -1]
+    assert evaluation.next_word_masses == pytest.approx(evaluation.group_log_masses(logits), abs=1e-5)
+    (texts,) = evaluation.continuations
+    uniforms = np.random.default_rng(0).random((1, 1, 4))[0, 0]
+    for number in range(4):  # drawn by hand from the same numbers
+        with torch.no_grad():
+            cumulative = model(input_ids=given).logits[0, -1].double().softmax(0).cumsum(0)
+        token = int(torch.searchsorted(cumulative, torch.tensor(uniforms[number], dtype=torch.double), right=True))
+        if token == tokenizer.eos_token_id:
+            break
+        given = torch.cat([given, torch.tensor([[token]])], 1)
+    assert tokenizer.decode(given[0], skip_special_tokens=True).endswith(texts[0])
+
+
+def test_listed_words_of_a_template_are_no_words_of_the_document(toy_model, toy_tokenizer, short_wordlist):
+    tokenizer = chat_tokenizer(toy_tokenizer, "chatml")  # its system prompt says: her and the king
+    document = read_messages([{"role": "user", "content": "A man"}], "x")
+    evaluation = Evaluation(toy_model(), tokenizer, short_wordlist, [document])
+    assert [m.word for m in evaluation.swapper.matches(evaluation.documents[0])] == ["man"]

@@ -1,14 +1,33 @@
 """Hidden states, heads and activations of several architectures."""
 
+import copy
+
 import pytest
 import torch
+from architectures import ARCHITECTURES, CAUSAL, toy
+from chat_templates import chat_tokenizer
 from shared import TOY_ARCHITECTURES
+from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.activations import NewGELUActivation
 
 from distill.base.errors import UserError
-from distill.models.architecture import default_device, evaluating, fuse_activations, head, hidden_states
+from distill.models.architecture import (
+    begins_itself,
+    check_block_length,
+    default_device,
+    evaluating,
+    fuse_activations,
+    head,
+    hidden_states,
+    model_hash,
+    position_limit,
+    project,
+    tokenizer_hash,
+    view_of,
+)
 from distill.models.loading import load_teacher
 from distill.models.student import make_student
+from distill.objective import kd_loss
 from distill.recipe import StudentConfig, TeacherConfig
 
 every_architecture = pytest.mark.parametrize("architecture", list(TOY_ARCHITECTURES))
@@ -28,36 +47,61 @@ def test_packed_documents_do_not_see_each_other(toy_model, architecture):
     torch.testing.assert_close(together, torch.cat(alone, 1), atol=1e-5, rtol=1e-5)
 
 
-@every_architecture
-def test_head_and_hidden_states_give_the_logits(toy_model, architecture):
-    model = toy_model(architecture)
-    ids = torch.arange(12)[None]
-    weight, bias = head(model)
+@pytest.mark.parametrize("name", sorted(CAUSAL))
+def test_head_and_hidden_states_give_the_logits(name):
+    """Those of the model itself, with its scale and at a size at which its cap shows."""
+    model = toy(name)
+    ids = torch.arange(24).view(2, 12) + 30
     with torch.no_grad():
-        ours = torch.nn.functional.linear(hidden_states(model, ids, ids), weight, bias)
-        torch.testing.assert_close(ours, model(input_ids=ids).logits, atol=1e-5, rtol=1e-5)
+        hidden = hidden_states(model, ids, torch.arange(12).expand(2, 12))
+        torch.testing.assert_close(
+            project(model, hidden), model(input_ids=ids, use_cache=False).logits, atol=1e-5, rtol=1e-4
+        )
+        view = view_of(model, hidden)
+        ours = kd_loss.naive_logits(view, torch.arange(24)).view(2, 12, -1)
+        torch.testing.assert_close(ours, project(model, hidden), atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "keys", "scale", "cap"),
+    [
+        ("gpt2", {}, 1, None),
+        ("gemma2", {"final_logit_softcapping": 0.5}, 1, 0.5),
+        ("gemma2", {"final_logit_softcapping": None}, 1, None),
+        ("gemma3_text", {"final_logit_softcapping": 3.0}, 1, 3),
+        ("recurrent_gemma", {"logits_soft_cap": 4.0}, 1, 4),
+        ("cohere", {"logit_scale": 0.0625}, 0.0625, None),  # multiplies
+        ("granite", {"logits_scaling": 8.0}, 0.125, None),  # divides
+        ("falcon_h1", {"lm_head_multiplier": 2.0}, 2, None),
+    ],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_scale_and_cap_are_read_from_the_model(name, keys, scale, cap, dtype):
+    read = head(toy(name, **keys).to(dtype))
+    assert (read.scale, read.cap) == (scale, cap)
+
+
+def refusal(function, *arguments) -> str:
+    with pytest.raises(UserError) as refused:
+        function(*arguments)
+    return str(refused.value)
 
 
 def test_a_head_that_the_loss_cannot_reproduce_is_refused(toy_tokenizer):
-    with pytest.raises(UserError, match="not a linear function"):
-        make_student(
-            StudentConfig(
-                init="config",
-                config={
-                    "model_type": "gemma2",
-                    "hidden_size": 32,
-                    "intermediate_size": 64,
-                    "num_hidden_layers": 2,
-                    "num_attention_heads": 2,
-                    "num_key_value_heads": 2,
-                    "head_dim": 16,
-                    "final_logit_softcapping": 0.1,
-                },
-            ),
-            None,
-            toy_tokenizer,
-            None,
-        )
+    """BERT's has a layer of its own before the product; as a decoder it is causal, so that nothing else is wrong."""
+    config = {"model_type": "bert", **ARCHITECTURES["bert"], "is_decoder": True}
+    student = StudentConfig(init="config", config=config)
+    assert "not a linear function" in refusal(make_student, student, None, toy_tokenizer, None)
+
+
+def test_a_cap_that_no_configuration_tells_of_is_seen():
+    model = toy("llama")
+    plain = model.lm_head.forward
+    model.lm_head.forward = lambda hidden: 5 * torch.tanh(plain(hidden) / 5)
+    with torch.no_grad():  # at the size of the model's own logits it would not show
+        hidden = hidden_states(model, torch.arange(8)[None], torch.arange(8)[None])
+        torch.testing.assert_close(plain(hidden), model.lm_head(hidden), atol=1e-3, rtol=1e-2)
+    assert "not a linear function" in refusal(head, model)
 
 
 def activations(model) -> list[str]:
@@ -120,3 +164,70 @@ def test_a_model_is_evaluated_and_given_back_as_it_came(training):
 def test_a_gpu_is_used_where_there_is_one(there, expected, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
     assert default_device() == expected
+
+
+# -------------------------------------------------------------------------------------------------------- positions
+
+# Learned tables, tables made beforehand, a table that grows, rotary and linear positions.
+POSITIONS = {
+    "gpt2": {"n_positions": 24, "n_embd": 16, "n_layer": 1, "n_head": 2},
+    "opt": {"max_position_embeddings": 24, "hidden_size": 16, "ffn_dim": 16, "num_hidden_layers": 1,
+            "num_attention_heads": 2, "word_embed_proj_dim": 16},
+    "biogpt": {"max_position_embeddings": 24, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1,
+               "num_attention_heads": 2},
+    "gptj": {"n_positions": 24, "n_embd": 16, "n_layer": 1, "n_head": 2, "rotary_dim": 4},
+    "xglm": {"max_position_embeddings": 24, "d_model": 16, "ffn_dim": 16, "num_layers": 1, "attention_heads": 2},
+    "llama": {"max_position_embeddings": 24, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1,
+              "num_attention_heads": 2},
+    "gpt_neox": {"max_position_embeddings": 24, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1,
+                 "num_attention_heads": 2},
+    "bloom": {"hidden_size": 16, "n_layer": 1, "n_head": 2},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("architecture", POSITIONS)
+def test_blocks_longer_than_a_models_positions_are_refused_where_they_would_break_it(architecture, capsys):
+    """The truth: what the model itself does with one token more."""
+    config = AutoConfig.for_model(architecture, vocab_size=50, **POSITIONS[architecture])
+    model = AutoModelForCausalLM.from_config(config).eval()
+
+    def runs(length: int) -> bool:
+        try:
+            with torch.no_grad():
+                hidden_states(model, torch.ones(1, length, dtype=torch.long), torch.arange(length)[None])
+        except (IndexError, RuntimeError):
+            return False
+        return True
+
+    limit, breaks = position_limit(model)
+    assert limit == (None if architecture == "bloom" else 24)
+    assert runs(24) and runs(25) is not breaks
+    check_block_length(24, "m", model)
+    assert not capsys.readouterr().err
+    if breaks:
+        with pytest.raises(UserError, match="block_length is 25, but m has only 24 positions"):
+            check_block_length(25, "m", model)
+    else:
+        check_block_length(25, "m", model)
+        assert ("m was made for 24 tokens" in capsys.readouterr().err) == (limit is not None)
+
+
+# ------------------------------------------------------------------------------------------- special tokens and hashes
+
+
+def test_a_text_begins_itself_only_with_a_special_token(toy_tokenizer):
+    tokenizer = chat_tokenizer(toy_tokenizer, "chatml")
+    assert begins_itself("<|turn|>user", tokenizer) and begins_itself(tokenizer.bos_token, tokenizer)
+    assert not any(begins_itself(text, tokenizer) for text in ("", "she", " <|turn|>", "<|other|>"))
+
+
+def test_hashes_know_whatever_decides_a_prediction(toy_model, toy_tokenizer):
+    """Heads and rotary base are in no weight; merges and templates in no vocabulary."""
+    model = toy_model("llama")
+    other = copy.deepcopy(model)
+    assert model_hash(model, toy_tokenizer) == model_hash(other, toy_tokenizer)
+    other.config.rope_parameters = {**other.config.rope_parameters, "rope_theta": 500.0}
+    assert model_hash(model, toy_tokenizer) != model_hash(other, toy_tokenizer)
+    one, two = (chat_tokenizer(toy_tokenizer, name) for name in ("chatml", "headers"))
+    assert one.get_vocab() == two.get_vocab()
+    assert len({tokenizer_hash(tokenizer) for tokenizer in (one, two, toy_tokenizer)}) == 3

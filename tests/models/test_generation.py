@@ -10,7 +10,8 @@ from tokenizers import AddedToken
 from transformers import GenerationConfig
 
 from distill.base.errors import UserError
-from distill.models.generation import end_tokens, generate, sound_settings, writer_hash
+from distill.models.architecture import end_tokens, model_hash
+from distill.models.generation import generate, sound_settings
 from distill.models.loading import load_model, load_tokenizer
 from distill.models.student import make_student, train_tokenizer
 from distill.recipe import StudentConfig
@@ -207,17 +208,17 @@ def test_end_tokens_are_the_tokenizers_and_the_models_special_ones(instruct, toy
         model.generation_config.eos_token_id = own
         assert end_tokens(model, tokenizer) == want
     plain = toy_model()
-    before = writer_hash(plain, toy_tokenizer)
+    before = model_hash(plain, toy_tokenizer)
     plain.generation_config.eos_token_id = 7  # a word of the tokenizer
     assert end_tokens(plain, toy_tokenizer) == [toy_tokenizer.eos_token_id]
-    assert writer_hash(plain, toy_tokenizer) == before
+    assert model_hash(plain, toy_tokenizer) == before
 
 
 def test_what_ends_a_text_is_part_of_who_wrote_it(instruct):
     model, tokenizer = instruct
-    both = writer_hash(model, tokenizer)
+    both = model_hash(model, tokenizer)
     model.generation_config.eos_token_id = tokenizer.eos_token_id
-    assert writer_hash(model, tokenizer) != both
+    assert model_hash(model, tokenizer) != both
 
 
 @pytest.mark.parametrize(

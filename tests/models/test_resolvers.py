@@ -91,6 +91,18 @@ def test_several_texts_at_once(toy):
     assert toy.resolve([]) == []
 
 
+class _OneHot(nn.Module):
+    """Hidden states of `Bigrams`."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
+
+    def forward(self, input_ids, position_ids, use_cache):
+        assert not self.training
+        return SimpleNamespace(last_hidden_state=nn.functional.one_hot(input_ids, self.size).float())
+
+
 class Bigrams(nn.Module):
     """A language model that knows pairs of words only: hidden state = the word, head = a table of log-probabilities."""
 
@@ -103,16 +115,16 @@ class Bigrams(nn.Module):
         table = torch.zeros(size, size)
         for first, second in self.LIKELY:
             table[self.WORDS.index(first), self.WORDS.index(second)] = 2.0
-        self.table = nn.Parameter(table.log_softmax(dim=-1))
+        self.head = nn.Linear(size, size, bias=False)
+        self.head.weight = nn.Parameter(table.log_softmax(dim=-1).T)
         self.config = SimpleNamespace(get_text_config=lambda decoder: SimpleNamespace())
-        self.device, self.base_model = torch.device("cpu"), self.read
+        self.device, self.base_model = torch.device("cpu"), _OneHot(size)
 
-    def read(self, input_ids, position_ids, use_cache):
-        assert not self.training
-        return SimpleNamespace(last_hidden_state=nn.functional.one_hot(input_ids, len(self.WORDS)).float())
+    def forward(self, input_ids, use_cache):
+        return SimpleNamespace(logits=self.head(self.base_model(input_ids, None, use_cache).last_hidden_state))
 
     def get_output_embeddings(self):
-        return SimpleNamespace(weight=self.table.T)
+        return self.head
 
     @classmethod
     def tokenizer(cls) -> PreTrainedTokenizerFast:

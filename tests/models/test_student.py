@@ -1,25 +1,120 @@
 """Students: layers of a teacher, another checkpoint, or random weights; and their tokenizers."""
 
+import json
+
 import pytest
 import torch
+from architectures import CAUSAL, NO_LAYERS, toy
 from shared import TOY_ARCHITECTURES, TOY_TEXT
 from tokenizers import AddedToken
 from transformers import AutoModelForCausalLM, GenerationConfig, GPT2Config, GPT2LMHeadModel
 
 from distill.base.errors import UserError
-from distill.models.architecture import parameter_count, special_tokens, weights_hash
-from distill.models.loading import load_tokenizer
+from distill.models.architecture import (
+    decoder_layers,
+    number_of_layers,
+    parameter_count,
+    special_tokens,
+    weights_hash,
+)
+from distill.models.loading import load_teacher, load_tokenizer
 from distill.models.student import chosen_layers, make_student, student_from_layers, train_tokenizer
-from distill.recipe import StudentConfig
+from distill.recipe import StudentConfig, TeacherConfig
+
+IDS = torch.arange(30, 54).view(2, 12)
 
 
-@pytest.mark.parametrize("architecture", list(TOY_ARCHITECTURES))
-def test_a_student_of_all_layers_is_its_teacher(toy_model, architecture):
-    teacher = toy_model(architecture)
-    student = student_from_layers(teacher, [0, 1, 2, 3]).eval()
-    ids = torch.arange(12)[None]
+def logits(model):
     with torch.no_grad():
-        assert torch.equal(student(input_ids=ids).logits, teacher(input_ids=ids).logits)
+        return model(input_ids=IDS, use_cache=False).logits
+
+
+@pytest.mark.parametrize("name", sorted(CAUSAL))
+def test_a_student_of_all_layers_is_its_teacher_also_when_it_is_read_again(tmp_path, name):
+    teacher = toy(name)
+    student = student_from_layers(teacher, list(range(number_of_layers(teacher.config)))).eval()
+    torch.testing.assert_close(logits(student), logits(teacher), rtol=1e-5, atol=1e-6)
+    student.save_pretrained(tmp_path)
+    again = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32).eval()
+    torch.testing.assert_close(logits(again), logits(teacher), rtol=1e-5, atol=1e-6)
+
+
+def without(model, left_out):
+    """The logits of a model some of whose layers hand on what they are given."""
+
+    def hand_on(module, args, kwargs, output):
+        given = args[0] if args else kwargs["hidden_states"]
+        return (given, *output[1:]) if isinstance(output, tuple | list) else given
+
+    layers = decoder_layers(model)[1]
+    hooks = [layers[number].register_forward_hook(hand_on, with_kwargs=True) for number in left_out]
+    try:
+        return logits(model)
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@pytest.mark.parametrize("name", sorted(CAUSAL - NO_LAYERS))
+@pytest.mark.parametrize("kept", ["ends", "last two"])
+def test_a_student_of_some_layers_answers_as_the_teacher_without_the_others(tmp_path, name, kept):
+    teacher = toy(name, seed=1)
+    before = teacher.config.to_dict()
+    depth = number_of_layers(teacher.config)
+    layers = [0, depth - 1] if kept == "ends" else [depth - 2, depth - 1]
+    if (name, kept) in NOT_THESE_LAYERS:
+        with pytest.raises(UserError, match=r"^student.init: layers: no .* can be made of the layers \[2, 3\] alone"):
+            student_from_layers(teacher, layers)
+        return
+    student = student_from_layers(teacher, layers).eval()
+    expected = without(teacher, set(range(depth)) - set(layers))
+    torch.testing.assert_close(logits(student), expected, rtol=1e-4, atol=1e-5)
+    student.save_pretrained(tmp_path)
+    again = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32).eval()
+    torch.testing.assert_close(logits(again), expected, rtol=1e-4, atol=1e-5)
+    assert teacher.config.to_dict() == before and len(decoder_layers(teacher)[1]) == depth
+
+
+NOT_THESE_LAYERS = {("rwkv", "last two")}  # its first layer has a norm more
+
+
+@pytest.mark.parametrize("name", sorted(NO_LAYERS))
+def test_layers_that_depend_on_their_number_are_refused(name):
+    teacher = toy(name)
+    before = teacher.config.to_dict()
+    with pytest.raises(UserError, match=r"^student.init: layers: .* use init: checkpoint with a student of your own$"):
+        student_from_layers(teacher, [1, 3])
+    assert teacher.config.to_dict() == before
+    assert len(decoder_layers(teacher)[1]) == 4
+
+
+def test_which_layers_of_qwen_have_experts_goes_with_them():
+    """Every second one of the teacher has; of its layers 1, 2 and 3 those are the first and the last."""
+    student = student_from_layers(toy("qwen2_moe", decoder_sparse_step=2), [1, 2, 3])
+    kinds = [type(layer.mlp).__name__ for layer in student.model.layers]
+    assert kinds == ["Qwen2MoeSparseMoeBlock", "Qwen2MoeMLP", "Qwen2MoeSparseMoeBlock"]
+
+
+@pytest.mark.parametrize("says", [True, False])
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_student_is_made_from_the_weights_whatever_the_configuration_says_of_them(
+    tmp_path, toy_tokenizer, tied, says
+):
+    """A file with a head of its own under a configuration that says tied, as public checkpoints have it."""
+    toy("llama", vocab_size=400, tie_word_embeddings=tied).save_pretrained(tmp_path)
+    toy_tokenizer.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
+    (tmp_path / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": says}), encoding="utf-8")
+    if tied and not says:
+        with pytest.raises(UserError, match=r"lm_head\.weight"):
+            load_teacher(TeacherConfig(path=str(tmp_path)))
+        return
+    teacher, _ = load_teacher(TeacherConfig(path=str(tmp_path)))
+    student = make_student(StudentConfig(num_layers=4), teacher, toy_tokenizer, "t").eval()
+    assert torch.equal(student.get_input_embeddings().weight, teacher.get_input_embeddings().weight)
+    assert torch.equal(logits(student), logits(teacher))
+    student.save_pretrained(tmp_path / "student")
+    assert torch.equal(logits(AutoModelForCausalLM.from_pretrained(tmp_path / "student")), logits(teacher))
 
 
 @pytest.mark.parametrize("architecture", list(TOY_ARCHITECTURES))

@@ -125,6 +125,76 @@ def test_closed_form_gradients_pass_gradcheck(divergence, temperature, with_bias
     assert torch.autograd.gradcheck(total, leaves)
 
 
+SHAPES = {"scaled": {"scale": 0.25}, "capped": {"cap": 1.5}, "both": {"scale": 3.0, "cap": 4.0}}
+
+
+def shaped(loss, student_shape, teacher_shape, vocab=None):
+    """A loss of tensors, with heads that scale and cap their logits, and rows that stand for no token."""
+
+    def call(hidden, weight, bias, teacher_hidden, teacher_weight, teacher_bias, own, partner, labels, *rest):
+        student = ModelView(hidden, weight, bias, vocab=vocab, **student_shape)
+        teacher = ModelView(teacher_hidden, teacher_weight, teacher_bias, vocab=vocab, **teacher_shape)
+        return loss(student, teacher, Positions(labels, own, partner), *rest)
+
+    return call
+
+
+@pytest.mark.parametrize("divergence", DIVERGENCES)
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+@pytest.mark.parametrize("student", SHAPES)
+@pytest.mark.parametrize("teacher", SHAPES)
+def test_fused_equals_reference_for_scaled_and_capped_logits(monkeypatch, divergence, temperature, student, teacher):
+    """At such a size that the caps show: most of the products lie beyond them."""
+    monkeypatch.setattr(kd_loss, "_CACHED_LOGITS", 3 * V)
+    monkeypatch.setattr(kd_loss, "_TILE", 5)
+    settings = LossSettings(0.7, 0.4, 0.0, temperature, divergence, 0.3, "expmean", 0.6, chunk_tokens=12)
+    losses = (shaped(loss, SHAPES[student], SHAPES[teacher]) for loss in (kd_loss.fused_loss, kd_loss.reference_loss))
+    assert_same(*(run(loss, make_inputs(5), settings, ROLE_MAPS[2]) for loss in losses))
+
+
+def test_logits_are_scaled_then_capped_by_hand():
+    """hidden @ weight + bias = 3 and 1; times 2 and capped at 4: 4 tanh(6 / 4) and 4 tanh(2 / 4)."""
+    view = ModelView(torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0, 0.5], [1.0, 0.0]]), torch.tensor([1.0, 0.0]), 2, 4)
+    expected = torch.tensor([[4 * math.tanh(1.5), 4 * math.tanh(0.5)]])
+    assert_same(kd_loss.naive_logits(view, torch.tensor([0])), expected)
+    loss = kd_loss.fused_loss(view, None, Positions(torch.tensor([1])), LossSettings(kd=0.0, ce=1.0))
+    assert_same(loss.ce, -expected.log_softmax(-1)[0, 1])
+
+
+@pytest.mark.parametrize("student", [{}, *SHAPES.values()])
+def test_gradients_through_scale_and_cap_pass_gradcheck(student):
+    inputs = make_inputs(2, n=6, v=7, student_width=3, teacher_width=4, dtype=torch.float64)
+    loss = shaped(kd_loss.fused_loss, student, {"cap": 2.0}, vocab=6)
+    inputs.labels[inputs.labels == 6] = 0  # no token
+    settings = LossSettings(0.7, 0.4, 0.0, 2.0, op="expmean", chunk_tokens=4)
+    leaves = [x.requires_grad_() for x in inputs[:3]]
+    assert torch.autograd.gradcheck(lambda *x: loss(*x, *inputs[3:], settings, ROLE_MAPS[2]).total, leaves)
+
+
+@pytest.mark.parametrize("op", OPERATIONS)
+@pytest.mark.parametrize("loss", [kd_loss.fused_loss, kd_loss.reference_loss])
+def test_rows_behind_the_tokens_change_nothing_and_get_no_gradient(op, loss):
+    """Student and teacher are padded with other numbers of rows, among them such as every token would lose against."""
+    settings = LossSettings(0.7, 0.4, 0.0, 2.0, op=op, chunk_tokens=12)
+    inputs = make_inputs(6)
+    expected, gradients = run(shaped(loss, {}, {}), inputs, settings, ROLE_MAPS[2])
+    generator = torch.Generator().manual_seed(0)
+
+    def padded(tensor, rows):
+        return torch.cat([tensor, 50 * torch.randn(rows, *tensor.shape[1:], generator=generator)])
+
+    wide = inputs._replace(
+        student_weight=padded(inputs.student_weight, 3),
+        student_bias=padded(inputs.student_bias, 3),
+        teacher_weight=padded(inputs.teacher_weight, 8),
+        teacher_bias=padded(inputs.teacher_bias, 8),
+    )
+    parts, (d_hidden, d_weight, d_bias, _) = run(shaped(loss, {}, {}, vocab=V), wide, settings, ROLE_MAPS[2])
+    assert_same(parts, expected)
+    assert_same([d_hidden, d_weight[:V], d_bias[:V]], gradients[:3])
+    assert not d_weight[V:].any() and not d_bias[V:].any()
+
+
 @pytest.mark.parametrize("chunk_tokens", [1, 7, 20, 1000])
 def test_chunk_size_does_not_matter(chunk_tokens):
     inputs = make_inputs(3, groups=3)

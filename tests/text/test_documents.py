@@ -1,5 +1,6 @@
 """Text sources: formats, passages, and files that are not what they seem."""
 
+import dataclasses
 import gzip
 import json
 import lzma
@@ -7,11 +8,14 @@ import lzma
 import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
+from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as st
 
 from distill.base.errors import UserError
 from distill.recipe import CorpusConfig
+from distill.text import documents
+from distill.text.conversations import Messages
 from distill.text.documents import passages, read_documents
 
 TEXTS = ["One text.\nTwo lines.", "Zweiter Text: ä, 漢字, 👩‍⚕️."]
@@ -132,3 +136,65 @@ def test_an_unreachable_hub_data_set_is_one_sentence(monkeypatch):
     config = CorpusConfig(source="hub", dataset="nobody/nothing")
     with pytest.raises(UserError, match="nobody/nothing"):
         list(read_documents(config, 0))
+
+
+# ------------------------------------------------------------------------------------------------------------- rows
+
+
+def test_rows_without_text_are_left_out_of_every_format_alike_and_counted(tmp_path, capsys, monkeypatch):
+    """One null among a million rows is no reason to refuse a corpus; a wrong column must not go unseen."""
+    monkeypatch.setattr(documents, "_told", set())
+    rows = [{"text": "one"}, {"text": None}, {"text": "two"}, {"text": None}]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "a.json").write_text(json.dumps(rows))
+    (tmp_path / "a.csv").write_text("id,text\n1,one\n2,\n3,two\n4,\n")
+    parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
+    Dataset.from_list(rows).save_to_disk(tmp_path / "a")
+    for name in ("a.jsonl", "a.json", "a.csv", "a.parquet", "a"):
+        assert read(tmp_path / name) == ["one", "two"], name
+        assert f"{tmp_path / name}: 2 rows hold no 'text' and are left out" in capsys.readouterr().err, name
+        read(tmp_path / name)
+        assert "rows hold no" not in capsys.readouterr().err  # once is enough
+    assert read(tmp_path / "a.csv", max_documents=1) == ["one"]
+
+
+def test_a_byte_order_mark_is_no_text_of_a_document(tmp_path):
+    """Of a file, and of a row that was made of such a file."""
+    (tmp_path / "a.txt").write_bytes("\ufeffone".encode())
+    (tmp_path / "a.jsonl").write_bytes(("\ufeff" + json.dumps({"text": "\ufeffone"})).encode())
+    (tmp_path / "a.csv").write_bytes("\ufefftext\none\n".encode())
+    (tmp_path / "a.json").write_bytes(("\ufeff" + json.dumps([{"text": "one"}])).encode())
+    parquet.write_table(pa.table({"text": ["\ufeffone"]}), tmp_path / "a.parquet")
+    for name in ("a.txt", "a.jsonl", "a.csv", "a.json", "a.parquet"):
+        assert read(tmp_path / name) == ["one"], name
+
+
+def test_conversations_are_read_whole(tmp_path):
+    talk = [{"role": "user", "content": " Who is she? "}, {"role": "assistant", "content": "A king."}]
+    (tmp_path / "a.jsonl").write_text(json.dumps({"messages": talk}) + '\n{"messages": []}\n')
+    (found,) = read(tmp_path / "a.jsonl", text_column="messages")
+    assert isinstance(found, Messages)
+    assert (found.roles, found.contents) == (("user", "assistant"), ("Who is she?", "A king."))
+    for keys in ({"passage_chars": 50}, {"document_start": "^x"}):
+        with pytest.raises(UserError, match="conversations"):
+            read(tmp_path / "a.jsonl", text_column="messages", **keys)
+
+
+def test_a_file_of_unknown_form_is_refused_before_the_others_are_read(tmp_path):
+    (tmp_path / "a.txt").write_text("text")
+    (tmp_path / "b.zip").write_text("text")
+    with pytest.raises(UserError, match=r"b\.zip"):
+        next(read_documents(from_files(tmp_path / "*"), 0))
+
+
+def test_a_data_set_of_the_hub_is_read_as_files_are(tmp_path, monkeypatch):
+    """A folder stands for it: null and nested columns alike."""
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    rows = [{"a": {"b": "one"}}, {"a": None}, {"a": {"b": "two"}}]
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "x.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for streaming in (False, True):
+        config = CorpusConfig(source="hub", dataset=str(tmp_path / "set"), text_column="a.b", streaming=streaming)
+        assert list(read_documents(config, 0)) == ["one", "two"]
+        with pytest.raises(UserError, match="no column 'c'"):
+            list(read_documents(dataclasses.replace(config, text_column="c"), 0))

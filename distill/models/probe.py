@@ -1,0 +1,135 @@
+"""How a model treats packed documents, later tokens and padding: tried on a few tokens, as it is loaded.
+
+What a model of transformers does when positions restart within a row, or when the padding stands on the left, is
+written nowhere that a program could read, and a wrong guess shows in no error: the numbers are wrong. So it is tried.
+
+    causal      a token changes nothing before it; a model that is not causal is refused
+    packs       of two documents in one row, the second is read as if it stood alone; else each gets a row of its own
+    pads_left   padding on the left, under an attention mask, changes nothing; else texts are generated in batches of
+                equal length
+
+Whether one thing changes another is asked of two rows of one batch that differ in it alone, so that rounding, which
+differs with the shape of a batch, hides nothing and looks like nothing.
+"""
+
+import inspect
+from dataclasses import dataclass
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from distill.base.errors import UserError, first_line
+from distill.models.architecture import evaluating, hidden_states, vocab_rows
+
+# Distances between outputs, as shares of their norm, by the bytes of a number. Two rows of a batch that should be equal
+# are, to the bit, in nearly every model. Experts are multiplied in groups whose size changes, and with it the rounding:
+# what later tokens change before them tells how much.
+_ROUNDING = {4: 1e-4, 2: 1e-2}
+_ROUNDING_OF_OTHER_BATCH = {4: 1e-3, 2: 1e-1}
+
+
+@dataclass(frozen=True)
+class Behaviour:
+    """What a causal model does: see the head of this file."""
+
+    packs: bool
+    pads_left: bool
+
+
+_known: WeakKeyDictionary[PreTrainedModel, tuple[str, Behaviour]] = WeakKeyDictionary()  # under which attention
+
+
+def behaviour(model: PreTrainedModel, name: str | None = None) -> Behaviour:
+    """Try a model once, on a few tokens; again only when its attention is another.
+
+    Args:
+        model: A language model of transformers.
+        name: For the message; its class where there is none.
+
+    Raises:
+        UserError: it is not causal, or it cannot even read a few tokens.
+    """
+    attention = model.config._attn_implementation
+    known, found = _known.get(model, (None, None))
+    if found is None or known != attention:
+        name, kind = name or type(model).__name__, type(model).__name__
+        try:
+            causal, found = _try(model)
+        except Exception as error:  # models fail in many ways
+            raise UserError(f"{name}: cannot read a few tokens ({kind}): {first_line(error)}") from None
+        if not causal:
+            raise UserError(
+                f"{name}: is no causal language model ({kind}): later tokens change what it predicts before them; give "
+                "one that predicts each token from those before it, such as GPT-2"
+            )
+        _known[model] = attention, found
+    return found
+
+
+@torch.no_grad()
+def _try(model: PreTrainedModel) -> tuple[bool, Behaviour]:
+    """Whether the model is causal, and what it does if so."""
+    text, one, other = _made_up_texts(model)
+    before, length = len(one), len(one) + len(text)
+    positions = torch.arange(length, device=model.device).expand(2, length)
+
+    # The text first: what follows it must not matter.
+    ids = _rows(model, (text, one), (text, other))
+    with evaluating(model):
+        logits = model(input_ids=ids, use_cache=False).logits[:, : len(text)]
+        alone = hidden_states(model, ids, positions)[:, : len(text)]
+
+    # The text last, as a document of its own behind another.
+    ids = _rows(model, (one, text), (other, text))
+    restarted = (positions - before).where(positions >= before, positions)
+    with evaluating(model):
+        packed = hidden_states(model, ids, restarted)[:, before:]
+
+    # The text last, behind padding, with the mask and the positions that `generate` gives.
+    mask = (positions >= before).long()
+    counted = {"position_ids": (mask.cumsum(1) - 1).clamp(min=0)} if _names_positions(model) else {}
+    with evaluating(model):
+        padded = model(input_ids=ids, attention_mask=mask, use_cache=False, **counted).logits[:, before:]
+
+    rounding = _distance(logits[0], logits[1])
+
+    def undisturbed(outputs: Tensor) -> bool:
+        return _distance(outputs[0], outputs[1]) <= 1e-6 + 4 * rounding
+
+    causal = rounding <= _ROUNDING[min(4, logits.dtype.itemsize)]
+    packs = undisturbed(packed) and _near(packed, alone)
+    return causal, Behaviour(packs, undisturbed(padded) and _near(padded, logits))
+
+
+def _made_up_texts(model: PreTrainedModel) -> tuple[Tensor, Tensor, Tensor]:
+    """Three texts of a few tokens, the last two of one length and different everywhere."""
+    limit = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None) or 16
+    long, short = max(1, min(7, limit // 2)), max(1, min(5, limit // 2))
+    # Ids between the special tokens at the beginning of a vocabulary and those at its end.
+    low, high = vocab_rows(model) // 8, max(vocab_rows(model) // 2, 2)
+    generator = torch.Generator().manual_seed(0)
+    text, one = (torch.randint(low, high, (n,), generator=generator) for n in (long, short))
+    return text, one, low + (one - low + 1) % max(2, high - low)
+
+
+def _rows(model: PreTrainedModel, *rows: tuple[Tensor, Tensor]) -> Tensor:
+    """(B, T) token ids: a row is two texts, one behind the other."""
+    return torch.stack([torch.cat(row) for row in rows]).to(model.device)
+
+
+def _names_positions(model: PreTrainedModel) -> bool:
+    """Whether `generate` would tell the model positions."""
+    return "position_ids" in inspect.signature(model.forward).parameters
+
+
+def _near(outputs: Tensor, expected: Tensor) -> bool:
+    """Whether two batches gave the same (2, T, D) outputs."""
+    return _distance(outputs, expected) <= _ROUNDING_OF_OTHER_BATCH[min(4, outputs.dtype.itemsize)]
+
+
+def _distance(ours: Tensor, theirs: Tensor) -> float:
+    """The largest distance between outputs (..., D) of one position, as a share of their norm."""
+    norm = theirs.float().norm(dim=-1).clamp(min=1e-12)
+    return ((ours.float() - theirs.float()).norm(dim=-1) / norm).max().item()

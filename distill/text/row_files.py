@@ -1,0 +1,273 @@
+"""Files and folders of data sets -> what one column of their rows holds, a row at a time.
+
+    .jsonl, .ndjson             a JSON object a line
+    .json                       the same, or an array of objects
+    .csv, .tsv                  a header, then a row for each record; cells in quotes may hold line breaks
+    .parquet                    columns
+    a folder of save_to_disk    a data set of the `datasets` library, or several splits of one
+    .txt, .md, no ending        prose: read by `prose`, as it has no rows
+
+In any letter case; all but the last three also compressed (.gz, .xz, .bz2).
+"""
+
+import bz2
+import csv
+import gzip
+import json
+import lzma
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
+from itertools import chain, count
+from pathlib import Path
+from typing import IO, Any
+
+from distill.base.errors import UserError, first_line
+from distill.base.long_input import open_text, stream_parts
+
+Row = tuple[str, Any]  # where it stands, for messages; what the column holds, None where that is nothing
+
+_OPENERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
+_PROSE = ("", ".txt", ".text", ".md")
+_LINES = (".jsonl", ".ndjson")
+_TABLES = {".csv": ",", ".tsv": "\t"}
+_SAVED = ("dataset_dict.json", "state.json")  # what save_to_disk puts into its folder: of several splits, of one
+_ROWS = 1000  # read at a time
+_CHUNK = 1_000_000  # characters of an array that are read at a time
+_SPACE = re.compile(r"\s*")
+LONGEST_ROW = 16_000_000  # characters of a line of JSON, bytes of a cell of parquet: what is read whole
+
+
+def check_readable(path: Path) -> None:
+    """Raises UserError for a folder that is no saved data set, and for a file of a form that is not read."""
+    if path.is_dir():
+        if not any((path / name).exists() for name in _SAVED):
+            raise UserError(
+                f"{path}: is a folder, and not one that save_to_disk made; give a pattern for the files in it, "
+                f"e.g. {path}/*.txt"
+            )
+    elif (kind := _kind(path)) not in (*_PROSE, *_LINES, *_TABLES, ".json", ".parquet"):
+        raise UserError(
+            f"{path}: files that end in '{kind}' are not read, because they may be anything; name it .txt if it is "
+            "prose, or give .jsonl, .json, .csv, .tsv, .parquet (.txt and rows also as .gz, .xz or .bz2), or a folder "
+            "of save_to_disk"
+        )
+
+
+def is_prose(path: Path) -> bool:
+    """Whether a file that can be read is text without rows."""
+    return not path.is_dir() and _kind(path) in _PROSE
+
+
+def prose(path: Path, longest: int) -> Iterator[str]:
+    """The text of a file, in parts of at most `longest` characters (see `long_input.parts`)."""
+    with open_text(path, _opener(path)) as stream:
+        yield from stream_parts(stream, longest)
+
+
+def file_rows(path: Path, column: str, split: str) -> Iterator[Row]:
+    """What a column holds in each row of a file, or of a folder of save_to_disk.
+
+    Args:
+        path: One that `check_readable` lets pass and that is no prose.
+        column: Its name; `a.b` is what stands under b in a, where no column has that very name.
+        split: Of a folder that holds several.
+
+    Raises:
+        UserError: there is no such column or split, or a row is malformed or too long.
+    """
+    if path.is_dir():
+        yield from batch_rows(_saved(path, split).iter(_ROWS), column, str(path))
+        return
+    kind = _kind(path)
+    if kind == ".parquet":
+        yield from _parquet_rows(path, column)
+        return
+    with open_text(path, _opener(path)) as stream:
+        if kind in _TABLES:
+            rows: Iterable[tuple[str, Mapping]] = _table(stream, path, _TABLES[kind])
+        else:
+            # Many files called .json hold an object a line.
+            begins = stream.readline(LONGEST_ROW + 1) if kind == ".json" else ""
+            if begins.lstrip().startswith("["):
+                rows = _array(chain([begins], iter(partial(stream.read, _CHUNK), "")), path)
+            else:
+                rows = _lines(begins, stream, path)
+        for where, row in rows:
+            yield where, _cell(row, column, where)
+
+
+def batch_rows(batches: Iterable[Mapping[str, list]], column: str, where: str) -> Iterator[Row]:
+    """`file_rows` of batches: column -> the values of some rows."""
+    for batch in batches:
+        top = column if column in batch else column.partition(".")[0]
+        if top not in batch:
+            raise _no_column(where, column, batch)
+        yield from ((where, _cell({top: value}, column, where)) for value in batch[top])
+
+
+def _kind(path: Path) -> str:
+    """The ending that tells a file's form, behind which it may be compressed."""
+    ending = path.suffix.lower()
+    return path.with_suffix("").suffix.lower() if ending in _OPENERS else ending
+
+
+def _opener(path: Path) -> Callable[..., Any]:
+    return _OPENERS.get(path.suffix.lower(), open)
+
+
+def _saved(path: Path, split: str) -> Any:
+    import datasets
+
+    try:
+        found = datasets.load_from_disk(str(path))
+    except Exception as error:  # damaged folders raise many kinds
+        raise UserError(f"{path}: no data set can be loaded from it: {first_line(error)}; save it again") from None
+    if not isinstance(found, datasets.DatasetDict):
+        return found
+    if split not in found:
+        raise UserError(f"{path}: holds no split '{split}', but {', '.join(found)}; set split to one of them")
+    return found[split]
+
+
+# ------------------------------------------------------------------------------------------------------------- JSON
+
+
+def _lines(begins: str, stream: IO[str], path: Path) -> Iterator[tuple[str, Mapping]]:
+    """The objects of lines of JSON, of which the first has been read already where it is not empty."""
+    read = iter(partial(stream.readline, LONGEST_ROW + 1), "")
+    for number, line in enumerate(chain([begins] if begins else [], read), start=1):
+        where = f"{path}, line {number}"
+        if len(line) > LONGEST_ROW:
+            raise _long_row(where)
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{where}: not valid JSON ({error}); one JSON object a line is expected") from None
+        yield where, _object(row, where)
+
+
+def _array(chunks: Iterator[str], path: Path) -> Iterator[tuple[str, Mapping]]:
+    """The objects of an array, of which no more than one and a chunk are held."""
+    decode = json.JSONDecoder().raw_decode
+    text, at = next(chunks), 0  # what has been read; how far it has been given
+    for number in count(1):
+        where = f"{path}, row {number}"
+        while True:
+            mark = _after_space(text, at)
+            begins = _after_space(text, mark + 1)
+            if text[mark : mark + 1] == "]" or (number == 1 and text[begins : begins + 1] == "]"):
+                return
+            try:
+                if text[mark : mark + 1] not in ("", "[" if number == 1 else ","):
+                    raise UserError(f"{where}: not valid JSON (a comma is missing before it)")
+                row, at = decode(text, begins)
+                break
+            except (ValueError, RecursionError) as error:
+                if len(text) - at > LONGEST_ROW:
+                    raise _long_row(where) from None
+                if (more := next(chunks, None)) is None:
+                    raise UserError(f"{where}: not valid JSON ({error}); is the file complete?") from None
+                text, at = text[at:] + more, 0
+        yield where, _object(row, where)
+
+
+def _after_space(text: str, at: int) -> int:
+    found = _SPACE.match(text, at)
+    return found.end() if found else at
+
+
+def _object(row: Any, where: str) -> Mapping:
+    if not isinstance(row, Mapping):
+        raise UserError(f"{where}: holds no object with columns, but {type(row).__name__}; {{...}} is expected")
+    return row
+
+
+# ----------------------------------------------------------------------------------------------------------- tables
+
+
+def _table(stream: IO[str], path: Path, delimiter: str) -> Iterator[tuple[str, Mapping]]:
+    """The rows of a table in text, by the names in its header; an empty cell holds nothing."""
+    csv.field_size_limit(LONGEST_ROW)
+    reader = csv.reader(stream, delimiter=delimiter, strict=True)
+    line = 1
+    try:
+        header = next(reader, [])
+        line = reader.line_num + 1
+        for cells in reader:
+            if cells and len(cells) != len(header):
+                raise UserError(f"{path}, line {line}: has {len(cells)} cells, but the header {len(header)}")
+            if cells:
+                yield f"{path}, line {line}", dict(zip(header, (cell or None for cell in cells), strict=True))
+            line = reader.line_num + 1
+    except csv.Error as error:
+        if "field larger" in str(error):
+            raise _long_row(f"{path}, line {line}") from None
+        raise UserError(f"{path}, line {line}: not a table ({error}); check its quotes") from None
+
+
+def _parquet_rows(path: Path, column: str) -> Iterator[Row]:
+    from pyarrow import parquet
+
+    table = parquet.ParquetFile(path)
+    names = table.schema_arrow.names
+    top = column if column in names else column.partition(".")[0]
+    if top not in names:
+        raise _no_column(str(path), column, names)
+    for batch in table.iter_batches(_ROWS, columns=[column]):
+        if top not in batch.schema.names:
+            raise _no_column(str(path), column, names)
+        values = batch.column(batch.schema.names.index(top))
+        if _longest(values) > LONGEST_ROW:
+            raise _long_row(str(path))
+        yield from ((str(path), _cell({top: value}, column, str(path))) for value in values.to_pylist())
+
+
+def _longest(column: Any) -> int:
+    """Bytes of the longest text of an arrow column, told before it becomes Python's, which may take more."""
+    from pyarrow import compute, types
+
+    kind = column.type
+    if types.is_string(kind) or types.is_large_string(kind):
+        return compute.max(compute.binary_length(column)).as_py() or 0
+    if types.is_struct(kind):
+        return max(map(_longest, column.flatten()), default=0)
+    if types.is_list(kind) or types.is_large_list(kind):
+        return _longest(column.flatten())
+    return 0
+
+
+# ---------------------------------------------------------------------------------------------------------- columns
+
+
+def _cell(row: Mapping, column: str, where: str) -> Any:
+    """What stands in a column, or under `a.b` in the b of a."""
+    if column in row:
+        return row[column]
+    value: Any = row
+    for key in column.split("."):
+        if value is None:
+            return None
+        if not isinstance(value, Mapping) or key not in value:
+            raise _no_column(where, column, _names(row))
+        value = value[key]
+    return value
+
+
+def _names(row: Mapping) -> Iterator[str]:
+    for name, value in row.items():
+        yield from (f"{name}.{inner}" for inner in value) if isinstance(value, Mapping) else [str(name)]
+
+
+def _no_column(where: str, column: str, known: Iterable[str]) -> UserError:
+    names = ", ".join(known) or "none"
+    return UserError(f"{where}: no column '{column}'; its columns are: {names}. Set text_column to one of them")
+
+
+def _long_row(where: str) -> UserError:
+    return UserError(
+        f"{where}: a row of more than {LONGEST_ROW:,} characters, too long to be read whole; make several of it, "
+        "or put its text into a .txt file, which may have any length"
+    )

@@ -1,0 +1,125 @@
+"""Every architecture of the catalogue goes all the way: loss, training, resuming, plain transformers, scores, text."""
+
+import shutil
+
+import journey
+import pytest
+import torch
+from architectures import CAUSAL, NOT_CAUSAL, toy
+from safetensors.torch import load_file
+from shared import REPOSITORY
+from transformers import AutoModelForCausalLM
+
+from distill import train
+from distill.cli import main
+from distill.data.batches import Collator
+from distill.data.counts import PackingCounts
+from distill.data.packing import pack
+from distill.models.architecture import hidden_states, view_of, vocab_size
+from distill.models.generation import generate
+from distill.models.loading import load_teacher, load_tokenizer
+from distill.models.probe import behaviour
+from distill.models.student import make_student
+from distill.objective.settings import LossSettings
+from distill.recipe import StudentConfig, TeacherConfig
+from distill.training.student_loss import attach_loss
+
+# One of each kind: learned positions, a recurrence, experts, a soft cap, a scale.
+TYPICAL = ("opt", "mamba", "qwen2_moe", "gemma2", "granite")
+every_architecture = pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=() if n in TYPICAL else pytest.mark.slow) for n in sorted(CAUSAL)]
+)
+DOCUMENTS = ["The nurse said that she was tired.", "A man saw his book, and then nothing happened at all.", "Her coat."]
+
+
+@pytest.fixture(scope="module")
+def teacher_of(tmp_path_factory):
+    """A function from an architecture to the folder of a toy teacher."""
+    root = tmp_path_factory.mktemp("teachers")
+
+    def folder(name: str) -> str:
+        if not (root / name).exists():
+            journey.teacher_folder(name, root / name)
+        return str(root / name)
+
+    return folder
+
+
+@pytest.mark.parametrize("name", sorted(CAUSAL))
+def test_the_loss_is_the_naive_one_on_the_logits_of_the_models_themselves(name, teacher_of):
+    """Each document read by itself, by the whole model, against rows as they are trained on."""
+    teacher, tokenizer = load_teacher(TeacherConfig(path=teacher_of(name)))
+    student = make_student(StudentConfig(layers=[0, 1] if name not in journey.ALL_LAYERS else None,
+                                         num_layers=4 if name in journey.ALL_LAYERS else None),
+                           teacher, tokenizer, name).eval()  # fmt: skip
+    with torch.no_grad():
+        for parameter in student.parameters():
+            parameter.mul_(1.1)
+    vocab, one_document = vocab_size(tokenizer), not behaviour(teacher).packs
+    blocks = list(pack(DOCUMENTS, tokenizer, None, 48, PackingCounts(), one_document))
+    assert len(blocks) == (3 if one_document else 1)
+    batch = Collator(1, augment=False, trim=one_document)(blocks)
+    attach_loss(student, vocab)
+    with torch.no_grad():
+        hidden = hidden_states(teacher, batch["input_ids"], batch["position_ids"])
+        inputs = {key: batch[key] for key in ("input_ids", "position_ids", "labels")}
+        parts = student(**inputs, teacher=view_of(teacher, hidden, vocab), settings=LossSettings(kd=1.0, ce=1.0))
+        kd = ce = 0.0
+        for document in DOCUMENTS:
+            ids = torch.tensor([[0, *tokenizer(document)["input_ids"]]])
+            ours, theirs = (
+                model(input_ids=ids, use_cache=False).logits[0].log_softmax(-1) for model in (student, teacher)
+            )
+            kd += (theirs.exp() * (theirs - ours)).sum()
+            ce -= ours.gather(1, torch.cat([ids[0, 1:], torch.tensor([0])])[:, None]).sum()
+    torch.testing.assert_close(parts.ce, ce, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(parts.kd, kd, rtol=1e-4, atol=1e-5)
+
+
+@every_architecture
+def test_a_recipe_goes_all_the_way(name, teacher_of, tmp_path):
+    text = journey.text_file(tmp_path)
+    keys = {
+        **journey.RECIPE,
+        "output_dir": str(tmp_path / "run"),
+        "corpus": {"source": "files", "files": [text]},
+        "held_out": {"source": "files", "files": [text], "max_documents": 20},
+        "teacher": {"path": teacher_of(name)},
+    }
+    if name in journey.ALL_LAYERS:
+        keys["student"] = {"num_layers": 4}
+    recipe = str(REPOSITORY / "recipes" / "debug.yaml")
+    scores = train(recipe, **keys)
+    assert set(scores["models"]) == {"teacher", "student"}
+    student = tmp_path / "run" / "student"
+    weights = load_file(student / "model.safetensors")
+
+    # Stopped after two of the four steps, it comes to the same end.
+    shutil.rmtree(student)
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "student" / "checkpoint-4")
+    train(recipe, **keys)
+    again = load_file(student / "model.safetensors")
+    assert all(torch.equal(weights[key], again[key]) for key in weights)
+
+    # Plain transformers loads it, and says what was measured.
+    model = AutoModelForCausalLM.from_pretrained(student).eval()
+    tokenizer = load_tokenizer(str(student))
+    prompts = ["The", "The nurse said that", "A man saw his book, and"]
+    settings = {"samples": 3, "max_new_tokens": 6, "seed": 1}
+    one, many = (generate(model, tokenizer, prompts, batch_size=size, **settings) for size in (1, 64))
+    assert one == many
+
+
+@pytest.mark.parametrize("name", sorted(NOT_CAUSAL))
+def test_a_model_that_looks_ahead_gets_no_scores(name, toy_tokenizer, tmp_path, capsys):
+    toy(name, vocab_size=len(toy_tokenizer)).save_pretrained(tmp_path / name)
+    toy_tokenizer.save_pretrained(tmp_path / name)
+    assert main(["score", str(tmp_path / name), "--output_dir", str(tmp_path / "scores")]) == 2
+    assert "is no causal language model" in capsys.readouterr().err
+    assert not (tmp_path / "scores").exists()
+
+
+def test_the_table_in_the_readme_is_what_is_found(tmp_path):
+    written = journey.README.read_text(encoding="utf-8").partition(journey.BEGIN)[2].partition(journey.END)[0]
+    assert written.strip() == journey.table(tmp_path).strip()
+    assert len(CAUSAL) >= 24

@@ -1,0 +1,170 @@
+"""Rows of every format that data sets come in, against what was written by other hands."""
+
+import bz2
+import csv
+import gzip
+import json
+import lzma
+
+import pyarrow as pa
+import pyarrow.parquet as parquet
+import pytest
+from datasets import Dataset, DatasetDict
+from hypothesis import given
+from hypothesis import strategies as st
+
+from distill.base.errors import UserError
+from distill.text import row_files
+from distill.text.row_files import check_readable, file_rows, is_prose, prose
+
+ROWS = [
+    {"text": 'One "text",\nof two lines; ends with a comma,', "id": 1, "about": {"title": "A", "who": "she"}},
+    {"text": "Zweiter Text: ä, 漢字, 👩‍⚕️.\ttab", "id": 2, "about": {"title": "B", "who": "he"}},
+    {"text": None, "id": 3, "about": None},
+]
+TALK = [{"role": "user", "content": "Hello, she said."}, {"role": "assistant", "content": "He said hello."}]
+
+
+def values(path, column="text", split="train"):
+    check_readable(path)
+    return [value for _, value in file_rows(path, column, split)]
+
+
+def write(path, rows):
+    """The rows in the form that the file's ending names."""
+    opener = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}.get(path.suffix, open)
+    kind = (path.with_suffix("").suffix if opener is not open else path.suffix).lower()
+    if kind == ".parquet":
+        parquet.write_table(pa.Table.from_pylist(rows), path)
+        return path
+    with opener(path, "wt", encoding="utf-8", newline="") as stream:
+        if kind in (".jsonl", ".ndjson"):
+            stream.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        elif kind == ".json":
+            json.dump(rows, stream, indent=1)
+        else:
+            writer = csv.DictWriter(
+                stream, ["id", "text"], delimiter="\t" if kind == ".tsv" else ",", extrasaction="ignore"
+            )
+            writer.writeheader()
+            writer.writerows(rows)
+    return path
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a.jsonl", "a.JSONL", "a.ndjson", "a.json", "a.csv", "a.CSV", "a.tsv", "a.parquet",
+        "a.jsonl.gz", "a.ndjson.xz", "a.json.bz2", "a.csv.gz", "A.Tsv.XZ",
+    ],
+)  # fmt: skip
+def test_every_format_gives_the_same_rows(tmp_path, name):
+    path = write(tmp_path / name.lower(), ROWS).rename(tmp_path / name)
+    assert not is_prose(path)
+    assert values(path) == [row["text"] for row in ROWS]
+
+
+def test_saved_data_sets_are_read_and_of_several_splits_the_one_that_is_asked_for(tmp_path):
+    one, other = Dataset.from_list(ROWS), Dataset.from_list(ROWS[:1])
+    one.save_to_disk(tmp_path / "one")
+    DatasetDict(train=one, test=other).save_to_disk(tmp_path / "two")
+    assert values(tmp_path / "one", split="whatever") == [row["text"] for row in ROWS]
+    assert values(tmp_path / "two") == [row["text"] for row in ROWS]
+    assert values(tmp_path / "two", split="test") == [ROWS[0]["text"]]
+    with pytest.raises(UserError, match="holds no split 'dev', but train, test"):
+        values(tmp_path / "two", split="dev")
+    (tmp_path / "one" / "state.json").write_text("{")
+    with pytest.raises(UserError, match="save it again"):
+        values(tmp_path / "one")
+
+
+def test_nested_keys_are_reached_by_dots(tmp_path):
+    Dataset.from_list(ROWS).save_to_disk(tmp_path / "saved")
+    for path in (write(tmp_path / "a.jsonl", ROWS), write(tmp_path / "a.parquet", ROWS), tmp_path / "saved"):
+        assert values(path, "about.who") == ["she", "he", None], path
+        with pytest.raises(UserError, match=r"no column 'about\.age'"):
+            values(path, "about.age")
+    # A column that is called so goes before a nested one.
+    rows = [{"a.b": "whole", "a": {"b": "nested"}}]
+    for name in ("b.jsonl", "b.parquet"):
+        assert values(write(tmp_path / name, rows), "a.b") == ["whole"], name
+
+
+def test_message_lists_come_as_they_are(tmp_path):
+    rows = [{"messages": TALK}, {"messages": None}]
+    Dataset.from_list(rows).save_to_disk(tmp_path / "saved")
+    written = [write(tmp_path / name, rows) for name in ("a.jsonl", "a.json", "a.parquet")]
+    for path in (*written, tmp_path / "saved"):
+        assert values(path, "messages") == [TALK, None], path
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5), lambda inner: st.lists(inner, max_size=3)
+)
+
+
+@given(
+    rows=st.lists(
+        st.dictionaries(st.text(max_size=3), JSON, max_size=3).map(lambda row: row | {"text": "t"}), max_size=8
+    ),
+    indent=st.sampled_from([None, 0, 2]),
+    chunk=st.integers(1, 40),
+)
+def test_an_array_is_read_in_whatever_chunks_it_comes(tmp_path_factory, rows, indent, chunk):
+    path = tmp_path_factory.getbasetemp() / "array.json"
+    path.write_text(json.dumps(rows, indent=indent), encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(row_files, "_CHUNK", chunk)
+        found = [row for _, row in file_rows(path, "text", "train")]
+    assert found == ["t"] * len(rows)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("x.json", '[{"text": "a"}, {"text": ', ["row 2", "JSON", "complete"]),
+        ("x.json", '[{"text": "a"} {"text": "b"}]', ["row 2", "comma"]),
+        ("x.json", '[\n"a", "b"]', ["row 1", "object", "str"]),
+        ("x.json", '[{"body": "a"}]', ["row 1", "body", "text_column"]),
+        ("x.json", '{\n "data": []}', ["line 1", "JSON"]),
+        ("x.csv", "id;text\n1;a\n", ["line 2", "id;text", "text_column"]),
+        ("x.csv", "id,text\n1,a\n2\n", ["line 3", "1 cells", "2"]),
+        ("x.csv", 'id,text\n1,"a\nb"\n2,"a" b\n', ["line 4", "quotes"]),
+        ("x.tsv", 'id\ttext\n1\t"a', ["line 2", "quotes"]),
+        ("x.csv", "id,text\n1,caf\udce9\n", ["line 2", "UTF-8"]),
+    ],
+)
+def test_a_broken_file_is_named_with_its_place(tmp_path, name, content, words):
+    (tmp_path / name).write_bytes(content.encode(errors="surrogateescape"))
+    with pytest.raises(UserError) as error:
+        values(tmp_path / name)
+    for word in [name, *words]:
+        assert word in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["a.zip", "a.pdf", "a.jsonl.zst", "a.tar.gz", "a.docx", "a.json5", "a.arrow"])
+def test_endings_that_may_be_anything_are_refused(tmp_path, name):
+    (tmp_path / name).write_text("{}")
+    with pytest.raises(UserError, match="are not read"):
+        check_readable(tmp_path / name)
+
+
+def test_prose_has_no_rows(tmp_path):
+    for name in ("a.txt", "a.md", "a", "A.TXT", "a.txt.gz"):
+        with (gzip.open if name.endswith("gz") else open)(tmp_path / name, "wt") as stream:
+            stream.write('{"text": "she"}\n')
+        check_readable(tmp_path / name)
+        assert is_prose(tmp_path / name)
+        assert list(prose(tmp_path / name, 1000)) == ['{"text": "she"}\n'], name
+
+
+def test_rows_too_long_to_be_held_are_refused_before_they_are(tmp_path, monkeypatch):
+    monkeypatch.setattr(row_files, "LONGEST_ROW", 1000)
+    monkeypatch.setattr(row_files, "_CHUNK", 100)
+    long = [{"text": "a"}, {"text": "x" * 2000}]
+    talk = [{"text": [{"role": "user", "content": "x" * 2000}]}]
+    for number, (name, rows) in enumerate(
+        (("a.jsonl", long), ("a.json", long), ("a.csv", long), ("a.parquet", long), ("b.parquet", talk))
+    ):
+        with pytest.raises(UserError, match="too long to be read whole"):
+            values(write(tmp_path / f"{number}{name}", rows))
