@@ -27,6 +27,10 @@ class TeacherConfig:
         dtype: Number format of the teacher's weights while it predicts.
         trust_remote_code: Run code that comes with the model or its tokenizer. Only for sources you trust.
         allow_pickle: Load weights from a pickle (.bin) where there are no safetensors. Only for sources you trust.
+        quantization: Quantise the linear layers as the teacher is loaded: `int8` or `nf4` (4 bits), by bitsandbytes.
+            Checkpoints that are quantised already need no key, only the package that reads them. Such a teacher only
+            predicts: a student takes no weights from it.
+        gguf_file: Name of a GGUF file in `path`; its weights are turned into `dtype` as they are read.
         attention: Transformers' name of the attention implementation: `sdpa`, `eager`, `flash_attention_2` ...;
             `null`: its own choice, SDPA where the model has it.
         cache_hidden_states: Keep the teacher's last hidden states on disk, so that epochs after the first run no
@@ -41,6 +45,8 @@ class TeacherConfig:
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     trust_remote_code: bool = False
     allow_pickle: bool = False
+    quantization: Literal["int8", "nf4"] | None = None
+    gguf_file: str | None = None
     attention: str | None = None
     cache_hidden_states: bool = False
     cache_dtype: Literal["float32", "bfloat16", "float16"] | None = None

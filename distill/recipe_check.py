@@ -227,7 +227,30 @@ def check_recipe(recipe: Recipe) -> None:
         "teacher.cache_hidden_states and teacher.shard are both true, but all processes must run a sharded teacher "
         "equally often, and a cached block spares one of them its turn; leave one of the two out",
     )
+    if recipe.teacher.quantization is not None or recipe.teacher.gguf_file is not None:
+        _check_small_teacher(recipe)
     _check_student(recipe)
+
+
+def _check_small_teacher(recipe: Recipe) -> None:
+    """Of a teacher that is quantised, or read from a GGUF file."""
+    teacher, init = recipe.teacher, recipe.student.init
+    asked = f"teacher.quantization is {teacher.quantization}"
+    _require(teacher.path is not None, "teacher.path is null, but teacher.quantization or gguf_file is set; name one")
+    _require(
+        teacher.quantization is None or teacher.gguf_file is None,
+        f"{asked}, but what teacher.gguf_file holds is quantised already; leave one of the two out",
+    )
+    if teacher.quantization is None:
+        return
+    _require(
+        init in ("config", "checkpoint"),
+        f"{asked}, and student.init is {init}, but quantised weights cannot be trained; set init to checkpoint or "
+        "config, or leave quantization out",
+    )
+    _require(
+        not teacher.shard, f"{asked}, and such layers cannot be shared among processes; set teacher.shard to false"
+    )
 
 
 def _check_objective(recipe: Recipe) -> None:

@@ -84,6 +84,8 @@ SAMPLED = "corpus: {max_documents: 5}\nheld_out: {max_documents: 5}\n"
         (SAMPLED + "teacher: {path: null}", [], ["teacher.path"]),
         (SAMPLED + "student: {init: config}", [], ["model_type"]),
         (SAMPLED + "student: {init: checkpoint}", [], ["student.path"]),
+        (SAMPLED + "teacher: {quantization: int8}", [], ["quantization is int8", "student.init is layers"]),
+        (SAMPLED + "teacher: {quantization: nf4, gguf_file: a.gguf}", [], ["teacher.gguf_file", "already"]),
         (SAMPLED + "student: {init: teacher}", [], ["student.init is teacher", "student.lora.r"]),
         (
             SAMPLED + "student: {lora: {r: 4}}",

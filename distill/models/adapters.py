@@ -20,6 +20,7 @@ from transformers.pytorch_utils import Conv1D
 from transformers.utils import cached_file, is_peft_available
 
 from distill.base.errors import UserError, first_line, suggestion
+from distill.models.quantization import is_quantized
 from distill.recipe import LoraConfig
 
 _SETTINGS, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -101,6 +102,10 @@ def merged(base: PreTrainedModel, folder: Path) -> PreTrainedModel:
         UserError: peft is missing, the adapter does not fit, is of a kind that cannot be merged, or lacks weights.
     """
     require_peft(str(folder))
+    if is_quantized(base):
+        raise UserError(
+            f"{folder}: is an adapter of {base.name_or_path}, which is quantised and cannot take it; merge it"
+        )
     from peft import PeftModel, get_peft_model_state_dict
     from safetensors import safe_open
 

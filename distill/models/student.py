@@ -37,6 +37,7 @@ from distill.models.architecture import (
 from distill.models.generation import sound_settings
 from distill.models.loading import load_model, load_tokenizer
 from distill.models.probe import behaviour
+from distill.models.quantization import is_quantized
 from distill.recipe import StudentConfig
 
 _END_OF_TEXT = "<|endoftext|>"
@@ -105,6 +106,11 @@ def make_student(
     Raises:
         UserError: layers that the teacher does not have, an unknown architecture or key, or another vocabulary.
     """
+    if teacher is not None and is_quantized(teacher) and config.init in ("layers", "teacher"):
+        raise UserError(
+            f"student.init is {config.init}, but the weights of the teacher {teacher_name} are quantised and cannot be "
+            "trained; set init to checkpoint or config, or take a teacher that is not quantised"
+        )
     if config.init == "layers":
         student = student_from_layers(teacher, chosen_layers(config, teacher))
         name = f"student of {teacher_name}"
@@ -119,6 +125,8 @@ def make_student(
         student, name = load_model(config.path, allow_pickle=config.allow_pickle, **trusted), config.path
         if teacher is not None:
             _same_tokens(load_tokenizer(config.path, **trusted), config.path, tokenizer, teacher_name)
+    if is_quantized(student):
+        raise UserError(f"{name}: is quantised, and such weights cannot be trained; give the model as it was before")
     check_vocabulary(tokenizer.name_or_path, tokenizer, name, student)
     set_attention(student, config.attention, "student.attention")
     behaviour(student, name)

@@ -232,13 +232,14 @@ def settings_rows(recipe: Recipe, scores: Scores, published: bool = False) -> li
     }[recipe.student.init]
     if recipe.student.lora.r:
         student += f", which stay; trained is a LoRA adapter of rank {recipe.student.lora.r}"
+    small = "".join(f", {how}" for how in (recipe.teacher.quantization, recipe.teacher.gguf_file) if how)
     texts = {
         "teacher": "sampled from the teacher",
         "files": ", ".join(map(name, recipe.corpus.files)),
         "hub": f"{recipe.corpus.dataset} ({recipe.corpus.split})",
     }[recipe.corpus.source]
     return [
-        ("teacher", name(recipe.teacher.path) if recipe.teacher.path else "none"),
+        ("teacher", name(recipe.teacher.path) + small if recipe.teacher.path else "none"),
         ("student starts from", student),
         ("training text", texts),
         ("target", "the plain teacher" if target.op == "none" else
