@@ -27,6 +27,10 @@ class TeacherConfig:
         dtype: Number format of the teacher's weights while it predicts.
         trust_remote_code: Run code that comes with the model or its tokenizer. Only for sources you trust.
         allow_pickle: Load weights from a pickle (.bin) where there are no safetensors. Only for sources you trust.
+        quantization: Quantise the linear layers as the teacher is loaded: `int8` or `nf4` (4 bits), by bitsandbytes.
+            Checkpoints that are quantised already need no key, only the package that reads them. Such a teacher only
+            predicts: a student takes no weights from it.
+        gguf_file: Name of a GGUF file in `path`; its weights are turned into `dtype` as they are read.
         attention: Transformers' name of the attention implementation: `sdpa`, `eager`, `flash_attention_2` ...;
             `null`: its own choice, SDPA where the model has it.
         cache_hidden_states: Keep the teacher's last hidden states on disk, so that epochs after the first run no
@@ -41,10 +45,32 @@ class TeacherConfig:
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     trust_remote_code: bool = False
     allow_pickle: bool = False
+    quantization: Literal["int8", "nf4"] | None = None
+    gguf_file: str | None = None
     attention: str | None = None
     cache_hidden_states: bool = False
     cache_dtype: Literal["float32", "bfloat16", "float16"] | None = None
     shard: bool = False
+
+
+@dataclass(frozen=True)
+class LoraConfig:
+    """Low-rank adaptation (LoRA): a small adapter is trained, and its base stays as it is. Needs the extra `lora`.
+
+    Args:
+        r: Rank of the adapter's matrices; 0: no adapter, all weights of the student are trained.
+        alpha: Scale of the adapter, by which its product is multiplied, over `r`; `null`: twice `r`.
+        targets: Names of the linear layers that get one, e.g. `q_proj`; `null`: all of them but the output head.
+        dropout: Share of an adapter's inputs that is left out while training.
+        merge: Write the finished student as a whole model, the adapter merged into its base, instead of the adapter
+            alone.
+    """
+
+    r: int = 0
+    alpha: float | None = None
+    targets: list[str] | None = None
+    dropout: float = 0.0
+    merge: bool = False
 
 
 @dataclass(frozen=True)
@@ -53,7 +79,8 @@ class StudentConfig:
 
     Args:
         init: `layers`: some of the teacher's layers. `config`: random weights of the architecture in `config`.
-            `checkpoint`: the weights in `path`.
+            `checkpoint`: the weights in `path`. `teacher`: the teacher's own weights, shared with it in memory, under
+            an adapter (`lora`).
         num_layers: How many of the teacher's layers `init: layers` keeps; `null`: half of them.
         layers: Which of the teacher's layers, counted from 0; `null`: spread evenly from the first to the last.
         path: Folder or hub id for `init: checkpoint`.
@@ -67,9 +94,10 @@ class StudentConfig:
             you trust.
         attention: The student's attention implementation; `null`: the teacher's for `init: layers`, else transformers'
             own choice.
+        lora: Train an adapter instead of all weights.
     """
 
-    init: Literal["layers", "config", "checkpoint"] = "layers"
+    init: Literal["layers", "config", "checkpoint", "teacher"] = "layers"
     num_layers: int | None = None
     layers: list[int] | None = None
     path: str | None = None
@@ -80,6 +108,7 @@ class StudentConfig:
     trust_remote_code: bool = False
     allow_pickle: bool = False
     attention: str | None = None
+    lora: LoraConfig = field(default_factory=LoraConfig)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import jsonargparse
 from distill.base.console import QUIET, QUIET_HELP
 from distill.base.errors import HUB_TOKEN, UserError
 from distill.objective.settings import require_sound
-from distill.recipe import CorpusConfig, Recipe, read_recipe_file, reject_unknown_keys, section_type
+from distill.recipe import CorpusConfig, LoraConfig, Recipe, read_recipe_file, reject_unknown_keys, section_type
 
 LARGEST_SEED = 2**32 - 1  # of NumPy's generator, which transformers seeds too
 
@@ -227,7 +227,30 @@ def check_recipe(recipe: Recipe) -> None:
         "teacher.cache_hidden_states and teacher.shard are both true, but all processes must run a sharded teacher "
         "equally often, and a cached block spares one of them its turn; leave one of the two out",
     )
+    if recipe.teacher.quantization is not None or recipe.teacher.gguf_file is not None:
+        _check_small_teacher(recipe)
     _check_student(recipe)
+
+
+def _check_small_teacher(recipe: Recipe) -> None:
+    """Of a teacher that is quantised, or read from a GGUF file."""
+    teacher, init = recipe.teacher, recipe.student.init
+    asked = f"teacher.quantization is {teacher.quantization}"
+    _require(teacher.path is not None, "teacher.path is null, but teacher.quantization or gguf_file is set; name one")
+    _require(
+        teacher.quantization is None or teacher.gguf_file is None,
+        f"{asked}, but what teacher.gguf_file holds is quantised already; leave one of the two out",
+    )
+    if teacher.quantization is None:
+        return
+    _require(
+        init in ("config", "checkpoint"),
+        f"{asked}, and student.init is {init}, but quantised weights cannot be trained; set init to checkpoint or "
+        "config, or leave quantization out",
+    )
+    _require(
+        not teacher.shard, f"{asked}, and such layers cannot be shared among processes; set teacher.shard to false"
+    )
 
 
 def _check_objective(recipe: Recipe) -> None:
@@ -300,8 +323,8 @@ def _check_without_teacher(recipe: Recipe) -> None:
     )
     _require(recipe.corpus.source != "teacher", "corpus.source is teacher, but teacher.path is null; name a teacher")
     _require(
-        recipe.student.init != "layers",
-        "student.init is layers, but teacher.path is null; use config or checkpoint",
+        recipe.student.init not in ("layers", "teacher"),
+        f"student.init is {recipe.student.init}, but teacher.path is null; use config or checkpoint",
     )
     _require(
         not recipe.teacher.cache_hidden_states,
@@ -322,4 +345,37 @@ def _check_student(recipe: Recipe) -> None:
     _require(
         student.tokenizer != "train" or recipe.teacher.path is None,
         "student.tokenizer: train works only without a teacher, whose vocabulary the student must share",
+    )
+    _check_lora(recipe)
+
+
+def _check_lora(recipe: Recipe) -> None:
+    student, lora, teacher = recipe.student, recipe.student.lora, recipe.teacher
+    _require(lora.r >= 0, f"student.lora.r is {lora.r}, but must be at least 1, or 0 for no adapter")
+    if lora.r == 0:
+        _require(
+            lora == LoraConfig(), "student.lora.r is 0, so that there is no adapter for the other keys of student.lora"
+        )
+        _require(
+            student.init != "teacher",
+            "student.init is teacher, whose weights the student cannot change; set student.lora.r, or init to layers",
+        )
+        return
+    _require(
+        student.init in ("teacher", "checkpoint"),
+        f"student.lora.r is {lora.r}, but a student of student.init: {student.init} lies in no folder that its adapter "
+        "could be loaded with; set init to teacher or checkpoint",
+    )
+    _require(
+        student.init != "teacher" or not teacher.shard,
+        "teacher.shard is true, but with student.init: teacher the student shares its teacher's weights; leave it out",
+    )
+    _require(lora.alpha is None or lora.alpha > 0, f"student.lora.alpha is {lora.alpha}, but must be above 0, or null")
+    _require(0 <= lora.dropout < 1, f"student.lora.dropout is {lora.dropout}, but must be at least 0 and below 1")
+    _require(lora.targets != [], "student.lora.targets is empty; name layers, or leave it out for all linear ones")
+    base = teacher if student.init == "teacher" else student
+    _require(
+        lora.merge or not (base.allow_pickle or base.trust_remote_code),
+        "student.lora.merge is false, but whoever loads the adapter would have to trust its base's pickle or code "
+        "anew; set it to true",
     )

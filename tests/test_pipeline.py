@@ -144,6 +144,33 @@ def test_a_finished_run_is_not_trained_again(world, tmp_path):
     assert weights.stat().st_mtime_ns == before
 
 
+@pytest.mark.parametrize("merge", [False, True])
+def test_a_run_with_an_adapter_over_the_teachers_own_weights(world, tmp_path, merge):
+    pytest.importorskip("peft", reason="needs the extra lora")
+    folder, teacher = world
+    recipe = synthetic.write_student_recipe(folder, teacher, tmp_path / "run", max_steps=3, save_steps=2)
+    run("--config", recipe, "--student.init", "teacher", "--student.lora.r", "2", "--student.lora.merge", str(merge))
+    models = json.loads((tmp_path / "run" / "scores.json").read_text())["models"]
+    assert len({models[name]["perplexity"]["value"] for name in ("teacher", "baseline", "student")}) == 3
+    for name in ("student", "baseline"):
+        assert (tmp_path / "run" / name / "adapter_config.json").exists() != merge
+        AutoModelForCausalLM.from_pretrained(tmp_path / "run" / name)
+
+
+def test_a_run_with_a_quantised_teacher(world, tmp_path):
+    pytest.importorskip("bitsandbytes", reason="needs bitsandbytes, of the extra quantization")
+    folder, teacher = world
+    recipe = synthetic.write_student_recipe(folder, teacher, tmp_path / "run", max_steps=2, save_steps=2)
+    own = ("--student.init", "checkpoint", "--student.path", str(teacher))
+    run(
+        "--config", recipe, "--teacher.quantization", "int8", *own, "--trainer.learning_rate", "0", "--baseline", "false"
+    )
+    models = json.loads((tmp_path / "run" / "scores.json").read_text())["models"]
+    # The student, untrained, is the teacher before it was quantised.
+    assert models["teacher"]["perplexity"]["value"] != models["student"]["perplexity"]["value"]
+    assert "int8" in (tmp_path / "run" / "report.md").read_text()
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -13,7 +13,8 @@ from transformers import TrainingArguments
 from distill.base.errors import UserError
 from distill.metrics import chosen
 from distill.recipe_check import parse_recipe, recipe_of
-from distill.training import arguments as trainer_arguments
+from distill.training.arguments import training_arguments
+from distill.training.trainer_keys import OWN_KEYS
 
 
 def write(path: Path, text: str) -> str:
@@ -83,6 +84,21 @@ SAMPLED = "corpus: {max_documents: 5}\nheld_out: {max_documents: 5}\n"
         (SAMPLED + "teacher: {path: null}", [], ["teacher.path"]),
         (SAMPLED + "student: {init: config}", [], ["model_type"]),
         (SAMPLED + "student: {init: checkpoint}", [], ["student.path"]),
+        (SAMPLED + "teacher: {quantization: int8}", [], ["quantization is int8", "student.init is layers"]),
+        (SAMPLED + "teacher: {quantization: nf4, gguf_file: a.gguf}", [], ["teacher.gguf_file", "already"]),
+        (SAMPLED + "student: {init: teacher}", [], ["student.init is teacher", "student.lora.r"]),
+        (
+            SAMPLED + "student: {lora: {r: 4}}",
+            [],
+            ["student.lora.r is 4", "student.init: layers", "teacher or checkpoint"],
+        ),
+        (SAMPLED + "student: {lora: {alpha: 4}}", [], ["student.lora.r is 0"]),
+        (SAMPLED + "student: {init: teacher, lora: {r: -1}}", [], ["student.lora.r is -1"]),
+        (SAMPLED + "student: {init: teacher, lora: {r: 2, dropout: 1}}", [], ["student.lora.dropout is 1"]),
+        (SAMPLED + "student: {init: teacher, lora: {r: 2, alpha: 0}}", [], ["student.lora.alpha is 0"]),
+        (SAMPLED + "student: {init: teacher, lora: {r: 2, targets: []}}", [], ["student.lora.targets is empty"]),
+        (SAMPLED + "student: {init: teacher, lora: {r: 2}}\nteacher: {shard: true}", [], ["teacher.shard"]),
+        (SAMPLED + "student: {init: teacher, lora: {r: 2}}\nteacher: {allow_pickle: true}", [], ["student.lora.merge"]),
         (SAMPLED + "block_length: 2", [], ["block_length"]),
         (SAMPLED, ["--target.opp", "max"], ["--target.opp", "--target.op"]),
         (SAMPLED, ["--traget.op", "max"], ["--traget.op", "--target.op"]),
@@ -95,7 +111,7 @@ def test_a_mistake_is_one_sentence_that_names_it(tmp_path, text, arguments, word
     with pytest.raises(UserError) as error:
         recipe = parse_recipe(["--config", path, *arguments])
         # What only the libraries know, in the order in which `pipeline.run` asks.
-        trainer_arguments.training_arguments(recipe, tmp_path)
+        training_arguments(recipe, tmp_path)
         chosen(recipe.scores.metrics, "scores.metrics")
     message = str(error.value)
     assert "\n" not in message
@@ -110,7 +126,7 @@ def test_missing_file_suggests_a_neighbour(tmp_path):
 
 
 def test_settings_that_the_run_decides_cannot_be_set_twice():
-    assert set(trainer_arguments._OWN_KEYS) <= {f.name for f in fields(TrainingArguments)}
+    assert set(OWN_KEYS) <= {f.name for f in fields(TrainingArguments)}
 
 
 def used_by(*arguments: str) -> tuple[subprocess.CompletedProcess, set[str]]:

@@ -17,19 +17,24 @@ from transformers.utils import logging
 
 from distill.base.errors import UserError, first_line, hub_hint
 from distill.base.files import DEMO_TEACHER
+from distill.models.adapters import adapter_folder, base_of, merged, require_peft
 from distill.models.architecture import check_head, check_vocabulary, set_attention
 from distill.models.probe import behaviour
+from distill.models.quantization import check_quantized, forget_gguf, gguf_loading, quantized_loading
 from distill.recipe import TeacherConfig
 
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
 
-def load_tokenizer(path: str, trust_remote_code: bool = False, **hub: Any) -> PreTrainedTokenizerBase:
-    """The fast tokenizer of a folder or hub id.
+def load_tokenizer(
+    path: str, trust_remote_code: bool = False, gguf_file: str | None = None, **hub: Any
+) -> PreTrainedTokenizerBase:
+    """The fast tokenizer of a folder or hub id; of an adapter without one, that of its base.
 
     Args:
         path: `demo`, a folder or a hub id.
         trust_remote_code: Run code that comes with it.
+        gguf_file: Read from this file, unless the folder has a tokenizer beside it.
         hub: `revision`.
 
     Raises:
@@ -37,11 +42,15 @@ def load_tokenizer(path: str, trust_remote_code: bool = False, **hub: Any) -> Pr
     """
     path = _resolve(path)
     files = ("tokenizer.json", "vocab.json", "tokenizer.model", "spiece.model", "vocab.txt")
-    if Path(path).is_dir() and not any((Path(path) / name).exists() for name in files):
+    beside = any((Path(path) / name).exists() for name in files)
+    from_file = {"gguf_file": gguf_file} if gguf_file and not beside else {}
+    if Path(path).is_dir() and not beside and not gguf_file:
+        if adapter := adapter_folder(path):
+            return load_tokenizer(base_of(adapter)[0], trust_remote_code)
         # transformers would make an empty one up.
         raise UserError(f"{path}: holds no tokenizer; a file tokenizer.json is expected beside the model")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code, **hub)
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code, **from_file, **hub)
     except Exception as error:  # damaged files raise many kinds
         _refuse_remote_code(path, error)
         raise UserError(f"{path}: no tokenizer can be loaded from it: {_reason(path, error)}") from None
@@ -55,12 +64,14 @@ def load_model(
 ) -> PreTrainedModel:
     """A causal language model of a folder or hub id, in eval mode, from safetensors.
 
+    Where that is an adapter, it is merged into its base, see `adapters.merged`.
+
     Args:
         path: `demo`, a folder or a hub id.
         dtype: Number format of the weights.
         trust_remote_code: Run code that comes with it.
         allow_pickle: Take a pickle where there are no safetensors. torch then still reads nothing but tensors from it.
-        hub: `revision`.
+        hub: `revision`; `quantization` and `gguf_file` as in a recipe.
 
     Raises:
         UserError: the folder is missing or has no weights, the hub id cannot be had (offline, misspelt, private), it
@@ -72,25 +83,55 @@ def load_model(
     return model
 
 
-def _read_model(path: str, dtype: str, trust_remote_code: bool, allow_pickle: bool, **hub: Any) -> PreTrainedModel:
+def _read_model(
+    path: str,
+    dtype: str,
+    trust_remote_code: bool,
+    allow_pickle: bool,
+    quantization: str | None = None,
+    gguf_file: str | None = None,
+    **hub: Any,
+) -> PreTrainedModel:
     """See `load_model`."""
     path = _resolve(path)
-    _check_folder(path, allow_pickle)
+    if adapter := adapter_folder(path, **hub):
+        if quantization or gguf_file:
+            raise UserError(
+                f"{path}: is an adapter, which is merged into its base, and quantised weights cannot take it; leave "
+                "teacher.quantization and gguf_file out, or merge it yourself"
+            )
+        base, revision = base_of(adapter)
+        require_peft(path)
+        base_hub = {"revision": revision} if revision else {}
+        return merged(load_model(base, dtype, trust_remote_code, allow_pickle, **base_hub), adapter).eval()
+    number_format = getattr(torch, dtype)
+    if gguf_file:
+        small = gguf_loading(path, gguf_file)
+    else:
+        _check_folder(path, allow_pickle)
+        small = quantized_loading(quantization, number_format)
     try:
         with without_load_report():
             model, report = AutoModelForCausalLM.from_pretrained(
                 path,
-                dtype=getattr(torch, dtype),
-                use_safetensors=None if allow_pickle else True,
+                dtype=number_format,
+                use_safetensors=None if allow_pickle or gguf_file else True,
                 trust_remote_code=trust_remote_code,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # told below, with the others
+                **small,
                 **hub,
             )
     except Exception as error:  # damaged files raise many kinds
         _refuse_remote_code(path, error)
+        if isinstance(error, ImportError):
+            raise UserError(f"{path}: needs a package that is not there: {first_line(error)}") from None
         raise UserError(f"{path}: no causal language model can be loaded from it: {_reason(path, error)}") from None
     _require_its_weights(path, model, report)
+    if quantization:
+        check_quantized(path, model)
+    if gguf_file:
+        forget_gguf(model)
     return model.eval()
 
 
@@ -102,10 +143,11 @@ def load_teacher(config: TeacherConfig) -> tuple[PreTrainedModel, PreTrainedToke
     """
     assert config.path is not None  # nothing is loaded without a teacher
     hub = {"revision": config.revision} if config.revision else {}
-    model = _read_model(config.path, config.dtype, config.trust_remote_code, config.allow_pickle, **hub)
+    small = {"quantization": config.quantization, "gguf_file": config.gguf_file}
+    model = _read_model(config.path, config.dtype, config.trust_remote_code, config.allow_pickle, **small, **hub)
     set_attention(model, config.attention, "teacher.attention")
     behaviour(model, config.path)  # may differ with the attention
-    tokenizer = load_tokenizer(config.path, config.trust_remote_code, **hub)
+    tokenizer = load_tokenizer(config.path, config.trust_remote_code, config.gguf_file, **hub)
     model.requires_grad_(False)
     check_vocabulary(config.path, tokenizer, config.path, model)
     check_head(config.path, model)
@@ -185,8 +227,9 @@ def _check_folder(path: str, allow_pickle: bool) -> None:
         return
     if (folder / "adapter_config.json").exists():
         raise UserError(
-            f"{path}: holds an adapter (adapter_config.json), which would be left out; merge it into its base with "
-            "peft's merge_and_unload, save that, and give its folder"
+            f"{path}: holds an adapter (adapter_config.json) beside a model; put the adapter into a folder of its own "
+            "to have both loaded, or merge it into its base with peft's merge_and_unload, save that, and give its "
+            "folder"
         )
     if not (folder / "config.json").exists():
         raise UserError(f"{path}: holds no config.json; it is not the folder of a transformers model")

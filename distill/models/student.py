@@ -21,6 +21,7 @@ from transformers import (
 from distill.base.console import say
 from distill.base.errors import UserError, first_line, suggestion
 from distill.base.files import is_finished, write_folder
+from distill.models.adapters import add_adapter, sharing
 from distill.models.architecture import (
     check_head,
     check_vocabulary,
@@ -36,6 +37,7 @@ from distill.models.architecture import (
 from distill.models.generation import sound_settings
 from distill.models.loading import load_model, load_tokenizer
 from distill.models.probe import behaviour
+from distill.models.quantization import is_quantized
 from distill.recipe import StudentConfig
 
 _END_OF_TEXT = "<|endoftext|>"
@@ -93,7 +95,7 @@ def corpus_tokenizer(
 def make_student(
     config: StudentConfig, teacher: PreTrainedModel | None, tokenizer: PreTrainedTokenizerBase, teacher_name: str | None
 ) -> PreTrainedModel:
-    """The student, float32 and trainable.
+    """The student, float32 and trainable; with an adapter, that alone, over a base in its own number format.
 
     Args:
         config: Where its weights come from.
@@ -104,9 +106,17 @@ def make_student(
     Raises:
         UserError: layers that the teacher does not have, an unknown architecture or key, or another vocabulary.
     """
+    if teacher is not None and is_quantized(teacher) and config.init in ("layers", "teacher"):
+        raise UserError(
+            f"student.init is {config.init}, but the weights of the teacher {teacher_name} are quantised and cannot be "
+            "trained; set init to checkpoint or config, or take a teacher that is not quantised"
+        )
     if config.init == "layers":
         student = student_from_layers(teacher, chosen_layers(config, teacher))
         name = f"student of {teacher_name}"
+    elif config.init == "teacher":
+        assert teacher is not None  # `check_recipe` asks for one
+        student, name = sharing(teacher), f"student of {teacher_name}"
     elif config.init == "config":
         student, name = _student_from_config(config, tokenizer), "student.config"
     else:
@@ -115,11 +125,16 @@ def make_student(
         student, name = load_model(config.path, allow_pickle=config.allow_pickle, **trusted), config.path
         if teacher is not None:
             _same_tokens(load_tokenizer(config.path, **trusted), config.path, tokenizer, teacher_name)
+    if is_quantized(student):
+        raise UserError(f"{name}: is quantised, and such weights cannot be trained; give the model as it was before")
     check_vocabulary(tokenizer.name_or_path, tokenizer, name, student)
     set_attention(student, config.attention, "student.attention")
     behaviour(student, name)
     check_head(name, student)
     _settle_generation(student, teacher, tokenizer)
+    if config.lora.r:
+        add_adapter(student, config.lora)
+        return student
     return student.requires_grad_(True)
 
 

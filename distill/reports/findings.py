@@ -257,14 +257,18 @@ def settings_rows(recipe: Recipe, scores: Scores, published: bool = False) -> li
         "layers": f"the teacher's layers {recipe.student.layers}" if recipe.student.layers else some_layers,
         "config": "random weights of its own configuration",
         "checkpoint": f"the weights of {name(recipe.student.path)}",
+        "teacher": "the teacher's own weights",
     }[recipe.student.init]
+    if recipe.student.lora.r:
+        student += f", which stay; trained is a LoRA adapter of rank {recipe.student.lora.r}"
+    small = "".join(f", {how}" for how in (recipe.teacher.quantization, recipe.teacher.gguf_file) if how)
     texts = {
         "teacher": "sampled from the teacher",
         "files": ", ".join(map(name, recipe.corpus.files)),
         "hub": f"{recipe.corpus.dataset} ({recipe.corpus.split})",
     }[recipe.corpus.source]
     return [
-        ("teacher", name(recipe.teacher.path) if recipe.teacher.path else "none"),
+        ("teacher", name(recipe.teacher.path) + small if recipe.teacher.path else "none"),
         ("student starts from", student),
         ("training text", texts),
         ("target", "the plain teacher" if target.op == "none" else

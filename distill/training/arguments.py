@@ -65,7 +65,17 @@ def training_arguments(recipe: Recipe, folder: Path) -> TrainingArguments:
             "each with accelerate launch --multi_gpu, or set CUDA_VISIBLE_DEVICES to one of them"
         )
     _check_processes(arguments)
+    if recipe.student.lora.r and (_is_fsdp(arguments) or arguments.deepspeed_plugin is not None):
+        raise UserError(
+            "student.lora.r is set, but FSDP and DeepSpeed would take a shared base apart; an adapter's gradients and "
+            "optimizer are small, so train it with recipes/accelerate/ddp.yaml"
+        )
     return arguments
+
+
+def _is_fsdp(arguments: TrainingArguments) -> bool:
+    """Whether FSDP was asked for, in the recipe or by the launcher."""
+    return bool(arguments.fsdp or parse_flag_from_env("ACCELERATE_USE_FSDP"))
 
 
 def _check_streamed(trainer: Mapping[str, Any]) -> None:
@@ -90,7 +100,7 @@ def _check_processes(arguments: TrainingArguments) -> None:
             "DeepSpeed's ZeRO-3 hides the weights of the output head, which the loss reads; set zero_stage to 2, or "
             "shard with FSDP2 (recipes/accelerate/fsdp2.yaml)"
         )
-    if not (arguments.fsdp or parse_flag_from_env("ACCELERATE_USE_FSDP")):
+    if not _is_fsdp(arguments):
         return
     given = arguments.fsdp_plugin_args or {}
     if arguments.distributed_state.distributed_type in (DistributedType.NO, DistributedType.MULTI_CPU):

@@ -78,7 +78,8 @@ def slow_processor(
     """How long training takes at least without a GPU, if that is long.
 
     A forward pass takes two floating-point operations a parameter and token, a backward pass four (Kaplan et al. 2020,
-    arXiv 2001.08361, section 2.1); this machine's pace is that of its matrix products.
+    arXiv 2001.08361, section 2.1), two where the parameter is not trained; this machine's pace is that
+    of its matrix products.
     """
     if torch.device(arguments.device).type != "cpu":
         return None
@@ -88,7 +89,8 @@ def slow_processor(
         steps = math.ceil(arguments.num_train_epochs * counts.blocks / (blocks * arguments.world_size))
     views = 1 + counts.edited_blocks / max(1, counts.blocks)  # blocks of more than two groups have more
     of_teacher = 2 * parameter_count(teacher) * views if teacher is not None else 0
-    of_student = 6 * parameter_count(student) * (views if recipe.target.augment else 1)
+    trained = sum(p.numel() for p in student.parameters() if p.requires_grad)
+    of_student = (4 * parameter_count(student) + 2 * trained) * (views if recipe.target.augment else 1)
     operations = blocks * recipe.block_length * (of_teacher + of_student)
     seconds = operations / _operations_per_second()
     if seconds * steps * students < _LONG:
@@ -126,9 +128,13 @@ def little_memory(
     free = torch.cuda.mem_get_info(device)[0] if on_gpu else _free_memory()
     # The teacher is not yet on the GPU; a processor has it, and needs the memory of one more student.
     to_come = (teacher, student) if on_gpu else (student,)
-    weights = sum(p.numel() * p.element_size() for model in to_come if model is not None for p in model.parameters())
+    parameters = {id(p): p for model in to_come if model is not None for p in model.parameters()}
+    if teacher is not None and not on_gpu:  # what the two share is there
+        parameters = {i: p for i, p in parameters.items() if i not in {id(q) for q in teacher.parameters()}}
+    weights = sum(p.numel() * p.element_size() for p in parameters.values())
     moments = 2 if "adam" in arguments.optim else 0
-    training = 4 * (1 + moments) * parameter_count(student)  # gradients, and the optimizer's moments
+    trained = sum(p.numel() for p in student.parameters() if p.requires_grad)
+    training = 4 * (1 + moments) * trained  # gradients, and the optimizer's moments
     text_config = student.config.get_text_config()
     tokens = arguments.per_device_train_batch_size * recipe.block_length * (2 if recipe.target.augment else 1)
     # Of a layer, the backward pass wants at least its input and what goes in and out of attention and the two parts of

@@ -17,6 +17,7 @@ from distill.base.files import write_folder
 from distill.data.batches import Collator
 from distill.data.blocks import BlockDataset
 from distill.data.stream import BlockStream
+from distill.models.adapters import has_adapter, save_adapter
 from distill.models.architecture import head, vocab_size
 from distill.objective.logit_ops import RoleMap
 from distill.recipe import Recipe
@@ -200,20 +201,34 @@ def _write_student(
         trainer.training_log.write(
             destination.parent / "training" / f"{destination.name}.json", trainer.state.log_history
         )
-        # What was gathered from several processes holds a tied weight under each of its names.
         student = trainer.accelerator.unwrap_model(trainer.model)
-        left_out = (PROJECTION, *student.all_tied_weights_keys)
-        state = {k: v for k, v in state.items() if not k.startswith(left_out)}
-        for name in padding.keys() & state.keys():
-            state[name][-len(padding[name]) :] = padding[name]
-        # The training state lies in the checkpoints; what is published may be smaller.
-        student = student.to(getattr(torch, recipe.student.save_dtype))
         student.config.use_cache = True  # Trainer switches it off for training
-        state = {k: v.to(student.dtype) if v.is_floating_point() else v for k, v in state.items()}
+        # The training state lies in the checkpoints; what is published may be smaller.
+        dtype = getattr(torch, recipe.student.save_dtype)
 
         def save(folder: Path) -> None:
-            student.save_pretrained(folder, state_dict=state)
+            if has_adapter(student):
+                save_adapter(student, folder, dtype, recipe.student.lora.merge, left_out=PROJECTION)
+            else:
+                _save_whole(student, folder, dtype, state, padding)
             tokenizer.save_pretrained(folder)
 
         write_folder(destination, save)
     trainer.accelerator.wait_for_everyone()
+
+
+def _save_whole(
+    student: PreTrainedModel,
+    folder: Path,
+    dtype: torch.dtype,
+    state: dict[str, Tensor],
+    padding: Mapping[str, Tensor],
+) -> None:
+    # What was gathered from several processes holds a tied weight under each of its names.
+    left_out = (PROJECTION, *student.all_tied_weights_keys)
+    state = {k: v for k, v in state.items() if not k.startswith(left_out)}
+    for name in padding.keys() & state.keys():
+        state[name][-len(padding[name]) :] = padding[name]
+    student = student.to(dtype)
+    state = {k: v.to(dtype) if v.is_floating_point() else v for k, v in state.items()}
+    student.save_pretrained(folder, state_dict=state)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from accelerate.data_loader import BatchSamplerShard
 from accelerate.utils import gather_object
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader
@@ -27,6 +28,7 @@ from distill.base.console import counter, say
 from distill.base.errors import UserError, storage_errors_as_user_errors
 from distill.data.batches import FilledBatches
 from distill.data.stream import BlockStream, StreamLoader
+from distill.models.adapters import has_adapter, trainable_state
 from distill.models.architecture import fuse_activations, head, hidden_states, is_sharded, shard_layers, view_of
 from distill.models.loading import without_load_report
 from distill.objective import kd_loss
@@ -37,6 +39,8 @@ from distill.training import checkpoints as checkpoint_folder
 from distill.training.step_watch import SpikeWatch, smallest_bad
 from distill.training.teacher_cache import TeacherCache
 from distill.training.training_log import TrainingLog, log_line, token_counts
+
+_TRAINED = "trained.safetensors"  # in checkpoints of students with an adapter
 
 
 class _ConsoleProgress(TrainerCallback):
@@ -345,6 +349,16 @@ class DistillationTrainer(Trainer):
         self.accelerator.wait_for_everyone()
         self.control.should_training_stop |= self.stopped  # after saving: the checkpoint must not say so
 
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        """Trainer's; of a student with an adapter only what is trained, as the base stays what it was."""
+        if not has_adapter(self.model):
+            super()._save(output_dir, state_dict)
+        elif self.args.should_save:
+            folder = Path(output_dir or self.args.output_dir)
+            folder.mkdir(parents=True, exist_ok=True)
+            state = {name: weight.contiguous() for name, weight in trainable_state(self.model).items()}
+            save_file(state, folder / _TRAINED, metadata={"format": "pt"})
+
     def _issue_warnings_after_load(self, load_result: Any) -> None:
         """Trainer's, which says that weights are missing where they are only tied to others."""
         self._not_loaded = set(load_result.missing_keys) - set(self.model.all_tied_weights_keys)
@@ -354,6 +368,9 @@ class DistillationTrainer(Trainer):
 
         Those of experts are: one by one in the file, as one tensor in the model.
         """
+        if has_adapter(self.model):
+            self._load_adapter(resume_from_checkpoint)
+            return
         self._not_loaded = set()
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         if not self._not_loaded:
@@ -363,6 +380,15 @@ class DistillationTrainer(Trainer):
         if left := sorted(self._not_loaded - converted.keys()):
             raise UserError(f"{resume_from_checkpoint}: lacks weights, {left[0]} first; remove it to go on without it")
         self.model.load_state_dict({name: converted[name] for name in self._not_loaded}, strict=False)
+
+    def _load_adapter(self, checkpoint: str) -> None:
+        state = trainable_state(self.model)
+        saved = load_file(Path(checkpoint, _TRAINED))
+        if state.keys() != saved.keys():  # nobody else writes there, and the recipe is the same
+            raise UserError(f"{checkpoint}: is no checkpoint of this adapter; remove the folder above it")
+        with torch.no_grad():
+            for name, weight in state.items():
+                weight.copy_(saved[name])
 
     def require_finite_weights(self) -> None:
         """Refuse to save weights that an optimizer step has made infinite.

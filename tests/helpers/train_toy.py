@@ -21,7 +21,7 @@ from distill.data.stream import training_blocks
 from distill.models.architecture import decoder_layers
 from distill.models.student import make_student, train_tokenizer
 from distill.objective.logit_ops import build_role_maps
-from distill.recipe import CorpusConfig, LossConfig, Recipe, StudentConfig, TargetConfig, TeacherConfig
+from distill.recipe import CorpusConfig, LoraConfig, LossConfig, Recipe, StudentConfig, TargetConfig, TeacherConfig
 from distill.text.counterfactual import Swapper
 from distill.text.role_map import token_roles
 from distill.text.wordlist import load_wordlist
@@ -33,6 +33,10 @@ def toy_documents() -> list[str]:
     sentences = [s.strip() + "." for s in TOY_TEXT.split(".") if s.strip()]
     edited = [" ".join(sentences[i % len(sentences)] for i in range(n, n + 1 + n % 5)) for n in range(60)]
     return edited + [" ".join(sentences[-1:] * (1 + n % 5)) for n in range(60)]
+
+
+def _student_config(keys: dict) -> StudentConfig:
+    return StudentConfig(**{**keys, "lora": LoraConfig(**keys.get("lora", {}))})
 
 
 def shard_on_a_cpu() -> None:
@@ -72,7 +76,7 @@ def main(
         on_nonfinite=on_nonfinite,
         block_length=48,
         teacher=TeacherConfig(**teacher_keys or {}),
-        student=StudentConfig(**student_keys or {}),
+        student=_student_config(student_keys or {}),
         target=TargetConfig(op="expmean", reverse_roles=True, augment=True),
         loss=LossConfig(kd=1.0, ce=0.5, hidden=0.1),
         trainer={
@@ -92,6 +96,10 @@ def main(
     set_seed(0)
     config = StudentConfig(init="config", config=keys, attention=recipe.teacher.attention)
     teacher = make_student(config, None, tokenizer, None).eval().requires_grad_(False)
+    if recipe.student.lora.r:  # an adapter is loaded with its base
+        teacher.config._name_or_path = str(folder / "teacher")
+        if os.environ.get("RANK", "0") == "0":
+            teacher.save_pretrained(folder / "teacher")
     config = recipe.student
     if student is not None:
         config = replace(config, init="config", config={**keys, **student})

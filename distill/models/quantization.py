@@ -1,0 +1,92 @@
+"""Teachers in fewer bits: quantised as they are loaded (bitsandbytes), stored so, or read from a GGUF file.
+
+A quantised teacher only predicts. What a GGUF file holds is turned into plain weights when it is read, and may be used
+like any other model's.
+
+Sources: Dettmers et al. 2022, LLM.int8(), arXiv 2208.07339; Dettmers et al. 2023, QLoRA (nf4), arXiv 2305.14314.
+"""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+from transformers import BitsAndBytesConfig, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+from transformers.utils import is_bitsandbytes_available, is_gguf_available
+
+from distill.base.errors import UserError
+
+
+def quantized_loading(quantization: str | None, dtype: torch.dtype) -> dict[str, Any]:
+    """What `from_pretrained` takes to quantise the linear layers of a model, all but its output head.
+
+    Args:
+        quantization: `int8`, `nf4` or None.
+        dtype: Number format of everything else, and of what is computed.
+
+    Raises:
+        UserError: bitsandbytes is missing.
+    """
+    if quantization is None:
+        return {}
+    if not is_bitsandbytes_available():
+        raise UserError(
+            f"teacher.quantization: {quantization} needs the package bitsandbytes; pip install 'distill[quantization]'"
+        )
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it says at every layer that it multiplies in 16 bits
+    asked = (
+        BitsAndBytesConfig(load_in_8bit=True)
+        if quantization == "int8"
+        else BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
+    )
+    device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+    return {"quantization_config": asked, "device_map": {"": device}}
+
+
+def check_quantized(path: str, model: PreTrainedModel) -> None:
+    """Raises UserError if a model that was to be quantised as it was loaded has no layer that could be."""
+    head = model.get_output_embeddings()
+    plain = [m for m in model.modules() if type(m) in (nn.Linear, Conv1D) and m is not head]
+    every = [m for m in model.modules() if isinstance(m, nn.Linear | Conv1D) and m is not head]
+    if len(plain) == len(every):
+        raise UserError(f"teacher.quantization: none of the layers of {path} can be quantised; leave the key out")
+
+
+def is_quantized(model: PreTrainedModel) -> bool:
+    """Whether a model's weights are quantised: as it was loaded, or in its file."""
+    return getattr(model, "hf_quantizer", None) is not None
+
+
+def gguf_loading(path: str, file: str) -> dict[str, Any]:
+    """What `from_pretrained` takes to read a GGUF file of a folder or hub id.
+
+    Raises:
+        UserError: gguf is missing, or the file (that of a hub id shows later).
+    """
+    _require_gguf(path, file)
+    # Newer versions leave the weights packed where they have kernels for that, in the head too.
+    settings = getattr(transformers, "GgufConfig", None)
+    return {"gguf_file": file} | ({"quantization_config": settings(dequantize=True)} if settings else {})
+
+
+def forget_gguf(model: PreTrainedModel) -> None:
+    """Let a model that was read from a GGUF file be what its weights are: plain."""
+    vars(model.config).pop("quantization_config", None)
+    for name in ("hf_quantizer", "is_quantized", "quantization_method"):
+        vars(model).pop(name, None)
+
+
+def _require_gguf(path: str, file: str) -> None:
+    if not is_gguf_available():
+        raise UserError(f"teacher.gguf_file: {file} needs the package gguf; pip install 'distill[quantization]'")
+    folder = Path(path)
+    if folder.is_file():
+        raise UserError(
+            f"teacher.path: {path} is a file; give its folder, and its name in teacher.gguf_file if it is GGUF"
+        )
+    if folder.is_dir() and not (folder / file).is_file():
+        there = sorted(p.name for p in folder.glob("*.gguf"))
+        raise UserError(f"teacher.gguf_file: {folder} holds no {file}; it holds {', '.join(there) or 'no GGUF file'}")
