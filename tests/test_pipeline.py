@@ -4,6 +4,7 @@ import json
 import math
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import forked
 import pytest
 import synthetic
 import torch
+from chat_templates import chat_tokenizer
 from launched import ENVIRONMENT
 from safetensors.torch import load_file
 from shared import REPOSITORY
@@ -181,3 +183,37 @@ def test_a_users_mistake_is_one_sentence_and_exit_code_2(world, tmp_path, argume
     for word in words:
         assert word in lines[0], lines[0]
     assert sorted(str(p) for p in tmp_path.rglob("*")) == before, "something was written"
+
+
+# ------------------------------------------------------------------------------------------------------ instruct models
+
+
+def test_an_instruct_model_learns_from_conversations_and_is_scored_within_its_template(
+    toy_model, toy_tokenizer, tmp_path
+):
+    """The recipe for a real one, on a toy: only the assistant's turns count, and the student keeps the template."""
+    tokenizer = chat_tokenizer(toy_tokenizer, "chatml")
+    toy_model(vocab_size=len(tokenizer), n_positions=1024).save_pretrained(tmp_path / "teacher")
+    tokenizer.save_pretrained(tmp_path / "teacher")
+    shutil.copy(REPOSITORY / "recipes/conversations/train.jsonl", tmp_path / "talk.jsonl")
+    recipe = REPOSITORY / "recipes/smollm2-instruct.yaml"
+    files = json.dumps([str(tmp_path / "talk.jsonl")])
+    common = [
+        "--config", str(recipe), "--output_dir", str(tmp_path / "run"), "--teacher.path", str(tmp_path / "teacher"),
+        "--student.path", str(tmp_path / "teacher"), "--corpus.files", files, "--held_out.files", files,
+        "--held_out.max_documents", "3", "--trainer",
+        '{"max_steps": 2, "per_device_train_batch_size": 2, "use_cpu": true}',
+        "--scores.metrics", '["next_word_disparity", "perplexity", "equivariance_gap"]', "--scores.max_prompts", "4",
+        "--scores.bootstrap", "50",
+    ]  # fmt: skip
+    done = forked.run(*common, "--block_length", "1024")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "3 of 48 training documents are held-out text too" in done.stderr
+    scores = json.loads((tmp_path / "run" / "scores.json").read_text())
+    assert scores["settings"]["prompts"]["chat"] is True
+    assert set(scores["models"]) == {"teacher", "baseline", "student"}
+    student = AutoTokenizer.from_pretrained(tmp_path / "run" / "student")
+    assert student.chat_template == tokenizer.chat_template
+    too_long = forked.run(*common, "--block_length", "1025")
+    assert too_long.returncode == 2
+    assert "has only 1024 positions" in too_long.stderr

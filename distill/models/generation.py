@@ -133,8 +133,7 @@ def generate(
     Args:
         model: A causal language model with `generate`; its own generation settings play no part.
         tokenizer: Its tokenizer; one without a pad token (GPT-2's) will do.
-        prompts: Texts to continue; each is given after the start token, as every training document is, unless it
-            begins with a special token itself, as chat templates do.
+        prompts: Texts to continue; each is given after the start token, unless it begins with a special one itself.
         samples: Continuations per prompt.
         max_new_tokens: Length at which a continuation is cut off, in tokens; the end token ends it earlier.
         temperature: Softmax temperature, above 0.
@@ -152,10 +151,7 @@ def generate(
     """
     _check_sampling(temperature, top_p)
     start, end = special_tokens(tokenizer)
-    encoded = [
-        ids if begins_itself(prompt, tokenizer) else [start, *ids]
-        for prompt, ids in zip(prompts, _encode(tokenizer, prompts), strict=True)
-    ]
+    encoded = _encode(tokenizer, prompts, start)
     _check_context(model, prompts, encoded, max_new_tokens)
     uniforms = np.random.default_rng(seed).random((len(prompts), samples, max_new_tokens))
     # Neighbours of one length need no padding, and padding costs time.
@@ -210,8 +206,10 @@ def _continue(
     return [row[: row.index(end)] if end in row else row for row in output[:, width:].tolist()]
 
 
-def _encode(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
-    return tokenizer(list(texts), add_special_tokens=False)["input_ids"] if texts else []
+def _encode(tokenizer: Any, texts: Sequence[str], start: int) -> list[list[int]]:
+    """Token ids behind the start token, or from the special token on with which a text begins itself."""
+    encoded = tokenizer(list(texts), add_special_tokens=False)["input_ids"] if texts else []
+    return [ids if begins_itself(text, tokenizer) else [start, *ids] for text, ids in zip(texts, encoded, strict=True)]
 
 
 def _decode(tokenizer: Any, before: list[list[int]], new: list[list[int]]) -> list[str]:
