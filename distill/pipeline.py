@@ -33,6 +33,7 @@ from distill.reports.report import write_report
 from distill.run_folder import open_run
 from distill.scoring.measure import run_prompts
 from distill.scoring.score import score_run
+from distill.text.conversations import as_given, chat_prompt
 from distill.text.counterfactual import Swapper
 from distill.text.role_map import token_roles
 from distill.text.wordlist import load_wordlist
@@ -141,6 +142,7 @@ def _prepare_text(recipe: Recipe, asked: _Asked, folder: Path) -> _Text:
         tokenizer = student_tokenizer(recipe.student, corpus.documents, corpus.key, cache)
     corpus = with_template(corpus, tokenizer, recipe.corpus.mask)
     held_out_text = list(held_out.documents())
+    _check_templates(recipe, held_out_text, tokenizer)
     blocks, counts = training_blocks(
         recipe,
         corpus,
@@ -157,6 +159,14 @@ def _prepare_text(recipe: Recipe, asked: _Asked, folder: Path) -> _Text:
         counts.held_out_documents = held_out_documents(recipe, corpus, held, cache, reading)
         warn_of_held_out(counts.held_out_documents, counts.documents)
     return _Text(blocks, counts, held_out_text, tokenizer)
+
+
+def _check_templates(recipe: Recipe, held_out: list[str], tokenizer: PreTrainedTokenizerBase) -> None:
+    """Let the chat template render what will be scored, where that is asked for: a mistake shall not wait till then."""
+    if recipe.scores.chat:
+        chat_prompt("It", tokenizer)
+    for document in held_out:
+        as_given(document, tokenizer)
 
 
 def _train(recipe: Recipe, asked: _Asked, text: _Text, student: PreTrainedModel, folder: Path) -> None:

@@ -214,6 +214,15 @@ def test_an_instruct_model_learns_from_conversations_and_is_scored_within_its_te
     assert set(scores["models"]) == {"teacher", "baseline", "student"}
     student = AutoTokenizer.from_pretrained(tmp_path / "run" / "student")
     assert student.chat_template == tokenizer.chat_template
+    # What can be known is told before any training.
+    (tmp_path / "teacher" / "chat_template.jinja").unlink()
+    texts = ["--corpus.mask", "none", "--corpus.text_column", "text", "--held_out.text_column", "text"]
+    (tmp_path / "talk.jsonl").write_text('{"text": "She is here."}\n')
+    common[common.index("--output_dir") + 1] = str(tmp_path / "other")
+    without_template = forked.run(*common, *texts)
+    assert without_template.returncode == 2
+    assert "has no chat template" in without_template.stderr
+    assert "training /" not in without_template.stderr
     too_long = forked.run(*common, "--block_length", "1025")
     assert too_long.returncode == 2
     assert "has only 1024 positions" in too_long.stderr
