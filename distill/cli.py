@@ -112,8 +112,8 @@ def train(arguments: Sequence[str]) -> None:
 # ------------------------------------------------------------------------------------------------------------- swap
 
 _SWAP = """Write the counterfactual of every line of FILE to standard output: each listed word becomes its counterpart
-in another group, and every other byte stays. A line is a text of its own; one of more than a million characters is
-swapped in parts, cut behind a sentence or a word."""
+in another group, and every other byte stays, but for a byte-order mark. A line is a text of its own; one of more than
+a million characters is swapped in parts, cut behind a sentence or a word."""
 
 _SWAP_EXAMPLES = """examples:
   echo "She told her father." | distill swap -
@@ -212,7 +212,9 @@ def _wordlist_parser() -> argparse.ArgumentParser:
 
     check = verbs.add_parser("check", help="mistakes, coverage, tokens", description=_CHECK, epilog=_CHECK_EXAMPLES)
     check.add_argument("wordlist", metavar="NAME|PATH", help="bundled list or TSV, several joined by +")
-    check.add_argument("--text", nargs="+", default=[], metavar="FILE", help=".txt, .jsonl, .parquet; also compressed")
+    check.add_argument(
+        "--text", nargs="+", default=[], metavar="FILE", help=".txt, .jsonl, .csv, .parquet ...; also compressed"
+    )
     check.add_argument("--text_column", default="text", metavar="NAME", help="column or JSON key that holds the text")
     check.add_argument("--tokenizer", metavar="PATH", help="folder or hub id; demo for the bundled one")
     _add_json(check)
@@ -295,8 +297,11 @@ def _score_parser() -> Any:
     parser.add_argument("checkpoints", nargs="+", metavar="CHECKPOINT", help="Folder or hub id of a model.")
     parser.add_argument("--against", metavar="CHECKPOINT", help="A model to compare with.")
     parser.add_argument("--output_dir", default="outputs/scores", metavar="DIR", help="Where scores.json goes.")
-    parser.add_argument("--texts", nargs="+", default=[], metavar="FILE", help="Held-out .txt, .jsonl or .parquet.")
-    parser.add_argument("--text_column", default="text", help="Column or JSON key that holds the text.")
+    parser.add_argument(
+        "--texts", nargs="+", default=[], metavar="FILE", help="Held-out .txt, .jsonl, .csv, .parquet ..."
+    )
+    parser.add_argument("--text_column", default="text", help="Column or JSON key that holds texts or message lists.")
+    parser.add_argument("--split", default="train", help="Of folders of save_to_disk that hold several.")
     parser.add_argument("--seed", type=int, default=0, help="Seed of sampling and intervals.")
     parser.add_argument("--metrics", metavar="A,B", help="Which ones; default: all that a recipe has by default.")
     parser.add_argument("--correlate", action="store_true", help="Rank correlations over the scores beside it.")
@@ -339,9 +344,12 @@ def score(arguments: Sequence[str]) -> None:
         if options.metrics is not None:
             settings["metrics"] = list(chosen([name.strip() for name in options.metrics.split(",")]))
         folder = Path(options.output_dir)
-        asked = {name: options[name] for name in ("checkpoints", "against", "wordlist", "texts", "text_column", "seed")}
+        asked = {
+            name: options[name]
+            for name in ("checkpoints", "against", "wordlist", "texts", "text_column", "split", "seed")
+        }
         claim_scores(folder, asked | settings)
-        corpus = CorpusConfig(source="files", files=options.texts, text_column=options.text_column)
+        corpus = CorpusConfig(source="files", files=options.texts, text_column=options.text_column, split=options.split)
         documents = list(read_documents(corpus, options.seed)) if options.texts else []
         models = labelled([*([options.against] if options.against else []), *options.checkpoints])
         common = {"wordlist": options.wordlist, "texts": documents, "seed": options.seed, "folder": folder}

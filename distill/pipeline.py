@@ -31,7 +31,7 @@ from distill.recipe import Recipe, merge, read_recipe_file
 from distill.recipe_check import recipe_of
 from distill.reports.report import write_report
 from distill.run_folder import open_run
-from distill.scoring.measure import run_prompts
+from distill.scoring.measure import check_templates, run_prompts
 from distill.scoring.score import score_run
 from distill.text.counterfactual import Swapper
 from distill.text.role_map import token_roles
@@ -152,6 +152,7 @@ def _prepare(recipe: Recipe, asked: _Asked, folder: Path) -> tuple[_Text, PreTra
         tokenizer = corpus_tokenizer(recipe.student, corpus.documents, corpus.key, cache)
     corpus = with_template(corpus, tokenizer, recipe.corpus.mask)
     held_out_text = list(held_out.documents())
+    check_templates(recipe, held_out_text, tokenizer)
     student = asked.student or _make_student(recipe, teacher, tokenizer)
     one_document = any_mixes(student, *([teacher] if teacher else []))
     swapper = asked.swapper if recipe.needs_counterfactuals else None

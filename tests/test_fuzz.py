@@ -23,6 +23,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
+from chat_templates import chat_tokenizer
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
@@ -41,7 +42,8 @@ from distill.reports.page import run_page
 from distill.reports.report import print_side_by_side, print_table, report_markdown
 from distill.scoring.score import score_models
 from distill.scoring.scores_file import read_scores
-from distill.text import documents
+from distill.text import documents, row_files
+from distill.text.conversations import rendered
 from distill.text.counterfactual import Swapper
 from distill.text.documents import passages, read_documents
 from distill.text.prompts import load_prompts, without_listed_words
@@ -277,6 +279,30 @@ def recipe_keys() -> tuple[str, ...]:
     )
 
 
+JSON_ARRAY = [
+    b'[{"text": "He told his mother."},\n {"text": "Text: \xc3\xa4", "more": [1, {"a": null}]}, {"text": null}]',
+    json.dumps([{"text": TEXT, "id": 7}] * 3, indent=1).encode(),
+]
+CSV = [
+    b'id,text\n1,He told his mother.\n2,"""She"", he said,\nand left."\n3,\n',
+    f"text\n{json.dumps(TEXT)}\n".encode(),
+]
+TSV = [b"id\ttext\n1\tHe told his mother.\n2\tShe left.\n"]
+TALKS = [
+    b'{"text": [{"role": "user", "content": "Who is she?"}, {"role": "assistant", "content": "King."}]}\n'
+    b'{"text": []}\n',
+    b'{"text": [{"role": "system", "content": ""}, {"role": "user", "content": " He <|end|> ", "weight": 1}]}\n',
+]
+
+
+def use_talks(path: Path) -> None:
+    tokenizer = chat_tokenizer(TOKENIZER, "chatml")
+    read = read_documents(CorpusConfig(source="files", files=[str(path)]), 0)
+    talks = [d if type(d) is str else rendered(d, tokenizer, answers_only=True) for d in read]
+    list(pack(talks, tokenizer, SWAPPER, 32, PackingCounts()))
+    "".join(talks).encode()
+
+
 READERS: dict[str, tuple[str, list[bytes] | None, Callable[[Path], None], int]] = {
     # name: (file name, valid contents, what reads it, cases in the slow set)
     "word list": ("list.tsv", WORD_LISTS, use_wordlist, 3000),
@@ -292,6 +318,10 @@ READERS: dict[str, tuple[str, list[bytes] | None, Callable[[Path], None], int]] 
     "xz": ("x.jsonl.xz", XZ, use_corpus, 1000),
     "bzip2": ("x.jsonl.bz2", BZ2, use_corpus, 500),
     "parquet": ("x.parquet", PARQUET, use_corpus, 1000),
+    "JSON array": ("x.json", JSON_ARRAY, use_corpus, 1500),
+    "comma-separated": ("x.csv", CSV, use_corpus, 1500),
+    "tab-separated": ("x.tsv", TSV, use_corpus, 500),
+    "conversations": ("talk.jsonl", TALKS, use_talks, 1500),
     "swapped lines": ("lines.txt", TXT, use_swap, 500),
     "scores": ("scores.json", None, use_scores, 1500),
 }
@@ -439,6 +469,7 @@ LONG: dict[str, tuple[bytes, bytes, Callable[[Path], object]]] = {
     "prompts.tsv": (b"group\toccupation\ncare\tnurse\ncare\t", b"\n", load_prompts),
     "prompts.json": (b'{"care": {"nurse": ["', b'"]}}', load_prompts),
     "x.jsonl": (b'{"text": "', b'"}\n', read_all),
+    "x.json": (b'[{"text": "', b'"}]', read_all),
     "x.txt": (b"", b"", read_all),
     "x.jsonl.gz": (b'{"text": "', b'"}\n', read_all),
     "x.jsonl.xz": (b'{"text": "', b'"}\n', read_all),
@@ -522,10 +553,12 @@ def test_a_long_text_is_read_in_parts_and_loses_nothing(kind, tmp_path, monkeypa
         assert "".join(found) == text
 
 
-@pytest.mark.parametrize("name", ["x.jsonl", "x.jsonl.gz", "x.parquet"])
+@pytest.mark.parametrize("name", ["x.jsonl", "x.jsonl.gz", "x.json", "x.csv", "x.parquet"])
 def test_a_row_that_is_too_long_is_refused(name, tmp_path, monkeypatch):
-    monkeypatch.setattr(documents, "_LONGEST_ROW", 1000)
-    content = LINE * 20 if name == "x.parquet" else b'{"text": "short"}\n{"text": "' + LINE * 20 + b'"}\n'
+    monkeypatch.setattr(row_files, "LONGEST_ROW", 1000)
+    row = b'{"text": "' + LINE * 20 + b'"}'
+    other = {"x.parquet": LINE * 20, "x.json": b"[" + row + b"]", "x.csv": b'text\n"' + LINE.replace(b",", b"\n") * 20}
+    content = other.get(name, b'{"text": "short"}\n' + row + b"\n")
     (tmp_path / name).write_bytes(STORED.get(Path(name).suffix, bytes)(content))
     with pytest.raises(UserError, match=rf"{name}.*: a row of more than .* characters.*\.txt"):
         read_all(tmp_path / name)

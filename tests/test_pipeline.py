@@ -4,6 +4,7 @@ import json
 import math
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import forked
 import pytest
 import synthetic
 import torch
+from chat_templates import chat_tokenizer
 from launched import ENVIRONMENT
 from safetensors.torch import load_file
 from shared import REPOSITORY
@@ -163,7 +165,15 @@ def test_a_run_with_a_quantised_teacher(world, tmp_path):
     recipe = synthetic.write_student_recipe(folder, teacher, tmp_path / "run", max_steps=2, save_steps=2)
     own = ("--student.init", "checkpoint", "--student.path", str(teacher))
     run(
-        "--config", recipe, "--teacher.quantization", "int8", *own, "--trainer.learning_rate", "0", "--baseline", "false"
+        "--config",
+        recipe,
+        "--teacher.quantization",
+        "int8",
+        *own,
+        "--trainer.learning_rate",
+        "0",
+        "--baseline",
+        "false",
     )
     models = json.loads((tmp_path / "run" / "scores.json").read_text())["models"]
     # The student, untrained, is the teacher before it was quantised.
@@ -212,3 +222,46 @@ def test_a_users_mistake_is_one_sentence_and_exit_code_2(world, tmp_path, argume
     for word in words:
         assert word in lines[0], lines[0]
     assert sorted(str(p) for p in tmp_path.rglob("*")) == before, "something was written"
+
+
+# ------------------------------------------------------------------------------------------------------ instruct models
+
+
+def test_an_instruct_model_learns_from_conversations_and_is_scored_within_its_template(
+    toy_model, toy_tokenizer, tmp_path
+):
+    """The recipe for a real one, on a toy: only the assistant's turns count, and the student keeps the template."""
+    tokenizer = chat_tokenizer(toy_tokenizer, "chatml")
+    toy_model(vocab_size=len(tokenizer), n_positions=1024).save_pretrained(tmp_path / "teacher")
+    tokenizer.save_pretrained(tmp_path / "teacher")
+    shutil.copy(REPOSITORY / "recipes/conversations/train.jsonl", tmp_path / "talk.jsonl")
+    recipe = REPOSITORY / "recipes/smollm2-instruct.yaml"
+    files = json.dumps([str(tmp_path / "talk.jsonl")])
+    common = [
+        "--config", str(recipe), "--output_dir", str(tmp_path / "run"), "--teacher.path", str(tmp_path / "teacher"),
+        "--student.path", str(tmp_path / "teacher"), "--corpus.files", files, "--held_out.files", files,
+        "--held_out.max_documents", "3", "--trainer",
+        '{"max_steps": 2, "per_device_train_batch_size": 2, "use_cpu": true}',
+        "--scores.metrics", '["next_word_disparity", "perplexity", "equivariance_gap"]', "--scores.max_prompts", "4",
+        "--scores.bootstrap", "50",
+    ]  # fmt: skip
+    done = forked.run(*common, "--block_length", "1024")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "3 of 48 training documents are held-out text too" in done.stderr
+    scores = json.loads((tmp_path / "run" / "scores.json").read_text())
+    assert scores["settings"]["prompts"]["chat"] is True
+    assert set(scores["models"]) == {"teacher", "baseline", "student"}
+    student = AutoTokenizer.from_pretrained(tmp_path / "run" / "student")
+    assert student.chat_template == tokenizer.chat_template
+    # What can be known is told before any training.
+    (tmp_path / "teacher" / "chat_template.jinja").unlink()
+    texts = ["--corpus.mask", "none", "--corpus.text_column", "text", "--held_out.text_column", "text"]
+    (tmp_path / "talk.jsonl").write_text('{"text": "She is here."}\n')
+    common[common.index("--output_dir") + 1] = str(tmp_path / "other")
+    without_template = forked.run(*common, *texts)
+    assert without_template.returncode == 2
+    assert "has no chat template" in without_template.stderr
+    assert "training /" not in without_template.stderr
+    too_long = forked.run(*common, "--block_length", "1025")
+    assert too_long.returncode == 2
+    assert "has only 1024 positions" in too_long.stderr

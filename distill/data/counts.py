@@ -18,6 +18,7 @@ class PackingCounts:
     skipped_sentences: int = 0
     blocks: int = 0
     edited_blocks: int = 0
+    cut_conversations: int = 0  # longer than a block: their later pieces do not see the earlier ones
     held_out_documents: int = 0  # that are held-out text too, see overlap.py
 
     def __add__(self, other: "PackingCounts") -> "PackingCounts":
@@ -35,6 +36,8 @@ class PackingCounts:
             line += f"; {self.edited_documents} documents edited, {self.aligned_share:.1%} of their positions aligned"
         if self.skipped_sentences:
             line += f"; {self.skipped_sentences} sentences left alone"
+        if self.cut_conversations:
+            line += f"; {self.cut_conversations} conversations are longer than a block, and cut"
         if self.held_out_documents:
             line += f"; {self.held_out_documents} documents are held-out text too"
         return line + (f"; {self.dropped_pieces} pieces dropped" if self.dropped_pieces else "")

@@ -197,6 +197,8 @@ def pack(
         counterfactuals = swapper.counterfactuals(document) if swapper else ()
         encoded = _encoded(document, tokenizer, counterfactuals, special)
         counts.documents += 1
+        if isinstance(document, Conversation):
+            counts.cut_conversations += any(len(view) >= block_length for view in encoded.ids)
         if counterfactuals:
             counts.edited_documents += bool(counterfactuals[0].spans)
             counts.edits += len(counterfactuals[0].spans)

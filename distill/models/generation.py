@@ -233,8 +233,9 @@ def _continue(
 
 
 def _encode(tokenizer: Any, texts: Sequence[str], start: int) -> list[list[int]]:
-    found = tokenizer(list(texts), add_special_tokens=False)["input_ids"] if texts else []
-    return [ids if begins_itself(t, tokenizer) else [start, *ids] for t, ids in zip(texts, found, strict=True)]
+    """Token ids behind the start token, or from the special token on with which a text begins itself."""
+    encoded = tokenizer(list(texts), add_special_tokens=False)["input_ids"] if texts else []
+    return [ids if begins_itself(text, tokenizer) else [start, *ids] for text, ids in zip(texts, encoded, strict=True)]
 
 
 def _decode(tokenizer: Any, before: list[list[int]], new: list[list[int]]) -> list[str]:

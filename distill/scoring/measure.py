@@ -7,7 +7,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from transformers import AutoConfig
+from transformers import AutoConfig, PreTrainedTokenizerBase
 
 from distill.base.errors import UserError
 from distill.base.files import DEMO_TEACHER
@@ -17,7 +17,7 @@ from distill.models.loading import load_model, load_tokenizer
 from distill.recipe import Recipe, ScoreConfig
 from distill.scoring.examples import example_prompts, examples_of
 from distill.scoring.score_cache import ScoreCache, content_hash, stamp
-from distill.text.conversations import Messages
+from distill.text.conversations import Messages, as_given, chat_prompt
 from distill.text.counterfactual import Swapper
 from distill.text.prompts import Prompt, limit_prompts, without_listed_words
 
@@ -51,6 +51,18 @@ def _context_of(source: ModelSource) -> int | None:
         except Exception:  # an adapter, code of its own, a mistake: whoever loads the model tells
             pass
     return own_context(open_model(source, "cpu")[0].config)
+
+
+def check_templates(recipe: Recipe, documents: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> None:
+    """Let the chat template render what will be scored, where that is asked for: a mistake shall not wait till then.
+
+    Raises:
+        UserError: see `conversations.as_given` and `chat_prompt`.
+    """
+    if recipe.scores.chat:
+        chat_prompt("It", tokenizer)
+    for document in documents:
+        as_given(document, tokenizer)
 
 
 def run_prompts(recipe: Recipe, swapper: Swapper) -> tuple[list[Prompt], int]:

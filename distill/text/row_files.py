@@ -214,7 +214,8 @@ def _object(row: Any, where: str) -> Mapping:
 def _table(stream: IO[str], path: Path, delimiter: str) -> Iterator[tuple[str, Mapping]]:
     """The rows of a table in text, by the names in its header; an empty cell holds nothing."""
     csv.field_size_limit(LONGEST_ROW)
-    reader = csv.reader(stream, delimiter=delimiter, strict=True)
+    # No longer line is read: what is cut there is a field too long, or one that it makes so.
+    reader = csv.reader(iter(partial(stream.readline, LONGEST_ROW + 2), ""), delimiter=delimiter, strict=True)
     line = 1
     try:
         header = next(reader, [])

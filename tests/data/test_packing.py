@@ -341,6 +341,15 @@ def marked_tokens(tokenizer, text, places):
     ]
 
 
+def test_conversations_longer_than_a_block_are_counted(toy_tokenizer):
+    tokenizer = chat_tokenizer(toy_tokenizer, "chatml")
+    talks = [rendered(Messages(["user", "assistant"], ["She is here.", "He " * n]), tokenizer) for n in (1, 2, 200)]
+    counts = PackingCounts()
+    list(pack([*talks, "He " * 200], tokenizer, None, 128, counts))
+    assert counts.cut_conversations == 1
+    assert "1 conversations are longer than a block, and cut" in counts.summary()
+
+
 def test_a_corpus_in_which_the_assistant_is_silent_is_refused(toy_tokenizer, swapper, tmp_path):
     tokenizer = chat_tokenizer(toy_tokenizer, "chatml")
     silent = rendered(Messages(["user"], ["She is here."]), tokenizer, answers_only=True)

@@ -7,10 +7,13 @@ import pytest
 from chat_templates import TEMPLATES, chat_tokenizer
 from hypothesis import given
 from hypothesis import strategies as st
+from shared import REPOSITORY
 
 from distill.base.errors import UserError
+from distill.recipe import CorpusConfig
 from distill.text.conversations import Conversation, Messages, as_given, chat_prompt, read_messages, rendered
 from distill.text.counterfactual import Swapper
+from distill.text.documents import read_documents
 from distill.text.wordlist import load_wordlist
 
 TALK = [
@@ -176,3 +179,26 @@ def test_generation_markers_in_a_template_change_nothing(toy_tokenizer):
     ours = [int(any(start < end <= stop for start, stop in found.answers)) for _, end in offsets]
     assert ours == list(theirs["assistant_masks"])
     assert json.dumps(ours).count("1") > 4
+
+
+def test_the_bundled_conversations_are_sound_and_held_out_ones_are_others(swapper):
+    folder, found = REPOSITORY / "recipes" / "conversations", {}
+    for name in ("train", "held_out"):
+        config = CorpusConfig(source="files", files=[str(folder / f"{name}.jsonl")], text_column="messages")
+        found[name] = list(read_documents(config, 0))
+        for document in found[name]:
+            spoken = [role for role in document.roles if role != "system"]
+            assert spoken == ["user", "assistant"] * (len(spoken) // 2)
+            assert all(document.contents)
+    assert (len(found["train"]), len(found["held_out"])) == (48, 8)
+    assert not set(found["train"]) & set(found["held_out"])
+    edited = [document for document in found["train"] if swapper.swap(document).spans]
+    assert len(edited) > 40
+    answers = [swapper.matches(rendered_answer) for rendered_answer in map(_answers, found["train"])]
+    groups = [match.group for matches in answers for match in matches]
+    assert 0.4 < sum(groups) / len(groups) < 0.6  # as much of women as of men; what they do is another matter
+
+
+def _answers(document: Messages) -> str:
+    pairs = zip(document.roles, document.contents, strict=True)
+    return " ".join(content for role, content in pairs if role == "assistant")
