@@ -48,7 +48,8 @@ from distill.scoring.measure import (
     usable_prompts,
 )
 from distill.scoring.score_cache import ScoreCache, content_hash
-from distill.scoring.scores_file import without_nan, write_scores
+from distill.scoring.scores_file import read_speeds, without_nan, write_scores, write_speeds
+from distill.scoring.speed import tokens_per_second
 from distill.text.counterfactual import Swapper
 from distill.text.prompts import DEFAULT_PROMPTS, Prompt
 from distill.text.wordlist import WordList, load_wordlist
@@ -79,15 +80,14 @@ def score(
         scores["differences"]["after - before"]["perplexity"]["ratio"]
 
     Args:
-        checkpoints: A folder or hub id, or several (named by the last part of their paths where that tells them apart),
-            or name -> folder, hub id or (model, tokenizer). Each is set against every earlier one.
+        checkpoints: A folder or hub id, or several (named by the last part of their paths), or name -> folder, hub id
+            or (model, tokenizer). Each is set against every earlier one.
         wordlist: A word list, or the name or path of one; several joined by +.
         texts: Held-out texts; without any, the metrics that read them are undefined.
-        prompts: Beginnings of texts, or where they come from, see `load_prompts`; those that hold a listed word are
-            left out.
+        prompts: Beginnings of texts, or where `load_prompts` finds them; those with a listed word are left out.
         seed: Seed of sampling and intervals.
-        folder: Where scores.json goes, and beside it, in `cache/scores`, what was measured, so that a stopped call goes
-            on. None writes nothing.
+        folder: Where scores.json and speed.json go, and into `cache/scores` what was measured, for a later call. None
+            writes nothing.
         settings: Any other setting of `distill.recipe.ScoreConfig`: metrics, samples, max_new_tokens, bootstrap, ...
 
     Returns:
@@ -100,6 +100,7 @@ def score(
     models = _named(checkpoints)
     swapper = Swapper(wordlist if isinstance(wordlist, WordList) else load_wordlist(wordlist))
     usable, left_out = usable_prompts(prompts, config.max_prompts, seed, swapper)
+    speeds = read_speeds(Path(folder)) if folder else None
     scores = score_models(
         models,
         wordlist=swapper.wordlist,
@@ -110,11 +111,13 @@ def score(
         swapper=swapper,
         progress=_console_progress(),
         cache=Path(folder, "cache", "scores") if folder else None,
+        speeds=speeds,
     )
-    source = str(prompts) if isinstance(prompts, str | Path) else None
-    scores["settings"]["prompts"] |= {"source": source, "left_out_with_listed_word": left_out}
-    if folder:
+    named = isinstance(prompts, str | Path)
+    scores["settings"]["prompts"] |= {"source": str(prompts) if named else None, "left_out_with_listed_word": left_out}
+    if folder and speeds is not None:
         write_scores(scores, Path(folder, "scores.json"))
+        write_speeds({name: speeds[name] for name in models}, Path(folder))
     return scores
 
 
@@ -185,6 +188,7 @@ def score_models(
     swapper: Swapper | None = None,
     progress: Progress | None = None,
     cache: Path | None = None,
+    speeds: dict[str, dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """Measure models on the same prompts and texts, one model in memory at a time.
 
@@ -200,6 +204,7 @@ def score_models(
         swapper: The word list's swapper, if there is one already.
         progress: Called with (model name, what is being done, done, in all).
         cache: Folder that keeps what was measured; None keeps nothing.
+        speeds: Model -> what is known of its speed; what is not is measured and put in. None measures none.
 
     Returns:
         The contents of scores.json (see this module's head); differences are taken of each model against every
@@ -210,12 +215,16 @@ def score_models(
     """
     documents = [document for document in documents if document.strip()]
     asked = Asked(settings, seed, swapper or Swapper(wordlist), documents, prompts)
-    found = _measure_each(models, asked, progress, cache)
+    found = _measure_each(models, asked, progress, cache, speeds)
     return without_nan(contents(asked, found, versions(default_device())))
 
 
 def _measure_each(
-    models: Mapping[str, ModelSource], asked: Asked, progress: Progress | None, cache: Path | None
+    models: Mapping[str, ModelSource],
+    asked: Asked,
+    progress: Progress | None,
+    cache: Path | None,
+    speeds: dict[str, dict[str, Any]] | None,
 ) -> dict[str, Measured]:
     """Model -> what it gave; see `score_models`."""
     metrics, device = chosen(asked.settings.metrics), default_device()
@@ -237,6 +246,8 @@ def _measure_each(
         kept = ScoreCache(cache, given | {"judge": judge_hash})
         outcomes, texts = model_outcomes(evaluation, metrics, kept, model_hash, show)
         found[name] = Measured(outcomes, texts, weights, _facts(evaluation))
+        if speeds is not None and speeds.get(name, {}).get("weights") != weights:
+            speeds[name] = {"weights": weights, "tokens_per_second": tokens_per_second(model, tokenizer)}
         del model, evaluation, show
         if not isinstance(source, tuple):  # its memory is wanted for the next one
             gc.collect()
