@@ -49,7 +49,7 @@ from distill.scoring.measure import (
 )
 from distill.scoring.score_cache import ScoreCache, content_hash
 from distill.scoring.scores_file import read_speeds, without_nan, write_scores, write_speeds
-from distill.scoring.speed import tokens_per_second
+from distill.scoring.speed import measured_speeds
 from distill.text.counterfactual import Swapper
 from distill.text.prompts import DEFAULT_PROMPTS, Prompt
 from distill.text.wordlist import WordList, load_wordlist
@@ -100,7 +100,6 @@ def score(
     models = _named(checkpoints)
     swapper = Swapper(wordlist if isinstance(wordlist, WordList) else load_wordlist(wordlist))
     usable, left_out = usable_prompts(prompts, config.max_prompts, seed, swapper)
-    speeds = read_speeds(Path(folder)) if folder else None
     scores = score_models(
         models,
         wordlist=swapper.wordlist,
@@ -111,13 +110,12 @@ def score(
         swapper=swapper,
         progress=_console_progress(),
         cache=Path(folder, "cache", "scores") if folder else None,
-        speeds=speeds,
     )
     named = isinstance(prompts, str | Path)
     scores["settings"]["prompts"] |= {"source": str(prompts) if named else None, "left_out_with_listed_word": left_out}
-    if folder and speeds is not None:
+    if folder:
         write_scores(scores, Path(folder, "scores.json"))
-        write_speeds({name: speeds[name] for name in models}, Path(folder))
+        write_speeds(measured_speeds(models, scores["settings"], read_speeds(Path(folder))), Path(folder))
     return scores
 
 
@@ -188,7 +186,6 @@ def score_models(
     swapper: Swapper | None = None,
     progress: Progress | None = None,
     cache: Path | None = None,
-    speeds: dict[str, dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """Measure models on the same prompts and texts, one model in memory at a time.
 
@@ -204,7 +201,6 @@ def score_models(
         swapper: The word list's swapper, if there is one already.
         progress: Called with (model name, what is being done, done, in all).
         cache: Folder that keeps what was measured; None keeps nothing.
-        speeds: Model -> what is known of its speed; what is not is measured and put in. None measures none.
 
     Returns:
         The contents of scores.json (see this module's head); differences are taken of each model against every
@@ -215,16 +211,12 @@ def score_models(
     """
     documents = [document for document in documents if document.strip()]
     asked = Asked(settings, seed, swapper or Swapper(wordlist), documents, prompts)
-    found = _measure_each(models, asked, progress, cache, speeds)
+    found = _measure_each(models, asked, progress, cache)
     return without_nan(contents(asked, found, versions(default_device())))
 
 
 def _measure_each(
-    models: Mapping[str, ModelSource],
-    asked: Asked,
-    progress: Progress | None,
-    cache: Path | None,
-    speeds: dict[str, dict[str, Any]] | None,
+    models: Mapping[str, ModelSource], asked: Asked, progress: Progress | None, cache: Path | None
 ) -> dict[str, Measured]:
     """Model -> what it gave; see `score_models`."""
     metrics, device = chosen(asked.settings.metrics), default_device()
@@ -246,8 +238,6 @@ def _measure_each(
         kept = ScoreCache(cache, given | {"judge": judge_hash})
         outcomes, texts = model_outcomes(evaluation, metrics, kept, model_hash, show)
         found[name] = Measured(outcomes, texts, weights, _facts(evaluation))
-        if speeds is not None and speeds.get(name, {}).get("weights") != weights:
-            speeds[name] = {"weights": weights, "tokens_per_second": tokens_per_second(model, tokenizer)}
         del model, evaluation, show
         if not isinstance(source, tuple):  # its memory is wanted for the next one
             gc.collect()

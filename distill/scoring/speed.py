@@ -1,25 +1,49 @@
-"""How fast a model writes: tokens a second, one text at a time, on the machine that scores it.
+"""How fast models write: tokens a second, one text at a time, on the machine that scores them.
 
 It depends on the clock and on what else the machine does, so it stands beside scores.json, in `speed.json`, with the
-weights that it was measured of (`scores_file.read_speeds`); what was measured there before is not measured again.
+weights that it was measured of (`scores_file.read_speeds`). Models are asked in turns, and the fastest of a few times
+counts, so that what else runs is not taken for a model's slowness.
 """
 
-import statistics
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from transformers import GenerationConfig
 
-from distill.models.architecture import evaluating, special_tokens
+from distill.models.architecture import default_device, evaluating, special_tokens
+from distill.scoring.measure import ModelSource, open_model
 
 _TOKENS = 32  # that are written each time
-_TIMES = 5
-_SECONDS = 5.0  # after which a slow model is not asked again
+_TIMES = 8  # at most, of one turn
+_SECONDS = 3.0  # after which a slow model's turn ends
+_TURNS = 3
+_LARGE = 2e9  # bytes of a model that is loaded once only
+
+
+def measured_speeds(
+    models: Mapping[str, ModelSource], settings: Mapping[str, Any], known: Mapping[str, Mapping[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    """Model -> `weights` (their SHA-256) and `tokens_per_second`; measured anew, all together, where one is not known.
+
+    Args:
+        models: Name -> where the model comes from; one is in memory at a time.
+        settings: Those of their scores.json.
+        known: What an earlier call returned.
+    """
+    weights, facts = settings["weights"], settings["models"]
+    if all(known.get(name, {}).get("weights") == weights[name] for name in models):
+        return {name: dict(known[name]) for name in models}
+    best = dict.fromkeys(models, 0.0)
+    for _ in range(1 if any(facts[name]["bytes"] > _LARGE for name in models) else _TURNS):
+        for name, source in models.items():
+            best[name] = max(best[name], tokens_per_second(*open_model(source, default_device())))
+    return {name: {"weights": weights[name], "tokens_per_second": rate} for name, rate in best.items()}
 
 
 def tokens_per_second(model: Any, tokenizer: Any) -> float:
-    """Tokens that a model writes in a second, one after the other, behind the start token: the median of a few times.
+    """Tokens that a model writes in a second, one after the other, behind the start token: the fastest of a few times.
 
     Args:
         model: A causal language model with `generate`.
@@ -36,10 +60,10 @@ def tokens_per_second(model: Any, tokenizer: Any) -> float:
     try:
         with evaluating(model), torch.inference_mode():
             begun = time.monotonic()
-            while (len(rates) <= _TIMES and time.monotonic() - begun < _SECONDS) or len(rates) < 2:
+            while len(rates) < 2 or (len(rates) < _TIMES and time.monotonic() - begun < _SECONDS):
                 before = time.monotonic()
                 written = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids)).shape[1] - 1
-                rates.append(written / (time.monotonic() - before))  # the ids are on their way back: it has waited
+                rates.append(written / (time.monotonic() - before))  # the ids are there: it has waited for them
     finally:
         model.generation_config = own
-    return statistics.median(rates[1:])  # the first warms up
+    return max(rates)

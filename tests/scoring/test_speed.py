@@ -25,11 +25,12 @@ def test_a_speed_is_measured_once_of_the_same_weights(toy_model, toy_tokenizer, 
     score({"one": (toy_model(), toy_tokenizer)}, **asked)
     (first,) = read_speeds(tmp_path).values()
     assert first["tokens_per_second"] > 0
-    monkeypatch.setattr("distill.scoring.score.tokens_per_second", lambda *_: 1.0)
+    turns = iter([1.0, 3.0, 2.0])
+    monkeypatch.setattr("distill.scoring.speed.tokens_per_second", lambda *_: next(turns))
     score({"one": (toy_model(), toy_tokenizer)}, **asked)
     assert list(read_speeds(tmp_path).values()) == [first]
     scores = score({"one": (toy_model(seed=1), toy_tokenizer)}, **asked)
-    assert read_speeds(tmp_path)["one"] == {"weights": scores["settings"]["weights"]["one"], "tokens_per_second": 1.0}
+    assert read_speeds(tmp_path)["one"] == {"weights": scores["settings"]["weights"]["one"], "tokens_per_second": 3.0}
     assert "speed" not in json.loads((tmp_path / "scores.json").read_text(encoding="utf-8"))
 
 
