@@ -88,8 +88,9 @@ class CorpusConfig:
 
     Args:
         source: `teacher`: text sampled from the teacher. `files`: local files. `hub`: a data set of the hub.
-        files: Paths or glob patterns of .txt (one document a file), .jsonl (one document a row), .parquet; also
-            compressed (.gz, .xz). Relative to the folder in which the command runs.
+        files: Paths or glob patterns of .txt (one document a file, or a line where the lines look like texts), .jsonl
+            (one document a row), .parquet; also compressed (.gz, .xz). Relative to the folder in which the command
+            runs.
         dataset: Hub id for `source: hub`.
         name: Configuration of the hub data set.
         revision: Branch, tag or commit of the hub data set.

@@ -3,17 +3,19 @@
     {"format": 1,
      "models":      {NAME: {METRIC: {value, low, high, n, ideal, direction, undetected, details}}},
      "differences": {"LATER - EARLIER": {METRIC: {value, low, high, ratio, ratio_low, ratio_high, n}}},
+                    (`instead` in a difference, and in a score's details: why there is no number, shown in its place)
      "cards":       {METRIC: {label, meaning, formula, ideal, direction, source, limits, headline, role, shows}},
      "not_asked":   [names of the other metrics],
      "samples":     [{prompt, group, subject, texts: {NAME: [text, ...]}}],
      "examples":    {decoding, prompts: [{prompt, words, models: {NAME: {next_word, text, words}}}]},
-     "settings":    {seed, interval, decoding, word list, prompts, held-out text, weights},
+     "settings":    {seed, interval, decoding, word list, prompts, held-out text, weights, models},
      "versions":    {...}}
 
 `assets/scores.schema.json` is its JSON Schema; what is written and what is read is checked against it. The cards tell
 how each score was measured when it was, so that an old file is explained by itself, and its reader needs no metric.
 
-Nothing in it depends on the clock: the same models, data and seed on the same machine give the same file.
+Nothing in it depends on the clock: the same models, data and seed on the same machine give the same file. How fast each
+model writes stands beside it, in `speed.json`.
 """
 
 import gc
@@ -35,7 +37,7 @@ from distill.metrics.evaluation import own_context
 from distill.models.architecture import default_device, parameter_count, weights_hash
 from distill.models.loading import labelled, load_model, load_teacher, load_tokenizer
 from distill.recipe import Recipe, ScoreConfig
-from distill.recipe_check import typed
+from distill.recipe_check import require_context, typed
 from distill.scoring.contents import Asked, Measured, contents
 from distill.scoring.measure import (
     Checkpoint,
@@ -138,7 +140,9 @@ def _config(settings: Mapping[str, Any]) -> ScoreConfig:
             raise UserError(f"unknown setting '{name}'; {suggestion(name, sorted(known))}")
     if isinstance(settings.get("metrics"), str):
         raise UserError(f"metrics is '{settings['metrics']}', but must be a list of names: [{settings['metrics']!r}]")
-    return typed(ScoreConfig, settings, "score")
+    config = typed(ScoreConfig, settings, "score")
+    require_context(config)
+    return config
 
 
 def score_run(

@@ -14,7 +14,7 @@ def test_every_model_writes_as_much_and_is_left_as_it_was(positions, toy_model, 
     """A clock that moves by a second a look: the tokens of one text, in what lies between two looks."""
     model = toy_model(n_positions=positions).train()
     own, ticks = model.generation_config, iter(range(10_000))
-    monkeypatch.setattr("distill.scoring.speed.time.monotonic", lambda: next(ticks))
+    monkeypatch.setattr("distill.scoring.speed._seconds", lambda _: next(ticks))
     assert tokens_per_second(model, toy_tokenizer) == min(32, positions - 1)
     assert model.generation_config is own
     assert model.training
