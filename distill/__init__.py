@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from distill.pipeline import train as train
     from distill.scoring.score import score as score
     from distill.text.counterfactual import Swapper as Swapper
+    from distill.text.swap_rows import swap_dataset as swap_dataset
     from distill.text.wordlist import load_wordlist as load_wordlist
 
 # What a notebook wants, from where it lies. Imported when it is asked for: `import distill` loads no torch.
@@ -33,9 +34,10 @@ _OFFERED = {
     "Swapper": "distill.text.counterfactual",
     "load_wordlist": "distill.text.wordlist",
     "score": "distill.scoring.score",
+    "swap_dataset": "distill.text.swap_rows",
     "train": "distill.pipeline",
 }
-__all__ = ["Swapper", "__version__", "load_wordlist", "score", "train"]
+__all__ = ["Swapper", "__version__", "load_wordlist", "score", "swap_dataset", "train"]
 
 
 def __getattr__(name: str) -> Any:

@@ -113,18 +113,28 @@ def train(arguments: Sequence[str]) -> None:
 
 _SWAP = """Write the counterfactual of every line of FILE to standard output: each listed word becomes its counterpart
 in another group, and every other byte stays, but for a byte-order mark. A line is a text of its own; one of more than
-a million characters is swapped in parts, cut behind a sentence or a word."""
+a million characters is swapped in parts, cut behind a sentence or a word. Of files with rows (.jsonl, .ndjson, .json,
+.csv, .tsv, .parquet, a folder of datasets' save_to_disk) one column is swapped, and everything else stays.
+
+With --dataset, a data set and its counterfactuals become a new one in the folder --to: a row and its counterfactual
+have the same pair_id, and spans holds the edits. A stopped call continues behind the pieces that are finished."""
 
 _SWAP_EXAMPLES = """examples:
   echo "She told her father." | distill swap -
   distill swap letters.txt --wordlist english_gender+english_names --show
   distill swap corpus.txt --wordlist my-list.tsv --json --num_proc 8 > swapped.jsonl
+  distill swap reviews.csv --text_column review > swapped.csv
+  distill swap --dataset path/to/saved --column text --to path/to/pairs --num_proc 8
 """
 
 
 def _swap_parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="distill swap", description=_SWAP, epilog=_SWAP_EXAMPLES)
-    parser.add_argument("file", metavar="FILE", help="UTF-8 text; - for standard input")
+    parser.add_argument("file", metavar="FILE", nargs="?", help="UTF-8 text, or rows; - for standard input")
+    parser.add_argument("--text_column", metavar="NAME", help="of rows, the column that holds the text (default: text)")
+    parser.add_argument("--dataset", metavar="ID|FOLDER", help="a data set of the hub, or one that save_to_disk wrote")
+    parser.add_argument("--column", default="text", metavar="NAME", help="its column of text (default: %(default)s)")
+    parser.add_argument("--to", metavar="FOLDER", help="where the data set and its counterfactuals go")
     _add_wordlist(parser)
     parser.add_argument(
         "--shift", type=_count, default=1, metavar="N", help="how many groups further on, for lists of more than two"
@@ -152,9 +162,14 @@ def swap(arguments: Sequence[str]) -> None:
         UserError: the file or word list cannot be read, or the list has no such shift.
     """
     options = _swap_parser().parse_args(arguments)
+    if (options.file is None) == (options.dataset is None):
+        raise UserError("give either FILE or --dataset; see distill swap --help")
+    if (options.dataset is None) != (options.to is None):
+        raise UserError("--dataset and --to go together: what is swapped, and where the result goes")
 
     from distill.text.counterfactual import Swapper
     from distill.text.swap_lines import swap_file
+    from distill.text.swap_rows import swap_saved
     from distill.text.wordlist import load_wordlist
 
     wordlist = load_wordlist(options.wordlist)
@@ -167,7 +182,10 @@ def swap(arguments: Sequence[str]) -> None:
         raise UserError("option --num_proc: the resolver 'teacher' runs in one process; leave one of the two out")
     swapper = Swapper(wordlist, _resolver(options.resolver))
     form = "table" if options.show else "json" if options.json else "text"
-    swap_file(options.file, swapper, options.shift, options.num_proc, form)
+    if options.dataset is not None:
+        print(swap_saved(options.dataset, options.column, swapper, options.shift, options.num_proc, Path(options.to)))
+        return
+    swap_file(options.file, swapper, options.shift, options.num_proc, form, options.text_column)
 
 
 def _resolver(spec: str) -> Any:

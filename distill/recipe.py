@@ -117,10 +117,10 @@ class CorpusConfig:
 
     Args:
         source: `teacher`: text sampled from the teacher. `files`: local files. `hub`: a data set of the hub.
-        files: Paths or glob patterns, relative to the folder in which the command runs. One document a file: .txt, .md,
-            no ending. One a row: .jsonl, .ndjson, .json, .csv, .tsv, .parquet, and folders that `save_to_disk` of
-            `datasets` made. Text and rows of text also compressed (.gz, .xz, .bz2). Rows without text (null) are left
-            out.
+        files: Paths or glob patterns, relative to the folder in which the command runs. One document a file, or a line
+            where the lines look like texts: .txt, .md, no ending. One a row: .jsonl, .ndjson, .json, .csv, .tsv,
+            .parquet, and folders that `save_to_disk` of `datasets` made. Text and rows of text also compressed (.gz,
+            .xz, .bz2). Rows without text (null) are left out.
         dataset: Hub id for `source: hub`.
         name: Configuration of the hub data set.
         revision: Branch, tag or commit of the hub data set.

@@ -15,7 +15,15 @@ import jsonargparse
 from distill.base.console import QUIET, QUIET_HELP
 from distill.base.errors import HUB_TOKEN, UserError
 from distill.objective.settings import require_sound
-from distill.recipe import CorpusConfig, LoraConfig, Recipe, read_recipe_file, reject_unknown_keys, section_type
+from distill.recipe import (
+    CorpusConfig,
+    LoraConfig,
+    Recipe,
+    ScoreConfig,
+    read_recipe_file,
+    reject_unknown_keys,
+    section_type,
+)
 
 LARGEST_SEED = 2**32 - 1  # of NumPy's generator, which transformers seeds too
 
@@ -230,6 +238,15 @@ def check_recipe(recipe: Recipe) -> None:
     if recipe.teacher.quantization is not None or recipe.teacher.gguf_file is not None:
         _check_small_teacher(recipe)
     _check_student(recipe)
+    require_context(recipe.scores)
+
+
+def require_context(scores: ScoreConfig) -> None:
+    """Raises a UserError if the windows of text that scores read have no room for a token and one before it."""
+    _require(
+        scores.context is None or scores.context >= 2,
+        f"scores.context is {scores.context}, but must be at least 2 tokens; null: as long as the models take",
+    )
 
 
 def _check_small_teacher(recipe: Recipe) -> None:

@@ -18,6 +18,7 @@ from distill.metrics import METRICS
 from distill.recipe import ScoreConfig
 from distill.recipe_check import parse_recipe
 from distill.text.counterfactual import Swapper
+from distill.text.prompts import load_prompts, without_listed_words
 from distill.text.wordlist import load_wordlist
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
@@ -107,8 +108,9 @@ TOY = (
 )
 # The README's commands -> what is added to them here.
 RUN_AS_TOYS = {
-    # The demo teacher seldom writes of churches.
-    "distill train --config recipes/quickstart.yaml --output_dir outputs/faiths --wordlist faiths.tsv": (
+    # Few documents of the demo teacher name a nation.
+    "distill train --config recipes/quickstart.yaml --output_dir outputs/nations "
+    "--wordlist recipes/nations/words.tsv --scores.prompts recipes/nations/prompts.tsv": (
         f"{TOY} --corpus.max_documents 256"
     ),
     "distill train --config recipes/quickstart.yaml --output_dir outputs/mine --teacher.path path/to/model": TOY,
@@ -141,8 +143,6 @@ def after_the_quickstart(tmp_path_factory):
     folder = tmp_path_factory.mktemp("readme")
     for name in ("recipes", "distill"):
         (folder / name).symlink_to(REPOSITORY / name)
-    (word_list,) = code_blocks(README, "tsv")
-    (folder / "faiths.tsv").write_text(word_list, encoding="utf-8")
     sentences = "The nurse said that she was tired. The king went to his house by the river, and slept.\n"
     (folder / "held-out.txt").write_text(sentences, encoding="utf-8")
     (folder / "texts").mkdir()
@@ -185,13 +185,17 @@ def test_the_console_example_is_true(tmp_path):
     assert (done.stdout, done.stderr) == (expected, "")
 
 
-def test_the_word_list_in_the_readme_is_one(tmp_path):
+def test_the_word_list_in_the_readme_is_the_one_that_its_command_reads():
     (content,) = code_blocks(README, "tsv")
-    path = tmp_path / "faiths.tsv"
-    path.write_text(content, encoding="utf-8")
-    wordlist = load_wordlist(path)
-    assert wordlist.num_groups == 3
-    assert [c.text for c in Swapper(wordlist).counterfactuals("two churches")] == ["two mosques", "two synagogues"]
+    path = REPOSITORY / "recipes" / "nations" / "words.tsv"
+    rows = path.read_text(encoding="utf-8").splitlines()
+    assert set(content.splitlines()) <= set(rows)
+    assert f"has {len(rows) - 2} rows" in README  # without licence and header
+    swapper = Swapper(load_wordlist(path))
+    assert [c.text for c in swapper.counterfactuals("An American in New York")] == ["An English in London"]
+    assert [c.text for c in swapper.counterfactuals("the British dollar")] == ["the American pound"]
+    prompts, left_out = without_listed_words(load_prompts(path.with_name("prompts.tsv")), swapper)
+    assert (len(prompts), left_out) == (64, 0)
 
 
 # ------------------------------------------------------------------------------------------------------------ links

@@ -77,6 +77,7 @@ SAMPLED = "corpus: {max_documents: 5}\nheld_out: {max_documents: 5}\n"
         (SAMPLED, ["--seed", "-1"], ["seed is -1", "at least 0"]),
         (SAMPLED, ["--seed", str(2**32)], ["seed is 4294967296", "at most 4294967295"]),
         (SAMPLED + "scores: {metrics: [perplexitty]}", [], ["perplexitty", "'perplexity'"]),
+        (SAMPLED, ["--scores.context", "1"], ["scores.context is 1", "at least 2 tokens"]),
         ("corpus: {source: teacher}", [], ["corpus.max_documents"]),
         ("corpus: {source: files}", [], ["corpus.files"]),
         ("corpus: {source: hub}", [], ["corpus.dataset"]),

@@ -38,6 +38,7 @@ class Card:
             stands for that cost where the models have other tokenizers; `None`: neither.
         shows: What of its details reports show: `subjects` (the leaning of each subject), `texts` (texts of each
             polarity), `reference.KEY` (what texts by people score: `value`, or another score's name).
+        plain: What it is called in the sentence that heads a report, where that is not its label.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Card:
     headline: int | None = None
     role: Literal["disparity", "cost", "cost across tokenizers"] | None = None
     shows: tuple[str, ...] = ()
+    plain: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """All but the name, which is its key in scores.json, ready for JSON."""

@@ -34,6 +34,8 @@ LIMITS = (
     "The bias is mitigated as far as it was measured here; it is not gone.",
 )
 
+TOO_LITTLE = "too little to tell"  # begins what stands in the place of a number that saw nothing
+
 # Keys by which a recipe trusts what is otherwise refused.
 _TRUSTED = {
     "trust_remote_code": "code that came with the model or its tokenizer was run",
@@ -184,9 +186,33 @@ def rows_of(scores: Scores, metric: str) -> Iterator[list[str]]:
 
 
 def score_rows(scores: Scores) -> Iterator[list[str]]:
-    """Metric, one value with interval a model, ideal, direction; below it those of texts by people."""
+    """Metric, one value with interval a model, ideal, direction; below it those of texts by people; last the sizes."""
     for metric in metrics_of(scores):
         yield from rows_of(scores, metric)
+    for name, values, direction in sizes(scores):
+        yield [name, *("–" if value is None else size_number(value) for value in values), "–", direction]
+
+
+def sizes(scores: Scores) -> Iterator[tuple[str, list[float | None], str]]:
+    """What is large or fast, its value of each model and which way is better; nothing of an older file."""
+    facts, speeds = scores.get("settings", {}).get("models", {}), speeds_of(scores)
+    models = list(scores["models"])
+    for what, key in (("weights, millions", "parameters"), ("megabytes in memory", "bytes")):
+        values = [facts[name][key] / 1e6 if name in facts else None for name in models]
+        if any(value is not None for value in values):
+            yield what, values, "smaller is cheaper"
+    if speeds:
+        yield "tokens a second", [speeds.get(name) for name in models], "faster is cheaper"
+
+
+def size_number(value: float) -> str:
+    """A size or speed, with three digits."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def speeds_of(scores: Scores) -> dict[str, float]:
+    """Model -> tokens that it writes in a second, where a report was given it (see `report.with_speeds`)."""
+    return scores.get("speed", {})
 
 
 def difference_rows(scores: Scores, pair: str) -> Iterator[list[str]]:
@@ -206,40 +232,66 @@ def main_pair(models: Sequence[str]) -> tuple[str, str] | None:
 
 
 def headline(scores: Scores) -> str:
-    """One sentence: how much is left of the first disparity that was measured, and what it cost."""
+    """One sentence: how much less disparity than before, what it costs, and how large and fast the model is."""
     models = list(scores["models"])
     pair = main_pair(models)
-    found = scores["differences"].get(" - ".join(pair), {}) if pair else {}
-    parts = []
-    for metric in headliners(scores):
-        entry = found.get(metric, {})
-        if pair and entry.get("ratio") is not None:
-            owner = {"baseline": "plain distillation's", "teacher": "the teacher's"}.get(pair[1], f"{pair[1]}'s")
-            parts = [f"{label(scores, metric)} {_two_decimals(entry)} of {owner}"]
-            break
+    if pair is None:
+        return _of_one_model(scores, models[-1]) if models else "Nothing was measured."
+    found = scores["differences"].get(" - ".join(pair), {})
+    owner = {"baseline": "plain distillation", "teacher": "the teacher"}.get(pair[1], pair[1])
+    gains = [_less(found[m], plain_label(scores, m)) for m in headliners(scores) if _has_ratio(found.get(m))]
     costs = [*with_role(scores, "cost"), *with_role(scores, "cost across tokenizers")]
-    for metric in costs:
-        entry = found.get(metric, {})
-        if entry.get("ratio") is not None:
-            parts.append(f"{label(scores, metric)} {_percent(entry)}")
-            break
-    if not parts and models:
-        last = scores["models"][models[-1]]
-        named = [m for m in (*headliners(scores), *costs[:1]) if last.get(m, {}).get("value") is not None]
-        parts = [f"{label(scores, m)} {cell(last[m])}" for m in named]
+    cost = next((_less(found[m], label(scores, m), 1) for m in costs if _has_ratio(found.get(m))), None)
+    if gains:
+        told = f"{' and '.join(gains[:2])} than {owner}" + (f", for {cost}" if cost else "")
+    elif cost:
+        told = f"no disparity could be compared; {cost} than {owner}"
+    else:
+        told = f"nothing could be compared with {owner}"
+    size = _size_beside_teacher(scores, pair[0])
+    told = f"{told}; {size}" if size else told
+    return f"{told[:1].upper()}{told[1:]}."
+
+
+def _of_one_model(scores: Scores, name: str) -> str:
+    """What heads a report that compares nothing: the first values."""
+    of_model = scores["models"][name]
+    wanted = [*headliners(scores), *with_role(scores, "cost")[:1]]
+    parts = [f"{label(scores, m)} {cell(of_model[m])}" for m in wanted if of_model.get(m, {}).get("value") is not None]
     sentence = ", ".join(parts) or "nothing was measured"
     return f"{sentence[:1].upper()}{sentence[1:]}."
 
 
-def _two_decimals(entry: Mapping[str, Any]) -> str:
-    value, low, high = (entry[key] for key in ("ratio", "ratio_low", "ratio_high"))
-    return f"{value:.2f}" if low is None or high is None else f"{value:.2f} [{low:.2f}, {high:.2f}]"
+def plain_label(scores: Scores, metric: str) -> str:
+    """What a metric is called in the sentence that heads a report."""
+    return scores["cards"][metric].get("plain") or label(scores, metric)
 
 
-def _percent(entry: Mapping[str, Any]) -> str:
-    value, low, high = (None if entry[key] is None else entry[key] - 1 for key in ("ratio", "ratio_low", "ratio_high"))
-    shown = ["" if v is None else "0.0%" if abs(v) < 0.0005 else f"{v:+.1%}" for v in (value, low, high)]
-    return shown[0] if "" in shown else f"{shown[0]} [{shown[1]}, {shown[2]}]"
+def _has_ratio(entry: Mapping[str, Any] | None) -> bool:
+    return entry is not None and entry.get("ratio") is not None
+
+
+def _less(entry: Mapping[str, Any], what: str, digits: int = 0) -> str:
+    """A ratio in words: `68% [67%, 70%] less disparity`, `0.6% [0.5%, 0.7%] more perplexity`."""
+    ratio, low, high = (entry[key] for key in ("ratio", "ratio_low", "ratio_high"))
+    sign, word = (1, "more") if ratio > 1 else (-1, "less")
+
+    def percent(value: float) -> str:
+        return f"{sign * (value - 1):z.{digits}%}"
+
+    ends = "" if low is None or high is None else f" [{', '.join(map(percent, (low, high)[::sign]))}]"
+    return f"{percent(ratio)}{ends} {word} {what}"
+
+
+def _size_beside_teacher(scores: Scores, name: str) -> str:
+    """`76% of the teacher's weights, 1.6 times as fast`, as far as it is known; "" for the teacher itself."""
+    facts, speeds = scores.get("settings", {}).get("models", {}), speeds_of(scores)
+    parts = []
+    if name != "teacher" and {name, "teacher"} <= facts.keys() and facts["teacher"]["parameters"]:
+        parts.append(f"{facts[name]['parameters'] / facts['teacher']['parameters']:.0%} of the teacher's weights")
+        if {name, "teacher"} <= speeds.keys():
+            parts.append(f"{speeds[name] / speeds['teacher']:.1f} times as fast")
+    return ", ".join(parts)
 
 
 def settings_rows(recipe: Recipe, scores: Scores, published: bool = False) -> list[tuple[str, str]]:
@@ -316,6 +368,11 @@ def how_measured(scores: Scores, published: bool = False) -> list[str]:
         f"{decoding['temperature']:g}, top-p {decoding['top_p']:g}, top-k {decoding['top_k']}, seed "
         f"{settings['seed']}.",
         f"Held-out text: {held_out['documents']:,} documents, {held_out['bytes']:,} bytes{_windows(settings)}.",
+        *(
+            ["Speed: tokens that are written one after the other, one text at a time, on the machine that scored."]
+            if speeds_of(scores)
+            else []
+        ),
         f"Intervals: {settings['interval']['confidence']:.0%}, {settings['interval']['method']}, "
         f"{settings['interval']['resamples']:,} resamples.",
         "Versions: " + ", ".join(f"{name} {version}" for name, version in scores["versions"].items()) + ".",

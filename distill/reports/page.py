@@ -31,11 +31,14 @@ from distill.reports.findings import (
     metrics_of,
     model_note,
     not_measured,
+    number,
     ratio_cell,
     rows_of,
     settings_rows,
     share,
     showing,
+    size_number,
+    sizes,
     some_entry,
     training_rows,
     with_role,
@@ -122,8 +125,8 @@ def run_page(
         name: ShownModel(titles.get(name, name), model_style(name, mitigated), model_note(name, mitigated))
         for name in scores["models"]
     }
-    pair = main_pair(list(models))
-    found = scores["differences"].get(" - ".join(pair), {}) if pair else {}
+    pairs = _pairs(list(models))
+    found = {pair: scores["differences"].get(" - ".join(pair), {}) for pair in pairs}
     figures = [
         _occupations(scores, models),
         _trade_off(scores, models),
@@ -131,17 +134,20 @@ def run_page(
         _losses(training or {}, models),
     ]
     name = Path(recipe.output_dir).name
-    first, second = (models[name].title for name in pair) if pair else ("", "")
+    first, second = (models[name].title for name in pairs[0]) if pairs else ("", "")
     return render(
         "run.html",
         title=f"distill: {name}",
         name=name,
         headline=_unbroken(headline(scores)),
-        comparison=f"{first.capitalize()} beside {second}." if pair else "",
+        comparison=f"{first.capitalize()} beside {second}." if pairs else "",
         words=scores["settings"]["wordlist"],
         models=list(models.values()),
-        scores=[row for metric in metrics_of(scores) for row in _score_rows(scores, metric, found)],
-        ratio_heading=f"{first} / {second}".replace(" student", "") if found else "",
+        scores=[
+            *(row for metric in metrics_of(scores) for row in _score_rows(scores, metric, found)),
+            *_size_rows(scores, pairs),
+        ],
+        ratio_headings=[f"{models[a].title} / {models[b].title}".replace(" student", "") for a, b in pairs],
         cards=[scores["cards"][metric] for metric in metrics_of(scores) if metric in scores["cards"]],
         figures=[figure for figure in figures if figure],
         examples=_examples(scores, models),
@@ -161,13 +167,36 @@ def _unbroken(sentence: str) -> str:
     return re.sub(r" \[[^]]*\]", lambda interval: interval[0].replace(" ", "\N{NO-BREAK SPACE}"), sentence)
 
 
-def _score_rows(scores: Scores, metric: str, differences: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """A metric's row with ratio and undetected share, and those of texts by people, which have neither."""
+def _pairs(models: Sequence[str]) -> list[tuple[str, str]]:
+    """(later, earlier) of which the page shows ratios: the pair that matters most, then the last model's others."""
+    main = main_pair(models)
+    if main is None:
+        return []
+    return list(dict.fromkeys([main, *((models[-1], other) for other in models[-2::-1])]))
+
+
+def _score_rows(
+    scores: Scores, metric: str, differences: Mapping[tuple[str, str], Mapping[str, Any]]
+) -> Iterator[dict[str, Any]]:
+    """A metric's row with ratios and undetected share, and those of texts by people, which have neither."""
     last = list(scores["models"].values())[-1].get(metric, some_entry(scores, metric))
-    of_metric = {"ratio": ratio_cell(differences.get(metric)), "undetected": share(last["undetected"])}
+    ratios = [ratio_cell(of_pair.get(metric)) for of_pair in differences.values()]
+    undetected = share(last["undetected"])
     for name, *cells, best, direction in rows_of(scores, metric):
-        yield {"label": name, "cells": cells, "ideal": best, "direction": direction, **of_metric}
-        of_metric = dict.fromkeys(of_metric, "–")
+        row = {"label": name, "cells": cells, "ideal": best, "direction": direction}
+        yield row | {"ratios": ratios, "undetected": undetected}
+        ratios, undetected = ["–"] * len(ratios), "–"
+
+
+def _size_rows(scores: Scores, pairs: Sequence[tuple[str, str]]) -> Iterator[dict[str, Any]]:
+    """How large and fast the models are, in the form of a metric's row."""
+    models = list(scores["models"])
+    for what, values, direction in sizes(scores):
+        of_model = dict(zip(models, values, strict=True))
+        ratios = [number(a / b) if (a := of_model[ours]) and (b := of_model[theirs]) else "–" for ours, theirs in pairs]
+        cells = ["–" if value is None else size_number(value) for value in values]
+        row = {"label": what, "cells": cells, "ideal": "–", "direction": direction}
+        yield row | {"ratios": ratios, "undetected": "–"}
 
 
 # ----------------------------------------------------------------------------------------------------------- figures
@@ -189,7 +218,8 @@ def _occupations(scores: Scores, models: Mapping[str, ShownModel]) -> Figure | N
     """The leaning of each subject by the first metric that has them, before and after."""
     pair = main_pair(list(models))
     metric = next(iter(showing(scores, "subjects")), None)
-    shown = [name for name in (pair[::-1] if pair else models) if metric in scores["models"][name]]
+    named = [name for name in (pair[::-1] if pair else models) if metric in scores["models"][name]]
+    shown = [name for name in named if scores["models"][name][metric]["value"] is not None]
     details = {name: scores["models"][name][metric]["details"] for name in shown}
     subjects = {name: found.get("subjects", {}) for name, found in details.items()}
     before = subjects[shown[0]] if shown else {}

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
+from rich.box import MINIMAL, SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -20,6 +20,7 @@ from distill.data.counts import PackingCounts
 from distill.recipe import Recipe
 from distill.reports.findings import (
     LIMITS,
+    TOO_LITTLE,
     all_cards,
     coverage,
     difference_rows,
@@ -39,8 +40,10 @@ from distill.reports.findings import (
 from distill.reports.model_card import write_cards
 from distill.reports.page import run_page
 from distill.reports.side_by_side import FEWEST_MODELS, checkpoints, side_by_side
+from distill.scoring.scores_file import read_speeds
 
 _LONGEST_WORD = 12  # Characters: a label breaks between its words.
+_MODELS_ABREAST = 3  # In a table of 80 columns; of more models there are several tables.
 _TEXT_LIMIT = 300  # Characters of a sampled continuation that report.md shows.
 
 
@@ -50,18 +53,13 @@ _TEXT_LIMIT = 300  # Characters of a sampled continuation that report.md shows.
 def print_table(scores: Mapping[str, Any], console: Console | None = None) -> None:
     """The scores of all models, why some could not be measured, and the last model's difference to those before it."""
     console = console or Console()
-    grid = Table(title="Scores with 95% intervals", box=SIMPLE_HEAD, padding=(0, 1, 1, 0))
-    grid.add_column("score", min_width=_LONGEST_WORD)
-    for name in scores["models"]:
-        grid.add_column(Text(name))
-    grid.add_column("ideal")
-    grid.add_column("better")
-    for *row, direction in score_rows(scores):
-        # The interval stands under its value, so that three models fit into 80 columns.
-        grid.add_row(*(Text(text.replace(" [", "\n[")) for text in (*row, direction.split(" is ")[0])))
-    console.print(grid)
+    names = list(scores["models"])
+    for first in range(0, len(names), _MODELS_ABREAST):
+        shown = {"models": {name: scores["models"][name] for name in names[first : first + _MODELS_ABREAST]}}
+        console.print(_score_grid({**scores, **shown}))
     for line in undefined_scores(scores):
-        console.print(Text(f"not measured: {line}"))
+        if f": {TOO_LITTLE}" not in line:  # stands in the table already
+            console.print(Text(f"not measured: {line}"))
     for pair in scores["differences"]:
         if not pair.startswith(f"{list(scores['models'])[-1]} - "):
             continue
@@ -71,6 +69,20 @@ def print_table(scores: Mapping[str, Any], console: Console | None = None) -> No
         for row in difference_rows(scores, pair):
             grid.add_row(*map(Text, row))
         console.print(grid)
+
+
+def _score_grid(scores: Mapping[str, Any]) -> Table:
+    """A score a row, a model a column."""
+    grid = Table(title="Scores with 95% intervals", box=MINIMAL, padding=(0, 1, 1, 1), pad_edge=False)
+    grid.add_column("score", min_width=_LONGEST_WORD)
+    for name in scores["models"]:
+        grid.add_column(Text(name), overflow="fold")
+    grid.add_column("ideal")
+    grid.add_column("better")
+    for *row, direction in score_rows(scores):
+        # The interval stands under its value, so that three models fit into 80 columns.
+        grid.add_row(*(Text(text.replace(" [", "\n[")) for text in (*row, direction.split(" is ")[0])))
+    return grid
 
 
 def print_side_by_side(files: Mapping[str, Mapping[str, Any]], console: Console | None = None) -> None:
@@ -262,6 +274,14 @@ def _is_training(record: Mapping[str, Any]) -> bool:
     return all(isinstance(n, (int, float)) and math.isfinite(n) for n in numbers)
 
 
+def with_speeds(scores: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """The scores and, as `speed`, how fast each model writes, as far as `speed.json` tells it of the same weights."""
+    weights = scores["settings"].get("weights", {})
+    found = read_speeds(folder)
+    known = {name: one["tokens_per_second"] for name, one in found.items() if one["weights"] == weights.get(name)}
+    return {**scores, "speed": known}
+
+
 def write_report(
     recipe: Recipe,
     scores: Mapping[str, Any],
@@ -269,9 +289,9 @@ def write_report(
     folder: Path,
     console: Console | None = None,
 ) -> None:
-    """Write report.md, report.html and the model cards of the trained models, and print the table.
+    """Write report.md, report.html and the model cards of the trained models, and print table, headline and page.
 
-    The student is then pushed to the hub, if the recipe says so.
+    The student is then pushed to the hub, if the recipe says so. The last line is where the page lies.
 
     Args:
         recipe: The run's recipe.
@@ -284,6 +304,7 @@ def write_report(
         UserError: the hub refuses the student.
     """
     training = read_training(folder)
+    scores = with_speeds(scores, folder)
     write_text(folder / "report.md", report_markdown(recipe, scores, counts, training))
     write_text(folder / "report.html", run_page(recipe, scores, counts, training))
     write_cards(recipe, scores, folder)
@@ -292,3 +313,6 @@ def write_report(
         from distill.training.hub import push_student  # transformers takes seconds
 
         push_student(recipe, folder)
+    console = console or Console()
+    console.print(Text(headline(scores)))
+    console.print(Text(str((folder / "report.html").resolve())), soft_wrap=True)

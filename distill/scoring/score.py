@@ -3,17 +3,19 @@
     {"format": 1,
      "models":      {NAME: {METRIC: {value, low, high, n, ideal, direction, undetected, details}}},
      "differences": {"LATER - EARLIER": {METRIC: {value, low, high, ratio, ratio_low, ratio_high, n}}},
+                    (`instead` in a difference, and in a score's details: why there is no number, shown in its place)
      "cards":       {METRIC: {label, meaning, formula, ideal, direction, source, limits, headline, role, shows}},
      "not_asked":   [names of the other metrics],
      "samples":     [{prompt, group, subject, texts: {NAME: [text, ...]}}],
      "examples":    {decoding, prompts: [{prompt, words, models: {NAME: {next_word, text, words}}}]},
-     "settings":    {seed, interval, decoding, word list, prompts, held-out text, weights},
+     "settings":    {seed, interval, decoding, word list, prompts, held-out text, weights, models},
      "versions":    {...}}
 
 `assets/scores.schema.json` is its JSON Schema; what is written and what is read is checked against it. The cards tell
 how each score was measured when it was, so that an old file is explained by itself, and its reader needs no metric.
 
-Nothing in it depends on the clock: the same models, data and seed on the same machine give the same file.
+Nothing in it depends on the clock: the same models, data and seed on the same machine give the same file. How fast each
+model writes stands beside it, in `speed.json`.
 """
 
 import gc
@@ -35,7 +37,7 @@ from distill.metrics.evaluation import own_context
 from distill.models.architecture import default_device, model_hash, parameter_count, weights_hash
 from distill.models.loading import labelled, load_model, load_teacher, load_tokenizer
 from distill.recipe import Recipe, ScoreConfig
-from distill.recipe_check import typed
+from distill.recipe_check import require_context, typed
 from distill.scoring.contents import Asked, Measured, contents
 from distill.scoring.measure import (
     Checkpoint,
@@ -48,7 +50,8 @@ from distill.scoring.measure import (
     usable_prompts,
 )
 from distill.scoring.score_cache import ScoreCache
-from distill.scoring.scores_file import without_nan, write_scores
+from distill.scoring.scores_file import read_speeds, without_nan, write_scores, write_speeds
+from distill.scoring.speed import measured_speeds
 from distill.text.counterfactual import Swapper
 from distill.text.prompts import DEFAULT_PROMPTS, Prompt
 from distill.text.wordlist import WordList, load_wordlist
@@ -79,15 +82,14 @@ def score(
         scores["differences"]["after - before"]["perplexity"]["ratio"]
 
     Args:
-        checkpoints: A folder or hub id, or several (named by the last part of their paths where that tells them apart),
-            or name -> folder, hub id or (model, tokenizer). Each is set against every earlier one.
+        checkpoints: A folder or hub id, or several (named by the last part of their paths), or name -> folder, hub id
+            or (model, tokenizer). Each is set against every earlier one.
         wordlist: A word list, or the name or path of one; several joined by +.
         texts: Held-out texts; without any, the metrics that read them are undefined.
-        prompts: Beginnings of texts, or where they come from, see `load_prompts`; those that hold a listed word are
-            left out.
+        prompts: Beginnings of texts, or where `load_prompts` finds them; those with a listed word are left out.
         seed: Seed of sampling and intervals.
-        folder: Where scores.json goes, and beside it, in `cache/scores`, what was measured, so that a stopped call goes
-            on. None writes nothing.
+        folder: Where scores.json and speed.json go, and into `cache/scores` what was measured, for a later call. None
+            writes nothing.
         settings: Any other setting of `distill.recipe.ScoreConfig`: metrics, samples, max_new_tokens, bootstrap, ...
 
     Returns:
@@ -111,10 +113,11 @@ def score(
         progress=_console_progress(),
         cache=Path(folder, "cache", "scores") if folder else None,
     )
-    source = str(prompts) if isinstance(prompts, str | Path) else None
-    scores["settings"]["prompts"] |= {"source": source, "left_out_with_listed_word": left_out}
+    named = isinstance(prompts, str | Path)
+    scores["settings"]["prompts"] |= {"source": str(prompts) if named else None, "left_out_with_listed_word": left_out}
     if folder:
         write_scores(scores, Path(folder, "scores.json"))
+        write_speeds(measured_speeds(models, scores["settings"], read_speeds(Path(folder))), Path(folder))
     return scores
 
 
@@ -137,7 +140,9 @@ def _config(settings: Mapping[str, Any]) -> ScoreConfig:
             raise UserError(f"unknown setting '{name}'; {suggestion(name, sorted(known))}")
     if isinstance(settings.get("metrics"), str):
         raise UserError(f"metrics is '{settings['metrics']}', but must be a list of names: [{settings['metrics']!r}]")
-    return typed(ScoreConfig, settings, "score")
+    config = typed(ScoreConfig, settings, "score")
+    require_context(config)
+    return config
 
 
 def score_run(

@@ -15,6 +15,7 @@ from distill.base.files import PACKAGE, write_json
 from distill.base.long_input import read_text
 
 FORMAT = 1
+_SPEED = "speed.json"
 SCHEMA = PACKAGE / "assets" / "scores.schema.json"
 
 # A 1.0 is an integer to JSON Schema, and no index to Python.
@@ -159,3 +160,22 @@ def scores_beside(folder: Path) -> dict[str, dict[str, Any]]:
         except UserError:
             continue
     return found
+
+
+def read_speeds(folder: Path) -> dict[str, dict[str, Any]]:
+    """Model -> `weights` (their SHA-256) and `tokens_per_second`, as far as they are there and can be read."""
+    try:
+        found = json.loads((folder / _SPEED).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return {name: of_model for name, of_model in found.items() if _is_speed(of_model)} if type(found) is dict else {}
+
+
+def _is_speed(of_model: Any) -> bool:
+    rate = of_model.get("tokens_per_second") if isinstance(of_model, dict) else None
+    return type(rate) is float and 0 < rate < 1e12 and isinstance(of_model.get("weights"), str)
+
+
+def write_speeds(speeds: Mapping[str, Mapping[str, Any]], folder: Path) -> None:
+    """Write what `read_speeds` reads."""
+    write_json(folder / _SPEED, speeds)

@@ -4,6 +4,7 @@
 2. Lines are swapped, several chunks of them at a time where there are processes, and
    what is printed of a counterfactual is made where it is found: to send all of its
    spans to another process would take longer than to find them                       -> `Swapped`  (`swap_lines`)
+   Files with rows (.jsonl, .csv, .parquet ...) are read row by row, by one column   -> `swap_rows`
 3. The result goes to standard output: as text that keeps every other byte, as JSON,
    or as a table of the edited lines                                                   `FORMS`      (`swap_file`)
 
@@ -14,38 +15,59 @@ import json
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from distill.base.errors import UserError
 from distill.base.long_input import lines_in_parts
 from distill.text.counterfactual import Counterfactual, Swapper
+from distill.text.swap_rows import head_of, holds_rows, read_rows, row_form, text_of
 
 _LONGEST_PART = 1_000_000  # characters that are swapped at once; each listed word among them takes some 100 bytes
 _CHUNK_CHARACTERS = 1 << 18
 _CHUNKS_AHEAD = 4  # of each process
 _ROWS_SHOWN = 100  # of a table, which is laid out in memory
 
-Line = tuple[str, str]  # a line's text, and its ending ("" behind a part, and at the end of a file)
+# A line's text, and its ending ("" behind a part, and at the end of a file); of a row its text and the row.
+Line = tuple[str, Any]
 Swapped = Any  # what a form makes of a line and its counterfactual
 Render = Callable[[Line, Counterfactual], Swapped]
 
 
-def swap_file(name: str, swapper: Swapper, shift: int, num_proc: int, form: str) -> None:
-    """Write the counterfactual of every line of a file to standard output.
+def swap_file(
+    name: str, swapper: Swapper, shift: int, num_proc: int, form: str, text_column: str | None = None
+) -> None:
+    """Write the counterfactual of every line of a file, or of every row, to standard output.
 
     Args:
-        name: The file; - for standard input.
+        name: The file, or a saved data set; - for standard input. What `swap_rows.holds_rows` is read row by row.
         swapper: The word list's swapper.
         shift: How many groups further on, 1 to K - 1.
         num_proc: Processes.
         form: One of `FORMS`.
+        text_column: Of rows, the column that holds the text; `text` where it is None.
 
     Raises:
-        UserError: the file cannot be read, or is not UTF-8.
+        UserError: the file cannot be read, or is not UTF-8, or has no such column.
     """
     render, write = FORMS[form]
-    write(swap_lines(read_lines(name), swapper, shift, num_proc, render))
+    path = Path(name)
+    if name == "-" or not holds_rows(path):
+        if text_column is not None:
+            raise UserError(f"option --text_column: {name} has no columns, it is read line by line; leave it out")
+        write(swap_lines(read_lines(name), swapper, shift, num_proc, render))
+        return
+    column = text_column or "text"
+    rows = read_rows(path)
+    if (first := next(rows, None)) is None:
+        return
+    if form == "text":
+        text_of(first, column, 1, name)  # before anything is written
+        render = row_form(path, column)
+        write([head_of(path, first)])
+    numbered = enumerate(chain([first], rows), start=1)
+    write(swap_lines(((text_of(row, column, n, name), row) for n, row in numbered), swapper, shift, num_proc, render))
 
 
 # ----------------------------------------------------------------------------------------------------------- reading

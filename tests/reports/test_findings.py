@@ -101,16 +101,24 @@ def test_the_headline_says_what_is_left_and_what_it_costs():
     }
     names = ["teacher", "baseline", "student"]
     scores = _scores(names, {"student - teacher": {}, "student - baseline": found})
-    sentence = "Next-word disparity 0.41 [0.36, 0.47] of plain distillation's, perplexity +2.1% [0.0%, +4.0%]."
+    sentence = (
+        "59% [53%, 64%] less disparity after prompts and 90% [80%, 100%] less disparity in running text than plain "
+        "distillation, for 2.1% [0.0%, 4.0%] more perplexity."
+    )
     assert headline(scores) == sentence
     del found["next_word_disparity"]
-    assert headline(scores).startswith("Corpus disparity 0.10 [0.00, 0.20] of plain distillation's, ")
+    assert headline(scores).startswith("90% [80%, 100%] less disparity in running text than plain distillation, for ")
+    facts = {"teacher": {"parameters": 4e6, "bytes": 16e6}, "student": {"parameters": 3e6, "bytes": 12e6}}
+    sized = scores | {"settings": {"models": facts}}
+    assert headline(sized).endswith(" more perplexity; 75% of the teacher's weights.")
+    fast = sized | {"speed": {"teacher": 100.0, "student": 156.0}}
+    assert headline(fast).endswith("; 75% of the teacher's weights, 1.6 times as fast.")
 
 
 def test_the_headline_of_fewer_models():
     found = {"next_word_disparity": _entry(ratio=2.0), "perplexity": _entry(ratio=0.9)}
     scores = _scores(["teacher", "student"], {"student - teacher": found})
-    assert headline(scores) == "Next-word disparity 2.00 of the teacher's, perplexity -10.0%."
+    assert headline(scores) == "100% more disparity after prompts than the teacher, for 10.0% less perplexity."
     assert headline(_scores(["gpt2"], {})) == "Next-word disparity 1.114, perplexity 137.7."
     assert headline({"models": {}, "differences": {}, "cards": {}}) == "Nothing was measured."
 
@@ -198,4 +206,4 @@ def test_no_headline_is_made_of_what_saw_nothing(scores):
     for of_pair in scores["differences"].values():
         for metric in headliners(scores):
             of_pair[metric] |= dict.fromkeys(("value", "ratio", "ratio_low", "ratio_high")) | {"instead": "too little"}
-    assert headline(scores).startswith("Perplexity ")
+    assert headline(scores).startswith("No disparity could be compared; ")

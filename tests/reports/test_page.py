@@ -182,7 +182,7 @@ def test_three_groups(toy_model, toy_tokenizer, tmp_path):
         {"teacher": (toy_model(), toy_tokenizer), "student": (toy_model(seed=1), toy_tokenizer)},
         wordlist=load_wordlist(path),
         documents=["The king saw him."],
-        prompts=[Prompt(f"The doctor said {i}", "all", f"s{i}") for i in range(3)],
+        prompts=[Prompt(f"The doctor said {i}", "all", f"s{i}") for i in range(5)],
         settings=ScoreConfig(samples=1, max_new_tokens=3, bootstrap=5),
     )
     page = Page(run_page(RECIPE, scores))

@@ -14,8 +14,8 @@ from distill.base.markdown_text import escape
 from distill.data.counts import PackingCounts
 from distill.metrics import METRICS, card_dicts
 from distill.recipe import Recipe, ScoreConfig, TargetConfig
-from distill.reports.findings import cell, headline, number, training_rows
-from distill.reports.report import print_table, read_training, report_markdown, write_report
+from distill.reports.findings import cell, headline, number, ratio_cell, training_rows
+from distill.reports.report import print_table, read_training, report_markdown, with_speeds, write_report
 from distill.scoring.score import score_models
 from distill.text.prompts import load_prompts
 from distill.text.wordlist import load_wordlist
@@ -96,7 +96,8 @@ def test_report_shows_every_model_and_metric(scores):
         assert len({len(row) for row in table}) == 1, table[0]
     head, _, *rows = tables[0]
     assert head == ["score", "teacher", "baseline", "student", "ideal", "better"]
-    assert [row[0] for row in rows] == [METRICS[metric].CARD.label for metric in scores["models"]["student"]]
+    labels = [METRICS[metric].CARD.label for metric in scores["models"]["student"]]
+    assert [row[0] for row in rows] == [*labels, "weights, millions", "megabytes in memory"]
     perplexity = scores["models"]["student"]["perplexity"]
     row = next(row for row in rows if row[0] == "perplexity")
     assert row[3].replace("\\", "") == cell(perplexity)
@@ -168,3 +169,46 @@ def test_everything_is_written_and_printed(scores, tmp_path):
         assert METRICS[metric].CARD.label in printed
     assert number(scores["models"]["student"]["perplexity"]["value"]) in printed
     assert "student - baseline" in printed
+
+
+def test_columns_stay_told_apart_at_80_characters(scores):
+    """Whatever the number of models and the length of what stands in a number's place."""
+    many = copy.deepcopy(scores)
+    for i in range(4):
+        many["models"][f"another-model-{i}"] = copy.deepcopy(many["models"]["student"])
+    details = many["models"]["student"]["corpus_disparity"]["details"]
+    details["instead"] = details["reason"] = "too little to tell: listed words hold 0.2% of the probability"
+    many["models"]["student"]["corpus_disparity"] |= {"value": None, "low": None, "high": None}
+    out = io.StringIO()
+    print_table(many | {"differences": {}}, Console(file=out, width=80))
+    text = out.getvalue()
+    assert max(map(len, text.splitlines())) <= 80
+    assert "…" not in text
+    heads = [line for line in text.splitlines() if line.strip().startswith("score ")]
+    assert [line.count("│") for line in heads] == [5, 5, 3]  # three, three and one model
+    assert "not measured: corpus disparity" not in text  # it stands in the table
+    assert "too little" in text
+
+
+def test_a_report_tells_sizes_and_speeds_beside_the_scores(scores, tmp_path):
+    weights = scores["settings"]["weights"]
+    speeds = {name: {"weights": digest, "tokens_per_second": 50.0} for name, digest in weights.items()}
+    speeds["student"] |= {"tokens_per_second": 75.0}
+    speeds["baseline"] |= {"weights": "of another model"}
+    (tmp_path / "speed.json").write_text(json.dumps(speeds), encoding="utf-8")
+    assert with_speeds(scores, tmp_path)["speed"] == {"teacher": 50.0, "student": 75.0}
+    out = io.StringIO()
+    (tmp_path / "student").mkdir()
+    write_report(RECIPE, scores, COUNTS, tmp_path, Console(file=out, width=120))
+    facts = scores["settings"]["models"]["student"]
+    million = f"{facts['parameters'] / 1e6:.2f}"
+    for text in (out.getvalue(), (tmp_path / "report.md").read_text(), (tmp_path / "report.html").read_text()):
+        for known in ("weights, millions", million, "megabytes in", f"{facts['bytes'] / 1e6:.2f}", "75.0", "50.0"):
+            assert known in text
+        assert "1.5 times as fast" in " ".join(text.split())
+    assert out.getvalue().splitlines()[-1] == str(tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    assert "mitigated / plain</th>" in page
+    assert "mitigated / teacher</th>" in page
+    ratio = ratio_cell(scores["differences"]["student - teacher"]["perplexity"]).split(" [")[0]
+    assert f'<span class="number">{ratio}' in page

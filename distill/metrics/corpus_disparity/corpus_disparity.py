@@ -22,6 +22,7 @@ CARD = Card(
     "not listed words, so a text may have told more than the metric knows.",
     headline=2,
     role="disparity",
+    plain="disparity in running text",
 )
 
 

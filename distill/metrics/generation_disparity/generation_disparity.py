@@ -23,6 +23,7 @@ CARD = Card(
     limits="A model that writes of nobody scores 0: read it beside the neutral rate. A pooled number hides occupations "
     "that lean opposite ways: see the fairness ratios. Word counting misses names and irony.",
     headline=3,
+    plain="disparity in what it writes",
     shows=("texts",),
 )
 

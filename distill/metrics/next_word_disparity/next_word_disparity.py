@@ -23,6 +23,7 @@ CARD = Card(
     limits="Looks one word ahead, on prompts of our own making; a word list with two groups sees nobody else.",
     headline=1,
     role="disparity",
+    plain="disparity after prompts",
     shows=("subjects",),
 )
 
