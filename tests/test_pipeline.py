@@ -163,18 +163,8 @@ def test_a_run_with_a_quantised_teacher(world, tmp_path):
     pytest.importorskip("bitsandbytes", reason="needs bitsandbytes, of the extra quantization")
     folder, teacher = world
     recipe = synthetic.write_student_recipe(folder, teacher, tmp_path / "run", max_steps=2, save_steps=2)
-    own = ("--student.init", "checkpoint", "--student.path", str(teacher))
-    run(
-        "--config",
-        recipe,
-        "--teacher.quantization",
-        "int8",
-        *own,
-        "--trainer.learning_rate",
-        "0",
-        "--baseline",
-        "false",
-    )
+    own = ("--student.init", "checkpoint", "--student.path", str(teacher), "--trainer.learning_rate", "0")
+    run("--config", recipe, "--teacher.quantization", "int8", "--baseline", "false", *own)
     models = json.loads((tmp_path / "run" / "scores.json").read_text())["models"]
     # The student, untrained, is the teacher before it was quantised.
     assert models["teacher"]["perplexity"]["value"] != models["student"]["perplexity"]["value"]

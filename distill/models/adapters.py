@@ -186,6 +186,9 @@ def add_adapter(student: PreTrainedModel, settings: LoraConfig) -> None:
             student.add_adapter(asked)
     except (ValueError, TypeError, NotImplementedError) as error:
         raise UserError(f"student.lora: {first_line(error)}; see student.lora.targets") from None
+    for weight in student.parameters():
+        if weight.requires_grad:  # made in the base's number format; 16 bits would lose small updates
+            weight.data = weight.data.float()
     for module in (student.get_output_embeddings(), student.get_input_embeddings()):
         if isinstance(module, BaseTunerLayer):
             raise UserError(
@@ -235,8 +238,9 @@ def _merged_copy(student: PreTrainedModel) -> PreTrainedModel:
     """On the processor, as a plain model of its class."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    on_processor: dict[int, Any] = {
-        id(weight): nn.Parameter(weight.detach().cpu().clone(), requires_grad=False) for weight in student.parameters()
+    on_processor: dict[int, Any] = {  # in float32, so that the sum is rounded once
+        id(weight): nn.Parameter(weight.detach().cpu().to(torch.float32, copy=True), requires_grad=False)
+        for weight in student.parameters()
     }
     forward = student.__dict__.pop("forward", None)  # the one with the loss, which belongs to the student alone
     whole = copy.deepcopy(student, on_processor)

@@ -175,6 +175,22 @@ def test_a_student_begins_as_its_teacher_and_shares_its_memory(toy_model, toy_to
     assert not teacher.training
 
 
+def test_an_adapter_is_trained_in_float32_over_a_base_in_16_bits(tmp_path, toy_model, toy_tokenizer):
+    _, blocks = toy_batch(toy_tokenizer)
+    teacher = toy_model("llama").to(torch.bfloat16).requires_grad_(False)
+    student = stirred(make_student(LORA, teacher, toy_tokenizer, "t"))
+    assert {weight.dtype for weight in trainable_state(student).values()} == {torch.float32}
+    assert student.get_output_embeddings().weight.dtype == torch.bfloat16
+    trainer = make_trainer(tmp_path / "run", student, teacher, blocks, TargetConfig(augment=True), LossConfig())
+    trainer.train()
+    assert all(weight.isfinite().all() for weight in trainable_state(student).values())
+    student.__dict__.pop("forward")
+    want = logits(student).float()
+    adapters.save_adapter(student, tmp_path / "merged", torch.float32, merge=True)
+    whole = AutoModelForCausalLM.from_pretrained(tmp_path / "merged", dtype=torch.float32)
+    torch.testing.assert_close(logits(whole), want, rtol=0.05, atol=0.05)
+
+
 def test_two_models_that_share_keep_what_is_tied_tied(toy_model):
     model = toy_model("gpt2")
     other = sharing(model)
