@@ -70,7 +70,7 @@ def _saved(path: Path) -> Iterator[Row]:
     try:
         found = datasets.load_from_disk(str(path))
     except FileNotFoundError:
-        raise UserError(f"{path}: holds no data set that save_to_disk wrote; give a file, or such a folder") from None
+        raise UserError(f"{path}: cannot be read (a folder without a saved data set); give a file") from None
     for part in found.values() if isinstance(found, datasets.DatasetDict) else (found,):
         yield from part
 

@@ -42,8 +42,9 @@ def write_teacher_recipe(folder: Path, output: Path, seed: int = 0) -> str:
         (folder / f"{name}.jsonl").write_text(
             "".join(f'{{"text": "{line}"}}\n' for line in sentences(n, seed=n)), encoding="utf-8"
         )
+    # Each twice: of three prompts alone, too little would be told.
     (folder / "prompts.tsv").write_text(
-        "group\toccupation\n" + "".join(f"all\t{word}\n" for word in P_SHE), encoding="utf-8"
+        "group\toccupation\n" + "".join(f"all\t{word}\n" for word in P_SHE) * 2, encoding="utf-8"
     )
     (folder / "templates.txt").write_text("the {occupation} said that\n", encoding="utf-8")
     recipe = {
