@@ -196,13 +196,9 @@ def pack(
     for document in documents:
         counterfactuals = swapper.counterfactuals(document) if swapper else ()
         encoded = _encoded(document, tokenizer, counterfactuals, special)
-        counts.documents += 1
+        _count(counts, counterfactuals)
         if isinstance(document, Conversation):
             counts.cut_conversations += any(len(view) >= block_length for view in encoded.ids)
-        if counterfactuals:
-            counts.edited_documents += bool(counterfactuals[0].spans)
-            counts.edits += len(counterfactuals[0].spans)
-            counts.skipped_sentences += counterfactuals[0].skipped
         for piece in split_document(encoded, block_length):
             if piece is None:
                 counts.dropped_pieces += 1
@@ -233,6 +229,14 @@ def pack(
     for blocks in open_blocks.values():
         for block in blocks:
             yield _close(block, special[1], counts)
+
+
+def _count(counts: PackingCounts, counterfactuals: Sequence[Counterfactual]) -> None:
+    counts.documents += 1
+    if counterfactuals:
+        counts.edited_documents += bool(counterfactuals[0].spans)
+        counts.edits += len(counterfactuals[0].spans)
+        counts.skipped_sentences += counterfactuals[0].skipped
 
 
 def _close(block: _OpenBlock, padding: int, counts: PackingCounts, restart: bool = True) -> PairBlock:

@@ -19,11 +19,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from distill.base.errors import UserError
 from distill.models.architecture import begins_itself, decoding_with, end_tokens, special_tokens, vocab_size
-from distill.models.probe import Behaviour, behaviour
+from distill.models.probe import behaviour
 
 # More than float32 changes with the shape of a batch: logits were seen to change by 2e-5, partial sums of probabilities
 # by some 1e-7. A wider margin for these costs time: every token with less probability is then near two boundaries.
@@ -160,7 +160,7 @@ def generate(
     texts = [[""] * samples for _ in prompts]
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else end
     tokens = {"bos_token_id": start, "eos_token_id": end_tokens(model, tokenizer), "pad_token_id": pad}
-    does = _behaviour(model)
+    does = behaviour(model)
     config = GenerationConfig(max_new_tokens=max_new_tokens, do_sample=False, use_cache=does.caches, **tokens)
     done, shape = 0, (vocab_size(tokenizer), temperature, top_k, top_p)
     with decoding_with(model, config):
@@ -174,13 +174,6 @@ def generate(
             if progress:
                 progress(done, len(jobs))
     return texts
-
-
-def _behaviour(model: Any) -> Behaviour:
-    """What the model does; one without a head of its own (two views, a test's) sees to padding itself."""
-    if isinstance(model, PreTrainedModel) and model.get_output_embeddings() is not None:
-        return behaviour(model)
-    return Behaviour(packs=False, pads_left=True, caches=True)
 
 
 def _batches(

@@ -48,12 +48,15 @@ def behaviour(model: PreTrainedModel, name: str | None = None) -> Behaviour:
     """Try a model once, on a few tokens; again only when its attention is another.
 
     Args:
-        model: A language model of transformers.
+        model: A language model of transformers. One without a head of its own, the two-view teacher, is taken at its
+            word: it makes its logits, and takes padding out, by itself.
         name: For the message; its class where there is none.
 
     Raises:
         UserError: it is not causal, or it cannot even read a few tokens.
     """
+    if not isinstance(model, PreTrainedModel) or model.get_output_embeddings() is None:
+        return Behaviour(packs=False, pads_left=True, caches=True)
     attention = model.config._attn_implementation
     known, found = _known.get(model, (None, None))
     if found is None or known != attention:

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from transformers import GenerationConfig
 
-from distill.models.architecture import default_device, evaluating, special_tokens
+from distill.models.architecture import decoding_with, default_device, special_tokens
+from distill.models.probe import behaviour
 from distill.scoring.measure import ModelSource, open_model
 
 _TOKENS = 32  # that are written each time
@@ -59,16 +60,15 @@ def tokens_per_second(model: Any, tokenizer: Any) -> float:
     context = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
     new = min(_TOKENS, (context or _TOKENS + 1) - 1)
     # No end token: every model writes as much.
-    config = GenerationConfig(max_new_tokens=new, do_sample=False, pad_token_id=start, eos_token_id=None)
-    own, model.generation_config = model.generation_config, config
+    caches = behaviour(model).caches
+    config = GenerationConfig(
+        max_new_tokens=new, do_sample=False, pad_token_id=start, eos_token_id=None, use_cache=caches
+    )
     rates: list[float] = []
-    try:
-        with evaluating(model), torch.inference_mode():
-            begun = time.monotonic()
-            while len(rates) < 2 or (len(rates) < _TIMES and time.monotonic() - begun < _SECONDS):
-                before = _seconds(model.device.type)
-                written = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids)).shape[1] - 1
-                rates.append(written / (_seconds(model.device.type) - before))  # the ids are there: it has waited
-    finally:
-        model.generation_config = own
+    with decoding_with(model, config), torch.inference_mode():
+        begun = time.monotonic()
+        while len(rates) < 2 or (len(rates) < _TIMES and time.monotonic() - begun < _SECONDS):
+            before = _seconds(model.device.type)
+            written = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids)).shape[1] - 1
+            rates.append(written / (_seconds(model.device.type) - before))  # the ids are there: it has waited
     return max(rates)
