@@ -355,7 +355,7 @@ def score(arguments: Sequence[str]) -> None:
         from distill.reports.report import print_side_by_side, print_table
         from distill.reports.side_by_side import measured_alike
         from distill.scoring.score import score
-        from distill.scoring.scores_file import claim_scores, scores_beside
+        from distill.scoring.scores_file import keep_asked, refuse_other_scores, scores_beside
         from distill.text.documents import read_documents
 
         settings = {f.name: options[f.name] for f in fields(ScoreConfig) if f.name != "metrics"}
@@ -366,12 +366,13 @@ def score(arguments: Sequence[str]) -> None:
             name: options[name]
             for name in ("checkpoints", "against", "wordlist", "texts", "text_column", "split", "seed")
         }
-        claim_scores(folder, asked | settings)
+        refuse_other_scores(folder, asked | settings)
         corpus = CorpusConfig(source="files", files=options.texts, text_column=options.text_column, split=options.split)
         documents = list(read_documents(corpus, options.seed)) if options.texts else []
         models = labelled([*([options.against] if options.against else []), *options.checkpoints])
         common = {"wordlist": options.wordlist, "texts": documents, "seed": options.seed, "folder": folder}
         scores = score(models, **common, **settings)
+        keep_asked(folder, asked | settings)
     if options.json:
         print(json.dumps(scores, indent=2, ensure_ascii=False))
         return

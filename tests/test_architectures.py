@@ -110,6 +110,52 @@ def test_a_recipe_goes_all_the_way(name, teacher_of, tmp_path):
     assert one == many
 
 
+def padded(folder, rows, tokenizer, seed):
+    """A toy model whose head and embedding have more rows than there are tokens, as Qwen's sizes have other numbers."""
+    model = toy("qwen2", vocab_size=rows, seed=seed)
+    plain = toy("qwen2", vocab_size=len(tokenizer), seed=seed + 10)
+    with torch.no_grad():  # the same tokens with any padding, which every token would lose against
+        for ours, theirs in zip(model.parameters(), plain.parameters(), strict=True):
+            ours[: len(theirs)] = theirs
+        model.lm_head.weight[len(tokenizer) :] = 30.0
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+def test_teacher_and_student_may_be_padded_differently(tmp_path, toy_tokenizer):
+    """The padding has no part in the training, and is afterwards what it was, weight decay or not."""
+    text, size = journey.text_file(tmp_path), len(toy_tokenizer)
+
+    def student_of(name, teacher_rows, student_rows):
+        student = padded(tmp_path / f"{name}-student", student_rows, toy_tokenizer, seed=1)
+        train(
+            str(REPOSITORY / "recipes" / "debug.yaml"),
+            **{
+                **journey.RECIPE,
+                "output_dir": str(tmp_path / name),
+                "corpus": {"source": "files", "files": [text]},
+                "held_out": {"source": "files", "files": [text], "max_documents": 20},
+                "teacher": {"path": padded(tmp_path / f"{name}-teacher", teacher_rows, toy_tokenizer, seed=0)},
+                "student": {"init": "checkpoint", "path": student},
+                "trainer": {**journey.RECIPE["trainer"], "weight_decay": 0.5, "learning_rate": 0.01},
+                "loss": {"kd": 1.0, "ce": 0.5},
+            },
+        )
+        return load_file(tmp_path / f"{name}-student" / "model.safetensors"), load_file(
+            tmp_path / name / "student" / "model.safetensors"
+        )
+
+    _, plain = student_of("plain", size, size)
+    before, after = student_of("padded", size + 8, size + 16)
+    for key in ("model.embed_tokens.weight", "lm_head.weight"):
+        assert after[key].shape == before[key].shape
+        assert torch.equal(after[key][size:], before[key][size:])
+        assert not torch.equal(after[key][:size], before[key][:size])
+    for key, values in plain.items():
+        torch.testing.assert_close(after[key][: len(values)], values, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("name", sorted(NOT_CAUSAL))
 def test_a_model_that_looks_ahead_gets_no_scores(name, toy_tokenizer, tmp_path, capsys):
     toy(name, vocab_size=len(toy_tokenizer)).save_pretrained(tmp_path / name)

@@ -10,7 +10,8 @@ import torch
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 
 from distill.base.errors import UserError, first_line
-from distill.models.loading import load_tokenizer, without_load_report
+from distill.models.architecture import without_warnings
+from distill.models.loading import load_tokenizer
 
 # Given to a classifier at one time. Not by a setting: rounding differs with the rows of a batch.
 _MAX_ROWS = 64
@@ -77,7 +78,7 @@ def load_classifier(path: str, device: Any = "cpu") -> TextClassifier:
     if path.startswith((".", "/", "~")) and not Path(path).is_dir():
         raise UserError(f"{path}: no such folder; give the folder or hub id of a classifier of texts")
     try:
-        with without_load_report():
+        with without_warnings():
             model, report = AutoModelForSequenceClassification.from_pretrained(
                 path, use_safetensors=True, trust_remote_code=False, dtype=torch.float32, output_loading_info=True
             )

@@ -14,6 +14,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.activations import ACT2FN, NewGELUActivation
+from transformers.utils import logging
 
 from distill.base.console import warn
 from distill.base.errors import UserError, first_line
@@ -336,6 +337,21 @@ def check_block_length(block_length: int, name: str, model: PreTrainedModel) -> 
 def default_device() -> str:
     """Where a model is put that nobody puts elsewhere."""
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@contextmanager
+def without_warnings() -> Iterator[None]:
+    """Silence what transformers says of what is looked after here.
+
+    Its table of missing weights says that this may be ignored; a model that is tried on a few tokens is reminded of
+    lengths that nobody asked for.
+    """
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
 
 
 @contextmanager

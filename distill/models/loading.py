@@ -1,8 +1,7 @@
 """A folder or hub id -> model and tokenizer, whole, or one sentence that says what is wrong with it."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +12,11 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.utils import logging
 
 from distill.base.errors import UserError, first_line, hub_hint
 from distill.base.files import DEMO_TEACHER
 from distill.models.adapters import adapter_folder, base_of, merged, require_peft
-from distill.models.architecture import check_head, check_vocabulary, set_attention
+from distill.models.architecture import check_head, check_vocabulary, set_attention, without_warnings
 from distill.models.probe import behaviour
 from distill.models.quantization import check_quantized, forget_gguf, gguf_loading, quantized_loading
 from distill.recipe import TeacherConfig
@@ -111,7 +109,7 @@ def _read_model(
         _check_folder(path, allow_pickle)
         small = quantized_loading(quantization, number_format)
     try:
-        with without_load_report():
+        with without_warnings():
             model, report = AutoModelForCausalLM.from_pretrained(
                 path,
                 dtype=number_format,
@@ -158,17 +156,6 @@ def labelled(checkpoints: Sequence[str]) -> dict[str, str]:
     """Label -> checkpoint: the last part of its path where that tells them apart, else all of it."""
     short = {Path(checkpoint).name: checkpoint for checkpoint in checkpoints}
     return short if len(short) == len(set(checkpoints)) else {checkpoint: checkpoint for checkpoint in checkpoints}
-
-
-@contextmanager
-def without_load_report() -> Iterator[None]:
-    """Silence transformers' table of weights that are missing or left over, which says that they may be ignored."""
-    level = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
 
 
 def _require_its_weights(path: str, model: PreTrainedModel, report: Mapping[str, Any]) -> None:

@@ -23,7 +23,7 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from distill.base.console import say
 from distill.base.errors import UserError, first_line
-from distill.models.architecture import decoding_with, evaluating, hidden_states, vocab_rows
+from distill.models.architecture import decoding_with, evaluating, hidden_states, vocab_rows, without_warnings
 
 # Distances between outputs, as shares of their norm, by the bytes of a number. Two rows of a batch that should be equal
 # are, to the bit, in nearly every model. Experts are multiplied in groups whose size changes, and with it the rounding:
@@ -62,7 +62,8 @@ def behaviour(model: PreTrainedModel, name: str | None = None) -> Behaviour:
     if found is None or known != attention:
         name, kind = name or type(model).__name__, type(model).__name__
         try:
-            causal, found = _try(model)
+            with without_warnings():
+                causal, found = _try(model)
         except Exception as error:  # models fail in many ways
             raise UserError(f"{name}: cannot read a few tokens ({kind}): {first_line(error)}") from None
         if not causal:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from collections.abc import Iterator, Mapping
 from functools import cache as cached
 from pathlib import Path
@@ -35,11 +36,14 @@ def write_scores(scores: Mapping[str, Any], path: str | Path) -> None:
     write_json(path, scores)
 
 
-def claim_scores(folder: Path, asked: Mapping[str, Any]) -> None:
-    """Take a folder for scores, or find that what is asked for is what its scores were made from.
+_ASKED = "asked.json"
+
+
+def refuse_other_scores(folder: Path, asked: Mapping[str, Any]) -> None:
+    """Find a folder free for scores, or that what is asked for is what its scores were made from.
 
     Args:
-        folder: Where scores.json is to go; `asked.json` is written there.
+        folder: Where scores.json is to go, and `asked.json` with it, see `keep_asked`.
         asked: What decides the scores, as it was asked for; ready for JSON. The batch size may differ.
 
     Raises:
@@ -47,11 +51,14 @@ def claim_scores(folder: Path, asked: Mapping[str, Any]) -> None:
     """
     if (folder / "recipe.yaml").exists():
         raise UserError(f"{folder} holds a run and its scores; choose another --output_dir")
-    record, hint = folder / "asked.json", "choose another --output_dir, or remove that folder"
-    here = {key: value for key, value in asked.items() if key != "batch_size"}
+    there_is = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not (there_is.is_dir() and os.access(there_is, os.W_OK)):
+        raise UserError(f"{folder}: cannot be written; choose another --output_dir")
+    hint = "choose another --output_dir, or remove that folder"
+    here = _decisive(asked)
     if (folder / "scores.json").exists():
         try:
-            there = json.loads(record.read_text(encoding="utf-8"))
+            there = json.loads((folder / _ASKED).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             there = None
         if not isinstance(there, dict):
@@ -61,11 +68,15 @@ def claim_scores(folder: Path, asked: Mapping[str, Any]) -> None:
                 raise UserError(
                     f"{folder} holds other scores ({key} is {there.get(key)!r} there, {here.get(key)!r} here); {hint}"
                 )
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(record, here)
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be written ({error.strerror}); choose another --output_dir") from None
+
+
+def keep_asked(folder: Path, asked: Mapping[str, Any]) -> None:
+    """Write what scores were made from beside them, for `refuse_other_scores`."""
+    write_json(folder / _ASKED, _decisive(asked))
+
+
+def _decisive(asked: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in asked.items() if key != "batch_size"}
 
 
 def read_scores(path: str | Path) -> dict[str, Any]:

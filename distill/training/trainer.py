@@ -29,8 +29,15 @@ from distill.base.errors import UserError, storage_errors_as_user_errors
 from distill.data.batches import FilledBatches
 from distill.data.stream import BlockStream, StreamLoader
 from distill.models.adapters import has_adapter, trainable_state
-from distill.models.architecture import fuse_activations, head, hidden_states, is_sharded, shard_layers, view_of
-from distill.models.loading import without_load_report
+from distill.models.architecture import (
+    fuse_activations,
+    head,
+    hidden_states,
+    is_sharded,
+    shard_layers,
+    view_of,
+    without_warnings,
+)
 from distill.objective import kd_loss
 from distill.objective.kd_loss import IGNORED
 from distill.objective.logit_ops import RoleMap
@@ -375,7 +382,7 @@ class DistillationTrainer(Trainer):
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         if not self._not_loaded:
             return
-        with without_load_report():
+        with without_warnings():
             converted = type(self.model).from_pretrained(resume_from_checkpoint, dtype=self.model.dtype).state_dict()
         if left := sorted(self._not_loaded - converted.keys()):
             raise UserError(f"{resume_from_checkpoint}: lacks weights, {left[0]} first; remove it to go on without it")
