@@ -73,7 +73,7 @@ def test_the_readme_explains_every_default_score():
 
 
 SCALE_README = (recipe_docs.README.parent / "accelerate/README.md").read_text(encoding="utf-8")
-RUNS = [command for command in commands(README + RECIPES_README + SCALE_README) if "--config recipes/" in command]
+RUNS = [command for command in commands(README + RECIPES_README + SCALE_README) if "--config " in command]
 
 
 @pytest.mark.parametrize("command", RUNS)
