@@ -1,5 +1,7 @@
 """What `import distill` offers, and what it costs."""
 
+import ast
+import doctest
 import json
 import os
 import shutil
@@ -96,3 +98,32 @@ def test_recipes_go_by_name_where_a_wheel_was_installed(installed, tmp_path):
     wrong = distill_says("train", "--config", "recipes/quickstart.yaml")
     assert wrong.returncode == 2
     assert "goes by its name, quickstart, from any folder" in wrong.stderr
+
+
+def test_the_notebook_runs_from_top_to_bottom(tmp_path):
+    """Its code cells in order, in a folder of its own; the last values are what the text beside them says."""
+    notebook = json.loads((REPOSITORY / "recipes/notebooks/tour.ipynb").read_text(encoding="utf-8"))
+    cells = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert all(cell["outputs"] == [] for cell in notebook["cells"] if cell["cell_type"] == "code")
+    lines = []
+    for cell in cells:
+        *before, last = ast.parse(cell).body
+        lines += [*map(ast.unparse, before), f"print({ast.unparse(last)})"]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    program = [sys.executable, "-c", "\n".join(lines)]
+    done = subprocess.run(program, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    said = done.stdout
+    assert "The nurse lost his keys, and his sister found them." in said
+    assert "The English pound rose." in said
+    assert "The queen wrote to her husband." in said
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["Swapper", "load_wordlist", "swap_dataset"])
+def test_examples_in_docstrings_are_true(name):
+    offered = getattr(distill, name)
+    tests = [test for test in doctest.DocTestFinder(recurse=False).find(offered, name) if test.examples]
+    assert tests, f"{name} has no example"
+    for test in tests:
+        assert doctest.DocTestRunner().run(test).failed == 0

@@ -159,6 +159,12 @@ def load_wordlist(name_or_path: str | Path) -> WordList:
         A bundled name wins over a file of the same name; write `./english_gender` for the file. A file whose metadata
         names companions (`# with: english_protected`) brings them along, unless `none` is among the parts.
 
+    >>> wordlist = load_wordlist("english_gender")
+    >>> wordlist.groups, wordlist.num_groups
+    (('male', 'female'), 2)
+    >>> wordlist.counterparts("king", shift=1)
+    (('queen', None),)
+
     Raises UserError, with file, line and a hint, for the first mistake in the list.
     """
     wordlist, mistakes = _load(str(name_or_path))
