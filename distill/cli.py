@@ -68,8 +68,8 @@ where a run was stopped. For several GPUs or machines give the same options to a
   {_SEVERAL_GPUS}
 
 examples:
-  distill train --config recipes/quickstart.yaml
-  distill train --config recipes/quickstart.yaml --output_dir outputs/mine --wordlist my-list.tsv --target.strength 0.5
+  distill train --config quickstart
+  distill train --config quickstart --output_dir outputs/mine --wordlist my-list.tsv --target.strength 0.5
 """
 
 
@@ -107,6 +107,42 @@ def train(arguments: Sequence[str]) -> None:
         scores = run(recipe)
     if as_json and scores is not None:
         print((Path(recipe.output_dir) / "scores.json").read_text(encoding="utf-8"), end="")
+
+
+# ---------------------------------------------------------------------------------------------------------- recipes
+
+_RECIPES = """List the recipes and studies that come with distill, by the names that `distill train --config NAME` and
+`distill study NAME` take in any folder. A recipe of your own names one under `base:` and replaces some of its keys."""
+
+_RECIPES_EXAMPLES = """examples:
+  distill recipes
+  distill recipes --json
+"""
+
+
+def _recipes_parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="distill recipes", description=_RECIPES, epilog=_RECIPES_EXAMPLES)
+    _add_json(parser)
+    _add_quiet(parser)
+    return parser
+
+
+def recipes(arguments: Sequence[str]) -> None:
+    """`distill recipes`: what comes with the package, a line each."""
+    options = _recipes_parser().parse_args(arguments)
+
+    from distill.base.bundled import recipe_names, study_names, summary
+
+    kinds = {"recipes": recipe_names(), "studies": study_names()}
+    if options.json:
+        found = {kind: {name: summary(path) for name, path in names.items()} for kind, names in kinds.items()}
+        print(json.dumps(found, indent=2))
+        return
+    width = max(len(name) for names in kinds.values() for name in names)
+    for kind, command in (("recipes", "distill train --config NAME"), ("studies", "distill study NAME")):
+        print(f"{kind} ({command}):")
+        for name, path in kinds[kind].items():
+            print(f"  {name:<{width}}  {summary(path)}")
 
 
 # ------------------------------------------------------------------------------------------------------------- swap
@@ -338,6 +374,9 @@ def score(arguments: Sequence[str]) -> None:
     """
     import jsonargparse
 
+    from distill.recipe import CorpusConfig, ScoreConfig
+    from distill.recipe_check import parser_message
+
     parser = _score_parser()
     if {"-h", "--help"} & set(arguments):
         parser.print_help()
@@ -346,12 +385,12 @@ def score(arguments: Sequence[str]) -> None:
     try:
         options = parser.parse_args(list(arguments))
     except jsonargparse.ArgumentError as error:
-        raise UserError(f"{' '.join(str(error).split())}; see distill score --help") from None
+        hint = "; see distill score --help"
+        raise UserError(parser_message(error, ScoreConfig, arguments, "distill score", hint)) from None
 
     with _only_results():
         from distill.metrics import chosen
         from distill.models.loading import labelled
-        from distill.recipe import CorpusConfig, ScoreConfig
         from distill.reports.report import print_side_by_side, print_table
         from distill.reports.side_by_side import measured_alike
         from distill.scoring.score import score
@@ -432,14 +471,14 @@ study goes on, and a later call may add seeds. Benchmarks and further held-out t
 measured."""
 
 _STUDY_EXAMPLES = """examples:
-  distill study recipes/study.yaml --data path/to/data
-  distill study recipes/study.yaml --rows plain,expmean-reverse --seeds 0 --jobs 2 --output_dir outputs/short-study
+  distill study study --data path/to/data
+  distill study study --rows plain,expmean-reverse --seeds 0 --jobs 2 --output_dir outputs/short-study
 """
 
 
 def _study_parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="distill study", description=_STUDY, epilog=_STUDY_EXAMPLES)
-    parser.add_argument("file", metavar="FILE", help="the study: rows over a recipe (YAML)")
+    parser.add_argument("file", metavar="NAME|FILE", help="the study: rows over a recipe (YAML)")
     parser.add_argument("--data", metavar="DIR", help="folder of benchmark data and further held-out text")
     parser.add_argument("--output_dir", metavar="DIR", help="folder of all runs (default: that of the study)")
     parser.add_argument("--seeds", metavar="A,B", help="default: those of the study")
@@ -552,7 +591,7 @@ _COMPLETION_EXAMPLES = """examples:
 """
 
 # What the values of options with these placeholders are completed by.
-_PLACEHOLDERS_OF_PATHS = {"FILE", "DIR", "PATH", "SOURCE", "CHECKPOINT", "CONFIG", "NAME|PATH"}
+_PLACEHOLDERS_OF_PATHS = {"FILE", "DIR", "PATH", "SOURCE", "CHECKPOINT", "CONFIG", "NAME|PATH", "NAME|FILE"}
 
 
 def _completion_parser() -> argparse.ArgumentParser:
@@ -608,6 +647,7 @@ class Verb:
 
 VERBS = {
     "train": Verb("run a recipe: text, teacher and student, scores, report", train, _train_parser),
+    "recipes": Verb("the recipes that come with distill, by name", recipes, _recipes_parser),
     "generate": Verb("continuations of several checkpoints side by side", generate, _generate_parser),
     "score": Verb("measure checkpoints side by side", score, _score_parser),
     "report": Verb("compare runs and checkpoints: a page, Markdown and CSV", report, _report_parser),
@@ -622,8 +662,8 @@ _EPILOG = f"""verbs:
 {_VERB_LINES}
 
 examples:
+  distill train --config debug
   distill train --help
-  distill train --config recipes/debug.yaml
 
 Results go to standard output, progress to standard error: --quiet leaves it out. --json prints the result for machines.
 

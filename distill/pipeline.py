@@ -72,11 +72,11 @@ def train(recipe: Recipe | str | Path, **keys: Any) -> dict[str, Any]:
     """Run a recipe as `distill train` does, from Python.
 
     ```python
-    scores = train("recipes/debug.yaml", output_dir="outputs/mine", target={"op": "expmean", "strength": 0.5})
+    scores = train("debug", output_dir="outputs/mine", target={"op": "expmean", "strength": 0.5})
     ```
 
     Args:
-        recipe: A recipe file, or a recipe.
+        recipe: A recipe by name or file, or a `Recipe`.
         keys: Recipe keys laid over it; a section takes a dictionary.
 
     Returns:

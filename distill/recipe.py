@@ -1,7 +1,8 @@
 """The typed recipe: YAML files and dotted overrides in, one frozen object out.
 
-This is the only reader of YAML. A recipe file may name another one under `base:` (a path relative to itself); its own
-keys are laid over the base's, so that recipes share settings instead of copying them.
+This is the only reader of YAML. A recipe file may name another one under `base:` (a path relative to itself, or the
+name of one that comes with the package); its own keys are laid over the base's, so that recipes share settings instead
+of copying them.
 """
 
 from collections.abc import Mapping
@@ -11,6 +12,7 @@ from typing import Any, Literal
 
 import yaml
 
+from distill.base.bundled import name_meant, named_file, recipe_names
 from distill.base.errors import UserError, first_line, suggestion
 from distill.base.long_input import open_text
 
@@ -369,9 +371,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         with open_text(path) as stream:
             text = stream.read(_MOST_CHARACTERS + 1)
     except FileNotFoundError:
-        siblings = sorted(p.name for p in path.parent.glob("*.yaml"))
-        hint = suggestion(path.name, siblings) if siblings else "see recipes/ for the ones that come with distill."
-        raise UserError(f"{path}: no such recipe file; {hint}") from None
+        raise UserError(f"{path}: no such recipe file; {_file_hint(path)}") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); give a YAML file") from None
     if len(text) > _MOST_CHARACTERS:
@@ -396,13 +396,26 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     return values
 
 
+def _file_hint(path: Path) -> str:
+    """What may have been meant by a recipe file that is not there."""
+    if name := name_meant(path):
+        return f"the one that comes with distill goes by its name, {name}, from any folder"
+    siblings = sorted(p.name for p in path.parent.glob("*.yaml"))
+    if siblings and path.suffix:
+        return suggestion(path.name, siblings)
+    return f"give a YAML file, or a name that `distill recipes` lists; {suggestion(str(path), recipe_names())}"
+
+
 def read_recipe_file(path: str | Path, _seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     """The keys of a recipe file laid over those of its `base:`, as nested dictionaries.
+
+    Args:
+        path: A file, or the name of a recipe that comes with the package (`quickstart`).
 
     Raises:
         UserError: see `read_yaml`; or the file holds an unknown key, or its bases form a circle.
     """
-    path = Path(path)
+    path = named_file(path)
     values = read_yaml(path)
     if path.resolve() in _seen:
         raise UserError(f"{path}: 'base' leads back to a file that is already being read; remove one of the two")
@@ -410,7 +423,13 @@ def read_recipe_file(path: str | Path, _seen: tuple[Path, ...] = ()) -> dict[str
     reject_unknown_keys(values, Recipe, str(path))
     if base is None:
         return values
-    return merge(read_recipe_file(path.parent / str(base), (*_seen, path.resolve())), values)
+    return merge(read_recipe_file(base_file(path, str(base)), (*_seen, path.resolve())), values)
+
+
+def base_file(path: Path, base: str) -> Path:
+    """The file that `base:` of another one names: a path relative to it, or a name that `distill recipes` lists."""
+    beside, named = path.parent / base, named_file(base)
+    return named if named.is_absolute() and not beside.is_file() else beside
 
 
 def _check_plain(values: dict[Any, Any], path: Path) -> None:

@@ -8,7 +8,8 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from functools import cache
-from typing import Any, get_args, get_origin
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin
 
 import jsonargparse
 
@@ -43,7 +44,11 @@ def build_parser() -> jsonargparse.ArgumentParser:
         exit_on_error=False,
         description="Distil a causal language model into a smaller student while mitigating gender bias.",
     )
-    parser.add_argument("--config", action="config", help="Recipe file (YAML); later options override its keys.")
+    parser.add_argument(
+        "--config",
+        action="config",
+        help="Recipe, by name (see distill recipes) or file; later options override its keys.",
+    )
     # Left out of the namespace unless given, so that --print_config shows a recipe's keys alone.
     parser.add_argument(QUIET, action="store_true", default=argparse.SUPPRESS, help=QUIET_HELP)
     parser.add_class_arguments(Recipe)
@@ -54,7 +59,7 @@ def parse_recipe(argv: Sequence[str]) -> Recipe:
     """Turn command-line arguments into a checked recipe.
 
     Args:
-        argv: Arguments without the program's name, e.g. `["--config", "recipes/debug.yaml", "--seed", "1"]`.
+        argv: Arguments without the program's name, e.g. `["--config", "debug", "--seed", "1"]`.
 
     Raises:
         UserError: an unknown key, a value of the wrong kind, or settings that contradict each other.
@@ -69,7 +74,7 @@ def parse_recipe(argv: Sequence[str]) -> Recipe:
             arguments.append(item)
             continue
         if not inline and not queue:
-            raise UserError("option --config needs the path of a recipe file, e.g. recipes/quickstart.yaml")
+            raise UserError("option --config needs a recipe, by name or path, e.g. quickstart")
         source = inline or queue.pop(0)
         # The parser gets the merged content, because `base:` is our own key.
         arguments += ["--config", json.dumps(read_recipe_file(source))]
@@ -151,7 +156,7 @@ def _typed(parser: jsonargparse.ArgumentParser, arguments: Sequence[str], sectio
     try:
         values = parser.parse_args(arguments).as_dict()
     except jsonargparse.ArgumentError as error:
-        raise UserError(_parser_message(error, source, hint)) from None
+        raise UserError(parser_message(error, section, arguments, source, hint)) from None
     except RecursionError:
         raise UserError(f"{source}: its values are nested too deep") from None
     values.pop("config", None)
@@ -165,8 +170,7 @@ def _reject_nulls(section: type, values: Mapping[str, Any], source: str, hint: s
         if inner := section_type(f.type):
             _reject_nulls(inner, values[f.name], source, hint, f"{prefix}{f.name}.")
         elif f.name in values and values[f.name] is None and type(None) not in get_args(f.type):
-            kind = get_origin(f.type) or f.type
-            raise UserError(f'{source}: key "{prefix}{f.name}": Expected a {kind}. Got value: None{hint}')
+            raise UserError(f"{source}: key '{prefix}{f.name}' is null, but must be {_wanted(f.type)}{hint}")
 
 
 def _from_dict(section: type, values: Mapping[str, Any]) -> Any:
@@ -175,7 +179,40 @@ def _from_dict(section: type, values: Mapping[str, Any]) -> Any:
     return section(**{k: _from_dict(inner, v) if (inner := known[k]) else v for k, v in given.items()})
 
 
-def _parser_message(error: Exception, source: str, hint: str) -> str:
+_KINDS: dict[Any, str] = {float: "a number", int: "a whole number", bool: "true or false", str: "text"}
+_SEVERAL: dict[Any, str] = {float: "numbers", int: "whole numbers", str: "texts"}
+
+
+def _wanted(annotation: Any) -> str:
+    """What a field takes, in words: `a whole number or null`."""
+    kinds = get_args(annotation)
+    if get_origin(annotation) is Literal:
+        return f"one of {', '.join(map(str, kinds))}"
+    if NoneType in kinds:
+        return " or ".join([*(_wanted(kind) for kind in kinds if kind is not NoneType), "null"])
+    if get_origin(annotation) in (list, tuple):
+        return f"a list of {_SEVERAL.get(kinds[0], 'values')} in brackets"
+    return _KINDS.get(annotation, "keys and values in braces")
+
+
+def _annotation(section: type, key: str) -> Any:
+    """That of the field behind a dotted key; None where there is none."""
+    name, _, rest = key.partition(".")
+    found = next((f.type for f in fields(section) if f.name == name), None)
+    inner = section_type(found)
+    return _annotation(inner, rest) if inner and rest else None if rest else found
+
+
+def parser_message(error: Exception, section: type, arguments: Sequence[str], source: str, hint: str) -> str:
+    """What jsonargparse objects to, in one sentence without names of Python's types.
+
+    Args:
+        error: Its ArgumentError.
+        section: The dataclass that the keys are fields of.
+        arguments: What was parsed: tells an option from a key of the file.
+        source: The file, or whatever else holds the keys.
+        hint: Where to read on, to be put behind.
+    """
     message = " ".join(str(error).split())
     if "unrecognized arguments" in message:
         word = message.split("unrecognized arguments:", 1)[1].split()[0]
@@ -188,8 +225,16 @@ def _parser_message(error: Exception, source: str, hint: str) -> str:
         hint = f"did you mean --{near[0]}?" if near else "see --help for all options."
         return f"unknown option '{word}'; {hint}"
     if message.startswith("Parser key"):
-        key, _, rest = message.removeprefix("Parser key ").partition(":")
-        return f"{source}: key {key.strip()}: {rest.strip().rstrip('.')}{hint}"
+        quoted, _, rest = message.removeprefix("Parser key ").partition(":")
+        key = quoted.strip(' "')
+        given, wanted = re.search(r".*(?:Got|Given) value: (.*)$", rest), _annotation(section, key)
+        is_option = key != "config" and any(word.partition("=")[0] == f"--{key}" for word in arguments)
+        where = f"option --{key}" if is_option else f"{source}: key '{key}'"
+        if given is None and section_type(wanted):
+            return f"{where} must hold {_wanted(wanted)}{hint}"
+        if given is None or wanted is None:
+            return f"{where}: {rest.strip().rstrip('.')}{hint}"
+        return f"{where} is {given[1]}, but must be {_wanted(wanted)}{hint}"
     return f"{source}: {message}"
 
 

@@ -1,6 +1,6 @@
 """The entry: argv -> a checked recipe -> the pipeline.
 
-Run it as `accelerate launch distill/train.py --config recipes/quickstart.yaml`, or as `distill train` on one process.
+Run it as `accelerate launch distill/train.py --config quickstart`, or as `distill train` on one process.
 Every finished stage is kept in the output folder, so the same command goes on where it was stopped.
 """
 

@@ -25,7 +25,7 @@ README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 RECIPES_README = recipe_docs.README.read_text(encoding="utf-8")
 DOCUMENTS = [REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "outputs/README.md")]
 DOCUMENTS += [recipe_docs.README, recipe_docs.README.parent / "accelerate/README.md"]
-DOCUMENTS += [REPOSITORY / "distill/wordlists/README.md"]
+DOCUMENTS += [REPOSITORY / "distill/wordlists/README.md", REPOSITORY / "distill/metrics/README.md"]
 
 INSTALL_AND_RUN = (
     "pip install -c constraints.txt -e . && accelerate launch distill/train.py --config recipes/quickstart.yaml"
@@ -54,26 +54,29 @@ def test_the_two_commands_stand_in_the_readme():
 def test_the_readme_has_its_parts_in_order():
     headings = re.findall(r"^## (.*)$", README, flags=re.MULTILINE)
     assert headings == [
-        "What it measures, and what it does not",
         "Quickstart",
-        "Results",
+        "How it works",
         "Your own word list",
-        "Your own teacher",
-        "Several GPUs, several machines",
-        "Limits",
+        "Your own text and your own teacher",
+        "As a library",
+        "What it measures, and what it does not",
+        "Results of the study",
+        "Further",
         "Citation",
         "Licence",
     ]
     assert README.count("<!-- results -->") == README.count("<!-- /results -->") == 1
 
 
-def test_the_readme_explains_every_default_score():
-    assert not [name for name in ScoreConfig().metrics if f"`{name}`" not in README]
+def test_every_default_score_is_explained():
+    metrics_readme = (REPOSITORY / "distill/metrics/README.md").read_text(encoding="utf-8")
+    for text in (README, metrics_readme):
+        assert not [name for name in ScoreConfig().metrics if f"`{name}`" not in text]
     assert set(ScoreConfig().metrics) <= set(METRICS)
 
 
 SCALE_README = (recipe_docs.README.parent / "accelerate/README.md").read_text(encoding="utf-8")
-RUNS = [command for command in commands(README + RECIPES_README + SCALE_README) if "--config recipes/" in command]
+RUNS = [command for command in commands(README + RECIPES_README + SCALE_README) if "--config " in command]
 
 
 @pytest.mark.parametrize("command", RUNS)
@@ -109,73 +112,67 @@ TOY = (
 # The README's commands -> what is added to them here.
 RUN_AS_TOYS = {
     # Few documents of the demo teacher name a nation.
-    "distill train --config recipes/quickstart.yaml --output_dir outputs/nations "
-    "--wordlist recipes/nations/words.tsv --scores.prompts recipes/nations/prompts.tsv": (
-        f"{TOY} --corpus.max_documents 256"
+    "distill train --config nations": f"{TOY} --corpus.max_documents 256",
+    "printf 'The nurse said that\\nMy boss thinks that\\n' > prompts.txt": "",
+    "distill generate outputs/quickstart/student --against outputs/quickstart/baseline --prompts prompts.txt": "",
+    "distill train --config debug --output_dir outputs/texts --corpus.source files --corpus.files '[\"*.md\"]'": TOY,
+    "distill train --config debug --output_dir outputs/mine --teacher.path outputs/quickstart/baseline": TOY,
+    "distill score outputs/quickstart/student --against outputs/quickstart/baseline --texts README.md": (
+        "--max_prompts 4 --samples 1 --bootstrap 20 --max_new_tokens 4"
     ),
-    "distill train --config recipes/quickstart.yaml --output_dir outputs/mine --teacher.path path/to/model": TOY,
-    "distill train --config recipes/quickstart.yaml --output_dir outputs/texts "
-    "--corpus.source files --corpus.files '[\"texts/*.txt\"]'": TOY,
-    "distill score outputs/quickstart/student --against outputs/quickstart/baseline --texts held-out.txt": "",
-    "distill generate outputs/quickstart/student --against outputs/quickstart/baseline "
-    '--prompt "The nurse said that"': "",
     "distill report outputs/quickstart outputs/mine": "",
-    "torchrun --nproc_per_node 2 distill/train.py --config recipes/debug.yaml --trainer.use_cpu true": TOY,
 }
 NOT_RUN = {
-    INSTALL_AND_TEST: "installs from the package registry, and would run these tests again; .ci/run does it",
-    "distill train --config recipes/gpt2.yaml --student.num_layers 4 --corpus.max_documents 100000": "needs the hub",
-    "accelerate launch --config_file recipes/accelerate/ddp.yaml distill/train.py --config recipes/gpt2.yaml": (
-        "needs the hub and several GPUs"
+    "python3 -m venv .venv && . .venv/bin/activate": "the tests run in one; .ci/run makes it",
+    "pip install --no-deps --index-url https://download.pytorch.org/whl/cpu \"$(grep '^torch==' constraints.txt)\"": (
+        "needs PyTorch's own index"
     ),
+    INSTALL_AND_TEST: "installs from the package registry, and would run these tests again; .ci/run does it",
 }
 
 
-def in_a_shell(command: str, folder: Path) -> subprocess.CompletedProcess:
+def in_a_shell(command: str, folder: Path, package: Path = REPOSITORY) -> subprocess.CompletedProcess:
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(package), "OMP_NUM_THREADS": "1"}
     return subprocess.run(["bash", "-c", command], cwd=folder, env=environment, capture_output=True, text=True)
-
-
-@pytest.fixture(scope="module")
-def after_the_quickstart(tmp_path_factory):
-    """A folder with what the README's commands read, in which the quickstart was run, with toy values."""
-    folder = tmp_path_factory.mktemp("readme")
-    for name in ("recipes", "distill"):
-        (folder / name).symlink_to(REPOSITORY / name)
-    sentences = "The nurse said that she was tired. The king went to his house by the river, and slept.\n"
-    (folder / "held-out.txt").write_text(sentences, encoding="utf-8")
-    (folder / "texts").mkdir()
-    for number in range(24):
-        (folder / "texts" / f"{number}.txt").write_text(sentences * 8, encoding="utf-8")
-    done = in_a_shell(f"{INSTALL_AND_RUN.rpartition('&& ')[2]} {TOY}", folder)
-    assert done.returncode == 0, done.stderr[-3000:]
-    (folder / "path" / "to").mkdir(parents=True)
-    (folder / "path" / "to" / "model").symlink_to(folder / "outputs" / "quickstart" / "student")
-    return folder
 
 
 def test_every_command_of_the_readme_is_run_or_says_why_not():
     assert set(commands(README)) == {INSTALL_AND_RUN, *RUN_AS_TOYS, *NOT_RUN}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("command", RUN_AS_TOYS)
-def test_the_commands_of_the_readme_run(command, after_the_quickstart):
-    if "report" in command and not (after_the_quickstart / "outputs" / "mine").exists():
-        (after_the_quickstart / "outputs" / "mine").symlink_to("quickstart")
-    done = in_a_shell(f"{command} {RUN_AS_TOYS[command]}", after_the_quickstart)
-    assert done.returncode == 0, done.stderr[-3000:]
+def readme_script() -> str:
+    """The README's commands in order as one script, and its Python examples where they stand, with toy values."""
+    lines = ["set -euo pipefail"]
+    for language, block in re.findall(r"^```(bash|python)\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL):
+        if language == "python":
+            toys = {
+                "max_prompts=40": "max_prompts=4, samples=1",
+                'train("debug", ': 'train("debug", trainer={"max_steps": 2}, ',
+            }
+            for as_printed, as_toy in toys.items():
+                block = block.replace(as_printed, as_toy)
+            lines.append(f"{shlex.quote(sys.executable)} - <<'EOF'\n{block}EOF")
+            continue
+        for command in commands(f"```bash\n{block}```\n"):
+            if command == INSTALL_AND_RUN:
+                lines.append(f"{command.rpartition('&& ')[2]} {TOY}")
+            elif command not in NOT_RUN:
+                lines.append(f"{command} {RUN_AS_TOYS[command]}")
+    return "\n".join(lines)
 
 
 @pytest.mark.slow
-def test_the_python_example_runs_after_the_quickstart(after_the_quickstart):
-    (example,) = code_blocks(README, "python")
-    done = subprocess.run(
-        [sys.executable, "-c", example], cwd=after_the_quickstart, capture_output=True, text=True, timeout=300
-    )
+def test_the_readme_runs_from_top_to_bottom_in_a_fresh_clone(tmp_path):
+    """What is committed, in a clone called `distill`, as a user has it."""
+    clone = tmp_path / "distill"
+    subprocess.run(["git", "clone", "--quiet", str(REPOSITORY), str(clone)], check=True)
+    done = in_a_shell(readme_script(), clone, package=clone)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "The nurse said that" in done.stdout
+    for text in ("The nurse said that", "The nurse lost his keys.", str(clone / "outputs/quickstart/report.html")):
+        assert text in done.stdout
+    for name in ("quickstart", "nations", "texts", "mine", "report"):
+        assert (clone / "outputs" / name / "report.html").exists()
 
 
 def test_the_console_example_is_true(tmp_path):

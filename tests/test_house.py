@@ -220,7 +220,7 @@ def test_what_needs_no_tensors_loads_no_torch(names):
 
 
 def test_the_entry_and_the_readme_stay_short():
-    for path, limit in (("distill/train.py", 40), ("distill/pipeline.py", 200), ("README.md", 250)):
+    for path, limit in (("distill/train.py", 40), ("distill/pipeline.py", 200), ("README.md", 200)):
         lines = len((REPOSITORY / path).read_text(encoding="utf-8").splitlines())
         assert lines < limit, f"{path} has {lines} lines"
 

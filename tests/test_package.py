@@ -1,10 +1,18 @@
 """What `import distill` offers, and what it costs."""
 
+import ast
+import doctest
+import json
+import os
+import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
+from shared import REPOSITORY
 
 import distill
 
@@ -39,3 +47,83 @@ def test_another_name_is_an_attribute_error():
 
 def test_annotations_are_for_others_too():
     assert (Path(distill.__file__).parent / "py.typed").exists()
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """What a wheel puts into site-packages, made from a copy of the repository without network."""
+    pytest.importorskip("setuptools")
+    source, site = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("site-packages")
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(REPOSITORY / name, source)
+    for name in ("distill", "recipes"):
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(REPOSITORY / name, source / name, symlinks=True, ignore=ignored)
+    code = "import sys; from setuptools import build_meta; build_meta.build_wheel(sys.argv[1])"
+    subprocess.run([sys.executable, "-c", code, str(source)], cwd=source, capture_output=True, check=True)
+    (wheel,) = source.glob("*.whl")
+    zipfile.ZipFile(wheel).extractall(site)
+    shutil.rmtree(source)
+    return site
+
+
+def test_a_wheel_holds_every_recipe_and_their_data(installed):
+    there = {path.relative_to(installed / "distill") for path in (installed / "distill").rglob("*")}
+    ours = subprocess.run(["git", "ls-files", "recipes", "distill"], cwd=REPOSITORY, capture_output=True, text=True)
+    files = {
+        Path(line).relative_to("distill") if line.startswith("distill/") else Path(line) for line in ours.stdout.split()
+    }
+    assert len(files) > 150
+    assert {file for file in files if file.name != "recipes"} <= there
+
+
+def test_recipes_go_by_name_where_a_wheel_was_installed(installed, tmp_path):
+    def distill_says(*arguments):
+        environment = {**os.environ, "PYTHONPATH": str(installed)}
+        program = [sys.executable, "-m", "distill.cli", *arguments]
+        return subprocess.run(program, cwd=tmp_path, env=environment, capture_output=True, text=True)
+
+    listed = json.loads(distill_says("recipes", "--json").stdout)
+    assert {"quickstart", "debug", "nations", "ablation/max"} <= set(listed["recipes"])
+    assert {"study", "study/longer"} <= set(listed["studies"])
+    shown = yaml.safe_load(distill_says("train", "--config", "nations", "--print_config").stdout)
+    assert (shown["trainer"]["max_steps"], shown["wordlist"]) == (500, "recipes/nations/words.tsv")
+    (tmp_path / "mine.yaml").write_text("base: quickstart\noutput_dir: outputs/mine\n", encoding="utf-8")
+    shown = yaml.safe_load(distill_says("train", "--config", "mine.yaml", "--print_config").stdout)
+    assert (shown["trainer"]["max_steps"], shown["output_dir"]) == (500, "outputs/mine")
+    swapped = distill_says("swap", "mine.txt", "--wordlist", "recipes/nations/words.tsv")
+    assert "mine.txt" in swapped.stderr  # the list was found, the text was not
+    (tmp_path / "mine.txt").write_text("The British dollar", encoding="utf-8")
+    assert distill_says("swap", "mine.txt", "--wordlist", "recipes/nations/words.tsv").stdout == "The American pound"
+    wrong = distill_says("train", "--config", "recipes/quickstart.yaml")
+    assert wrong.returncode == 2
+    assert "goes by its name, quickstart, from any folder" in wrong.stderr
+
+
+def test_the_notebook_runs_from_top_to_bottom(tmp_path):
+    """Its code cells in order, in a folder of its own; the last values are what the text beside them says."""
+    notebook = json.loads((REPOSITORY / "recipes/notebooks/tour.ipynb").read_text(encoding="utf-8"))
+    cells = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert all(cell["outputs"] == [] for cell in notebook["cells"] if cell["cell_type"] == "code")
+    lines = []
+    for cell in cells:
+        *before, last = ast.parse(cell).body
+        lines += [*map(ast.unparse, before), f"print({ast.unparse(last)})"]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    program = [sys.executable, "-c", "\n".join(lines)]
+    done = subprocess.run(program, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    said = done.stdout
+    assert "The nurse lost his keys, and his sister found them." in said
+    assert "The English pound rose." in said
+    assert "The queen wrote to her husband." in said
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["Swapper", "load_wordlist", "swap_dataset"])
+def test_examples_in_docstrings_are_true(name):
+    offered = getattr(distill, name)
+    tests = [test for test in doctest.DocTestFinder(recurse=False).find(offered, name) if test.examples]
+    assert tests, f"{name} has no example"
+    for test in tests:
+        assert doctest.DocTestRunner().run(test).failed == 0

@@ -167,3 +167,47 @@ def test_a_notebook_may_give_paths_but_nothing_that_no_recipe_holds(tmp_path):
     assert recipe_of({"output_dir": tmp_path / "run", **sampled}, "it").output_dir == str(tmp_path / "run")
     with pytest.raises(UserError, match=r"it: .* is no value of a recipe"):
         recipe_of({"output_dir": object(), **sampled}, "it")
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "wanted"),
+    [
+        ("target.strength", "abc", "a number"),
+        ("seed", "x", "a whole number"),
+        ("baseline", "maybe", "true or false"),
+        ("corpus.source", "fils", "one of teacher, files, hub"),
+        ("corpus.max_documents", "many", "a whole number or null"),
+        ("scores.metrics", "perplexity", "a list of texts in brackets"),
+        ("student.layers", "[1, 'a']", "a list of whole numbers in brackets or null"),
+        ("trainer", "3", None),
+        ("target", "3", None),
+    ],
+)
+def test_a_value_of_the_wrong_kind_is_told_in_words(option, value, wanted, tmp_path):
+    """Of an option, it names the option; of a key in a file, the file and the key; and no class of Python's."""
+    with pytest.raises(UserError) as told:
+        parse_recipe(["--config", "quickstart", f"--{option}", value])
+    assert "class" not in str(told.value) and "Parser" not in str(told.value)
+    assert f"--{option}" in str(told.value)
+    if wanted is None:
+        return
+    assert str(told.value).startswith(f"option --{option} is {value}, but must be {wanted}; ")
+    section, _, key = option.rpartition(".")
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"base: quickstart\n{section}: {{{key}: {value}}}\n" if section else f"{key}: {value}\n")
+    with pytest.raises(UserError) as told:
+        parse_recipe(["--config", str(path)])
+    assert str(told.value).startswith(f"{path}: key '{option}' is {value}, but must be {wanted}; ")
+
+
+def test_a_recipe_goes_by_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert parse_recipe(["--config", "debug"]) == parse_recipe(["--config", str(REPOSITORY / "recipes/debug.yaml")])
+    (tmp_path / "mine.yaml").write_text("base: ablation/max\nseed: 3\n")
+    assert parse_recipe(["--config=mine.yaml"]).target.op == "max"
+    with pytest.raises(
+        UserError, match=r"recipes/debug.yaml: no such recipe file; the one .* by its name, debug, from"
+    ):
+        parse_recipe(["--config", "recipes/debug.yaml"])
+    with pytest.raises(UserError, match="`distill recipes` lists; did you mean 'quickstart'"):
+        parse_recipe(["--config", "quikstart"])

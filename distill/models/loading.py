@@ -1,11 +1,15 @@
 """A folder or hub id -> model and tokenizer, whole, or one sentence that says what is wrong with it."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import HfApi, constants, try_to_load_from_cache
+from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -13,6 +17,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from distill.base.console import say
 from distill.base.errors import UserError, first_line, hub_hint
 from distill.base.files import DEMO_TEACHER
 from distill.models.adapters import adapter_folder, base_of, merged, require_peft
@@ -21,6 +26,7 @@ from distill.models.probe import behaviour
 from distill.models.quantization import check_quantized, forget_gguf, gguf_loading, quantized_loading
 from distill.recipe import TeacherConfig
 
+_SECONDS_TO_ANSWER = 10.0  # for the hub
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
 
@@ -193,7 +199,41 @@ def _require_its_weights(path: str, model: PreTrainedModel, report: Mapping[str,
 
 
 def _resolve(path: str) -> str:
-    return str(DEMO_TEACHER) if path == "demo" else path
+    """The folder or hub id that `path` names. Raises UserError where it can be neither."""
+    if path == "demo":
+        return str(DEMO_TEACHER)
+    if not Path(path).exists():
+        if not re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", path, re.ASCII):
+            raise UserError(f"{path}: no such folder; give a model folder, a hub id or 'demo'")
+        if not constants.HF_HUB_OFFLINE:
+            _look_for(path)
+    return path
+
+
+@cache
+def _look_for(name: str) -> None:
+    """Ask the hub once for a model: transformers asks for one file after the other, and each of them for a minute.
+
+    Raises:
+        UserError: it is in no cache, and there is none of that name, or the hub does not answer.
+    """
+    files = ("config.json", "adapter_config.json", "tokenizer.json")
+    if any(isinstance(try_to_load_from_cache(name, file), str) for file in files):
+        return
+    say(f"{name}: no such folder here; looking for it on the model hub")
+    try:
+        HfApi().model_info(name, timeout=_SECONDS_TO_ANSWER)
+    except RepositoryNotFoundError:
+        raise UserError(
+            f"{name}: neither a folder here nor a model of the hub; check the name, and log in with `hf auth login` "
+            "if it is a private one"
+        ) from None
+    except HfHubHTTPError:
+        return  # the hub is there, and says more of each file
+    except Exception as error:  # of whatever library the hub's client asks with
+        raise UserError(
+            f"{name}: no such folder, and the model hub does not answer ({first_line(error)}); {hub_hint()}"
+        ) from None
 
 
 def _refuse_remote_code(path: str, error: Exception) -> None:
@@ -207,10 +247,7 @@ def _refuse_remote_code(path: str, error: Exception) -> None:
 
 def _check_folder(path: str, allow_pickle: bool) -> None:
     folder = Path(path)
-    looks_local = path.startswith((".", "/", "~")) or path.count("/") > 1
     if not folder.exists():
-        if looks_local:
-            raise UserError(f"{path}: no such folder; give a model folder, a hub id or 'demo'")
         return
     if (folder / "adapter_config.json").exists():
         raise UserError(

@@ -11,9 +11,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from distill.base.bundled import named_file
 from distill.base.errors import UserError, suggestion
 from distill.metrics import chosen
-from distill.recipe import Recipe, TargetConfig, merge, read_recipe_file, read_yaml, reject_unknown_keys
+from distill.recipe import Recipe, TargetConfig, base_file, merge, read_recipe_file, read_yaml, reject_unknown_keys
 from distill.recipe_check import LARGEST_SEED, check_recipe, typed
 from distill.scoring.score_cache import content_hash
 from distill.study.schema import BASELINE, HALVES, Study
@@ -27,7 +28,7 @@ def read_study(path: str | Path, rows: Sequence[str] | None = None, **changes: A
     """A checked study.
 
     Args:
-        path: The study file.
+        path: The study file, or the name of one that comes with the package (`study`).
         rows: The students to keep; None: all.
         changes: Fields that replace those of the file, where they are not None.
 
@@ -35,7 +36,7 @@ def read_study(path: str | Path, rows: Sequence[str] | None = None, **changes: A
         UserError: an unknown key or row, a value of the wrong kind or out of its range, or a row that is no sound
             recipe.
     """
-    path = Path(path)
+    path = named_file(path)
     given = {key: value for key, value in changes.items() if value is not None}
     study: Study = typed(Study, _study_values(path) | given, str(path))
     with _naming(path):
@@ -79,10 +80,10 @@ def _study_values(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     _check_kinds(values, path)
     own_recipe = "recipe" in values
     if own_recipe or base is None:
-        values["recipe"] = str(path.parent / values.get("recipe", Study.recipe))
+        values["recipe"] = str(base_file(path, values.get("recipe", Study.recipe)))
     if base is None:
         return values
-    below = _study_values(path.parent / base, (*seen, path.resolve()))
+    below = _study_values(base_file(path, base), (*seen, path.resolve()))
     settings = {} if own_recipe else below.get("settings", {})
     return below | merge({"settings": settings}, values)
 

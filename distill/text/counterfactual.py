@@ -116,6 +116,14 @@ class Swapper:
     goes before a word that begins earlier. Words in mixed case (hE, McHis) are left alone, and so are words that are
     listed as titles or names only (Miss, Will) where they are none.
 
+    >>> from distill import Swapper, load_wordlist
+    >>> swapper = Swapper(load_wordlist("english_gender"))
+    >>> (found,) = swapper.counterfactuals("The nurse lost her keys.")
+    >>> found.text
+    'The nurse lost his keys.'
+    >>> swapper.counterfactuals("Nobody was there.")[0].spans
+    ()
+
     wordlist: the groups and their words, and the phrases to protect and to skip.
     resolver: tells the roles of words with several counterparts; the default reads English pronouns.
     """

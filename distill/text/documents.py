@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from distill.base.bundled import at_hand
 from distill.base.console import say
 from distill.base.errors import UserError, first_line, hub_hint
 from distill.base.long_input import encodable, parts
@@ -146,7 +147,7 @@ def corpus_files(config: CorpusConfig) -> list[Path]:
     """
     found = []
     for pattern in config.files:
-        for path in map(Path, sorted(glob.glob(pattern, recursive=True)) or [pattern]):
+        for path in [Path(name) for name in sorted(glob.glob(pattern, recursive=True))] or [at_hand(pattern)]:
             if not path.exists():
                 raise UserError(f"{pattern}: no such corpus file; relative paths start at the current folder")
             check_readable(path)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from distill.base.bundled import at_hand
 from distill.base.errors import UserError, first_line, hub_hint
 from distill.base.files import PACKAGE
 from distill.base.long_input import LONGEST_LINE, encodable, read_text
@@ -100,7 +101,7 @@ def limit_prompts(prompts: Sequence[Prompt], maximum: int | None, seed: int = 0)
 
 def _split_domain(spec: str) -> tuple[Path, str | None]:
     before, _, after = spec.rpartition(":")
-    return (Path(before), after) if before and after in BOLD_DOMAINS else (Path(spec), None)
+    return (Path(before), after) if before and after in BOLD_DOMAINS else (at_hand(spec), None)
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:

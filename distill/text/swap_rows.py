@@ -157,9 +157,11 @@ def _joined(cells: list[Any], delimiter: str) -> str:
 def swap_dataset(dataset: Any, column: str, wordlist: Any, *, shift: int = 1, num_proc: int | None = None) -> Any:
     """A data set with each of its rows, and behind each that holds a listed word its counterfactual.
 
-        from datasets import load_dataset
-        pairs = swap_dataset(load_dataset("csv", data_files="letters.csv", split="train"), "text", "english_gender")
-        only_counterfactuals = pairs.filter(lambda row: row["view"] == 1)
+    >>> from datasets import Dataset
+    >>> letters = Dataset.from_dict({"text": ["The king wrote.", "It rained."]})
+    >>> pairs = swap_dataset(letters, "text", "english_gender")
+    >>> pairs["text"][:], pairs["pair_id"][:], pairs["view"][:]
+    (['The king wrote.', 'The queen wrote.', 'It rained.'], [0, 0, 1], [0, 1, 0])
 
     Args:
         dataset: A `datasets.Dataset`, or a `DatasetDict`, of which every split is swapped.

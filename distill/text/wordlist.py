@@ -27,6 +27,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+from distill.base.bundled import at_hand
 from distill.base.errors import UserError, suggestion
 from distill.base.files import PACKAGE
 from distill.base.long_input import decoded, read_whole, refuse_long_lines
@@ -158,6 +159,12 @@ def load_wordlist(name_or_path: str | Path) -> WordList:
         A bundled name wins over a file of the same name; write `./english_gender` for the file. A file whose metadata
         names companions (`# with: english_protected`) brings them along, unless `none` is among the parts.
 
+    >>> wordlist = load_wordlist("english_gender")
+    >>> wordlist.groups, wordlist.num_groups
+    (('male', 'female'), 2)
+    >>> wordlist.counterparts("king", shift=1)
+    (('queen', None),)
+
     Raises UserError, with file, line and a hint, for the first mistake in the list.
     """
     wordlist, mistakes = _load(str(name_or_path))
@@ -227,7 +234,7 @@ def _load(spec: str) -> tuple[WordList, list[UserError]]:
     """A list from all of its files, and every mistake in them; the list is of use only where there is none."""
     bundled = bundled_wordlists()
     names = [spec] if spec in bundled or os.path.exists(spec) else spec.split("+")
-    paths = [bundled.get(name) or Path(name) for name in names if name != ALONE]
+    paths = [bundled.get(name) or at_hand(name) for name in names if name != ALONE]
     if not paths or "" in names:
         raise UserError(f"word list {spec!r} has a part without a name; {suggestion(spec, bundled)}")
     mistakes: list[UserError] = []

@@ -3,14 +3,17 @@
 import copy
 import json
 import re
+from itertools import pairwise
 
 import publish_study
 import pytest
 from publish_study import (
     BEGIN,
     BEGIN_LONGER,
+    BEGIN_PROMISE,
     END,
     END_LONGER,
+    END_PROMISE,
     FIGURE,
     LONGER,
     PAGE,
@@ -21,8 +24,10 @@ from publish_study import (
     claims_of_plain,
     claims_of_reversal,
     claims_of_the_best,
+    figure,
     longer_training,
     page,
+    promise,
     published,
     readme_results,
     settings,
@@ -59,6 +64,7 @@ def committed(path):
     ("path", "made"),
     [
         (README, lambda text: between_markers(text, BEGIN, END, readme_results(committed(RESULTS), committed(LONGER)))),
+        (README, lambda text: between_markers(text, BEGIN_PROMISE, END_PROMISE, promise(committed(RESULTS)))),
         (PAGE, lambda text: between_markers(text, BEGIN, END, page(committed(RESULTS)))),
         (
             PAGE,
@@ -66,9 +72,9 @@ def committed(path):
                 text, BEGIN_LONGER, END_LONGER, longer_training(committed(RESULTS), committed(LONGER))
             ),
         ),
-        (FIGURE, lambda text: pareto(committed(RESULTS))),
+        (FIGURE, lambda text: figure(committed(RESULTS))),
     ],
-    ids=["README.md", "STUDY.md", "STUDY.md-longer", "study.svg"],
+    ids=["README.md", "README.md-promise", "STUDY.md", "STUDY.md-longer", "study.svg"],
 )
 def test_what_is_committed_is_what_the_results_give(path, made):
     text = path.read_bytes().decode()
@@ -105,7 +111,9 @@ def folder(tmp_path, monkeypatch):
     for name, path in paths.items():
         monkeypatch.setattr(publish_study, name, path)
     monkeypatch.setattr(publish_study, "REPOSITORY", tmp_path)
-    paths["README"].write_text(f"# Title\n\n{BEGIN}\nold\n{END}\n\n## More\n", encoding="utf-8")
+    paths["README"].write_text(
+        f"# Title\n\n{BEGIN_PROMISE}\nold\n{END_PROMISE}\n\n{BEGIN}\nold\n{END}\n\n## More\n", encoding="utf-8"
+    )
     page = f"# Title\n\n{BEGIN_LONGER}\nold\n{END_LONGER}\n\nMore\n\n{BEGIN}\nold\n{END}\n"
     paths["PAGE"].write_text(page, encoding="utf-8")
     return paths
@@ -117,9 +125,12 @@ def test_publishing_writes_all_and_a_change_by_hand_shows(results, folder, tmp_p
         path.write_text(json.dumps(content), encoding="utf-8")
     publish_study.main(list(map(str, made)))
     kept, longer = committed(folder["RESULTS"]), committed(folder["LONGER"])
-    assert folder["FIGURE"].read_text(encoding="utf-8") == pareto(kept)
+    assert folder["FIGURE"].read_text(encoding="utf-8") == publish_study.figure(kept)
     readme = folder["README"].read_text(encoding="utf-8")
-    assert readme == f"# Title\n\n{BEGIN}\n{readme_results(kept, longer)}\n{END}\n\n## More\n"
+    assert readme == (
+        f"# Title\n\n{BEGIN_PROMISE}\n{promise(kept)}\n{END_PROMISE}\n\n"
+        f"{BEGIN}\n{readme_results(kept, longer)}\n{END}\n\n## More\n"
+    )
     assert folder["PAGE"].read_text(encoding="utf-8") == (
         f"# Title\n\n{BEGIN_LONGER}\n{longer_training(kept, longer)}\n{END_LONGER}\n\nMore\n\n"
         f"{BEGIN}\n{page(kept)}\n{END}\n"
@@ -282,12 +293,32 @@ def test_reversal_is_compared_with_the_same_row_without_it(results):
 # ------------------------------------------------------------------------------------------------------------- pages
 
 
+def test_the_first_sentence_of_the_readme_is_of_the_study():
+    """Its figures, worked out here from the ratios that are committed."""
+    (row,) = [row for row in committed(RESULTS)["rows"] if row["name"] == "expmean-reverse-augment"]
+    left = {
+        score: row["against_plain"][score]["ratio"]["value"] for score in ("next_word_disparity", "corpus_disparity")
+    }
+    told = promise(committed(RESULTS))
+    assert f"{round(100 - 100 * left['next_word_disparity'])}% less gender disparity after prompts" in told
+    assert f"{round(100 - 100 * left['corpus_disparity'])}% less in running text" in told
+    assert promise({"rows": []}) == ""
+
+
+def test_the_figure_shows_rows_whose_names_do_not_collide():
+    drawn = figure(committed(RESULTS))
+    labels = re.findall(r'<text class="label" x="77.00%" y="([\d.]+)"', drawn)
+    heights = sorted(map(float, labels))
+    assert 8 <= len(heights) <= 14
+    assert all(above + 12 <= below for above, below in pairwise(heights))
+
+
 def test_the_readme_gets_one_figure_and_one_short_table(results):
     text = readme_results(results, longer_results())
     lines = [line for line in text.splitlines() if line.startswith("|")]
     assert len(lines) <= 12
     names = [line.split("|")[1].strip() for line in lines[2:]]
-    assert names == ["teacher", "two_view_teacher", "no_teacher", "plain", "augment", *best(results)]
+    assert names == ["teacher", "plain", "augment", *best(results)]
     assert lines[0].count("|") == 9
     entry = row_of(results, "plain")["metrics"]["next_word_disparity"]
     assert f"| {entry['value']:.3f} [{entry['low']:.3f}, {entry['high']:.3f}] |" in lines[2 + names.index("plain")]
@@ -296,7 +327,7 @@ def test_the_readme_gets_one_figure_and_one_short_table(results):
         assert told in " ".join(text.split())
     assert all(len(line) <= 120 for line in text.splitlines() if not line.startswith("|"))
     readme = between_markers(README.read_text(encoding="utf-8"), BEGIN, END, readme_results(results, longer_results()))
-    assert len(readme.splitlines()) < 250
+    assert len(readme.splitlines()) < 200
 
 
 def test_the_page_has_every_row_every_score_and_how_it_was_made(results):

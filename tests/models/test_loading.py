@@ -4,13 +4,14 @@ import json
 
 import pytest
 import torch
+from huggingface_hub.errors import RepositoryNotFoundError
 from safetensors.torch import load_file, save_file
 from shared import TOY_ARCHITECTURES
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, GPT2Config
 
 from distill.base.errors import UserError
 from distill.cli import main
-from distill.models.loading import load_model, load_teacher
+from distill.models.loading import load_model, load_teacher, load_tokenizer
 from distill.recipe import TeacherConfig
 
 
@@ -31,6 +32,40 @@ def test_a_model_without_a_tokenizer_is_named(toy_model, tmp_path):
     toy_model().save_pretrained(tmp_path)
     with pytest.raises(UserError, match="no tokenizer"):
         load_teacher(TeacherConfig(path=str(tmp_path)))
+
+
+@pytest.mark.parametrize("path", ["a/b/c", "./nope", "nope/", "no pe"])
+def test_what_can_be_no_hub_id_is_no_folder(path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("distill.models.loading.HfApi", None)  # it is not asked
+    with pytest.raises(UserError, match="no such folder; give a model folder, a hub id or 'demo'"):
+        load_model(path)
+
+
+def test_a_hub_that_does_not_answer_is_asked_once(monkeypatch, capsys):
+    asked = []
+
+    def model_info(self, name, timeout):
+        asked.append((name, timeout))
+        raise ConnectionError("Connection refused")
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("distill.models.loading.HfApi.model_info", model_info)
+    for ask in (load_model, load_tokenizer):
+        with pytest.raises(UserError, match="nobody/at-home: no such folder, and the model hub does not answer"):
+            ask("nobody/at-home")
+    assert asked == [("nobody/at-home", 10.0)] * 2
+    assert "no such folder here; looking for it on the model hub" in capsys.readouterr().err
+
+
+def test_a_name_that_the_hub_does_not_know_is_told(monkeypatch):
+    def model_info(self, name, timeout):
+        raise RepositoryNotFoundError.__new__(RepositoryNotFoundError)  # without the answer of a server
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("distill.models.loading.HfApi.model_info", model_info)
+    with pytest.raises(UserError, match="nobody/unknown: neither a folder here nor a model of the hub"):
+        load_model("nobody/unknown")
 
 
 def test_offline_hub_ids_fail_at_once(monkeypatch):

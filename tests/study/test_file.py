@@ -97,8 +97,8 @@ def test_no_teacher_has_the_size_of_the_others():
         ({"base": ["study.yaml"]}, ["study.yaml", "base", "['study.yaml']"]),
         # Values of the wrong type, by the parser that recipes have.
         ({"output_dir": 3}, ["study.yaml", "output_dir", "3"]),
-        ({"output_dir": None}, ["study.yaml", "output_dir", "None"]),
-        ({"recipe": None}, ["study.yaml", "recipe", "None"]),
+        ({"output_dir": None}, ["study.yaml", "output_dir", "null"]),
+        ({"recipe": None}, ["study.yaml", "recipe", "null"]),
         ({"recipe": ["a"]}, ["study.yaml", "recipe", "['a']"]),
         ({"data": 3}, ["study.yaml", "data", "3"]),
         ({"seeds": None}, ["study.yaml", "seeds", "list"]),
@@ -111,7 +111,7 @@ def test_no_teacher_has_the_size_of_the_others():
         ({"jobs": True}, ["study.yaml", "jobs", "True"]),
         ({"jobs": 1.5}, ["study.yaml", "jobs", "1.5"]),
         ({"jobs": "many"}, ["study.yaml", "jobs", "many"]),
-        ({"jobs": None}, ["study.yaml", "jobs", "None"]),
+        ({"jobs": None}, ["study.yaml", "jobs", "null"]),
         ({"metrics": "perplexity"}, ["study.yaml", "metrics", "list"]),
         ({"metrics": [3]}, ["study.yaml", "metrics", "3"]),
         ({"metrics": [None]}, ["study.yaml", "metrics", "None"]),
@@ -140,7 +140,7 @@ def test_no_teacher_has_the_size_of_the_others():
         ({"students": {"plain": {"trainer": 3}}}, ["study.yaml", "row 'plain'", "trainer", "3"]),
         ({"students": {"plain": {"target": {"op": "maxx"}}}}, ["study.yaml", "row 'plain'", "maxx", "'max'"]),
         ({"students": {"plain": {"loss": {"kd": -1}}}}, ["study.yaml", "row 'plain'", "loss.kd", "negative"]),
-        ({"students": {"plain": {"loss": {"kd": None}}}}, ["study.yaml", "row 'plain'", "loss.kd", "None"]),
+        ({"students": {"plain": {"loss": {"kd": None}}}}, ["study.yaml", "row 'plain'", "loss.kd", "null"]),
         ({"settings": {"loss": {"kd": -1}}}, ["study.yaml", "settings", "loss.kd", "negative"]),
         ({"settings": {"block_lenght": 64}}, ["study.yaml", "settings", "block_lenght", "block_length"]),
         (
