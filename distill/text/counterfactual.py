@@ -3,10 +3,12 @@
 1. One compiled automaton finds every listed word in each of its letter cases (he, He, HE), and every phrase of the list
    -> candidates.
 2. Dropped are candidates that are only part of a longer word (the, he\u0301) or of a protected phrase (King Street),
-   and names and titles that are none here (Mr. James, Miss) -> matches.
+   what stands in links, tags and code, names and titles that are none here (Mr. James, Miss), and words that are
+   others here (man the desk) -> matches.
 3. Sentences that hold a word to skip are left alone. Every other match gets its counterpart in the other group; where a
    word has several, its role in the sentence decides (her book: his; saw her: him) -> replacements.
-4. The pieces are joined; every character outside the edited words is kept -> text and spans.
+4. The article before a counterpart and the possessive behind it follow its form (an earl, a countess) -> edits.
+5. The pieces are joined; every character outside the edits is kept -> text and spans.
 """
 
 import hashlib
@@ -21,11 +23,11 @@ from typing import NamedTuple
 
 from ahocorasick_rs import AhoCorasick, MatchKind
 
-from distill.text import first_names
+from distill.text import first_names, prose, senses
 from distill.text.roles import Ambiguity, PronounModel, Resolver, is_title
 from distill.text.wordlist import WordList, is_word_character
 
-RULE_VERSION = "2"  # raise it whenever the same list and text may give another counterfactual
+RULE_VERSION = "3"  # raise it whenever the same list and text may give another counterfactual
 
 _PART_SEPARATORS = re.compile(r"([-\s])")
 _SMALL_PARTS = frozenset({"a", "al", "and", "at", "by", "de", "in", "of", "on", "the", "to"})
@@ -47,12 +49,15 @@ class Span(NamedTuple):
 class Counterfactual:
     """A text with its listed words swapped. Without spans, the text is the original.
 
+    spans: of the words, and of the articles (an earl) and possessives (ladies' room) beside them that follow their form.
     skipped: number of sentences that were left alone although they hold listed words.
+    no_prose: number of listed words that were left alone because they stand in links, addresses, tags or code.
     """
 
     text: str
     spans: tuple[Span, ...]
     skipped: int = 0
+    no_prose: int = 0
 
 
 class Match(NamedTuple):
@@ -93,11 +98,13 @@ class _Found(NamedTuple):
     words: the listed words, from left to right.
     names: where those begin that are first names here.
     skip: (start, end) of what leaves its sentence alone.
+    no_prose: how many listed words stand in links, tags or code.
     """
 
     words: list[_Place]
     names: frozenset[int]
     skip: list[tuple[int, int]]
+    no_prose: int
 
 
 # What stands in the place of a role's index.
@@ -136,6 +143,8 @@ class Swapper:
         self._is_plain = [bool(form.options[0]) and not (form.as_title or form.as_name) for form in self._forms]
         self._needs_choice = [bool(form.roles or form.as_title or form.as_name) for form in self._forms]
         self._has_names = any(form.as_name for form in self._forms)
+        self._is_english = language_of(wordlist) == "en"
+        self._has_senses = [self._is_english and senses.has_rules(form.word) for form in self._forms]
         self._leftmost_longest = AhoCorasick(patterns, matchkind=MatchKind.LeftmostLongest)
         self._overlapping = AhoCorasick(patterns, matchkind=MatchKind.Standard)
 
@@ -145,7 +154,8 @@ class Swapper:
     @property
     def cache_key(self) -> str:
         """Hash of everything that decides a counterfactual: the list, the rules here and the resolver."""
-        parts = (self.wordlist.sha256, RULE_VERSION, first_names.VERSION, self.resolver.version)
+        language = language_of(self.wordlist)
+        parts = (self.wordlist.sha256, RULE_VERSION, first_names.VERSION, senses.VERSION, self.resolver.version, language)
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
     def matches(self, text: str) -> list[Match]:
@@ -166,14 +176,16 @@ class Swapper:
         return self._counterfactuals(text, range(1, self.wordlist.num_groups))
 
     def _counterfactuals(self, text: str, shifts: Sequence[int]) -> tuple[Counterfactual, ...]:
-        words, names, skip = self._find(text)
+        words, names, skip, no_prose = self._find(text)
         skipped = 0
         if skip and words:
             words, skipped = _outside_sentences(text, words, skip)
         if not words:
-            return (Counterfactual(text, (), skipped),) * len(shifts)
+            return (Counterfactual(text, (), skipped, no_prose),) * len(shifts)
         choices = self._choose(text, words, names)
-        return tuple(self._rewrite(text, words, choices, shift, skipped) for shift in shifts)
+        return tuple(
+            Counterfactual(*self._rewrite(text, words, choices, shift), skipped, no_prose) for shift in shifts
+        )
 
     def _find(self, text: str) -> _Found:
         """The listed words, leftmost and then longest first, and what else matters."""
@@ -181,7 +193,9 @@ class Swapper:
         num_forms, length = len(self._forms), len(text)
         for place in self._leftmost_longest.find_matches_as_indexes(encodable(text)):
             form, start, end = place
-            if (start and _is_word_character(text[start - 1])) or (end < length and _is_word_character(text[end])):
+            if (
+                (start and _is_word_character(text[start - 1])) or (end < length and _is_word_character(text[end]))
+            ) and not _is_whole(text, start, end):
                 # A dropped compound ("step-son" in "step-sonship") may hide a listed word in it ("step").
                 if self._is_compound[form]:
                     return self._find_among_overlapping(text)
@@ -217,7 +231,12 @@ class Swapper:
         return self._judged(text, words, skip)
 
     def _judged(self, text: str, words: list[_Place], skip: list[tuple[int, int]]) -> _Found:
-        """Without the words that are titles or names only, and are neither here."""
+        """Without the words in links and code, those that are titles or names only and are neither, and other words."""
+        found = len(words)
+        if words:
+            blocks = prose.blocks(text)
+            words = [place for place in words if prose.is_prose(text, place[1], place[2], blocks)]
+        no_prose = found - len(words)
         names: frozenset[int] = frozenset()
         if self._has_names:
             candidates = [
@@ -229,7 +248,24 @@ class Swapper:
             names = frozenset(c.start for c, is_name in zip(candidates, judged, strict=True) if is_name)
         plain = self._is_plain
         words = [place for place in words if plain[place[0]] or self._counts(text, *place, names)]
-        return _Found(words, names, skip)
+        if self._is_english:
+            words = self._without_others(text, words, names)
+        return _Found(words, names, skip, no_prose)
+
+    def _without_others(self, text: str, words: list[_Place], names: frozenset[int]) -> list[_Place]:
+        """Without the words that are others here: man the desk."""
+        has_senses = self._has_senses
+        doubtful = [
+            senses.Place(start, end, self._forms[form].word)
+            for form, start, end in words
+            if has_senses[form] and start not in names
+        ]
+        if not doubtful:
+            return words
+        others = {
+            place.start for place, other in zip(doubtful, senses.others(text, doubtful), strict=True) if other
+        }
+        return [place for place in words if place[1] not in others] if others else words
 
     def _counts(self, text: str, form: int, start: int, end: int, names: frozenset[int]) -> bool:
         of_form = self._forms[form]
@@ -255,8 +291,8 @@ class Swapper:
         return choices
 
     def _rewrite(
-        self, text: str, words: list[_Place], choices: dict[int, int], shift: int, skipped: int
-    ) -> Counterfactual:
+        self, text: str, words: list[_Place], choices: dict[int, int], shift: int
+    ) -> tuple[str, tuple[Span, ...]]:
         pieces: list[str] = []
         spans: list[Span] = []
         position = cf_position = 0
@@ -267,12 +303,92 @@ class Swapper:
                 word = form.options[shift - 1][choice]
             else:
                 word = (form.as_title if choice == _AS_TITLE else form.as_name)[shift - 1]
-            pieces += (text[position:start], word)
-            cf_start = cf_position + start - position
-            position, cf_position = end, cf_start + len(word)
-            spans.append(Span(start, end, cf_start, cf_position))
+            edits = ((start, end, word),)
+            if self._is_english:
+                edits = _in_form(text, start, end, word)
+            for edit_start, edit_end, new in edits:
+                if edit_start < position:  # an article that is a word of the list itself
+                    continue
+                pieces += (text[position:edit_start], new)
+                cf_start = cf_position + edit_start - position
+                position, cf_position = edit_end, cf_start + len(new)
+                spans.append(Span(edit_start, edit_end, cf_start, cf_position))
         pieces.append(text[position:])
-        return Counterfactual("".join(pieces), tuple(spans), skipped)
+        return "".join(pieces), tuple(spans)
+
+
+_Edit = tuple[int, int, str]  # [start, end) and what comes there
+_VOWEL_SOUND = re.compile(
+    r"(?!eu|ew|one\b|once|uni(?!m|n)|us[aeiu]|ut[aeio]|ur[aeiou]|ub[ei])[aeiou]|heir|honou?r|honest|hour",
+    re.IGNORECASE,
+)
+_OPENING_QUOTE = re.compile(r"(?:^|[^\w'’])['‘]\w[^\n]*$")
+
+
+def _in_form(text: str, start: int, end: int, word: str) -> tuple[_Edit, ...]:
+    """The edits that put a counterpart in the place of [start, end): itself, its article, its possessive."""
+    edit = (start, end, word)
+    before = text[start - 1 : start]
+    if before == " " and text[start - 2 : start - 1] in _ARTICLE_ENDS:
+        article = _article(text, start, end, word)
+        if article:
+            return (article, edit)
+    if text[end : end + 1] in _APOSTROPHES_AFTER and (possessive := _possessive(text, start, end, word)):
+        return (edit, possessive)
+    return (edit,)
+
+
+_ARTICLE_ENDS = frozenset("aAnN")
+_APOSTROPHES_AFTER = frozenset(_APOSTROPHES)
+_ARTICLE = re.compile(r"(?<![\w'’.&/-])an? $", re.IGNORECASE)
+
+
+def _article(text: str, start: int, end: int, word: str) -> _Edit | None:
+    """The other article, where the text's is right before the word and wrong before its counterpart."""
+    found = _ARTICLE.search(text, max(0, start - 4), start)
+    if not found:
+        return None
+    was, becomes = _has_vowel_sound(text[start:end]), _has_vowel_sound(word)
+    article = found[0][:-1]
+    if was == becomes or was != (len(article) == 2):
+        return None
+    if becomes:
+        new = article + ("N" if article.isupper() and word.isupper() and len(word) > 1 else "n")
+    else:
+        new = article[0]
+    return found.start(), found.end() - 1, new
+
+
+def _has_vowel_sound(word: str) -> bool:
+    return _VOWEL_SOUND.match(word) is not None
+
+
+_QUOTES_BEFORE = frozenset("'‘`")
+
+
+def _possessive(text: str, start: int, end: int, word: str) -> _Edit | None:
+    """ladies' room: gentlemen's room; gentlemen's room: ladies' room; princess' crown: prince's crown."""
+    own = text[start:end]
+    if own.lower() in ("his", "hers") or text[start - 1 : start] in _QUOTES_BEFORE:
+        return None
+    ends_in_s, will = own[-1:] in "sS", word[-1:] in "sS"
+    if ends_in_s == will or _OPENING_QUOTE.search(text, text.rfind("\n", 0, start) + 1, start):
+        return None
+    letter = "S" if word.isupper() and len(word) > 1 else "s"
+    after = text[end + 1 : end + 2]
+    if ends_in_s:
+        if after.isalnum():
+            return None
+        return end, end + 1, text[end] + letter
+    is_plural = own[-3:].lower() == "men"
+    if is_plural and after in ("s", "S") and not text[end + 2 : end + 3].isalnum():
+        return end, end + 2, text[end]
+    return None
+
+
+def language_of(wordlist: WordList) -> str:
+    """The list's language by its header `# language: es-MX`: "es"; English where it has none."""
+    return re.split(r"[-_]", wordlist.metadata.get("language", "en").strip().lower())[0]
 
 
 # Ends of sentences: a mark that no abbreviation or initial comes before, and a capital behind it; or a line break that
@@ -316,9 +432,37 @@ def encodable(text: str) -> str:
 
 
 def _is_whole(text: str, start: int, end: int) -> bool:
-    """Whether no word character adjoins [start, end)."""
-    return not (start and _is_word_character(text[start - 1])) and not (
-        end < len(text) and _is_word_character(text[end])
+    """Whether no word character adjoins [start, end); the underscores around an emphasised word are none."""
+    before, after = text[start - 1 : start], text[end : end + 1]
+    if before and _is_word_character(before) and not (before == "_" and _opens_emphasis(text, start, end)):
+        return False
+    return not (after and _is_word_character(after) and not (after == "_" and _closes_emphasis(text, start, end)))
+
+
+_EMPHASIS_OPENS = re.compile(r"(?<![^\W_])_{1,3}$")
+_EMPHASIS_CLOSES = re.compile(r"_{1,3}(?![^\W_])")
+_LONGEST_EMPHASIS = 200  # characters
+
+
+def _opens_emphasis(text: str, start: int, end: int) -> bool:
+    """Whether the underscore before the word opens emphasis, which is closed in the same line: _her idea_."""
+    if not _EMPHASIS_OPENS.search(text, max(0, start - 4), start):
+        return False
+    line_end = text.find("\n", end, end + _LONGEST_EMPHASIS)
+    rest = text[end - 1 : line_end if line_end >= 0 else end + _LONGEST_EMPHASIS]
+    return any(
+        not rest[found.start() - 1].isspace() for found in _EMPHASIS_CLOSES.finditer(rest, 1) if found.start() > 0
+    )
+
+
+def _closes_emphasis(text: str, start: int, end: int) -> bool:
+    """Whether the underscore behind the word closes emphasis, which was opened in the same line: _not her_."""
+    if not _EMPHASIS_CLOSES.match(text, end):
+        return False
+    first = max(text.rfind("\n", 0, start) + 1, start - _LONGEST_EMPHASIS)
+    head = text[first : start + 1]
+    return any(
+        not head[found.end()].isspace() for found in re.finditer(r"(?<![^\W_])_{1,3}(?=.)", head) if found.end() < len(head)
     )
 
 
@@ -343,7 +487,7 @@ def _forms(wordlist: WordList) -> dict[str, _Form]:
     """Every way in which a text may write the words of a list."""
     roles_of: dict[str, set[str | None]] = {}
     for row in wordlist.rows:
-        for word in row.words:
+        for _, word in row.listed:
             roles_of.setdefault(word, set()).add(row.when)
     ambiguous = {word for row in wordlist.rows if row.ambiguous for word in row.words}
     forms: dict[str, _Form] = {}

@@ -153,6 +153,8 @@ _HUMAN_VERBS = _WORDS["human_verbs"] | _SPEECH
 _AFTER_SUBJECT = _WORDS["after_subject"]
 _BEFORE_PERSON = _WORDS["before_person"] | _SPEECH
 _PERSONAL_THINGS = _WORDS["personal_things"]
+#: First names, in lower case, that `english_names` has no pair for.
+MORE_FIRST_NAMES = _WORDS["more_first_names"]
 
 # Lone occurrences for each that looks like a surname.
 _MANY = 30
@@ -538,6 +540,11 @@ def _opens_a_sentence(seen: _Occurrence) -> _Use | None:
         is_subject = after[1] in _AFTER_SUBJECT or after[1].endswith("ed")
         return _Use.NEUTRAL if is_subject else _Use.OTHER
     return _Use.NEUTRAL if seen.ahead(_OWN) else _Use.OPENING
+
+
+def is_no_first_name(word: str) -> bool:
+    """Whether a capitalised word is none that may be a first name: a word that opens sentences, a nation, an adverb."""
+    return word.lower() in _OPENERS or word.lower() in _NATIONS or _NO_NAME_ENDING.search(word) is not None
 
 
 def _is_unlisted_name(seen: _Occurrence) -> bool:

@@ -30,7 +30,7 @@ from distill.text.wordlist import ROLES, Row, WordList, load_wordlist, wordlist_
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_REFERENCE = "english_gender"
+_REFERENCE = "english_gender+english_occupation_forms"
 _REFERENCE_GROUPS = ("male", "female")
 _TOP = 20  # rows and words that a table in the terminal shows
 
@@ -489,6 +489,8 @@ def _coverage(wordlist: WordList, text: Sequence[str], text_column: str) -> Cove
     hits_of: Counter[tuple[str, ...]] = Counter()
     for forms, hits in written.items():
         keys = [_key(form) for form in forms]
+        if keys[0] not in group_of:  # an article or a possessive that follows a word's form
+            continue
         group = group_of[keys[0]]
         hits_by_group[wordlist.groups[group]] += hits
         # Counterfactual k holds the word of group g + k.
