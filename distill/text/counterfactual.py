@@ -138,7 +138,7 @@ class Swapper:
         patterns = [*forms, *sorted(protected), *sorted(skip)]
         self._forms = list(forms.values())
         self._first_skip = len(forms) + len(protected)
-        self._is_compound = [not all(map(is_word_character, pattern)) for pattern in patterns]
+        self._is_compound = [not _is_one_word(pattern) for pattern in patterns]
         self._may_hide_phrase = _hiding(forms, protected)
         self._is_plain = [bool(form.options[0]) and not (form.as_title or form.as_name) for form in self._forms]
         self._needs_choice = [bool(form.roles or form.as_title or form.as_name) for form in self._forms]
@@ -466,13 +466,19 @@ def _closes_emphasis(text: str, start: int, end: int) -> bool:
     )
 
 
+def _is_one_word(form: str) -> bool:
+    return form.isalnum() or all(map(_is_word_character, form))
+
+
 def _hiding(forms: Iterable[str], protected: Iterable[str]) -> frozenset[int]:
     """Indices of the forms in which a protected phrase may begin, beyond their own beginning."""
     phrases, hiding = sorted(protected), set()
     known = set(phrases)
     for index, form in enumerate(forms):
+        if form.isalnum():
+            continue
         for at in range(1, len(form)):
-            if is_word_character(form[at - 1]) or not is_word_character(form[at]):
+            if _is_word_character(form[at - 1]) or not _is_word_character(form[at]):
                 continue
             rest = form[at:]
             near = bisect_left(phrases, rest)
@@ -548,6 +554,9 @@ def _written_forms(
         _APOSTROPHES if "'" in word else "'",
         _HYPHENS if "-" in word else "-",
     ):
+        if (normal_form, apostrophe, hyphen) == ("NFC", "'", "-"):  # as the list has them
+            yield letter_case(word), letter_case
+            continue
         characters = str.maketrans({"'": apostrophe, "-": hyphen})
 
         def write(other: str, letter_case=letter_case, normal_form=normal_form, characters=characters) -> str:

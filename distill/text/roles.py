@@ -14,14 +14,15 @@ import re
 import unicodedata
 import zlib
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from operator import itemgetter
 from pathlib import Path
-from typing import NamedTuple, Protocol
-
-import numpy as np
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from distill.base.files import PACKAGE
+
+if TYPE_CHECKING:
+    import numpy as np
 
 _RULE_VERSION = "3"  # raise it whenever the same weights may give other roles
 MODEL_FILE = PACKAGE / "wordlists" / "pronoun_roles.npz"
@@ -112,7 +113,13 @@ MESSAGE_ENDS = """
     tmw ttyl tysm ugh wtf xd xo xoxo xx xxx yall yolo
 """.split()
 _ALIKE |= dict.fromkeys(MESSAGE_ENDS, "lol")
-NO_WORD, FACE, PARAGRAPH = "<none>", "<face>", "\n"
+FACE, PARAGRAPH, TITLE = "<face>", "\n", "<title>"
+# Words without which a sentence hardly goes on in a capital: her In Praise of Philosophy.
+_TITLES_BEGIN = frozenset(
+    "a after all an and as at back before behind but by down for from how if in into is it let like my no not of off on "
+    "our out over so that the there these this through to under until up was we what when where who why with without "
+    "you your".split()
+)
 _CURRENCIES = "$£€¥₹"
 _YEAR = re.compile(r"(?:1[5-9]|20)\d\d(?:s|['’]s)?").fullmatch
 _ORDINAL_ENDINGS = frozenset({"st", "nd", "rd", "th"})
@@ -128,6 +135,8 @@ def normalise(token: str) -> str:
         token = token.lower().replace("’", "'")
         return _ALIKE.get(token, token)
     if len(token) > 1:
+        if token == TITLE:
+            return TITLE
         return FACE if first in ":;=" or token == "<3" else PARAGRAPH  # what is left are tags
     if first in _CURRENCIES:
         return "£"
@@ -150,24 +159,22 @@ def context(text: str, start: int, end: int) -> Context:
     start, end = without_marks(text, start, end)
     next_tokens = _NEXT_TOKENS.match(text, end, end + _REACH)
     assert next_tokens is not None  # it matches nothing, too
-    after = next_tokens.groups()
+    after = [token or PARAGRAPH for token in next_tokens.groups()]
     # The search takes in the pronoun's first letter, so that a line break before it is judged by what follows.
     before = TOKEN.findall(text[max(0, start - _NEAR) : start] + letter)
     if len(before) < WORDS_BEFORE + 2 or ">" in before:  # the first may be a part of a word
         before = [token for token in TOKEN.findall(text[max(0, start - _REACH) : start] + letter) if not _inline(token)]
-    if not after[0]:
-        shape = "$"
-    else:
-        gap = text[end : next_tokens.start(1)]
-        shape = "_" if gap and (gap.isspace() or any(map(str.isspace, gap))) else "-" if after[0] == "-" else "."
+    gap = text[end : next_tokens.start(1)] if next_tokens[1] else ""
+    shape = "_" if gap and (gap.isspace() or any(map(str.isspace, gap))) else "-" if after[0] == "-" else "."
     shape = ("U" if letter.isupper() else "l") + shape
     for word in after[:2]:
-        if word:
-            shape += "U" if word[0].isupper() else "l"
+        shape += "U" if word[0].isupper() else "l"
+    if shape[:3] == "l_U" and after[0].lower() in _TITLES_BEGIN:
+        after[0] = TITLE
     before = [normalise(word) for word in before[-2 : -2 - WORDS_BEFORE : -1]]
     return Context(
         tuple(before) if len(before) == WORDS_BEFORE else (*before, *("^",) * (WORDS_BEFORE - len(before))),
-        tuple([normalise(word) if word else NO_WORD for word in after]),
+        tuple(map(normalise, after)),
         shape,
     )
 
@@ -227,14 +234,16 @@ class WordClasses:
     words: the words that have classes; coarse and fine: (number of words,) class numbers.
     """
 
-    def __init__(self, words: Sequence[str], coarse: np.ndarray, fine: np.ndarray) -> None:
-        self._classes = {
-            word: (f"c{a}", f"f{b}") for word, a, b in zip(words, coarse.tolist(), fine.tolist(), strict=True)
-        }
+    def __init__(self, words: Sequence[str], coarse: "np.ndarray", fine: "np.ndarray") -> None:
+        self._number = dict(zip(words, range(len(words)), strict=True))
+        self._coarse, self._fine = memoryview(coarse), memoryview(fine)
 
     def __getitem__(self, text: str) -> Word:
         """The word with its classes."""
-        return Word(text, *self._classes.get(text, (f"?{text[-2:]}",) * 2))
+        number = self._number.get(text)
+        if number is None:
+            return Word(text, *(f"?{text[-2:]}",) * 2)
+        return Word(text, f"c{self._coarse[number]}", f"f{self._fine[number]}")
 
 
 def group_features(classes: WordClasses, group: int, *words: str) -> tuple[int, ...]:
@@ -257,7 +266,7 @@ class _Scorer:
     weights: (2^bits,) integers, found by the features' hashes; bias: added to every sum.
     """
 
-    def __init__(self, classes: WordClasses, weights: list[int], bias: int) -> None:
+    def __init__(self, classes: WordClasses, weights: Sequence[int] | memoryview, bias: int) -> None:
         self._bias = bias
         mask = len(weights) - 1
 
@@ -289,6 +298,9 @@ class _Scorer:
         return score
 
 
+_CERTAIN = 1000  # a score that needs no further evidence
+
+
 class PronounModel:
     """Roles of English her and his.
 
@@ -298,12 +310,27 @@ class PronounModel:
 
     def __init__(self, path: Path = MODEL_FILE) -> None:
         self.path = path
-        content = path.read_bytes()
-        self.version = f"{_RULE_VERSION} {hashlib.sha256(content).hexdigest()}"
-        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+
+    @cached_property
+    def _content(self) -> bytes:
+        return self.path.read_bytes()
+
+    @cached_property
+    def version(self) -> str:
+        """Changes with the weights and with the rules."""
+        return f"{_RULE_VERSION} {hashlib.sha256(self._content).hexdigest()}"
+
+    @cached_property
+    def _models(self) -> tuple[_Scorer, _Scorer]:
+        """Object or determiner, alone or determiner; read when the first word asks."""
+        import numpy as np
+
+        with np.load(io.BytesIO(self._content), allow_pickle=False) as arrays:
             classes = WordClasses(arrays["words"].tobytes().decode().split(" "), arrays["coarse"], arrays["fine"])
-            self._is_object = _Scorer(classes, arrays["weights"].tolist(), int(arrays["bias"]))
-            self._is_alone = _Scorer(classes, arrays["alone_weights"].tolist(), int(arrays["alone_bias"]))
+            return (
+                _Scorer(classes, memoryview(arrays["weights"]), int(arrays["bias"])),
+                _Scorer(classes, memoryview(arrays["alone_weights"]), int(arrays["alone_bias"])),
+            )
 
     def __reduce__(self) -> tuple:
         return PronounModel, (self.path,)
@@ -314,11 +341,12 @@ class PronounModel:
 
     def object_score(self, text: str, start: int, end: int) -> int:
         """Evidence that the pronoun [start, end) is an object (him) and no determiner (his); above 0, it is."""
-        return self._is_object(context(text, start, end))
+        around = context(text, start, end)
+        return -_CERTAIN if around.after[0] == TITLE else self._models[0](around)
 
     def alone_score(self, text: str, start: int, end: int) -> int:
         """Evidence that the possessive [start, end) stands alone (hers) and opens no noun phrase (her); above 0, so."""
-        return self._is_alone(context(text, start, end))
+        return self._models[1](context(text, start, end))
 
     def _choose(self, text: str, start: int, end: int, roles: tuple[str, ...]) -> int:
         role = role_in_a_set(text, start, end)

@@ -396,7 +396,7 @@ def _row(cells: list[str], groups: tuple[str, ...], has_when: bool, path: Path, 
     marks = when.replace(",", " ").split()
     for mark in marks:
         if mark not in KNOWN_WHEN:
-            raise UserError(f"{where}: unknown role {mark!r}; {suggestion(mark, KNOWN_WHEN)}")
+            raise UserError(f"{where}: unknown role {mark!r}; {suggestion(mark, (*ROLES, *MARKS))}")
     roles = [mark for mark in marks if mark in ROLES]
     if len(roles) > 1:
         raise UserError(f"{where}: the row has {len(roles)} roles ({', '.join(roles)}); write one row for each")

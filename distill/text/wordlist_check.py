@@ -30,7 +30,8 @@ from distill.text.wordlist import ROLES, Row, WordList, load_wordlist, wordlist_
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_REFERENCE = "english_gender+english_occupation_forms"
+_REFERENCE = "english_gender"
+_REFERENCE_FILES = "english_gender+english_occupation_forms+none"
 _REFERENCE_GROUPS = ("male", "female")
 _TOP = 20  # rows and words that a table in the terminal shows
 
@@ -290,7 +291,7 @@ _MIN_LETTERS = 5
 def _suspicions(wordlist: WordList) -> Iterator[Suspicion]:
     """Row by row; the rules for English are left out where the list's `language` is another."""
     english = wordlist.metadata.get("language", "en").lower().startswith("en")
-    reference = load_wordlist(f"{_REFERENCE}+none")
+    reference = load_wordlist(_REFERENCE_FILES)
     known = _KnownWords(wordlist, reference)
     checks = (known.crossed, _Number(wordlist).differs, _Spelling(wordlist, reference).is_odd, known.paired_otherwise)
     for row in wordlist.rows:
@@ -302,7 +303,7 @@ def _suspicions(wordlist: WordList) -> Iterator[Suspicion]:
         if row.one_way and not _only_one_way(row, wordlist):
             reason = f"the one-way row {' / '.join(row.words)} has no effect, as each of its words has another row"
             yield Suspicion(where, reason, "delete it, or take one-way off and give the rows roles")
-        if english and row.when != "name":
+        if english and row.when != "name" and not row.generic:
             told = next(filter(None, (check(row) for check in checks)), None)
             if told is not None:
                 yield Suspicion(where, *told)
@@ -403,6 +404,8 @@ class _Spelling:
         self._order = {word: place for place, word in enumerate(wordlist.words)}
         self._partners: dict[str, set[str]] = defaultdict(set)
         for row in (*self._reference.rows, *wordlist.rows):
+            if row.generic:
+                continue
             for word in row.words:
                 self._partners[word].update(row.words)
 

@@ -49,7 +49,7 @@ PAIR_WEIGHTS = (1.0, 0.2, 0.2, 0.2)
 ALONE_BITS = 17
 ALONE_PAIRS = (("my", "mine"), ("your", "yours"), ("their", "theirs"), ("our", "ours"))
 # Of a document's paragraphs, the share that is seen once more in each of the ways of other text.
-AUGMENTED = 0.15
+AUGMENTED = 0.25
 MADE_WEIGHT = 0.5
 L2 = 0.5
 ITERATIONS = 100
@@ -59,9 +59,9 @@ _A_MINE = re.compile(r"\b(?:an?|the|this|that|old|gold|silver|coal|copper|iron|s
 
 
 def documents(path: Path) -> Iterator[str]:
-    """The texts of a file of JSON lines, or of GAP (.tsv): every other one, as the rest is left for testing."""
+    """The texts of a file of JSON lines, or of GAP (.tsv)."""
     if path.suffix == ".tsv":
-        yield from (row.split("\t")[1] for row in path.read_text(encoding="utf-8").splitlines()[1::2])
+        yield from (row.split("\t")[1] for row in path.read_text(encoding="utf-8").splitlines()[1:])
         return
     with lzma.open(path, "rt", encoding="utf-8") if path.suffix == ".xz" else path.open(encoding="utf-8") as lines:
         for line in lines:
@@ -189,6 +189,25 @@ def with_figures(paragraph: str, rng: random.Random) -> str:
     return "\n\n".join(found)
 
 
+_GIVE = "wish wished wishing give gave giving offered sent lent owes owed paid showed taught brought bought granted " \
+    "promised handed asked denied tell told cost caused".split()
+_GIVEN = "luck joy happiness success well hell permission access support advice credit trouble pleasure flowers " \
+    "chocolates lessons french english poems stories lies questions millions food water shelter asylum immunity money " \
+    "hope courage strength time".split()
+
+
+_PAY = "charged charge charges cost costs paid pays pay owed owes owe fined fine lent sent gave gives offered bet " \
+    "handed tipped saved loaned earned netted".split()
+_SUMS = ("1000 dollars", "50 dollars", "20 euros", "10 bucks", "100 pounds", "$5", "£100 .", "$2000 for it", "5 years")
+
+
+def gifts(rng: random.Random) -> str:
+    """What books hardly have: wished him luck."""
+    who = ("he", "they", "we", "i", "she")
+    pairs = [(verb, noun) for verb in _GIVE for noun in _GIVEN] + [(verb, sum_) for verb in _PAY for sum_ in _SUMS]
+    return "\n\n".join(f"{rng.choice(who)} {verb} {rng.choice(('him', 'them', 'me'))} {noun}" for verb, noun in pairs)
+
+
 def augmented(text: str, rng: random.Random) -> Iterator[str]:
     """A document, and what of it is seen again as text of other kinds."""
     yield text
@@ -261,12 +280,14 @@ def main() -> None:
     parser.add_argument("files", nargs="+", type=Path)
     parser.add_argument("--importance", nargs="+", type=float, help="of an example of each file; default 1")
     parser.add_argument("--output", type=Path, default=roles.MODEL_FILE)
+    parser.add_argument("--half", action="store_true", help="of GAP, every other text, to be tested on the rest")
     options = parser.parse_args()
     by_file = options.importance or [1.0] * len(options.files)
-    texts: list[str] = []
-    text_importance: list[float] = []
+    texts: list[str] = [gifts(random.Random(0))]
+    text_importance: list[float] = [1.0]
     for path, importance in zip(options.files, by_file, strict=True):
-        texts += documents(path)
+        of_file = list(documents(path))
+        texts += of_file[::2] if options.half and path.suffix == ".tsv" else of_file
         text_importance += [importance] * (len(texts) - len(text_importance))
     words, coarse, fine = word_classes(texts)
     print(f"{len(texts)} texts, {len(words)} words in {NUM_COARSE} and {NUM_FINE} classes")

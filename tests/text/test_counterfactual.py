@@ -23,10 +23,16 @@ def english() -> Swapper:
 
 
 def one_to_one() -> Swapper:
-    """English without the words whose counterpart depends on the sentence or goes one way."""
+    """English without the words whose counterpart depends on the sentence, goes one way, or has another form behind it:
+    what is no correct English (ladies's, a earl) does not come back."""
     english = load_wordlist("english_gender")
-    rows = [row for row in english.rows if row.when is None and not row.one_way]
+    rows = [row for row in english.rows if row.when is None and not (row.one_way or row.generic) and alike(*row.words)]
     return Swapper(WordList("one_to_one", english.groups, tuple(rows), sha256="1"))
+
+
+def alike(male: str, female: str) -> bool:
+    """Whether both words take the same article and the same possessive."""
+    return male.endswith("s") == female.endswith("s") and (male[0] in "aeiou") == (female[0] in "aeiou")
 
 
 ONE_TO_ONE = one_to_one()
@@ -85,7 +91,9 @@ def test_documents_are_independent(first, second):
 @given(english_texts)
 def test_matches_are_the_edited_words(text):
     matches = ENGLISH.matches(text)
-    assert [(match.start, match.end) for match in matches] == [span[:2] for span in ENGLISH.swap(text).spans]
+    beside = ("a", "an", "'", "’", "'s", "’s")  # articles and possessives that follow a counterpart's form
+    spans = [span[:2] for span in ENGLISH.swap(text).spans if text[span.start : span.end].lower() not in beside]
+    assert [(match.start, match.end) for match in matches] == spans
     assert all(ENGLISH.wordlist.group_of[match.word] == match.group for match in matches)
 
 
@@ -125,9 +133,10 @@ def test_search_equals_the_naive_one(text):
     "text, expected",
     [
         ("he He HE hE", "she She SHE hE"),
-        ("McHis the them shell heroes'", "McHis the them shell heroines'"),
+        ("McHis the them shell heroes'", "McHis the them shell heroes'"),
+        ("McHis the them shell brothers'", "McHis the them shell sisters'"),
         ("he's He’s he'd he’ll HE'S", "she's She’s she'd she’ll SHE'S"),
-        ("the mother's, men's and actors' room", "the father's, women's and actresses' room"),
+        ("the mother's, men's and actors' room", "the father's, women's and actors' room"),
         ("step-mother Step-Mother STEP-MOTHER step‑mother", "step-father Step-Father STEP-FATHER step‑father"),
         ("Mother-in-Law, mother-in-law’s, Mothers-In-Law", "Father-in-Law, father-in-law’s, Fathers-In-Law"),
         ("a she-wolf", "a he-wolf"),

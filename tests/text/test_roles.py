@@ -58,6 +58,8 @@ def test_pronoun_weights_are_small_and_hold_arrays_only():
             "fine": "u",
             "weights": "i",
             "bias": "i",
+            "alone_weights": "i",
+            "alone_bias": "i",
         }
 
 
