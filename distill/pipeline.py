@@ -122,7 +122,7 @@ def _load(recipe: Recipe) -> _Asked:
     chosen(recipe.scores.metrics, "scores.metrics")
     wordlist = load_wordlist(recipe.wordlist)
     teacher, tokenizer = load_teacher(recipe.teacher) if recipe.teacher.path else (None, None)
-    swapper = Swapper(wordlist, load_resolver(recipe.resolver, teacher, tokenizer))
+    swapper = Swapper(wordlist, load_resolver(recipe.resolver, teacher, tokenizer), recipe.skip)
     run_prompts(recipe, swapper)
     return _Asked(swapper, teacher, tokenizer)
 

@@ -16,6 +16,8 @@ class PackingCounts:
     positions_with_views: int = 0
     edits: int = 0
     skipped_sentences: int = 0
+    skipped_documents: int = 0
+    words_in_no_prose: int = 0
     blocks: int = 0
     edited_blocks: int = 0
 
@@ -34,4 +36,7 @@ class PackingCounts:
             line += f"; {self.edited_documents} documents edited, {self.aligned_share:.1%} of their positions aligned"
         if self.skipped_sentences:
             line += f"; {self.skipped_sentences} sentences left alone"
+            line += f", with their {self.skipped_documents} documents" if self.skipped_documents else ""
+        if self.words_in_no_prose:
+            line += f"; {self.words_in_no_prose} words in links, tags or code left alone"
         return line + (f"; {self.dropped_pieces} pieces dropped" if self.dropped_pieces else "")

@@ -168,6 +168,8 @@ def pack(
             counts.edited_documents += bool(counterfactuals[0].spans)
             counts.edits += len(counterfactuals[0].spans)
             counts.skipped_sentences += counterfactuals[0].skipped
+            counts.skipped_documents += bool(counterfactuals[0].skipped and not counterfactuals[0].spans)
+            counts.words_in_no_prose += counterfactuals[0].no_prose
         for piece in split_document(ids, boundaries, start, end, block_length):
             if piece is None:
                 counts.dropped_pieces += 1

@@ -19,16 +19,19 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from ahocorasick_rs import AhoCorasick, MatchKind
 
+from distill.base.errors import UserError
 from distill.text import first_names, prose, senses
 from distill.text.roles import Ambiguity, PronounModel, Resolver, is_title
 from distill.text.wordlist import WordList, is_word_character
 
 RULE_VERSION = "3"  # raise it whenever the same list and text may give another counterfactual
 
+# What a word to skip leaves alone.
+DOCUMENT, SENTENCE, NOTHING = "document", "sentence", "nothing"
 _PART_SEPARATORS = re.compile(r"([-\s])")
 _SMALL_PARTS = frozenset({"a", "al", "and", "at", "by", "de", "in", "of", "on", "the", "to"})
 # What a text may have in place of a character of the list: the curly apostrophe, two more hyphens.
@@ -50,7 +53,7 @@ class Counterfactual:
     """A text with its listed words swapped. Without spans, the text is the original.
 
     spans: of the words, and of the articles (an earl) and possessives (ladies' room) beside them that follow their form.
-    skipped: number of sentences that were left alone although they hold listed words.
+    skipped: number of sentences that hold listed words and a word to skip. They, or the document, were left alone.
     no_prose: number of listed words that were left alone because they stand in links, addresses, tags or code.
     """
 
@@ -123,11 +126,20 @@ class Swapper:
 
     wordlist: the groups and their words, and the phrases to protect and to skip.
     resolver: tells the roles of words with several counterparts; the default reads English pronouns.
+    skip: what a word to skip leaves alone where it stands beside listed words: its whole document (half a document
+        about a pregnant man is worse than none), its sentence, or nothing.
+
+    Raises UserError for a list that cannot be matched: roles in another language than English, which the default
+    resolver does not read, and words of a script that puts no spaces between words.
     """
 
-    def __init__(self, wordlist: WordList, resolver: Resolver | None = None) -> None:
+    def __init__(
+        self, wordlist: WordList, resolver: Resolver | None = None, skip: Literal["document", "sentence", "nothing"] = DOCUMENT
+    ) -> None:
         self.wordlist = wordlist
         self.resolver = resolver or PronounModel()
+        self.skip = skip
+        _refuse_what_is_not_read(wordlist, self.resolver)
         forms = _forms(wordlist)
         protected = {
             written
@@ -149,13 +161,13 @@ class Swapper:
         self._overlapping = AhoCorasick(patterns, matchkind=MatchKind.Standard)
 
     def __reduce__(self) -> tuple:
-        return Swapper, (self.wordlist, self.resolver)
+        return Swapper, (self.wordlist, self.resolver, self.skip)
 
     @property
     def cache_key(self) -> str:
         """Hash of everything that decides a counterfactual: the list, the rules here and the resolver."""
         language = language_of(self.wordlist)
-        parts = (self.wordlist.sha256, RULE_VERSION, first_names.VERSION, senses.VERSION, self.resolver.version, language)
+        parts = (self.wordlist.sha256, RULE_VERSION, first_names.VERSION, senses.VERSION, self.resolver.version, language, self.skip)
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
     def matches(self, text: str) -> list[Match]:
@@ -178,8 +190,9 @@ class Swapper:
     def _counterfactuals(self, text: str, shifts: Sequence[int]) -> tuple[Counterfactual, ...]:
         words, names, skip, no_prose = self._find(text)
         skipped = 0
-        if skip and words:
-            words, skipped = _outside_sentences(text, words, skip)
+        if skip and words and self.skip != NOTHING:
+            outside, skipped = _outside_sentences(text, words, skip)
+            words = outside if self.skip == SENTENCE or not skipped else []
         if not words:
             return (Counterfactual(text, (), skipped, no_prose),) * len(shifts)
         choices = self._choose(text, words, names)
@@ -386,6 +399,28 @@ def _possessive(text: str, start: int, end: int, word: str) -> _Edit | None:
     return None
 
 
+# Scripts that put no spaces between words: Han, Hiragana, Katakana, Thai, Lao, Burmese, Khmer.
+_NO_SPACES = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
+
+
+def _refuse_what_is_not_read(wordlist: WordList, resolver: Resolver) -> None:
+    """Raises UserError for rows that would be matched wrongly, or never."""
+    language = language_of(wordlist)
+    for row in wordlist.rows:
+        where = f"{row.file or wordlist.name}, line {row.line}"
+        if found := next((word for word in row.words if _NO_SPACES.search(word)), None):
+            raise UserError(
+                f"{where}: {found!r} is in a script that puts no spaces between words, and words are found between spaces; "
+                "split the texts and the list's phrases into words by spaces with a tool for that language, or leave it out"
+            )
+        is_read = row.when is None or (not isinstance(resolver, PronounModel) and row.when not in (_TITLE, _NAME))
+        if language != "en" and not is_read:
+            raise UserError(
+                f"{where}: the role {row.when!r} is told by a model of English, but the list's language is {language!r}; "
+                "write rows without a role, or phrases that tell the words apart (el niño, la niña)"
+            )
+
+
 def language_of(wordlist: WordList) -> str:
     """The list's language by its header `# language: es-MX`: "es"; English where it has none."""
     return re.split(r"[-_]", wordlist.metadata.get("language", "en").strip().lower())[0]
@@ -497,9 +532,13 @@ def _forms(wordlist: WordList) -> dict[str, _Form]:
             roles_of.setdefault(word, set()).add(row.when)
     ambiguous = {word for row in wordlist.rows if row.ambiguous for word in row.words}
     forms: dict[str, _Form] = {}
+    language = language_of(wordlist)
+    all_cases = _TURKISH_CASES if language in ("tr", "az") else _LETTER_CASES
     for word, group in wordlist.group_of.items():
         # "will" and "mark" are no names.
-        letter_cases = _LETTER_CASES[1:] if roles_of[word] == {_NAME} else _LETTER_CASES
+        letter_cases = all_cases[1:] if roles_of[word] == {_NAME} else all_cases
+        if language == "de" and word in _GERMAN_YOU:
+            letter_cases = letter_cases[:1]
         for written, write in _written_forms(word, letter_cases):
             if written not in forms:
                 forms[written] = _form(wordlist, word, group, write, word in ambiguous)
@@ -540,6 +579,26 @@ def _title_case_but_small(word: str) -> str:
 
 _LETTER_CASES = (str.lower, _capitalised, _title_case, _title_case_but_small, str.upper)
 _AS_WRITTEN = (str, str.upper)
+# Capitalised, these are forms of the polite "you".
+_GERMAN_YOU = frozenset({"sie", "ihr", "ihre", "ihrem", "ihren", "ihrer", "ihres", "ihnen"})
+_TURKISH_CAPITALS = str.maketrans("iı", "İI")
+
+
+def _turkish(letter_case: Callable[[str], str]) -> Callable[[str], str]:
+    """The letter case with dotted and dotless capitals: a letter that it changes is changed as Turkish does."""
+
+    def write(word: str) -> str:
+        return "".join(
+            old if new == old else old.translate(_TURKISH_CAPITALS).upper()
+            for old, new in zip(word, letter_case(word.translate(_DOTTED)), strict=True)
+        )
+
+    return write
+
+
+_DOTTED = str.maketrans("ı", "i")  # whose capital is one letter for Python, too
+_TURKISH_CASES = (str, *map(_turkish, _LETTER_CASES[1:]))
+_FOR_SEVERAL_PARTS = frozenset(cases[place] for cases in (_LETTER_CASES, _TURKISH_CASES) for place in (2, 3))
 
 
 def _written_forms(
@@ -547,7 +606,7 @@ def _written_forms(
 ) -> Iterator[tuple[str, Callable[[str], str]]]:
     """Every way in which a text may write a listed word: (the written word, how to write a counterpart alike)."""
     if not _PART_SEPARATORS.search(word):  # then they are as _capitalised
-        letter_cases = [case for case in letter_cases if case not in (_title_case, _title_case_but_small)]
+        letter_cases = [case for case in letter_cases if case not in _FOR_SEVERAL_PARTS]
     for letter_case, normal_form, apostrophe, hyphen in itertools.product(
         letter_cases,
         ("NFC",) if word.isascii() else ("NFC", "NFD"),

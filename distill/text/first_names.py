@@ -33,7 +33,7 @@ from typing import NamedTuple
 
 from distill.base.files import PACKAGE
 
-_RULE_VERSION = "1"  # raise it whenever the same words may be judged otherwise
+_RULE_VERSION = "2"  # raise it whenever the same words may be judged otherwise
 
 
 class Candidate(NamedTuple):
@@ -85,29 +85,35 @@ def _first_uses(uses: list[_Use], is_ambiguous: bool, in_lower_case: Callable[[]
 
     in_lower_case: whether the document also has the name as a word in lower case.
     """
-    first, surname, after_title, neutral, person, place = (
-        uses.count(use) for use in (_Use.FIRST, _Use.SURNAME, _Use.AFTER_TITLE, _Use.NEUTRAL, _Use.PERSON, _Use.PLACE)
+    first, surname, after_title, neutral, opening, person, place = (
+        uses.count(use)
+        for use in (
+            *(_Use.FIRST, _Use.SURNAME, _Use.AFTER_TITLE),
+            *(_Use.NEUTRAL, _Use.OPENING, _Use.PERSON, _Use.PLACE),
+        )
     )
     # A title says less than a first name: to his servants, Edward Rochester is Mr. Edward.
     as_surname = surname + after_title / 3
     introduced = next((use for use in uses if use in (_Use.FIRST, _Use.SURNAME, _Use.NEUTRAL)), None) is _Use.SURNAME
     is_surname = as_surname > first or (as_surname == first and introduced)
+    lone = neutral + person + opening
     # Once among many, what looks like a surname may be a misreading.
     if is_surname and (is_ambiguous or introduced or as_surname * _MANY > neutral):
-        return {_Use.FIRST, _Use.MIDDLE}
+        return set() if lone else {_Use.FIRST, _Use.MIDDLE}  # one treatment for all that may be the same person
     found = {_Use.FIRST, _Use.MIDDLE}
     if first:
         found.add(_Use.TITLED)
     if not is_ambiguous:
-        found |= {_Use.PERSON, _Use.NEUTRAL}
+        found |= {_Use.PERSON, _Use.NEUTRAL, _Use.OPENING}
         return found | {_Use.AFTER_TITLE} if first and neutral > 3 * after_title else found
     if place >= first + person:
         return found
-    found.add(_Use.PERSON)
     if first or person > 1:
-        found.add(_Use.NEUTRAL)
-        if first + person > 4 or not in_lower_case():
+        found |= {_Use.PERSON, _Use.NEUTRAL}
+        if first + person > 4 or not in_lower_case() or neutral + person > opening:
             found.add(_Use.OPENING)
+    elif person and not (neutral or opening):
+        found.add(_Use.PERSON)
     return found
 
 

@@ -299,6 +299,15 @@ class _Scorer:
 
 
 _CERTAIN = 1000  # a score that needs no further evidence
+_PREDICATE = re.compile(  # with her gone, he cried
+    r"\s+(?:abroad|absent|alive|alone|around|asleep|aside|away|awake|back|behind|below|dead|drunk|gone|here|home|ill|in"
+    r"|inside|missing|out|outside|present|sick|there|unconscious|upstairs|downstairs)(?:\s*[,;.!?)]|\s*$|\s+(?:and|but|or)\b)"
+)
+# "A friend of his" is a pronoun, unless much speaks against it ("a man of his word").
+_DOUBLE_GENITIVE = re.compile(
+    r"\b(?:an?|that|this|those|these|some|any|no|another|every|each|one|two|several|many)\s+(?:[\w'’-]+\s+){1,3}of\s+$", re.IGNORECASE
+)
+_MUCH = 100
 
 
 class PronounModel:
@@ -342,7 +351,11 @@ class PronounModel:
     def object_score(self, text: str, start: int, end: int) -> int:
         """Evidence that the pronoun [start, end) is an object (him) and no determiner (his); above 0, it is."""
         around = context(text, start, end)
-        return -_CERTAIN if around.after[0] == TITLE else self._models[0](around)
+        if around.after[0] == TITLE:
+            return -_CERTAIN
+        if around.before[0] in ("with", "without") and _PREDICATE.match(text, end):
+            return _CERTAIN
+        return self._models[0](around)
 
     def alone_score(self, text: str, start: int, end: int) -> int:
         """Evidence that the possessive [start, end) stands alone (hers) and opens no noun phrase (her); above 0, so."""
@@ -375,7 +388,8 @@ class PronounModel:
             return False
         if word[0].isupper() and not text[start].isupper():  # his May speech
             return False
-        return self.alone_score(text, start, end) > 0
+        is_double = _DOUBLE_GENITIVE.search(text, max(0, start - 48), start)
+        return self.alone_score(text, start, end) > (-_MUCH if is_double else 0)
 
 
 _SET = re.compile(r"\b(?:s?he|they)/(?:him|her|them)(?:/(?:his|hers?|theirs?)\b)?", re.IGNORECASE)

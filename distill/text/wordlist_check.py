@@ -517,7 +517,8 @@ def _coverage(wordlist: WordList, text: Sequence[str], text_column: str) -> Cove
 
 def _reference_swapper(wordlist: WordList) -> Swapper | None:
     """Finds the English words for the list's groups, where they are male and female (and perhaps more)."""
-    if not set(_REFERENCE_GROUPS) <= {group.lower() for group in wordlist.groups}:
+    is_english = wordlist.metadata.get("language", "en").lower().startswith("en")
+    if not is_english or not set(_REFERENCE_GROUPS) <= {group.lower() for group in wordlist.groups}:
         return None
     return Swapper(load_wordlist(f"{_REFERENCE}+none"))
 

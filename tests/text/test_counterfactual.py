@@ -205,9 +205,9 @@ def test_shifts_add_up(text):
 # ---------------------------------------------------------------------------------------- phrases, sentences, names
 
 
-def with_phrases(protected: tuple[str, ...] = (), skip: tuple[str, ...] = ()) -> Swapper:
+def with_phrases(protected: tuple[str, ...] = (), skip: tuple[str, ...] = (), whole: str = "sentence") -> Swapper:
     rows = (("king", "queen"), ("man", "woman"), ("old man", "old woman"), ("he", "she"), ("step-son", "step-daughter"))
-    return Swapper(replace(word_list(*rows), protected=protected, skip=skip))
+    return Swapper(replace(word_list(*rows), protected=protected, skip=skip), skip=whole)
 
 
 PHRASES = ("King Street", "man of war", "Queen Mary", "Queen Mary's Hospital", "son of man", "Men in Black")
@@ -272,6 +272,22 @@ def test_sentences_of_biology_are_left_alone_and_counted(text, expected, skipped
     assert (edited.text, edited.skipped) == (expected, skipped)
     check_spans(text, edited)
     assert len(swapper.matches(text)) == len(with_phrases().matches(text))  # they are listed words all the same
+
+
+@pytest.mark.parametrize(
+    "text, in_document, in_nothing",
+    [
+        ("He ran. The man was pregnant.", ("He ran. The man was pregnant.", 1), "She ran. The woman was pregnant."),
+        ("He ran. Nobody was pregnant.", ("She ran. Nobody was pregnant.", 0), "She ran. Nobody was pregnant."),
+    ],
+)
+def test_a_word_to_skip_takes_its_document_out_or_nothing(text, in_document, in_nothing):
+    edited = with_phrases(skip=("pregnant",), whole="document").swap(text)
+    assert (edited.text, edited.skipped) == in_document
+    edited = with_phrases(skip=("pregnant",), whole="nothing").swap(text)
+    assert (edited.text, edited.skipped) == (in_nothing, 0)
+    keys = {with_phrases(skip=("pregnant",), whole=w).cache_key for w in ("document", "sentence", "nothing")}
+    assert len(keys) == 3
 
 
 @given(
