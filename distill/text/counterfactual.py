@@ -52,7 +52,7 @@ class Span(NamedTuple):
 class Counterfactual:
     """A text with its listed words swapped. Without spans, the text is the original.
 
-    spans: of the words, and of the articles (an earl) and possessives (ladies' room) beside them that follow their form.
+    spans: of the words, and of the articles (an earl) and possessives (ladies' room) that follow their form.
     skipped: number of sentences that hold listed words and a word to skip. They, or the document, were left alone.
     no_prose: number of listed words that were left alone because they stand in links, addresses, tags or code.
     """
@@ -134,7 +134,10 @@ class Swapper:
     """
 
     def __init__(
-        self, wordlist: WordList, resolver: Resolver | None = None, skip: Literal["document", "sentence", "nothing"] = DOCUMENT
+        self,
+        wordlist: WordList,
+        resolver: Resolver | None = None,
+        skip: Literal["document", "sentence", "nothing"] = "document",
     ) -> None:
         self.wordlist = wordlist
         self.resolver = resolver or PronounModel()
@@ -146,8 +149,8 @@ class Swapper:
             for phrase in wordlist.protected
             for written, _ in _written_forms(phrase, _LETTER_CASES if phrase == phrase.lower() else _AS_WRITTEN)
         } - forms.keys()
-        skip = {written for phrase in wordlist.skip for written, _ in _written_forms(phrase)} - forms.keys() - protected
-        patterns = [*forms, *sorted(protected), *sorted(skip)]
+        skipping = {written for phrase in wordlist.skip for written, _ in _written_forms(phrase)}
+        patterns = [*forms, *sorted(protected), *sorted(skipping - forms.keys() - protected)]
         self._forms = list(forms.values())
         self._first_skip = len(forms) + len(protected)
         self._is_compound = [not _is_one_word(pattern) for pattern in patterns]
@@ -167,7 +170,15 @@ class Swapper:
     def cache_key(self) -> str:
         """Hash of everything that decides a counterfactual: the list, the rules here and the resolver."""
         language = language_of(self.wordlist)
-        parts = (self.wordlist.sha256, RULE_VERSION, first_names.VERSION, senses.VERSION, self.resolver.version, language, self.skip)
+        parts = (
+            self.wordlist.sha256,
+            RULE_VERSION,
+            first_names.VERSION,
+            senses.VERSION,
+            self.resolver.version,
+            language,
+            self.skip,
+        )
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
     def matches(self, text: str) -> list[Match]:
@@ -196,9 +207,7 @@ class Swapper:
         if not words:
             return (Counterfactual(text, (), skipped, no_prose),) * len(shifts)
         choices = self._choose(text, words, names)
-        return tuple(
-            Counterfactual(*self._rewrite(text, words, choices, shift), skipped, no_prose) for shift in shifts
-        )
+        return tuple(Counterfactual(*self._rewrite(text, words, choices, shift), skipped, no_prose) for shift in shifts)
 
     def _find(self, text: str) -> _Found:
         """The listed words, leftmost and then longest first, and what else matters."""
@@ -275,9 +284,7 @@ class Swapper:
         ]
         if not doubtful:
             return words
-        others = {
-            place.start for place, other in zip(doubtful, senses.others(text, doubtful), strict=True) if other
-        }
+        others = {place.start for place, other in zip(doubtful, senses.others(text, doubtful), strict=True) if other}
         return [place for place in words if place[1] not in others] if others else words
 
     def _counts(self, text: str, form: int, start: int, end: int, names: frozenset[int]) -> bool:
@@ -316,9 +323,7 @@ class Swapper:
                 word = form.options[shift - 1][choice]
             else:
                 word = (form.as_title if choice == _AS_TITLE else form.as_name)[shift - 1]
-            edits = ((start, end, word),)
-            if self._is_english:
-                edits = _in_form(text, start, end, word)
+            edits = _in_form(text, start, end, word) if self._is_english else ((start, end, word),)
             for edit_start, edit_end, new in edits:
                 if edit_start < position:  # an article that is a word of the list itself
                     continue
@@ -365,10 +370,7 @@ def _article(text: str, start: int, end: int, word: str) -> _Edit | None:
     article = found[0][:-1]
     if was == becomes or was != (len(article) == 2):
         return None
-    if becomes:
-        new = article + ("N" if article.isupper() and word.isupper() and len(word) > 1 else "n")
-    else:
-        new = article[0]
+    new = article + ("N" if article.isupper() and word.isupper() and len(word) > 1 else "n") if becomes else article[0]
     return found.start(), found.end() - 1, new
 
 
@@ -400,7 +402,9 @@ def _possessive(text: str, start: int, end: int, word: str) -> _Edit | None:
 
 
 # Scripts that put no spaces between words: Han, Hiragana, Katakana, Thai, Lao, Burmese, Khmer.
-_NO_SPACES = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
+_NO_SPACES = re.compile(
+    r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
+)
 
 
 def _refuse_what_is_not_read(wordlist: WordList, resolver: Resolver) -> None:
@@ -410,14 +414,14 @@ def _refuse_what_is_not_read(wordlist: WordList, resolver: Resolver) -> None:
         where = f"{row.file or wordlist.name}, line {row.line}"
         if found := next((word for word in row.words if _NO_SPACES.search(word)), None):
             raise UserError(
-                f"{where}: {found!r} is in a script that puts no spaces between words, and words are found between spaces; "
-                "split the texts and the list's phrases into words by spaces with a tool for that language, or leave it out"
+                f"{where}: {found!r} is in a script that puts no spaces between words, and words are found "
+                "between spaces; split texts and phrases into words with a tool for that language, or leave the row out"
             )
         is_read = row.when is None or (not isinstance(resolver, PronounModel) and row.when not in (_TITLE, _NAME))
         if language != "en" and not is_read:
             raise UserError(
-                f"{where}: the role {row.when!r} is told by a model of English, but the list's language is {language!r}; "
-                "write rows without a role, or phrases that tell the words apart (el niño, la niña)"
+                f"{where}: the role {row.when!r} is told by a model of English, but the list's language is "
+                f"{language!r}; write rows without a role, or phrases that tell the words apart (el niño, la niña)"
             )
 
 
@@ -497,7 +501,9 @@ def _closes_emphasis(text: str, start: int, end: int) -> bool:
     first = max(text.rfind("\n", 0, start) + 1, start - _LONGEST_EMPHASIS)
     head = text[first : start + 1]
     return any(
-        not head[found.end()].isspace() for found in re.finditer(r"(?<![^\W_])_{1,3}(?=.)", head) if found.end() < len(head)
+        not head[found.end()].isspace()
+        for found in re.finditer(r"(?<![^\W_])_{1,3}(?=.)", head)
+        if found.end() < len(head)
     )
 
 
@@ -588,16 +594,17 @@ def _turkish(letter_case: Callable[[str], str]) -> Callable[[str], str]:
     """The letter case with dotted and dotless capitals: a letter that it changes is changed as Turkish does."""
 
     def write(word: str) -> str:
+        dotted = word.translate(_DOTTED)
         return "".join(
-            old if new == old else old.translate(_TURKISH_CAPITALS).upper()
-            for old, new in zip(word, letter_case(word.translate(_DOTTED)), strict=True)
+            letter if new == old else letter.translate(_TURKISH_CAPITALS).upper()
+            for letter, old, new in zip(word, dotted, letter_case(dotted), strict=True)
         )
 
     return write
 
 
 _DOTTED = str.maketrans("ı", "i")  # whose capital is one letter for Python, too
-_TURKISH_CASES = (str, *map(_turkish, _LETTER_CASES[1:]))
+_TURKISH_CASES: tuple[Callable[[str], str], ...] = (str.lower, *map(_turkish, _LETTER_CASES[1:]))
 _FOR_SEVERAL_PARTS = frozenset(cases[place] for cases in (_LETTER_CASES, _TURKISH_CASES) for place in (2, 3))
 
 

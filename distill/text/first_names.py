@@ -159,6 +159,8 @@ _HUMAN_VERBS = _WORDS["human_verbs"] | _SPEECH
 _AFTER_SUBJECT = _WORDS["after_subject"]
 _BEFORE_PERSON = _WORDS["before_person"] | _SPEECH
 _PERSONAL_THINGS = _WORDS["personal_things"]
+_TOWNS, _MOVING = _WORDS["towns"], _WORDS["moving"]
+_BRANDS, _ZODIAC = _WORDS["brands"], _WORDS["zodiac"]
 #: First names, in lower case, that `english_names` has no pair for.
 MORE_FIRST_NAMES = _WORDS["more_first_names"]
 
@@ -456,6 +458,32 @@ def _so_named(seen: _Occurrence) -> _Use | None:
     return _Use.FIRST if seen.word in _NAMING and seen.behind(_NAMED) else None
 
 
+def _town(seen: _Occurrence) -> _Use | None:
+    """Moved to Charlotte, near Charlotte; but in Charlotte Smith, and to Charlotte."""
+    if seen.ambiguous or seen.full or seen.name not in _TOWNS:
+        return None
+    moved = seen.word == "to" and (verb := seen.behind(_VERB_AND_TO)) is not None and verb[1].lower() in _MOVING
+    return _Use.OTHER if moved or seen.word in _ONLY_OF_PLACES or seen.word == "from" else None
+
+
+def _brand(seen: _Occurrence) -> _Use | None:
+    """At Wendy's; but at Wendy's house."""
+    if seen.name not in _BRANDS or seen.word not in _BEFORE_BRAND:
+        return None
+    own = seen.ahead(_OWN)
+    return _Use.OTHER if own and not own[1] else None
+
+
+def _sign(seen: _Occurrence) -> _Use | None:
+    """Leo and Virgo."""
+    is_sign = seen.name == "leo" and any(word.strip(_MARKS).lower() in _ZODIAC for word in seen.reader.words)
+    return _Use.OTHER if is_sign and not seen.full else None
+
+
+_VERB_AND_TO = re.compile(r"(\w+)(?: back| away| out)? to $")
+_BEFORE_BRAND = frozenset(["at", "from", "to", "the", "a", "near", "like", "of", "for", "into", "in", "and"])
+
+
 def _full_name(seen: _Occurrence) -> _Use | None:
     """James Smith."""
     return _Use.FIRST if seen.full else None
@@ -568,6 +596,9 @@ _RULES: tuple[_Rule, ...] = (
     _beside_a_number,
     _before_its_region,
     _of_an_institution,
+    _town,
+    _brand,
+    _sign,
     _nickname,
     _behind_first_title,
     _full_behind_title,

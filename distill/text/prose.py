@@ -1,6 +1,6 @@
 """A text -> which of its words stand in prose, and not in a link, an address, a tag, code or a file's name.
 
-Swapped there, a word breaks what it is part of: `https://example.org/his/man.html`, `<a title="his house">`, `#HeForShe`.
+Swapped there, a word breaks what it is part of: `https://example.org/his/man.html`, `<a title="his house">`.
 Two kinds are told apart:
 
 - what may hold spaces (tags and code) is searched for in the whole text, and only where it has their first character;

@@ -93,13 +93,11 @@ _INLINE_TAG = r"</?(?:a|abbr|b|big|cite|code|del|em|font|i|ins|mark|q|s|small|sp
 _SKIPPED = rf"(?:[\s*_~]|{_INLINE_TAG})*?"
 # Words (an underscore around one is emphasis), the end of a paragraph (a line break that no lower-case letter follows),
 # tags, faces made of marks, and every other mark by itself.
-_TOKEN = (
-    r"[^\W_]+(?:['’_][^\W_]+)*|\n(?!\s*[a-z])|</?[a-zA-Z][^<>]{0,200}>|<3|[:;=]['-]?[()DPp3/|]+(?!\w)|[^\w\s*~]"
-)
+_TOKEN = r"[^\W_]+(?:['’_][^\W_]+)*|\n(?!\s*[a-z])|</?[a-zA-Z][^<>]{0,200}>|<3|[:;=]['-]?[()DPp3/|]+(?!\w)|[^\w\s*~]"
 TOKEN = re.compile(_TOKEN)
 _IS_INLINE = re.compile(_INLINE_TAG, re.IGNORECASE).fullmatch
 WORDS_BEFORE, WORDS_AFTER = 2, 3
-_NEXT_TOKENS = re.compile(rf"(?:{_SKIPPED}({_TOKEN}))?" * WORDS_AFTER)
+_NEXT_TOKENS = re.compile(rf"(?:{_SKIPPED}(?!{_INLINE_TAG})({_TOKEN}))?" * WORDS_AFTER)
 # The characters searched for these words; most often the nearer ones are enough.
 _REACH = 64
 _NEAR = 24
@@ -107,18 +105,129 @@ _NEAR = 24
 # the short words that people put at the end of a message.
 _ALIKE = {"she": "he", "his": "her", "him": "her", "hers": "her", "herself": "himself"}
 _ALIKE |= {f"she'{suffix}": f"he'{suffix}" for suffix in ("s", "d", "ll")}
-MESSAGE_ENDS = """
-    af asap atm bc bruh btw fr frfr fyi haha hahah hahaha hahahaha hehe icymi idc idk idek imho imo irl istg jk lmao
-    lmaoo lmfao lol lolol lool ngl nvm obvs omfg omg ong pls plz pmsl rip rn rofl rotfl rt smh srsly tbf tbh tho tmrw
-    tmw ttyl tysm ugh wtf xd xo xoxo xx xxx yall yolo
-""".split()
+MESSAGE_ENDS = [
+    "af",
+    "asap",
+    "atm",
+    "bc",
+    "bruh",
+    "btw",
+    "fr",
+    "frfr",
+    "fyi",
+    "haha",
+    "hahah",
+    "hahaha",
+    "hahahaha",
+    "hehe",
+    "icymi",
+    "idc",
+    "idk",
+    "idek",
+    "imho",
+    "imo",
+    "irl",
+    "istg",
+    "jk",
+    "lmao",
+    "lmaoo",
+    "lmfao",
+    "lol",
+    "lolol",
+    "lool",
+    "ngl",
+    "nvm",
+    "obvs",
+    "omfg",
+    "omg",
+    "ong",
+    "pls",
+    "plz",
+    "pmsl",
+    "rip",
+    "rn",
+    "rofl",
+    "rotfl",
+    "rt",
+    "smh",
+    "srsly",
+    "tbf",
+    "tbh",
+    "tho",
+    "tmrw",
+    "tmw",
+    "ttyl",
+    "tysm",
+    "ugh",
+    "wtf",
+    "xd",
+    "xo",
+    "xoxo",
+    "xx",
+    "xxx",
+    "yall",
+    "yolo",
+]
 _ALIKE |= dict.fromkeys(MESSAGE_ENDS, "lol")
 FACE, PARAGRAPH, TITLE = "<face>", "\n", "<title>"
 # Words without which a sentence hardly goes on in a capital: her In Praise of Philosophy.
 _TITLES_BEGIN = frozenset(
-    "a after all an and as at back before behind but by down for from how if in into is it let like my no not of off on "
-    "our out over so that the there these this through to under until up was we what when where who why with without "
-    "you your".split()
+    [
+        "a",
+        "after",
+        "all",
+        "an",
+        "and",
+        "as",
+        "at",
+        "back",
+        "before",
+        "behind",
+        "but",
+        "by",
+        "down",
+        "for",
+        "from",
+        "how",
+        "if",
+        "in",
+        "into",
+        "is",
+        "it",
+        "let",
+        "like",
+        "my",
+        "no",
+        "not",
+        "of",
+        "off",
+        "on",
+        "our",
+        "out",
+        "over",
+        "so",
+        "that",
+        "the",
+        "there",
+        "these",
+        "this",
+        "through",
+        "to",
+        "under",
+        "until",
+        "up",
+        "was",
+        "we",
+        "what",
+        "when",
+        "where",
+        "who",
+        "why",
+        "with",
+        "without",
+        "you",
+        "your",
+    ]
 )
 _CURRENCIES = "$£€¥₹"
 _YEAR = re.compile(r"(?:1[5-9]|20)\d\d(?:s|['’]s)?").fullmatch
@@ -147,7 +256,7 @@ _PAIRS_OF_MARKS = {'"': '"', "'": "'", "`": "'`", "“": "”", "‘": "’", "[
 
 
 def without_marks(text: str, start: int, end: int) -> tuple[int, int]:
-    """[start, end) of the word [start, end) with the quotation marks or emphasis that enclose it alone: ``her'' book."""
+    """[start, end) of the word with the quotation marks or emphasis that enclose it alone: ``her'' book."""
     while start and end < len(text) and text[end] in _PAIRS_OF_MARKS.get(text[start - 1], ()):
         start, end = start - 1, end + 1
     return start, end
@@ -161,8 +270,9 @@ def context(text: str, start: int, end: int) -> Context:
     assert next_tokens is not None  # it matches nothing, too
     after = [token or PARAGRAPH for token in next_tokens.groups()]
     # The search takes in the pronoun's first letter, so that a line break before it is judged by what follows.
-    before = TOKEN.findall(text[max(0, start - _NEAR) : start] + letter)
-    if len(before) < WORDS_BEFORE + 2 or ">" in before:  # the first may be a part of a word
+    head = text[max(0, start - _NEAR) : start]
+    before = TOKEN.findall(head + letter)
+    if len(before) < WORDS_BEFORE + 2 or ">" in head:  # the first may be a part of a word
         before = [token for token in TOKEN.findall(text[max(0, start - _REACH) : start] + letter) if not _inline(token)]
     gap = text[end : next_tokens.start(1)] if next_tokens[1] else ""
     shape = "_" if gap and (gap.isspace() or any(map(str.isspace, gap))) else "-" if after[0] == "-" else "."
@@ -236,7 +346,7 @@ class WordClasses:
 
     def __init__(self, words: Sequence[str], coarse: "np.ndarray", fine: "np.ndarray") -> None:
         self._number = dict(zip(words, range(len(words)), strict=True))
-        self._coarse, self._fine = memoryview(coarse), memoryview(fine)
+        self._coarse, self._fine = coarse.data, fine.data
 
     def __getitem__(self, text: str) -> Word:
         """The word with its classes."""
@@ -305,7 +415,8 @@ _PREDICATE = re.compile(  # with her gone, he cried
 )
 # "A friend of his" is a pronoun, unless much speaks against it ("a man of his word").
 _DOUBLE_GENITIVE = re.compile(
-    r"\b(?:an?|that|this|those|these|some|any|no|another|every|each|one|two|several|many)\s+(?:[\w'’-]+\s+){1,3}of\s+$", re.IGNORECASE
+    r"\b(?:an?|that|this|those|these|some|any|no|another|every|each|one|two|several|many)\s+(?:[\w'’-]+\s+){1,3}of\s+$",
+    re.IGNORECASE,
 )
 _MUCH = 100
 
@@ -337,8 +448,8 @@ class PronounModel:
         with np.load(io.BytesIO(self._content), allow_pickle=False) as arrays:
             classes = WordClasses(arrays["words"].tobytes().decode().split(" "), arrays["coarse"], arrays["fine"])
             return (
-                _Scorer(classes, memoryview(arrays["weights"]), int(arrays["bias"])),
-                _Scorer(classes, memoryview(arrays["alone_weights"]), int(arrays["alone_bias"])),
+                _Scorer(classes, arrays["weights"].data, int(arrays["bias"])),
+                _Scorer(classes, arrays["alone_weights"].data, int(arrays["alone_bias"])),
             )
 
     def __reduce__(self) -> tuple:

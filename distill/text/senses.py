@@ -1,7 +1,7 @@
 """A listed English word in a text -> whether it is that word there, or a verb, an acronym, a surname, an exclamation, a
 unit, a ship.
 
-English only, deterministic, without a model. Each rule answers for a few words (`rules_of`), and looks at the words
+English only, deterministic, without a model. Each rule answers for a few words (`has_rules`), and looks at the words
 right around. What it does not know stays as it is listed. Of one text, a surname that stands behind a first name once
 is a surname all through it.
 
@@ -10,7 +10,7 @@ surnames without a first name or a title (said King) are found only where anothe
 """
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import cache, partial
 from typing import NamedTuple
 
@@ -40,11 +40,13 @@ def _words(words: str) -> frozenset[str]:
 
 _BETWEEN_CAPITALS = re.compile(r"[^\W\d_]{2,}")
 _DETERMINERS = _words("a an the our their its this that these those each every any no per via of using in with for")
-_ACRONYM_AFTER = re.compile(r"[-‐‑]\d|[-‐‑]?[+/][-‐‑+]|2\b| (?:bundle|receptor|gene|protein|data|system|systems|manager)s?\b")
+_ACRONYM_AFTER = re.compile(
+    r"[-‐‑]\d|[-‐‑]?[+/][-‐‑+]|2\b| (?:bundle|receptor|gene|protein|data|system|systems|manager)s?\b"
+)
 
 
 def _acronym(text: str, start: int, end: int) -> bool:
-    """HER-2, an SHE manager, the hospital's information system (HIS); but HIS in capitals among capitals, and HER, too."""
+    """HER-2, an SHE manager, the hospital's information system (HIS); but "it was HER idea"."""
     if not text[start:end].isupper() or end - start < 2:
         return False
     if _ACRONYM_AFTER.match(text, end):
@@ -108,7 +110,9 @@ def _exclaimed(text: str, start: int, end: int) -> bool:
         return True
     if after in (",", "!") and _OPENS.search(head if start <= 14 else head[1:]):
         return text[start].isupper() or start == 0
-    return head.endswith(", ") and (after in (".", "!", "?", "")) and not text[end : end + 1].isalpha() and _called(head)
+    return (
+        head.endswith(", ") and (after in (".", "!", "?", "")) and not text[end : end + 1].isalpha() and _called(head)
+    )
 
 
 def _called(head: str) -> bool:
@@ -119,7 +123,8 @@ def _called(head: str) -> bool:
 # --------------------------------------------------------------------------------------------------------------- verbs
 
 _OBJECT_AFTER = re.compile(
-    r" (?:the|a|an|our|their|his|her|my|your|its|this|these|those|all|every|each|both|them|it|us|any|many|several|two)\b"
+    r" (?:the|a|an|our|their|his|her|my|your|its|this|these|those|all|every|each|both|them|it|us"
+    r"|any|many|several|two)\b"
 )
 _VERB_BEFORE = re.compile(
     r"\b(?:to|will|would|shall|should|can|could|may|might|must|cannot|can't|couldn't|won't|didn't|don't|doesn't|not|help"
@@ -127,7 +132,8 @@ _VERB_BEFORE = re.compile(
     re.IGNORECASE,
 )
 _AUXILIARY_BEFORE = re.compile(
-    r"\b(?:will|would|shall|should|can|could|may|might|must|cannot|(?:can|couldn|won|didn|don|doesn|wouldn)['’]t|['’]ll) $",
+    r"\b(?:will|would|shall|should|can|could|may|might|must|cannot"
+    r"|(?:can|couldn|won|didn|don|doesn|wouldn)['’]t|['’]ll) $",
     re.IGNORECASE,
 )
 _IMPERATIVE = re.compile(r"(?:^|[.!?\n\"“:]\s*)$")
@@ -135,7 +141,7 @@ _TO_BEFORE = re.compile(r"\bto $", re.IGNORECASE)
 
 
 def _verb(text: str, start: int, end: int) -> bool:
-    """Man the desk; to mother him; will shepherd the bill; but "the man the police sought", "I gave it to man a while"."""
+    """Man the desk; to mother him; will shepherd the bill; but "the man the police sought"."""
     if not _OBJECT_AFTER.match(text, end):
         return False
     head = text[max(0, start - 14) : start]
@@ -186,13 +192,13 @@ def _surname(text: str, start: int, end: int, strict: bool) -> bool:
 
     strict: whether only a known first name counts, and no other capitalised word.
     """
-    if not text[start].isupper() or text[start:end].isupper() and not _is_upper_around(text, start):
+    if not text[start].isupper() or (text[start:end].isupper() and not _is_upper_around(text, start)):
         return False
     head = text[max(0, start - 32) : start]
     if not head.endswith((" ", "\xa0")):
         return False
     head = head.replace("\xa0", " ")
-    if _FOLLOWED_BY_NAME.match(text, end) and not text[end : end + 1] == "-":
+    if _FOLLOWED_BY_NAME.match(text, end) and text[end : end + 1] != "-":
         return False
     if _TITLE_BEFORE.search(head) or _INITIAL_BEFORE.search(head):
         return True
@@ -226,11 +232,13 @@ _OF_A_SHIP = re.compile(
     r"|cargo|displacement|holds?|port side|starboard|home port|first voyage|sea trials|draught|propellers?|boilers)\b"
 )
 _DONE_BY_A_SHIP = re.compile(
-    r" (?:was|were|had been|has been|is)? ?(?:sailed|steamed|sank|docked|launched|commissioned|decommissioned|scrapped|sunk"
-    r"|laid down|torpedoed|refitted|rammed|wrecked|ran aground|run aground|moored|anchored|struck from|foundered|displaced"
-    r"|converted|renamed)\b"
+    r" (?:was|were|had been|has been|is)? ?(?:sailed|steamed|sank|docked|launched|commissioned|decommissioned|scrapped"
+    r"|sunk|laid down|torpedoed|refitted|rammed|wrecked|ran aground|run aground|moored|anchored|struck from|foundered"
+    r"|displaced|converted|renamed)\b"
 )
-_WOMAN_NEAR = re.compile(r"\b(?:woman|girl|lady|mother|wife|daughter|sister|Mrs|Miss|Ms|queen|princess|actress|herself)\b")
+_WOMAN_NEAR = re.compile(
+    r"\b(?:woman|girl|lady|mother|wife|daughter|sister|Mrs|Miss|Ms|queen|princess|actress|herself)\b"
+)
 
 
 def _ship(text: str, start: int, end: int) -> bool:
@@ -271,13 +279,15 @@ _RULES: dict[str, tuple[_Rule, ...]] = {
     **dict.fromkeys(_words("father mother husband"), (_verb,)),
     "shepherd": (_verb, partial(_surname, strict=False)),
     **dict.fromkeys(
-        _words("king kings prince earl duke baron lord abbot priest monk guy queen groom sultan marquis"),
+        _words(
+            "king kings prince earl duke baron lord abbot priest monk guy queen groom sultan marquis butler bachelor"
+        ),
         (partial(_surname, strict=False),),
     ),
 }
 _FAMILY_NAMES = _words("""
     huntsman foreman postman alderman boatman churchman fisherman horseman doorman oarsman helmsman marksman merman
-    dairyman spaceman steward wizard hero laird squire bachelor master count lad lass laddie workman
+    dairyman spaceman steward wizard hero laird squire master count lad lass laddie workman
 """)
 _RULES |= {word: (partial(_surname, strict=True),) for word in _FAMILY_NAMES}
 
@@ -288,7 +298,7 @@ def has_rules(word: str) -> bool:
 
 
 def others(text: str, places: Sequence[Place]) -> list[bool]:
-    """For every place of a word that `has_rules`: whether it is another word there. A text's places are judged together."""
+    """For every place of a word that `has_rules`, all of one text: whether it is another word there."""
     judged = []
     surnames: set[str] = set()
     for start, end, word in places:
@@ -296,6 +306,15 @@ def others(text: str, places: Sequence[Place]) -> list[bool]:
         if isinstance(told, partial):
             surnames.add(word)
         judged.append(told is not None)
+    for place, judgement in zip(places, tuple(judged), strict=True):
+        # One that stands in a protected phrase (Stephen King) is among no places.
+        if (
+            not judgement
+            and place.word not in surnames
+            and text[place.start].isupper()
+            and _is_somebodys(text, place.word)
+        ):
+            surnames.add(place.word)
     if surnames:
         judged = [
             judgement or (place.word in surnames and _may_be_the_surname(text, place))
@@ -304,7 +323,17 @@ def others(text: str, places: Sequence[Place]) -> list[bool]:
     return judged
 
 
-_ARTICLE_BEFORE = re.compile(r"\b(?:the|a|an|my|our|his|her|their|your|this|that|every|each|no|de|of the)\s$", re.IGNORECASE)
+def _is_somebodys(text: str, word: str) -> bool:
+    """Whether a word is a surname somewhere in the text."""
+    rule = next((rule for rule in _RULES[word] if isinstance(rule, partial)), None)
+    if rule is None:
+        return False
+    return any(rule(text, *found.span()) for found in re.finditer(rf"\b{word.capitalize()}\b", text))
+
+
+_ARTICLE_BEFORE = re.compile(
+    r"\b(?:the|a|an|my|our|his|her|their|your|this|that|every|each|no|de|of the)\s$", re.IGNORECASE
+)
 
 
 def _may_be_the_surname(text: str, place: Place) -> bool:
@@ -313,8 +342,3 @@ def _may_be_the_surname(text: str, place: Place) -> bool:
     if not text[start].isupper() or _FOLLOWED_BY_NAME.match(text, end):
         return False
     return not _ARTICLE_BEFORE.search(text, max(0, start - 7), start)
-
-
-def rules_of(words: Iterable[str]) -> frozenset[str]:
-    """Those of the words that have rules."""
-    return frozenset(word for word in words if word in _RULES)

@@ -71,8 +71,8 @@ class Row:
     one_way: a word of this row that has a row without this mark too keeps that row's counterparts, and only the others
         are swapped by this one (ms becomes mr, mr becomes mrs).
     ambiguous: a first name that counts only where the context says that it is one (see `MARKS`).
-    generic: the first group's word is used of everybody: it is not listed by this row, and the others become it. Another
-        row of the same words without the mark goes before.
+    generic: the first group's word is used of everybody: it is not listed by this row, and the others become it.
+        Another row of the same words without the mark goes before.
     file: the file that holds the row.
     """
 
@@ -403,14 +403,18 @@ def _row(cells: list[str], groups: tuple[str, ...], has_when: bool, path: Path, 
     if AMBIGUOUS in marks and "name" not in roles:
         raise UserError(f"{where}: {AMBIGUOUS!r} is a mark of names; write 'name {AMBIGUOUS}', or leave it out")
     if GENERIC in marks and (len(marks) > 1):
-        raise UserError(f"{where}: {GENERIC!r} stands alone; leave {marks[0] if marks[0] != GENERIC else marks[1]!r} out")
+        raise UserError(
+            f"{where}: {GENERIC!r} stands alone; leave {marks[0] if marks[0] != GENERIC else marks[1]!r} out"
+        )
     words = tuple(cell.lower() for cell in cells)
     for group, word in zip(groups, words, strict=True):
         if not word:
             raise UserError(f"{where}: the word of group {group!r} is empty; fill it in or delete the row")
         if not (is_word_character(word[0]) and is_word_character(word[-1])):
             raise UserError(f"{where}: {word!r} must begin and end with a letter or digit; leave punctuation out")
-    return Row(words, roles[0] if roles else None, line, ONE_WAY in marks, AMBIGUOUS in marks, str(path), GENERIC in marks)
+    return Row(
+        words, roles[0] if roles else None, line, ONE_WAY in marks, AMBIGUOUS in marks, str(path), GENERIC in marks
+    )
 
 
 def _phrase(cells: list[str], path: Path, line: int) -> str:

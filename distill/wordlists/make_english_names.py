@@ -1,16 +1,17 @@
-"""Makes `english_names.tsv` and `english_more_names.tsv`: male and female first names, paired so that the two of a pair are about as common.
+"""Makes `english_names.tsv` and `english_more_names.tsv`: male and female first names, paired so that the two of a pair
+are about as common.
 
     python distill/wordlists/make_english_names.py us_first_names_1930_2015.csv fiction.jsonl.xz people.jsonl.xz
 
 The first file holds births by name (name, female_births, male_births); the others are JSON lines (also .xz) with the
 document in the field "text". The list that is shipped comes from the US Social Security counts of 1930 to 2015 (names
 with at least 20,000 births), 185 books of English fiction (Project Gutenberg) and the lead sections of 4,164 Wikipedia
-articles on people, whose titles and genders (the fields "page" and "gender") also give names that are rare in the US. Needs scipy; takes less than a minute, and the same files give the same list. It prints how close
-the pairs are.
+articles on people, whose titles and genders (the fields "page" and "gender") also give names that are rare in the US.
+Needs scipy; takes less than a minute, and the same files give the same list. It prints how close the pairs are.
 
 1. Left out: names of which fewer than 95% of the births are of one sex (of twenty people of a listed name, at most one
-   is taken for the other; at 90%, where Kim's kind begins, two); words of `english_gender` (earl, guy); and names whose
-   other reading no context tells apart (`LEFT_OUT`).
+   is taken for the other; at 90%, where Kim's kind begins, two); words of `english_gender` (earl, guy); and names
+   whose other reading no context tells apart (`LEFT_OUT`).
 2. `ambiguous`: names that the corpora also show as a common word, a surname or a place, by the shares below, and
    `ALSO_SOMETHING_ELSE`.
 3. Pairs, after Maudslay et al. 2019 ("It's All in the Name: Mitigating Gender Bias with Name-Based Counterfactual Data
@@ -18,9 +19,10 @@ the pairs are.
    share of one sex, each divided by its standard deviation over the listed names, so that neither outweighs the other.
    There are more women's names than men's. So that those left over are ones that texts hold least, a pair gains
    `KNOWN` for every tenfold of the documents that hold its names. Names that begin alike (Alec, Alecia) gain up to
-   `ALIKE`, less than the cost of a name twice as common or rare. Both names of a pair stand in the column of the sex that
-   95% of their bearers have, so that no pair crosses what is known of who bears them. A row is ambiguous if one of its names is: a pair of
-   which only one is costs `MIXED`, gains nothing, and comes about only where one side runs out of ambiguous names.
+   `ALIKE` where one is at most `MOST_UNLIKE` times as common as the other. Both names of a pair stand in the column of
+   the sex that 95% of their bearers have, so that no pair crosses what is known of who bears them. A row is ambiguous
+   if one of its names is: a pair of which only one is costs `MIXED`, gains nothing, and comes about only where one
+   side runs out of ambiguous names.
 4. Further names without US counts, of the titles and of `FURTHER`: paired with each other in the same way, by the
    documents that hold them.
 5. Names that are left over go one way: they become the name that costs least, which keeps its own counterpart. So no
@@ -34,7 +36,7 @@ import lzma
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -54,7 +56,9 @@ NEARLY_ONE_SIDED = 0.88  # these go one way: of eight people of such a name, one
 # In standard deviations, as the distances are.
 KNOWN = 1.0
 MIXED = 4.0
-ALIKE = 0.6
+ALIKE = 0.3
+MOST_KNOWN = 200_000  # births of names that gain so: for commoner ones there is little choice
+MOST_UNLIKE = 1.5  # how many times as common one of two names that begin alike may be, to gain by it
 
 # A name is ambiguous where at least this share, and at least that number, of its occurrences are ...
 IN_LOWER_CASE = (0.1, 5)  # ... the word in lower case: rose
@@ -73,14 +77,15 @@ ALSO_SOMETHING_ELSE = _words("""
 # Names of what is no person, but stand where a person's name may (Asia Minor, Roman Catholic, Heaven forbid); titles
 # and parts of names (Don Carlos, Van Gogh, Sammy Davis Junior); and one of which one bearer comes before all others.
 NO_FIRST_NAMES = _words("""
-    abu admiral archbishop archduke big blessed blind bishop black bounty brigadier brother cardinal captain chief colonel
-    count crown dame dauphin doctor duc duchess emperor empress father field general grand grandmaster guru her his ibn
-    imam infante infanta khan king lady lieutenant little lord madame major marshal master miss mother notorious pharaoh
-    pope president prince princess professor queen rabbi raja red saint san santa sheikh shah sir sister sri sultan swami
-    the tsar viscount von van der den del della des dos mac mrs big new old north south east west young yung lil
-    chen cao chang chiang chu deng fan feng gao guo han hong huang jiang jin kang kim lai lee lei liang lin liu long
-    mao meng park peng ping qian shi sima song sun tang tran tian wang wen wei wong woo xiao yang yuan zeng zhang zhao
-    zheng zhou zhu ahn bae cho choi jung kwon moon nguyen ryu shin yoo yoon
+    abu admiral archbishop archduke big blessed blind bishop black bounty brigadier brother cardinal captain
+    chief colonel count crown dame dauphin doctor duc duchess emperor empress father field general grand
+    grandmaster guru her his ibn imam infante infanta khan king lady lieutenant little lord madame major marshal
+    master miss mother notorious pharaoh pope president prince princess professor queen rabbi raja red saint san
+    santa sheikh shah sir sister sri sultan swami the tsar viscount von van der den del della des dos mac mrs
+    big new old north south east west young yung lil chen cao chang chiang chu deng fan feng gao guo han hong
+    huang jiang jin kang kim lai lee lei liang lin liu long mao meng park peng ping qian shi sima song sun tang
+    tran tian wang wen wei wong woo xiao yang yuan zeng zhang zhao zheng zhou zhu ahn bae cho choi jung kwon
+    moon nguyen ryu shin yoo yoon
     """)
 LEFT_OUT = _words("""
     asia christian genesis heaven india israel kenya roman sierra
@@ -92,64 +97,71 @@ LEFT_OUT = _words("""
 FURTHER = {
     False: _words("""
         abdul adolf ahmed akira alain alberto aldo aleksandr alessandro alexandre alexei alfie algernon ali
-        alphonse amir anatole anders andrei andrej angus antoine anton antonin archibald archie aristide arne arnaud
-        arturo augustus axel baptiste barnaby bartholomew bengt bertie bertrand bill bjorn boris cecil cedric chuck
-        claude clive colm constantin cornelius cuthbert damien denis desmond didier dieter dietrich dimitri dirk dmitri
-        dmitry eamon eduard emil emile emilio enrico enrique erich ernst errol etienne evgeny fabio federico felipe fergus
-        fernand fidel filippo finlay freddie freddy friedrich fritz fyodor gareth gaston georg georges gerhard gianni
-        gilles giorgio giovanni giuseppe goran graeme graham guido guillaume gunnar gunther gustav gustave hamid hank hans
-        harald hassan heinrich heinz helmut henri henrik hermann hideo hiroshi horace horst hubert hugo humphrey hussein
-        ibrahim ignacio igor ingmar ismail ivor jacques jakob jan janos jaroslav jean-claude jean-paul jeroen jiri joachim
-        joao johan johann johannes josef juergen jules karel karim karl-heinz kaspar kazuo kenji khalid klaus konrad
-        konstantin kristian lars laurent leif leonid leopold lorenzo luca luciano ludwig luigi magnus malcolm manfred
-        marcel marcelo marco marek massimo matteo matthias maxime michel mickey miguel mikhail miles milos miroslav mohammad
-        mohammed mohamed moritz moshe muhammad murray mustafa napoleon neville nick nicolai niels nigel nikita nikolai
-        nikos nils olaf ole oleg oleksandr olivier osama otto pablo paolo pascal pavel per percy peregrine phil philippe
-        pierre piers pieter piotr quentin rafael rahul rajesh ravi raj rasmus raoul reggie reinhard rene rhys rob rod
-        roland rolf romeo rory rudolf rudolph rupert sacha salman salvatore sanjay satoshi sebastien serge sergei
-        sergey sergio shinji siegfried sigmund silvio slobodan stefan steffen stepan sven takashi tariq tarquin terence
-        theo thierry thorsten tobias toby tomas tomasz tommaso umberto uwe valentin vasily viktor vijay vincenzo vito vlad
-        kieran flavius paddy aleksey ayrton bertrand toshiaki toshiyuki kazuki gervase norbert oskar randolf raffaello piero
-        mekere thaksin alexandru kristofer arnim vasek uichiro cheick akiva hamish hiram ichiro isamu itzhak jacek joost
-        jorn josip jurgen kenzo kofi lech levon lothar lubomir mehdi mehmet milan mordecai naoki naveen nasser nikola
-        oleksiy ovidiu pekka radu ramesh ramiz rashid refik rohan roope saad sanjiv sebastian shlomo shigeru simeon sandor
-        stanislav stelios sukarno sunil suresh tadeusz tahir takeshi tiberius tibor timur tito tuomas ulrich vaclav
-        vikram vincente vytautas wojciech xavier yakov yitzhak yevgeny yoshi zbigniew zdenek zygmunt titus lucius gaius
-        rod al les herb tad rusty spike lars ali gian vic len marty gus russ ned ted dick jock alf reg stu mitch vince
-        vladimir waldo werner wilfred wilhelm will willem wolfgang xavi yann yannick yasser yves yuri yusuf zoltan
+        alphonse amir anatole anders andrei andrej angus antoine anton antonin archibald archie aristide arne
+        arnaud arturo augustus axel baptiste barnaby bartholomew bengt bertie bertrand bill bjorn boris cecil
+        cedric chuck claude clive colm constantin cornelius cuthbert damien denis desmond didier dieter
+        dietrich dimitri dirk dmitri dmitry eamon eduard emil emile emilio enrico enrique erich ernst errol
+        etienne evgeny fabio federico felipe fergus fernand fidel filippo finlay freddie freddy friedrich
+        fritz fyodor gareth gaston georg georges gerhard gianni gilles giorgio giovanni giuseppe goran graeme
+        graham guido guillaume gunnar gunther gustav gustave hamid hank hans harald hassan heinrich heinz
+        helmut henri henrik hermann hideo hiroshi horace horst hubert hugo humphrey hussein ibrahim ignacio
+        igor ingmar ismail ivor jacques jakob jan janos jaroslav jean-claude jean-paul jeroen jiri joachim
+        joao johan johann johannes josef juergen jules karel karim karl-heinz kaspar kazuo kenji khalid klaus
+        konrad konstantin kristian lars laurent leif leonid leopold lorenzo luca luciano ludwig luigi magnus
+        malcolm manfred marcel marcelo marco marek massimo matteo matthias maxime michel mickey miguel mikhail
+        miles milos miroslav mohammad mohammed mohamed moritz moshe muhammad murray mustafa napoleon neville
+        nick nicolai niels nigel nikita nikolai nikos nils olaf ole oleg oleksandr olivier osama otto pablo
+        paolo pascal pavel per percy peregrine phil philippe pierre piers pieter piotr quentin rafael rahul
+        rajesh ravi raj rasmus raoul reggie reinhard rene rhys rob rod roland rolf romeo rory rudolf rudolph
+        rupert sacha salman salvatore sanjay satoshi sebastien serge sergei sergey sergio shinji siegfried
+        sigmund silvio slobodan stefan steffen stepan sven takashi tariq tarquin terence theo thierry thorsten
+        tobias toby tomas tomasz tommaso umberto uwe valentin vasily viktor vijay vincenzo vito vlad kieran
+        flavius paddy aleksey ayrton bertrand toshiaki toshiyuki kazuki gervase norbert oskar randolf
+        raffaello piero mekere thaksin alexandru kristofer arnim vasek uichiro cheick akiva hamish hiram
+        ichiro isamu itzhak jacek joost jorn josip jurgen kenzo kofi lech levon lothar lubomir mehdi mehmet
+        milan mordecai naoki naveen nasser nikola oleksiy ovidiu pekka radu ramesh ramiz rashid refik rohan
+        roope saad sanjiv sebastian shlomo shigeru simeon sandor stanislav stelios sukarno sunil suresh
+        tadeusz tahir takeshi tiberius tibor timur tito tuomas ulrich vaclav vikram vincente vytautas wojciech
+        xavier yakov yitzhak yevgeny yoshi zbigniew zdenek zygmunt titus lucius gaius rod al les herb tad
+        rusty spike lars ali gian vic len marty gus russ ned ted dick jock alf reg stu mitch vince vladimir
+        waldo werner wilfred wilhelm will willem wolfgang xavi yann yannick yasser yves yuri yusuf zoltan
         """),
     True: _words("""
-        adela adele adelaide agatha agnes agnieszka aida aisha aishwarya alessandra aleksandra alina aline alma amalia anais
-        anastasia anja anjelica anneliese annika antoinette anya arabella aretha ariadne astrid augusta aurora ayesha
-        beata beatrix benazir benedetta berenice bettina bianca-maria birgit brigid brigitte britta camilla carlotta carmela
-        caterina cate catarina celeste celine chantal charlize chiara cilla clarissa clementine colette consuelo corinne
-        cosima cordelia cressida dagmar daphne davina deepika deirdre delphine desdemona dorothea dorothée edwina eileithyia
-        ekaterina elena eleonora elfriede elif elisabeth elke ellie eloise elsa elspeth emilia emmeline enid estelle
-        eudora eugenie euphemia evelyne evgenia fatima fatma federica felicity fiona flavia flora francesca francoise
-        françoise freda freya frida gabriela gemma genevieve georgette georgie gerda geraldina germaine ghislaine gillian
-        gina giovanna giulia gisela greta gretchen gudrun guinevere gunilla gwen gwyneth hedwig heidi helena helene helga
-        henrietta hermione hilary hilda hildegard honor hortense ida ilona ilse imelda imogen indira ines inga ingeborg
-        inger ingrid irina isabel isabelle isadora isolde ivana ivanka jana janine jeannette jemima jenna jessie joanie
-        johanna jolanta juliana juliet juliette justine kamala karin karina katarina kate katerina katharina kathe katia
-        katja keira kerstin kirsten kitty ksenia lakshmi lara larissa laure lavinia leila lena leonie leonora letitia lidia
-        lieselotte lili liliana linnea liv liza lizzie lola lottie louisa luciana lucia lucinda lucrezia ludmila luisa
-        madeleine madge madonna magda magdalena maggie maisie malala mara marcella mareike margaux margarita margherita
-        margit margot marguerite mariam marianne marie-louise marija marina mariska marlena marta martine
-        mathilde matilda maud meera meg meghan mei meryl mette michaela mieko mila milena mina minna mireille mirjam moira
-        monika muriel nadezhda nadia nadine nastassja natalia natalya nefertiti nell nellie nicola nigella nina-maria
-        noor noreen odette olga olympia oksana ottilie pamela-anne parvati paulina penelope perdita petra philippa
-        philomena phoebe pia pippa polina polly portia prudence priyanka radhika rafaela ramona raquel rebekah renata
-        rosalind rosamund rosanna rosetta roswitha rowena roxana sabine sadie sakura salma samira saoirse sabina sandrine
-        saskia shanti sheila shirin sian sieglinde sigrid silvia simone sinead siobhan sita snezana sofie solange sonia
-        sonja sophie stefania steffi susanna susannah svetlana sybil tamsin tania tatiana tatyana thea theodora thérèse
-        therese tilda tilly trudy ulrike una ursula uta valentina vera verena veronika victoire viola violetta virginie
-        collette gemma justine asha supriya romola coretta condoleezza norah clarrie liz parvathy mouna kirstine elisabet
-        alanis gregoria scarlet rebeca ramya faida yiyun aiza krystal vickie willa elle jemma keiko kumiko leyla linnéa
-        magnhild maryam masako michiko midori mitsuko nahid nasrin natsuki nilufar nisha noriko pooja padma polly pratibha
-        rania rekha reiko rukmini sachiko sangeeta sarita savitri sevgi shabana shobha sirikit sita smita sumiko sunita
-        sushma tomoko ulla urszula vasilisa vibeke waltraud wangari yukiko yumi zhanna zofia zsuzsa zuzana
-        cate felicity elle bree dolly patsy letty hattie nan peg tess trish
-        viviane wilhelmina winifred xenia yasmin yelena yevgenia yoko yuki yulia zadie zainab zara zelda zeynep zsa
+        adela adele adelaide agatha agnes agnieszka aida aisha aishwarya alessandra aleksandra alina aline
+        alma amalia anais anastasia anja anjelica anneliese annika antoinette anya arabella aretha ariadne
+        astrid augusta aurora ayesha beata beatrix benazir benedetta berenice bettina bianca-maria birgit
+        brigid brigitte britta camilla carlotta carmela caterina cate catarina celeste celine chantal charlize
+        chiara cilla clarissa clementine colette consuelo corinne cosima cordelia cressida dagmar daphne
+        davina deepika deirdre delphine desdemona dorothea dorothée edwina eileithyia ekaterina elena eleonora
+        elfriede elif elisabeth elke ellie eloise elsa elspeth emilia emmeline enid estelle eudora eugenie
+        euphemia evelyne evgenia fatima fatma federica felicity fiona flavia flora francesca francoise
+        françoise freda freya frida gabriela gemma genevieve georgette georgie gerda geraldina germaine
+        ghislaine gillian gina giovanna giulia gisela greta gretchen gudrun guinevere gunilla gwen gwyneth
+        hedwig heidi helena helene helga henrietta hermione hilary hilda hildegard honor hortense ida ilona
+        ilse imelda imogen indira ines inga ingeborg inger ingrid irina isabel isabelle isadora isolde ivana
+        ivanka jana janine jeannette jemima jenna jessie joanie johanna jolanta juliana juliet juliette
+        justine kamala karin karina katarina kate katerina katharina kathe katia katja keira kerstin kirsten
+        kitty ksenia lakshmi lara larissa laure lavinia leila lena leonie leonora letitia lidia lieselotte
+        lili liliana linnea liv liza lizzie lola lottie louisa luciana lucia lucinda lucrezia ludmila luisa
+        madeleine madge madonna magda magdalena maggie maisie malala mara marcella mareike margaux margarita
+        margherita margit margot marguerite mariam marianne marie-louise marija marina mariska marlena marta
+        martine mathilde matilda maud meera meg meghan mei meryl mette michaela mieko mila milena mina minna
+        mireille mirjam moira monika muriel nadezhda nadia nadine nastassja natalia natalya nefertiti nell
+        nellie nicola nigella nina-maria noor noreen odette olga olympia oksana ottilie pamela-anne parvati
+        paulina penelope perdita petra philippa philomena phoebe pia pippa polina polly portia prudence
+        priyanka radhika rafaela ramona raquel rebekah renata rosalind rosamund rosanna rosetta roswitha
+        rowena roxana sabine sadie sakura salma samira saoirse sabina sandrine saskia shanti sheila shirin
+        sian sieglinde sigrid silvia simone sinead siobhan sita snezana sofie solange sonia sonja sophie
+        stefania steffi susanna susannah svetlana sybil tamsin tania tatiana tatyana thea theodora thérèse
+        therese tilda tilly trudy ulrike una ursula uta valentina vera verena veronika victoire viola violetta
+        virginie collette gemma justine asha supriya romola coretta condoleezza norah clarrie liz parvathy
+        mouna kirstine elisabet alanis gregoria scarlet rebeca ramya faida yiyun aiza krystal vickie willa
+        elle jemma keiko kumiko leyla linnéa magnhild maryam masako michiko midori mitsuko nahid nasrin
+        natsuki nilufar nisha noriko pooja padma polly pratibha rania rekha reiko rukmini sachiko sangeeta
+        sarita savitri sevgi shabana shobha sirikit sita smita sumiko sunita sushma tomoko ulla urszula
+        vasilisa vibeke waltraud wangari yukiko yumi zhanna zofia zsuzsa zuzana cate felicity elle bree dolly
+        patsy letty hattie nan peg tess trish viviane wilhelmina winifred xenia yasmin yelena yevgenia yoko
+        yuki yulia zadie zainab zara zelda zeynep zsa
         """),
 }
 
@@ -197,7 +209,7 @@ def documents(path: Path) -> Iterator[str]:
 def further_names(paths: Iterable[Path], known: Iterable[Name], uses: "Uses") -> list[Name]:
     """Names that the births lack: of the titles of articles on people, where all that bear one are of one sex.
 
-    What is also a word in the texts, or somebody's surname in the titles, is left out unless `FURTHER` has it. births: 0.
+    What is also a word in the texts, or somebody's surname in the titles, is left out unless `FURTHER` has it.
     """
     bearers: dict[str, Counter[bool]] = {}
     last: set[str] = set()
@@ -321,7 +333,10 @@ def _costs(
     mixed = mark[~female, None] != mark[None, female]
     cost += np.where(mixed, MIXED, -gain[~female, None] - gain[None, female])
     men, women = ([name for name in names if name.female == sex] for sex in (False, True))
-    cost -= ALIKE * np.array([[alike(man.name, woman.name) for woman in women] for man in men])
+    births = np.log10([name.births or 1 + documents[name.name] for name in names])
+    near = np.abs(births[~female, None] - births[None, female]) < np.log10(MOST_UNLIKE)
+    near &= (births[~female, None] < np.log10(MOST_KNOWN)) & (births[None, female] < np.log10(MOST_KNOWN))
+    cost -= ALIKE * near * np.array([[alike(man.name, woman.name) for woman in women] for man in men])
     return men, women, cost
 
 
@@ -400,7 +415,11 @@ def main() -> None:
     further = further_names(options.corpora, all_names, uses)
     ambiguous |= {name.name for name in further if uses.is_word(name.name)}
     more = match(further, ambiguous, uses.documents)
-    nearly = [name for name in all_names if NEARLY_ONE_SIDED <= name.share < ONE_SIDED and name.name not in LEFT_OUT]
+    nearly = [
+        replace(name, share=ONE_SIDED)
+        for name in all_names
+        if NEARLY_ONE_SIDED <= name.share < ONE_SIDED and name.name not in LEFT_OUT
+    ]
     ambiguous |= {name.name for name in nearly if uses.is_ambiguous(name.name)}
     left = one_way(names + nearly, pairs, ambiguous, uses.documents) + one_way(further, more, ambiguous, uses.documents)
     more_output = options.output.with_name(f"english_more_names{options.output.suffix}")

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from distill.base.errors import UserError
 from distill.text.counterfactual import Counterfactual, Span, Swapper
 from distill.text.roles import Ambiguity
 from distill.text.wordlist import Row, WordList, is_word_character, load_wordlist
@@ -170,6 +171,64 @@ def test_written_forms(english, text, expected):
 )
 def test_titles(english, text, expected):
     assert english.swap(text).text == expected
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("He became an earl.", "She became a countess."),
+        ("A countess and AN EARL", "An earl and A COUNTESS"),
+        ("a uncle", "a aunt"),  # it was no article of the word
+        ("an old earl, plan earl", "an old countess, plan countess"),
+        ("the ladies' room", "the gentlemen's room"),
+        ("the gentlemen’s room", "the ladies’ room"),
+        ("the princess' crown", "the prince's crown"),
+        ("He said 'the ladies' and left", "She said 'the gentlemen' and left"),
+        ("shes late and hes angry", "hes late and shes angry"),
+        ("best man, bachelors, workmen", "maid of honor, bachelorettes, workwomen"),
+        ("Yes maam, bros", "Yes sir, sisters"),
+    ],
+)
+def test_forms(english, text, expected):
+    edited = english.swap(text)
+    assert edited.text == expected
+    check_spans(text, edited)
+
+
+@pytest.mark.parametrize(
+    "text, alone, joined",
+    [
+        ("The insured and his heirs", "The insured and her heirs", "The insured and her heiresses"),
+        ("She was elected chairman.", "He was elected chairman.", "He was elected chairwoman."),
+        ("The threat actors stole it.", "The threat actors stole it.", "The threat actresses stole it."),
+        ("an actress, a heroine, the hostess", "an actor, a hero, the host", "an actor, a hero, the host"),
+    ],
+)
+def test_generic_masculines_stay_unless_their_list_is_joined(english, text, alone, joined):
+    assert english.swap(text).text == alone
+    assert Swapper(load_wordlist("english_gender+english_occupation_forms")).swap(text).text == joined
+
+
+def listed_in(language: str, *rows: Row) -> WordList:
+    return WordList("own", ("male", "female"), rows, sha256="own", metadata={"language": language})
+
+
+def test_other_languages():
+    """Roles of the English model are refused, and so are scripts without spaces; phrases work."""
+    spanish = Swapper(listed_in("es", Row(("el niño", "la niña"), None, 1), Row(("niños", "niñas"), None, 2)))
+    assert spanish.swap("El niño y las niñas. EL NIÑO").text == "La niña y las niños. LA NIÑA"
+    with pytest.raises(UserError, match=r"own, line 1: the role 'determiner' is told by a model of English.*'es'"):
+        Swapper(listed_in("es", Row(("su", "suya"), "determiner", 1)))
+    for language, words in (("zh", ("他", "她")), ("ja", ("彼", "彼女")), ("th", ("เขา", "เธอ"))):
+        with pytest.raises(UserError, match=r"line 1: .* in a script that puts no spaces between words"):
+            Swapper(listed_in(language, Row(words, None, 1)))
+
+
+def test_capitals_of_other_languages():
+    turkish = Swapper(listed_in("tr", Row(("ışıl", "ilker"), None, 1)))
+    assert turkish.swap("Işıl IŞIL ışıl").text == "İlker İLKER ilker"
+    german = Swapper(listed_in("de", Row(("er", "sie"), None, 1), Row(("frau", "herr"), None, 2)))
+    assert german.swap("Er sah, dass sie Sie grüßt. Die Frau").text == "Sie sah, dass er Sie grüßt. Die Herr"
 
 
 def test_nothing_listed_is_the_same_text(english):
