@@ -159,7 +159,10 @@ class Swapper:
         self._needs_choice = [bool(form.roles or form.as_title or form.as_name) for form in self._forms]
         self._has_names = any(form.as_name for form in self._forms)
         self._is_english = language_of(wordlist) == "en"
-        self._has_senses = [self._is_english and senses.has_rules(form.word) for form in self._forms]
+        self._has_senses = [
+            senses.when_to_look(form.word, written) if self._is_english else senses.NEVER
+            for written, form in zip(forms, self._forms, strict=True)
+        ]
         self._leftmost_longest = AhoCorasick(patterns, matchkind=MatchKind.LeftmostLongest)
         self._overlapping = AhoCorasick(patterns, matchkind=MatchKind.Standard)
 
@@ -217,7 +220,7 @@ class Swapper:
             form, start, end = place
             if (
                 (start and _is_word_character(text[start - 1])) or (end < length and _is_word_character(text[end]))
-            ) and not _is_whole(text, start, end):
+            ) and not ("_" in (text[start - 1 : start], text[end : end + 1]) and _is_whole(text, start, end)):
                 # A dropped compound ("step-son" in "step-sonship") may hide a listed word in it ("step").
                 if self._is_compound[form]:
                     return self._find_among_overlapping(text)
@@ -257,7 +260,15 @@ class Swapper:
         found = len(words)
         if words:
             blocks = prose.blocks(text)
-            words = [place for place in words if prose.is_prose(text, place[1], place[2], blocks)]
+            if blocks or any(map(text.__contains__, prose.SIGNS)):
+                words = [place for place in words if prose.is_prose(text, place[1], place[2], blocks)]
+            else:
+                joined = prose.JOINED
+                words = [
+                    place
+                    for place in words
+                    if text[place[2] : place[2] + 1] not in joined or prose.is_prose(text, place[1], place[2], blocks)
+                ]
         no_prose = found - len(words)
         names: frozenset[int] = frozenset()
         if self._has_names:
@@ -277,10 +288,13 @@ class Swapper:
     def _without_others(self, text: str, words: list[_Place], names: frozenset[int]) -> list[_Place]:
         """Without the words that are others here: man the desk."""
         has_senses = self._has_senses
+        slashed = "/" in text or ")he" in text
         doubtful = [
             senses.Place(start, end, self._forms[form].word)
             for form, start, end in words
-            if has_senses[form] and start not in names
+            if (kind := has_senses[form])
+            and (kind == senses.ALWAYS or (slashed if kind == senses.SLASHES else senses.may_be_ship(text, end)))
+            and start not in names
         ]
         if not doubtful:
             return words
@@ -315,6 +329,7 @@ class Swapper:
     ) -> tuple[str, tuple[Span, ...]]:
         pieces: list[str] = []
         spans: list[Span] = []
+        edits: tuple[_Edit, ...]
         position = cf_position = 0
         for index, start, end in words:
             form = self._forms[index]
@@ -323,7 +338,12 @@ class Swapper:
                 word = form.options[shift - 1][choice]
             else:
                 word = (form.as_title if choice == _AS_TITLE else form.as_name)[shift - 1]
-            edits = _in_form(text, start, end, word) if self._is_english else ((start, end, word),)
+            if self._is_english and (
+                text[start - 2 : start] in _BEHIND_ARTICLES or text[end : end + 1] in _APOSTROPHES_AFTER
+            ):
+                edits = _in_form(text, start, end, word)
+            else:
+                edits = ((start, end, word),)
             for edit_start, edit_end, new in edits:
                 if edit_start < position:  # an article that is a word of the list itself
                     continue
@@ -346,8 +366,7 @@ _OPENING_QUOTE = re.compile(r"(?:^|[^\w'’])['‘]\w[^\n]*$")
 def _in_form(text: str, start: int, end: int, word: str) -> tuple[_Edit, ...]:
     """The edits that put a counterpart in the place of [start, end): itself, its article, its possessive."""
     edit = (start, end, word)
-    before = text[start - 1 : start]
-    if before == " " and text[start - 2 : start - 1] in _ARTICLE_ENDS:
+    if text[start - 2 : start] in _BEHIND_ARTICLES:
         article = _article(text, start, end, word)
         if article:
             return (article, edit)
@@ -356,7 +375,7 @@ def _in_form(text: str, start: int, end: int, word: str) -> tuple[_Edit, ...]:
     return (edit,)
 
 
-_ARTICLE_ENDS = frozenset("aAnN")
+_BEHIND_ARTICLES = frozenset({"a ", "A ", "n ", "N "})
 _APOSTROPHES_AFTER = frozenset(_APOSTROPHES)
 _ARTICLE = re.compile(r"(?<![\w'’.&/-])an? $", re.IGNORECASE)
 

@@ -19,10 +19,9 @@ _BLOCKS = re.compile(
     re.DOTALL | re.IGNORECASE | re.MULTILINE,
 )
 # Marks that adjoin a word in a link, an address, a path, a handle, a hashtag or a file's name.
-_MARKS = frozenset("/@#.\\=&:-+%?~$")
+MARKS = frozenset("/@#.\\=&:-+%?~$")
 _LONGEST_RUN = 300
-_RUN_BEFORE = re.compile(r"[^\s<>\"“”]*$")
-_RUN_AFTER = re.compile(r"[^\s<>\"“”]*")
+_RUN_ENDS = frozenset(("", *' \t\n\r\f\v\xa0<>"“”'))
 _EXTENSIONS = (
     "avi|bat|bin|bmp|c|cc|cfg|conf|cpp|cs|css|csv|dll|docx?|eps|epub|exe|flac|gif|go|gz|h|hpp|html?|ini|ipynb|iso|jar|"
     "java|jpe?g|js|json|jsonl|jsx|log|lua|md|mkv|mov|mp3|mp4|mpeg|odt|ogg|pdf|php|pl|png|ppt|pptx|ps|psd|py|rar|rb|rs|"
@@ -52,6 +51,11 @@ def blocks(text: str) -> list[tuple[int, int]]:
     return [match.span() for match in _BLOCKS.finditer(text)]
 
 
+#: Without one of these in a text, only what is joined by the others of `MARKS` may be no prose: her.txt, www.her.com.
+SIGNS = ("/", "@", "#", "\\", "=", "&", "+", "%", "~", "$", "www.", "()")
+JOINED = frozenset(".-:")
+
+
 def is_prose(text: str, start: int, end: int, of_text: Sequence[tuple[int, int]]) -> bool:
     """Whether the word [start, end) stands in prose.
 
@@ -61,14 +65,17 @@ def is_prose(text: str, start: int, end: int, of_text: Sequence[tuple[int, int]]
         if block_start < end and start < block_end:
             return False
     before, after = text[start - 1 : start], text[end : end + 1]
-    if before not in _MARKS and after not in _MARKS:
+    if before not in MARKS and after not in MARKS:
         return True
-    first = max(0, start - _LONGEST_RUN)
-    head = _RUN_BEFORE.search(text, first, start)
-    tail = _RUN_AFTER.match(text, end, end + _LONGEST_RUN)
-    assert head is not None and tail is not None  # both match nothing, too
-    run = head[0] + text[start:end] + tail[0]
-    return (not head[0] and len(tail[0]) == 1) or _NO_PROSE.search(run) is None or _is_slashed(run)
+    if before not in MARKS and text[end + 1 : end + 2] in _RUN_ENDS:  # a full stop, a dash
+        return True
+    first, last = start, min(len(text), end + _LONGEST_RUN)
+    while first and first > start - _LONGEST_RUN and text[first - 1] not in _RUN_ENDS:
+        first -= 1
+    while end < last and text[end] not in _RUN_ENDS:
+        end += 1
+    run = text[first:end]
+    return _NO_PROSE.search(run) is None or _is_slashed(run)
 
 
 def _is_slashed(run: str) -> bool:

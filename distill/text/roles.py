@@ -265,7 +265,8 @@ def without_marks(text: str, start: int, end: int) -> tuple[int, int]:
 def context(text: str, start: int, end: int) -> Context:
     """What the model knows about the pronoun [start, end)."""
     letter = text[start]
-    start, end = without_marks(text, start, end)
+    if text[start - 1 : start] in _PAIRS_OF_MARKS:
+        start, end = without_marks(text, start, end)
     next_tokens = _NEXT_TOKENS.match(text, end, end + _REACH)
     assert next_tokens is not None  # it matches nothing, too
     after = [token or PARAGRAPH for token in next_tokens.groups()]
@@ -275,7 +276,7 @@ def context(text: str, start: int, end: int) -> Context:
     if len(before) < WORDS_BEFORE + 2 or ">" in head:  # the first may be a part of a word
         before = [token for token in TOKEN.findall(text[max(0, start - _REACH) : start] + letter) if not _inline(token)]
     gap = text[end : next_tokens.start(1)] if next_tokens[1] else ""
-    shape = "_" if gap and (gap.isspace() or any(map(str.isspace, gap))) else "-" if after[0] == "-" else "."
+    shape = "_" if gap == " " or (gap and any(map(str.isspace, gap))) else "-" if after[0] == "-" else "."
     shape = ("U" if letter.isupper() else "l") + shape
     for word in after[:2]:
         shape += "U" if word[0].isupper() else "l"
@@ -326,6 +327,7 @@ FEATURE_GROUPS: tuple[tuple[tuple[int, ...], Callable[..., tuple[str, ...]]], ..
 )
 
 
+_OF_NEXT_WORD = next(group for group, (positions, _) in enumerate(FEATURE_GROUPS) if positions == (_A1,))
 # Windows in which groups are summed together: one look-up instead of several.
 _WINDOWS = ((_A1, _A2), (_B1, _B2), (_B1, _A1), (_B1, _A1, _A2), (_A1, _A2, _A3))
 
@@ -396,6 +398,7 @@ class _Scorer:
             )
 
         self._shape_score = shape_score
+        self.of_next = lru_cache(maxsize=1 << 16)(lambda word: group_score(_OF_NEXT_WORD, word))
         self._sums = [(itemgetter(*window), sum_within(window, groups)) for window, groups in _summed_together()]
 
     def __call__(self, around: Context) -> int:
@@ -419,6 +422,8 @@ _DOUBLE_GENITIVE = re.compile(
     re.IGNORECASE,
 )
 _MUCH = 100
+_LOWER_CASE = re.compile(r" ([a-z]+)(?![\w'’-])")
+_NOUN = -30  # what the next word says alone, below which nothing else makes a possessive stand alone
 
 
 class PronounModel:
@@ -473,7 +478,7 @@ class PronounModel:
         return self._models[1](context(text, start, end))
 
     def _choose(self, text: str, start: int, end: int, roles: tuple[str, ...]) -> int:
-        role = role_in_a_set(text, start, end)
+        role = role_in_a_set(text, start, end) if text[start - 1 : start] == "/" else ""
         if not role:
             start, end = with_coordinated(text, start, end)
             if "object" in roles:
@@ -487,6 +492,9 @@ class PronounModel:
 
     def _stands_alone(self, text: str, start: int, end: int) -> bool:
         """Whether the possessive [start, end) opens no noun phrase: the book is his."""
+        noun = _LOWER_CASE.match(text, end)
+        if noun and self._models[1].of_next(normalise(noun[1])) < _NOUN and text[max(0, start - 3) : start - 1] != "of":
+            return False  # most often
         start, end = without_marks(text, start, end)
         following = _FOLLOWING.match(text, end)
         assert following is not None  # it matches nothing, too
@@ -499,13 +507,18 @@ class PronounModel:
             return False
         if word[0].isupper() and not text[start].isupper():  # his May speech
             return False
-        is_double = _DOUBLE_GENITIVE.search(text, max(0, start - 48), start)
+        behind_of = text[max(0, start - 4) : start].endswith(("of ", "of\n"))
+        is_double = behind_of and _DOUBLE_GENITIVE.search(text, max(0, start - 48), start)
         return self.alone_score(text, start, end) > (-_MUCH if is_double else 0)
 
 
 _SET = re.compile(r"\b(?:s?he|they)/(?:him|her|them)(?:/(?:his|hers?|theirs?)\b)?", re.IGNORECASE)
 _JOINED_AFTER = re.compile(r"(?: or |/| and/or | \(or )(?:his|hers?|him)\b\)?", re.IGNORECASE)
 _JOINED_BEFORE = re.compile(r"\b(?:his|hers?|him)(?: or |/| and/or | \(or )$", re.IGNORECASE)
+
+
+_MAY_JOIN_AFTER = frozenset({" o", " a", " (", "/h", "/H", " O", " A"})
+_MAY_JOIN_BEFORE = frozenset({"r ", "s/", "r/", "m/", "R ", "S/", "R/", "M/"})
 
 
 def role_in_a_set(text: str, start: int, end: int) -> str:
@@ -520,9 +533,9 @@ def role_in_a_set(text: str, start: int, end: int) -> str:
 
 def with_coordinated(text: str, start: int, end: int) -> tuple[int, int]:
     """ "his or her", "his (or her)" and "his/her" stand where a single pronoun could: the two share their role."""
-    if text[end : end + 1] in (" ", "/") and (after := _JOINED_AFTER.match(text, end)):
+    if text[end : end + 2] in _MAY_JOIN_AFTER and (after := _JOINED_AFTER.match(text, end)):
         end = after.end()
-    if text[start - 1 : start] in (" ", "/", "(") and (
+    if text[max(0, start - 2) : start] in _MAY_JOIN_BEFORE and (
         before := _JOINED_BEFORE.search(text, max(0, start - 12), start)
     ):
         opened = text[before.start() : start].count("(")

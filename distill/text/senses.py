@@ -99,9 +99,20 @@ _CLAUSE_END = re.compile(r"[.!?…]|\s*$|[\"”]|\s*\n")
 _OPENS = re.compile(r"(?:^|[.!?\n\"“*]\s*)$")
 
 
+_CRIES = _words("oh o aw aww ah ahh damn whoa")
+
+
+def _said_before(text: str, start: int) -> str:
+    """The word right before, in lower case, without marks."""
+    words = text[max(0, start - 9) : start].rstrip(" ,").rsplit(" ", 1)
+    return words[-1].strip("\"“‘'(*").lower()
+
+
 def _exclaimed(text: str, start: int, end: int) -> bool:
     """Oh man, that was close. Boy, was I wrong. Relax, man!"""
     after = text[end : end + 1]
+    if after == " " and _said_before(text, start) not in _CRIES:
+        return False
     if after not in (",", ".", "!", "?", "") and not _CLAUSE_END.match(text, end):
         before = _EXCLAIMED_BEFORE.search(text, max(0, start - 14), start)
         return before is not None and before[0].lower().startswith(("oh", "o ", "aw", "ah", "damn", "whoa", "wow"))
@@ -295,6 +306,26 @@ _RULES |= {word: (partial(_surname, strict=True),) for word in _FAMILY_NAMES}
 def has_rules(word: str) -> bool:
     """Whether a listed word, in lower case, may be another one somewhere."""
     return word in _RULES
+
+
+NEVER, ALWAYS, SHIPS, SLASHES = range(4)
+
+
+def when_to_look(word: str, written: str) -> int:
+    """In which texts a listed word that is written so is worth a look: pronouns in the letters of prose hardly are."""
+    if word not in _RULES:
+        return NEVER
+    if word not in _PRONOUNS or written == written.upper():
+        return ALWAYS
+    return SHIPS if word in ("she", "her") else SLASHES if word == "he" else NEVER
+
+
+def may_be_ship(text: str, end: int) -> bool:
+    """Whether what follows she or her could be said of a ship."""
+    return _SAID_OF_A_SHIP.match(text, end) is not None
+
+
+_SAID_OF_A_SHIP = re.compile(f"{_OF_A_SHIP.pattern}|{_DONE_BY_A_SHIP.pattern}")
 
 
 def others(text: str, places: Sequence[Place]) -> list[bool]:

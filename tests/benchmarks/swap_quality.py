@@ -129,9 +129,9 @@ def recovered(swap: Swap, texts: Sequence[str]) -> dict[str, Any]:
     n = sum(total.values())
     return {
         "n": n,
-        "right": sum(right.values()) / n,
-        "him lost": 1 - right["him"] / total["him"],
-        "his lost": 1 - right["his"] / total["his"],
+        "right": sum(right.values()) / max(1, n),
+        "him lost": 1 - right["him"] / max(1, total["him"]),
+        "his lost": 1 - right["his"] / max(1, total["his"]),
         "left": left,
     }
 
@@ -146,7 +146,7 @@ def there_and_back(swap: Swap, texts: Sequence[str]) -> dict[str, Any]:
             if _PRONOUN.fullmatch(word):
                 total += 1
                 right += number < len(words) and words[number] == word
-    return {"n": total, "right": right / total}
+    return {"n": total, "right": right / max(1, total)}
 
 
 def ending_sentences(texts: Sequence[str]) -> list[str]:
