@@ -215,12 +215,12 @@ class Swapper:
     def _find(self, text: str) -> _Found:
         """The listed words, leftmost and then longest first, and what else matters."""
         words, skip = [], []
-        num_forms, length = len(self._forms), len(text)
+        num_forms, length, emphasised = len(self._forms), len(text), "_" in text
         for place in self._leftmost_longest.find_matches_as_indexes(encodable(text)):
             form, start, end = place
             if (
                 (start and _is_word_character(text[start - 1])) or (end < length and _is_word_character(text[end]))
-            ) and not ("_" in (text[start - 1 : start], text[end : end + 1]) and _is_whole(text, start, end)):
+            ) and not (emphasised and _is_whole(text, start, end)):
                 # A dropped compound ("step-son" in "step-sonship") may hide a listed word in it ("step").
                 if self._is_compound[form]:
                     return self._find_among_overlapping(text)
