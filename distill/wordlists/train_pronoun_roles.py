@@ -426,7 +426,8 @@ def learnt(
     scale = 127 / np.abs(parameters[:size]).max()
     weights = np.round(parameters[:size] * scale)
     scores = matrix @ weights.astype(np.float32) + np.round(bias * scale)
-    print(f"{((scores > 0) == labels)[pairs == 0].mean():.4f} recovered in the training text", flush=True)
+    right = ((scores > 0) == labels)[pairs == 0].mean()
+    print(f"{right:.4f} of {' and '.join(word_pairs[0])} recovered in the training text", flush=True)
     margin = MARGIN if word_pairs is PAIRS else 0
     return weights.astype(np.int8), np.int32(np.round(bias * scale) - margin)
 
