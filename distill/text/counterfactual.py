@@ -426,12 +426,20 @@ _NO_SPACES = re.compile(
 )
 
 
+_LANGUAGES_WITHOUT_SPACES = frozenset({"zh", "yue", "ja", "th", "lo", "my", "km"})
+
+
 def _refuse_what_is_not_read(wordlist: WordList, resolver: Resolver) -> None:
     """Raises UserError for rows that would be matched wrongly, or never."""
     language = language_of(wordlist)
+    no_spaces = [word for word in wordlist.words if _NO_SPACES.search(word)]
+    of_such_a_script = language in _LANGUAGES_WITHOUT_SPACES or (
+        2 * len(no_spaces) > len(wordlist.words) and any(len(word) > 1 for word in no_spaces)
+    )
     for row in wordlist.rows:
         where = f"{row.file or wordlist.name}, line {row.line}"
-        if found := next((word for word in row.words if _NO_SPACES.search(word)), None):
+        found = next((word for word in row.words if _NO_SPACES.search(word)), None)
+        if of_such_a_script and found is not None:
             raise UserError(
                 f"{where}: {found!r} is in a script that puts no spaces between words, and words are found "
                 "between spaces; split texts and phrases into words with a tool for that language, or leave the row out"

@@ -466,7 +466,7 @@ def _plain(word: str) -> str:
 
 
 def _coverage(wordlist: WordList, text: Sequence[str], text_column: str) -> Coverage:
-    swapper = Swapper(wordlist)
+    swapper = Swapper(wordlist, skip="sentence")  # what a list covers is counted beside what it skips
     reference = _reference_swapper(wordlist)
     progress = counter(f"check {wordlist.name}", "documents")
     documents = with_hit = words = skipped = 0
