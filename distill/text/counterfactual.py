@@ -158,7 +158,8 @@ class Swapper:
         self._is_plain = [bool(form.options[0]) and not (form.as_title or form.as_name) for form in self._forms]
         self._needs_choice = [bool(form.roles or form.as_title or form.as_name) for form in self._forms]
         self._has_names = any(form.as_name for form in self._forms)
-        self._is_english = language_of(wordlist) == "en"
+        # The rules for English are for lists that say that they are English.
+        self._is_english = "language" in wordlist.metadata and language_of(wordlist) == "en"
         self._has_senses = [
             senses.when_to_look(form.word, written) if self._is_english else senses.NEVER
             for written, form in zip(forms, self._forms, strict=True)
@@ -426,6 +427,7 @@ _NO_SPACES = re.compile(
 )
 
 
+_FEW_WORDS = 8  # of a list that does not say its language, from which on its script tells
 _LANGUAGES_WITHOUT_SPACES = frozenset({"zh", "yue", "ja", "th", "lo", "my", "km"})
 
 
@@ -434,7 +436,7 @@ def _refuse_what_is_not_read(wordlist: WordList, resolver: Resolver) -> None:
     language = language_of(wordlist)
     no_spaces = [word for word in wordlist.words if _NO_SPACES.search(word)]
     of_such_a_script = language in _LANGUAGES_WITHOUT_SPACES or (
-        2 * len(no_spaces) > len(wordlist.words) and any(len(word) > 1 for word in no_spaces)
+        "language" not in wordlist.metadata and len(no_spaces) == len(wordlist.words) >= _FEW_WORDS
     )
     for row in wordlist.rows:
         where = f"{row.file or wordlist.name}, line {row.line}"
