@@ -181,6 +181,12 @@ def _swap_parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="what tells her (his) from her (him): log_linear, spacy[:NAME], teacher[:MODEL] (default: %(default)s)",
     )
+    parser.add_argument(
+        "--skip",
+        choices=("document", "sentence", "nothing"),
+        default="document",
+        help="what a word that the list skips (pregnant) leaves alone (default: %(default)s, here a line)",
+    )
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--show", action="store_true", help="edited lines side by side, the edits marked")
     form.add_argument(
@@ -216,7 +222,7 @@ def swap(arguments: Sequence[str]) -> None:
         )
     if options.num_proc > 1 and options.resolver.startswith("teacher"):
         raise UserError("option --num_proc: the resolver 'teacher' runs in one process; leave one of the two out")
-    swapper = Swapper(wordlist, _resolver(options.resolver))
+    swapper = Swapper(wordlist, _resolver(options.resolver), options.skip)
     form = "table" if options.show else "json" if options.json else "text"
     if options.dataset is not None:
         print(swap_saved(options.dataset, options.column, swapper, options.shift, options.num_proc, Path(options.to)))

@@ -277,6 +277,8 @@ class Recipe:
         wordlist: Name of a bundled word list or path of a TSV; several joined by `+`.
         resolver: What tells the roles of ambiguous pronouns (her: his or him) in the training text: `log_linear`,
             `teacher` or `teacher:PATH` (a language model scores both readings), `spacy` or `spacy:PIPELINE`.
+        skip: What a word that the list skips (pregnant) leaves alone: its whole `document`, as half a swapped text is
+            worse than none, its `sentence`, or `nothing`.
         baseline: Also train a plainly distilled student (same data, same steps, no mitigation) to compare with.
         block_length: Tokens in a training block.
         cache_dir: Folder of sampled and packed text; `null`: `cache/` in the output folder.
@@ -298,6 +300,7 @@ class Recipe:
     seed: int = 0
     wordlist: str = "english_gender"
     resolver: str = "log_linear"
+    skip: Literal["document", "sentence", "nothing"] = "document"
     baseline: bool = True
     block_length: int = 128
     cache_dir: str | None = None

@@ -16,6 +16,8 @@ class PackingCounts:
     positions_with_views: int = 0
     edits: int = 0
     skipped_sentences: int = 0
+    skipped_documents: int = 0
+    words_in_no_prose: int = 0
     blocks: int = 0
     edited_blocks: int = 0
     cut_conversations: int = 0  # longer than a block: their later pieces do not see the earlier ones
@@ -36,6 +38,9 @@ class PackingCounts:
             line += f"; {self.edited_documents} documents edited, {self.aligned_share:.1%} of their positions aligned"
         if self.skipped_sentences:
             line += f"; {self.skipped_sentences} sentences left alone"
+            line += f", with their {self.skipped_documents} documents" if self.skipped_documents else ""
+        if self.words_in_no_prose:
+            line += f"; {self.words_in_no_prose} words in links, tags or code left alone"
         if self.cut_conversations:
             line += f"; {self.cut_conversations} conversations are longer than a block, and cut"
         if self.held_out_documents:

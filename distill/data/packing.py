@@ -237,6 +237,8 @@ def _count(counts: PackingCounts, counterfactuals: Sequence[Counterfactual]) -> 
         counts.edited_documents += bool(counterfactuals[0].spans)
         counts.edits += len(counterfactuals[0].spans)
         counts.skipped_sentences += counterfactuals[0].skipped
+        counts.skipped_documents += bool(counterfactuals[0].skipped and not counterfactuals[0].spans)
+        counts.words_in_no_prose += counterfactuals[0].no_prose
 
 
 def _close(block: _OpenBlock, padding: int, counts: PackingCounts, restart: bool = True) -> PairBlock:

@@ -3,10 +3,12 @@
 1. One compiled automaton finds every listed word in each of its letter cases (he, He, HE), and every phrase of the list
    -> candidates.
 2. Dropped are candidates that are only part of a longer word (the, he\u0301) or of a protected phrase (King Street),
-   and names and titles that are none here (Mr. James, Miss) -> matches.
+   what stands in links, tags and code, names and titles that are none here (Mr. James, Miss), and words that are
+   others here (man the desk) -> matches.
 3. Sentences that hold a word to skip are left alone. Every other match gets its counterpart in the other group; where a
    word has several, its role in the sentence decides (her book: his; saw her: him) -> replacements.
-4. The pieces are joined; every character outside the edited words is kept -> text and spans.
+4. The article before a counterpart and the possessive behind it follow its form (an earl, a countess) -> edits.
+5. The pieces are joined; every character outside the edits is kept -> text and spans.
 """
 
 import hashlib
@@ -17,18 +19,21 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from ahocorasick_rs import AhoCorasick, MatchKind
 
+from distill.base.errors import UserError
 from distill.base.long_input import encodable
-from distill.text import first_names
+from distill.text import first_names, prose, senses
 from distill.text.conversations import Conversation
 from distill.text.roles import Ambiguity, PronounModel, Resolver, is_title
 from distill.text.wordlist import WordList, is_word_character
 
-RULE_VERSION = "2"  # raise it whenever the same list and text may give another counterfactual
+RULE_VERSION = "3"  # raise it whenever the same list and text may give another counterfactual
 
+# What a word to skip leaves alone.
+DOCUMENT, SENTENCE, NOTHING = "document", "sentence", "nothing"
 _PART_SEPARATORS = re.compile(r"([-\s])")
 _SMALL_PARTS = frozenset({"a", "al", "and", "at", "by", "de", "in", "of", "on", "the", "to"})
 # What a text may have in place of a character of the list: the curly apostrophe, two more hyphens.
@@ -49,12 +54,15 @@ class Span(NamedTuple):
 class Counterfactual:
     """A text with its listed words swapped. Without spans, the text is the original.
 
-    skipped: number of sentences that were left alone although they hold listed words.
+    spans: of the words, and of the articles (an earl) and possessives (ladies' room) that follow their form.
+    skipped: number of sentences that hold listed words and a word to skip. They, or the document, were left alone.
+    no_prose: number of listed words that were left alone because they stand in links, addresses, tags or code.
     """
 
     text: str
     spans: tuple[Span, ...]
     skipped: int = 0
+    no_prose: int = 0
 
 
 class Match(NamedTuple):
@@ -95,11 +103,13 @@ class _Found(NamedTuple):
     words: the listed words, from left to right.
     names: where those begin that are first names here.
     skip: (start, end) of what leaves its sentence alone.
+    no_prose: how many listed words stand in links, tags or code.
     """
 
     words: list[_Place]
     names: frozenset[int]
     skip: list[tuple[int, int]]
+    no_prose: int
 
 
 # What stands in the place of a role's index.
@@ -126,36 +136,63 @@ class Swapper:
 
     wordlist: the groups and their words, and the phrases to protect and to skip.
     resolver: tells the roles of words with several counterparts; the default reads English pronouns.
+    skip: what a word to skip leaves alone where it stands beside listed words: its whole document (half a document
+        about a pregnant man is worse than none), its sentence, or nothing.
+
+    Raises UserError for a list that cannot be matched: roles in another language than English, which the default
+    resolver does not read, and words of a script that puts no spaces between words.
     """
 
-    def __init__(self, wordlist: WordList, resolver: Resolver | None = None) -> None:
+    def __init__(
+        self,
+        wordlist: WordList,
+        resolver: Resolver | None = None,
+        skip: Literal["document", "sentence", "nothing"] = "document",
+    ) -> None:
         self.wordlist = wordlist
         self.resolver = resolver or PronounModel()
+        self.skip = skip
+        _refuse_what_is_not_read(wordlist, self.resolver)
         forms = _forms(wordlist)
         protected = {
             written
             for phrase in wordlist.protected
             for written, _ in _written_forms(phrase, _LETTER_CASES if phrase == phrase.lower() else _AS_WRITTEN)
         } - forms.keys()
-        skip = {written for phrase in wordlist.skip for written, _ in _written_forms(phrase)} - forms.keys() - protected
-        patterns = [*forms, *sorted(protected), *sorted(skip)]
+        skipping = {written for phrase in wordlist.skip for written, _ in _written_forms(phrase)}
+        patterns = [*forms, *sorted(protected), *sorted(skipping - forms.keys() - protected)]
         self._forms = list(forms.values())
         self._first_skip = len(forms) + len(protected)
-        self._is_compound = [not all(map(is_word_character, pattern)) for pattern in patterns]
+        self._is_compound = [not _is_one_word(pattern) for pattern in patterns]
         self._may_hide_phrase = _hiding(forms, protected)
         self._is_plain = [bool(form.options[0]) and not (form.as_title or form.as_name) for form in self._forms]
         self._needs_choice = [bool(form.roles or form.as_title or form.as_name) for form in self._forms]
         self._has_names = any(form.as_name for form in self._forms)
+        # The rules for English are for lists that say that they are English.
+        self._is_english = "language" in wordlist.metadata and language_of(wordlist) == "en"
+        self._has_senses = [
+            senses.when_to_look(form.word, written) if self._is_english else senses.NEVER
+            for written, form in zip(forms, self._forms, strict=True)
+        ]
         self._leftmost_longest = AhoCorasick(patterns, matchkind=MatchKind.LeftmostLongest)
         self._overlapping = AhoCorasick(patterns, matchkind=MatchKind.Standard)
 
     def __reduce__(self) -> tuple:
-        return Swapper, (self.wordlist, self.resolver)
+        return Swapper, (self.wordlist, self.resolver, self.skip)
 
     @property
     def cache_key(self) -> str:
         """Hash of everything that decides a counterfactual: the list, the rules here and the resolver."""
-        parts = (self.wordlist.sha256, RULE_VERSION, first_names.VERSION, self.resolver.version)
+        language = language_of(self.wordlist)
+        parts = (
+            self.wordlist.sha256,
+            RULE_VERSION,
+            first_names.VERSION,
+            senses.VERSION,
+            self.resolver.version,
+            language,
+            self.skip,
+        )
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
     def matches(self, text: str) -> list[Match]:
@@ -181,22 +218,25 @@ class Swapper:
     def _counterfactuals(self, text: str, shifts: Sequence[int]) -> tuple[Counterfactual, ...]:
         if isinstance(text, Conversation):
             return tuple(_in_template(text, found) for found in self._counterfactuals(text.messages, shifts))
-        words, names, skip = self._find(text)
+        words, names, skip, no_prose = self._find(text)
         skipped = 0
-        if skip and words:
-            words, skipped = _outside_sentences(text, words, skip)
+        if skip and words and self.skip != NOTHING:
+            outside, skipped = _outside_sentences(text, words, skip)
+            words = outside if self.skip == SENTENCE or not skipped else []
         if not words:
-            return (Counterfactual(text, (), skipped),) * len(shifts)
+            return (Counterfactual(text, (), skipped, no_prose),) * len(shifts)
         choices = self._choose(text, words, names)
-        return tuple(self._rewrite(text, words, choices, shift, skipped) for shift in shifts)
+        return tuple(Counterfactual(*self._rewrite(text, words, choices, shift), skipped, no_prose) for shift in shifts)
 
     def _find(self, text: str) -> _Found:
         """The listed words, leftmost and then longest first, and what else matters."""
         words, skip = [], []
-        num_forms, length = len(self._forms), len(text)
+        num_forms, length, emphasised = len(self._forms), len(text), "_" in text
         for place in self._leftmost_longest.find_matches_as_indexes(encodable(text)):
             form, start, end = place
-            if (start and _is_word_character(text[start - 1])) or (end < length and _is_word_character(text[end])):
+            if (
+                (start and _is_word_character(text[start - 1])) or (end < length and _is_word_character(text[end]))
+            ) and not (emphasised and _is_whole(text, start, end)):
                 # A dropped compound ("step-son" in "step-sonship") may hide a listed word in it ("step").
                 if self._is_compound[form]:
                     return self._find_among_overlapping(text)
@@ -232,7 +272,20 @@ class Swapper:
         return self._judged(text, words, skip)
 
     def _judged(self, text: str, words: list[_Place], skip: list[tuple[int, int]]) -> _Found:
-        """Without the words that are titles or names only, and are neither here."""
+        """Without the words in links and code, those that are titles or names only and are neither, and other words."""
+        found = len(words)
+        if words:
+            blocks = prose.blocks(text)
+            if blocks or any(map(text.__contains__, prose.SIGNS)):
+                words = [place for place in words if prose.is_prose(text, place[1], place[2], blocks)]
+            else:
+                joined = prose.JOINED
+                words = [
+                    place
+                    for place in words
+                    if text[place[2] : place[2] + 1] not in joined or prose.is_prose(text, place[1], place[2], blocks)
+                ]
+        no_prose = found - len(words)
         names: frozenset[int] = frozenset()
         if self._has_names:
             candidates = [
@@ -244,7 +297,25 @@ class Swapper:
             names = frozenset(c.start for c, is_name in zip(candidates, judged, strict=True) if is_name)
         plain = self._is_plain
         words = [place for place in words if plain[place[0]] or self._counts(text, *place, names)]
-        return _Found(words, names, skip)
+        if self._is_english:
+            words = self._without_others(text, words, names)
+        return _Found(words, names, skip, no_prose)
+
+    def _without_others(self, text: str, words: list[_Place], names: frozenset[int]) -> list[_Place]:
+        """Without the words that are others here: man the desk."""
+        has_senses = self._has_senses
+        slashed = "/" in text or ")he" in text
+        doubtful = [
+            senses.Place(start, end, self._forms[form].word)
+            for form, start, end in words
+            if (kind := has_senses[form])
+            and (kind == senses.ALWAYS or (slashed if kind == senses.SLASHES else senses.may_be_ship(text, end)))
+            and start not in names
+        ]
+        if not doubtful:
+            return words
+        others = {place.start for place, other in zip(doubtful, senses.others(text, doubtful), strict=True) if other}
+        return [place for place in words if place[1] not in others] if others else words
 
     def _counts(self, text: str, form: int, start: int, end: int, names: frozenset[int]) -> bool:
         of_form = self._forms[form]
@@ -270,10 +341,11 @@ class Swapper:
         return choices
 
     def _rewrite(
-        self, text: str, words: list[_Place], choices: dict[int, int], shift: int, skipped: int
-    ) -> Counterfactual:
+        self, text: str, words: list[_Place], choices: dict[int, int], shift: int
+    ) -> tuple[str, tuple[Span, ...]]:
         pieces: list[str] = []
         spans: list[Span] = []
+        edits: tuple[_Edit, ...]
         position = cf_position = 0
         for index, start, end in words:
             form = self._forms[index]
@@ -282,12 +354,124 @@ class Swapper:
                 word = form.options[shift - 1][choice]
             else:
                 word = (form.as_title if choice == _AS_TITLE else form.as_name)[shift - 1]
-            pieces += (text[position:start], word)
-            cf_start = cf_position + start - position
-            position, cf_position = end, cf_start + len(word)
-            spans.append(Span(start, end, cf_start, cf_position))
+            if self._is_english and (
+                text[start - 2 : start] in _BEHIND_ARTICLES or text[end : end + 1] in _APOSTROPHES_AFTER
+            ):
+                edits = _in_form(text, start, end, word)
+            else:
+                edits = ((start, end, word),)
+            for edit_start, edit_end, new in edits:
+                if edit_start < position:  # an article that is a word of the list itself
+                    continue
+                pieces += (text[position:edit_start], new)
+                cf_start = cf_position + edit_start - position
+                position, cf_position = edit_end, cf_start + len(new)
+                spans.append(Span(edit_start, edit_end, cf_start, cf_position))
         pieces.append(text[position:])
-        return Counterfactual("".join(pieces), tuple(spans), skipped)
+        return "".join(pieces), tuple(spans)
+
+
+_Edit = tuple[int, int, str]  # [start, end) and what comes there
+_VOWEL_SOUND = re.compile(
+    r"(?!eu|ew|one\b|once|uni(?!m|n)|us[aeiu]|ut[aeio]|ur[aeiou]|ub[ei])[aeiou]|heir|honou?r|honest|hour",
+    re.IGNORECASE,
+)
+_OPENING_QUOTE = re.compile(r"(?:^|[^\w'’])['‘]\w[^\n]*$")
+
+
+def _in_form(text: str, start: int, end: int, word: str) -> tuple[_Edit, ...]:
+    """The edits that put a counterpart in the place of [start, end): itself, its article, its possessive."""
+    edit = (start, end, word)
+    if text[start - 2 : start] in _BEHIND_ARTICLES:
+        article = _article(text, start, end, word)
+        if article:
+            return (article, edit)
+    if text[end : end + 1] in _APOSTROPHES_AFTER and (possessive := _possessive(text, start, end, word)):
+        return (edit, possessive)
+    return (edit,)
+
+
+_BEHIND_ARTICLES = frozenset({"a ", "A ", "n ", "N "})
+_APOSTROPHES_AFTER = frozenset(_APOSTROPHES)
+_ARTICLE = re.compile(r"(?<![\w'’.&/-])an? $", re.IGNORECASE)
+
+
+def _article(text: str, start: int, end: int, word: str) -> _Edit | None:
+    """The other article, where the text's is right before the word and wrong before its counterpart."""
+    found = _ARTICLE.search(text, max(0, start - 4), start)
+    if not found:
+        return None
+    was, becomes = _has_vowel_sound(text[start:end]), _has_vowel_sound(word)
+    article = found[0][:-1]
+    if was == becomes or was != (len(article) == 2):
+        return None
+    new = article + ("N" if article.isupper() and word.isupper() and len(word) > 1 else "n") if becomes else article[0]
+    return found.start(), found.end() - 1, new
+
+
+def _has_vowel_sound(word: str) -> bool:
+    return _VOWEL_SOUND.match(word) is not None
+
+
+_QUOTES_BEFORE = frozenset("'‘`")
+
+
+def _possessive(text: str, start: int, end: int, word: str) -> _Edit | None:
+    """ladies' room: gentlemen's room; gentlemen's room: ladies' room; princess' crown: prince's crown."""
+    own = text[start:end]
+    if own.lower() in ("his", "hers") or text[start - 1 : start] in _QUOTES_BEFORE:
+        return None
+    ends_in_s, will = own[-1:] in "sS", word[-1:] in "sS"
+    if ends_in_s == will or _OPENING_QUOTE.search(text, text.rfind("\n", 0, start) + 1, start):
+        return None
+    letter = "S" if word.isupper() and len(word) > 1 else "s"
+    after = text[end + 1 : end + 2]
+    if ends_in_s:
+        if after.isalnum():
+            return None
+        return end, end + 1, text[end] + letter
+    is_plural = own[-3:].lower() == "men"
+    if is_plural and after in ("s", "S") and not text[end + 2 : end + 3].isalnum():
+        return end, end + 2, text[end]
+    return None
+
+
+# Scripts that put no spaces between words: Han, Hiragana, Katakana, Thai, Lao, Burmese, Khmer.
+_NO_SPACES = re.compile(
+    r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
+)
+
+
+_FEW_WORDS = 8  # of a list that does not say its language, from which on its script tells
+_LANGUAGES_WITHOUT_SPACES = frozenset({"zh", "yue", "ja", "th", "lo", "my", "km"})
+
+
+def _refuse_what_is_not_read(wordlist: WordList, resolver: Resolver) -> None:
+    """Raises UserError for rows that would be matched wrongly, or never."""
+    language = language_of(wordlist)
+    no_spaces = [word for word in wordlist.words if _NO_SPACES.search(word)]
+    of_such_a_script = language in _LANGUAGES_WITHOUT_SPACES or (
+        "language" not in wordlist.metadata and len(no_spaces) == len(wordlist.words) >= _FEW_WORDS
+    )
+    for row in wordlist.rows:
+        where = f"{row.file or wordlist.name}, line {row.line}"
+        found = next((word for word in row.words if _NO_SPACES.search(word)), None)
+        if of_such_a_script and found is not None:
+            raise UserError(
+                f"{where}: {found!r} is in a script that puts no spaces between words, and words are found "
+                "between spaces; split texts and phrases into words with a tool for that language, or leave the row out"
+            )
+        is_read = row.when is None or (not isinstance(resolver, PronounModel) and row.when not in (_TITLE, _NAME))
+        if language != "en" and not is_read:
+            raise UserError(
+                f"{where}: the role {row.when!r} is told by a model of English, but the list's language is "
+                f"{language!r}; write rows without a role, or phrases that tell the words apart (el niño, la niña)"
+            )
+
+
+def language_of(wordlist: WordList) -> str:
+    """The list's language by its header `# language: es-MX`: "es"; English where it has none."""
+    return re.split(r"[-_]", wordlist.metadata.get("language", "en").strip().lower())[0]
 
 
 def _in_template(conversation: Conversation, said: Counterfactual) -> Counterfactual:
@@ -304,7 +488,7 @@ def _in_template(conversation: Conversation, said: Counterfactual) -> Counterfac
         position, cf_position = end + by, begins + cf_end - cf_start
         spans.append(Span(start + by, end + by, begins, cf_position))
     pieces.append(conversation[position:])
-    return Counterfactual("".join(pieces), tuple(spans), said.skipped)
+    return Counterfactual("".join(pieces), tuple(spans), said.skipped, said.no_prose)
 
 
 # Ends of sentences: a mark that no abbreviation or initial comes before, and a capital behind it; or a line break that
@@ -337,10 +521,44 @@ def _outside_sentences(text: str, words: list[_Place], skip: Iterable[tuple[int,
 
 
 def _is_whole(text: str, start: int, end: int) -> bool:
-    """Whether no word character adjoins [start, end)."""
-    return not (start and _is_word_character(text[start - 1])) and not (
-        end < len(text) and _is_word_character(text[end])
+    """Whether no word character adjoins [start, end); the underscores around an emphasised word are none."""
+    before, after = text[start - 1 : start], text[end : end + 1]
+    if before and _is_word_character(before) and not (before == "_" and _opens_emphasis(text, start, end)):
+        return False
+    return not (after and _is_word_character(after) and not (after == "_" and _closes_emphasis(text, start, end)))
+
+
+_EMPHASIS_OPENS = re.compile(r"(?<![^\W_])_{1,3}$")
+_EMPHASIS_CLOSES = re.compile(r"_{1,3}(?![^\W_])")
+_LONGEST_EMPHASIS = 200  # characters
+
+
+def _opens_emphasis(text: str, start: int, end: int) -> bool:
+    """Whether the underscore before the word opens emphasis, which is closed in the same line: _her idea_."""
+    if not _EMPHASIS_OPENS.search(text, max(0, start - 4), start):
+        return False
+    line_end = text.find("\n", end, end + _LONGEST_EMPHASIS)
+    rest = text[end - 1 : line_end if line_end >= 0 else end + _LONGEST_EMPHASIS]
+    return any(
+        not rest[found.start() - 1].isspace() for found in _EMPHASIS_CLOSES.finditer(rest, 1) if found.start() > 0
     )
+
+
+def _closes_emphasis(text: str, start: int, end: int) -> bool:
+    """Whether the underscore behind the word closes emphasis, which was opened in the same line: _not her_."""
+    if not _EMPHASIS_CLOSES.match(text, end):
+        return False
+    first = max(text.rfind("\n", 0, start) + 1, start - _LONGEST_EMPHASIS)
+    head = text[first : start + 1]
+    return any(
+        not head[found.end()].isspace()
+        for found in re.finditer(r"(?<![^\W_])_{1,3}(?=.)", head)
+        if found.end() < len(head)
+    )
+
+
+def _is_one_word(form: str) -> bool:
+    return form.isalnum() or all(map(_is_word_character, form))
 
 
 def _hiding(forms: Iterable[str], protected: Iterable[str]) -> frozenset[int]:
@@ -348,8 +566,10 @@ def _hiding(forms: Iterable[str], protected: Iterable[str]) -> frozenset[int]:
     phrases, hiding = sorted(protected), set()
     known = set(phrases)
     for index, form in enumerate(forms):
+        if form.isalnum():
+            continue
         for at in range(1, len(form)):
-            if is_word_character(form[at - 1]) or not is_word_character(form[at]):
+            if _is_word_character(form[at - 1]) or not _is_word_character(form[at]):
                 continue
             rest = form[at:]
             near = bisect_left(phrases, rest)
@@ -364,13 +584,17 @@ def _forms(wordlist: WordList) -> dict[str, _Form]:
     """Every way in which a text may write the words of a list."""
     roles_of: dict[str, set[str | None]] = {}
     for row in wordlist.rows:
-        for word in row.words:
+        for _, word in row.listed:
             roles_of.setdefault(word, set()).add(row.when)
     ambiguous = {word for row in wordlist.rows if row.ambiguous for word in row.words}
     forms: dict[str, _Form] = {}
+    language = language_of(wordlist)
+    all_cases = _TURKISH_CASES if language in ("tr", "az") else _LETTER_CASES
     for word, group in wordlist.group_of.items():
         # "will" and "mark" are no names.
-        letter_cases = _LETTER_CASES[1:] if roles_of[word] == {_NAME} else _LETTER_CASES
+        letter_cases = all_cases[1:] if roles_of[word] == {_NAME} else all_cases
+        if language == "de" and word in _GERMAN_YOU:
+            letter_cases = letter_cases[:1]
         for written, write in _written_forms(word, letter_cases):
             if written not in forms:
                 forms[written] = _form(wordlist, word, group, write, word in ambiguous)
@@ -411,6 +635,27 @@ def _title_case_but_small(word: str) -> str:
 
 _LETTER_CASES = (str.lower, _capitalised, _title_case, _title_case_but_small, str.upper)
 _AS_WRITTEN = (str, str.upper)
+# Capitalised, these are forms of the polite "you".
+_GERMAN_YOU = frozenset({"sie", "ihr", "ihre", "ihrem", "ihren", "ihrer", "ihres", "ihnen"})
+_TURKISH_CAPITALS = str.maketrans("iı", "İI")
+
+
+def _turkish(letter_case: Callable[[str], str]) -> Callable[[str], str]:
+    """The letter case with dotted and dotless capitals: a letter that it changes is changed as Turkish does."""
+
+    def write(word: str) -> str:
+        dotted = word.translate(_DOTTED)
+        return "".join(
+            letter if new == old else letter.translate(_TURKISH_CAPITALS).upper()
+            for letter, old, new in zip(word, dotted, letter_case(dotted), strict=True)
+        )
+
+    return write
+
+
+_DOTTED = str.maketrans("ı", "i")  # whose capital is one letter for Python, too
+_TURKISH_CASES: tuple[Callable[[str], str], ...] = (str.lower, *map(_turkish, _LETTER_CASES[1:]))
+_FOR_SEVERAL_PARTS = frozenset(cases[place] for cases in (_LETTER_CASES, _TURKISH_CASES) for place in (2, 3))
 
 
 def _written_forms(
@@ -418,13 +663,16 @@ def _written_forms(
 ) -> Iterator[tuple[str, Callable[[str], str]]]:
     """Every way in which a text may write a listed word: (the written word, how to write a counterpart alike)."""
     if not _PART_SEPARATORS.search(word):  # then they are as _capitalised
-        letter_cases = [case for case in letter_cases if case not in (_title_case, _title_case_but_small)]
+        letter_cases = [case for case in letter_cases if case not in _FOR_SEVERAL_PARTS]
     for letter_case, normal_form, apostrophe, hyphen in itertools.product(
         letter_cases,
         ("NFC",) if word.isascii() else ("NFC", "NFD"),
         _APOSTROPHES if "'" in word else "'",
         _HYPHENS if "-" in word else "-",
     ):
+        if (normal_form, apostrophe, hyphen) == ("NFC", "'", "-"):  # as the list has them
+            yield letter_case(word), letter_case
+            continue
         characters = str.maketrans({"'": apostrophe, "-": hyphen})
 
         def write(other: str, letter_case=letter_case, normal_form=normal_form, characters=characters) -> str:

@@ -33,7 +33,7 @@ from typing import NamedTuple
 
 from distill.base.files import PACKAGE
 
-_RULE_VERSION = "1"  # raise it whenever the same words may be judged otherwise
+_RULE_VERSION = "2"  # raise it whenever the same words may be judged otherwise
 
 
 class Candidate(NamedTuple):
@@ -85,29 +85,35 @@ def _first_uses(uses: list[_Use], is_ambiguous: bool, in_lower_case: Callable[[]
 
     in_lower_case: whether the document also has the name as a word in lower case.
     """
-    first, surname, after_title, neutral, person, place = (
-        uses.count(use) for use in (_Use.FIRST, _Use.SURNAME, _Use.AFTER_TITLE, _Use.NEUTRAL, _Use.PERSON, _Use.PLACE)
+    first, surname, after_title, neutral, opening, person, place = (
+        uses.count(use)
+        for use in (
+            *(_Use.FIRST, _Use.SURNAME, _Use.AFTER_TITLE),
+            *(_Use.NEUTRAL, _Use.OPENING, _Use.PERSON, _Use.PLACE),
+        )
     )
     # A title says less than a first name: to his servants, Edward Rochester is Mr. Edward.
     as_surname = surname + after_title / 3
     introduced = next((use for use in uses if use in (_Use.FIRST, _Use.SURNAME, _Use.NEUTRAL)), None) is _Use.SURNAME
     is_surname = as_surname > first or (as_surname == first and introduced)
+    lone = neutral + person + opening
     # Once among many, what looks like a surname may be a misreading.
     if is_surname and (is_ambiguous or introduced or as_surname * _MANY > neutral):
-        return {_Use.FIRST, _Use.MIDDLE}
+        return set() if lone else {_Use.FIRST, _Use.MIDDLE}  # one treatment for all that may be the same person
     found = {_Use.FIRST, _Use.MIDDLE}
     if first:
         found.add(_Use.TITLED)
     if not is_ambiguous:
-        found |= {_Use.PERSON, _Use.NEUTRAL}
+        found |= {_Use.PERSON, _Use.NEUTRAL, _Use.OPENING}
         return found | {_Use.AFTER_TITLE} if first and neutral > 3 * after_title else found
     if place >= first + person:
         return found
-    found.add(_Use.PERSON)
     if first or person > 1:
-        found.add(_Use.NEUTRAL)
-        if first + person > 4 or not in_lower_case():
+        found |= {_Use.PERSON, _Use.NEUTRAL}
+        if first + person > 4 or not in_lower_case() or neutral + person > opening:
             found.add(_Use.OPENING)
+    elif person and not (neutral or opening):
+        found.add(_Use.PERSON)
     return found
 
 
@@ -153,6 +159,10 @@ _HUMAN_VERBS = _WORDS["human_verbs"] | _SPEECH
 _AFTER_SUBJECT = _WORDS["after_subject"]
 _BEFORE_PERSON = _WORDS["before_person"] | _SPEECH
 _PERSONAL_THINGS = _WORDS["personal_things"]
+_TOWNS, _MOVING = _WORDS["towns"], _WORDS["moving"]
+_BRANDS, _ZODIAC = _WORDS["brands"], _WORDS["zodiac"]
+#: First names, in lower case, that `english_names` has no pair for.
+MORE_FIRST_NAMES = _WORDS["more_first_names"]
 
 # Lone occurrences for each that looks like a surname.
 _MANY = 30
@@ -448,6 +458,32 @@ def _so_named(seen: _Occurrence) -> _Use | None:
     return _Use.FIRST if seen.word in _NAMING and seen.behind(_NAMED) else None
 
 
+def _town(seen: _Occurrence) -> _Use | None:
+    """Moved to Charlotte, near Charlotte; but in Charlotte Smith, and to Charlotte."""
+    if seen.ambiguous or seen.full or seen.name not in _TOWNS:
+        return None
+    moved = seen.word == "to" and (verb := seen.behind(_VERB_AND_TO)) is not None and verb[1].lower() in _MOVING
+    return _Use.OTHER if moved or seen.word in _ONLY_OF_PLACES or seen.word == "from" else None
+
+
+def _brand(seen: _Occurrence) -> _Use | None:
+    """At Wendy's; but at Wendy's house."""
+    if seen.name not in _BRANDS or seen.word not in _BEFORE_BRAND:
+        return None
+    own = seen.ahead(_OWN)
+    return _Use.OTHER if own and not own[1] else None
+
+
+def _sign(seen: _Occurrence) -> _Use | None:
+    """Leo and Virgo."""
+    is_sign = seen.name == "leo" and any(word.strip(_MARKS).lower() in _ZODIAC for word in seen.reader.words)
+    return _Use.OTHER if is_sign and not seen.full else None
+
+
+_VERB_AND_TO = re.compile(r"(\w+)(?: back| away| out)? to $")
+_BEFORE_BRAND = frozenset(["at", "from", "to", "the", "a", "near", "like", "of", "for", "into", "in", "and"])
+
+
 def _full_name(seen: _Occurrence) -> _Use | None:
     """James Smith."""
     return _Use.FIRST if seen.full else None
@@ -540,6 +576,11 @@ def _opens_a_sentence(seen: _Occurrence) -> _Use | None:
     return _Use.NEUTRAL if seen.ahead(_OWN) else _Use.OPENING
 
 
+def is_no_first_name(word: str) -> bool:
+    """Whether a capitalised word is none that may be a first name: a word that opens sentences, a nation, an adverb."""
+    return word.lower() in _OPENERS or word.lower() in _NATIONS or _NO_NAME_ENDING.search(word) is not None
+
+
 def _is_unlisted_name(seen: _Occurrence) -> bool:
     """Whether the capitalised word before is a first name that no list holds."""
     word = seen.before.word
@@ -555,6 +596,9 @@ _RULES: tuple[_Rule, ...] = (
     _beside_a_number,
     _before_its_region,
     _of_an_institution,
+    _town,
+    _brand,
+    _sign,
     _nickname,
     _behind_first_title,
     _full_behind_title,

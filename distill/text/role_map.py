@@ -86,7 +86,7 @@ def token_roles(wordlist: WordList, tokenizer: "PreTrainedTokenizerBase", vocab_
             f"the tokenizer has {vocabulary.size} tokens, but the model predicts only {vocab_size}: "
             "give the tokenizer that the model was trained with"
         )
-    rows = [row for row in wordlist.rows if not row.ambiguous]
+    rows = [row for row in wordlist.rows if not (row.ambiguous or row.generic)]
     forms = [(row.words, form) for row in rows for form in _surface_forms(row.words, row.when in _CAPITALISED)]
     names = {word for row in rows if row.when == "name" for word in row.words}
     surfaces = {surface for _, form in forms for surface in form}

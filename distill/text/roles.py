@@ -11,18 +11,20 @@ English only, deterministic and offline.
 import hashlib
 import io
 import re
+import unicodedata
 import zlib
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from operator import itemgetter
 from pathlib import Path
-from typing import NamedTuple, Protocol
-
-import numpy as np
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from distill.base.files import PACKAGE
 
-_RULE_VERSION = "2"  # raise it whenever the same weights may give other roles
+if TYPE_CHECKING:
+    import numpy as np
+
+_RULE_VERSION = "3"  # raise it whenever the same weights may give other roles
 MODEL_FILE = PACKAGE / "wordlists" / "pronoun_roles.npz"
 
 
@@ -85,50 +87,219 @@ class Context(NamedTuple):
     shape: str
 
 
-# Words, punctuation marks, and the end of a paragraph (a line break that no lower-case letter follows).
-_TOKEN = r"\w+(?:['’]\w+)*|\n(?!\s*[a-z])|[^\w\s]"
+# What may stand between a word and its neighbour without being one: white space, marks of emphasis (*her*, _her_) and
+# tags of emphasis and links. Other tags (<br />, </p>) end what they stand behind, as a paragraph does.
+_INLINE_TAG = r"</?(?:a|abbr|b|big|cite|code|del|em|font|i|ins|mark|q|s|small|span|strong|sub|sup|tt|u)\b[^<>]{0,200}>"
+_SKIPPED = rf"(?:[\s*_~]|{_INLINE_TAG})*?"
+# Words (an underscore around one is emphasis), the end of a paragraph (a line break that no lower-case letter follows),
+# tags, faces made of marks, and every other mark by itself.
+_TOKEN = r"[^\W_]+(?:['’_][^\W_]+)*|\n(?!\s*[a-z])|</?[a-zA-Z][^<>]{0,200}>|<3|[:;=]['-]?[()DPp3/|]+(?!\w)|[^\w\s*~]"
 TOKEN = re.compile(_TOKEN)
+_IS_INLINE = re.compile(_INLINE_TAG, re.IGNORECASE).fullmatch
 WORDS_BEFORE, WORDS_AFTER = 2, 3
-_NEXT_TOKENS = re.compile(rf"(?:\s*?({_TOKEN}))?" * WORDS_AFTER)
+_NEXT_TOKENS = re.compile(rf"(?:{_SKIPPED}(?!{_INLINE_TAG})({_TOKEN}))?" * WORDS_AFTER)
 # The characters searched for these words; most often the nearer ones are enough.
 _REACH = 64
 _NEAR = 24
-# Pronouns that the counterfactual makes of each other look alike to the model, as they do when it is trained.
+# Pronouns that the counterfactual makes of each other look alike to the model, as they do when it is trained; so do
+# the short words that people put at the end of a message.
 _ALIKE = {"she": "he", "his": "her", "him": "her", "hers": "her", "herself": "himself"}
 _ALIKE |= {f"she'{suffix}": f"he'{suffix}" for suffix in ("s", "d", "ll")}
-_COORDINATED_AFTER = re.compile(r"(?:\s+or\s+|/)(?:his|hers?|him)\b", re.IGNORECASE)
-_COORDINATED_BEFORE = re.compile(r"\b(?:his|hers?|him)(?:\s+or\s+|/)$", re.IGNORECASE)
+MESSAGE_ENDS = [
+    "af",
+    "asap",
+    "atm",
+    "bc",
+    "bruh",
+    "btw",
+    "fr",
+    "frfr",
+    "fyi",
+    "haha",
+    "hahah",
+    "hahaha",
+    "hahahaha",
+    "hehe",
+    "icymi",
+    "idc",
+    "idk",
+    "idek",
+    "imho",
+    "imo",
+    "irl",
+    "istg",
+    "jk",
+    "lmao",
+    "lmaoo",
+    "lmfao",
+    "lol",
+    "lolol",
+    "lool",
+    "ngl",
+    "nvm",
+    "obvs",
+    "omfg",
+    "omg",
+    "ong",
+    "pls",
+    "plz",
+    "pmsl",
+    "rip",
+    "rn",
+    "rofl",
+    "rotfl",
+    "rt",
+    "smh",
+    "srsly",
+    "tbf",
+    "tbh",
+    "tho",
+    "tmrw",
+    "tmw",
+    "ttyl",
+    "tysm",
+    "ugh",
+    "wtf",
+    "xd",
+    "xo",
+    "xoxo",
+    "xx",
+    "xxx",
+    "yall",
+    "yolo",
+]
+_ALIKE |= dict.fromkeys(MESSAGE_ENDS, "lol")
+FACE, PARAGRAPH, TITLE = "<face>", "\n", "<title>"
+# Words without which a sentence hardly goes on in a capital: her In Praise of Philosophy.
+_TITLES_BEGIN = frozenset(
+    [
+        "a",
+        "after",
+        "all",
+        "an",
+        "and",
+        "as",
+        "at",
+        "back",
+        "before",
+        "behind",
+        "but",
+        "by",
+        "down",
+        "for",
+        "from",
+        "how",
+        "if",
+        "in",
+        "into",
+        "is",
+        "it",
+        "let",
+        "like",
+        "my",
+        "no",
+        "not",
+        "of",
+        "off",
+        "on",
+        "our",
+        "out",
+        "over",
+        "so",
+        "that",
+        "the",
+        "there",
+        "these",
+        "this",
+        "through",
+        "to",
+        "under",
+        "until",
+        "up",
+        "was",
+        "we",
+        "what",
+        "when",
+        "where",
+        "who",
+        "why",
+        "with",
+        "without",
+        "you",
+        "your",
+    ]
+)
+_CURRENCIES = "$£€¥₹"
+_YEAR = re.compile(r"(?:1[5-9]|20)\d\d(?:s|['’]s)?").fullmatch
+_ORDINAL_ENDINGS = frozenset({"st", "nd", "rd", "th"})
 
 
 @lru_cache(maxsize=1 << 16)
 def normalise(token: str) -> str:
-    """Lower case, straight apostrophes, one number for all, one pronoun for both genders."""
-    if token[0].isdigit():
-        return "0"
-    token = token.lower().replace("’", "'")
-    return _ALIKE.get(token, token)
+    """Lower case, straight apostrophes, one pronoun for both genders, one face for all; figures, years and ordinals."""
+    first = token[0]
+    if first.isdigit():
+        return "1900" if _YEAR(token) else "0th" if token[-2:] in _ORDINAL_ENDINGS else "0"
+    if first.isalpha():
+        token = token.lower().replace("’", "'")
+        return _ALIKE.get(token, token)
+    if len(token) > 1:
+        if token == TITLE:
+            return TITLE
+        return FACE if first in ":;=" or token == "<3" else PARAGRAPH  # what is left are tags
+    if first in _CURRENCIES:
+        return "£"
+    return FACE if first > "\u2190" and unicodedata.category(first) in ("So", "Sk", "Mn", "Cf") else first
+
+
+_PAIRS_OF_MARKS = {'"': '"', "'": "'", "`": "'`", "“": "”", "‘": "’", "[": "]", "*": "*", "_": "_", "~": "~"}
+
+
+def without_marks(text: str, start: int, end: int) -> tuple[int, int]:
+    """[start, end) of the word with the quotation marks or emphasis that enclose it alone: ``her'' book."""
+    while start and end < len(text) and text[end] in _PAIRS_OF_MARKS.get(text[start - 1], ()):
+        start, end = start - 1, end + 1
+    return start, end
 
 
 def context(text: str, start: int, end: int) -> Context:
     """What the model knows about the pronoun [start, end)."""
+    letter = text[start]
+    if text[start - 1 : start] in _PAIRS_OF_MARKS:
+        start, end = without_marks(text, start, end)
     next_tokens = _NEXT_TOKENS.match(text, end, end + _REACH)
     assert next_tokens is not None  # it matches nothing, too
-    after = next_tokens.groups()
+    after = [token or PARAGRAPH for token in next_tokens.groups()]
     # The search takes in the pronoun's first letter, so that a line break before it is judged by what follows.
-    before = TOKEN.findall(text, max(0, start - _NEAR), start + 1)
-    if len(before) < WORDS_BEFORE + 2:  # the first may be a part of a word
-        before = TOKEN.findall(text, max(0, start - _REACH), start + 1)
-    gap = text[end : end + 1]
-    shape = ("U" if text[start].isupper() else "l") + ("_" if gap.isspace() else "-" if gap == "-" else ".")
+    head = text[max(0, start - _NEAR) : start]
+    before = TOKEN.findall(head + letter)
+    if len(before) < WORDS_BEFORE + 2 or ">" in head:  # the first may be a part of a word
+        before = [token for token in TOKEN.findall(text[max(0, start - _REACH) : start] + letter) if not _inline(token)]
+    gap = text[end : next_tokens.start(1)] if next_tokens[1] else ""
+    shape = "_" if gap == " " or (gap and any(map(str.isspace, gap))) else "-" if after[0] == "-" else "."
+    shape = ("U" if letter.isupper() else "l") + shape
     for word in after[:2]:
-        if word:
-            shape += "U" if word[0].isupper() else "l"
+        shape += "U" if word[0].isupper() else "l"
+    if shape[:3] == "l_U" and after[0].lower() in _TITLES_BEGIN:
+        after[0] = TITLE
     before = [normalise(word) for word in before[-2 : -2 - WORDS_BEFORE : -1]]
     return Context(
         tuple(before) if len(before) == WORDS_BEFORE else (*before, *("^",) * (WORDS_BEFORE - len(before))),
-        tuple([normalise(word) if word else "$" for word in after]),
+        tuple(map(normalise, after)),
         shape,
     )
+
+
+def _inline(token: str) -> bool:
+    return len(token) > 2 and token[0] == "<" and _IS_INLINE(token) is not None
+
+
+_VERB_ENDING = re.compile(r"(?<=\w\w\w)(?:e|es|ed|ing|s)$")
+
+
+def _stem(word: str) -> str:
+    """Forms of a regular verb without what tells them apart: earn, earned, earning."""
+    return _VERB_ENDING.sub("", word)
 
 
 # Each group of features joins some of the words around the pronoun (b2 b1 her a1 a2 a3) in several ways.
@@ -136,16 +307,27 @@ _B1, _B2, _A1, _A2, _A3 = range(WORDS_BEFORE + WORDS_AFTER)
 FEATURE_GROUPS: tuple[tuple[tuple[int, ...], Callable[..., tuple[str, ...]]], ...] = (
     ((_A1,), lambda a: (a.text, a.text[-3:], a.coarse, a.fine)),
     ((_A2,), lambda a: (a.text, a.coarse, a.fine)),
-    ((_B1,), lambda b: (b.text, b.coarse, b.fine)),
+    ((_B1,), lambda b: (b.text, b.coarse, b.fine, _stem(b.text))),
     ((_B2,), lambda b: (b.text, b.coarse)),
-    ((_B1, _A1), lambda b, a: (f"{b.text} {a.text}", f"{b.text} {a.coarse}", f"{b.coarse} {a.text}")),
-    ((_A1, _A2), lambda a, c: (f"{a.text} {c.text}", f"{a.coarse} {c.coarse}")),
+    (
+        (_B1, _A1),
+        lambda b, a: (
+            *(f"{b.text} {a.text}", f"{b.text} {a.coarse}", f"{b.text} {a.fine}"),
+            *(f"{b.coarse} {a.text}", f"{b.fine} {a.fine}"),
+            *(f"{_stem(b.text)} {a.coarse}", f"{_stem(b.text)} {a.fine}", f"{_stem(b.text)} {a.text[-3:]}"),
+        ),
+    ),
+    ((_A1, _A2), lambda a, c: (f"{a.text} {c.text}", f"{a.coarse} {c.coarse}", f"{a.fine} {c.fine}")),
     ((_B2, _B1), lambda d, b: (f"{d.text} {b.text}",)),
-    ((_B1, _A1, _A2), lambda b, a, c: (f"{b.coarse} {a.coarse} {c.coarse}",)),
+    (
+        (_B1, _A1, _A2),
+        lambda b, a, c: (f"{b.coarse} {a.coarse} {c.coarse}", f"{_stem(b.text)} {a.coarse} {c.coarse}"),
+    ),
     ((_A1, _A2, _A3), lambda a, c, e: (f"{a.coarse} {c.coarse} {e.coarse}",)),
 )
 
 
+_OF_NEXT_WORD = next(group for group, (positions, _) in enumerate(FEATURE_GROUPS) if positions == (_A1,))
 # Windows in which groups are summed together: one look-up instead of several.
 _WINDOWS = ((_A1, _A2), (_B1, _B2), (_B1, _A1), (_B1, _A1, _A2), (_A1, _A2, _A3))
 
@@ -164,14 +346,16 @@ class WordClasses:
     words: the words that have classes; coarse and fine: (number of words,) class numbers.
     """
 
-    def __init__(self, words: Sequence[str], coarse: np.ndarray, fine: np.ndarray) -> None:
-        self._classes = {
-            word: (f"c{a}", f"f{b}") for word, a, b in zip(words, coarse.tolist(), fine.tolist(), strict=True)
-        }
+    def __init__(self, words: Sequence[str], coarse: "np.ndarray", fine: "np.ndarray") -> None:
+        self._number = dict(zip(words, range(len(words)), strict=True))
+        self._coarse, self._fine = coarse.data, fine.data
 
     def __getitem__(self, text: str) -> Word:
         """The word with its classes."""
-        return Word(text, *self._classes.get(text, (f"?{text[-2:]}",) * 2))
+        number = self._number.get(text)
+        if number is None:
+            return Word(text, *(f"?{text[-2:]}",) * 2)
+        return Word(text, f"c{self._coarse[number]}", f"f{self._fine[number]}")
 
 
 def group_features(classes: WordClasses, group: int, *words: str) -> tuple[int, ...]:
@@ -188,20 +372,14 @@ def shape_features(shape: str) -> tuple[int, ...]:
     return zlib.crc32(f"shape {shape}".encode()), zlib.crc32(f"next {shape[1:]}".encode())
 
 
-class PronounModel:
-    """Roles of English her and his.
+class _Scorer:
+    """A log-linear model of one question: the sum of the weights of a context's features.
 
-    path: the weights: an .npz with words, coarse and fine (see `WordClasses`), weights ((2^bits,) int8) and bias (int).
+    weights: (2^bits,) integers, found by the features' hashes; bias: added to every sum.
     """
 
-    def __init__(self, path: Path = MODEL_FILE) -> None:
-        self.path = path
-        content = path.read_bytes()
-        self.version = f"{_RULE_VERSION} {hashlib.sha256(content).hexdigest()}"
-        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-            classes = WordClasses(arrays["words"].tobytes().decode().split(" "), arrays["coarse"], arrays["fine"])
-            weights = arrays["weights"].tolist()
-            self._bias = int(arrays["bias"])
+    def __init__(self, classes: WordClasses, weights: Sequence[int] | memoryview, bias: int) -> None:
+        self._bias = bias
         mask = len(weights) - 1
 
         # The same words and pairs of words come again and again: their sums are kept, up to a limit.
@@ -220,7 +398,64 @@ class PronounModel:
             )
 
         self._shape_score = shape_score
+        self.of_next = lru_cache(maxsize=1 << 16)(lambda word: group_score(_OF_NEXT_WORD, word))
         self._sums = [(itemgetter(*window), sum_within(window, groups)) for window, groups in _summed_together()]
+
+    def __call__(self, around: Context) -> int:
+        """Above 0 for the second of the two answers, in units of the rounded weights."""
+        before, after, shape = around
+        words = before + after
+        score = self._bias + self._shape_score(shape)
+        for window, total in self._sums:
+            score += total(*window(words))
+        return score
+
+
+_CERTAIN = 1000  # a score that needs no further evidence
+_PREDICATE = re.compile(  # with her gone, he cried
+    r"\s+(?:abroad|absent|alive|alone|around|asleep|aside|away|awake|back|behind|below|dead|drunk|gone|here|home|ill|in"
+    r"|inside|missing|out|outside|present|sick|there|unconscious|upstairs|downstairs)(?:\s*[,;.!?)]|\s*$|\s+(?:and|but|or)\b)"
+)
+# "A friend of his" is a pronoun, unless much speaks against it ("a man of his word").
+_DOUBLE_GENITIVE = re.compile(
+    r"\b(?:an?|that|this|those|these|some|any|no|another|every|each|one|two|several|many)\s+(?:[\w'’-]+\s+){1,3}of\s+$",
+    re.IGNORECASE,
+)
+_MUCH = 100
+_LOWER_CASE = re.compile(r" ([a-z]+)(?![\w'’-])")
+_NOUN = -30  # what the next word says alone, below which nothing else makes a possessive stand alone
+
+
+class PronounModel:
+    """Roles of English her and his.
+
+    path: the weights: an .npz with words, coarse and fine (see `WordClasses`), weights ((2^bits,) int8) and bias (int)
+        for determiner or object, alone_weights and alone_bias for determiner or pronoun.
+    """
+
+    def __init__(self, path: Path = MODEL_FILE) -> None:
+        self.path = path
+
+    @cached_property
+    def _content(self) -> bytes:
+        return self.path.read_bytes()
+
+    @cached_property
+    def version(self) -> str:
+        """Changes with the weights and with the rules."""
+        return f"{_RULE_VERSION} {hashlib.sha256(self._content).hexdigest()}"
+
+    @cached_property
+    def _models(self) -> tuple[_Scorer, _Scorer]:
+        """Object or determiner, alone or determiner; read when the first word asks."""
+        import numpy as np
+
+        with np.load(io.BytesIO(self._content), allow_pickle=False) as arrays:
+            classes = WordClasses(arrays["words"].tobytes().decode().split(" "), arrays["coarse"], arrays["fine"])
+            return (
+                _Scorer(classes, arrays["weights"].data, int(arrays["bias"])),
+                _Scorer(classes, arrays["alone_weights"].data, int(arrays["alone_bias"])),
+            )
 
     def __reduce__(self) -> tuple:
         return PronounModel, (self.path,)
@@ -231,53 +466,88 @@ class PronounModel:
 
     def object_score(self, text: str, start: int, end: int) -> int:
         """Evidence that the pronoun [start, end) is an object (him) and no determiner (his); above 0, it is."""
-        before, after, shape = context(text, start, end)
-        words = before + after
-        score = self._bias + self._shape_score(shape)
-        for window, total in self._sums:
-            score += total(*window(words))
-        return score
+        around = context(text, start, end)
+        if around.after[0] == TITLE:
+            return -_CERTAIN
+        if around.before[0] in ("with", "without") and _PREDICATE.match(text, end):
+            return _CERTAIN
+        return self._models[0](around)
+
+    def alone_score(self, text: str, start: int, end: int) -> int:
+        """Evidence that the possessive [start, end) stands alone (hers) and opens no noun phrase (her); above 0, so."""
+        return self._models[1](context(text, start, end))
 
     def _choose(self, text: str, start: int, end: int, roles: tuple[str, ...]) -> int:
-        start, end = with_coordinated(text, start, end)
-        if "object" in roles:
-            role = "object" if self.object_score(text, start, end) > 0 else "determiner"
-        else:
-            role = "pronoun" if _stands_alone(text, end) else "determiner"
+        role = role_in_a_set(text, start, end) if text[start - 1 : start] == "/" else ""
+        if not role:
+            start, end = with_coordinated(text, start, end)
+            if "object" in roles:
+                role = "object" if self.object_score(text, start, end) > 0 else "determiner"
+            else:
+                role = "pronoun" if self._stands_alone(text, start, end) else "determiner"
         for choice in (role, ""):
             if choice in roles:
                 return roles.index(choice)
         return 0
 
+    def _stands_alone(self, text: str, start: int, end: int) -> bool:
+        """Whether the possessive [start, end) opens no noun phrase: the book is his."""
+        noun = _LOWER_CASE.match(text, end)
+        if noun and self._models[1].of_next(normalise(noun[1])) < _NOUN and text[max(0, start - 3) : start - 1] != "of":
+            return False  # most often
+        start, end = without_marks(text, start, end)
+        following = _FOLLOWING.match(text, end)
+        assert following is not None  # it matches nothing, too
+        mark, word, joined = following.groups()
+        if mark:  # a quotation mark closes where it is attached
+            return mark in _CLOSING or (mark in _QUOTES and text[end] == mark) or normalise(mark) == FACE
+        if not word:
+            return True
+        if joined or _OWNED_TOGETHER.match(text, end):  # his on-screen wife; his and Katie's house
+            return False
+        if word[0].isupper() and not text[start].isupper():  # his May speech
+            return False
+        behind_of = text[max(0, start - 4) : start].endswith(("of ", "of\n"))
+        is_double = behind_of and _DOUBLE_GENITIVE.search(text, max(0, start - 48), start)
+        return self.alone_score(text, start, end) > (-_MUCH if is_double else 0)
+
+
+_SET = re.compile(r"\b(?:s?he|they)/(?:him|her|them)(?:/(?:his|hers?|theirs?)\b)?", re.IGNORECASE)
+_JOINED_AFTER = re.compile(r"(?: or |/| and/or | \(or )(?:his|hers?|him)\b\)?", re.IGNORECASE)
+_JOINED_BEFORE = re.compile(r"\b(?:his|hers?|him)(?: or |/| and/or | \(or )$", re.IGNORECASE)
+
+
+_MAY_JOIN_AFTER = frozenset({" o", " a", " (", "/h", "/H", " O", " A"})
+_MAY_JOIN_BEFORE = frozenset({"r ", "s/", "r/", "m/", "R ", "S/", "R/", "M/"})
+
+
+def role_in_a_set(text: str, start: int, end: int) -> str:
+    """The role in a set of pronouns that somebody goes by (she/her/hers), or empty outside of one."""
+    if not (start and text[start - 1] == "/"):
+        return ""
+    found = _SET.search(text, max(0, start - 9), end + 8)
+    if not found or found.start() > start or found.end() < end:
+        return ""
+    return "object" if text.count("/", found.start(), start) == 1 else "pronoun"
+
 
 def with_coordinated(text: str, start: int, end: int) -> tuple[int, int]:
-    """ "his or her" stands where a single pronoun could: the two share their role."""
-    if after := _COORDINATED_AFTER.match(text, end):
+    """ "his or her", "his (or her)" and "his/her" stand where a single pronoun could: the two share their role."""
+    if text[end : end + 2] in _MAY_JOIN_AFTER and (after := _JOINED_AFTER.match(text, end)):
         end = after.end()
-    if before := _COORDINATED_BEFORE.search(text, max(0, start - 8), start):
-        start = before.start()
+    if text[max(0, start - 2) : start] in _MAY_JOIN_BEFORE and (
+        before := _JOINED_BEFORE.search(text, max(0, start - 12), start)
+    ):
+        opened = text[before.start() : start].count("(")
+        start, end = before.start(), end + (opened and text[end : end + 1] == ")")
     return start, end
 
 
-_NEXT_WORD = re.compile(r"([^\w]*)([\w'’]*)")
-_OPENING_QUOTES = frozenset({'"', "“", "'", "‘"})
-# After a possessive pronoun that stands alone come function words or the end of a clause. Words that may also begin a
-# noun phrase ("his will", "his not going", "his too short coat") are not among them.
-_AFTER_PRONOUN = """
-    a again all alone also am an and are as at be because been before but by can could did do does for from had has have
-    he if in into is it may must nor now of on or shall she should since than that the then they this though to
-    until upon was we were when where which while who with without would you
-"""
-_ALONE_BEFORE = frozenset(_AFTER_PRONOUN.split())
-
-
-def _stands_alone(text: str, end: int) -> bool:
-    """Whether the possessive that ends here opens no noun phrase: the book is his."""
-    next_word = _NEXT_WORD.match(text, end)
-    assert next_word is not None  # it matches nothing, too
-    gap, word = next_word.groups()
-    if not word or not gap[:1].isspace():
-        return True
-    if gap.strip():
-        return gap.strip() not in _OPENING_QUOTES  # his "friend"
-    return word.lower() in _ALONE_BEFORE
+# What follows a possessive within its line: a mark, or a word and whether a hyphen joins it to the next.
+_FOLLOWING = re.compile(
+    rf"(?:[^\S\n]|[*_~]|\n(?=\s*[a-z])|{_INLINE_TAG})*(?:(</?[a-zA-Z]+|[^\w\s*~])|([^\W_]+)(-\w)?)?"
+)
+# Marks before which a noun phrase has ended.
+_CLOSING = frozenset((*".,;:!?)]}…–—-/", "<br", "</p", "<p"))
+_QUOTES = frozenset("\"'”’»`")
+_OWNED_TOGETHER = re.compile(r" (?:and|or|&) (?:\w+ ){0,2}\w+['’]s\b")

@@ -197,10 +197,12 @@ def write_table(swapped: Iterable[tuple[str, Counterfactual]]) -> None:
     console = Console()
     colours = console.color_system is not None
     headings = ("text", "counterfactual")
-    lines = edited = 0
+    lines = edited = skipped = no_prose = 0
     table = side_by_side(headings)
     for text, counterfactual in swapped:
         lines += 1
+        skipped += counterfactual.skipped
+        no_prose += counterfactual.no_prose
         if not counterfactual.spans:
             continue
         edited += 1
@@ -213,7 +215,9 @@ def write_table(swapped: Iterable[tuple[str, Counterfactual]]) -> None:
             table = side_by_side(headings)
     if table.row_count:
         console.print(table)
-    console.print(f"{edited} of {lines} lines edited")
+    left = f"; {skipped} sentences with a word to skip" if skipped else ""
+    left += f"; {no_prose} words in links, tags or code left alone" if no_prose else ""
+    console.print(f"{edited} of {lines} lines edited{left}")
 
 
 class Form(NamedTuple):

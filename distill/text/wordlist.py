@@ -35,6 +35,7 @@ from distill.base.long_input import decoded, read_whole, refuse_long_lines
 WHEN = "when"
 ALWAYS = "-"
 ONE_WAY = "one-way"
+GENERIC = "generic"
 AMBIGUOUS = "ambiguous"
 ROLES = {
     "determiner": "possessive determiner, before a noun: her book",
@@ -45,6 +46,7 @@ ROLES = {
 }
 MARKS = {
     ONE_WAY: "only for the words that have no other row",
+    GENERIC: "the first group's word is used of everybody and stays, the others become it: actress becomes actor",
     AMBIGUOUS: "a name that is also a common word, a surname or a place: only where the context says first name",
 }
 KNOWN_WHEN = (*ROLES, *MARKS, ALWAYS)
@@ -70,6 +72,8 @@ class Row:
     one_way: a word of this row that has a row without this mark too keeps that row's counterparts, and only the others
         are swapped by this one (ms becomes mr, mr becomes mrs).
     ambiguous: a first name that counts only where the context says that it is one (see `MARKS`).
+    generic: the first group's word is used of everybody: it is not listed by this row, and the others become it.
+        Another row of the same words without the mark goes before.
     file: the file that holds the row.
     """
 
@@ -79,6 +83,12 @@ class Row:
     one_way: bool = False
     ambiguous: bool = False
     file: str = field(default="", compare=False)
+    generic: bool = False
+
+    @property
+    def listed(self) -> tuple[tuple[int, str], ...]:
+        """(group, word) of the words that the row swaps."""
+        return tuple(enumerate(self.words))[1 if self.generic else 0 :]
 
 
 @dataclass(frozen=True)
@@ -108,7 +118,7 @@ class WordList:
     @cached_property
     def group_of(self) -> dict[str, int]:
         """Every listed word (lower case) and the index of its group."""
-        return {word: group for row in self.rows for group, word in enumerate(row.words)}
+        return {word: group for row in self.rows for group, word in row.listed}
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -120,12 +130,12 @@ class WordList:
         """Word -> (words, role) of every row that swaps it."""
         rows_of: dict[str, list[Row]] = {}
         for row in self.rows:
-            for word in row.words:
+            for _, word in row.listed:
                 rows_of.setdefault(word, []).append(row)
         counterparts = {}
         for word, rows in rows_of.items():
             by_role: dict[str | None, tuple[str, ...]] = {}
-            for row in [row for row in rows if not row.one_way] or rows:
+            for row in [row for row in rows if not (row.one_way or row.generic)] or rows:
                 by_role.setdefault(row.when, row.words)
             counterparts[word] = [(words, role) for role, words in by_role.items()]
         return counterparts
@@ -262,6 +272,7 @@ def _load(spec: str) -> tuple[WordList, list[UserError]]:
         )
     conflicts = _Conflicts(tables[0].groups if tables else ())
     rows: list[Row] = []
+    plain = {row.words for part in tables for row in part.rows if not row.generic}
     for part in tables:
         if part.groups and part.groups != tables[0].groups:
             mistakes.append(
@@ -272,6 +283,8 @@ def _load(spec: str) -> tuple[WordList, list[UserError]]:
             )
             continue
         for row in part.rows:
+            if row.generic and row.words in plain:
+                continue
             try:
                 conflicts.add(row)
                 rows.append(row)
@@ -282,10 +295,15 @@ def _load(spec: str) -> tuple[WordList, list[UserError]]:
         for kind in (PROTECTED, SKIP)
     }
     groups, metadata = (tables[0].groups, tables[0].metadata) if tables else ((), {})
-    decisive = (groups, [[*row.words, row.when, row.one_way, row.ambiguous] for row in rows], list(phrases.values()))
+    decisive = (groups, [_decisive(row) for row in rows], list(phrases.values()))
     digest = hashlib.sha256(json.dumps(decisive, ensure_ascii=True).encode()).hexdigest()
     name = "+".join(name if name in bundled or name == ALONE else Path(name).stem for name in names)
     return WordList(name, groups, tuple(rows), digest, metadata, phrases[PROTECTED], phrases[SKIP]), mistakes
+
+
+def _decisive(row: Row) -> list:
+    """What of a row enters the hash of the list."""
+    return [*row.words, row.when, row.one_way, row.ambiguous, *((GENERIC,) if row.generic else ())]
 
 
 def _parse(text: str, path: Path, mistakes: list[UserError]) -> _Part:
@@ -385,19 +403,25 @@ def _row(cells: list[str], groups: tuple[str, ...], has_when: bool, path: Path, 
     marks = when.replace(",", " ").split()
     for mark in marks:
         if mark not in KNOWN_WHEN:
-            raise UserError(f"{where}: unknown role {mark!r}; {suggestion(mark, KNOWN_WHEN)}")
+            raise UserError(f"{where}: unknown role {mark!r}; {suggestion(mark, (*ROLES, *MARKS))}")
     roles = [mark for mark in marks if mark in ROLES]
     if len(roles) > 1:
         raise UserError(f"{where}: the row has {len(roles)} roles ({', '.join(roles)}); write one row for each")
     if AMBIGUOUS in marks and "name" not in roles:
         raise UserError(f"{where}: {AMBIGUOUS!r} is a mark of names; write 'name {AMBIGUOUS}', or leave it out")
+    if GENERIC in marks and (len(marks) > 1):
+        raise UserError(
+            f"{where}: {GENERIC!r} stands alone; leave {marks[0] if marks[0] != GENERIC else marks[1]!r} out"
+        )
     words = tuple(cell.lower() for cell in cells)
     for group, word in zip(groups, words, strict=True):
         if not word:
             raise UserError(f"{where}: the word of group {group!r} is empty; fill it in or delete the row")
         if not (is_word_character(word[0]) and is_word_character(word[-1])):
             raise UserError(f"{where}: {word!r} must begin and end with a letter or digit; leave punctuation out")
-    return Row(words, roles[0] if roles else None, line, ONE_WAY in marks, AMBIGUOUS in marks, str(path))
+    return Row(
+        words, roles[0] if roles else None, line, ONE_WAY in marks, AMBIGUOUS in marks, str(path), GENERIC in marks
+    )
 
 
 def _phrase(cells: list[str], path: Path, line: int) -> str:
@@ -435,9 +459,10 @@ class _Conflicts:
             raise UserError(
                 f"{where}: the row {' / '.join(row.words)} repeats {_line(same, row)}; delete one of the two"
             )
-        for word in row.words:
+        for _, word in row.listed:
             for earlier in self._rows_of.get(word, ()):
-                if row.when == earlier.when and not (row.one_way or earlier.one_way):
+                weak = row.one_way or earlier.one_way or row.generic != earlier.generic
+                if row.when == earlier.when and not weak:
                     raise UserError(
                         f"{where}: {word!r} is paired here with {_others(row, word)} and on {_line(earlier, row)} with "
                         f"{_others(earlier, word)}; give the two rows different roles in the last column {WHEN!r} "

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _REFERENCE = "english_gender"
+_REFERENCE_FILES = "english_gender+english_occupation_forms+none"
 _REFERENCE_GROUPS = ("male", "female")
 _TOP = 20  # rows and words that a table in the terminal shows
 
@@ -290,7 +291,7 @@ _MIN_LETTERS = 5
 def _suspicions(wordlist: WordList) -> Iterator[Suspicion]:
     """Row by row; the rules for English are left out where the list's `language` is another."""
     english = wordlist.metadata.get("language", "en").lower().startswith("en")
-    reference = load_wordlist(f"{_REFERENCE}+none")
+    reference = load_wordlist(_REFERENCE_FILES)
     known = _KnownWords(wordlist, reference)
     checks = (known.crossed, _Number(wordlist).differs, _Spelling(wordlist, reference).is_odd, known.paired_otherwise)
     for row in wordlist.rows:
@@ -302,7 +303,7 @@ def _suspicions(wordlist: WordList) -> Iterator[Suspicion]:
         if row.one_way and not _only_one_way(row, wordlist):
             reason = f"the one-way row {' / '.join(row.words)} has no effect, as each of its words has another row"
             yield Suspicion(where, reason, "delete it, or take one-way off and give the rows roles")
-        if english and row.when != "name":
+        if english and row.when != "name" and not row.generic:
             told = next(filter(None, (check(row) for check in checks)), None)
             if told is not None:
                 yield Suspicion(where, *told)
@@ -403,6 +404,8 @@ class _Spelling:
         self._order = {word: place for place, word in enumerate(wordlist.words)}
         self._partners: dict[str, set[str]] = defaultdict(set)
         for row in (*self._reference.rows, *wordlist.rows):
+            if row.generic:
+                continue
             for word in row.words:
                 self._partners[word].update(row.words)
 
@@ -463,7 +466,7 @@ def _plain(word: str) -> str:
 
 
 def _coverage(wordlist: WordList, text: Sequence[str], text_column: str) -> Coverage:
-    swapper = Swapper(wordlist)
+    swapper = Swapper(wordlist, skip="sentence")  # what a list covers is counted beside what it skips
     reference = _reference_swapper(wordlist)
     progress = counter(f"check {wordlist.name}", "documents")
     documents = with_hit = words = skipped = 0
@@ -489,6 +492,8 @@ def _coverage(wordlist: WordList, text: Sequence[str], text_column: str) -> Cove
     hits_of: Counter[tuple[str, ...]] = Counter()
     for forms, hits in written.items():
         keys = [_key(form) for form in forms]
+        if keys[0] not in group_of:  # an article or a possessive that follows a word's form
+            continue
         group = group_of[keys[0]]
         hits_by_group[wordlist.groups[group]] += hits
         # Counterfactual k holds the word of group g + k.
@@ -512,7 +517,8 @@ def _coverage(wordlist: WordList, text: Sequence[str], text_column: str) -> Cove
 
 def _reference_swapper(wordlist: WordList) -> Swapper | None:
     """Finds the English words for the list's groups, where they are male and female (and perhaps more)."""
-    if not set(_REFERENCE_GROUPS) <= {group.lower() for group in wordlist.groups}:
+    is_english = wordlist.metadata.get("language", "en").lower().startswith("en")
+    if not is_english or not set(_REFERENCE_GROUPS) <= {group.lower() for group in wordlist.groups}:
         return None
     return Swapper(load_wordlist(f"{_REFERENCE}+none"))
 

@@ -46,6 +46,12 @@ def marked(text: str) -> str:
 
 
 CASES = [
+    # --- towns, shops, the zodiac
+    "She moved to Charlotte and lived near Charlotte; then +Charlotte Smith came.",
+    "We ate at Wendy's, and +Wendy left +Wendy's house.",
+    "Leo and Virgo are signs of the zodiac.",
+    # --- one treatment for what may be one person
+    "Frank Marshall met Marshall Field. Marshall said so.".replace("Frank", "+Frank"),
     # --- one person, by first name and surname
     "+Mary's hat. +Tom, +Dick and +Harry came, and +Mary too.",
     "+Henry James wrote it. Then James went home; his brother +William James stayed.",

@@ -35,7 +35,7 @@ gentleman\tlady
 TEXT = [
     "He saw her. Her king said that the queen was his.\nMs. Bennet, said HE to Lady Anne; SHE left.",
     "Nothing of the kind: the kings, queenly, shethe.",
-    "The lady told Mr. King's friend about her book. The book is hers, he’s sure.",
+    "The lady told Mr. Kent's king about her book. The book is hers, he’s sure.",
 ]
 ROW_HITS = {
     ("he", "she", None): 4,
@@ -339,7 +339,7 @@ def test_coverage_of_real_text(shared_data, write):
     corpus = shared_data("corpus", "wikipedia_people.validation.jsonl.xz")
     with lzma.open(corpus, "rt", encoding="utf-8") as stream:
         documents = [json.loads(line)["text"] for line in stream]
-    pairs = [("he", "she"), ("king", "queen"), ("son", "daughter"), ("actor", "actress"), ("men", "women")]
+    pairs = [("he", "she"), ("uncle", "aunt"), ("son", "daughter"), ("actor", "actress"), ("men", "women")]
     path = write("male\tfemale\n" + "".join(f"{a}\t{b}\n" for a, b in pairs))
     coverage = check_wordlist(path, [str(corpus)]).coverage
     hits = naive_hits({word for pair in pairs for word in pair}, documents)

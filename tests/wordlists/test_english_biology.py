@@ -3,6 +3,8 @@
 import pytest
 from bundled import GENDER, phrases_of
 
+from distill.text.counterfactual import Swapper
+
 BIOLOGY_SENTENCES = [
     ("She is pregnant.", 1),
     ("After her second PREGNANCY she wrote a novel.", 1),
@@ -40,6 +42,9 @@ def test_biology_sentences(text, skipped):
     assert (counterfactual.text == text) == bool(skipped)
 
 
+BY_SENTENCE = Swapper(GENDER.wordlist, skip="sentence")
+
+
 def test_biology_words_leave_their_sentence_alone():
     biology = phrases_of("english_biology")
     assert all(phrase == phrase.lower() for phrase in biology)
@@ -48,6 +53,8 @@ def test_biology_words_leave_their_sentence_alone():
         for form in (phrase, phrase.capitalize(), phrase.upper()):
             counterfactual = GENDER.swap(f"He came. She spoke of {form}, he said. He left.")
             assert counterfactual.skipped == 1
+            assert counterfactual.text == f"He came. She spoke of {form}, he said. He left."  # its document, by default
+            counterfactual = BY_SENTENCE.swap(f"He came. She spoke of {form}, he said. He left.")
             assert counterfactual.text == f"She came. She spoke of {form}, he said. She left."
         # a part of a longer word is none
         assert GENDER.swap(f"She spoke of {phrase}x.").text.startswith("He spoke of ")

@@ -93,7 +93,7 @@ NEUTRAL_SENTENCES = [
         "Her girlfriend is my sister-in-law.",
         "Their romantic partner is my sibling-in-law.",
     ),
-    ("She was pregnant. She was happy.", "She was pregnant. They were happy.", "She was pregnant. He was happy."),
+    ("She was pregnant. She was happy.", "She was pregnant. She was happy.", "She was pregnant. She was happy."),
     ("The parent company sent a statesman.", "The parent company sent a stateswoman.", None),
 ]
 

@@ -25,7 +25,7 @@ PROTECTED_SENTENCES = [
     ("Every man for himself!", "Every man for himself!"),
     ("no man's land, no man’s horse", "no man's land, no woman’s horse"),
     ("The Lord Chancellor bowed to Lord Byron.", "The Lord Chancellor bowed to Lady Byron."),
-    ("the Screen Actors Guild and two actors", "the Screen Actors Guild and two actresses"),
+    ("the Screen Actors Guild and two waiters", "the Screen Actors Guild and two waitresses"),
     ("Notre-Dame and Notre Dame de Paris", "Notre-Dame and Notre Dame de Paris"),
     ("votes for women, by women", "votes for women, by men"),
     ("Zheng He said that he would sail.", "Zheng He said that she would sail."),
@@ -44,7 +44,12 @@ def test_protected_sentences(text, expected):
     assert GENDER.swap(text).text == expected
 
 
-TABLES = ("english_gender", "english_gender_neutral", "english_religion", "english_gender+english_names")
+TABLES = (
+    "english_gender+english_occupation_forms",
+    "english_gender_neutral",
+    "english_religion",
+    "english_gender+english_names",
+)
 
 
 def test_protected_phrases_hold_a_listed_word():

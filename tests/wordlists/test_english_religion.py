@@ -45,7 +45,7 @@ RELIGION_SENTENCES = [
         "Passover begins; Easter is over.",
         "Easter begins; Ramadan is over.",
     ),
-    ("an Islamic school", "an Jewish school", "an Christian school"),
+    ("an Islamic school", "a Jewish school", "a Christian school"),
     ("two biblical stories", "two quranic stories", "two talmudic stories"),
     ("the Qur’an, the Koran", "the Torah, the Torah", "the Bible, the Bible"),
     ("Sharia, or Islamic law", "Halakha, or Halakhah", "Canon law, or Canon law"),

@@ -1,0 +1,375 @@
+"""A listed English word in a text -> whether it is that word there, or a verb, an acronym, a surname, an exclamation, a
+unit, a ship.
+
+English only, deterministic, without a model. Each rule answers for a few words (`has_rules`), and looks at the words
+right around. What it does not know stays as it is listed. Of one text, a surname that stands behind a first name once
+is a surname all through it.
+
+Limits: the rules know the commonest frames. "Man" as a verb without an object (they manned; to man and to maintain) and
+surnames without a first name or a title (said King) are found only where another mention tells them.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from functools import cache, partial
+from typing import NamedTuple
+
+from distill.text import first_names
+
+VERSION = "1"  # raise it whenever the same text may be judged otherwise
+
+
+class Place(NamedTuple):
+    """A listed word in a text: [start, end) in characters, and the word in lower case."""
+
+    start: int
+    end: int
+    word: str
+
+
+_Rule = Callable[[str, int, int], bool]  # (text, start, end) -> whether the word is another one here
+
+_REACH = 48
+
+
+def _words(words: str) -> frozenset[str]:
+    return frozenset(words.split())
+
+
+# ------------------------------------------------------------------------------------------------------------ acronyms
+
+_BETWEEN_CAPITALS = re.compile(r"[^\W\d_]{2,}")
+_DETERMINERS = _words("a an the our their its this that these those each every any no per via of using in with for")
+_ACRONYM_AFTER = re.compile(
+    r"[-‐‑]\d|[-‐‑]?[+/][-‐‑+]|2\b| (?:bundle|receptor|gene|protein|data|system|systems|manager)s?\b"
+)
+
+
+def _acronym(text: str, start: int, end: int) -> bool:
+    """HER-2, an SHE manager, the hospital's information system (HIS); but "it was HER idea"."""
+    if not text[start:end].isupper() or end - start < 2:
+        return False
+    if _ACRONYM_AFTER.match(text, end):
+        return True
+    in_brackets = text[start - 1 : start] in ("(", "[") and text[end : end + 1] in (")", "]", ",", ";")
+    before = _BETWEEN_CAPITALS.findall(text[max(0, start - _REACH) : start])[-1:]
+    if in_brackets:
+        return not (before and before[0].isupper())
+    return bool(before) and before[0] in _DETERMINERS_OF_ACRONYMS and text[start - 1 : start] == " "
+
+
+_DETERMINERS_OF_ACRONYMS = _words("a an the The An A")
+
+_MS_UNIT = re.compile(r"(?:\d|\b(?:in|of|per|to|few|many|hundred|thousand|±))[\s\xa0-]*$")
+_NAME_AFTER = re.compile(r"\.?[\s\xa0]+(?:[a-z]{1,3}[\s\xa0]+){0,2}[\"“'‘(]?[^\W\d_a-z]")
+_WORD_AFTER = re.compile(r"\.?[ \xa0]+([a-z][\w'’-]*)")
+
+
+def _no_title(text: str, start: int, end: int) -> bool:
+    """10 ms, MS patients, a Ms of 1200; but Ms. Lee, ms lee, and at the end of a line "thank you, Ms."."""
+    written = text[start:end]
+    if _NAME_AFTER.match(text, end):
+        # MS Word is in the list of protected phrases; MS in capitals beside a name is Ms. only where all is capitals.
+        return written == "MS" and not _next_is_upper(text, end)
+    if written.islower():
+        after = _WORD_AFTER.match(text, end)
+        return bool(_MS_UNIT.search(text, max(0, start - 12), start)) or not after or after[1] in _FUNCTION_WORDS
+    return text[end : end + 1] not in (".", ",", "!", "?") or written == "MS"
+
+
+def _next_is_upper(text: str, end: int) -> bool:
+    following = _BETWEEN_CAPITALS.search(text, end, end + _REACH)
+    return following is not None and following[0].isupper()
+
+
+_FUNCTION_WORDS = _words("""
+    a after an and are as at be because been before but by can did do does for from had has have he her his i if in into
+    is it may me more my no not of off on or our over per she since so than that the their them then there these they
+    this those to under until up was we were when where which while who with would you
+""")
+
+# -------------------------------------------------------------------------------------------------------- exclamations
+
+_EXCLAIMED_BEFORE = re.compile(
+    r"(?:^|(?<=[\s\"“'‘(.!?,*]))(?:oh|o|aw+|ah+|hey|damn|dang|whoa|wow|oo+h|ugh|gosh|jeez|yo|yeah|yep|nah|hell|shit|fuck"
+    r"|bloody hell|come on|c['’]mon|thanks|sorry|please|dude|okay|ok|lol|bro),? $",
+    re.IGNORECASE,
+)
+_CLAUSE_END = re.compile(r"[.!?…]|\s*$|[\"”]|\s*\n")
+_OPENS = re.compile(r"(?:^|[.!?\n\"“*]\s*)$")
+
+
+_CRIES = _words("oh o aw aww ah ahh damn whoa")
+
+
+def _said_before(text: str, start: int) -> str:
+    """The word right before, in lower case, without marks."""
+    words = text[max(0, start - 9) : start].rstrip(" ,").rsplit(" ", 1)
+    return words[-1].strip("\"“‘'(*").lower()
+
+
+def _exclaimed(text: str, start: int, end: int) -> bool:
+    """Oh man, that was close. Boy, was I wrong. Relax, man!"""
+    after = text[end : end + 1]
+    if after == " " and _said_before(text, start) not in _CRIES:
+        return False
+    if after not in (",", ".", "!", "?", "") and not _CLAUSE_END.match(text, end):
+        before = _EXCLAIMED_BEFORE.search(text, max(0, start - 14), start)
+        return before is not None and before[0].lower().startswith(("oh", "o ", "aw", "ah", "damn", "whoa", "wow"))
+    head = text[max(0, start - 14) : start]
+    if _EXCLAIMED_BEFORE.search(head):
+        return True
+    if after in (",", "!") and _OPENS.search(head if start <= 14 else head[1:]):
+        return text[start].isupper() or start == 0
+    return (
+        head.endswith(", ") and (after in (".", "!", "?", "")) and not text[end : end + 1].isalpha() and _called(head)
+    )
+
+
+def _called(head: str) -> bool:
+    """Whether what goes before the comma is no part of a list: "a soldier, man" is none that texts have."""
+    return not re.search(r"\b(?:a|an|the|and|or|boy|girl|woman|child|men|women), $", head)
+
+
+# --------------------------------------------------------------------------------------------------------------- verbs
+
+_OBJECT_AFTER = re.compile(
+    r" (?:the|a|an|our|their|his|her|my|your|its|this|these|those|all|every|each|both|them|it|us"
+    r"|any|many|several|two)\b"
+)
+_VERB_BEFORE = re.compile(
+    r"\b(?:to|will|would|shall|should|can|could|may|might|must|cannot|can't|couldn't|won't|didn't|don't|doesn't|not|help"
+    r"|helped|helps|who|they|we|you|i|'ll|’ll|'d|’d|let's|and|or|never|always) $",
+    re.IGNORECASE,
+)
+_AUXILIARY_BEFORE = re.compile(
+    r"\b(?:will|would|shall|should|can|could|may|might|must|cannot"
+    r"|(?:can|couldn|won|didn|don|doesn|wouldn)['’]t|['’]ll) $",
+    re.IGNORECASE,
+)
+_IMPERATIVE = re.compile(r"(?:^|[.!?\n\"“:]\s*)$")
+_TO_BEFORE = re.compile(r"\bto $", re.IGNORECASE)
+
+
+def _verb(text: str, start: int, end: int) -> bool:
+    """Man the desk; to mother him; will shepherd the bill; but "the man the police sought"."""
+    if not _OBJECT_AFTER.match(text, end):
+        return False
+    head = text[max(0, start - 14) : start]
+    if _AUXILIARY_BEFORE.search(head):
+        return True
+    if text[start].isupper():
+        return _IMPERATIVE.search(head) is not None and text[start:end] not in ("Mother", "Father", "Husband", "King")
+    return _VERB_BEFORE.search(head) is not None
+
+
+# ------------------------------------------------------------------------------------------------------------ surnames
+
+_TITLE_BEFORE = re.compile(
+    r"(?:^|[^\w.])(?:Mr|Mrs|Ms|Dr|Prof|Professor|Doctor|Rev|Reverend|Hon|Sgt|Sergeant|Capt|Captain|Lt|Lieutenant|Col|"
+    r"Colonel|Gen|General|Maj|Major|Det|Detective|Inspector|Officer|Judge|Justice|Senator|Sen|Rep|Gov|Governor|Mayor|"
+    r"Chancellor|President|Coach|Director|Agent|Nurse|Sheriff|Constable|Councillor|Miss|Mister|Messrs|Madame|Herr|"
+    r"MR|MRS|MS|DR)\.? $"
+)
+_INITIAL_BEFORE = re.compile(r"\b[A-Z]\.(?: ?[A-Z]\.)* $")
+_NAME_BEFORE = re.compile(r"(?:^|[\s\"“'‘(\[—,-])([^\W\d_a-z][\w'’-]+) $")
+_FOLLOWED_BY_NAME = re.compile(r"[ \xa0]+(?:[^\W\d_a-z]|of\b)")
+_NO_FIRST_NAMES = _words("""
+    african american ancient anglo aztec arab asian beauty black blue british burger celtic chess child christian crown
+    dairy dance dancing danish dark dead disco drag drama dutch east elf english emperor evil fairy fisher forest former
+    french future german gold golden great greek green grey high holy homecoming ice incumbent indian iranian irish
+    israelite italian japanese junior last late lion little london lost may mighty monkey moon new norman northern
+    norwegian old old-time persian pharaoh philosopher polish pop portuguese prom proud red reigning roman royal russian
+    saxon scottish scream sea silver snow southern spanish spider star sun swedish swiss the thai then tribal turkish
+    viking virgin warrior welsh west white wicked winter witch young zulu
+    american-born dear good my our his her their its your poor brave noble vice deputy assistant honorary hereditary
+    co acting associate arch auxiliary
+""")
+
+
+def _is_first_name(word: str) -> bool:
+    return word.lower() in _first_names()
+
+
+@cache
+def _first_names() -> frozenset[str]:
+    from distill.text.wordlist import load_wordlist
+
+    return frozenset(load_wordlist("english_names").group_of) | first_names.MORE_FIRST_NAMES
+
+
+def _surname(text: str, start: int, end: int, strict: bool) -> bool:
+    """Stephen King, Mr. Shepherd, B. King; but King Henry, the Norwegian King, Prom Queen.
+
+    strict: whether only a known first name counts, and no other capitalised word.
+    """
+    if not text[start].isupper() or (text[start:end].isupper() and not _is_upper_around(text, start)):
+        return False
+    head = text[max(0, start - 32) : start]
+    if not head.endswith((" ", "\xa0")):
+        return False
+    head = head.replace("\xa0", " ")
+    if _FOLLOWED_BY_NAME.match(text, end) and text[end : end + 1] != "-":
+        return False
+    if _TITLE_BEFORE.search(head) or _INITIAL_BEFORE.search(head):
+        return True
+    before = _NAME_BEFORE.search(head)
+    if not before:
+        return False
+    name = before[1]
+    if name.lower() in _NO_FIRST_NAMES:
+        return False
+    if _is_first_name(name):
+        return True
+    if strict or len(name) < 3 or name.isupper() or name.lower() in _FUNCTION_WORDS:
+        return False
+    opens = before.start(1) == 0 or _OPENS.search(head[: before.start(1)])
+    return not opens and not first_names.is_no_first_name(name)
+
+
+def _is_upper_around(text: str, start: int) -> bool:
+    before = _BETWEEN_CAPITALS.findall(text[max(0, start - _REACH) : start])
+    return bool(before) and before[-1].isupper()
+
+
+# --------------------------------------------------------------------------------------------------------------- ships
+
+_SHIP = re.compile(
+    r"\b(?:ships?|boats?|vessels?|yachts?|schooners?|frigates?|steamers?|steamships?|battleships?|submarines?|cruisers?"
+    r"|destroyers?|corvettes?|tankers?|freighters?|trawlers?|brigs?|sloops?|gunboats?|liners?|HMS|USS|RMS|HMCS|HMAS)\b"
+)
+_OF_A_SHIP = re.compile(
+    r" (?:crew|hull|keel|sails?|decks?|masts?|rigging|bows?|stern|engines?|guns|maiden voyage|sister ships?|armament"
+    r"|cargo|displacement|holds?|port side|starboard|home port|first voyage|sea trials|draught|propellers?|boilers)\b"
+)
+_DONE_BY_A_SHIP = re.compile(
+    r" (?:was|were|had been|has been|is)? ?(?:sailed|steamed|sank|docked|launched|commissioned|decommissioned|scrapped"
+    r"|sunk|laid down|torpedoed|refitted|rammed|wrecked|ran aground|run aground|moored|anchored|struck from|foundered"
+    r"|displaced|converted|renamed)\b"
+)
+_WOMAN_NEAR = re.compile(
+    r"\b(?:woman|girl|lady|mother|wife|daughter|sister|Mrs|Miss|Ms|queen|princess|actress|herself)\b"
+)
+
+
+def _ship(text: str, start: int, end: int) -> bool:
+    """The frigate lost her masts; she was launched in 1912; but the ship was hers, and she sailed it."""
+    if not (_OF_A_SHIP.match(text, end) or _DONE_BY_A_SHIP.match(text, end)):
+        return False
+    head = text[max(0, start - 300) : start]
+    return _SHIP.search(head) is not None and not _WOMAN_NEAR.search(head)
+
+
+# ------------------------------------------------------------------------------------------------------------- written
+
+_SLASHED = re.compile(r"(?:\bs/|\(s\)|\bwo/|\(wo\)|\bfe/|\(fe\))$", re.IGNORECASE)
+
+
+def _of_both(text: str, start: int, end: int) -> bool:
+    """S/he, (s)he, wo/man, (fe)male."""
+    return text[start - 1 : start] in ("/", ")") and _SLASHED.search(text, max(0, start - 4), start) is not None
+
+
+_PRONOUNS = _words("he she him her his hers himself herself")
+_RULES: dict[str, tuple[_Rule, ...]] = {
+    **dict.fromkeys(_PRONOUNS, (_acronym,)),
+    "he": (_of_both, _acronym),
+    "she": (_acronym, _ship),
+    "her": (_acronym, _ship),
+    "male": (_of_both,),
+    "males": (_of_both,),
+    "men": (_of_both,),
+    "ms": (_no_title,),
+    "mr": (_acronym,),
+    "sis": (_acronym,),
+    "man": (_of_both, _exclaimed, _verb, partial(_surname, strict=True)),
+    "boy": (_exclaimed,),
+    "brother": (_exclaimed, partial(_surname, strict=True)),
+    "bro": (_exclaimed, _acronym),
+    "dude": (_exclaimed,),
+    **dict.fromkeys(_words("father mother husband"), (_verb,)),
+    "shepherd": (_verb, partial(_surname, strict=False)),
+    **dict.fromkeys(
+        _words(
+            "king kings prince earl duke baron lord abbot priest monk guy queen groom sultan marquis butler bachelor"
+        ),
+        (partial(_surname, strict=False),),
+    ),
+}
+_FAMILY_NAMES = _words("""
+    huntsman foreman postman alderman boatman churchman fisherman horseman doorman oarsman helmsman marksman merman
+    dairyman spaceman steward wizard hero laird squire master count lad lass laddie workman
+""")
+_RULES |= {word: (partial(_surname, strict=True),) for word in _FAMILY_NAMES}
+
+
+def has_rules(word: str) -> bool:
+    """Whether a listed word, in lower case, may be another one somewhere."""
+    return word in _RULES
+
+
+NEVER, ALWAYS, SHIPS, SLASHES = range(4)
+
+
+def when_to_look(word: str, written: str) -> int:
+    """In which texts a listed word that is written so is worth a look: pronouns in the letters of prose hardly are."""
+    if word not in _RULES:
+        return NEVER
+    if word not in _PRONOUNS or written == written.upper():
+        return ALWAYS
+    return SHIPS if word in ("she", "her") else SLASHES if word == "he" else NEVER
+
+
+def may_be_ship(text: str, end: int) -> bool:
+    """Whether what follows she or her could be said of a ship."""
+    return _SAID_OF_A_SHIP.match(text, end) is not None
+
+
+_SAID_OF_A_SHIP = re.compile(f"{_OF_A_SHIP.pattern}|{_DONE_BY_A_SHIP.pattern}")
+
+
+def others(text: str, places: Sequence[Place]) -> list[bool]:
+    """For every place of a word that `has_rules`, all of one text: whether it is another word there."""
+    judged = []
+    surnames: set[str] = set()
+    for start, end, word in places:
+        told = next((rule for rule in _RULES[word] if rule(text, start, end)), None)
+        if isinstance(told, partial):
+            surnames.add(word)
+        judged.append(told is not None)
+    for place, judgement in zip(places, tuple(judged), strict=True):
+        # One that stands in a protected phrase (Stephen King) is among no places.
+        if (
+            not judgement
+            and place.word not in surnames
+            and text[place.start].isupper()
+            and _is_somebodys(text, place.word)
+        ):
+            surnames.add(place.word)
+    if surnames:
+        judged = [
+            judgement or (place.word in surnames and _may_be_the_surname(text, place))
+            for judgement, place in zip(judged, places, strict=True)
+        ]
+    return judged
+
+
+def _is_somebodys(text: str, word: str) -> bool:
+    """Whether a word is a surname somewhere in the text."""
+    rule = next((rule for rule in _RULES[word] if isinstance(rule, partial)), None)
+    if rule is None:
+        return False
+    return any(rule(text, *found.span()) for found in re.finditer(rf"\b{word.capitalize()}\b", text))
+
+
+_ARTICLE_BEFORE = re.compile(
+    r"\b(?:the|a|an|my|our|his|her|their|your|this|that|every|each|no|de|of the)\s$", re.IGNORECASE
+)
+
+
+def _may_be_the_surname(text: str, place: Place) -> bool:
+    """Whether a word that is a surname in this text may be so here: capitalised, alone, and without an article."""
+    start, end, _ = place
+    if not text[start].isupper() or _FOLLOWED_BY_NAME.match(text, end):
+        return False
+    return not _ARTICLE_BEFORE.search(text, max(0, start - 7), start)

@@ -1,0 +1,62 @@
+"""Words that are others here, by hand: of each rule what it stops, and what it must not."""
+
+import pytest
+
+from distill.text.counterfactual import Swapper
+from distill.text.senses import has_rules
+from distill.text.wordlist import load_wordlist
+
+ENGLISH = Swapper(load_wordlist("english_gender"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "The latency is 10 ms.",
+        "MS patients improved.",
+        "HER-2 positive tumours were excluded.",
+        "An SHE manager read the HIS data.",
+        "the hospital information system (HIS)",
+        "They man the desk.",
+        "Man the lifeboats!",
+        "to mother the kids",
+        "We will shepherd the bill.",
+        "to father a child",
+        "Oh man, that was close.",
+        "Boy, was it close.",
+        "thanks man",
+        "Relax, man!",
+        '"No," said Freddy Shepherd.',
+        "Judith Butler and B. King",
+        "Stephen King wrote it. King wrote more.",
+        "The frigate lost her masts.",
+        "If s/he agrees, (s)he signs: (wo)man, wo/man.",
+        "You guys rock, man up.",
+        "He-Man and the bundle of His",
+    ],
+)
+def test_other_words_stay(text):
+    assert ENGLISH.swap(text).text == text
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("Ms. Lee left.", "Mr. Lee left."),
+        ("It was HER idea. TELL HER!", "It was HIS idea. TELL HIM!"),
+        ("The man the police saw", "The woman the police saw"),
+        ("I gave it to the man. The man, a boy, left.", "I gave it to the woman. The woman, a girl, left."),
+        ("Her mother the queen", "His father the king"),
+        ("King Henry and the Norwegian King", "Queen Henry and the Norwegian Queen"),
+        ("Prom Queen; the king wrote.", "Prom King; the queen wrote."),
+        ("She wrote to Mr. King and to Stephen King.", "He wrote to Mrs. King and to Stephen King."),
+        ("The woman sailed the ship, and her crew sang.", "The man sailed the ship, and his crew sang."),
+        ("That dude left.", "That girl left."),
+    ],
+)
+def test_the_same_words_are_swapped(text, expected):
+    assert ENGLISH.swap(text).text == expected
+
+
+def test_rules_are_for_listed_words_or_surnames():
+    assert has_rules("man") and has_rules("king") and not has_rules("woman")
