@@ -183,7 +183,7 @@ class Swapper:
     @property
     def cache_key(self) -> str:
         """Hash of everything that decides a counterfactual: the list, the rules here and the resolver."""
-        language = language_of(self.wordlist)
+        language = self.wordlist.metadata.get("language", "")
         parts = (
             self.wordlist.sha256,
             RULE_VERSION,

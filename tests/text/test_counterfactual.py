@@ -5,7 +5,7 @@ import re
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from distill.base.errors import UserError
@@ -127,6 +127,7 @@ COMPOUND_SWAPPER = Swapper(word_list(*((word, f"x{index}") for index, word in en
 
 @given(texts_with_words(COMPOUNDS))
 def test_search_equals_the_naive_one(text):
+    assume("_" not in text)  # which may be emphasis: see test_roles
     assert [match[:3] for match in COMPOUND_SWAPPER.matches(text)] == naive_matches(text, COMPOUNDS)
 
 
