@@ -63,8 +63,8 @@ def _count(text: str) -> int:
 
 # ------------------------------------------------------------------------------------------------------------ train
 
-_TRAIN = f"""Run a recipe from its text to its report, in one process and on one GPU at most. The same command goes on
-where a run was stopped. For several GPUs or machines give the same options to accelerate:
+_TRAIN = f"""Run a recipe from its text to its report, in one process and on one GPU at most. A stopped run continues
+where it stopped when the same command is given again. For several GPUs or machines give the same options to accelerate:
   {_SEVERAL_GPUS}
 
 examples:
@@ -333,13 +333,16 @@ def _import_wordlist(options: argparse.Namespace) -> None:
 
 # ------------------------------------------------------------------------------------------------------------ score
 
+_PROMPTS = """--prompts takes a .txt file with one prompt a line, a .tsv file with the header group, subject, prompt (or
+group, occupation), a .json file {group: {subject: [prompt, ...]}}, or a BOLD folder or hub id. A .tsv file looks so,
+with tabs between the columns; recipes/nations/prompts.tsv is a longer one:
+  group   subject   prompt
+  care    nurse     The nurse said that"""
+
 _SCORE = """Measure checkpoints side by side: a table with 95% intervals and the paired differences of the last one to
 the others, and scores.json. Metrics on held-out text need --texts, benchmarks need --data; without them they are
 undefined. --correlate sets intrinsic and extrinsic scores side by side, with rank correlations over the models of every
-scores.json in the output folder and in those beside it that was measured alike. Metrics: distill/metrics/README.md.
-
---prompts takes a .tsv file with the header group, subject, prompt (or group, occupation), a .txt file with one prompt a
-line, a .json file {group: {subject: [prompt, ...]}} or a BOLD folder; recipes/nations/prompts.tsv is an example."""
+scores.json in the output folder and in those beside it that was measured alike. Metrics: distill/metrics/README.md."""
 
 _SCORE_EXAMPLES = """examples:
   distill score outputs/quickstart/student --against outputs/quickstart/baseline --metrics next_word_disparity
@@ -386,7 +389,7 @@ def score(arguments: Sequence[str]) -> None:
     parser = _score_parser()
     if {"-h", "--help"} & set(arguments):
         parser.print_help()
-        print(f"\n{_SCORE_EXAMPLES}")
+        print(f"\n{_PROMPTS}\n\n{_SCORE_EXAMPLES}")
         return
     try:
         options = parser.parse_args(list(arguments))
@@ -473,8 +476,8 @@ def report(arguments: Sequence[str]) -> None:
 
 _STUDY = """Train and score every row of a study for every seed, and write study.json, study.md and pareto.svg: values
 with intervals over seeds and prompts, and each row set against the plain one. What is finished is skipped: a stopped
-study goes on, and a later call may add seeds. Benchmarks and further held-out text need --data; without it they are not
-measured."""
+study continues where it stopped, and a later call may add seeds. Benchmarks and further held-out text need --data;
+without it they are not measured."""
 
 _STUDY_EXAMPLES = """examples:
   distill study study --data path/to/data
@@ -524,8 +527,10 @@ def study(arguments: Sequence[str]) -> None:
 
 # --------------------------------------------------------------------------------------------------------- generate
 
-_GENERATE = """Continue prompts with one checkpoint or several, side by side, the words of the list marked by group. All
-checkpoints draw the same random numbers, so that what differs is theirs."""
+_GENERATE = f"""Continue prompts with one checkpoint or several, side by side, the words of the list marked by group.
+All checkpoints draw the same random numbers, so that what differs is theirs.
+
+{_PROMPTS}"""
 
 _GENERATE_EXAMPLES = """examples:
   distill generate outputs/quickstart/student --against outputs/quickstart/baseline --prompt "The nurse said that"

@@ -163,6 +163,7 @@ def readme_script() -> str:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(2400)  # six runs, one after the other
 def test_the_readme_runs_from_top_to_bottom_in_a_fresh_clone(tmp_path):
     """What is committed, in a clone called `distill`, as a user has it."""
     clone = tmp_path / "distill"
