@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 from distill.base.errors import UserError, suggestion
 from distill.metrics.bootstrap import Card, Measurement, score
 from distill.metrics.polarity import group_counter, polarity_table
-from distill.models.architecture import begins_itself, evaluating, head, project, special_tokens
+from distill.models.architecture import backbone, begins_itself, evaluating, head, project, special_tokens
 from distill.models.generation import generate
 from distill.models.loading import load_model, load_tokenizer
 from distill.objective.logit_ops import RoleMap
@@ -195,7 +195,7 @@ class Evaluation:
         ids, mask = self._padded(sequences)
         with evaluating(self.model), torch.inference_mode():
             if self._projects:
-                states = self.model.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+                states = backbone(self.model)(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
             else:
                 states = self.model(input_ids=ids, attention_mask=mask, use_cache=False).logits
         rows = [row for row, of_row in enumerate(places) for _ in of_row]
@@ -265,7 +265,7 @@ class Evaluation:
         """(B, T, D) last hidden states (what the output head reads) of a batch, padded on the right with zeros."""
         ids, mask = self._padded(sequences)
         with evaluating(self.model), torch.inference_mode():
-            states = self.model.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+            states = backbone(self.model)(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
         return states * mask.unsqueeze(-1)
 
     def _padded(self, sequences: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:

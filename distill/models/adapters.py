@@ -58,6 +58,8 @@ def adapter_folder(path: str, **hub: Any) -> Path | None:
         _cached(path, _WEIGHTS, **quiet, **hub)
     if not (folder / _WEIGHTS).exists():
         raise UserError(f"{path}: holds {_SETTINGS}, but no {_WEIGHTS}; save the adapter again with save_pretrained")
+    if others := sorted(file.name for file in folder.glob("*.safetensors") if file.name != _WEIGHTS):
+        raise UserError(f"{path}: holds {others[0]} beside an adapter; put the adapter into a folder of its own")
     return folder
 
 
@@ -85,6 +87,8 @@ def base_of(folder: Path) -> tuple[str, str | None]:
         raise UserError(f"{folder / _SETTINGS}: names no base_model_name_or_path; add the model that it adapts")
     for place in (Path(base), folder / base):
         if place.exists():
+            if place.resolve() == folder.resolve():
+                raise UserError(f"{folder / _SETTINGS}: names its own folder as its base; name another model")
             return str(place), None
     if base.startswith((".", "/", "~")) or base.count("/") > 1:
         raise UserError(f"{folder}: is an adapter of {base}, which is not there; set its base_model_name_or_path")
@@ -177,8 +181,10 @@ def add_adapter(student: PreTrainedModel, settings: LoraConfig) -> None:
         fan_in_fan_out=any(isinstance(module, Conv1D) for module in student.modules()),
         task_type="CAUSAL_LM",
     )
-    names = {name.rpartition(".")[2] for name, module in student.named_modules() if isinstance(module, _ADAPTABLE)}
-    if unknown := [name for name in settings.targets or [] if name.rpartition(".")[2] not in names]:
+    layers = [name for name, module in student.named_modules() if isinstance(module, _ADAPTABLE)]
+    names = {name.rpartition(".")[2] for name in layers}
+    # As peft does: a layer's whole name, or the end of it.
+    if unknown := [t for t in settings.targets or [] if not any(f".{name}".endswith(f".{t}") for name in layers)]:
         raise UserError(f"student.lora.targets: no layer is called '{unknown[0]}'; {suggestion(unknown[0], names)}")
     try:
         with warnings.catch_warnings():

@@ -165,9 +165,15 @@ def hidden_states(
         (B, T, D) hidden states.
     """
     inputs = {"input_ids": input_ids} if embedded is None else {"inputs_embeds": embedded}
-    if _takes_positions(model.base_model):
+    decoder = backbone(model)
+    if _takes_positions(decoder):
         inputs["position_ids"] = position_ids
-    return model.base_model(**inputs, use_cache=False).last_hidden_state
+    return decoder(**inputs, use_cache=False).last_hidden_state
+
+
+def backbone(model: PreTrainedModel) -> nn.Module:
+    """The model without its head. Llama 4 names a part of the multimodal model as that, which a text model lacks."""
+    return model.base_model if model.base_model is not model else model.model
 
 
 def _takes_positions(model: nn.Module) -> bool:
@@ -323,6 +329,15 @@ def check_block_length(block_length: int, name: str, model: PreTrainedModel) -> 
     Raises:
         UserError: names both lengths.
     """
+    config = model.config.get_text_config(decoder=True)
+    rope = getattr(config, "rope_parameters", None) or {}
+    # The same for all rows of a batch, by its longest one: short documents would be read otherwise beside long ones.
+    short = rope.get("original_max_position_embeddings") if rope.get("rope_type") == "longrope" else None
+    if short is not None and block_length > short:
+        raise UserError(
+            f"block_length is {block_length}, but {name} turns its positions otherwise from {short} tokens on "
+            f"(longrope); lower it to {short}"
+        )
     limit, breaks = position_limit(model)
     if limit is None or block_length <= limit:
         return

@@ -249,9 +249,9 @@ def _check_folder(path: str, allow_pickle: bool) -> None:
     folder = Path(path)
     if not folder.exists():
         return
-    if (folder / "adapter_config.json").exists():
+    if any((folder / name).exists() for name in ("adapter_config.json", "adapter_model.safetensors")):
         raise UserError(
-            f"{path}: holds an adapter (adapter_config.json) beside a model; put the adapter into a folder of its own "
+            f"{path}: holds an adapter beside a model; put the adapter into a folder of its own "
             "to have both loaded, or merge it into its base with peft's merge_and_unload, save that, and give its "
             "folder"
         )

@@ -14,6 +14,7 @@ differs with the shape of a batch, hides nothing and looks like nothing.
 """
 
 import inspect
+import re
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
@@ -75,9 +76,17 @@ def behaviour(model: PreTrainedModel, name: str | None = None) -> Behaviour:
     return found
 
 
-def any_mixes(*models: PreTrainedModel) -> bool:
-    """Whether one of the models would read the documents that share a row as one; says which."""
-    mixing = [type(model).__name__ for model in models if not behaviour(model).packs]
+def any_mixes(block_length: int, *models: PreTrainedModel) -> bool:
+    """Whether one of the models would read the documents that share a row as one; says which.
+
+    A model whose attention looks at a limited number of tokens (index_topk, windows, chunks) is tried on a row of full
+    length too, if such a row is longer than that.
+    """
+    mixing = [
+        type(model).__name__
+        for model in models
+        if not behaviour(model).packs or (_has_limits_below(model, block_length) and not _packs(model, block_length))
+    ]
     if mixing:
         say(f"{mixing[0]} would mix documents that share a row, so that each document gets a row of its own")
     return bool(mixing)
@@ -98,9 +107,7 @@ def _try(model: PreTrainedModel) -> tuple[bool, Behaviour]:
 
     # The text last, as a document of its own behind another.
     ids = _rows(model, (one, text), (other, text))
-    restarted = (positions - before).where(positions >= before, positions)
-    with evaluating(model):
-        packed = hidden_states(model, ids, restarted)[:, before:]
+    packed = _packed(model, ids, before)
 
     # The text last, behind padding, with the mask and the positions that `generate` gives.
     mask = (positions >= before).long()
@@ -108,6 +115,9 @@ def _try(model: PreTrainedModel) -> tuple[bool, Behaviour]:
     with evaluating(model):
         padded = model(input_ids=ids, attention_mask=mask, use_cache=False, **counted).logits[:, before:]
 
+    if not logits.isfinite().all():
+        odd = [name for name, weight in model.named_parameters() if not weight.isfinite().all()]
+        raise ValueError(f"its predictions are not finite; {odd[0] if odd else 'no weight'} holds NaN or infinity")
     rounding = _distance(logits[0], logits[1])
 
     def undisturbed(outputs: Tensor) -> bool:
@@ -116,6 +126,35 @@ def _try(model: PreTrainedModel) -> tuple[bool, Behaviour]:
     causal = rounding <= _ROUNDING[min(4, logits.dtype.itemsize)]
     packs = undisturbed(packed) and _near(packed, alone)
     return causal, Behaviour(packs, undisturbed(padded) and _near(padded, logits), _caches(model, ids[:, :-1]))
+
+
+def _packed(model: PreTrainedModel, ids: Tensor, before: int) -> Tensor:
+    """(2, T - before, D) hidden states of the last document of (2, T) rows, which begins at `before`."""
+    positions = torch.arange(ids.shape[1], device=model.device).expand(ids.shape)
+    restarted = (positions - before).where(positions >= before, positions)
+    with evaluating(model):
+        return hidden_states(model, ids, restarted)[:, before:]
+
+
+_LIMITS = re.compile(r"topk|window|chunk|block_size|sparse")
+
+
+def _has_limits_below(model: PreTrainedModel, length: int) -> bool:
+    settings = model.config.get_text_config(decoder=True).to_dict()
+    return any(_LIMITS.search(key) and type(value) is int and 1 < value < length for key, value in settings.items())
+
+
+@torch.no_grad()
+def _packs(model: PreTrainedModel, length: int) -> bool:
+    """Whether the second half of a row of this length is read as if it stood alone, whatever the first one is."""
+    rows, half = vocab_rows(model), length // 2
+    drawn = torch.randint(rows // 8, max(rows // 2, 2), (3, half), generator=torch.Generator().manual_seed(0))
+    ids = torch.cat([drawn[:2], drawn[2].expand(2, half)], dim=1).to(model.device)
+    with without_warnings():
+        packed = _packed(model, ids, half)
+        return _distance(packed[0], packed[1]) <= _ROUNDING[min(4, packed.dtype.itemsize)] and _near(
+            packed, _packed(model, ids[:, half:], 0)
+        )
 
 
 def _caches(model: PreTrainedModel, ids: Tensor) -> bool:

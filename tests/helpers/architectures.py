@@ -43,6 +43,12 @@ ARCHITECTURES = {
         "topk_group": 1, "kv_lora_rank": 8, "q_lora_rank": 8, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8,
         "v_head_dim": 8, "first_k_dense_replace": 1, "num_key_value_heads": 4,
     },
+    "deepseek_v32": {
+        **_PLAIN, "moe_intermediate_size": 32, "n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 2,
+        "topk_group": 1, "kv_lora_rank": 8, "q_lora_rank": 8, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8,
+        "v_head_dim": 8, "first_k_dense_replace": 1, "index_topk": 64,
+        "index_n_heads": 2, "index_head_dim": 16, "num_key_value_heads": 4,
+    },
     "ernie4_5": _PLAIN,
     "exaone4": _PLAIN,
     "falcon": {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4, "alibi": True},
@@ -71,6 +77,10 @@ ARCHITECTURES = {
         "expert_layer_offset": 1, "mamba_d_state": 8, "use_mamba_kernels": False,
     },
     "lfm2": {**_PLAIN, "layer_types": ["conv", "full_attention"] * 2, "block_multiple_of": 8},
+    "llama4_text": {
+        **_PLAIN, "head_dim": 8, "intermediate_size_mlp": 64, "num_local_experts": 2, "interleave_moe_layer_step": 2,
+        **_SPECIAL,
+    },
     "llama": _PLAIN,
     "mamba": {"hidden_size": 32, "num_hidden_layers": 4, "state_size": 8},
     "mamba2": {"hidden_size": 32, "num_hidden_layers": 4, "state_size": 8, "num_heads": 4, "head_dim": 16,

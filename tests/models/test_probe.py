@@ -7,7 +7,7 @@ from transformers import GenerationConfig
 
 from distill.base.errors import UserError
 from distill.models.architecture import hidden_states
-from distill.models.probe import Behaviour, behaviour
+from distill.models.probe import Behaviour, any_mixes, behaviour
 
 PADS_NOT = {"bart", "recurrent_gemma", "rwkv", "xlstm"}
 # As transformers 5.23 keeps their states: wrong ones, or of shapes and number formats at which it stops.
@@ -90,6 +90,23 @@ def test_a_model_is_tried_once_and_again_under_another_attention(monkeypatch):
 @pytest.mark.parametrize("limit", [2, 8])
 def test_models_with_a_short_context_are_tried_too(limit):
     assert behaviour(toy("gpt2", n_positions=limit)).pads_left
+
+
+@pytest.mark.parametrize(("length", "mixes"), [(8, False), (48, True)])
+def test_a_model_that_looks_at_few_tokens_of_a_row_is_tried_on_whole_rows(length, mixes, capsys):
+    """It chooses the tokens that it looks at before it leaves out those of other documents."""
+    keys = {"index_topk": 8, "index_n_heads": 2, "index_head_dim": 16, "num_key_value_heads": 4}
+    model = toy("deepseek_v32", **keys)
+    assert any_mixes(length, model) == mixes
+    assert ("would mix documents" in capsys.readouterr().err) == mixes
+
+
+def test_weights_that_are_no_numbers_are_named():
+    model = toy("gpt2")
+    with torch.no_grad():
+        model.transformer.h[2].mlp.c_fc.weight[0, 0] = float("nan")
+    with pytest.raises(UserError, match=r"not finite; transformer\.h\.2\.mlp\.c_fc\.weight"):
+        behaviour(model)
 
 
 def test_what_cannot_read_is_one_sentence():
