@@ -158,5 +158,8 @@ def _group_of_class(name: str, evaluation: Evaluation) -> int:
     """The one group of the word list that a class of prompts is named like, else NEUTRAL."""
     words = name.replace("_", " ")
     named = [number for number, group in enumerate(evaluation.wordlist.groups) if group.lower() == words.lower()]
-    named = named or list({match.group for match in evaluation.swapper.matches(words)})
+    # As the name of a class, a word that texts use of everybody means its group: actors beside actresses.
+    generic = {row.words[0].lower() for row in evaluation.wordlist.rows if row.generic}
+    found = {match.group for match in evaluation.swapper.matches(words)}
+    named = named or list(found | ({0} if generic & set(words.lower().split()) else set()))
     return named[0] if len(named) == 1 else NEUTRAL

@@ -53,7 +53,7 @@ AUGMENTED = 0.25
 MADE_WEIGHT = 0.35
 # What an object needs beyond even odds, in units of the rounded weights. The examples without possessives that stand
 # alone make objects likelier than they are.
-MARGIN = 4
+MARGIN = 6
 L2 = 0.5
 ITERATIONS = 100
 

@@ -234,7 +234,7 @@ def test_an_unknown_setting_is_named(folders):
         ([], {}, "at least"),
         (("model", "tokenizer", 3), {}, "give models in memory a name"),
         ("demo", {"metrics": "perplexity"}, r"must be a list of names: \['perplexity'\]"),
-        ("demo", {"bootstrap": "many"}, 'key "bootstrap"'),
+        ("demo", {"bootstrap": "many"}, "key 'bootstrap'"),
         ("demo", {"sampels": 3}, "did you mean 'samples'"),
     ],
 )
