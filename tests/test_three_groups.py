@@ -64,7 +64,7 @@ def language(tmp_path_factory):
     for name, n in (("train", 3000), ("held-out", 60)):
         lines = (json.dumps({"text": line}) + "\n" for line in sentences(n, seed=n))
         (folder / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
-    prompts = "".join(f"all\t{word}\n" for word in P_PRONOUN)
+    prompts = "".join(f"all\t{word}\n" for word in P_PRONOUN) * 3  # enough to tell
     (folder / "prompts.tsv").write_text("group\toccupation\n" + prompts, encoding="utf-8")
     (folder / "templates.txt").write_text("the {occupation} said that\n", encoding="utf-8")
     return folder
@@ -105,7 +105,7 @@ def test_a_run_with_three_groups_gives_scores_of_three(language, tmp_path):
         for metric in ("next_word_disparity", "generation_disparity"):
             assert of_model[metric]["details"]["groups"] == ["male", "female", "neutral"]
             assert of_model[metric]["details"]["wordlist"] == NEUTRAL.wordlist.sha256
-        assert of_model["generation_disparity"]["n"] == of_model["neutral_rate"]["n"] == 16
+        assert of_model["generation_disparity"]["n"] == of_model["neutral_rate"]["n"] == 48
     assert set(models) == {"teacher", "student"}
 
 
