@@ -239,11 +239,15 @@ def headline(scores: Scores) -> str:
         return _of_one_model(scores, models[-1]) if models else "Nothing was measured."
     found = scores["differences"].get(" - ".join(pair), {})
     owner = {"baseline": "plain distillation", "teacher": "the teacher"}.get(pair[1], pair[1])
-    gains = [_less(found[m], plain_label(scores, m)) for m in headliners(scores) if _has_ratio(found.get(m))]
+    compared = [m for m in headliners(scores) if _has_ratio(found.get(m))]
+    gains = [_less(found[m], plain_label(scores, m)) for m in compared if _is_clear(found[m])]
     costs = [*with_role(scores, "cost"), *with_role(scores, "cost across tokenizers")]
     cost = next((_less(found[m], label(scores, m), 1) for m in costs if _has_ratio(found.get(m))), None)
     if gains:
         told = f"{' and '.join(gains[:2])} than {owner}" + (f", for {cost}" if cost else "")
+    elif compared:
+        tried = " and ".join(_less(found[m], plain_label(scores, m)) for m in compared[:2])
+        told = f"no clear change of disparity beside {owner} ({tried})" + (f", for {cost}" if cost else "")
     elif cost:
         told = f"no disparity could be compared; {cost} than {owner}"
     else:
@@ -269,6 +273,12 @@ def plain_label(scores: Scores, metric: str) -> str:
 
 def _has_ratio(entry: Mapping[str, Any] | None) -> bool:
     return entry is not None and entry.get("ratio") is not None
+
+
+def _is_clear(entry: Mapping[str, Any]) -> bool:
+    """Whether the interval of a ratio, if it has one, is all on one side of 1."""
+    low, high = entry["ratio_low"], entry["ratio_high"]
+    return low is None or high is None or not low <= 1 <= high
 
 
 def _less(entry: Mapping[str, Any], what: str, digits: int = 0) -> str:

@@ -115,6 +115,21 @@ def test_the_headline_says_what_is_left_and_what_it_costs():
     assert headline(fast).endswith("; 75% of the teacher's weights, 1.6 times as fast.")
 
 
+def test_no_headline_is_made_of_a_change_that_may_be_none():
+    unclear = _entry(ratio=0.56, ratio_low=0.16, ratio_high=3.75)
+    clear = _entry(ratio=0.9, ratio_low=0.85, ratio_high=0.95)
+    names = ["teacher", "student"]
+
+    def said(**found):
+        return headline(_scores(names, {"student - teacher": found}))
+
+    assert said(corpus_disparity=unclear, next_word_disparity=clear).startswith("10% [5%, 15%] less disparity after")
+    assert said(corpus_disparity=unclear, perplexity=clear) == (
+        "No clear change of disparity beside the teacher (44% [-275%, 84%] less disparity in running text), for 10.0% "
+        "[5.0%, 15.0%] less perplexity."
+    )
+
+
 def test_the_headline_of_fewer_models():
     found = {"next_word_disparity": _entry(ratio=2.0), "perplexity": _entry(ratio=0.9)}
     scores = _scores(["teacher", "student"], {"student - teacher": found})
