@@ -99,13 +99,14 @@ def score(
         UserError: an unknown setting; a checkpoint, word list, prompt file or metric that cannot be used.
     """
     config = _config(settings)
+    documents = _documents(texts)
     models = _named(checkpoints)
     swapper = Swapper(wordlist if isinstance(wordlist, WordList) else load_wordlist(wordlist))
     usable, left_out = usable_prompts(prompts, config.max_prompts, seed, swapper)
     scores = score_models(
         models,
         wordlist=swapper.wordlist,
-        documents=[texts] if isinstance(texts, str) else texts,
+        documents=documents,
         prompts=usable,
         settings=config,
         seed=seed,
@@ -119,6 +120,14 @@ def score(
         write_scores(scores, Path(folder, "scores.json"))
         write_speeds(measured_speeds(models, scores["settings"], read_speeds(Path(folder))), Path(folder))
     return scores
+
+
+def _documents(texts: str | Sequence[str]) -> Sequence[str]:
+    documents = [texts] if isinstance(texts, str) else texts
+    for number, text in enumerate(documents):
+        if not isinstance(text, str):
+            raise UserError(f"texts[{number}] is {text!r:.100}, but must be a text; leave out what is missing")
+    return documents
 
 
 def _named(checkpoints: str | Path | Sequence[str | Path] | Mapping[str, ModelSource]) -> Mapping[str, ModelSource]:

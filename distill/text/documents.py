@@ -13,7 +13,7 @@ from distill.base.console import say
 from distill.base.errors import UserError, first_line, hub_hint
 from distill.base.long_input import encodable, parts
 from distill.recipe import CorpusConfig
-from distill.text.conversations import Messages, read_messages
+from distill.text.conversations import Messages, read_messages, stored_messages
 from distill.text.row_files import (
     Row,
     batch_rows,
@@ -217,6 +217,8 @@ def _of_rows(rows: Iterable[Row], config: CorpusConfig, source: str) -> Iterator
 
 
 def _document(value: Any, where: str, column: str) -> str:
+    if isinstance(value, str) and (messages := stored_messages(value)) is not None:
+        value = messages
     if isinstance(value, str):
         # Half of a surrogate pair, which JSON can hold and no tokenizer reads, is replaced.
         return encodable(value.removeprefix("\ufeff"))
