@@ -20,7 +20,7 @@ model writes stands beside it, in `speed.json`.
 
 import gc
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
 from functools import cache as cached
 from functools import partial
@@ -123,7 +123,9 @@ def score(
 
 
 def _documents(texts: str | Sequence[str]) -> Sequence[str]:
-    documents = [texts] if isinstance(texts, str) else texts
+    if not isinstance(texts, Iterable):
+        raise UserError(f"texts is {texts!r:.100}, but must be a list of texts")
+    documents = [texts] if isinstance(texts, str) else list(texts)
     for number, text in enumerate(documents):
         if not isinstance(text, str):
             raise UserError(f"texts[{number}] is {text!r:.100}, but must be a text; leave out what is missing")
