@@ -302,7 +302,8 @@ def _header(reader: Iterator[list[str]], path: Path) -> list[str]:
 def _refuse_twins(names: list[str], where: str) -> None:
     """Raises UserError where two columns have one name: a row could keep only one of them."""
     if twins := [name for name, times in Counter(names).items() if times > 1]:
-        raise UserError(f"{where}: several columns are called '{twins[0]}'; give each a name of its own")
+        called = f"are called '{twins[0]}'" if twins[0] else "have no name"
+        raise UserError(f"{where}: several columns {called}; give each a name of its own")
 
 
 def _whole_parquet_rows(path: Path) -> Iterator[tuple[str, Mapping]]:

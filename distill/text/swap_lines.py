@@ -67,7 +67,7 @@ def swap_file(
     if split is not None and not path.is_dir():
         raise UserError(f"option --split: {name} has no splits, as a folder of save_to_disk may; leave it out")
     if name == "-" or not holds_rows(path):
-        if text_column is not None:
+        if text_column is not None and (name == "-" or path.exists()):
             raise UserError(f"option --text_column: {name} has no columns, it is read line by line; leave it out")
         write(swap_lines(read_lines(name), swapper, shift, num_proc, render))
         return

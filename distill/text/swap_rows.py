@@ -276,6 +276,11 @@ def swap_saved(source: str, column: str, swapper: Swapper, shift: int, num_proc:
     except UserError:
         raise
     except Exception as error:  # the libraries below raise many kinds
+        if Path(source).is_file():
+            reason = first_line(error.__cause__ if isinstance(error.__cause__, Exception) else error)
+            raise UserError(
+                f"{source}: no data set can be made of it ({reason}); is every column of one kind?"
+            ) from None
         raise UserError(f"data set '{source}' cannot be loaded: {first_line(error)}; {hub_hint()}") from None
     made = swap_dataset(found, column, swapper, shift=shift, num_proc=num_proc if num_proc > 1 else None)
     write_folder(folder, lambda partial: made.save_to_disk(str(partial)))
@@ -292,8 +297,11 @@ def _dataset_of(path: Path) -> Any:
         raise UserError(f"{path}: has no rows, which --dataset needs; swap its lines by distill swap {path}")
     if path.suffix.lower() == ".parquet":
         return datasets.Dataset.from_parquet(str(path))
-    for _ in read_rows(path):
-        pass  # a mistake is told before the library wraps it
+    rows = 0
+    for _ in read_rows(path):  # a mistake is told before the library wraps it
+        rows += 1
+    if not rows:
+        raise UserError(f"{path}: holds no rows; is it the right file?")
     stamp = path.stat()
     state = {"path": path.resolve(), "changed": f"{stamp.st_size} {stamp.st_mtime_ns}"}
     return datasets.Dataset.from_generator(_rows_of, gen_kwargs=state)

@@ -4,6 +4,8 @@ import csv
 import gzip
 import io
 import json
+import os
+import threading
 from datetime import datetime
 
 import datasets
@@ -171,6 +173,7 @@ def test_endings_that_may_be_anything_are_refused(name, tmp_path, capsys):
         ("x.csv", "id,text\n1,She.\n2\n", "line 3: has 1 cells, but the header 2"),
         ("x.tsv", "text\ttext\nShe.\tHe.\n", "line 1: several columns are called 'text'"),
         ("x.json", '[{"text": "She."}]\n[{"text": "He."}]', 'not valid JSON (\'[{"text": "He."}]\' stands behind the'),
+        ("x.csv", "text,,\nShe.,1,2\n", "line 1: several columns have no name"),
         ("x.json", '[] [{"text": "He."}]', "stands behind the array"),
         (
             "x.json",
@@ -192,6 +195,21 @@ def test_a_mistake_in_any_row_is_told_before_anything_is_written(name, content, 
     code, out, err = _swap(capsys, tmp_path / name)
     assert (code, out) == (2, "")
     assert message in err and name in err
+
+
+def test_a_file_that_is_not_there_is_told_as_such(tmp_path, capsys):
+    code, _, err = _swap(capsys, tmp_path / "x.csv", "--text_column", "text")
+    assert code == 2 and "x.csv: cannot be read (No such file" in err
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names here")
+def test_a_pipe_is_read_once(tmp_path, capsys):
+    path = tmp_path / "x.jsonl"
+    os.mkfifo(path)
+    writer = threading.Thread(target=path.write_text, args=('{"text": "She."}\n',), daemon=True)
+    writer.start()
+    assert _swap(capsys, path)[:2] == (0, '{"text": "He."}\n')
+    writer.join()
 
 
 def test_options_of_the_other_way_are_pointed_at(tmp_path, capsys):
@@ -323,6 +341,12 @@ def test_a_file_of_rows_is_a_data_set(name, tmp_path, capsys):
     (tmp_path / "x.txt").write_text("She.")
     assert "has no rows" in _swap(capsys, "--dataset", tmp_path / "x.txt", "--to", tmp_path / "no")[2]
     (tmp_path / "broken.csv").write_text("text\nShe.\nHe.,x\n")
+    (tmp_path / "mixed.jsonl").write_text('{"text": "She.", "n": 1}\n{"text": "He.", "n": "x"}\n')
+    err = _swap(capsys, "--dataset", tmp_path / "mixed.jsonl", "--to", tmp_path / "no")[2]
+    assert "mixed.jsonl: no data set can be made of it (" in err
+    (tmp_path / "empty.csv").write_text("text\n")
+    err = _swap(capsys, "--dataset", tmp_path / "empty.csv", "--to", tmp_path / "no")[2]
+    assert "empty.csv: holds no rows" in err
     code, _, err = _swap(capsys, "--dataset", tmp_path / "broken.csv", "--to", tmp_path / "no")
     assert code == 2 and "line 3: has 2 cells" in err and not (tmp_path / "no").exists()
 
