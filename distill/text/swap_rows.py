@@ -297,20 +297,22 @@ def _dataset_of(path: Path) -> Any:
         raise UserError(f"{path}: has no rows, which --dataset needs; swap its lines by distill swap {path}")
     if path.suffix.lower() == ".parquet":
         return datasets.Dataset.from_parquet(str(path))
-    rows = 0
-    for _ in read_rows(path):  # a mistake is told before the library wraps it
-        rows += 1
-    if not rows:
+    columns: dict[str, None] = {}  # in the order in which they appear
+    for row in read_rows(path):  # a mistake is told before the library wraps it
+        columns.update(dict.fromkeys(row))
+    if not columns:
         raise UserError(f"{path}: holds no rows; is it the right file?")
     stamp = path.stat()
-    state = {"path": path.resolve(), "changed": f"{stamp.st_size} {stamp.st_mtime_ns}"}
+    state = {"path": path.resolve(), "columns": columns, "changed": f"{stamp.st_size} {stamp.st_mtime_ns}"}
     return datasets.Dataset.from_generator(_rows_of, gen_kwargs=state)
 
 
-def _rows_of(path: Path, changed: str) -> Iterator[Row]:
-    """`read_rows` for the library, which tells by the arguments whether it has made this before."""
+def _rows_of(path: Path, columns: Mapping[str, None], changed: str) -> Iterator[Row]:
+    """`read_rows` for the library, which tells by the arguments whether it has made this before. It wants all columns
+    in every row."""
     del changed
-    yield from read_rows(path)
+    for row in read_rows(path):
+        yield {column: row.get(column) for column in columns}
 
 
 def _swapper(wordlist: Any, shift: int) -> Swapper:

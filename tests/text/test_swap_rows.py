@@ -338,10 +338,13 @@ def test_a_file_of_rows_is_a_data_set(name, tmp_path, capsys):
     found = datasets.load_from_disk(tmp_path / "pairs")
     assert found["text"][:] == [ROWS[0]["text"], SWAPPED, ROWS[1]["text"]]
     assert found["gender"][:] == ["female", "female", "male"]
+
+
+def test_what_makes_no_data_set_is_told(tmp_path, capsys):
     (tmp_path / "x.txt").write_text("She.")
     assert "has no rows" in _swap(capsys, "--dataset", tmp_path / "x.txt", "--to", tmp_path / "no")[2]
     (tmp_path / "broken.csv").write_text("text\nShe.\nHe.,x\n")
-    (tmp_path / "mixed.jsonl").write_text('{"text": "She.", "n": 1}\n{"text": "He.", "n": "x"}\n')
+    (tmp_path / "mixed.jsonl").write_text('{"text": "She.", "n": 1}\n' * 1500 + '{"text": "He.", "n": "x"}\n')
     err = _swap(capsys, "--dataset", tmp_path / "mixed.jsonl", "--to", tmp_path / "no")[2]
     assert "mixed.jsonl: no data set can be made of it (" in err
     (tmp_path / "empty.csv").write_text("text\n")
@@ -349,6 +352,14 @@ def test_a_file_of_rows_is_a_data_set(name, tmp_path, capsys):
     assert "empty.csv: holds no rows" in err
     code, _, err = _swap(capsys, "--dataset", tmp_path / "broken.csv", "--to", tmp_path / "no")
     assert code == 2 and "line 3: has 2 cells" in err and not (tmp_path / "no").exists()
+
+
+def test_rows_need_not_have_the_same_columns(tmp_path, capsys):
+    (tmp_path / "x.jsonl").write_text('{"text": "She.", "n": 1}\n{"m": "x", "text": "It."}\n')
+    assert _swap(capsys, "--dataset", tmp_path / "x.jsonl", "--to", tmp_path / "pairs")[0] == 0
+    found = datasets.load_from_disk(tmp_path / "pairs")
+    kept = [(row["text"], row["n"], row["m"]) for row in found]
+    assert kept == [("She.", 1, None), ("He.", 1, None), ("It.", None, "x")]
 
 
 def test_what_is_no_data_set_is_refused(swapper):
