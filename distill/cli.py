@@ -150,7 +150,8 @@ def recipes(arguments: Sequence[str]) -> None:
 _SWAP = """Write the counterfactual of every line of FILE to standard output: each listed word becomes its counterpart
 in another group, and every other byte stays, but for a byte-order mark. A line is a text of its own; one of more than
 a million characters is swapped in parts, cut behind a sentence or a word. Of files with rows (.jsonl, .ndjson, .json,
-.csv, .tsv, .parquet, a folder of datasets' save_to_disk) one column is swapped, and everything else stays.
+.csv, .tsv, .parquet, a folder of datasets' save_to_disk) one column is swapped, and everything else stays; a list of
+messages is swapped as one conversation. Compressed files (.gz, .xz, .bz2) are written as what they hold.
 
 With --dataset, a data set and its counterfactuals become a new one in the folder --to: a row and its counterfactual
 have the same pair_id, and spans holds the edits. A stopped call continues behind the pieces that are finished."""
@@ -168,8 +169,11 @@ def _swap_parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="distill swap", description=_SWAP, epilog=_SWAP_EXAMPLES)
     parser.add_argument("file", metavar="FILE", nargs="?", help="UTF-8 text, or rows; - for standard input")
     parser.add_argument("--text_column", metavar="NAME", help="of rows, the column that holds the text (default: text)")
-    parser.add_argument("--dataset", metavar="ID|FOLDER", help="a data set of the hub, or one that save_to_disk wrote")
-    parser.add_argument("--column", default="text", metavar="NAME", help="its column of text (default: %(default)s)")
+    parser.add_argument("--split", metavar="NAME", help="of a folder that holds several, the one to swap")
+    parser.add_argument(
+        "--dataset", metavar="ID|FOLDER|FILE", help="a data set of the hub, one that save_to_disk wrote, or rows"
+    )
+    parser.add_argument("--column", metavar="NAME", help="its column of text (default: text)")
     parser.add_argument("--to", metavar="FOLDER", help="where the data set and its counterfactuals go")
     _add_wordlist(parser)
     parser.add_argument(
@@ -208,6 +212,12 @@ def swap(arguments: Sequence[str]) -> None:
         raise UserError("give either FILE or --dataset; see distill swap --help")
     if (options.dataset is None) != (options.to is None):
         raise UserError("--dataset and --to go together: what is swapped, and where the result goes")
+    if options.dataset is not None and options.text_column is not None:
+        raise UserError("option --text_column goes with FILE; name the column of --dataset by --column")
+    if options.dataset is not None and options.split is not None:
+        raise UserError("option --split goes with FILE; of --dataset every split is swapped, leave it out")
+    if options.dataset is None and options.column is not None:
+        raise UserError("option --column goes with --dataset; name the column of FILE by --text_column")
 
     from distill.text.counterfactual import Swapper
     from distill.text.swap_lines import swap_file
@@ -225,9 +235,10 @@ def swap(arguments: Sequence[str]) -> None:
     swapper = Swapper(wordlist, _resolver(options.resolver), options.skip)
     form = "table" if options.show else "json" if options.json else "text"
     if options.dataset is not None:
-        print(swap_saved(options.dataset, options.column, swapper, options.shift, options.num_proc, Path(options.to)))
+        column = options.column or "text"
+        print(swap_saved(options.dataset, column, swapper, options.shift, options.num_proc, Path(options.to)))
         return
-    swap_file(options.file, swapper, options.shift, options.num_proc, form, options.text_column)
+    swap_file(options.file, swapper, options.shift, options.num_proc, form, options.text_column, options.split)
 
 
 def _resolver(spec: str) -> Any:

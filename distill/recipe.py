@@ -128,8 +128,8 @@ class CorpusConfig:
         revision: Branch, tag or commit of the hub data set.
         split: Split of the hub data set, or of a folder of `save_to_disk` that holds several.
         text_column: Column or JSON key that holds the text; `a.b`: what is under b in a. A column of message lists
-            ({role, content}) holds conversations: the tokenizer's chat template renders them, each gets one
-            counterfactual, and no role or other text of the template is swapped.
+            ({role, content}; also as JSON in a cell) holds conversations: the tokenizer's chat template renders them,
+            each gets one counterfactual, and no role or other text of the template is swapped.
         mask: `assistant`: only what the assistant says in conversations bears loss, each turn with the token that ends
             it. `none`: all text does. Only for `corpus`.
         streaming: Read the hub data set as a stream instead of downloading it first.

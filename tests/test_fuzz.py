@@ -30,7 +30,7 @@ from rich.console import Console
 from shared import REPOSITORY
 
 from distill import cli
-from distill.base import long_input
+from distill.base import long_input, row_files
 from distill.base.errors import UserError
 from distill.data.counts import PackingCounts
 from distill.data.packing import pack
@@ -42,7 +42,7 @@ from distill.reports.page import run_page
 from distill.reports.report import print_side_by_side, print_table, report_markdown
 from distill.scoring.score import score_models
 from distill.scoring.scores_file import read_scores
-from distill.text import documents, row_files
+from distill.text import documents
 from distill.text.conversations import rendered
 from distill.text.counterfactual import Swapper
 from distill.text.documents import passages, read_documents

@@ -20,7 +20,7 @@ model writes stands beside it, in `speed.json`.
 
 import gc
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
 from functools import cache as cached
 from functools import partial
@@ -99,13 +99,14 @@ def score(
         UserError: an unknown setting; a checkpoint, word list, prompt file or metric that cannot be used.
     """
     config = _config(settings)
+    documents = _documents(texts)
     models = _named(checkpoints)
     swapper = Swapper(wordlist if isinstance(wordlist, WordList) else load_wordlist(wordlist))
     usable, left_out = usable_prompts(prompts, config.max_prompts, seed, swapper)
     scores = score_models(
         models,
         wordlist=swapper.wordlist,
-        documents=[texts] if isinstance(texts, str) else texts,
+        documents=documents,
         prompts=usable,
         settings=config,
         seed=seed,
@@ -119,6 +120,16 @@ def score(
         write_scores(scores, Path(folder, "scores.json"))
         write_speeds(measured_speeds(models, scores["settings"], read_speeds(Path(folder))), Path(folder))
     return scores
+
+
+def _documents(texts: str | Sequence[str]) -> Sequence[str]:
+    if not isinstance(texts, Iterable):
+        raise UserError(f"texts is {texts!r:.100}, but must be a list of texts")
+    documents = [texts] if isinstance(texts, str) else list(texts)
+    for number, text in enumerate(documents):
+        if not isinstance(text, str):
+            raise UserError(f"texts[{number}] is {text!r:.100}, but must be a text; leave out what is missing")
+    return documents
 
 
 def _named(checkpoints: str | Path | Sequence[str | Path] | Mapping[str, ModelSource]) -> Mapping[str, ModelSource]:

@@ -8,6 +8,8 @@
 Templates need no `{% generation %}` for this, which few have.
 """
 
+import json
+import re
 from bisect import bisect_right
 from collections.abc import Sequence
 from functools import lru_cache
@@ -20,9 +22,10 @@ from distill.base.long_input import encodable
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_BETWEEN = "\n\n"  # two messages of a conversation as one text
+BETWEEN = "\n\n"  # two messages of a conversation as one text
 _MARK = "\ue000{}\ue001"  # in the place of a content; characters that no template holds
 _ASSISTANT = "assistant"
+_LIST_OF_OBJECTS = re.compile(r"\s*\[\s*\{")
 _REQUEST = "Continue this text: {}"
 
 
@@ -38,7 +41,7 @@ class Messages(str):
 
     def __new__(cls, roles: Sequence[str], contents: Sequence[str]) -> "Messages":
         contents = tuple(encodable(content.strip()) for content in contents)
-        made = super().__new__(cls, _BETWEEN.join(contents))
+        made = super().__new__(cls, BETWEEN.join(contents))
         made.roles, made.contents = tuple(roles), contents
         return made
 
@@ -72,7 +75,7 @@ class Conversation(str):
 
     def shift(self, start: int, end: int) -> int | None:
         """By how much [start, end) of the messages' text must be moved to stand in this text; None between messages."""
-        begins = [0, *accumulate(len(content) + len(_BETWEEN) for content in self.messages.contents)]
+        begins = [0, *accumulate(len(content) + len(BETWEEN) for content in self.messages.contents)]
         number = bisect_right(begins, start) - 1
         inside = end <= begins[number] + len(self.messages.contents[number])
         return self.starts[number] - begins[number] if inside else None
@@ -96,6 +99,21 @@ def read_messages(value: Sequence[Any], where: str) -> Messages:
         if not isinstance(message["role"], str) or not isinstance(message["content"], str):
             raise UserError(f"{where}: role and content of message {number} must be text; leave such rows out")
     return Messages([message["role"] for message in value], [message["content"] for message in value])
+
+
+def stored_messages(text: str) -> list[dict[str, Any]] | None:
+    """The messages that a cell holds as JSON, for tables have no other way to; None where it is any other text."""
+    if not _LIST_OF_OBJECTS.match(text):
+        return None
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    said = all(
+        isinstance(message, dict) and all(isinstance(message.get(key), str) for key in ("role", "content"))
+        for message in found
+    )
+    return found if said else None
 
 
 def rendered(messages: Messages, tokenizer: "PreTrainedTokenizerBase", answers_only: bool = False) -> Conversation:

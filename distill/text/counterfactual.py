@@ -149,6 +149,10 @@ class Swapper:
         resolver: Resolver | None = None,
         skip: Literal["document", "sentence", "nothing"] = "document",
     ) -> None:
+        if not isinstance(wordlist, WordList):
+            raise UserError(
+                f"a Swapper takes a word list, not {wordlist!r:.100}; give load_wordlist(NAME), as of 'english_gender'"
+            )
         self.wordlist = wordlist
         self.resolver = resolver or PronounModel()
         self.skip = skip

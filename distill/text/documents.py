@@ -12,9 +12,7 @@ from distill.base.bundled import at_hand
 from distill.base.console import say
 from distill.base.errors import UserError, first_line, hub_hint
 from distill.base.long_input import encodable, parts
-from distill.recipe import CorpusConfig
-from distill.text.conversations import Messages, read_messages
-from distill.text.row_files import (
+from distill.base.row_files import (
     Row,
     batch_rows,
     check_readable,
@@ -24,6 +22,8 @@ from distill.text.row_files import (
     prose,
     prose_lines,
 )
+from distill.recipe import CorpusConfig
+from distill.text.conversations import Messages, read_messages, stored_messages
 
 _SENTENCE_END = re.compile(r"(?<=[.!?])[\"'”’)]*\s+")
 _ROWS = 1000  # read at a time
@@ -217,6 +217,8 @@ def _of_rows(rows: Iterable[Row], config: CorpusConfig, source: str) -> Iterator
 
 
 def _document(value: Any, where: str, column: str) -> str:
+    if isinstance(value, str) and (messages := stored_messages(value)) is not None:
+        value = messages
     if isinstance(value, str):
         # Half of a surrogate pair, which JSON can hold and no tokenizer reads, is replaced.
         return encodable(value.removeprefix("\ufeff"))

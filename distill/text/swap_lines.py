@@ -13,16 +13,20 @@ Only a few chunks are on their way at a time: memory does not grow with the inpu
 
 import json
 import sys
+import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from itertools import chain
+from lzma import LZMAError
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from distill.base.errors import UserError
 from distill.base.long_input import lines_in_parts
+from distill.base.row_files import opener_of, table_delimiter
 from distill.text.counterfactual import Counterfactual, Swapper
-from distill.text.swap_rows import head_of, holds_rows, read_rows, row_form, text_of
+from distill.text.swap_rows import for_json, head_of, holds_rows, read_rows, row_form, text_of
 
 _LONGEST_PART = 1_000_000  # characters that are swapped at once; each listed word among them takes some 100 bytes
 _CHUNK_CHARACTERS = 1 << 18
@@ -36,7 +40,13 @@ Render = Callable[[Line, Counterfactual], Swapped]
 
 
 def swap_file(
-    name: str, swapper: Swapper, shift: int, num_proc: int, form: str, text_column: str | None = None
+    name: str,
+    swapper: Swapper,
+    shift: int,
+    num_proc: int,
+    form: str,
+    text_column: str | None = None,
+    split: str | None = None,
 ) -> None:
     """Write the counterfactual of every line of a file, or of every row, to standard output.
 
@@ -47,27 +57,36 @@ def swap_file(
         num_proc: Processes.
         form: One of `FORMS`.
         text_column: Of rows, the column that holds the text; `text` where it is None.
+        split: Of a saved data set that has several, the one to swap.
 
     Raises:
-        UserError: the file cannot be read, or is not UTF-8, or has no such column.
+        UserError: the file cannot be read, or is not UTF-8, or has no such column; of rows before anything is written.
     """
     render, write = FORMS[form]
     path = Path(name)
+    if split is not None and not path.is_dir():
+        raise UserError(f"option --split: {name} has no splits, as a folder of save_to_disk may; leave it out")
     if name == "-" or not holds_rows(path):
-        if text_column is not None:
+        if text_column is not None and (name == "-" or path.exists()):
             raise UserError(f"option --text_column: {name} has no columns, it is read line by line; leave it out")
         write(swap_lines(read_lines(name), swapper, shift, num_proc, render))
         return
     column = text_column or "text"
-    rows = read_rows(path)
-    if (first := next(rows, None)) is None:
-        return
+    read = partial(_row_lines, path, split, column, form == "text" and table_delimiter(path) is None)
+    if path.is_file() or path.is_dir():  # and no pipe, which can be read only once
+        deque(read(), maxlen=0)
+    lines = read()
+    first = next(lines, None)
     if form == "text":
-        text_of(first, column, 1, name)  # before anything is written
         render = row_form(path, column)
-        write([head_of(path, first)])
-    numbered = enumerate(chain([first], rows), start=1)
-    write(swap_lines(((text_of(row, column, n, name), row) for n, row in numbered), swapper, shift, num_proc, render))
+        write([head_of(path, first and first[1], column)])
+    write(swap_lines(lines if first is None else chain([first], lines), swapper, shift, num_proc, render))
+
+
+def _row_lines(path: Path, split: str | None, column: str, to_json: bool) -> Iterator[Line]:
+    """The text of every row, and the row as it can be written."""
+    for number, row in enumerate(read_rows(path, split), start=1):
+        yield text_of(row, column, number, path), for_json(row, number, str(path)) if to_json else row
 
 
 # ----------------------------------------------------------------------------------------------------------- reading
@@ -83,12 +102,11 @@ def read_lines(name: str) -> Iterator[Line]:
         yield from lines_in_parts(sys.stdin.buffer, "standard input", _LONGEST_PART)
         return
     try:
-        with Path(name).open("rb") as stream:
+        with opener_of(Path(name))(name, "rb") as stream:
             yield from lines_in_parts(stream, name, _LONGEST_PART)
-    except OSError as error:
-        raise UserError(
-            f"{name}: cannot be read ({error.strerror}); give a text file, or - for standard input"
-        ) from None
+    except (OSError, EOFError, LZMAError, zlib.error) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{name}: cannot be read ({reason}); give a text file, or - for standard input") from None
 
 
 # ---------------------------------------------------------------------------------------------------------- swapping

@@ -1,6 +1,6 @@
 """Rows with a column of text in, rows with its counterfactuals out: whatever else they hold stays.
 
-1. A file with rows (.jsonl, .ndjson, .json, .csv, .tsv, .parquet) or a saved data set -> its rows     (`read_rows`)
+1. A file with rows (see `row_files`) or a saved data set -> its rows                                  (`read_rows`)
 2. A row and the counterfactual of its text -> the row as it is written                                (`row_form`)
 3. A data set of the library `datasets` -> one with every row and its counterfactual                   (`swap_dataset`)
 """
@@ -11,107 +11,114 @@ import io
 import json
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from itertools import accumulate
+from math import isfinite, isnan
 from pathlib import Path
 from typing import Any
 
+from distill.base.console import say
 from distill.base.errors import UserError, first_line, hub_hint
 from distill.base.files import write_folder
-from distill.base.long_input import open_text, read_text
+from distill.base.row_files import cell, check_readable, is_prose, is_saved, table_delimiter, table_header, whole_rows
+from distill.text.conversations import BETWEEN, read_messages, stored_messages
 from distill.text.counterfactual import Counterfactual, Swapper, encodable
-
-JSON_LINES, TABLES = (".jsonl", ".ndjson"), {".csv": ",", ".tsv": "\t"}
-_ROWS = 1000  # read at a time
 
 Row = dict[str, Any]
 
+_HINT = "Name one of them by --text_column"
+_JSON_SCALARS = (str, int, type(None))
+_told: set[tuple[str, str]] = set()  # files and columns of which it was said that NaN in them becomes null
+
 
 def holds_rows(path: Path) -> bool:
-    """Whether a file or folder is read row by row, by its name, instead of line by line."""
-    return path.suffix.lower() in (*JSON_LINES, *TABLES, ".json", ".parquet") or path.is_dir()
+    """Whether a file or folder is read row by row, by its name, instead of line by line.
+
+    Raises:
+        UserError: it is there, and of a form that is not read.
+    """
+    if path.is_dir() and not is_saved(path):
+        raise UserError(f"{path}: cannot be read (a folder without a saved data set); give a file")
+    if path.exists():
+        check_readable(path)
+    return path.exists() and not is_prose(path)
 
 
 # ----------------------------------------------------------------------------------------------------------- reading
 
 
-def read_rows(path: Path) -> Iterator[Row]:
+def read_rows(path: Path, split: str | None = None) -> Iterator[Row]:
     """The rows of a file or of a data set that `save_to_disk` wrote.
+
+    Args:
+        path: One that `holds_rows`.
+        split: Of a saved data set that has several.
 
     Raises:
         UserError: it cannot be read, or a row (told by its number) is none.
     """
-    kind = path.suffix.lower()
     try:
-        if path.is_dir():
-            yield from _saved(path)
-        elif kind in TABLES:
-            with open_text(path) as stream:
-                yield from csv.DictReader(stream, delimiter=TABLES[kind], restkey="", strict=True)
-        elif kind == ".parquet":
-            from pyarrow import parquet
-
-            for batch in parquet.ParquetFile(path).iter_batches(_ROWS):
-                yield from batch.to_pylist()
-        elif kind == ".json":
-            yield from _json_array(path)
-        else:
-            with open_text(path) as stream:
-                for number, line in enumerate(stream, start=1):
-                    if line.strip():
-                        yield _object(line, f"{path}, line {number}")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error}); is it complete?") from None
-    except (csv.Error, ValueError) as error:
+        for _, row in whole_rows(path, split):
+            yield dict(row)
+    except UserError:
+        raise
+    except Exception as error:  # damaged files raise many kinds, parquet above all
         raise UserError(f"{path}: cannot be read ({error}); is it complete?") from None
 
 
-def _saved(path: Path) -> Iterator[Row]:
-    import datasets  # its import takes seconds
-
-    try:
-        found = datasets.load_from_disk(str(path))
-    except FileNotFoundError:
-        raise UserError(f"{path}: cannot be read (a folder without a saved data set); give a file") from None
-    for part in found.values() if isinstance(found, datasets.DatasetDict) else (found,):
-        yield from part
-
-
-def _object(text: str, where: str) -> Row:
-    try:
-        row = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{where}: not valid JSON ({error}); one JSON object a line is expected") from None
-    if not isinstance(row, dict):
-        raise UserError(f"{where}: holds a {type(row).__name__}; one JSON object a line is expected")
-    return row
-
-
-def _json_array(path: Path) -> Iterator[Row]:
-    text = read_text(path)
-    if not text.lstrip().startswith("["):
-        lines = enumerate(text.split("\n"), start=1)
-        yield from (_object(line, f"{path}, line {number}") for number, line in lines if line.strip())
-        return
-    for number, row in enumerate(json.loads(text), start=1):
-        if not isinstance(row, dict):
-            raise UserError(f"{path}, element {number}: holds a {type(row).__name__}; an array of objects is expected")
-        yield row
-
-
 def text_of(row: Row, column: str, number: int, name: str | Path) -> str:
-    """The text in a column of a row; "" where it is null.
+    """The text in a column of a row, of messages that of their contents; "" where it is null.
 
     Raises:
-        UserError: there is no such column, or it holds no text.
+        UserError: there is no such column, or it holds neither text nor messages.
     """
-    if column not in row:
-        known = ", ".join(map(str, row)) or "none"
-        raise UserError(
-            f"{name}, row {number}: no column '{column}'; its columns are: {known}. Name one of them by --text_column"
-        )
-    if row[column] is not None and not isinstance(row[column], str):
-        kind = type(row[column]).__name__
+    value = _value(row, column, number, name)
+    if value is not None and not isinstance(value, str | list):
+        kind = type(value).__name__
         raise UserError(f"{name}, row {number}: '{column}' holds {kind}, not text; name another by --text_column")
-    return encodable(row[column] or "")
+    messages = _messages(value)
+    if messages is None:
+        return encodable(value) if isinstance(value, str) else ""
+    read_messages(messages, f"{name}, row {number}, '{column}'")  # refuses what is none
+    return BETWEEN.join(encodable(message["content"]) for message in messages)
+
+
+def _value(row: Row, column: str, number: int, name: str | Path) -> Any:
+    return cell(row, column, f"{name}, row {number}", _HINT)
+
+
+def _messages(value: Any) -> list[Any] | None:
+    """The messages in a cell: a list, or JSON that holds one; None of any other text."""
+    return value if isinstance(value, list) else stored_messages(value) if isinstance(value, str) else None
+
+
+def for_json(row: Row, number: int, name: str) -> Row:
+    """A row that JSON can hold, with null in the place of NaN, which tables have for what is missing; that is said.
+
+    Raises:
+        UserError: a column holds what JSON has no form for.
+    """
+    return {column: _for_json(value, str(column), number, name) for column, value in row.items()}
+
+
+def _for_json(value: Any, column: str, number: int, name: str) -> Any:
+    if isinstance(value, _JSON_SCALARS):
+        return value
+    if isinstance(value, list):
+        return [_for_json(inner, column, number, name) for inner in value]
+    if isinstance(value, dict):
+        return {key: _for_json(inner, column, number, name) for key, inner in value.items()}
+    if isinstance(value, float) and isfinite(value):
+        return value
+    if isinstance(value, float) and isnan(value):
+        if (name, column) not in _told:
+            _told.add((name, column))
+            say(f"{name}: NaN in '{column}' is written as null, because JSON has no NaN")
+        return None
+    what = str(value) if isinstance(value, float) else type(value).__name__
+    raise UserError(
+        f"{name}, row {number}: '{column}' holds {what}, which JSON cannot; leave the column out, or keep it by "
+        f"distill swap --dataset {name} --to FOLDER"
+    )
 
 
 # ----------------------------------------------------------------------------------------------------------- writing
@@ -119,26 +126,61 @@ def text_of(row: Row, column: str, number: int, name: str | Path) -> str:
 
 def row_form(path: Path, column: str) -> Callable[[tuple[str, Row], Counterfactual], str]:
     """What makes of a row, and the counterfactual of its text, a line: as in the file, or JSON where that is binary."""
-    if (delimiter := TABLES.get(path.suffix.lower())) is not None:
+    if (delimiter := table_delimiter(path)) is not None:
         return partial(_as_table_row, column, delimiter)
     return partial(_as_object, column)
 
 
-def head_of(path: Path, row: Row) -> str:
-    """The line of column names that stands above the rows of a table; "" of another file."""
-    delimiter = TABLES.get(path.suffix.lower())
-    return "" if delimiter is None else _joined([*row], delimiter)
+def head_of(path: Path, row: Row | None, column: str) -> str:
+    """The line of column names that stands above the rows of a table, the first of them given; "" of another file.
+
+    Raises:
+        UserError: there is no row, and no such column either.
+    """
+    if (delimiter := table_delimiter(path)) is None:
+        return ""
+    names = [*row] if row is not None else table_header(path)
+    if not names:
+        return ""
+    cell(dict.fromkeys(names), column, str(path), _HINT)
+    return _joined(names, delimiter)
 
 
 def _swapped(row: Row, column: str, counterfactual: Counterfactual) -> Row:
-    return row if row[column] is None else {**row, column: counterfactual.text}
+    value = cell(row, column, "")
+    if value is None:
+        return row
+    messages = _messages(value)
+    new: Any = counterfactual.text if messages is None else _swapped_messages(messages, counterfactual)
+    if messages is not None and isinstance(value, str):
+        new = json.dumps(new, ensure_ascii=False)
+    return _with(row, [column] if column in row else column.split("."), new)
+
+
+def _swapped_messages(messages: list[Row], counterfactual: Counterfactual) -> list[Row]:
+    """Messages with the edits that lie inside one of them; roles and all else stay."""
+    contents = [encodable(message["content"]) for message in messages]
+    starts = [0, *accumulate(len(content) + len(BETWEEN) for content in contents)]
+    swapped = []
+    for message, content, start in zip(messages, contents, starts, strict=False):
+        pieces, at = [], 0
+        for span in counterfactual.spans:
+            if start <= span.start and span.end <= start + len(content):
+                pieces += [content[at : span.start - start], counterfactual.text[span.cf_start : span.cf_end]]
+                at = span.end - start
+        swapped.append({**message, "content": "".join([*pieces, content[at:]])})
+    return swapped
+
+
+def _with(row: Row, keys: list[str], value: Any) -> Row:
+    return {**row, keys[0]: _with(row[keys[0]], keys[1:], value) if len(keys) > 1 else value}
 
 
 def _as_object(column: str, line: tuple[str, Row], counterfactual: Counterfactual) -> str:
     row = _swapped(line[1], column, counterfactual)
-    text = json.dumps(row, ensure_ascii=False, default=str)
+    text = json.dumps(row, ensure_ascii=False)
     # Half of a surrogate pair in another column is no UTF-8.
-    return (text if encodable(text) == text else json.dumps(row, default=str)) + "\n"
+    return (text if encodable(text) == text else json.dumps(row)) + "\n"
 
 
 def _as_table_row(column: str, delimiter: str, line: tuple[str, Row], counterfactual: Counterfactual) -> str:
@@ -185,6 +227,11 @@ def swap_dataset(dataset: Any, column: str, wordlist: Any, *, shift: int = 1, nu
     if isinstance(dataset, datasets.DatasetDict):
         swapped = partial(swap_dataset, column=column, wordlist=swapper, shift=shift, num_proc=num_proc)
         return datasets.DatasetDict({name: swapped(part) for name, part in dataset.items()})
+    if not isinstance(dataset, datasets.Dataset):
+        raise UserError(
+            f"the data set is a {type(dataset).__name__}; a datasets.Dataset or DatasetDict is expected, as of "
+            "datasets.Dataset.from_list"
+        )
     if column not in dataset.column_names:
         known = ", ".join(dataset.column_names)
         raise UserError(f"the data set has no column '{column}'; its columns are: {known}")
@@ -209,7 +256,7 @@ def swap_dataset(dataset: Any, column: str, wordlist: Any, *, shift: int = 1, nu
 
 
 def swap_saved(source: str, column: str, swapper: Swapper, shift: int, num_proc: int, folder: Path) -> str:
-    """`swap_dataset` of a data set by its folder or hub id, saved into a folder that appears whole.
+    """`swap_dataset` of a data set by its file, folder or hub id, saved into a folder that appears whole.
 
     Returns:
         What was made, in a line.
@@ -222,14 +269,50 @@ def swap_saved(source: str, column: str, swapper: Swapper, shift: int, num_proc:
     if folder.exists() and any(folder.iterdir()):
         raise UserError(f"{folder} is not empty; choose another --to")
     try:
-        found = datasets.load_from_disk(source) if Path(source).is_dir() else datasets.load_dataset(source)
+        if Path(source).is_file():
+            found = _dataset_of(Path(source))
+        else:
+            found = datasets.load_from_disk(source) if Path(source).is_dir() else datasets.load_dataset(source)
+    except UserError:
+        raise
     except Exception as error:  # the libraries below raise many kinds
+        if Path(source).is_file():
+            reason = first_line(error.__cause__ if isinstance(error.__cause__, Exception) else error)
+            raise UserError(
+                f"{source}: no data set can be made of it ({reason}); is every column of one kind?"
+            ) from None
         raise UserError(f"data set '{source}' cannot be loaded: {first_line(error)}; {hub_hint()}") from None
     made = swap_dataset(found, column, swapper, shift=shift, num_proc=num_proc if num_proc > 1 else None)
     write_folder(folder, lambda partial: made.save_to_disk(str(partial)))
     parts = made.values() if isinstance(made, datasets.DatasetDict) else [made]
     views = [sum(part["view"]) for part in parts]
     return f"{sum(map(len, parts)) - sum(views):,} rows, {sum(views):,} of them with a counterfactual, in {folder}"
+
+
+def _dataset_of(path: Path) -> Any:
+    """The rows of a file as a data set. One that was made of the same file before is found again."""
+    import datasets
+
+    if not holds_rows(path):
+        raise UserError(f"{path}: has no rows, which --dataset needs; swap its lines by distill swap {path}")
+    if path.suffix.lower() == ".parquet":
+        return datasets.Dataset.from_parquet(str(path))
+    columns: dict[str, None] = {}  # in the order in which they appear
+    for row in read_rows(path):  # a mistake is told before the library wraps it
+        columns.update(dict.fromkeys(row))
+    if not columns:
+        raise UserError(f"{path}: holds no rows; is it the right file?")
+    stamp = path.stat()
+    state = {"path": path.resolve(), "columns": columns, "changed": f"{stamp.st_size} {stamp.st_mtime_ns}"}
+    return datasets.Dataset.from_generator(_rows_of, gen_kwargs=state)
+
+
+def _rows_of(path: Path, columns: Mapping[str, None], changed: str) -> Iterator[Row]:
+    """`read_rows` for the library, which tells by the arguments whether it has made this before. It wants all columns
+    in every row."""
+    del changed
+    for row in read_rows(path):
+        yield {column: row.get(column) for column in columns}
 
 
 def _swapper(wordlist: Any, shift: int) -> Swapper:

@@ -235,6 +235,9 @@ def test_an_unknown_setting_is_named(folders):
         (("model", "tokenizer", 3), {}, "give models in memory a name"),
         ("demo", {"metrics": "perplexity"}, r"must be a list of names: \['perplexity'\]"),
         ("demo", {"bootstrap": "many"}, "key 'bootstrap'"),
+        ("demo", {"texts": ["He.", None]}, r"texts\[1\] is None, but must be a text"),
+        ("demo", {"texts": None}, "texts is None, but must be a list of texts"),
+        ("demo", {"texts": [5]}, r"texts\[0\] is 5, but must be a text"),
         ("demo", {"sampels": 3}, "did you mean 'samples'"),
     ],
 )

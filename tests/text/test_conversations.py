@@ -11,7 +11,15 @@ from shared import REPOSITORY
 
 from distill.base.errors import UserError
 from distill.recipe import CorpusConfig
-from distill.text.conversations import Conversation, Messages, as_given, chat_prompt, read_messages, rendered
+from distill.text.conversations import (
+    Conversation,
+    Messages,
+    as_given,
+    chat_prompt,
+    read_messages,
+    rendered,
+    stored_messages,
+)
 from distill.text.counterfactual import Swapper
 from distill.text.documents import read_documents
 from distill.text.wordlist import load_wordlist
@@ -143,6 +151,19 @@ def test_lists_that_are_no_conversations_are_named(value, words):
         read_messages(value, "x.jsonl, line 7")
     for word in ["x.jsonl, line 7", *words]:
         assert word in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "he", "[]", "[1]", '[{"role": "user"}]', '[{"role": "user", "content": 1}]', '[{"role": "u', "[{" * 9999],
+)
+def test_other_texts_than_json_of_messages_stay_texts(text):
+    assert stored_messages(text) is None
+
+
+def test_json_of_messages_is_read():
+    talk = [{"role": "user", "content": "she \n", "rating": 1}, {"role": "assistant", "content": ""}]
+    assert stored_messages(f" {json.dumps(talk, indent=2)}\n") == talk
 
 
 def test_keys_beside_role_and_content_play_no_part():

@@ -409,6 +409,12 @@ def test_swappers_can_be_sent_to_other_processes(english):
     assert copy.swap("He saw her book") == english.swap("He saw her book")
 
 
+@pytest.mark.parametrize("what", ["english_gender", None, 5])
+def test_what_is_no_word_list_is_refused(what):
+    with pytest.raises(UserError, match=rf"takes a word list, not {what!r}; give load_wordlist"):
+        Swapper(what)
+
+
 def test_cache_key_depends_on_the_list():
     keys = {Swapper(load_wordlist("english_gender")).cache_key for _ in range(2)}
     assert len(keys) == 1

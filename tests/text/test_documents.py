@@ -1,5 +1,6 @@
 """Text sources: formats, passages, and files that are not what they seem."""
 
+import csv
 import dataclasses
 import gzip
 import json
@@ -181,6 +182,17 @@ def test_conversations_are_read_whole(tmp_path):
     for keys in ({"passage_chars": 50}, {"document_start": "^x"}):
         with pytest.raises(UserError, match="conversations"):
             read(tmp_path / "a.jsonl", text_column="messages", **keys)
+
+
+def test_conversations_may_be_json_in_a_cell(tmp_path):
+    talk = [{"role": "user", "content": "Hello, she said."}, {"role": "assistant", "content": "He said\nhello."}]
+    cells = [json.dumps(talk, indent=1), json.dumps(talk) + " is a text", '["a"]', '[{"role": "x"}]', "[]", "[{"]
+    with (tmp_path / "a.csv").open("w", newline="") as stream:
+        csv.writer(stream).writerows([["id", "messages"], *([number, cell] for number, cell in enumerate(cells))])
+    found = read(tmp_path / "a.csv", text_column="messages")
+    assert [isinstance(document, Messages) for document in found] == [True] + [False] * 5
+    assert (found[0].roles, found[0].contents) == (("user", "assistant"), ("Hello, she said.", "He said\nhello."))
+    assert [str(document) for document in found[1:]] == cells[1:]
 
 
 def test_a_file_of_unknown_form_is_refused_before_the_others_are_read(tmp_path):

@@ -1,8 +1,12 @@
 """Rows in, rows with counterfactuals out: one column is swapped, and everything else stays."""
 
 import csv
+import gzip
 import io
 import json
+import os
+import threading
+from datetime import datetime
 
 import datasets
 import pyarrow as pa
@@ -142,3 +146,224 @@ def test_a_saved_data_set_is_swapped_once(tmp_path, capsys, monkeypatch):
     assert found[0] == found[1]
     for options in ([], ["x.txt", "--dataset", "y", "--to", "z"], ["--dataset", "y"], ["x.txt", "--to", "z"]):
         assert main(["swap", *options]) == 2
+
+
+def _swap(capsys, *arguments):
+    """Exit code, what was written, and the errors of a call."""
+    capsys.readouterr()
+    code = main(["swap", *map(str, arguments)])
+    return code, *capsys.readouterr()
+
+
+@pytest.mark.parametrize("name", ["x.jl", "x.html", "x.xlsx", "x.jsonl.zst"])
+def test_endings_that_may_be_anything_are_refused(name, tmp_path, capsys):
+    (tmp_path / name).write_text('{"text": "She.", "gender": "female"}\n')
+    code, out, err = _swap(capsys, tmp_path / name)
+    assert (code, out) == (2, "")
+    assert "are not read" in err
+    for other in ("x", "x.txt", "x.md"):
+        (tmp_path / other).write_text("She.\n")
+        assert _swap(capsys, tmp_path / other)[:2] == (0, "He.\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("x.csv", "id,text\n1,She.\n2,She.,more\n", "line 3: has 3 cells, but the header 2"),
+        ("x.csv", "id,text\n1,She.\n2\n", "line 3: has 1 cells, but the header 2"),
+        ("x.tsv", "text\ttext\nShe.\tHe.\n", "line 1: several columns are called 'text'"),
+        ("x.json", '[{"text": "She."}]\n[{"text": "He."}]', 'not valid JSON (\'[{"text": "He."}]\' stands behind the'),
+        ("x.csv", "text,,\nShe.,1,2\n", "line 1: several columns have no name"),
+        ("x.json", '[] [{"text": "He."}]', "stands behind the array"),
+        (
+            "x.json",
+            '\n{\n "text": "She."\n}\n',
+            "line 2: not valid JSON by itself; put an object that stands on several",
+        ),
+        ("x.jsonl", '{"text": "She."}\n{"text": "He.", "n": 1e400}\n', "row 2: 'n' holds inf, which JSON cannot"),
+        (
+            "x.jsonl",
+            '{"text": "She."}\n{"text": "He.", "n": [-Infinity]}\n',
+            "row 2: 'n' holds -inf, which JSON cannot",
+        ),
+        ("x.jsonl", '{"text": "She."}\n{"text": ["a"]}\n', "message 1 is no {role, content}"),
+        ("x.csv", "id,body\n", "no column 'text'; its columns are: id, body"),
+    ],
+)
+def test_a_mistake_in_any_row_is_told_before_anything_is_written(name, content, message, tmp_path, capsys):
+    (tmp_path / name).write_text(content)
+    code, out, err = _swap(capsys, tmp_path / name)
+    assert (code, out) == (2, "")
+    assert message in err and name in err
+
+
+def test_a_file_that_is_not_there_is_told_as_such(tmp_path, capsys):
+    code, _, err = _swap(capsys, tmp_path / "x.csv", "--text_column", "text")
+    assert code == 2 and "x.csv: cannot be read (No such file" in err
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names here")
+def test_a_pipe_is_read_once(tmp_path, capsys):
+    path = tmp_path / "x.jsonl"
+    os.mkfifo(path)
+    writer = threading.Thread(target=path.write_text, args=('{"text": "She."}\n',), daemon=True)
+    writer.start()
+    assert _swap(capsys, path)[:2] == (0, '{"text": "He."}\n')
+    writer.join()
+
+
+def test_options_of_the_other_way_are_pointed_at(tmp_path, capsys):
+    path = tmp_path / "x.csv"
+    path.write_text("text,body\nShe.,He.\n")
+    for arguments, message in (
+        (["--dataset", path, "--to", tmp_path / "to", "--text_column", "body"], "of --dataset by --column"),
+        (["--dataset", path, "--to", tmp_path / "to", "--split", "train"], "--split goes with FILE"),
+        ([path, "--column", "body"], "of FILE by --text_column"),
+        ([path, "--split", "train"], "has no splits"),
+    ):
+        code, out, err = _swap(capsys, *arguments)
+        assert (code, out) == (2, "")
+        assert message in err
+    assert not (tmp_path / "to").exists()
+
+
+def test_of_several_splits_one_is_named(tmp_path, capsys):
+    parts = {name: datasets.Dataset.from_list([{"text": text}]) for name, text in (("train", "She."), ("test", "He."))}
+    datasets.DatasetDict(parts).save_to_disk(tmp_path / "saved")
+    code, out, err = _swap(capsys, tmp_path / "saved")
+    assert (code, out) == (2, "")
+    assert "holds the splits train, test; name one by --split" in err
+    assert _swap(capsys, tmp_path / "saved", "--split", "test")[:2] == (0, '{"text": "She."}\n')
+    assert "holds no split 'dev'" in _swap(capsys, tmp_path / "saved", "--split", "dev")[2]
+    datasets.DatasetDict(one=parts["train"]).save_to_disk(tmp_path / "one")
+    assert _swap(capsys, tmp_path / "one")[:2] == (0, '{"text": "He."}\n')
+
+
+def test_columns_that_json_cannot_hold_are_named(tmp_path, capsys):
+    path = tmp_path / "x.parquet"
+    for value, message in (
+        (b"\x00", "'n' holds bytes, which JSON cannot"),
+        (datetime(2020, 1, 1), "'n' holds datetime, which JSON cannot"),
+        ({"deep": [b"\x00"]}, "'n' holds bytes"),
+        (float("inf"), "'n' holds inf"),
+    ):
+        parquet.write_table(pa.Table.from_pylist([{"text": "She.", "n": value}]), path)
+        code, out, err = _swap(capsys, path)
+        assert (code, out) == (2, "")
+        assert message in err and "--dataset" in err
+        assert _swap(capsys, path, "--dataset", path, "--to", tmp_path / "to")[0] == 2  # one of both
+    parquet.write_table(pa.Table.from_pylist([{"text": "She.", "n": 1.5}, {"text": "He.", "n": float("nan")}]), path)
+    code, out, err = _swap(capsys, path)
+    assert (code, out) == (0, '{"text": "He.", "n": 1.5}\n{"text": "She.", "n": null}\n')
+    assert err.count("NaN in 'n' is written as null") == 1
+
+
+@pytest.mark.parametrize("name", ["x.jsonl.gz", "x.json.gz", "x.csv.gz", "x.txt.gz"])
+def test_compressed_files_are_written_as_what_they_hold(name, tmp_path, capsys):
+    plain = tmp_path / name.removesuffix(".gz")
+    if plain.suffix == ".txt":
+        plain.write_text("She.\r\nHe.")
+    else:
+        _write(plain, ROWS)
+    (tmp_path / name).write_bytes(gzip.compress(plain.read_bytes()))
+    expected = _swap(capsys, plain)
+    assert expected[0] == 0 and ("He." in expected[1] or "He said" in expected[1])
+    assert _swap(capsys, tmp_path / name) == expected
+    (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:-12])
+    code, _, err = _swap(capsys, tmp_path / name)
+    assert code == 2
+    assert f"{name}: cannot be read" in err
+
+
+TALK = [
+    {"role": "user", "content": " Is he a king?\n", "rating": 1},
+    {"role": "he", "content": ""},
+    {"role": "assistant", "content": "He is a duke, his wife said."},
+]
+OTHER_TALK = [
+    {"role": "user", "content": " Is she a queen?\n", "rating": 1},
+    {"role": "he", "content": ""},
+    {"role": "assistant", "content": "She is a duchess, her husband said."},
+]
+
+
+def test_messages_are_swapped_as_one_conversation_and_roles_stay(tmp_path, capsys):
+    path = tmp_path / "x.jsonl"
+    rows = [{"messages": TALK}, {"messages": []}, {"messages": None}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    code, out, _ = _swap(capsys, path, "--text_column", "messages")
+    assert code == 0
+    assert [json.loads(line)["messages"] for line in out.splitlines()] == [OTHER_TALK, [], None]
+    # A word to skip in one message leaves the whole conversation alone.
+    path.write_text(json.dumps({"messages": [*TALK, {"role": "user", "content": "She is pregnant."}]}) + "\n")
+    assert _swap(capsys, path, "--text_column", "messages")[1] == path.read_text()
+    table = tmp_path / "x.csv"
+    _write(table, [{"id": "he", "messages": json.dumps(TALK)}, {"id": "2", "messages": '["he"]'}])
+    (first, second) = _read("x.csv", _swap(capsys, table, "--text_column", "messages")[1])
+    assert (first["id"], json.loads(first["messages"])) == ("he", OTHER_TALK)
+    assert second["messages"] == '["she"]'
+
+
+def test_nested_columns_are_reached_by_dots(tmp_path, capsys):
+    path = tmp_path / "x.jsonl"
+    path.write_text('{"a": {"b": "She.", "c": "He."}, "d": 1}\n{"a": null}\n')
+    code, out, _ = _swap(capsys, path, "--text_column", "a.b")
+    assert (code, out) == (0, '{"a": {"b": "He.", "c": "He."}, "d": 1}\n{"a": null}\n')
+    assert "no column 'a.x'; its columns are: a.b, a.c, d" in _swap(capsys, path, "--text_column", "a.x")[2]
+
+
+def test_a_table_without_rows_keeps_its_header(tmp_path, capsys):
+    path = tmp_path / "x.csv"
+    path.write_text('id,"text"\n')
+    assert _swap(capsys, path)[:2] == (0, "id,text\n")
+    assert _swap(capsys, path, "--json")[:2] == (0, "")
+    path.write_text("")
+    assert _swap(capsys, path)[:2] == (0, "")
+
+
+def test_an_array_may_stand_behind_blank_lines(tmp_path, capsys):
+    path = tmp_path / "x.json"
+    path.write_text('\n \n[\n{"text": "She."}\n]\n\n')
+    assert _swap(capsys, path)[:2] == (0, '{"text": "He."}\n')
+
+
+@pytest.mark.parametrize("name", ["x.csv", "x.jsonl", "x.json", "x.parquet", "x.tsv.gz"])
+def test_a_file_of_rows_is_a_data_set(name, tmp_path, capsys):
+    path = tmp_path / name.removesuffix(".gz")
+    _write(path, ROWS)
+    if name.endswith(".gz"):
+        (tmp_path / name).write_bytes(gzip.compress(path.read_bytes()))
+    code, out, _ = _swap(capsys, "--dataset", tmp_path / name, "--to", tmp_path / "pairs")
+    assert code == 0 and "2 rows, 1 of them with a counterfactual" in out
+    found = datasets.load_from_disk(tmp_path / "pairs")
+    assert found["text"][:] == [ROWS[0]["text"], SWAPPED, ROWS[1]["text"]]
+    assert found["gender"][:] == ["female", "female", "male"]
+
+
+def test_what_makes_no_data_set_is_told(tmp_path, capsys):
+    (tmp_path / "x.txt").write_text("She.")
+    assert "has no rows" in _swap(capsys, "--dataset", tmp_path / "x.txt", "--to", tmp_path / "no")[2]
+    (tmp_path / "broken.csv").write_text("text\nShe.\nHe.,x\n")
+    (tmp_path / "mixed.jsonl").write_text('{"text": "She.", "n": 1}\n' * 1500 + '{"text": "He.", "n": "x"}\n')
+    err = _swap(capsys, "--dataset", tmp_path / "mixed.jsonl", "--to", tmp_path / "no")[2]
+    assert "mixed.jsonl: no data set can be made of it (" in err
+    (tmp_path / "empty.csv").write_text("text\n")
+    err = _swap(capsys, "--dataset", tmp_path / "empty.csv", "--to", tmp_path / "no")[2]
+    assert "empty.csv: holds no rows" in err
+    code, _, err = _swap(capsys, "--dataset", tmp_path / "broken.csv", "--to", tmp_path / "no")
+    assert code == 2 and "line 3: has 2 cells" in err and not (tmp_path / "no").exists()
+
+
+def test_rows_need_not_have_the_same_columns(tmp_path, capsys):
+    (tmp_path / "x.jsonl").write_text('{"text": "She.", "n": 1}\n{"m": "x", "text": "It."}\n')
+    assert _swap(capsys, "--dataset", tmp_path / "x.jsonl", "--to", tmp_path / "pairs")[0] == 0
+    found = datasets.load_from_disk(tmp_path / "pairs")
+    kept = [(row["text"], row["n"], row["m"]) for row in found]
+    assert kept == [("She.", 1, None), ("He.", 1, None), ("It.", None, "x")]
+
+
+def test_what_is_no_data_set_is_refused(swapper):
+    stream = datasets.Dataset.from_list(ROWS).to_iterable_dataset()
+    for what, kind in ((ROWS, "list"), (stream, "IterableDataset")):
+        with pytest.raises(UserError, match=rf"is a {kind}; a datasets.Dataset or DatasetDict is expected"):
+            swap_dataset(what, "text", swapper)

@@ -13,9 +13,9 @@ from datasets import Dataset, DatasetDict
 from hypothesis import given
 from hypothesis import strategies as st
 
+from distill.base import row_files
 from distill.base.errors import UserError
-from distill.text import row_files
-from distill.text.row_files import check_readable, file_rows, is_prose, prose
+from distill.base.row_files import check_readable, file_rows, is_prose, prose, table_delimiter, table_header, whole_rows
 
 ROWS = [
     {"text": 'One "text",\nof two lines; ends with a comma,', "id": 1, "about": {"title": "A", "who": "she"}},
@@ -127,6 +127,9 @@ def test_an_array_is_read_in_whatever_chunks_it_comes(tmp_path_factory, rows, in
         ("x.json", '[\n"a", "b"]', ["row 1", "object", "str"]),
         ("x.json", '[{"body": "a"}]', ["row 1", "body", "text_column"]),
         ("x.json", '{\n "data": []}', ["line 1", "JSON"]),
+        ("x.json", '[{"text": "a"}]\n[{"text": "b"}]', ["not valid JSON", "behind the array"]),
+        ("x.json", '\n\n{\n "text": "a"\n}', ["line 3", "[ and ]"]),
+        ("x.csv", "text,id,text\na,1,b\n", ["line 1", "several columns are called 'text'"]),
         ("x.csv", "id;text\n1;a\n", ["line 2", "id;text", "text_column"]),
         ("x.csv", "id,text\n1,a\n2\n", ["line 3", "1 cells", "2"]),
         ("x.csv", 'id,text\n1,"a\nb"\n2,"a" b\n', ["line 4", "quotes"]),
@@ -147,6 +150,22 @@ def test_endings_that_may_be_anything_are_refused(tmp_path, name):
     (tmp_path / name).write_text("{}")
     with pytest.raises(UserError, match="are not read"):
         check_readable(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv.gz", "a.jsonl", "a.json", "a.parquet"])
+def test_whole_rows_have_every_column(tmp_path, name):
+    rows = [{"id": "1", "text": 'a\n"b"'}, {"id": "2", "text": None}]
+    path = write(tmp_path / name, rows)
+    assert [row for _, row in whole_rows(path, None)] == rows
+    if table_delimiter(path):
+        assert table_header(path) == ["id", "text"]
+
+
+def test_the_place_of_a_row_behind_blank_lines_is_its_own(tmp_path):
+    (tmp_path / "a.json").write_text('\n\n{"text": "a"}\n\n{"text": "b"}\n')
+    assert [where[-1] for where, _ in whole_rows(tmp_path / "a.json", None)] == ["3", "5"]
+    (tmp_path / "b.json").write_text('\n \n[\n\n{"text": "a"}]\n\n')
+    assert values(tmp_path / "b.json") == ["a"]
 
 
 def test_prose_has_no_rows(tmp_path):

@@ -16,6 +16,7 @@ import gzip
 import json
 import lzma
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from itertools import chain, count
@@ -44,7 +45,7 @@ LONGEST_ROW = 16_000_000  # characters of a line of JSON, bytes of a cell of par
 def check_readable(path: Path) -> None:
     """Raises UserError for a folder that is no saved data set, and for a file of a form that is not read."""
     if path.is_dir():
-        if not any((path / name).exists() for name in _SAVED):
+        if not is_saved(path):
             raise UserError(
                 f"{path}: is a folder, and not one that save_to_disk made; give a pattern for the files in it, "
                 f"e.g. {path}/*.txt"
@@ -57,6 +58,11 @@ def check_readable(path: Path) -> None:
         )
 
 
+def is_saved(folder: Path) -> bool:
+    """Whether save_to_disk made the folder."""
+    return any((folder / name).exists() for name in _SAVED)
+
+
 def is_prose(path: Path) -> bool:
     """Whether a file that can be read is text without rows."""
     return not path.is_dir() and _kind(path) in _PROSE
@@ -64,13 +70,13 @@ def is_prose(path: Path) -> bool:
 
 def prose(path: Path, longest: int) -> Iterator[str]:
     """The text of a file, in parts of at most `longest` characters (see `long_input.parts`)."""
-    with open_text(path, _opener(path)) as stream:
+    with open_text(path, opener_of(path)) as stream:
         yield from stream_parts(stream, longest)
 
 
 def prose_lines(path: Path, longest: int) -> Iterator[str]:
     """The lines of a file, in parts of at most `longest` characters."""
-    with open_text(path, _opener(path)) as stream:
+    with open_text(path, opener_of(path)) as stream:
         for line in stream:
             yield from parts(line.rstrip("\r\n"), longest)
 
@@ -81,7 +87,7 @@ def lines_are_texts(path: Path) -> bool:
     They are where several follow one another without a blank line, and nine of ten end like a sentence. Prose that is
     broken into lines ends most of them elsewhere, and prose with a line for each paragraph parts these by blank lines.
     """
-    with open_text(path, _opener(path)) as stream:
+    with open_text(path, opener_of(path)) as stream:
         lines = stream.read(_LOOKED_AT).splitlines()
     lines = lines[:-1] if sum(map(len, lines)) + len(lines) >= _LOOKED_AT else lines  # the last one may be cut
     ended = sum(bool(_ENDS_LIKE_A_TEXT.search(line)) for line in lines)
@@ -102,22 +108,53 @@ def file_rows(path: Path, column: str, split: str) -> Iterator[Row]:
     if path.is_dir():
         yield from batch_rows(_saved(path, split).iter(_ROWS), column, str(path))
         return
-    kind = _kind(path)
-    if kind == ".parquet":
+    if _kind(path) == ".parquet":
         yield from _parquet_rows(path, column)
         return
-    with open_text(path, _opener(path)) as stream:
+    for where, row in _text_rows(path):
+        yield where, cell(row, column, where)
+
+
+def whole_rows(path: Path, split: str | None) -> Iterator[tuple[str, Mapping]]:
+    """Where each row stands, and all of its columns; see `file_rows`.
+
+    Args:
+        path: One that `check_readable` lets pass and that is no prose.
+        split: Of a folder that holds several; None where it must hold one only.
+    """
+    if path.is_dir():
+        yield from ((str(path), row) for row in _saved(path, split))
+    elif _kind(path) == ".parquet":
+        yield from _whole_parquet_rows(path)
+    else:
+        yield from _text_rows(path)
+
+
+def table_header(path: Path) -> list[str]:
+    """The names of the columns of a .csv or .tsv."""
+    with open_text(path, opener_of(path)) as stream:
+        return _header(_table_reader(stream, _TABLES[_kind(path)]), path)
+
+
+def table_delimiter(path: Path) -> str | None:
+    """What parts the cells of a .csv or .tsv; None of another file."""
+    return None if path.is_dir() else _TABLES.get(_kind(path))
+
+
+def _text_rows(path: Path) -> Iterator[tuple[str, Mapping]]:
+    kind = _kind(path)
+    with open_text(path, opener_of(path)) as stream:
         if kind in _TABLES:
-            rows: Iterable[tuple[str, Mapping]] = _table(stream, path, _TABLES[kind])
+            yield from _table(stream, path, _TABLES[kind])
+            return
+        # Many files called .json hold an object a line.
+        number, begins = 1, stream.readline(LONGEST_ROW + 1) if kind == ".json" else ""
+        while begins and not begins.strip() and len(begins) <= LONGEST_ROW:
+            number, begins = number + 1, stream.readline(LONGEST_ROW + 1)
+        if begins.lstrip().startswith("["):
+            yield from _array(chain([begins], iter(partial(stream.read, _CHUNK), "")), path)
         else:
-            # Many files called .json hold an object a line.
-            begins = stream.readline(LONGEST_ROW + 1) if kind == ".json" else ""
-            if begins.lstrip().startswith("["):
-                rows = _array(chain([begins], iter(partial(stream.read, _CHUNK), "")), path)
-            else:
-                rows = _lines(begins, stream, path)
-        for where, row in rows:
-            yield where, _cell(row, column, where)
+            yield from _lines(begins, number, stream, path)
 
 
 def batch_rows(batches: Iterable[Mapping[str, list]], column: str, where: str) -> Iterator[Row]:
@@ -126,7 +163,7 @@ def batch_rows(batches: Iterable[Mapping[str, list]], column: str, where: str) -
         top = column if column in batch else column.partition(".")[0]
         if top not in batch:
             raise _no_column(where, column, batch)
-        yield from ((where, _cell({top: value}, column, where)) for value in batch[top])
+        yield from ((where, cell({top: value}, column, where)) for value in batch[top])
 
 
 def _kind(path: Path) -> str:
@@ -135,11 +172,12 @@ def _kind(path: Path) -> str:
     return path.with_suffix("").suffix.lower() if ending in _OPENERS else ending
 
 
-def _opener(path: Path) -> Callable[..., Any]:
+def opener_of(path: Path) -> Callable[..., Any]:
+    """`open`, or what opens a compressed file as it."""
     return _OPENERS.get(path.suffix.lower(), open)
 
 
-def _saved(path: Path, split: str) -> Any:
+def _saved(path: Path, split: str | None) -> Any:
     import datasets
 
     try:
@@ -148,6 +186,12 @@ def _saved(path: Path, split: str) -> Any:
         raise UserError(f"{path}: no data set can be loaded from it: {first_line(error)}; save it again") from None
     if not isinstance(found, datasets.DatasetDict):
         return found
+    if split is None and len(found) > 1:
+        raise UserError(
+            f"{path}: holds the splits {', '.join(found)}; name one by --split, or swap all of them by --dataset and "
+            "--to"
+        )
+    split = next(iter(found), None) if split is None else split
     if split not in found:
         raise UserError(f"{path}: holds no split '{split}', but {', '.join(found)}; set split to one of them")
     return found[split]
@@ -156,10 +200,10 @@ def _saved(path: Path, split: str) -> Any:
 # ------------------------------------------------------------------------------------------------------------- JSON
 
 
-def _lines(begins: str, stream: IO[str], path: Path) -> Iterator[tuple[str, Mapping]]:
-    """The objects of lines of JSON, of which the first has been read already where it is not empty."""
+def _lines(begins: str, first: int, stream: IO[str], path: Path) -> Iterator[tuple[str, Mapping]]:
+    """The objects of lines of JSON from that number on, of which one has been read already where it is not empty."""
     read = iter(partial(stream.readline, LONGEST_ROW + 1), "")
-    for number, line in enumerate(chain([begins] if begins else [], read), start=1):
+    for number, line in enumerate(chain([begins] if begins else [], read), start=first):
         where = f"{path}, line {number}"
         if len(line) > LONGEST_ROW:
             raise _long_row(where)
@@ -168,8 +212,13 @@ def _lines(begins: str, stream: IO[str], path: Path) -> Iterator[tuple[str, Mapp
         try:
             row = json.loads(line)
         except (ValueError, RecursionError) as error:
+            if isinstance(error, json.JSONDecodeError) and line.lstrip()[0] == "{" and error.pos >= len(line.rstrip()):
+                raise UserError(
+                    f"{where}: not valid JSON by itself; put an object that stands on several lines on one, or, in a "
+                    ".json file, put [ and ] around all objects and commas between them"
+                ) from None
             raise UserError(f"{where}: not valid JSON ({error}); one JSON object a line is expected") from None
-        yield where, _object(row, where)
+        yield where, _object(row, where, "one JSON object a line")
 
 
 def _array(chunks: Iterator[str], path: Path) -> Iterator[tuple[str, Mapping]]:
@@ -182,6 +231,7 @@ def _array(chunks: Iterator[str], path: Path) -> Iterator[tuple[str, Mapping]]:
             mark = _after_space(text, at)
             begins = _after_space(text, mark + 1)
             if text[mark : mark + 1] == "]" or (number == 1 and text[begins : begins + 1] == "]"):
+                _refuse_more(text[text.index("]", mark) + 1 :], chunks, path)
                 return
             try:
                 if text[mark : mark + 1] not in ("", "[" if number == 1 else ","):
@@ -194,7 +244,14 @@ def _array(chunks: Iterator[str], path: Path) -> Iterator[tuple[str, Mapping]]:
                 if (more := next(chunks, None)) is None:
                     raise UserError(f"{where}: not valid JSON ({error}); is the file complete?") from None
                 text, at = text[at:] + more, 0
-        yield where, _object(row, where)
+        yield where, _object(row, where, "an array of objects")
+
+
+def _refuse_more(text: str, chunks: Iterator[str], path: Path) -> None:
+    """Raises UserError where something stands behind an array."""
+    for chunk in chain([text], chunks):
+        if more := chunk.strip():
+            raise UserError(f"{path}: not valid JSON ('{more[:20]}' stands behind the array); one array is expected")
 
 
 def _after_space(text: str, at: int) -> int:
@@ -202,9 +259,9 @@ def _after_space(text: str, at: int) -> int:
     return found.end() if found else at
 
 
-def _object(row: Any, where: str) -> Mapping:
+def _object(row: Any, where: str, expected: str) -> Mapping:
     if not isinstance(row, Mapping):
-        raise UserError(f"{where}: holds no object with columns, but {type(row).__name__}; {{...}} is expected")
+        raise UserError(f"{where}: holds a {type(row).__name__}; {expected} is expected")
     return row
 
 
@@ -213,12 +270,10 @@ def _object(row: Any, where: str) -> Mapping:
 
 def _table(stream: IO[str], path: Path, delimiter: str) -> Iterator[tuple[str, Mapping]]:
     """The rows of a table in text, by the names in its header; an empty cell holds nothing."""
-    csv.field_size_limit(LONGEST_ROW)
-    # No longer line is read: what is cut there is a field too long, or one that it makes so.
-    reader = csv.reader(iter(partial(stream.readline, LONGEST_ROW + 2), ""), delimiter=delimiter, strict=True)
+    reader = _table_reader(stream, delimiter)
     line = 1
     try:
-        header = next(reader, [])
+        header = _header(reader, path)
         line = reader.line_num + 1
         for cells in reader:
             if cells and len(cells) != len(header):
@@ -230,6 +285,36 @@ def _table(stream: IO[str], path: Path, delimiter: str) -> Iterator[tuple[str, M
         if "field larger" in str(error):
             raise _long_row(f"{path}, line {line}") from None
         raise UserError(f"{path}, line {line}: not a table ({error}); check its quotes") from None
+
+
+def _table_reader(stream: IO[str], delimiter: str) -> Any:
+    csv.field_size_limit(LONGEST_ROW)
+    # No longer line is read: what is cut there is a field too long, or one that it makes so.
+    return csv.reader(iter(partial(stream.readline, LONGEST_ROW + 2), ""), delimiter=delimiter, strict=True)
+
+
+def _header(reader: Iterator[list[str]], path: Path) -> list[str]:
+    header = next(reader, [])
+    _refuse_twins(header, f"{path}, line 1")
+    return header
+
+
+def _refuse_twins(names: list[str], where: str) -> None:
+    """Raises UserError where two columns have one name: a row could keep only one of them."""
+    if twins := [name for name, times in Counter(names).items() if times > 1]:
+        called = f"are called '{twins[0]}'" if twins[0] else "have no name"
+        raise UserError(f"{where}: several columns {called}; give each a name of its own")
+
+
+def _whole_parquet_rows(path: Path) -> Iterator[tuple[str, Mapping]]:
+    from pyarrow import parquet
+
+    table = parquet.ParquetFile(path)
+    _refuse_twins(table.schema_arrow.names, str(path))
+    for batch in table.iter_batches(_ROWS):
+        if any(_longest(column) > LONGEST_ROW for column in batch.columns):
+            raise _long_row(str(path))
+        yield from ((str(path), row) for row in batch.to_pylist())
 
 
 def _parquet_rows(path: Path, column: str) -> Iterator[Row]:
@@ -246,7 +331,7 @@ def _parquet_rows(path: Path, column: str) -> Iterator[Row]:
         values = batch.column(batch.schema.names.index(top))
         if _longest(values) > LONGEST_ROW:
             raise _long_row(str(path))
-        yield from ((str(path), _cell({top: value}, column, str(path))) for value in values.to_pylist())
+        yield from ((str(path), cell({top: value}, column, str(path))) for value in values.to_pylist())
 
 
 def _longest(column: Any) -> int:
@@ -266,8 +351,12 @@ def _longest(column: Any) -> int:
 # ---------------------------------------------------------------------------------------------------------- columns
 
 
-def _cell(row: Mapping, column: str, where: str) -> Any:
-    """What stands in a column, or under `a.b` in the b of a."""
+def cell(row: Mapping, column: str, where: str, hint: str = "Set text_column to one of them") -> Any:
+    """What stands in a column, or under `a.b` in the b of a.
+
+    Raises:
+        UserError: there is no such column; it ends with the hint.
+    """
     if column in row:
         return row[column]
     value: Any = row
@@ -275,7 +364,7 @@ def _cell(row: Mapping, column: str, where: str) -> Any:
         if value is None:
             return None
         if not isinstance(value, Mapping) or key not in value:
-            raise _no_column(where, column, _names(row))
+            raise _no_column(where, column, _names(row), hint)
         value = value[key]
     return value
 
@@ -285,9 +374,11 @@ def _names(row: Mapping) -> Iterator[str]:
         yield from (f"{name}.{inner}" for inner in value) if isinstance(value, Mapping) else [str(name)]
 
 
-def _no_column(where: str, column: str, known: Iterable[str]) -> UserError:
+def _no_column(
+    where: str, column: str, known: Iterable[str], hint: str = "Set text_column to one of them"
+) -> UserError:
     names = ", ".join(known) or "none"
-    return UserError(f"{where}: no column '{column}'; its columns are: {names}. Set text_column to one of them")
+    return UserError(f"{where}: no column '{column}'; its columns are: {names}. {hint}")
 
 
 def _long_row(where: str) -> UserError:
