@@ -18,7 +18,7 @@ import unicodedata
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import partial
 from typing import Literal, NamedTuple
 
 from ahocorasick_rs import AhoCorasick, MatchKind
@@ -48,6 +48,9 @@ class Span(NamedTuple):
     end: int
     cf_start: int
     cf_end: int
+
+
+_new_span: Callable[[tuple[int, int, int, int]], Span] = partial(tuple.__new__, Span)  # faster than Span(...)
 
 
 @dataclass(frozen=True)
@@ -112,10 +115,21 @@ class _Found(NamedTuple):
     no_prose: int
 
 
+_SHIPS = senses.SHIPS
+
 # What stands in the place of a role's index.
 _AS_TITLE, _AS_NAME = -1, -2
 
-_is_word_character = cache(is_word_character)
+class _InWord(dict[str, bool]):
+    """Character -> `is_word_character`; looked up twice for every candidate, faster than a function that caches."""
+
+    def __missing__(self, character: str) -> bool:
+        self[character] = is_word_character(character)
+        return self[character]
+
+
+_IN_WORD = _InWord()
+_is_word_character = _IN_WORD.__getitem__
 
 
 class Swapper:
@@ -174,6 +188,11 @@ class Swapper:
             senses.when_to_look(form.word, written) if self._is_english else senses.NEVER
             for written, form in zip(forms, self._forms, strict=True)
         ]
+        self._inflected = (
+            {index for index, (written, form) in enumerate(forms.items()) if _may_inflect(written, form)}
+            if self._is_english
+            else frozenset()
+        )
         self._leftmost_longest = AhoCorasick(patterns, matchkind=MatchKind.LeftmostLongest)
         self._overlapping = AhoCorasick(patterns, matchkind=MatchKind.Standard)
 
@@ -231,12 +250,12 @@ class Swapper:
     def _find(self, text: str) -> _Found:
         """The listed words, leftmost and then longest first, and what else matters."""
         words, skip = [], []
-        num_forms, length, emphasised = len(self._forms), len(text), "_" in text
+        num_forms, length, emphasised, in_word = len(self._forms), len(text), "_" in text, _IN_WORD
         for place in self._leftmost_longest.find_matches_as_indexes(encodable(text)):
             form, start, end = place
-            if (
-                (start and _is_word_character(text[start - 1])) or (end < length and _is_word_character(text[end]))
-            ) and not (emphasised and _is_whole(text, start, end)):
+            if ((start and in_word[text[start - 1]]) or (end < length and in_word[text[end]])) and not (
+                emphasised and "_" in text[start - 1 if start else 0 : end + 1] and _is_whole(text, start, end)
+            ):
                 # A dropped compound ("step-son" in "step-sonship") may hide a listed word in it ("step").
                 if self._is_compound[form]:
                     return self._find_among_overlapping(text)
@@ -275,16 +294,7 @@ class Swapper:
         """Without the words in links and code, those that are titles or names only and are neither, and other words."""
         found = len(words)
         if words:
-            blocks = prose.blocks(text)
-            if blocks or any(map(text.__contains__, prose.SIGNS)):
-                words = [place for place in words if prose.is_prose(text, place[1], place[2], blocks)]
-            else:
-                joined = prose.JOINED
-                words = [
-                    place
-                    for place in words
-                    if text[place[2] : place[2] + 1] not in joined or prose.is_prose(text, place[1], place[2], blocks)
-                ]
+            words = _in_prose(text, words)
         no_prose = found - len(words)
         names: frozenset[int] = frozenset()
         if self._has_names:
@@ -303,13 +313,13 @@ class Swapper:
 
     def _without_others(self, text: str, words: list[_Place], names: frozenset[int]) -> list[_Place]:
         """Without the words that are others here: man the desk."""
-        has_senses = self._has_senses
+        has_senses, may_be_ship = self._has_senses, senses.may_be_ship
         slashed = "/" in text or ")he" in text
         doubtful = [
             senses.Place(start, end, self._forms[form].word)
             for form, start, end in words
             if (kind := has_senses[form])
-            and (kind == senses.ALWAYS or (slashed if kind == senses.SLASHES else senses.may_be_ship(text, end)))
+            and (may_be_ship(text, end) if kind == _SHIPS else slashed or kind == senses.ALWAYS)
             and start not in names
         ]
         if not doubtful:
@@ -344,8 +354,9 @@ class Swapper:
         self, text: str, words: list[_Place], choices: dict[int, int], shift: int
     ) -> tuple[str, tuple[Span, ...]]:
         pieces: list[str] = []
-        spans: list[Span] = []
+        spans: list[tuple[int, int, int, int]] = []
         edits: tuple[_Edit, ...]
+        inflected = self._inflected
         position = cf_position = 0
         for index, start, end in words:
             form = self._forms[index]
@@ -354,21 +365,27 @@ class Swapper:
                 word = form.options[shift - 1][choice]
             else:
                 word = (form.as_title if choice == _AS_TITLE else form.as_name)[shift - 1]
-            if self._is_english and (
+            if index in inflected and (
                 text[start - 2 : start] in _BEHIND_ARTICLES or text[end : end + 1] in _APOSTROPHES_AFTER
             ):
                 edits = _in_form(text, start, end, word)
+            elif start >= position:
+                pieces += (text[position:start], word)
+                cf_start = cf_position + start - position
+                position, cf_position = end, cf_start + len(word)
+                spans.append((start, end, cf_start, cf_position))
+                continue
             else:
-                edits = ((start, end, word),)
+                continue
             for edit_start, edit_end, new in edits:
                 if edit_start < position:  # an article that is a word of the list itself
                     continue
                 pieces += (text[position:edit_start], new)
                 cf_start = cf_position + edit_start - position
                 position, cf_position = edit_end, cf_start + len(new)
-                spans.append(Span(edit_start, edit_end, cf_start, cf_position))
+                spans.append((edit_start, edit_end, cf_start, cf_position))
         pieces.append(text[position:])
-        return "".join(pieces), tuple(spans)
+        return "".join(pieces), tuple(map(_new_span, spans))
 
 
 _Edit = tuple[int, int, str]  # [start, end) and what comes there
@@ -389,6 +406,16 @@ def _in_form(text: str, start: int, end: int, word: str) -> tuple[_Edit, ...]:
     if text[end : end + 1] in _APOSTROPHES_AFTER and (possessive := _possessive(text, start, end, word)):
         return (edit, possessive)
     return (edit,)
+
+
+def _may_inflect(written: str, form: _Form) -> bool:
+    """Whether a counterpart may take another article, or another possessive, than a word that is written so."""
+    has_vowel_sound, ends_in_s = _has_vowel_sound(written), written[-1:] in "sS"
+    return any(
+        _has_vowel_sound(word) != has_vowel_sound or (word[-1:] in "sS") != ends_in_s
+        for words in (*form.options, form.as_title, form.as_name)
+        for word in words
+    )
 
 
 _BEHIND_ARTICLES = frozenset({"a ", "A ", "n ", "N "})
@@ -518,6 +545,26 @@ def _outside_sentences(text: str, words: list[_Place], skip: Iterable[tuple[int,
         else:
             kept.append(place)
     return kept, len(lost)
+
+
+def _in_prose(text: str, words: list[_Place]) -> list[_Place]:
+    """The words that do not stand in links, tags or code."""
+    blocks = prose.blocks(text)
+    if blocks:
+        return [place for place in words if prose.is_prose(text, place[1], place[2], blocks)]
+    marks = prose.MARKS
+    odd = [
+        place
+        for place in words
+        if (text[place[2] : place[2] + 1] in marks or text[place[1] - 1 : place[1]] in marks)
+        and not prose.is_prose(text, place[1], place[2], blocks)
+    ]
+    if odd and not any(map(text.__contains__, prose.SIGNS)):
+        odd = [place for place in odd if text[place[2] : place[2] + 1] in prose.JOINED]
+    if not odd:
+        return words
+    left_alone = set(odd)
+    return [place for place in words if place not in left_alone]
 
 
 def _is_whole(text: str, start: int, end: int) -> bool:

@@ -9,6 +9,7 @@ Two kinds are told apart:
 """
 
 import re
+from bisect import bisect_left
 from collections.abc import Sequence
 
 # A script, a style, a block of code or a comment with what it holds; a tag; code between backticks, which in TeX only
@@ -61,8 +62,9 @@ def is_prose(text: str, start: int, end: int, of_text: Sequence[tuple[int, int]]
 
     of_text: the `blocks` of the text.
     """
-    for block_start, block_end in of_text:
-        if block_start < end and start < block_end:
+    if of_text:
+        nearest = bisect_left(of_text, (end,)) - 1  # the last that begins before the word ends
+        if nearest >= 0 and start < of_text[nearest][1]:
             return False
     before, after = text[start - 1 : start], text[end : end + 1]
     if before not in MARKS and after not in MARKS:

@@ -97,7 +97,8 @@ _TOKEN = r"[^\W_]+(?:['’_][^\W_]+)*|\n(?!\s*[a-z])|</?[a-zA-Z][^<>]{0,200}>|<3
 TOKEN = re.compile(_TOKEN)
 _IS_INLINE = re.compile(_INLINE_TAG, re.IGNORECASE).fullmatch
 WORDS_BEFORE, WORDS_AFTER = 2, 3
-_NEXT_TOKENS = re.compile(rf"(?:{_SKIPPED}(?!{_INLINE_TAG})({_TOKEN}))?" * WORDS_AFTER)
+# Most often it is a space, and a word follows.
+_NEXT_TOKENS = re.compile(rf"(?:(?: (?=[^\W_])|{_SKIPPED}(?!{_INLINE_TAG}))({_TOKEN}))?" * WORDS_AFTER)
 # The characters searched for these words; most often the nearer ones are enough.
 _REACH = 64
 _NEAR = 24
@@ -269,25 +270,29 @@ def context(text: str, start: int, end: int) -> Context:
         start, end = without_marks(text, start, end)
     next_tokens = _NEXT_TOKENS.match(text, end, end + _REACH)
     assert next_tokens is not None  # it matches nothing, too
-    after = [token or PARAGRAPH for token in next_tokens.groups()]
+    after = list(next_tokens.groups(PARAGRAPH))
+    begins = next_tokens.start(1)
+    gap = text[end:begins] if begins >= 0 else ""
+    shape = "_" if gap == " " or (gap and any(map(str.isspace, gap))) else "-" if after[0] == "-" else "."
+    shape = ("U" if letter.isupper() else "l") + shape
+    shape += ("U" if after[0][0].isupper() else "l") + ("U" if after[1][0].isupper() else "l")
+    if shape[:3] == "l_U" and after[0].lower() in _TITLES_BEGIN:
+        after[0] = TITLE
+    return Context(_words_before(text, start, letter), tuple(map(normalise, after)), shape)
+
+
+def _words_before(text: str, start: int, letter: str) -> tuple[str, ...]:
+    """The words before the pronoun that begins at start with this letter, nearest first."""
+    head = text[start - _NEAR if start > _NEAR else 0 : start]
+    parts = head.rsplit(" ", WORDS_BEFORE + 1)
+    if len(parts) == WORDS_BEFORE + 2 and not parts[3] and parts[2].isalpha() and parts[1].isalpha() and ">" not in head:
+        return normalise(parts[2]), normalise(parts[1])  # two words between spaces, as most often
     # The search takes in the pronoun's first letter, so that a line break before it is judged by what follows.
-    head = text[max(0, start - _NEAR) : start]
     before = TOKEN.findall(head + letter)
     if len(before) < WORDS_BEFORE + 2 or ">" in head:  # the first may be a part of a word
         before = [token for token in TOKEN.findall(text[max(0, start - _REACH) : start] + letter) if not _inline(token)]
-    gap = text[end : next_tokens.start(1)] if next_tokens[1] else ""
-    shape = "_" if gap == " " or (gap and any(map(str.isspace, gap))) else "-" if after[0] == "-" else "."
-    shape = ("U" if letter.isupper() else "l") + shape
-    for word in after[:2]:
-        shape += "U" if word[0].isupper() else "l"
-    if shape[:3] == "l_U" and after[0].lower() in _TITLES_BEGIN:
-        after[0] = TITLE
     before = [normalise(word) for word in before[-2 : -2 - WORDS_BEFORE : -1]]
-    return Context(
-        tuple(before) if len(before) == WORDS_BEFORE else (*before, *("^",) * (WORDS_BEFORE - len(before))),
-        tuple(map(normalise, after)),
-        shape,
-    )
+    return tuple(before) if len(before) == WORDS_BEFORE else (*before, *("^",) * (WORDS_BEFORE - len(before)))
 
 
 def _inline(token: str) -> bool:
