@@ -115,8 +115,6 @@ class _Found(NamedTuple):
     no_prose: int
 
 
-_SHIPS = senses.SHIPS
-
 # What stands in the place of a role's index.
 _AS_TITLE, _AS_NAME = -1, -2
 
@@ -184,9 +182,17 @@ class Swapper:
         self._has_names = any(form.as_name for form in self._forms)
         # The rules for English are for lists that say that they are English.
         self._is_english = "language" in wordlist.metadata and language_of(wordlist) == "en"
-        self._has_senses = [
+        self._when_to_look = [
             senses.when_to_look(form.word, written) if self._is_english else senses.NEVER
             for written, form in zip(forms, self._forms, strict=True)
+        ]
+        # The forms that are more than plain words, in texts without slashes and in those with them.
+        self._worth_a_look = [
+            [
+                not plain or (kind != senses.NEVER and (slashed or kind != senses.SLASHES))
+                for plain, kind in zip(self._is_plain, self._when_to_look, strict=True)
+            ]
+            for slashed in (False, True)
         ]
         self._inflected = (
             {index for index, (written, form) in enumerate(forms.items()) if _may_inflect(written, form)}
@@ -296,36 +302,47 @@ class Swapper:
         if words:
             words = _in_prose(text, words)
         no_prose = found - len(words)
-        names: frozenset[int] = frozenset()
-        if self._has_names:
-            candidates = [
-                first_names.Candidate(start, end, self._forms[form].ambiguous)
-                for form, start, end in words
-                if self._forms[form].as_name and not text[start].islower()
-            ]
-            judged = first_names.first_names(text, candidates)
-            names = frozenset(c.start for c, is_name in zip(candidates, judged, strict=True) if is_name)
-        plain = self._is_plain
-        words = [place for place in words if plain[place[0]] or self._counts(text, *place, names)]
+        slashed = "/" in text or ")he" in text
+        worth_a_look = self._worth_a_look[slashed]
+        seen = [place for place in words if worth_a_look[place[0]]]
+        names = self._names(text, seen)
+        left_alone = {
+            start
+            for form, start, end in seen
+            if not self._is_plain[form] and not self._counts(text, form, start, end, names)
+        }
         if self._is_english:
-            words = self._without_others(text, words, names)
+            left_alone |= self._others(text, [place for place in seen if place[1] not in left_alone], names, slashed)
+        if left_alone:
+            words = [place for place in words if place[1] not in left_alone]
         return _Found(words, names, skip, no_prose)
 
-    def _without_others(self, text: str, words: list[_Place], names: frozenset[int]) -> list[_Place]:
-        """Without the words that are others here: man the desk."""
-        has_senses, may_be_ship = self._has_senses, senses.may_be_ship
-        slashed = "/" in text or ")he" in text
+    def _names(self, text: str, seen: list[_Place]) -> frozenset[int]:
+        """Where those begin that are first names here."""
+        if not self._has_names:
+            return frozenset()
+        candidates = [
+            first_names.Candidate(start, end, self._forms[form].ambiguous)
+            for form, start, end in seen
+            if self._forms[form].as_name and not text[start].islower()
+        ]
+        judged = first_names.first_names(text, candidates)
+        return frozenset(c.start for c, is_name in zip(candidates, judged, strict=True) if is_name)
+
+    def _others(self, text: str, seen: list[_Place], names: frozenset[int], slashed: bool) -> set[int]:
+        """Where those begin that are other words here: man the desk."""
+        when_to_look, may_be_ship = self._when_to_look, senses.may_be_ship
+        never, ships, slashes = senses.NEVER, senses.SHIPS, senses.SLASHES
         doubtful = [
             senses.Place(start, end, self._forms[form].word)
-            for form, start, end in words
-            if (kind := has_senses[form])
-            and (may_be_ship(text, end) if kind == _SHIPS else slashed or kind == senses.ALWAYS)
+            for form, start, end in seen
+            if (kind := when_to_look[form]) != never
+            and (may_be_ship(text, end) if kind == ships else slashed or kind != slashes)
             and start not in names
         ]
         if not doubtful:
-            return words
-        others = {place.start for place, other in zip(doubtful, senses.others(text, doubtful), strict=True) if other}
-        return [place for place in words if place[1] not in others] if others else words
+            return set()
+        return {place.start for place, other in zip(doubtful, senses.others(text, doubtful), strict=True) if other}
 
     def _counts(self, text: str, form: int, start: int, end: int, names: frozenset[int]) -> bool:
         of_form = self._forms[form]

@@ -403,7 +403,7 @@ class _Scorer:
             )
 
         self._shape_score = shape_score
-        self.of_next = lru_cache(maxsize=1 << 16)(lambda word: group_score(_OF_NEXT_WORD, word))
+        self.of_next = lru_cache(maxsize=1 << 16)(lambda word: group_score(_OF_NEXT_WORD, normalise(word)))
         self._sums = [(itemgetter(*window), sum_within(window, groups)) for window, groups in _summed_together()]
 
     def __call__(self, around: Context) -> int:
@@ -498,7 +498,7 @@ class PronounModel:
     def _stands_alone(self, text: str, start: int, end: int) -> bool:
         """Whether the possessive [start, end) opens no noun phrase: the book is his."""
         noun = _LOWER_CASE.match(text, end)
-        if noun and self._models[1].of_next(normalise(noun[1])) < _NOUN and text[max(0, start - 3) : start - 1] != "of":
+        if noun and self._models[1].of_next(noun[1]) < _NOUN and text[max(0, start - 3) : start - 1] != "of":
             return False  # most often
         start, end = without_marks(text, start, end)
         following = _FOLLOWING.match(text, end)
