@@ -118,16 +118,24 @@ class _Found(NamedTuple):
 # What stands in the place of a role's index.
 _AS_TITLE, _AS_NAME = -1, -2
 
-class _InWord(dict[str, bool]):
-    """Character -> `is_word_character`; looked up twice for every candidate, faster than a function that caches."""
-
-    def __missing__(self, character: str) -> bool:
-        self[character] = is_word_character(character)
-        return self[character]
+# What a character beside a word may be.
+_NO_MARK, _IN_WORD, _MARK = range(3)
 
 
-_IN_WORD = _InWord()
-_is_word_character = _IN_WORD.__getitem__
+class _Kinds(dict[str, int]):
+    """Character -> what it is beside a word; a look-up for every candidate is faster than a function that caches."""
+
+    def __missing__(self, character: str) -> int:
+        kind = _IN_WORD if is_word_character(character) else _MARK if character in prose.MARKS else _NO_MARK
+        self[character] = kind
+        return kind
+
+
+_KINDS = _Kinds()
+
+
+def _is_word_character(character: str) -> bool:
+    return _KINDS[character] == _IN_WORD
 
 
 class Swapper:
@@ -179,6 +187,14 @@ class Swapper:
         self._may_hide_phrase = _hiding(forms, protected)
         self._is_plain = [bool(form.options[0]) and not (form.as_title or form.as_name) for form in self._forms]
         self._needs_choice = [bool(form.roles or form.as_title or form.as_name) for form in self._forms]
+        # By shift - 1 and form; None where a choice decides.
+        self._only_counterparts = [
+            [
+                None if needs_choice else form.options[shift][0]
+                for form, needs_choice in zip(self._forms, self._needs_choice, strict=True)
+            ]
+            for shift in range(wordlist.num_groups - 1)
+        ]
         self._has_names = any(form.as_name for form in self._forms)
         # The rules for English are for lists that say that they are English.
         self._is_english = "language" in wordlist.metadata and language_of(wordlist) == "en"
@@ -255,23 +271,27 @@ class Swapper:
 
     def _find(self, text: str) -> _Found:
         """The listed words, leftmost and then longest first, and what else matters."""
-        words, skip = [], []
-        num_forms, length, emphasised, in_word = len(self._forms), len(text), "_" in text, _IN_WORD
+        words, skip, beside_marks = [], [], []
+        num_forms, kinds, may_hide_phrase = len(self._forms), _KINDS, self._may_hide_phrase
+        emphasised, padded = "_" in text, f" {text} "
         for place in self._leftmost_longest.find_matches_as_indexes(encodable(text)):
             form, start, end = place
-            if ((start and in_word[text[start - 1]]) or (end < length and in_word[text[end]])) and not (
-                emphasised and "_" in text[start - 1 if start else 0 : end + 1] and _is_whole(text, start, end)
+            before, after = kinds[padded[start]], kinds[padded[end + 1]]
+            if (before == _IN_WORD or after == _IN_WORD) and not (
+                emphasised and "_" in padded[start : end + 2] and _is_whole(text, start, end)
             ):
                 # A dropped compound ("step-son" in "step-sonship") may hide a listed word in it ("step").
                 if self._is_compound[form]:
                     return self._find_among_overlapping(text)
             elif form < num_forms:
-                if form in self._may_hide_phrase:
+                if form in may_hide_phrase:
                     return self._find_among_overlapping(text)
                 words.append(place)
+                if before or after:
+                    beside_marks.append(place)
             elif form >= self._first_skip:
                 skip.append((start, end))
-        return self._judged(text, words, skip)
+        return self._judged(text, words, skip, beside_marks)
 
     def _find_among_overlapping(self, text: str) -> _Found:
         """`_find` from every candidate; slower."""
@@ -294,13 +314,18 @@ class Swapper:
                 words.append((form, start, end))
             elif form >= self._first_skip:
                 skip.append((start, end))
-        return self._judged(text, words, skip)
+        return self._judged(text, words, skip, words)
 
-    def _judged(self, text: str, words: list[_Place], skip: list[tuple[int, int]]) -> _Found:
-        """Without the words in links and code, those that are titles or names only and are neither, and other words."""
+    def _judged(
+        self, text: str, words: list[_Place], skip: list[tuple[int, int]], beside_marks: list[_Place]
+    ) -> _Found:
+        """Without the words in links and code, those that are titles or names only and are neither, and other words.
+
+        beside_marks: at least the words that a mark of `prose.MARKS` or an underscore adjoins.
+        """
         found = len(words)
         if words:
-            words = _in_prose(text, words)
+            words = _in_prose(text, words, beside_marks)
         no_prose = found - len(words)
         slashed = "/" in text or ")he" in text
         worth_a_look = self._worth_a_look[slashed]
@@ -352,9 +377,8 @@ class Swapper:
         """For every match with several counterparts: start -> index of its role, or what else it is."""
         choices: dict[int, int] = {}
         ambiguities = []
-        for index, start, end in words:
-            if not self._needs_choice[index]:
-                continue
+        needs_choice = self._needs_choice
+        for index, start, end in [place for place in words if needs_choice[place[0]]]:
             form = self._forms[index]
             if start in names:
                 choices[start] = _AS_NAME
@@ -373,15 +397,16 @@ class Swapper:
         pieces: list[str] = []
         spans: list[tuple[int, int, int, int]] = []
         edits: tuple[_Edit, ...]
-        inflected = self._inflected
+        inflected, counterparts = self._inflected, self._only_counterparts[shift - 1]
         position = cf_position = 0
         for index, start, end in words:
-            form = self._forms[index]
-            choice = choices.get(start, 0)
-            if choice >= 0:
-                word = form.options[shift - 1][choice]
-            else:
-                word = (form.as_title if choice == _AS_TITLE else form.as_name)[shift - 1]
+            word = counterparts[index]
+            if word is None:
+                form, choice = self._forms[index], choices.get(start, 0)
+                if choice >= 0:
+                    word = form.options[shift - 1][choice]
+                else:
+                    word = (form.as_title if choice == _AS_TITLE else form.as_name)[shift - 1]
             if index in inflected and (
                 text[start - 2 : start] in _BEHIND_ARTICLES or text[end : end + 1] in _APOSTROPHES_AFTER
             ):
@@ -564,18 +589,12 @@ def _outside_sentences(text: str, words: list[_Place], skip: Iterable[tuple[int,
     return kept, len(lost)
 
 
-def _in_prose(text: str, words: list[_Place]) -> list[_Place]:
+def _in_prose(text: str, words: list[_Place], beside_marks: list[_Place]) -> list[_Place]:
     """The words that do not stand in links, tags or code."""
     blocks = prose.blocks(text)
     if blocks:
         return [place for place in words if prose.is_prose(text, place[1], place[2], blocks)]
-    marks = prose.MARKS
-    odd = [
-        place
-        for place in words
-        if (text[place[2] : place[2] + 1] in marks or text[place[1] - 1 : place[1]] in marks)
-        and not prose.is_prose(text, place[1], place[2], blocks)
-    ]
+    odd = [place for place in beside_marks if not prose.is_prose(text, place[1], place[2], blocks)]
     if odd and not any(map(text.__contains__, prose.SIGNS)):
         odd = [place for place in odd if text[place[2] : place[2] + 1] in prose.JOINED]
     if not odd:

@@ -41,6 +41,7 @@ _NO_PROSE = re.compile(
     r"|^--?[\w-]+=|^\$[a-z_]|\w=\w|\w[?&]\w+="  # an option, a variable, a query
     r"|\w::\w|\w\(\)"  # code
 )
+_NEEDED = frozenset(":.@#/\\=$(")  # `_NO_PROSE` finds nothing without one of these
 # Three and more words of prose between slashes: he/she/they, mother/father/son/daughter.
 _ONLY_WORDS = re.compile(r"[(\[]?[A-Za-z'’-]+(?:/[A-Za-z'’-]+)*[)\].,;:!?'’]*")
 
@@ -77,6 +78,8 @@ def is_prose(text: str, start: int, end: int, of_text: Sequence[tuple[int, int]]
     while end < last and text[end] not in _RUN_ENDS:
         end += 1
     run = text[first:end]
+    if _NEEDED.isdisjoint(run):
+        return True
     return _NO_PROSE.search(run) is None or _is_slashed(run)
 
 
