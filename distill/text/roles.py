@@ -513,8 +513,10 @@ class PronounModel:
         if word[0].isupper() and not text[start].isupper():  # his May speech
             return False
         behind_of = text[max(0, start - 4) : start].endswith(("of ", "of\n"))
-        is_double = behind_of and _DOUBLE_GENITIVE.search(text, max(0, start - 48), start)
-        return self.alone_score(text, start, end) > (-_MUCH if is_double else 0)
+        score = self.alone_score(text, start, end)
+        if behind_of and -_MUCH < score <= 0:
+            return _DOUBLE_GENITIVE.search(text, max(0, start - 48), start) is not None
+        return score > 0
 
 
 _SET = re.compile(r"\b(?:s?he|they)/(?:him|her|them)(?:/(?:his|hers?|theirs?)\b)?", re.IGNORECASE)

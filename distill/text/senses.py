@@ -205,10 +205,9 @@ def _surname(text: str, start: int, end: int, strict: bool) -> bool:
     """
     if not text[start].isupper() or (text[start:end].isupper() and not _is_upper_around(text, start)):
         return False
-    head = text[max(0, start - 32) : start]
-    if not head.endswith((" ", "\xa0")):
+    if text[start - 1 : start] not in (" ", "\xa0"):
         return False
-    head = head.replace("\xa0", " ")
+    head = text[max(0, start - 32) : start].replace("\xa0", " ")
     if _FOLLOWED_BY_NAME.match(text, end) and text[end : end + 1] != "-":
         return False
     if _TITLE_BEFORE.search(head) or _INITIAL_BEFORE.search(head):
