@@ -284,9 +284,10 @@ def context(text: str, start: int, end: int) -> Context:
 def _words_before(text: str, start: int, letter: str) -> tuple[str, ...]:
     """The words before the pronoun that begins at start with this letter, nearest first."""
     head = text[start - _NEAR if start > _NEAR else 0 : start]
-    parts = head.rsplit(" ", WORDS_BEFORE + 1)
-    if len(parts) == WORDS_BEFORE + 2 and not parts[3] and parts[2].isalpha() and parts[1].isalpha() and ">" not in head:
-        return normalise(parts[2]), normalise(parts[1])  # two words between spaces, as most often
+    if head[-1:] == " " and ">" not in head:
+        parts = head.rsplit(" ", WORDS_BEFORE + 1)
+        if len(parts) == WORDS_BEFORE + 2 and parts[2].isalpha() and parts[1].isalpha():
+            return normalise(parts[2]), normalise(parts[1])  # two words between spaces, as most often
     # The search takes in the pronoun's first letter, so that a line break before it is judged by what follows.
     before = TOKEN.findall(head + letter)
     if len(before) < WORDS_BEFORE + 2 or ">" in head:  # the first may be a part of a word

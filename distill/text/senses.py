@@ -312,7 +312,7 @@ NEVER, ALWAYS, SHIPS, SLASHES = range(4)
 
 def when_to_look(word: str, written: str) -> int:
     """In which texts a listed word that is written so is worth a look: pronouns in the letters of prose hardly are."""
-    rules = _RULES.get(word, ())
+    rules = list(_RULES.get(word, ()))
     if written != written.upper():
         rules = [rule for rule in rules if rule is not _acronym]
     if not written[:1].isupper():
@@ -343,7 +343,9 @@ def others(text: str, places: Sequence[Place]) -> list[bool]:
         judged.append(told)
     # One that stands in a protected phrase (Stephen King) is among no places.
     capitalised = {
-        word for (start, _, word), judgement in zip(places, judged, strict=True) if not judgement and text[start].isupper()
+        word
+        for (start, _, word), judgement in zip(places, judged, strict=True)
+        if not judgement and text[start].isupper()
     }
     surnames.update(word for word in capitalised - surnames if _is_somebodys(text, word))
     if surnames:
