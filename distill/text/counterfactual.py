@@ -18,7 +18,7 @@ import unicodedata
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import partial
 from typing import Literal, NamedTuple
 
 from ahocorasick_rs import AhoCorasick, MatchKind
@@ -48,6 +48,9 @@ class Span(NamedTuple):
     end: int
     cf_start: int
     cf_end: int
+
+
+_new_span: Callable[[tuple[int, int, int, int]], Span] = partial(tuple.__new__, Span)  # faster than Span(...)
 
 
 @dataclass(frozen=True)
@@ -115,7 +118,24 @@ class _Found(NamedTuple):
 # What stands in the place of a role's index.
 _AS_TITLE, _AS_NAME = -1, -2
 
-_is_word_character = cache(is_word_character)
+# What a character beside a word may be.
+_NO_MARK, _IN_WORD, _MARK = range(3)
+
+
+class _Kinds(dict[str, int]):
+    """Character -> what it is beside a word; a look-up for every candidate is faster than a function that caches."""
+
+    def __missing__(self, character: str) -> int:
+        kind = _IN_WORD if is_word_character(character) else _MARK if character in prose.MARKS else _NO_MARK
+        self[character] = kind
+        return kind
+
+
+_KINDS = _Kinds()
+
+
+def _is_word_character(character: str) -> bool:
+    return _KINDS[character] == _IN_WORD
 
 
 class Swapper:
@@ -171,13 +191,34 @@ class Swapper:
         self._may_hide_phrase = _hiding(forms, protected)
         self._is_plain = [bool(form.options[0]) and not (form.as_title or form.as_name) for form in self._forms]
         self._needs_choice = [bool(form.roles or form.as_title or form.as_name) for form in self._forms]
+        # By shift - 1 and form; None where a choice decides.
+        self._only_counterparts = [
+            [
+                None if needs_choice else form.options[shift][0]
+                for form, needs_choice in zip(self._forms, self._needs_choice, strict=True)
+            ]
+            for shift in range(wordlist.num_groups - 1)
+        ]
         self._has_names = any(form.as_name for form in self._forms)
         # The rules for English are for lists that say that they are English.
         self._is_english = "language" in wordlist.metadata and language_of(wordlist) == "en"
-        self._has_senses = [
+        self._when_to_look = [
             senses.when_to_look(form.word, written) if self._is_english else senses.NEVER
             for written, form in zip(forms, self._forms, strict=True)
         ]
+        # The forms that are more than plain words, in texts without slashes and in those with them.
+        self._worth_a_look = [
+            [
+                not plain or (kind != senses.NEVER and (slashed or kind != senses.SLASHES))
+                for plain, kind in zip(self._is_plain, self._when_to_look, strict=True)
+            ]
+            for slashed in (False, True)
+        ]
+        self._inflected = (
+            {index for index, (written, form) in enumerate(forms.items()) if _may_inflect(written, form)}
+            if self._is_english
+            else frozenset()
+        )
         self._leftmost_longest = AhoCorasick(patterns, matchkind=MatchKind.LeftmostLongest)
         self._overlapping = AhoCorasick(patterns, matchkind=MatchKind.Standard)
 
@@ -234,23 +275,27 @@ class Swapper:
 
     def _find(self, text: str) -> _Found:
         """The listed words, leftmost and then longest first, and what else matters."""
-        words, skip = [], []
-        num_forms, length, emphasised = len(self._forms), len(text), "_" in text
+        words, skip, beside_marks = [], [], []
+        num_forms, kinds, may_hide_phrase = len(self._forms), _KINDS, self._may_hide_phrase
+        emphasised, padded = "_" in text, f" {text} "
         for place in self._leftmost_longest.find_matches_as_indexes(encodable(text)):
             form, start, end = place
-            if (
-                (start and _is_word_character(text[start - 1])) or (end < length and _is_word_character(text[end]))
-            ) and not (emphasised and _is_whole(text, start, end)):
+            before, after = kinds[padded[start]], kinds[padded[end + 1]]
+            if (before == _IN_WORD or after == _IN_WORD) and not (
+                emphasised and "_" in padded[start : end + 2] and _is_whole(text, start, end)
+            ):
                 # A dropped compound ("step-son" in "step-sonship") may hide a listed word in it ("step").
                 if self._is_compound[form]:
                     return self._find_among_overlapping(text)
             elif form < num_forms:
-                if form in self._may_hide_phrase:
+                if form in may_hide_phrase:
                     return self._find_among_overlapping(text)
                 words.append(place)
+                if before or after:
+                    beside_marks.append(place)
             elif form >= self._first_skip:
                 skip.append((start, end))
-        return self._judged(text, words, skip)
+        return self._judged(text, words, skip, beside_marks)
 
     def _find_among_overlapping(self, text: str) -> _Found:
         """`_find` from every candidate; slower."""
@@ -273,53 +318,60 @@ class Swapper:
                 words.append((form, start, end))
             elif form >= self._first_skip:
                 skip.append((start, end))
-        return self._judged(text, words, skip)
+        return self._judged(text, words, skip, words)
 
-    def _judged(self, text: str, words: list[_Place], skip: list[tuple[int, int]]) -> _Found:
-        """Without the words in links and code, those that are titles or names only and are neither, and other words."""
+    def _judged(
+        self, text: str, words: list[_Place], skip: list[tuple[int, int]], beside_marks: list[_Place]
+    ) -> _Found:
+        """Without the words in links and code, those that are titles or names only and are neither, and other words.
+
+        beside_marks: at least the words that a mark of `prose.MARKS` or an underscore adjoins.
+        """
         found = len(words)
         if words:
-            blocks = prose.blocks(text)
-            if blocks or any(map(text.__contains__, prose.SIGNS)):
-                words = [place for place in words if prose.is_prose(text, place[1], place[2], blocks)]
-            else:
-                joined = prose.JOINED
-                words = [
-                    place
-                    for place in words
-                    if text[place[2] : place[2] + 1] not in joined or prose.is_prose(text, place[1], place[2], blocks)
-                ]
+            words = _in_prose(text, words, beside_marks)
         no_prose = found - len(words)
-        names: frozenset[int] = frozenset()
-        if self._has_names:
-            candidates = [
-                first_names.Candidate(start, end, self._forms[form].ambiguous)
-                for form, start, end in words
-                if self._forms[form].as_name and not text[start].islower()
-            ]
-            judged = first_names.first_names(text, candidates)
-            names = frozenset(c.start for c, is_name in zip(candidates, judged, strict=True) if is_name)
-        plain = self._is_plain
-        words = [place for place in words if plain[place[0]] or self._counts(text, *place, names)]
+        slashed = "/" in text or ")he" in text
+        worth_a_look = self._worth_a_look[slashed]
+        seen = [place for place in words if worth_a_look[place[0]]]
+        names = self._names(text, seen)
+        left_alone = {
+            start
+            for form, start, end in seen
+            if not self._is_plain[form] and not self._counts(text, form, start, end, names)
+        }
         if self._is_english:
-            words = self._without_others(text, words, names)
+            left_alone |= self._others(text, [place for place in seen if place[1] not in left_alone], names, slashed)
+        if left_alone:
+            words = [place for place in words if place[1] not in left_alone]
         return _Found(words, names, skip, no_prose)
 
-    def _without_others(self, text: str, words: list[_Place], names: frozenset[int]) -> list[_Place]:
-        """Without the words that are others here: man the desk."""
-        has_senses = self._has_senses
-        slashed = "/" in text or ")he" in text
+    def _names(self, text: str, seen: list[_Place]) -> frozenset[int]:
+        """Where those begin that are first names here."""
+        if not self._has_names:
+            return frozenset()
+        candidates = [
+            first_names.Candidate(start, end, self._forms[form].ambiguous)
+            for form, start, end in seen
+            if self._forms[form].as_name and not text[start].islower()
+        ]
+        judged = first_names.first_names(text, candidates)
+        return frozenset(c.start for c, is_name in zip(candidates, judged, strict=True) if is_name)
+
+    def _others(self, text: str, seen: list[_Place], names: frozenset[int], slashed: bool) -> set[int]:
+        """Where those begin that are other words here: man the desk."""
+        when_to_look, may_be_ship = self._when_to_look, senses.may_be_ship
+        never, ships, slashes = senses.NEVER, senses.SHIPS, senses.SLASHES
         doubtful = [
             senses.Place(start, end, self._forms[form].word)
-            for form, start, end in words
-            if (kind := has_senses[form])
-            and (kind == senses.ALWAYS or (slashed if kind == senses.SLASHES else senses.may_be_ship(text, end)))
+            for form, start, end in seen
+            if (kind := when_to_look[form]) != never
+            and (may_be_ship(text, end) if kind == ships else slashed or kind != slashes)
             and start not in names
         ]
         if not doubtful:
-            return words
-        others = {place.start for place, other in zip(doubtful, senses.others(text, doubtful), strict=True) if other}
-        return [place for place in words if place[1] not in others] if others else words
+            return set()
+        return {place.start for place, other in zip(doubtful, senses.others(text, doubtful), strict=True) if other}
 
     def _counts(self, text: str, form: int, start: int, end: int, names: frozenset[int]) -> bool:
         of_form = self._forms[form]
@@ -329,9 +381,8 @@ class Swapper:
         """For every match with several counterparts: start -> index of its role, or what else it is."""
         choices: dict[int, int] = {}
         ambiguities = []
-        for index, start, end in words:
-            if not self._needs_choice[index]:
-                continue
+        needs_choice = self._needs_choice
+        for index, start, end in [place for place in words if needs_choice[place[0]]]:
             form = self._forms[index]
             if start in names:
                 choices[start] = _AS_NAME
@@ -348,31 +399,39 @@ class Swapper:
         self, text: str, words: list[_Place], choices: dict[int, int], shift: int
     ) -> tuple[str, tuple[Span, ...]]:
         pieces: list[str] = []
-        spans: list[Span] = []
+        spans: list[tuple[int, int, int, int]] = []
         edits: tuple[_Edit, ...]
+        inflected, counterparts = self._inflected, self._only_counterparts[shift - 1]
         position = cf_position = 0
         for index, start, end in words:
-            form = self._forms[index]
-            choice = choices.get(start, 0)
-            if choice >= 0:
-                word = form.options[shift - 1][choice]
-            else:
-                word = (form.as_title if choice == _AS_TITLE else form.as_name)[shift - 1]
-            if self._is_english and (
+            word = counterparts[index]
+            if word is None:
+                form, choice = self._forms[index], choices.get(start, 0)
+                if choice >= 0:
+                    word = form.options[shift - 1][choice]
+                else:
+                    word = (form.as_title if choice == _AS_TITLE else form.as_name)[shift - 1]
+            if index in inflected and (
                 text[start - 2 : start] in _BEHIND_ARTICLES or text[end : end + 1] in _APOSTROPHES_AFTER
             ):
                 edits = _in_form(text, start, end, word)
+            elif start >= position:
+                pieces += (text[position:start], word)
+                cf_start = cf_position + start - position
+                position, cf_position = end, cf_start + len(word)
+                spans.append((start, end, cf_start, cf_position))
+                continue
             else:
-                edits = ((start, end, word),)
+                continue
             for edit_start, edit_end, new in edits:
                 if edit_start < position:  # an article that is a word of the list itself
                     continue
                 pieces += (text[position:edit_start], new)
                 cf_start = cf_position + edit_start - position
                 position, cf_position = edit_end, cf_start + len(new)
-                spans.append(Span(edit_start, edit_end, cf_start, cf_position))
+                spans.append((edit_start, edit_end, cf_start, cf_position))
         pieces.append(text[position:])
-        return "".join(pieces), tuple(spans)
+        return "".join(pieces), tuple(map(_new_span, spans))
 
 
 _Edit = tuple[int, int, str]  # [start, end) and what comes there
@@ -393,6 +452,16 @@ def _in_form(text: str, start: int, end: int, word: str) -> tuple[_Edit, ...]:
     if text[end : end + 1] in _APOSTROPHES_AFTER and (possessive := _possessive(text, start, end, word)):
         return (edit, possessive)
     return (edit,)
+
+
+def _may_inflect(written: str, form: _Form) -> bool:
+    """Whether a counterpart may take another article, or another possessive, than a word that is written so."""
+    has_vowel_sound, ends_in_s = _has_vowel_sound(written), written[-1:] in "sS"
+    return any(
+        _has_vowel_sound(word) != has_vowel_sound or (word[-1:] in "sS") != ends_in_s
+        for words in (*form.options, form.as_title, form.as_name)
+        for word in words
+    )
 
 
 _BEHIND_ARTICLES = frozenset({"a ", "A ", "n ", "N "})
@@ -522,6 +591,20 @@ def _outside_sentences(text: str, words: list[_Place], skip: Iterable[tuple[int,
         else:
             kept.append(place)
     return kept, len(lost)
+
+
+def _in_prose(text: str, words: list[_Place], beside_marks: list[_Place]) -> list[_Place]:
+    """The words that do not stand in links, tags or code."""
+    blocks = prose.blocks(text)
+    if blocks:
+        return [place for place in words if prose.is_prose(text, place[1], place[2], blocks)]
+    odd = [place for place in beside_marks if not prose.is_prose(text, place[1], place[2], blocks)]
+    if odd and not any(map(text.__contains__, prose.SIGNS)):
+        odd = [place for place in odd if text[place[2] : place[2] + 1] in prose.JOINED]
+    if not odd:
+        return words
+    left_alone = set(odd)
+    return [place for place in words if place not in left_alone]
 
 
 def _is_whole(text: str, start: int, end: int) -> bool:

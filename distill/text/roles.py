@@ -97,7 +97,8 @@ _TOKEN = r"[^\W_]+(?:['’_][^\W_]+)*|\n(?!\s*[a-z])|</?[a-zA-Z][^<>]{0,200}>|<3
 TOKEN = re.compile(_TOKEN)
 _IS_INLINE = re.compile(_INLINE_TAG, re.IGNORECASE).fullmatch
 WORDS_BEFORE, WORDS_AFTER = 2, 3
-_NEXT_TOKENS = re.compile(rf"(?:{_SKIPPED}(?!{_INLINE_TAG})({_TOKEN}))?" * WORDS_AFTER)
+# Most often it is a space, and a word follows.
+_NEXT_TOKENS = re.compile(rf"(?:(?: (?=[^\W_])|{_SKIPPED}(?!{_INLINE_TAG}))({_TOKEN}))?" * WORDS_AFTER)
 # The characters searched for these words; most often the nearer ones are enough.
 _REACH = 64
 _NEAR = 24
@@ -269,25 +270,30 @@ def context(text: str, start: int, end: int) -> Context:
         start, end = without_marks(text, start, end)
     next_tokens = _NEXT_TOKENS.match(text, end, end + _REACH)
     assert next_tokens is not None  # it matches nothing, too
-    after = [token or PARAGRAPH for token in next_tokens.groups()]
+    after = list(next_tokens.groups(PARAGRAPH))
+    begins = next_tokens.start(1)
+    gap = text[end:begins] if begins >= 0 else ""
+    shape = "_" if gap == " " or (gap and any(map(str.isspace, gap))) else "-" if after[0] == "-" else "."
+    shape = ("U" if letter.isupper() else "l") + shape
+    shape += ("U" if after[0][0].isupper() else "l") + ("U" if after[1][0].isupper() else "l")
+    if shape[:3] == "l_U" and after[0].lower() in _TITLES_BEGIN:
+        after[0] = TITLE
+    return Context(_words_before(text, start, letter), tuple(map(normalise, after)), shape)
+
+
+def _words_before(text: str, start: int, letter: str) -> tuple[str, ...]:
+    """The words before the pronoun that begins at start with this letter, nearest first."""
+    head = text[start - _NEAR if start > _NEAR else 0 : start]
+    if head[-1:] == " " and ">" not in head:
+        parts = head.rsplit(" ", WORDS_BEFORE + 1)
+        if len(parts) == WORDS_BEFORE + 2 and parts[2].isalpha() and parts[1].isalpha():
+            return normalise(parts[2]), normalise(parts[1])  # two words between spaces, as most often
     # The search takes in the pronoun's first letter, so that a line break before it is judged by what follows.
-    head = text[max(0, start - _NEAR) : start]
     before = TOKEN.findall(head + letter)
     if len(before) < WORDS_BEFORE + 2 or ">" in head:  # the first may be a part of a word
         before = [token for token in TOKEN.findall(text[max(0, start - _REACH) : start] + letter) if not _inline(token)]
-    gap = text[end : next_tokens.start(1)] if next_tokens[1] else ""
-    shape = "_" if gap == " " or (gap and any(map(str.isspace, gap))) else "-" if after[0] == "-" else "."
-    shape = ("U" if letter.isupper() else "l") + shape
-    for word in after[:2]:
-        shape += "U" if word[0].isupper() else "l"
-    if shape[:3] == "l_U" and after[0].lower() in _TITLES_BEGIN:
-        after[0] = TITLE
     before = [normalise(word) for word in before[-2 : -2 - WORDS_BEFORE : -1]]
-    return Context(
-        tuple(before) if len(before) == WORDS_BEFORE else (*before, *("^",) * (WORDS_BEFORE - len(before))),
-        tuple(map(normalise, after)),
-        shape,
-    )
+    return tuple(before) if len(before) == WORDS_BEFORE else (*before, *("^",) * (WORDS_BEFORE - len(before)))
 
 
 def _inline(token: str) -> bool:
@@ -398,7 +404,7 @@ class _Scorer:
             )
 
         self._shape_score = shape_score
-        self.of_next = lru_cache(maxsize=1 << 16)(lambda word: group_score(_OF_NEXT_WORD, word))
+        self.of_next = lru_cache(maxsize=1 << 16)(lambda word: group_score(_OF_NEXT_WORD, normalise(word)))
         self._sums = [(itemgetter(*window), sum_within(window, groups)) for window, groups in _summed_together()]
 
     def __call__(self, around: Context) -> int:
@@ -493,7 +499,7 @@ class PronounModel:
     def _stands_alone(self, text: str, start: int, end: int) -> bool:
         """Whether the possessive [start, end) opens no noun phrase: the book is his."""
         noun = _LOWER_CASE.match(text, end)
-        if noun and self._models[1].of_next(normalise(noun[1])) < _NOUN and text[max(0, start - 3) : start - 1] != "of":
+        if noun and self._models[1].of_next(noun[1]) < _NOUN and text[max(0, start - 3) : start - 1] != "of":
             return False  # most often
         start, end = without_marks(text, start, end)
         following = _FOLLOWING.match(text, end)
@@ -508,8 +514,10 @@ class PronounModel:
         if word[0].isupper() and not text[start].isupper():  # his May speech
             return False
         behind_of = text[max(0, start - 4) : start].endswith(("of ", "of\n"))
-        is_double = behind_of and _DOUBLE_GENITIVE.search(text, max(0, start - 48), start)
-        return self.alone_score(text, start, end) > (-_MUCH if is_double else 0)
+        score = self.alone_score(text, start, end)
+        if behind_of and -_MUCH < score <= 0:
+            return _DOUBLE_GENITIVE.search(text, max(0, start - 48), start) is not None
+        return score > 0
 
 
 _SET = re.compile(r"\b(?:s?he|they)/(?:him|her|them)(?:/(?:his|hers?|theirs?)\b)?", re.IGNORECASE)

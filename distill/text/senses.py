@@ -205,10 +205,9 @@ def _surname(text: str, start: int, end: int, strict: bool) -> bool:
     """
     if not text[start].isupper() or (text[start:end].isupper() and not _is_upper_around(text, start)):
         return False
-    head = text[max(0, start - 32) : start]
-    if not head.endswith((" ", "\xa0")):
+    if text[start - 1 : start] not in (" ", "\xa0"):
         return False
-    head = head.replace("\xa0", " ")
+    head = text[max(0, start - 32) : start].replace("\xa0", " ")
     if _FOLLOWED_BY_NAME.match(text, end) and text[end : end + 1] != "-":
         return False
     if _TITLE_BEFORE.search(head) or _INITIAL_BEFORE.search(head):
@@ -313,19 +312,20 @@ NEVER, ALWAYS, SHIPS, SLASHES = range(4)
 
 def when_to_look(word: str, written: str) -> int:
     """In which texts a listed word that is written so is worth a look: pronouns in the letters of prose hardly are."""
-    if word not in _RULES:
+    rules = list(_RULES.get(word, ()))
+    if written != written.upper():
+        rules = [rule for rule in rules if rule is not _acronym]
+    if not written[:1].isupper():
+        rules = [rule for rule in rules if not isinstance(rule, partial)]
+    if not rules:
         return NEVER
     if word not in _PRONOUNS or written == written.upper():
         return ALWAYS
     return SHIPS if word in ("she", "her") else SLASHES if word == "he" else NEVER
 
 
-def may_be_ship(text: str, end: int) -> bool:
-    """Whether what follows she or her could be said of a ship."""
-    return _SAID_OF_A_SHIP.match(text, end) is not None
-
-
-_SAID_OF_A_SHIP = re.compile(f"{_OF_A_SHIP.pattern}|{_DONE_BY_A_SHIP.pattern}")
+#: (text, end) -> a match where what follows she or her could be said of a ship.
+may_be_ship = re.compile(f"{_OF_A_SHIP.pattern}|{_DONE_BY_A_SHIP.pattern}").match
 
 
 def others(text: str, places: Sequence[Place]) -> list[bool]:
@@ -333,19 +333,21 @@ def others(text: str, places: Sequence[Place]) -> list[bool]:
     judged = []
     surnames: set[str] = set()
     for start, end, word in places:
-        told = next((rule for rule in _RULES[word] if rule(text, start, end)), None)
-        if isinstance(told, partial):
-            surnames.add(word)
-        judged.append(told is not None)
-    for place, judgement in zip(places, tuple(judged), strict=True):
-        # One that stands in a protected phrase (Stephen King) is among no places.
-        if (
-            not judgement
-            and place.word not in surnames
-            and text[place.start].isupper()
-            and _is_somebodys(text, place.word)
-        ):
-            surnames.add(place.word)
+        told = False
+        for rule in _RULES[word]:
+            if rule(text, start, end):
+                told = True
+                if isinstance(rule, partial):
+                    surnames.add(word)
+                break
+        judged.append(told)
+    # One that stands in a protected phrase (Stephen King) is among no places.
+    capitalised = {
+        word
+        for (start, _, word), judgement in zip(places, judged, strict=True)
+        if not judgement and text[start].isupper()
+    }
+    surnames.update(word for word in capitalised - surnames if _is_somebodys(text, word))
     if surnames:
         judged = [
             judgement or (place.word in surnames and _may_be_the_surname(text, place))
@@ -356,10 +358,27 @@ def others(text: str, places: Sequence[Place]) -> list[bool]:
 
 def _is_somebodys(text: str, word: str) -> bool:
     """Whether a word is a surname somewhere in the text."""
-    rule = next((rule for rule in _RULES[word] if isinstance(rule, partial)), None)
+    rule = _SURNAME_RULES.get(word)
     if rule is None:
         return False
-    return any(rule(text, *found.span()) for found in re.finditer(rf"\b{word.capitalize()}\b", text))
+    written, start = word.capitalize(), -1
+    while (start := text.find(written, start + 1)) >= 0:
+        end = start + len(written)
+        if not _is_letter(text[start - 1 : start]) and not _is_letter(text[end : end + 1]) and rule(text, start, end):
+            return True
+    return False
+
+
+_SURNAME_RULES = {
+    word: next(rule for rule in rules if isinstance(rule, partial))
+    for word, rules in _RULES.items()
+    if any(isinstance(rule, partial) for rule in rules)
+}
+
+
+def _is_letter(character: str) -> bool:
+    """Whether a character, or none, is a letter, a digit or an underscore."""
+    return character.isalnum() or character == "_"
 
 
 _ARTICLE_BEFORE = re.compile(
