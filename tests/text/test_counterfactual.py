@@ -128,6 +128,7 @@ COMPOUND_SWAPPER = Swapper(word_list(*((word, f"x{index}") for index, word in en
 @given(texts_with_words(COMPOUNDS))
 def test_search_equals_the_naive_one(text):
     assume("_" not in text)  # which may be emphasis: see test_roles
+    assume(not COMPOUND_SWAPPER.counterfactuals(text)[0].no_prose)  # links, attributes ...: see test_prose
     assert [match[:3] for match in COMPOUND_SWAPPER.matches(text)] == naive_matches(text, COMPOUNDS)
 
 
