@@ -169,3 +169,4 @@ def test_the_table_in_the_readme_is_what_is_found(tmp_path):
     written = journey.README.read_text(encoding="utf-8").partition(journey.BEGIN)[2].partition(journey.END)[0]
     assert written.strip() == journey.table(tmp_path).strip()
     assert len(CAUSAL) >= 24
+    assert f"lists {len(CAUSAL)} architectures" in (REPOSITORY / "README.md").read_text(encoding="utf-8")
