@@ -173,7 +173,7 @@ def hidden_states(
 
 def backbone(model: PreTrainedModel) -> nn.Module:
     """The model without its head. Llama 4 names a part of the multimodal model as that, which a text model lacks."""
-    return model.base_model if model.base_model is not model else model.model
+    return model.base_model if model.base_model is not model else getattr(model, "model", model)
 
 
 def _takes_positions(model: nn.Module) -> bool:
