@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 from distill.base.errors import UserError, suggestion
 from distill.metrics.bootstrap import Card, Measurement, score
 from distill.metrics.polarity import group_counter, polarity_table
-from distill.models.architecture import backbone, begins_itself, evaluating, head, project, special_tokens
+from distill.models.architecture import backbone, begins_itself, evaluating, head, own_context, project, special_tokens
 from distill.models.generation import generate
 from distill.models.loading import load_model, load_tokenizer
 from distill.objective.logit_ops import RoleMap
@@ -39,11 +39,6 @@ MAX_LOGITS = 2**24  # Logits made at one time: 64 MiB in fp32. A batch has no mo
 MAX_ROWS = 64
 
 Progress = Callable[[str, int, int], None]
-
-
-def own_context(config: Any) -> int | None:
-    """Positions of a model by its configuration; `None` where it names no limit."""
-    return getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
 
 
 def least(*limits: int | None) -> int | None:

@@ -305,13 +305,18 @@ def _number(model: PreTrainedModel, names: Sequence[str]) -> float | None:
     return next((float(number) for number in found if number is not None), None)
 
 
+def own_context(config: PretrainedConfig) -> int | None:
+    """Positions of a model by its configuration, in tokens; `None` where it names no limit."""
+    return getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
+
+
 def position_limit(model: PreTrainedModel) -> tuple[int | None, bool]:
     """The longest input that a model's configuration names, and whether a longer one would break it.
 
     It breaks where positions are looked up in a table (learned, or made beforehand) that ends there. Rotary and linear
     positions go on, beyond what the model was trained with. None: there is no limit.
     """
-    limit = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+    limit = own_context(model.config)
     if limit is None:
         return None, False
     words = model.get_input_embeddings()

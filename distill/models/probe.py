@@ -15,6 +15,7 @@ differs with the shape of a batch, hides nothing and looks like nothing.
 
 import inspect
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
@@ -24,7 +25,14 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from distill.base.console import say
 from distill.base.errors import UserError, first_line
-from distill.models.architecture import decoding_with, evaluating, hidden_states, vocab_rows, without_warnings
+from distill.models.architecture import (
+    decoding_with,
+    evaluating,
+    hidden_states,
+    own_context,
+    vocab_rows,
+    without_warnings,
+)
 
 # Distances between outputs, as shares of their norm, by the bytes of a number. Two rows of a batch that should be equal
 # are, to the bit, in nearly every model. Experts are multiplied in groups whose size changes, and with it the rounding:
@@ -95,7 +103,8 @@ def any_mixes(block_length: int, *models: PreTrainedModel) -> bool:
 @torch.no_grad()
 def _try(model: PreTrainedModel) -> tuple[bool, Behaviour]:
     """Whether the model is causal, and what it does if so."""
-    text, one, other = _made_up_texts(model)
+    limit = own_context(model.config) or 16
+    text, one, other = _made_up_texts(model, max(1, min(7, limit // 2)), max(1, min(5, limit // 2)))
     before, length = len(one), len(one) + len(text)
     positions = torch.arange(length, device=model.device).expand(2, length)
 
@@ -123,7 +132,7 @@ def _try(model: PreTrainedModel) -> tuple[bool, Behaviour]:
     def undisturbed(outputs: Tensor) -> bool:
         return _distance(outputs[0], outputs[1]) <= 1e-6 + 4 * rounding
 
-    causal = rounding <= _ROUNDING[min(4, logits.dtype.itemsize)]
+    causal = rounding <= _of_format(_ROUNDING, logits)
     packs = undisturbed(packed) and _near(packed, alone)
     return causal, Behaviour(packs, undisturbed(padded) and _near(padded, logits), _caches(model, ids[:, :-1]))
 
@@ -147,14 +156,12 @@ def _has_limits_below(model: PreTrainedModel, length: int) -> bool:
 @torch.no_grad()
 def _packs(model: PreTrainedModel, length: int) -> bool:
     """Whether the second half of a row of this length is read as if it stood alone, whatever the first one is."""
-    rows, half = vocab_rows(model), length // 2
-    drawn = torch.randint(rows // 8, max(rows // 2, 2), (3, half), generator=torch.Generator().manual_seed(0))
-    ids = torch.cat([drawn[:2], drawn[2].expand(2, half)], dim=1).to(model.device)
+    half = length // 2
+    text, one, other = _made_up_texts(model, half, half)
+    ids = _rows(model, (one, text), (other, text))
     with without_warnings():
-        packed = _packed(model, ids, half)
-        return _distance(packed[0], packed[1]) <= _ROUNDING[min(4, packed.dtype.itemsize)] and _near(
-            packed, _packed(model, ids[:, half:], 0)
-        )
+        packed, alone = _packed(model, ids, half), _packed(model, ids[:, half:], 0)
+    return _distance(packed[0], packed[1]) <= _of_format(_ROUNDING, packed) and _near(packed, alone)
 
 
 def _caches(model: PreTrainedModel, ids: Tensor) -> bool:
@@ -172,15 +179,22 @@ def _caches(model: PreTrainedModel, ids: Tensor) -> bool:
     return _near(found.logits[1][:, None], plain)
 
 
-def _made_up_texts(model: PreTrainedModel) -> tuple[Tensor, Tensor, Tensor]:
-    """Three texts of a few tokens, the last two of one length and different everywhere."""
-    limit = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None) or 16
-    long, short = max(1, min(7, limit // 2)), max(1, min(5, limit // 2))
-    # Ids between the special tokens at the beginning of a vocabulary and those at its end.
-    low, high = vocab_rows(model) // 8, max(vocab_rows(model) // 2, 2)
-    generator = torch.Generator().manual_seed(0)
-    text, one = (torch.randint(low, high, (n,), generator=generator) for n in (long, short))
+def _made_up_texts(model: PreTrainedModel, long: int, short: int) -> tuple[Tensor, Tensor, Tensor]:
+    """A text of so many tokens, and two shorter ones that are different everywhere."""
+    text, one = made_up_ids(model, long + short).split([long, short])
+    low, high = _plain_ids(model)
     return text, one, low + (one - low + 1) % max(2, high - low)
+
+
+def made_up_ids(model: PreTrainedModel, *shape: int) -> Tensor:
+    """Random token ids, the same ones each time, none of them special."""
+    return torch.randint(*_plain_ids(model), shape, generator=torch.Generator().manual_seed(0))
+
+
+def _plain_ids(model: PreTrainedModel) -> tuple[int, int]:
+    """[low, high): between the special tokens at the beginning of a vocabulary and those at its end."""
+    rows = vocab_rows(model)
+    return rows // 8, max(rows // 2, 2)
 
 
 def _rows(model: PreTrainedModel, *rows: tuple[Tensor, Tensor]) -> Tensor:
@@ -195,7 +209,12 @@ def _names_positions(model: PreTrainedModel) -> bool:
 
 def _near(outputs: Tensor, expected: Tensor) -> bool:
     """Whether two batches gave the same (2, T, D) outputs."""
-    return _distance(outputs, expected) <= _ROUNDING_OF_OTHER_BATCH[min(4, outputs.dtype.itemsize)]
+    return _distance(outputs, expected) <= _of_format(_ROUNDING_OF_OTHER_BATCH, outputs)
+
+
+def _of_format(distances: Mapping[int, float], outputs: Tensor) -> float:
+    """The one of these distances that is for the outputs' number format."""
+    return distances[min(4, outputs.dtype.itemsize)]
 
 
 def _distance(ours: Tensor, theirs: Tensor) -> float:

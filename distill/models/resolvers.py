@@ -20,7 +20,7 @@ from torch import Tensor
 
 from distill.base.errors import UserError, first_line, suggestion
 from distill.base.long_input import encodable
-from distill.models.architecture import evaluating, hidden_states, model_hash, project, special_tokens
+from distill.models.architecture import evaluating, hidden_states, model_hash, own_context, project, special_tokens
 from distill.models.loading import load_teacher
 from distill.recipe import TeacherConfig
 from distill.text.roles import Ambiguity, PronounModel, Resolver, with_coordinated
@@ -113,7 +113,7 @@ class LanguageModelResolver:
     def __init__(self, model: Any, tokenizer: Any, batch_size: int = 32, alone: bool = False) -> None:
         self.model, self.tokenizer, self.batch_size, self.alone = model, tokenizer, batch_size, alone
         self._start = special_tokens(tokenizer)[0]
-        self._context = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+        self._context = own_context(model.config)
         self._log_linear = PronounModel()
 
     def __reduce__(self) -> tuple:

@@ -32,11 +32,10 @@ from distill.models.architecture import (
     number_of_layers,
     set_attention,
     special_tokens,
-    vocab_rows,
 )
 from distill.models.generation import sound_settings
 from distill.models.loading import load_model, load_tokenizer
-from distill.models.probe import behaviour
+from distill.models.probe import behaviour, made_up_ids
 from distill.models.quantization import is_quantized
 from distill.recipe import StudentConfig
 
@@ -271,8 +270,7 @@ def _settings_of_layers(config: Any, layers: Sequence[int]) -> dict[str, Any]:
 
 def _answer_alike(student: PreTrainedModel, teacher: PreTrainedModel, layers: Sequence[int]) -> bool:
     """Whether the student answers as the teacher does when only these of its layers run, on a few tokens."""
-    rows = vocab_rows(teacher)
-    ids = torch.randint(rows // 8, max(rows // 2, 2), (2, 7), generator=torch.Generator().manual_seed(0))
+    ids = made_up_ids(teacher, 2, 7)
     with torch.no_grad(), evaluating(student), evaluating(teacher):
         ours = student(input_ids=ids, use_cache=False).logits
         with _only_layers(teacher, layers):

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers import GenerationMixin, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_outputs import CausalLMOutput
 
-from distill.models.architecture import special_tokens
+from distill.models.architecture import own_context, special_tokens
 from distill.objective.logit_ops import RoleMap, teacher_target
 from distill.recipe import TargetConfig
 from distill.text.alignment import NO_PARTNER, encode_views, mask_inside, partner_positions
@@ -136,7 +136,7 @@ class TwoViewTeacher(PreTrainedModel, GenerationMixin):
         tokens, boundaries = encode_views(text, self.tokenizer, counterfactuals)
         if tokens[0].tolist() != ids:  # sampled tokens need not be those that the tokenizer would choose
             boundaries[0] = mask_inside(self._ends(ids, text), counterfactuals[0].spans)
-        limit = getattr(self.config.get_text_config(), "max_position_embeddings", None)
+        limit = own_context(self.config)
         others = [[*start, *view.tolist()][:limit] for view in tokens[1:]]
         # The start token stands at the boundary before the text, in all views.
         width = max(len(start) + len(bounds) for bounds in boundaries)

@@ -12,7 +12,8 @@ from transformers import AutoConfig, PreTrainedTokenizerBase
 from distill.base.errors import UserError
 from distill.base.files import DEMO_TEACHER
 from distill.metrics import Evaluation, Outcome, measured, reported, resampled
-from distill.metrics.evaluation import given_prompts, least, own_context
+from distill.metrics.evaluation import given_prompts, least
+from distill.models.architecture import own_context
 from distill.models.loading import load_model, load_tokenizer
 from distill.recipe import Recipe, ScoreConfig
 from distill.scoring.examples import example_prompts, examples_of

@@ -33,8 +33,7 @@ import torch
 from distill.base.console import counter, say
 from distill.base.errors import UserError, suggestion
 from distill.metrics import Evaluation, chosen
-from distill.metrics.evaluation import own_context
-from distill.models.architecture import default_device, model_hash, parameter_count, weights_hash
+from distill.models.architecture import default_device, model_hash, own_context, parameter_count, weights_hash
 from distill.models.loading import labelled, load_model, load_teacher, load_tokenizer
 from distill.recipe import Recipe, ScoreConfig
 from distill.recipe_check import require_context, typed

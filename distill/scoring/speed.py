@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig
 
-from distill.models.architecture import decoding_with, default_device, special_tokens
+from distill.models.architecture import decoding_with, default_device, own_context, special_tokens
 from distill.models.probe import behaviour
 from distill.scoring.measure import ModelSource, open_model
 
@@ -57,7 +57,7 @@ def tokens_per_second(model: Any, tokenizer: Any) -> float:
     """
     start, _ = special_tokens(tokenizer)
     ids = torch.tensor([[start]], device=model.device)
-    context = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+    context = own_context(model.config)
     new = min(_TOKENS, (context or _TOKENS + 1) - 1)
     # No end token: every model writes as much.
     caches = behaviour(model).caches

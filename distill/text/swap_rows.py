@@ -19,9 +19,10 @@ from typing import Any
 from distill.base.console import say
 from distill.base.errors import UserError, first_line, hub_hint
 from distill.base.files import write_folder
+from distill.base.long_input import encodable
 from distill.base.row_files import cell, check_readable, is_prose, is_saved, table_delimiter, table_header, whole_rows
 from distill.text.conversations import BETWEEN, read_messages, stored_messages
-from distill.text.counterfactual import Counterfactual, Swapper, encodable
+from distill.text.counterfactual import Counterfactual, Swapper
 
 Row = dict[str, Any]
 

@@ -65,8 +65,8 @@ def train_student(
     if not isinstance(blocks, BlockStream):  # which has its own readers to count, see `BlockStream.start`
         checkpoint_folder.refuse_other_processes(checkpoints, arguments.world_size)
     _ask_hub(arguments)
-    padding = _padding_rows(student, vocab_size(tokenizer))
-    attach_loss(student, vocab_size(tokenizer))
+    padding = _padding_rows(student, vocab := vocab_size(tokenizer))
+    attach_loss(student, vocab)
     if recipe.loss.hidden and teacher is not None:
         _project(student, teacher)
     with stop_signals_kept() as signals:
@@ -76,7 +76,7 @@ def train_student(
             train_dataset=blocks,
             data_collator=_collator(recipe, blocks, 1 + len(role_maps)),
             teacher=teacher,
-            vocab=vocab_size(tokenizer),
+            vocab=vocab,
             settings=loss_settings(recipe),
             role_maps=role_maps if recipe.target.reverse_roles else None,
             shard_teacher=recipe.teacher.shard,
