@@ -5,6 +5,8 @@ import numpy as np
 from distill.metrics import evaluation as base
 from distill.metrics.bootstrap import Card, Measurement
 
+SAMPLES_TEXT = True
+
 CARD = Card(
     name="neutral_rate",
     label="neutral rate",
