@@ -184,7 +184,10 @@ def test_a_run_with_a_quantised_teacher(world, tmp_path):
         (["--corpus.files", '["{tmp}/empty.txt"]'], ["empty.txt", "no text"]),
         (["--corpus.files", '["{tmp}/unlisted.txt"]'], ["word list"]),
         (["--student.layers", "[9]"], ["student.layers", "9"]),
-        (["--scores.max_new_tokens", "5000"], ["context of the teacher", "max_new_tokens"]),
+        (
+            ["--scores.max_new_tokens", "99", "--scores.metrics", '["neutral_rate"]'],
+            ["context of the teacher", "max_new_tokens"],
+        ),
         (["--trainer.optim", "lomo"], ["optim lomo", "lomo"]),
         (["--trainer.lr_scheduler_type", "warmup_stable_decay"], ["lr_scheduler_kwargs"]),
         (["--trainer.label_smoothing_factor", "0.1"], ["label_smoothing_factor", "no place"]),
