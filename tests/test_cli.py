@@ -291,6 +291,10 @@ def test_score_does_not_overwrite_other_scores(checkpoint, tmp_path, capsys):
     assert "no rank correlations" in capsys.readouterr().out
     assert main([*arguments, "--seed", "1"]) == 2
     assert f"{tmp_path} holds other scores (seed is 0 there, 1 here); choose another" in capsys.readouterr().err
+    asked = json.loads((tmp_path / "asked.json").read_text(encoding="utf-8"))
+    del asked["chat"], asked["context"]  # as of before there were these keys
+    (tmp_path / "asked.json").write_text(json.dumps(asked), encoding="utf-8")
+    assert main(arguments) == 0
     assert main(["score", checkpoint(1), *arguments[2:]]) == 2
     assert "holds other scores (checkpoints is" in capsys.readouterr().err
     assert (tmp_path / "scores.json").read_bytes() == before

@@ -4,6 +4,7 @@ import json
 import math
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from functools import cache as cached
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from jsonschema.exceptions import ValidationError, best_match
 from distill.base.errors import UserError
 from distill.base.files import PACKAGE, write_json
 from distill.base.long_input import read_text
+from distill.recipe import ScoreConfig
 
 FORMAT = 1
 _SPEED = "speed.json"
@@ -63,6 +65,7 @@ def refuse_other_scores(folder: Path, asked: Mapping[str, Any]) -> None:
             there = None
         if not isinstance(there, dict):
             raise UserError(f"{folder} holds a scores.json, and nothing says what it was made from; {hint}")
+        there = {key: value for key, value in asdict(ScoreConfig()).items() if key in here} | there  # of before the key
         for key in here | there:
             if there.get(key) != here.get(key):
                 raise UserError(

@@ -68,6 +68,7 @@ ARCHITECTURES = {
     "gemma3n_text": {
         **_PLAIN, **_PER_LAYER, "intermediate_size": [64] * 4, "laurel_rank": 4, "altup_num_inputs": 2,
         "activation_sparsity_pattern": [0.5, 0.0, 0.0, 0.0],
+        "pad_token_id": None,  # a start token that is padding too is all zeros, of which its norm has no gradient
     },
     "gemma4_text": {**_PLAIN, **_PER_LAYER, "global_head_dim": 16},
     "git": {
