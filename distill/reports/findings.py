@@ -4,6 +4,7 @@ Nothing here is escaped: who shows it escapes it for Markdown, HTML or a termina
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,19 @@ _TRUSTED = {
     "trust_remote_code": "code that came with the model or its tokenizer was run",
     "allow_pickle": "weights could be read from a pickle",
 }
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What `distill score` was given: stands in a report where a run has its recipe.
+
+    Args:
+        folder: Where the scores lie.
+        checkpoints: Name in scores.json -> folder or hub id.
+    """
+
+    folder: Path
+    checkpoints: Mapping[str, str]
 
 
 # ---------------------------------------------------------------------------------------------------------- numbers
@@ -151,6 +165,18 @@ def model_note(name: str, mitigated: bool = True) -> str:
         "student": "distilled with the mitigation of this recipe" if mitigated else "plainly distilled, no mitigation",
     }
     return notes.get(name, "a model")
+
+
+def title_of(source: Recipe | Scored) -> str:
+    """What a report is called: the last part of its folder's path."""
+    return Path(source.output_dir).name if isinstance(source, Recipe) else source.folder.resolve().name
+
+
+def note_of(source: Recipe | Scored, name: str) -> str:
+    """What a model of a report is: its part in the run, or where it came from."""
+    if isinstance(source, Recipe):
+        return model_note(name, source.needs_counterfactuals)
+    return source.checkpoints.get(name, model_note(""))
 
 
 def metrics_of(scores: Scores) -> list[str]:
@@ -461,6 +487,7 @@ def not_measured(scores: Scores) -> list[str]:
     """What the scores do not tell."""
     others = scores["not_asked"]
     asked = (
-        f"Not asked for (scores.metrics in a recipe lists what is): {', '.join(others)}. Most need data of your own."
+        f"Not asked for: {', '.join(others)}. A recipe's scores.metrics and the option --metrics of distill score list "
+        "what is measured; most of these need data of your own."
     )
     return [*NOT_MEASURED, *([asked] if others else []), *undefined_scores(scores)]
