@@ -252,7 +252,7 @@ QUICK = ["--max_prompts", "5", "--samples", "1", "--max_new_tokens", "3", "--boo
 
 def test_score_writes_scores_and_prints_a_table(checkpoint, tmp_path, capsys):
     texts = tmp_path / "held-out.txt"
-    texts.write_text("The nurse said that she was late. The king saw the queen.", encoding="utf-8")
+    texts.write_text("The nurse said that she was late. The king saw the queen.\n" * 8, encoding="utf-8")
     arguments = ["score", checkpoint(1), "--against", checkpoint(0), "--texts", str(texts), *QUICK]
     assert main([*arguments, "--output_dir", str(tmp_path / "out")]) == 0
     scores = json.loads((tmp_path / "out" / "scores.json").read_text(encoding="utf-8"))
