@@ -258,7 +258,7 @@ def main_pair(models: Sequence[str]) -> tuple[str, str] | None:
 
 
 def headline(scores: Scores) -> str:
-    """One sentence: how much less disparity than before, what it costs, and how large and fast the model is."""
+    """One sentence: how much less disparity than before, what it costs, and how large the model is."""
     models = list(scores["models"])
     pair = main_pair(models)
     if pair is None:
@@ -320,14 +320,14 @@ def _less(entry: Mapping[str, Any], what: str, digits: int = 0) -> str:
 
 
 def _size_beside_teacher(scores: Scores, name: str) -> str:
-    """`76% of the teacher's weights, 1.6 times as fast`, as far as it is known; "" for the teacher itself."""
-    facts, speeds = scores.get("settings", {}).get("models", {}), speeds_of(scores)
-    parts = []
-    if name != "teacher" and {name, "teacher"} <= facts.keys() and facts["teacher"]["parameters"]:
-        parts.append(f"{facts[name]['parameters'] / facts['teacher']['parameters']:.0%} of the teacher's weights")
-        if {name, "teacher"} <= speeds.keys():
-            parts.append(f"{speeds[name] / speeds['teacher']:.1f} times as fast")
-    return ", ".join(parts)
+    """`76% of the teacher's weights`, where it is known; "" for the teacher itself.
+
+    Nothing of its speed, which depends on what else the machine did: that stands in the table.
+    """
+    facts = scores.get("settings", {}).get("models", {})
+    if name == "teacher" or not {name, "teacher"} <= facts.keys() or not facts["teacher"]["parameters"]:
+        return ""
+    return f"{facts[name]['parameters'] / facts['teacher']['parameters']:.0%} of the teacher's weights"
 
 
 def settings_rows(recipe: Recipe, scores: Scores, published: bool = False) -> list[tuple[str, str]]:
@@ -405,7 +405,10 @@ def how_measured(scores: Scores, published: bool = False) -> list[str]:
         f"{settings['seed']}.",
         f"Held-out text: {held_out['documents']:,} documents, {held_out['bytes']:,} bytes{_windows(settings)}.",
         *(
-            ["Speed: tokens that are written one after the other, one text at a time, on the machine that scored."]
+            [
+                "Speed: tokens that are written one after the other, one text at a time, on the machine that scored, "
+                "measured beside whatever else ran there: mind large differences only."
+            ]
             if speeds_of(scores)
             else []
         ),

@@ -112,7 +112,7 @@ def test_the_headline_says_what_is_left_and_what_it_costs():
     sized = scores | {"settings": {"models": facts}}
     assert headline(sized).endswith(" more perplexity; 75% of the teacher's weights.")
     fast = sized | {"speed": {"teacher": 100.0, "student": 156.0}}
-    assert headline(fast).endswith("; 75% of the teacher's weights, 1.6 times as fast.")
+    assert headline(fast) == headline(sized)  # a busy machine makes any speed; the table tells it
 
 
 def test_no_headline_is_made_of_a_change_that_may_be_none():
