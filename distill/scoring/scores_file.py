@@ -49,7 +49,7 @@ def refuse_other_scores(folder: Path, asked: Mapping[str, Any]) -> None:
         asked: What decides the scores, as it was asked for; ready for JSON. The batch size may differ.
 
     Raises:
-        UserError: it holds a run, or scores of something else (the first key that differs is named).
+        UserError: it holds a run, scores of something else (the first key that differs is named), or another report.
     """
     if (folder / "recipe.yaml").exists():
         raise UserError(f"{folder} holds a run and its scores; choose another --output_dir")
@@ -57,6 +57,8 @@ def refuse_other_scores(folder: Path, asked: Mapping[str, Any]) -> None:
     if not (there_is.is_dir() and os.access(there_is, os.W_OK)):
         raise UserError(f"{folder}: cannot be written; choose another --output_dir")
     hint = "choose another --output_dir, or remove that folder"
+    if (folder / "report.html").exists() and not (folder / "scores.json").exists():
+        raise UserError(f"{folder} holds a report of something else; {hint}")
     here = _decisive(asked)
     if (folder / "scores.json").exists():
         try:
