@@ -18,8 +18,9 @@ from distill.training.arguments import training_arguments
 def test_one_kept_checkpoint_is_too_few(tmp_path):
     with pytest.raises(UserError, match="save_total_limit"):
         training_arguments(Recipe(trainer={"save_total_limit": 1}), tmp_path)
-    with pytest.raises(UserError, match="trainer"):
-        training_arguments(Recipe(trainer={"lr_scheduler_type": "cosinus"}), tmp_path)
+    for key, value in (("lr_scheduler_type", "cosinus"), ("optim", "adam"), ("report_to", "mlflowx")):
+        with pytest.raises(UserError, match=rf"^trainer\.{key}: {value} is not"):
+            training_arguments(Recipe(trainer={key: value}), tmp_path)
 
 
 def test_no_is_a_strategy_although_yaml_reads_it_as_false(tmp_path):
