@@ -31,7 +31,7 @@ def test_no_is_a_strategy_although_yaml_reads_it_as_false(tmp_path):
 
 
 def test_a_tracker_that_is_not_there_is_a_users_mistake(tmp_path, monkeypatch):
-    with pytest.raises(UserError, match=r"trainer: .*pigeon"):
+    with pytest.raises(UserError, match=r"trainer\.report_to: .*pigeon"):
         training_arguments(Recipe(trainer={"report_to": "pigeon"}), tmp_path)
 
     class Missing(TrainerCallback):
