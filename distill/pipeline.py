@@ -21,7 +21,7 @@ from distill.data.corpus import open_corpus, with_template
 from distill.data.counts import PackingCounts
 from distill.data.stream import BlockStream, training_blocks
 from distill.metrics import chosen
-from distill.models.architecture import check_block_length, model_hash, own_context, vocab_size
+from distill.models.architecture import check_block_length, model_hash, vocab_size
 from distill.models.loading import load_teacher
 from distill.models.probe import any_mixes
 from distill.models.resolvers import load_resolver
@@ -31,10 +31,9 @@ from distill.recipe import Recipe, merge, read_recipe_file
 from distill.recipe_check import recipe_of
 from distill.reports.report import write_report
 from distill.run_folder import open_run
-from distill.scoring.measure import check_room, check_templates, run_prompts
+from distill.scoring.measure import check_run, check_templates, run_prompts
 from distill.scoring.score import score_run
 from distill.text.counterfactual import Swapper
-from distill.text.prompts import Prompt
 from distill.text.role_map import token_roles
 from distill.text.wordlist import load_wordlist
 from distill.training import preflight
@@ -49,12 +48,11 @@ from distill.training.run import train_student
 class _Asked:
     """What a recipe names, loaded.
 
-    The word list's swapper; the prompts of the scores; the teacher, if there is one; the tokenizer and the untrained
-    student, unless the tokenizer is still to be trained on the text.
+    The word list's swapper; the teacher, if there is one; the tokenizer and the untrained student, unless the tokenizer
+    is still to be trained on the text.
     """
 
     swapper: Swapper
-    prompts: list[Prompt]
     teacher: PreTrainedModel | None
     tokenizer: PreTrainedTokenizerBase | None
     student: PreTrainedModel | None
@@ -132,22 +130,12 @@ def _load(recipe: Recipe) -> _Asked:
     if teacher is not None:
         check_block_length(recipe.block_length, str(recipe.teacher.path), teacher)
     swapper = Swapper(wordlist, load_resolver(recipe.resolver, teacher, tokenizer), recipe.skip)
-    prompts, _ = run_prompts(recipe, swapper)
+    run_prompts(recipe, swapper)
     if tokenizer is None and recipe.student.tokenizer != "train":
         tokenizer = student_tokenizer(recipe.student)
-    student = _make_student(recipe, teacher, tokenizer) if tokenizer is not None else None
+    student = _make_student(recipe, swapper, teacher, tokenizer) if tokenizer is not None else None
     rehearse(arguments, student)
-    asked = _Asked(swapper, prompts, teacher, tokenizer, student)
-    if tokenizer is not None and student is not None:
-        _check_room(recipe, asked, tokenizer, student)
-    return asked
-
-
-def _check_room(recipe: Recipe, asked: _Asked, tokenizer: PreTrainedTokenizerBase, student: PreTrainedModel) -> None:
-    """Raises UserError where what will be sampled for the scores does not fit into teacher and student."""
-    models = {"the teacher": asked.teacher, "the student": student}
-    contexts = {name: own_context(model.config) for name, model in models.items() if model is not None}
-    check_room(recipe.scores, recipe.seed, asked.swapper, asked.prompts, tokenizer, contexts)
+    return _Asked(swapper, teacher, tokenizer, student)
 
 
 def _prepare(recipe: Recipe, asked: _Asked, folder: Path) -> tuple[_Text, PreTrainedModel]:
@@ -165,9 +153,7 @@ def _prepare(recipe: Recipe, asked: _Asked, folder: Path) -> tuple[_Text, PreTra
     corpus = with_template(corpus, tokenizer, recipe.corpus.mask)
     held_out_text = list(held_out.documents())
     check_templates(recipe, held_out_text, tokenizer)
-    student = asked.student or _make_student(recipe, teacher, tokenizer)
-    if asked.student is None:
-        _check_room(recipe, asked, tokenizer, student)
+    student = asked.student or _make_student(recipe, asked.swapper, teacher, tokenizer)
     one_document = any_mixes(recipe.block_length, student, *([teacher] if teacher else []))
     swapper = asked.swapper if recipe.needs_counterfactuals else None
     blocks, counts = training_blocks(recipe, corpus, tokenizer, swapper, cache, held_out_text, one_document)
@@ -175,12 +161,13 @@ def _prepare(recipe: Recipe, asked: _Asked, folder: Path) -> tuple[_Text, PreTra
 
 
 def _make_student(
-    recipe: Recipe, teacher: PreTrainedModel | None, tokenizer: PreTrainedTokenizerBase
+    recipe: Recipe, swapper: Swapper, teacher: PreTrainedModel | None, tokenizer: PreTrainedTokenizerBase
 ) -> PreTrainedModel:
-    """An untrained student, whose positions a block does not exceed."""
+    """An untrained student, whose positions neither a block nor what is sampled for the scores exceeds."""
     student = make_student(recipe.student, teacher, tokenizer, recipe.teacher.path)
     if recipe.student.init != "layers":  # or else they are the teacher's positions
         check_block_length(recipe.block_length, recipe.student.path or "student.config", student)
+    check_run(recipe, swapper, tokenizer, teacher, student)
     return student
 
 

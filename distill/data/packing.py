@@ -275,8 +275,8 @@ def check_packed(counts: PackingCounts, swapper: Swapper | None) -> None:
     """
     if not counts.blocks:
         raise UserError(
-            "the corpus gave no block of text; it is empty after tokenisation, or corpus.mask is assistant and the "
-            "assistant says nothing in it"
+            "the corpus gave no block of text; it is empty after tokenisation, or corpus.mask is assistant and no "
+            "message with the role 'assistant' says anything in it"
         )
     if swapper and not counts.edited_documents:
         raise UserError(

@@ -7,7 +7,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from transformers import AutoConfig, PreTrainedTokenizerBase
+from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from distill.base.errors import UserError
 from distill.base.files import DEMO_TEACHER
@@ -94,6 +94,19 @@ def check_room(
     given = [chat_prompt(text, tokenizer) for text in texts] if settings.chat else texts
     for name, limit in contexts.items():
         check_context(limit, tokenizer, given, settings.max_new_tokens, name)
+
+
+def check_run(
+    recipe: Recipe,
+    swapper: Swapper,
+    tokenizer: PreTrainedTokenizerBase,
+    teacher: PreTrainedModel | None,
+    student: PreTrainedModel,
+) -> None:
+    """`check_room` of a recipe's models, before they are trained."""
+    models = {"the teacher": teacher, "the student": student}
+    contexts = {name: own_context(model.config) for name, model in models.items() if model is not None}
+    check_room(recipe.scores, recipe.seed, swapper, run_prompts(recipe, swapper)[0], tokenizer, contexts)
 
 
 def run_prompts(recipe: Recipe, swapper: Swapper) -> tuple[list[Prompt], int]:

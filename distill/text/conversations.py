@@ -92,12 +92,20 @@ def read_messages(value: Sequence[Any], where: str) -> Messages:
         UserError: it is no such list, or calls tools, which is not known here.
     """
     for number, message in enumerate(value, start=1):
-        if not isinstance(message, dict) or not {"role", "content"} <= message.keys():
+        if not isinstance(message, dict):
             raise UserError(f"{where}: message {number} is no {{role, content}}; a text or a list of those is expected")
+        if missing := [key for key in ("role", "content") if key not in message]:
+            there = ", ".join(map(str, message)) or "nothing"
+            raise UserError(
+                f"{where}: message {number} has no '{missing[0]}', but {there}; a list of {{role, content}} is "
+                "expected, so give its keys these names"
+            )
         if message.get("tool_calls"):
             raise UserError(f"{where}: message {number} calls tools, which is not supported; leave such rows out")
-        if not isinstance(message["role"], str) or not isinstance(message["content"], str):
-            raise UserError(f"{where}: role and content of message {number} must be text; leave such rows out")
+        for key in ("role", "content"):
+            if not isinstance(message[key], str):
+                kind = "null" if message[key] is None else f"a {type(message[key]).__name__}"
+                raise UserError(f"{where}: {key} of message {number} is {kind}, but must be text; leave such rows out")
     return Messages([message["role"] for message in value], [message["content"] for message in value])
 
 
@@ -160,6 +168,11 @@ def chat_prompt(prompt: str, tokenizer: "PreTrainedTokenizerBase") -> str:
     Raises:
         UserError: see `rendered`.
     """
+    if not tokenizer.chat_template:
+        raise UserError(
+            f"{tokenizer.name_or_path}: its tokenizer has no chat template to put prompts into; take an instruct "
+            "model, or set scores.chat to false (leave --chat out)"
+        )
     conversation = rendered(Messages(["user", _ASSISTANT], [_REQUEST.format(prompt), prompt]), tokenizer)
     return conversation[: conversation.starts[-1] + len(conversation.messages.contents[-1])]
 

@@ -55,10 +55,15 @@ def training_arguments(recipe: Recipe, folder: Path) -> TrainingArguments:
         arguments = TrainingArguments(
             output_dir=str(folder), seed=recipe.seed, data_seed=recipe.seed, remove_unused_columns=False, **given
         )
+    except (ValueError, TypeError, ImportError, RuntimeError) as error:
+        # Of a value among several names it says what it is and not whose: "adam is not a valid OptimizerNames".
+        key = next((f".{key}" for key, value in given.items() if str(error).startswith(f"{value} is not")), "")
+        raise UserError(f"trainer{key}: {first_line(error)}") from None
+    try:
         for callback in get_reporting_integration_callbacks(arguments.report_to):
             callback()  # fails where the tracker's package is missing
-    except (ValueError, TypeError, ImportError, RuntimeError) as error:
-        raise UserError(f"trainer: {first_line(error)}") from None
+    except Exception as error:  # of whatever kind a tracker raises
+        raise UserError(f"trainer.report_to: {first_line(error)}") from None
     if arguments.n_gpu > 1:
         raise UserError(
             f"one process sees {arguments.n_gpu} GPUs, over which its batches cannot be split; start one process for "

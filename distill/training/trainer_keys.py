@@ -153,7 +153,7 @@ def _wrong_kind(value: Any, hint: Any) -> str | None:
     kinds -= {NoneType}
     if kinds <= {int, float}:
         if not _is_number(value):
-            return "a number"
+            return "a number" if float in kinds else "a whole number"
         return "a whole number" if float not in kinds and float(value) % 1 else None
     if kinds == {bool}:
         return None if isinstance(value, bool) else "true or false"

@@ -353,5 +353,5 @@ def test_conversations_longer_than_a_block_are_counted(toy_tokenizer):
 def test_a_corpus_in_which_the_assistant_is_silent_is_refused(toy_tokenizer, swapper, tmp_path):
     tokenizer = chat_tokenizer(toy_tokenizer, "chatml")
     silent = rendered(Messages(["user"], ["She is here."]), tokenizer, answers_only=True)
-    with pytest.raises(UserError, match="the assistant says nothing"):
+    with pytest.raises(UserError, match="no message with the role 'assistant' says anything"):
         packed_blocks(Corpus("k", lambda: iter([silent])), tokenizer, swapper, 64, tmp_path)

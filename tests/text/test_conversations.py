@@ -223,3 +223,19 @@ def test_the_bundled_conversations_are_sound_and_held_out_ones_are_others(swappe
 def _answers(document: Messages) -> str:
     pairs = zip(document.roles, document.contents, strict=True)
     return " ".join(content for role, content in pairs if role == "assistant")
+
+
+@pytest.mark.parametrize(
+    ("message", "words"),
+    [
+        ({"from": "human", "value": "She"}, "message 1 has no 'role', but from, value; .* give its keys these names"),
+        ({"role": "user", "text": "She"}, "message 1 has no 'content', but role, text"),
+        ({}, "has no 'role', but nothing"),
+        ({"role": "user", "content": None}, "content of message 1 is null, but must be text"),
+        ({"role": "user", "content": [{"type": "text"}]}, "content of message 1 is a list, but must be text"),
+        ({"role": 1, "content": "She"}, "role of message 1 is a int, but must be text"),
+    ],
+)
+def test_what_is_wrong_with_a_message_is_said(message, words):
+    with pytest.raises(UserError, match=f"^x: .*{words}"):
+        read_messages([message], "x")

@@ -18,8 +18,9 @@ from distill.training.arguments import training_arguments
 def test_one_kept_checkpoint_is_too_few(tmp_path):
     with pytest.raises(UserError, match="save_total_limit"):
         training_arguments(Recipe(trainer={"save_total_limit": 1}), tmp_path)
-    with pytest.raises(UserError, match="trainer"):
-        training_arguments(Recipe(trainer={"lr_scheduler_type": "cosinus"}), tmp_path)
+    for key, value in (("lr_scheduler_type", "cosinus"), ("optim", "adam"), ("report_to", "mlflowx")):
+        with pytest.raises(UserError, match=rf"^trainer\.{key}: {value} is not"):
+            training_arguments(Recipe(trainer={key: value}), tmp_path)
 
 
 def test_no_is_a_strategy_although_yaml_reads_it_as_false(tmp_path):
@@ -30,7 +31,7 @@ def test_no_is_a_strategy_although_yaml_reads_it_as_false(tmp_path):
 
 
 def test_a_tracker_that_is_not_there_is_a_users_mistake(tmp_path, monkeypatch):
-    with pytest.raises(UserError, match=r"trainer: .*pigeon"):
+    with pytest.raises(UserError, match=r"trainer\.report_to: .*pigeon"):
         training_arguments(Recipe(trainer={"report_to": "pigeon"}), tmp_path)
 
     class Missing(TrainerCallback):

@@ -80,6 +80,7 @@ def test_a_key_that_is_ours_to_set_is_refused(name):
         ("save_only_model", True, "without its optimizer no training could go on"),
         ("learning_rate", "abc", "is 'abc', but must be a number"),
         ("learning_rate", None, "must be a number"),
+        ("max_steps", "ten", "is 'ten', but must be a whole number"),
         ("learning_rate", float("nan"), "must be a number"),
         ("learning_rate", -1e-3, "must be at least 0"),
         ("per_device_train_batch_size", 0, "is 0, but must be at least 1"),
