@@ -63,8 +63,9 @@ def _count(text: str) -> int:
 
 # ------------------------------------------------------------------------------------------------------------ train
 
-_TRAIN = f"""Run a recipe from its text to its report, in one process and on one GPU at most. A stopped run continues
-where it stopped when the same command is given again. For several GPUs or machines give the same options to accelerate:
+_TRAIN = f"""Run a recipe from its text to its report, in one process and on one GPU at most. A run that was stopped
+continues where it stopped when the same command is given again. The last line printed is the path of the page to open
+in a browser. For several GPUs or machines, give the same options to accelerate:
   {_SEVERAL_GPUS}
 
 examples:
@@ -112,7 +113,8 @@ def train(arguments: Sequence[str]) -> None:
 # ---------------------------------------------------------------------------------------------------------- recipes
 
 _RECIPES = """List the recipes and studies that come with distill, by the names that `distill train --config NAME` and
-`distill study NAME` take in any folder. A recipe of your own names one under `base:` and replaces some of its keys."""
+`distill study NAME` take in any folder. A recipe of your own can name one of them under `base:` and replace some of its
+keys."""
 
 _RECIPES_EXAMPLES = """examples:
   distill recipes
@@ -148,13 +150,15 @@ def recipes(arguments: Sequence[str]) -> None:
 # ------------------------------------------------------------------------------------------------------------- swap
 
 _SWAP = """Write the counterfactual of every line of FILE to standard output: each listed word becomes its counterpart
-in another group, and every other byte stays, but for a byte-order mark. A line is a text of its own; one of more than
-a million characters is swapped in parts, cut behind a sentence or a word. Of files with rows (.jsonl, .ndjson, .json,
-.csv, .tsv, .parquet, a folder of datasets' save_to_disk) one column is swapped, and everything else stays; a list of
-messages is swapped as one conversation. Compressed files (.gz, .xz, .bz2) are written as what they hold.
+in another group, and every other byte stays as it is, except that a byte-order mark is left out. A line is a text of
+its own; one of more than a million characters is swapped in parts, cut behind a sentence or a word. In files with rows
+(.jsonl, .ndjson, .json, .csv, .tsv, .parquet, a folder of datasets' save_to_disk) one column is swapped, and everything
+else stays; a list of messages is swapped as one conversation. Compressed files (.gz, .xz, .bz2) are written
+uncompressed.
 
-With --dataset, a data set and its counterfactuals become a new one in the folder --to: a row and its counterfactual
-have the same pair_id, and spans holds the edits. A stopped call continues behind the pieces that are finished."""
+With --dataset, the rows of a data set and their counterfactuals become a new data set in the folder --to: a row and its
+counterfactual have the same pair_id, and the column spans holds the edits. A call that was stopped continues where it
+stopped when it is given again."""
 
 _SWAP_EXAMPLES = """examples:
   echo "She told her father." | distill swap -
@@ -168,16 +172,22 @@ _SWAP_EXAMPLES = """examples:
 def _swap_parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="distill swap", description=_SWAP, epilog=_SWAP_EXAMPLES)
     parser.add_argument("file", metavar="FILE", nargs="?", help="UTF-8 text, or rows; - for standard input")
-    parser.add_argument("--text_column", metavar="NAME", help="of rows, the column that holds the text (default: text)")
-    parser.add_argument("--split", metavar="NAME", help="of a folder that holds several, the one to swap")
     parser.add_argument(
-        "--dataset", metavar="ID|FOLDER|FILE", help="a data set of the hub, one that save_to_disk wrote, or rows"
+        "--text_column", metavar="NAME", help="in a file with rows, the column of the text (default: text)"
     )
-    parser.add_argument("--column", metavar="NAME", help="its column of text (default: text)")
+    parser.add_argument("--split", metavar="NAME", help="which split to swap, where a folder holds several")
+    parser.add_argument(
+        "--dataset", metavar="ID|FOLDER|FILE", help="a hub data set, a folder of save_to_disk, or a file with rows"
+    )
+    parser.add_argument("--column", metavar="NAME", help="its column that holds the text (default: text)")
     parser.add_argument("--to", metavar="FOLDER", help="where the data set and its counterfactuals go")
     _add_wordlist(parser)
     parser.add_argument(
-        "--shift", type=_count, default=1, metavar="N", help="how many groups further on, for lists of more than two"
+        "--shift",
+        type=_count,
+        default=1,
+        metavar="N",
+        help="by how many groups, for lists of more than two (default: 1)",
     )
     parser.add_argument(
         "--resolver",
@@ -189,14 +199,21 @@ def _swap_parser() -> argparse.ArgumentParser:
         "--skip",
         choices=("document", "sentence", "nothing"),
         default="document",
-        help="what a word that the list skips (pregnant) leaves alone (default: %(default)s, here a line)",
+        help="what is left alone around a word that the list skips, such as pregnant; a document is a line here "
+        "(default: %(default)s)",
     )
     form = parser.add_mutually_exclusive_group()
-    form.add_argument("--show", action="store_true", help="edited lines side by side, the edits marked")
+    form.add_argument("--show", action="store_true", help="show edited lines side by side, with the edits marked")
     form.add_argument(
-        "--json", action="store_true", help="one JSON object a line: text, counterfactual, spans, skipped"
+        "--json", action="store_true", help="write a JSON object for each line: text, counterfactual, spans, skipped"
     )
-    parser.add_argument("--num_proc", type=_count, default=1, metavar="N", help="processes (default: %(default)s)")
+    parser.add_argument(
+        "--num_proc",
+        type=_count,
+        default=1,
+        metavar="N",
+        help="how many processes share the work (default: %(default)s)",
+    )
     _add_quiet(parser)
     return parser
 
@@ -254,17 +271,17 @@ def _resolver(spec: str) -> Any:
 
 # --------------------------------------------------------------------------------------------------------- wordlist
 
-_CHECK = """Check a word list: every mistake with line, reason and hint, what looks wrong, how words with several
-counterparts resolve; with --text what the list covers of it, with --tokenizer which words are one token. Exit code 2
-where the list has a mistake."""
+_CHECK = """Check a word list. Every mistake is told with its line, the reason and a hint, then what looks wrong, and
+how words with several counterparts are resolved. With --text it also says what the list covers of a text, with
+--tokenizer which words are one token. The exit code is 2 where the list has a mistake."""
 
 _CHECK_EXAMPLES = """examples:
   distill wordlist check my-list.tsv
   distill wordlist check english_gender+my-list.tsv --text corpus/*.jsonl --tokenizer openai-community/gpt2
 """
 
-_IMPORT = """Make a word list from published ones: a file for each group, aligned by line; pairs in columns of one file;
-or JSON pairs. What is wrong in the sources is reported, with what was done about it."""
+_IMPORT = """Make a word list from published ones, which may be a file for each group, aligned by line, one file with
+pairs in columns, or JSON pairs. Whatever is wrong in the sources is reported, with what was done about it."""
 
 _IMPORT_EXAMPLES = """examples:
   distill wordlist import male_words.txt female_words.txt --out my-list.tsv
@@ -374,18 +391,31 @@ def _score_parser() -> Any:
     parser.add_argument("--against", metavar="CHECKPOINT", help="A model to compare with.")
     parser.add_argument("--output_dir", default="outputs/scores", metavar="DIR", help="Where page and scores.json go.")
     parser.add_argument(
-        "--texts", nargs="+", default=[], metavar="FILE", help="Held-out .txt, .jsonl, .csv, .parquet ..."
+        "--texts", nargs="+", default=[], metavar="FILE", help="Held-out texts: .txt, .jsonl, .csv, .parquet ..."
     )
     parser.add_argument("--text_column", default="text", help="Column or JSON key that holds texts or message lists.")
-    parser.add_argument("--split", default="train", help="Of folders of save_to_disk that hold several.")
+    parser.add_argument("--split", default="train", help="Which split to read, where a folder holds several.")
     parser.add_argument("--seed", type=int, default=0, help="Seed of sampling and intervals.")
-    parser.add_argument("--metrics", metavar="A,B", help="Which ones; default: all that a recipe has by default.")
-    parser.add_argument("--correlate", action="store_true", help="Rank correlations over the scores beside it.")
+    parser.add_argument("--metrics", metavar="A,B", help="What to measure (default: what a recipe measures).")
+    parser.add_argument("--correlate", action="store_true", help="Also print rank correlations, see above.")
     _add_wordlist(parser)
     _add_json(parser)
     _add_quiet(parser)
     parser.add_class_arguments(ScoreConfig, skip={"metrics"})
     return parser
+
+
+def _score_options(arguments: Sequence[str]) -> Any:
+    import jsonargparse
+
+    from distill.recipe import ScoreConfig
+    from distill.recipe_check import parser_message
+
+    try:
+        return _score_parser().parse_args(list(arguments))
+    except jsonargparse.ArgumentError as error:
+        hint = "; see distill score --help"
+        raise UserError(parser_message(error, ScoreConfig, arguments, "distill score", hint)) from None
 
 
 def score(arguments: Sequence[str]) -> None:
@@ -394,25 +424,16 @@ def score(arguments: Sequence[str]) -> None:
     Raises:
         UserError: a checkpoint, text, prompt file, word list or metric that cannot be used.
     """
-    import jsonargparse
-
-    from distill.recipe import CorpusConfig, ScoreConfig
-    from distill.recipe_check import parser_message
-
-    parser = _score_parser()
     if {"-h", "--help"} & set(arguments):
-        parser.print_help()
+        _score_parser().print_help()
         print(f"\n{_PROMPTS}\n\n{_SCORE_EXAMPLES}")
         return
-    try:
-        options = parser.parse_args(list(arguments))
-    except jsonargparse.ArgumentError as error:
-        hint = "; see distill score --help"
-        raise UserError(parser_message(error, ScoreConfig, arguments, "distill score", hint)) from None
+    options = _score_options(arguments)
 
     with _only_results():
         from distill.metrics import chosen
         from distill.models.loading import labelled
+        from distill.recipe import CorpusConfig, ScoreConfig
         from distill.reports.findings import Scored
         from distill.reports.report import (
             print_end,
@@ -499,9 +520,9 @@ def report(arguments: Sequence[str]) -> None:
 # ------------------------------------------------------------------------------------------------------------ study
 
 _STUDY = """Train and score every row of a study for every seed, and write study.json, study.md and pareto.svg: values
-with intervals over seeds and prompts, and each row set against the plain one. What is finished is skipped: a stopped
-study continues where it stopped, and a later call may add seeds. Benchmarks and further held-out text need --data;
-without it they are not measured."""
+with intervals over seeds and prompts, and each row set against the plain one. What is finished is skipped, so a study
+that was stopped continues where it stopped, and a later call may add seeds. Benchmarks and further held-out text need
+--data; without it they are not measured."""
 
 _STUDY_EXAMPLES = """examples:
   distill study study --data path/to/data
@@ -551,8 +572,8 @@ def study(arguments: Sequence[str]) -> None:
 
 # --------------------------------------------------------------------------------------------------------- generate
 
-_GENERATE = f"""Continue prompts with one checkpoint or several, side by side, the words of the list marked by group.
-All checkpoints draw the same random numbers, so that what differs is theirs.
+_GENERATE = f"""Continue prompts with one checkpoint or several, side by side, with the words of the list marked by
+group. All checkpoints draw the same random numbers, so whatever differs comes from the checkpoints.
 
 {_PROMPTS}"""
 
@@ -568,11 +589,15 @@ def _generate_parser() -> argparse.ArgumentParser:
     parser.add_argument("--against", metavar="CHECKPOINT", help="a model to compare with, shown first")
     parser.add_argument("--prompt", action="append", default=[], metavar="TEXT", help="may be given several times")
     parser.add_argument(
-        "--prompts", metavar="FILE", help=".txt with one prompt a line, or any prompts that a recipe takes: occupations"
+        "--prompts",
+        metavar="FILE",
+        help="a .txt file with one prompt a line, or any prompts that a recipe takes, such as occupations",
     )
     parser.add_argument("--max_prompts", type=_count, metavar="N", help="at most this many of --prompts")
     parser.add_argument(
-        "--chat", action="store_true", help="for instruct models: through the chat template, as what is to be continued"
+        "--chat",
+        action="store_true",
+        help="for instruct models: put the prompts into the chat template, to be continued there",
     )
     _add_wordlist(parser)
     for name, kind, default, meaning in (
@@ -618,7 +643,7 @@ def generate(arguments: Sequence[str]) -> None:
 
 # ------------------------------------------------------------------------------------------------------- completion
 
-_COMPLETION = """Print a script that lets a shell complete verbs and options."""
+_COMPLETION = """Print a script that lets a shell complete the verbs and options of distill."""
 
 _COMPLETION_EXAMPLES = """examples:
   distill completion bash > ~/.local/share/bash-completion/completions/distill
@@ -700,7 +725,8 @@ examples:
   distill train --config debug
   distill train --help
 
-Results go to standard output, progress to standard error: --quiet leaves it out. --json prints the result for machines.
+Results go to standard output and progress to standard error; --quiet leaves out the progress. --json prints the
+result for machines.
 
 exit codes:
     0  done

@@ -5,7 +5,7 @@
 3. Students: the plain baseline and the mitigated one, same data, same steps.
 4. Scores of teacher, baseline and student, and the report.
 
-Every finished stage is kept in the output folder, so the same recipe goes on where it was stopped.
+Every finished stage is kept in the output folder, so the same recipe continues where it stopped.
 """
 
 from dataclasses import dataclass

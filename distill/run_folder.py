@@ -38,7 +38,7 @@ def lock(folder: Path) -> None:
         holder = os.read(descriptor, 200).decode(errors="replace").strip() or "another process"
         os.close(descriptor)
         raise UserError(
-            f"{folder} is in use by a run that is still going on ({holder}); wait for it, stop it, or choose another "
+            f"{folder} is in use by a run that has not ended ({holder}); wait for it, stop it, or choose another "
             "--output_dir"
         ) from None
     os.truncate(descriptor, 0)
@@ -54,7 +54,7 @@ def open_run(recipe: Recipe) -> Iterator[Path]:
     of a folder that was claimed just now.
 
     Raises:
-        UserError: it holds another recipe's run (the first key that differs is named), a run that is still going on,
+        UserError: it holds another recipe's run (the first key that differs is named), a run that has not ended,
             or cannot be written.
     """
     folder = Path(recipe.output_dir)
@@ -118,7 +118,7 @@ def refuse_another(
 
 
 def _remove_partials(folder: Path) -> None:
-    """Remove what killed runs left half-written, which may be large; sampled text stays, to be gone on with."""
+    """Remove what killed runs left half-written, which may be large; sampled text stays, to be continued."""
     for parent in (folder, folder / "cache", folder / "cache" / "scores"):
         for stale in parent.glob(".*.partial*"):
             if stale.is_dir():

@@ -1,7 +1,7 @@
 """The entry: argv -> a checked recipe -> the pipeline.
 
 Run it as `accelerate launch distill/train.py --config quickstart`, or as `distill train` on one process.
-Every finished stage is kept in the output folder, so the same command goes on where it was stopped.
+Every finished stage is kept in the output folder, so the same command continues where it stopped.
 """
 
 import sys

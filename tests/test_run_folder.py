@@ -31,7 +31,7 @@ def test_two_runs_in_one_folder_are_refused_and_a_kill_leaves_no_lock(small_run,
     finally:
         os.kill(first, signal.SIGKILL)
         os.waitpid(first, 0)
-    assert "run is in use by a run that is still going on" in told
+    assert "run is in use by a run that has not ended" in told
     assert f"process {first} on " in told
     assert [p.name for p in (tmp_path / "run").iterdir()] == [".lock"]
     assert killed.run(tmp_path, small_run).code == 0

@@ -1,4 +1,4 @@
-"""Signals: a training saves its step and says how to go on, everything else ends at once."""
+"""Signals: a training saves its step and says how to continue, everything else ends at once."""
 
 import itertools
 import os
@@ -46,7 +46,7 @@ def test_a_signal_in_training_saves_the_step_and_says_how_to_go_on(
     prepare = signalled(trainer.DistillationTrainer, "compute_loss", 3, sig, rank)
     ending = killed.run(work, small_run, processes, prepare=prepare)
     assert ending.code == code, ending.errors[-3000:]
-    assert ending.errors.count("the same command goes on") == 1
+    assert ending.errors.count("the same command continues where it stopped") == 1
     assert "Traceback" not in ending.errors
     newest = checkpoints.newest_whole(work / "run" / "checkpoints" / "baseline")
     assert newest.name == "checkpoint-3"
@@ -103,7 +103,7 @@ def test_launchers_leave_time_to_save(small_run, tmp_path, launcher, sig):
     wait_for_group(process.pid)  # SIGTERM ends accelerate's launcher at once, and leaves the run to save
     said = (tmp_path / "errors.txt").read_text()
     assert said.count("asked to stop: finishing this step and saving it") == 1
-    assert said.count("stopped; the same command goes on from the last checkpoint") == 1
+    assert said.count("stopped; the same command continues where it stopped") == 1
     saved = sorted(int(p.name.split("-")[1]) for p in baseline.glob("checkpoint-*"))
     assert checkpoints.newest_whole(baseline).name == f"checkpoint-{saved[-1]}"
     assert not list(baseline.glob(f"{checkpoints.PARTIAL}/*"))
@@ -115,7 +115,7 @@ def test_a_signal_elsewhere_ends_at_once(small_run, finished_run, tmp_path, sig,
     prepare = signalled(counterfactual.Swapper, "counterfactuals", 5, sig)
     ending = killed.run(tmp_path, small_run, prepare=prepare)
     assert ending.code == code
-    assert ending.errors.splitlines()[-1].endswith("the same command goes on from the last checkpoint")
+    assert ending.errors.splitlines()[-1].endswith("the same command continues where it stopped")
     assert ending.phases.count("s") <= 5
     assert killed.run(tmp_path, small_run).code == 0
     assert killed.results(tmp_path) == killed.results(finished_run)

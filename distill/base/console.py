@@ -207,7 +207,7 @@ def run_entry(main: Callable[[Sequence[str]], None], argv: Sequence[str]) -> int
     except KeyboardInterrupt as stop:
         _close_bar()
         if first:
-            print("stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+            print("stopped; the same command continues where it stopped", file=sys.stderr)
         return 128 + getattr(stop, "signum", signal.SIGINT)
     finally:
         _close_bar()

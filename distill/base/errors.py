@@ -76,7 +76,7 @@ def storage_error(error: Exception) -> UserError | None:
         return None
     return UserError(
         f"{where or 'a file of the run'}: {reason[0].lower() + reason[1:]}; free space, or mend access to it, "
-        "and the same command goes on from what was whole before"
+        "and give the same command again: it continues from what was whole before"
     )
 
 

@@ -223,7 +223,7 @@ def comparison_markdown(runs: Sequence[Run]) -> str:
         lines += [
             "## Ratios within each run",
             "",
-            "Of sizes, paired by prompt or document.",
+            "A ratio divides one score's size by the other's, and its interval is paired by prompt or document.",
             "",
             *table(headings, rows),
         ]

@@ -25,7 +25,7 @@ NOT_MEASURED = (
     "Contexts longer than the prompts and held-out texts, dialogue, instructions.",
 )
 LIMITS = (
-    "A word list with two groups is a limit: people whom neither column names are not seen, and a number close to its "
+    "A word list with two groups is a limit: people whom neither column names go unseen, and a number close to its "
     "ideal says nothing about them.",
     "One metric misleads. A silent model has no generation disparity, one that ignores its context has no "
     "equivariance gap, and two biases of opposite sign cancel in an average: read the rows together, and beside "
@@ -161,7 +161,7 @@ def model_note(name: str, mitigated: bool = True) -> str:
     """
     notes = {
         "teacher": "the model that was distilled",
-        "baseline": "plainly distilled: same data, same steps, no mitigation",
+        "baseline": "plainly distilled, on the same data and for as many steps, with no mitigation",
         "student": "distilled with the mitigation of this recipe" if mitigated else "plainly distilled, no mitigation",
     }
     return notes.get(name, "a model")
@@ -400,8 +400,8 @@ def how_measured(scores: Scores, published: bool = False) -> list[str]:
         + (f", from {source_name(source) if published else source}" if source else "")
         + (f"; {left_out} more hold a listed word already and were left out" if left_out else "")
         + ".",
-        f"Continuations: {decoding['samples']} a prompt, at most {decoding['max_new_tokens']} tokens, temperature "
-        f"{decoding['temperature']:g}, top-p {decoding['top_p']:g}, top-k {decoding['top_k']}, seed "
+        f"Continuations: {decoding['samples']} of each prompt, at most {decoding['max_new_tokens']} tokens, "
+        f"temperature {decoding['temperature']:g}, top-p {decoding['top_p']:g}, top-k {decoding['top_k']}, seed "
         f"{settings['seed']}.",
         f"Held-out text: {held_out['documents']:,} documents, {held_out['bytes']:,} bytes{_windows(settings)}.",
         *(

@@ -61,8 +61,8 @@ def model_card(recipe: Recipe, scores: Mapping[str, Any], name: str) -> str:
         "",
         "## Scores",
         "",
-        "Values with 95% intervals in brackets. Undetected: the share of observations that a score could say nothing "
-        "about.",
+        "Values with 95% intervals in brackets. Undetected is the share of observations about which a score could say "
+        "nothing.",
         "",
         *table(["score", *scores["models"], "undetected here", "ideal", "better"], _card_rows(scores, name)),
         *items(how_measured(scores, published=True)),

@@ -151,6 +151,7 @@ def run_page(
         name=name,
         headline=_unbroken(headline(scores)),
         comparison=f"{first.capitalize() if of_run else first} beside {second}." if pairs else "",
+        article=article_of(models),
         words=scores["settings"]["wordlist"],
         models=list(models.values()),
         scores=[
@@ -254,23 +255,29 @@ def _occupations(scores: Scores, models: Mapping[str, ShownModel]) -> Figure | N
             points.append(Point(mean["value"], mean["low"], mean["high"], models[name].style, text))
         rows.append((subject, points))
     left_out = len(common) - len(rows)
-    beside = f": {models[shown[0]].title} beside {models[shown[1]].title}" if len(shown) == 2 else ""
+    article = article_of(models)
+    beside = f", by {' and '.join(article + models[name].title for name in shown)}"
     prompts = [before[subject]["n"] for subject in leaning_most]
     each = " to ".join(str(n) for n in sorted({min(prompts), max(prompts)}))
     return Figure(
         id="occupations",
         short="Occupations",
         heading="Whom each subject makes the model expect",
-        caption=f"How many times likelier the words of one group ({' or '.join(groups)}) are as the next word, for "
-        f"each subject of the prompts{beside}. The middle line is even.",
+        caption="For each subject of the prompts: how many times likelier the words of one group "
+        f"({' or '.join(groups)}) are as the next word{beside}. On the middle line, none is likelier.",
         legend=[(models[name].style, models[name].title) for name in shown],
         charts=dumbbell(rows, "Next-word disparity by subject", _ends(groups)),
-        note=f"Sorted by the value of the {models[shown[0]].title}. Bars are 95% bootstrap intervals over the {each} "
-        "prompts of a subject: few, so take them as rough."
+        note=f"Sorted by the value of {article}{models[shown[0]].title}. The bars are 95% bootstrap intervals over the "
+        f"prompts of a subject. These are few ({each}), so the intervals are rough."
         + (f" {left_out} subjects, which lean less, are left out." if left_out else ""),
         headings=["subject", *(models[name].title for name in shown)],
         rows=[[subject, *(_leaning(point.value, groups) for point in points)] for subject, points in rows],
     )
+
+
+def article_of(models: Mapping[str, ShownModel]) -> str:
+    """What stands before a title in a sentence: of a run `the plain student`, of checkpoints their bare names."""
+    return "the " if any(model.title.endswith(" student") for model in models.values()) else ""
 
 
 def _trade_off(scores: Scores, models: Mapping[str, ShownModel]) -> Figure | None:
@@ -364,8 +371,8 @@ def _next_words(scores: Scores, models: Mapping[str, ShownModel]) -> Figure | No
         id="next-word",
         short=ratio.replace(" ", ""),
         heading=f"{ratio} after some prompts",
-        caption="The probabilities of these very words as the next one. After a prompt that names a group, the "
-        "ratio should stay on that group's side: agreement is not bias.",
+        caption="How probable these very words are as the next one. After a prompt that names a group, the ratio "
+        "should stay on that group's side: there it is grammar, not bias.",
         legend=[(model.style, model.title) for model in models.values()],
         charts=dumbbell(rows, f"{ratio} after some prompts", _ends(words), labels_above=True) if rows else [],
         headings=["prompt", *(models[name].title for name in prompts[0]["models"])],
@@ -391,8 +398,8 @@ def _losses(training: Mapping[str, Mapping[str, Any]], models: Mapping[str, Show
         id="loss",
         short="Loss",
         heading="The parts of the loss",
-        caption="Each as a mean over the tokens since the log before, without its weight. The students have "
-        "different targets, so one lying higher is not worse.",
+        caption="Each part is a mean over the tokens since the log before, and is not weighted. The students have "
+        "different targets, so the one whose curve lies higher is not the worse one.",
         legend=[(models[name].style, models[name].title) for name in dict.fromkeys(shown)],
         charts=charts,
         lines=True,

@@ -5,6 +5,7 @@ Everything that came from outside (model output, prompts, file names) is escaped
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,7 @@ from distill.reports.side_by_side import FEWEST_MODELS, checkpoints, side_by_sid
 from distill.scoring.scores_file import read_speeds
 
 _LONGEST_WORD = 12  # Characters: a label breaks between its words.
+_NAME_WIDTH = 11  # Characters that the column of a model has when three stand in a row.
 _MODELS_ABREAST = 3  # In a table of 80 columns; of more models there are several tables.
 _TEXT_LIMIT = 300  # Characters of a sampled continuation that report.md shows.
 
@@ -78,13 +80,23 @@ def _score_grid(scores: Mapping[str, Any]) -> Table:
     grid = Table(title="Scores with 95% intervals", box=MINIMAL, padding=(0, 1, 1, 1), pad_edge=False)
     grid.add_column("score", min_width=_LONGEST_WORD)
     for name in scores["models"]:
-        grid.add_column(Text(name), overflow="fold")
+        grid.add_column(Text(_name_in_lines(name)), overflow="fold")
     grid.add_column("ideal")
     grid.add_column("better")
     for *row, direction in score_rows(scores):
         # The interval stands under its value, so that three models fit into 80 columns.
         grid.add_row(*(Text(text.replace(" [", "\n[")) for text in (*row, direction.split(" is ")[0])))
     return grid
+
+
+def _name_in_lines(name: str) -> str:
+    """A long name in lines that end behind a slash, a hyphen or an underscore."""
+    lines = [""]
+    for part in re.findall(r"[^/_-]*[/_-]|[^/_-]+", name):
+        if lines[-1] and len(lines[-1] + part) > _NAME_WIDTH:
+            lines.append("")
+        lines[-1] += part
+    return "\n".join(lines)
 
 
 def print_side_by_side(files: Mapping[str, Mapping[str, Any]], console: Console | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Checkpoints of a training: which one to go on from, how a new one gets there whole, which old ones go.
+"""Checkpoints of a training: which one to continue from, how a new one gets there whole, which old ones go.
 
 Trainer writes one into `_partial/` beside the others, every process its own files. Then the first process syncs them,
 writes a manifest with their hashes, and renames the folder: a checkpoint that has its final name is whole, and one that
@@ -36,7 +36,7 @@ def newest_whole(folder: Path) -> Path | None:
 
 
 def refuse_other_processes(folder: Path, processes: int) -> None:
-    """See to it, before any work, that training can go on from the newest checkpoint as it would have without a stop.
+    """See to it, before any work, that training continues from the newest checkpoint as it would have without a stop.
 
     Every process has random numbers of its own there, and a step's blocks are shared out among them.
 
@@ -61,8 +61,8 @@ def refuse_other_processes(folder: Path, processes: int) -> None:
     # Trainer's own file or FSDP's folder, or DeepSpeed's.
     if written and not any(name.startswith(("optimizer", "global_step")) for name in written):
         raise UserError(
-            f"{newest} was written without the optimizer's state, and training would go on otherwise; remove {folder} "
-            "to begin again"
+            f"{newest} was written without the optimizer's state, and training would continue otherwise; remove "
+            f"{folder} to begin again"
         )
 
 

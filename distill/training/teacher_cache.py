@@ -168,7 +168,7 @@ class TeacherCache:
             os.pwrite(self._checksums, _checksum(buffer).to_bytes(_CHECKSUM_BYTES, "little"), row * _CHECKSUM_BYTES)
         except OSError as error:
             self._writable = False
-            say(f"{self.folder}: {error.strerror or error}; training goes on, but no more hidden states are cached")
+            say(f"{self.folder}: {error.strerror or error}; training continues, but no more hidden states are cached")
 
 
 def _bytes(values: Tensor) -> memoryview:

@@ -264,7 +264,7 @@ class DistillationTrainer(Trainer):
         """Say which text a step that is not finite came from, and stop there unless such steps are to be left out.
 
         Raises:
-            UserError: names step, block, position, text and the checkpoint to go on from.
+            UserError: names step, block, position, text and the checkpoint to continue from.
         """
         found = [place for inputs, loss in micro_batches if (place := self._culprit(inputs, loss))]
         found = [place for places in gather_object([found]) for place in places]
@@ -385,7 +385,9 @@ class DistillationTrainer(Trainer):
         with without_warnings():
             converted = type(self.model).from_pretrained(resume_from_checkpoint, dtype=self.model.dtype).state_dict()
         if left := sorted(self._not_loaded - converted.keys()):
-            raise UserError(f"{resume_from_checkpoint}: lacks weights, {left[0]} first; remove it to go on without it")
+            raise UserError(
+                f"{resume_from_checkpoint}: lacks weights, {left[0]} first; remove it to continue without it"
+            )
         self.model.load_state_dict({name: converted[name] for name in self._not_loaded}, strict=False)
 
     def _load_adapter(self, checkpoint: str) -> None:

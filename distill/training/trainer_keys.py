@@ -40,7 +40,7 @@ _EVALUATION = (
     "metric_for_best_model", "greater_is_better",
 )  # fmt: skip
 _SAME_LENGTH = "all blocks are of one length"
-_RESUMES_ITSELF = "the same command goes on from the newest whole checkpoint by itself, exactly where it was"
+_RESUMES_ITSELF = "the same command continues by itself, from the newest whole checkpoint and exactly where it stopped"
 
 #: Refused -> why, and what to do instead where there is something.
 REFUSED_KEYS = {
@@ -56,8 +56,8 @@ REFUSED_KEYS = {
     "ignore_data_skip": _RESUMES_ITSELF,
     "restore_callback_states_from_checkpoint": _RESUMES_ITSELF,
     "enable_jit_checkpoint": "SIGTERM and SIGINT save a checkpoint as it is",
-    "save_only_model": "from a checkpoint without its optimizer no training could go on; set save_strategy to no for "
-    "a training without checkpoints",
+    "save_only_model": "from a checkpoint without its optimizer no training could continue; set save_strategy to no "
+    "for a training without checkpoints",
     "save_on_each_node": "checkpoints of all processes lie in one folder that all nodes share",
     "do_train": "training is what a recipe is for",
     "group_by_length": _SAME_LENGTH,

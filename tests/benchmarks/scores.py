@@ -4,7 +4,7 @@
     python tests/benchmarks/scores.py --table demo.json smollm2.json
 
 Metrics run one after another on the same `Evaluation`, so that what several share (continuations, features) counts for
-the first that asks for it. What is in the output file already is not measured again: a stopped run goes on.
+the first that asks for it. What is in the output file already is not measured again: a stopped run continues.
 """
 
 import argparse

@@ -190,6 +190,14 @@ def test_columns_stay_told_apart_at_80_characters(scores):
     assert "too little" in text
 
 
+def test_long_names_of_models_break_where_a_reader_would(scores):
+    named = {"openai-community/gpt2": scores["models"]["teacher"], "my_runs/student": scores["models"]["student"]}
+    out = io.StringIO()
+    print_table({**scores, "models": named, "differences": {}}, Console(file=out, width=80))
+    heads = [[cell.strip() for cell in line.split("│")] for line in out.getvalue().splitlines()[2:5]]
+    assert [row[1:3] for row in heads] == [["openai-", ""], ["community/", "my_runs/"], ["gpt2", "student"]]
+
+
 def test_a_report_tells_sizes_and_speeds_beside_the_scores(scores, tmp_path):
     weights = scores["settings"]["weights"]
     speeds = {name: {"weights": digest, "tokens_per_second": 50.0} for name, digest in weights.items()}

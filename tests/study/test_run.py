@@ -112,7 +112,7 @@ def test_a_folder_has_one_study_at_a_time(tmp_path):
         [sys.executable, "-c", code, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as other:
         assert other.stdout.readline() == b"locked\n"
-        with pytest.raises(UserError, match=f"in use by a run that is still going on .process {other.pid}"):
+        with pytest.raises(UserError, match=f"in use by a run that has not ended .process {other.pid}"):
             run_study(study)
         other.stdin.close()
 

@@ -69,7 +69,7 @@ def test_a_key_that_is_ours_to_set_is_refused(name):
     ("key", "value", "words"),
     [
         ("label_smoothing_factor", 0.1, "does not smooth labels"),
-        ("resume_from_checkpoint", "outputs/run", "goes on from the newest whole checkpoint by itself"),
+        ("resume_from_checkpoint", "outputs/run", "continues by itself, from the newest whole checkpoint"),
         ("do_eval", True, "students are scored when they are trained"),
         ("eval_strategy", "steps", "students are scored"),
         ("save_strategy", "best", "save_strategy is best, but nothing is evaluated"),
@@ -77,7 +77,7 @@ def test_a_key_that_is_ours_to_set_is_refused(name):
         ("use_liger_kernel", True, "distill's, which is fused already"),
         ("group_by_length", True, "all blocks are of one length"),
         ("train_sampling_strategy", "group_by_length", "must be random or sequential"),
-        ("save_only_model", True, "without its optimizer no training could go on"),
+        ("save_only_model", True, "without its optimizer no training could continue"),
         ("learning_rate", "abc", "is 'abc', but must be a number"),
         ("learning_rate", None, "must be a number"),
         ("max_steps", "ten", "is 'ten', but must be a whole number"),
