@@ -14,6 +14,7 @@ MOVABLE_WORDS = 1  # Words of each group for which a token stands.
 UNITS = 5  # Prompts, documents or subjects: fewer have too few resamples for an interval.
 EDITED_DOCUMENTS = 10  # Documents that hold a listed word, and so have a counterfactual.
 GROUP_TEXTS = 20  # Sampled texts that are about one of the groups.
+AUDITED_TEXTS = 20  # Members, and others, of an audit.
 
 
 def first(reasons: Iterable[str | None]) -> str | None:

@@ -152,7 +152,7 @@ def _config(settings: Mapping[str, Any]) -> ScoreConfig:
         raise UserError(f"metrics is '{settings['metrics']}', but must be a list of names: [{settings['metrics']!r}]")
     config = typed(ScoreConfig, settings, "score")
     require_context(config)
-    return config
+    return with_audit_metrics(config)
 
 
 def score_run(
@@ -234,9 +234,26 @@ def _measure_each(
 ) -> dict[str, Measured]:
     """Model -> what it gave; see `score_models`."""
     metrics, device = chosen(asked.settings.metrics), default_device()
-    common = common_context(models.values()) if len(models) > 1 else None
+    companions = {
+        name: source_of(path, models) for name in COMPANIONS if (path := getattr(asked.settings, name)) is not None
+    }
+    compared = [*models.values(), *companions.values()]
+    common = common_context(compared) if len(compared) > 1 else None
     given = decisive(asked.settings, asked.seed, asked.swapper, asked.documents, asked.prompts, common)
     judge, judge_hash = None, ""
+    audited = read_audited(asked.settings)
+
+    def beside(name: str, source: ModelSource) -> Evaluation:
+        """Of a model whose losses are set against those of the others."""
+        progress_of_it = partial(progress, name) if progress else None
+        return Evaluation(
+            *open_model(source, device), asked.swapper.wordlist, settings=asked.settings, seed=asked.seed,
+            swapper=asked.swapper, progress=progress_of_it, common=common, audited=audited,
+        )  # fmt: skip
+
+    asides = {name: cached(partial(beside, name, source)) for name, source in companions.items()}
+    if companions:
+        given |= {"companions": {name: companion_key(source) for name, source in companions.items()}}
     found = {}
     for name, source in models.items():
         model, tokenizer = open_model(source, device)
@@ -246,7 +263,7 @@ def _measure_each(
             judge, judge_hash = cached(partial(open_model, source, device)), of_model
         evaluation = Evaluation(
             model, tokenizer, asked.swapper.wordlist, asked.documents, asked.prompts, asked.settings, asked.seed,
-            asked.swapper, partial(progress, name) if progress else None, judge, common,
+            asked.swapper, partial(progress, name) if progress else None, judge, common, audited, **asides,
         )  # fmt: skip
         show = partial(shown_texts, evaluation, asked.shown, asked.example_texts)
         kept = ScoreCache(cache, given | {"judge": judge_hash})
