@@ -237,7 +237,9 @@ def save_adapter(student: PreTrainedModel, folder: Path, dtype: torch.dtype, mer
     settings.revision = getattr(student.config, "_commit_hash", None)
     settings.inference_mode = True
     state = {name: weight.to(dtype) for name, weight in trainable_state(student).items() if "lora_" in name}
-    student.save_pretrained(folder, state_dict=state)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # peft looks whether the base's vocabulary was changed, which it never is here
+        student.save_pretrained(folder, state_dict=state)
 
 
 def _merged_copy(student: PreTrainedModel) -> PreTrainedModel:

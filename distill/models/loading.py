@@ -16,6 +16,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import cached_file
 
 from distill.base.console import say
 from distill.base.errors import UserError, first_line, hub_hint
@@ -136,7 +137,25 @@ def _read_model(
         check_quantized(path, model)
     if gguf_file:
         forget_gguf(model)
+    model.config._commit_hash = commit_of(path, **hub)  # newer versions of transformers do not keep it
     return model.eval()
+
+
+def commit_of(path: str, revision: str | None = None) -> str | None:
+    """The commit of a hub id, by the hub or where that is not there by its cache: of what is loaded; None for a folder.
+
+    Args:
+        path: A folder or hub id.
+        revision: Branch, tag or commit; None: the main one.
+    """
+    if Path(path).exists():
+        return None
+    try:
+        found = cached_file(path, "config.json", revision=revision)
+    except Exception:  # of whatever library the hub's client asks with: told when it is loaded
+        return None
+    commit = re.search(r"/snapshots/([0-9a-f]{40})/", Path(found).as_posix()) if found else None
+    return commit[1] if commit else None
 
 
 def load_teacher(config: TeacherConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

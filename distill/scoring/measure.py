@@ -17,7 +17,7 @@ from distill.models.architecture import own_context
 from distill.models.loading import load_model, load_tokenizer
 from distill.recipe import Recipe, ScoreConfig
 from distill.scoring.examples import example_prompts, examples_of
-from distill.scoring.score_cache import ScoreCache, content_hash, stamp
+from distill.scoring.score_cache import ScoreCache, content_hash, model_version, stamp
 from distill.text.conversations import Messages, as_given, chat_prompt
 from distill.text.counterfactual import Swapper
 from distill.text.prompts import Prompt, limit_prompts, without_listed_words
@@ -149,8 +149,10 @@ def decisive(
 ) -> dict[str, Any]:
     """Whatever decides the scores of a model, ready for JSON, `common` as in `Evaluation`. The batch size does not."""
     given = {key: value for key, value in asdict(settings).items() if key not in ("metrics", "prompts", "batch_size")}
-    for key in ("data", "regard_model", "toxicity_model", "word_vectors"):
+    for key in ("data", "word_vectors"):
         given[key] = stamp(given[key])
+    for key in ("regard_model", "toxicity_model"):
+        given[key] = model_version(given[key])
     return {
         "settings": given,
         "context": common,

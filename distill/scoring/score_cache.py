@@ -17,7 +17,9 @@ from typing import Any
 
 from distill.base.console import say
 from distill.base.files import PACKAGE, write_json
+from distill.base.integrity import file_hash
 from distill.metrics import Outcome
+from distill.models.loading import commit_of
 
 
 class ScoreCache:
@@ -95,15 +97,38 @@ def content_hash(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def stamp(path: str | None) -> list[tuple[str, int, int]] | str | None:
-    """What tells whether a file or folder changed: names, sizes and times of its files. A hub id is its own stamp."""
+Stamp = tuple[tuple[str, int, int], ...]
+
+
+def stamp(path: str | None) -> Stamp | str | None:
+    """What tells whether a file or folder changed: names, sizes and times of its files; the path if none is there."""
     if path is None:
         return None
     root = Path(path)
     if not root.exists():
         return path
     files = sorted(p for p in root.rglob("*") if p.is_file()) if root.is_dir() else [root]
-    return [(str(p.relative_to(root)), p.stat().st_size, p.stat().st_mtime_ns) for p in files]
+    return tuple((str(p.relative_to(root)), p.stat().st_size, p.stat().st_mtime_ns) for p in files)
+
+
+def model_version(path: str | None) -> str | None:
+    """What tells one model from another that came by the same name: a hash of a folder's content, a hub id's commit.
+
+    An id that neither the hub nor its cache knows stands for itself, and whoever loads it tells.
+    """
+    if path is None:
+        return None
+    if Path(path).exists():
+        return _content_of(path, stamp(path))
+    commit = commit_of(path)
+    return f"{path} {commit}" if commit else path
+
+
+@cache
+def _content_of(path: str, stamped: Stamp) -> str:
+    """Hash over names and content of the files of a folder, read once while its stamp stays the same."""
+    root = Path(path)
+    return content_hash([(name, file_hash(root / name)) for name, _, _ in stamped])
 
 
 def measuring_code(package: Path = PACKAGE) -> list[Path]:

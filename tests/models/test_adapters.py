@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import constants
 from launched import train
 from safetensors.torch import load_file, save_file
 from shared import TOY_ARCHITECTURES
@@ -155,6 +156,22 @@ def test_an_adapter_over_an_adapter_must_be_merged(saved, toy_tokenizer):
     with pytest.raises(UserError, match=r"no folder holds it; set student\.lora\.merge to true"):
         make_student(LORA, teacher, toy_tokenizer, "t")
     make_student(replace(LORA, lora=LoraConfig(r=2, merge=True)), teacher, toy_tokenizer, "t")
+
+
+def test_an_adapter_names_the_commit_of_its_base(toy_model, toy_tokenizer, tmp_path, monkeypatch):
+    """The hub's main branch moves on: the adapter still loads over what it was trained over."""
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    repository = tmp_path / "hub" / "models--someone--base"
+    (repository / "refs").mkdir(parents=True)
+    for seed, commit in enumerate(("a" * 40, "b" * 40)):
+        toy_model(seed=seed).save_pretrained(repository / "snapshots" / commit)
+        toy_tokenizer.save_pretrained(repository / "snapshots" / commit)
+    (repository / "refs" / "main").write_text("a" * 40, encoding="utf-8")
+    base = load_model("someone/base").requires_grad_(False)
+    student = stirred(make_student(replace(LORA, lora=LoraConfig(r=3)), base, toy_tokenizer, "base"))
+    adapters.save_adapter(student, tmp_path / "adapter", torch.float32, merge=False)
+    (repository / "refs" / "main").write_text("b" * 40, encoding="utf-8")
+    torch.testing.assert_close(logits(load_model(str(tmp_path / "adapter"))), logits(student), rtol=1e-4, atol=1e-5)
 
 
 # --------------------------------------------------------------------------------------------------------- training

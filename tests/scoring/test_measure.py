@@ -1,12 +1,18 @@
 """Prompts, what decides a score, and models from wherever they come."""
 
+import json
+import os
+
 import pytest
+import torch
+from huggingface_hub import constants
 from toy_run import DOCUMENTS
+from transformers import BertConfig, BertForSequenceClassification
 
 from distill.base.errors import UserError
 from distill.models.architecture import weights_hash
 from distill.recipe import Recipe, ScoreConfig
-from distill.scoring.measure import open_model, run_prompts, usable_prompts
+from distill.scoring.measure import decisive, open_model, run_prompts, usable_prompts
 from distill.text.counterfactual import Swapper
 from distill.text.prompts import load_prompts
 
@@ -28,6 +34,46 @@ def test_what_decides_a_score_decides_whether_it_is_measured_anew(run, toy_model
         {"seed": 5},
     ):
         assert len(kept(**change)) == 1, change
+
+
+def test_a_classifier_counts_by_what_it_is_and_not_by_its_name(tmp_path, monkeypatch, short_wordlist):
+    """A folder by its content; a hub id by the commit that transformers loads for it."""
+
+    def key(path) -> str:
+        settings = ScoreConfig(regard_model=str(path))
+        return json.dumps(decisive(settings, 0, Swapper(short_wordlist), [], []), default=str)
+
+    def save(folder, seed):
+        config = BertConfig(
+            vocab_size=9, hidden_size=4, num_hidden_layers=1, num_attention_heads=1, intermediate_size=4
+        )
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            BertForSequenceClassification(config).save_pretrained(folder)
+
+    judge = tmp_path / "judge"
+    save(judge, 0)
+    before = key(judge)
+    os.utime(judge / "model.safetensors", (1, 1))
+    assert key(judge) == before  # copied, or touched
+    save(judge, 1)
+    assert key(judge) != before
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    repository = tmp_path / "hub" / "models--someone--judge"
+    (repository / "refs").mkdir(parents=True)
+    keys = [key("someone/judge")]  # in no cache yet
+    for number, commit in enumerate(("a" * 40, "b" * 40)):
+        save(repository / "snapshots" / commit, number)
+        (repository / "refs" / "main").write_text(commit, encoding="utf-8")
+        loaded, there = (
+            BertForSequenceClassification.from_pretrained(path).state_dict()
+            for path in ("someone/judge", repository / "snapshots" / commit)
+        )
+        assert all(torch.equal(loaded[name], weight) for name, weight in there.items())
+        assert commit in key("someone/judge")
+        keys.append(key("someone/judge"))
+    assert len(set(keys)) == 3
 
 
 def test_prompts_with_listed_words_are_left_out_and_counted(short_wordlist):
