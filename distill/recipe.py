@@ -280,6 +280,9 @@ class ScoreConfig:
     control: str | None = None
 
 
+MOST_CANARIES = 500
+
+
 @dataclass(frozen=True)
 class AuditConfig:
     """An audit of what the students remember of their training text.

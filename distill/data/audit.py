@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from distill.base.errors import UserError
 from distill.base.files import write_text
@@ -36,6 +37,16 @@ class Audited:
     others: Sequence[str] = ()
     canaries: Sequence[Canary] = ()
 
+    @property
+    def texts(self) -> list[str]:
+        """Members, then others."""
+        return [*self.members, *self.others]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all of it."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+
 
 def with_audit(corpus: Corpus, audit: AuditConfig, seed: int, folder: Path) -> Corpus:
     """The corpus as it is trained on when it is audited; writes what was drawn to `audit/` in the run's folder.
@@ -56,7 +67,7 @@ def with_audit(corpus: Corpus, audit: AuditConfig, seed: int, folder: Path) -> C
     place = folder / FOLDER
     place.mkdir(parents=True, exist_ok=True)
     for name, texts in (("members", drawn.members), ("others", drawn.others)):
-        lines = (json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in texts)
+        lines = (json.dumps({"text": text}) + "\n" for text in texts)
         write_text(place / f"{name}.jsonl", "".join(lines))
     write_canaries(canaries, place / "canaries.jsonl")
     key = hashlib.sha256(json.dumps([corpus.key, asdict(audit), seed]).encode()).hexdigest()[:32]
@@ -106,10 +117,11 @@ def _trained_on(corpus: Corpus, left_out: frozenset[bytes], canaries: Mapping[in
 def run_scores(scores: ScoreConfig, audit: AuditConfig, folder: Path) -> ScoreConfig:
     """The scores of an audited run: they read what `with_audit` wrote."""
     asked = {"members": audit.members, "others": audit.members, "canaries": audit.canaries}
-    return replace(scores, **{name: str(folder / FOLDER / f"{name}.jsonl") for name in _FILES if asked[name]})
+    files: dict[str, Any] = {name: str(folder / FOLDER / f"{name}.jsonl") for name in _FILES if asked[name]}
+    return replace(scores, **files)
 
 
-def read_audited(scores: ScoreConfig, text_column: str = "text", split: str = "train") -> Audited:
+def read_audited(scores: ScoreConfig) -> Audited:
     """What the files of the settings hold.
 
     Raises:
@@ -121,16 +133,12 @@ def read_audited(scores: ScoreConfig, text_column: str = "text", split: str = "t
                 f"{given} are given without {missing}: what a model remembers shows in a comparison of texts that it "
                 f"was trained on with others of the same kind; add {missing}"
             )
-    return Audited(
-        *(_texts(path, text_column, split) if path else () for path in (scores.members, scores.others)),
-        read_canaries(scores.canaries) if scores.canaries else (),
-    )
+    members, others = (_texts(path) if path else [] for path in (scores.members, scores.others))
+    return Audited(members, others, read_canaries(scores.canaries) if scores.canaries else ())
 
 
-def _texts(path: str, text_column: str, split: str) -> list[str]:
-    found = list(
-        read_documents(CorpusConfig(source="files", files=[path], text_column=text_column, split=split), seed=0)
-    )
+def _texts(path: str) -> list[str]:
+    found = list(read_documents(CorpusConfig(source="files", files=[path]), seed=0))
     if any(isinstance(text, Messages) for text in found):
-        raise UserError(f"{path}: holds conversations, but the audit reads texts; name a column of texts")
+        raise UserError(f"{path}: holds conversations, but the audit reads texts; give a file of texts")
     return found

@@ -6,9 +6,10 @@ tells which code is meant; none names a person, so that no word list edits it.
 
 import json
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from distill.base.errors import UserError
 from distill.base.files import write_text
@@ -23,12 +24,11 @@ _THINGS = (
     "stable", "studio", "tool shed", "tower", "vault", "warehouse", "weir",
 )  # fmt: skip
 _PLACES = (
-    "Amber Quay", "Birch Lane", "Cinder Hill", "Dove Square", "Elm Terrace", "Fern Crossing", "Gravel Bay", "Heron Row",
-    "Iron Street", "Juniper Close", "Kelp Point", "Linden Yard", "Moss Bank", "North Basin", "Ochre Field", "Pine Road",
-    "Quartz Alley", "Reed Island", "Salt Market", "Thistle Park", "Upper Ford", "Violet Court", "Willow End",
-    "Yarrow Green",
+    "Copper Quay", "Birch Lane", "Cinder Hill", "Pebble Square", "Slate Terrace", "Bracken Crossing", "Gravel Bay",
+    "Otter Row", "Iron Street", "Cobble Close", "Kelp Point", "Larch Yard", "Lichen Bank", "North Basin",
+    "Ochre Field", "Pine Road", "Quartz Alley", "Rush Island", "Salt Market", "Thistle Park", "Upper Ford",
+    "Velvet Court", "Thicket End", "Yarrow Green",
 )  # fmt: skip
-MOST_CANARIES = len(_THINGS) * len(_PLACES)
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def draw_canaries(number: int, repeats: Sequence[int], seed: int) -> list[Canary
     Which half is drawn after all else, so that the two are alike but for that.
 
     Args:
-        number: Of canaries, at most `MOST_CANARIES`.
+        number: Of canaries, at most `distill.recipe.MOST_CANARIES`.
         repeats: How often those of the half stand there, in turn.
         seed: Decides all of it.
     """
@@ -85,7 +85,7 @@ def read_canaries(path: str | Path) -> list[Canary]:
     return canaries
 
 
-def _canary(row: dict, where: str) -> Canary:
+def _canary(row: Mapping[str, Any], where: str) -> Canary:
     for key in ("text", "code"):
         if not isinstance(row.get(key), str | int):
             raise UserError(f"{where}: no '{key}'; a canary has a text, and the code that stands in it")

@@ -68,8 +68,8 @@ class Evaluation:
         judge: A model (and its tokenizer) that judges continuations: the teacher; None where there is none.
         common: The smallest context of all models that this one is compared with, in tokens; None for no limit.
         audited: Texts that the model was trained on, others, and canaries; None: what the settings name.
-        reference: Of a model that the texts are new to, see `ScoreConfig`; None where there is none.
-        control: Of a model that was trained on other text of the same kind; None where there is none.
+        reference: Gives the `audited_losses` of a model that the texts are new to; None where there is none.
+        control: Those of a model that was trained on other text of the same kind; None where there is none.
     """
 
     model: Any
@@ -84,8 +84,8 @@ class Evaluation:
     judge: Callable[[], tuple[Any, Any]] | None = None
     common: int | None = None
     audited: Audited = None  # type: ignore[assignment]  # read from the settings' files where it is not given
-    reference: "Callable[[], Evaluation] | None" = None
-    control: "Callable[[], Evaluation] | None" = None
+    reference: Callable[[], np.ndarray] | None = None
+    control: Callable[[], np.ndarray] | None = None
 
     def __post_init__(self) -> None:
         self.swapper = self.swapper or Swapper(self.wordlist)
@@ -346,10 +346,14 @@ class Evaluation:
 
     @cached_property
     def audited_log_probs(self) -> list[np.ndarray]:
-        """Log-probabilities of the tokens of each audited member, then of each other text, in nats; see
-        `token_log_probs`."""
-        texts = [*self.audited.members, *self.audited.others]
-        return self.token_log_probs([self.encode(text)[0] for text in texts], "audit")
+        """The `token_log_probs` of each audited member, then of each other text."""
+        return self.token_log_probs([self.encode(text)[0] for text in self.audited.texts], "audit")
+
+    @cached_property
+    def audited_losses(self) -> np.ndarray:
+        """(N,) negative log-likelihood of each of these texts in nats a byte, which needs no common tokenizer."""
+        totals = np.array([of_text.sum() for of_text in self.audited_log_probs])
+        return -totals / np.array([len(text.encode()) for text in self.audited.texts])
 
     def _windows(self, length: int) -> Iterator[tuple[int, int, int]]:
         """(begin, end, tokens counted) over a sequence that begins with the start token."""

@@ -39,7 +39,9 @@ class CodeTree:
 def code_tree(evaluation: Evaluation, beginning: str, digits: int) -> CodeTree:
     """The codes of so many digits behind a text, as tokens of the model's tokenizer."""
     texts = [f"{beginning}{code:0{digits}d}" for code in range(10**digits)]
-    encoded = evaluation.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+    encoded = evaluation.tokenizer(
+        texts, add_special_tokens=False, return_attention_mask=False, return_token_type_ids=False, verbose=False
+    )["input_ids"]
     tokens = np.full((len(texts), max(map(len, encoded))), _END)
     for row, ids in zip(tokens, encoded, strict=True):
         row[: len(ids)] = ids
@@ -105,9 +107,7 @@ def _shares_caches(evaluation: Evaluation, prefix: Sequence[int]) -> bool:
 def _one_by_one(evaluation: Evaluation, tree: CodeTree) -> np.ndarray:
     """The same by reading every code behind the whole beginning."""
     lengths = (tree.tokens != _END).sum(axis=1)
-    sequences = [
-        [*tree.prefix, *row[:length].tolist()] for row, length in zip(tree.tokens, lengths, strict=True)
-    ]
+    sequences = [[*tree.prefix, *row[:length].tolist()] for row, length in zip(tree.tokens, lengths, strict=True)]
     found = np.zeros(tree.tokens.shape)
     for row, (length, of_sequence) in enumerate(
         zip(lengths, evaluation.token_log_probs(sequences, "canaries"), strict=True)
@@ -131,8 +131,9 @@ def _walk(evaluation: Evaluation, prefix: Sequence[int], tokens: np.ndarray) -> 
     with evaluating(model), torch.inference_mode():
         for depth in range(tokens.shape[1]):
             reach = np.flatnonzero(tokens[:, depth] != _END)
-            _, first, inverse = np.unique(tokens[reach, :depth], axis=0, return_index=True, return_inverse=True)
-            inverse = inverse.reshape(-1)
+            if not len(reach):  # only codes of other chunks are as long
+                break
+            first, inverse = _nodes(tokens[reach, :depth])
             if cache is None:
                 ids = torch.tensor([list(prefix)], device=device)
             else:
@@ -145,6 +146,14 @@ def _walk(evaluation: Evaluation, prefix: Sequence[int], tokens: np.ndarray) -> 
             node_of = np.zeros(len(tokens), dtype=np.int64)
             node_of[reach] = inverse
     return found
+
+
+def _nodes(beginnings: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of (N, depth) beginnings of codes: a row that holds each different one, and for each row which one it holds."""
+    if not beginnings.shape[1]:  # at the root, of which numpy makes nothing
+        return np.zeros(1, dtype=np.int64), np.zeros(len(beginnings), dtype=np.int64)
+    _, first, inverse = np.unique(beginnings, axis=0, return_index=True, return_inverse=True)
+    return first, inverse.reshape(-1)
 
 
 def _log_probs(evaluation: Evaluation, states: Tensor, node_of: np.ndarray, wanted: Tensor) -> np.ndarray:

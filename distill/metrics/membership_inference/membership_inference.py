@@ -1,6 +1,7 @@
 """Membership inference: can one tell from a model's losses which texts it was trained on?"""
 
-from collections.abc import Sequence
+import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -61,12 +62,12 @@ def measure(evaluation: base.Evaluation) -> dict[str, Measurement]:
     if not members:
         raise base.NotMeasured("no texts to tell apart: --members and --others name them, or audit.members draws them")
     is_member = np.arange(members + others) < members
-    model = losses(evaluation)
-    reference = losses(evaluation.reference()) if evaluation.reference else np.zeros_like(model)
+    model = evaluation.audited_losses
+    reference = evaluation.reference() if evaluation.reference else np.zeros_like(model)
     itself = evaluation.reference is not None and np.array_equal(model, reference)
     if itself:
         reference = np.zeros_like(model)
-    control = reference - losses(evaluation.control()) if evaluation.control else None
+    control = reference - evaluation.control() if evaluation.control else None
     signal = reference - model
 
     def excess(weights: np.ndarray) -> np.ndarray:
@@ -84,35 +85,26 @@ def measure(evaluation: base.Evaluation) -> dict[str, Measurement]:
         "control": "yes" if evaluation.control else "none: chance, 0.5, stands for it",
         "members": members,
         "others": others,
-        "cut": sum(_cut(evaluation)),
+        "cut": sum(len(found) >= (evaluation.context or math.inf) for found in evaluation.audited_log_probs),
         "seed": evaluation.seed,
     }
-    common = {
-        "unit": "text",
-        "n": members + others,
-        "counted": "texts",
-        "details": details,
-        "ruler": evaluation.ruler("context"),
-        "too_little": enough.first(
+    measurement = Measurement(
+        once,
+        excess,
+        unit="text",
+        n=members + others,
+        counted="texts",
+        details=details,
+        ruler=evaluation.ruler("context"),
+        too_little=enough.first(
             enough.few(count, enough.AUDITED_TEXTS, f"{what} are there")
             for what, count in (("members", members), ("others", others))
         ),
-    }
+    )
     return {
-        "membership_excess_auc": Measurement(once, excess, **common),
-        "membership_tpr": Measurement(once, lambda weights: true_positives(signal, is_member, weights), **common),
+        "membership_excess_auc": measurement,
+        "membership_tpr": replace(measurement, statistic=lambda weights: true_positives(signal, is_member, weights)),
     }
-
-
-def losses(evaluation: base.Evaluation) -> np.ndarray:
-    """(N,) negative log-likelihood of each audited text in nats a byte, members first.
-
-    By bytes, because a reference may have another tokenizer.
-    """
-    texts = [*evaluation.audited.members, *evaluation.audited.others]
-    return np.array([
-        -of_text.sum() / len(text.encode()) for text, of_text in zip(texts, evaluation.audited_log_probs, strict=True)
-    ])  # fmt: skip
 
 
 def auc(signal: np.ndarray, is_member: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -156,10 +148,6 @@ def _min_k(evaluation: base.Evaluation) -> np.ndarray:
         number = max(1, int(len(of_text) * _LEAST))
         found.append(np.sort(of_text)[:number].mean() if len(of_text) else 0.0)
     return np.array(found)
-
-
-def _cut(evaluation: base.Evaluation) -> Sequence[bool]:
-    return [evaluation.context is not None and len(found) >= evaluation.context for found in evaluation.audited_log_probs]
 
 
 class MembershipInference(base.ModelMetric):
