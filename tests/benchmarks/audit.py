@@ -4,8 +4,8 @@
 
 For each seed the demo teacher is fine-tuned for ten epochs on passages about people, with canaries, by a recipe with
 `audit`: the leaky teacher. The control is fine-tuned alike on other people. Students of half of the layers, which start
-from a public student, are then distilled from the leaky teacher on the same text, on unrelated fiction, and on text that
-it samples. All are asked about the same members, others and canaries. The tables go into PRIVATE.md.
+from a public student, are then distilled from the leaky teacher on the same text, on unrelated fiction, and on its own
+samples. All are asked about the same members, others and canaries. The tables go into PRIVATE.md.
 """
 
 import argparse
@@ -49,7 +49,8 @@ def run_seed(seed: int, options: argparse.Namespace) -> dict[str, Any]:
         "warmup_steps": 20, "save_strategy": "no", "report_to": "none",
     }  # fmt: skip
     common = {
-        "seed": seed, "baseline": False, "held_out": held_out, "trainer": trainer, "scores": {"metrics": ["perplexity"]},
+        "seed": seed, "baseline": False, "held_out": held_out, "trainer": trainer,
+        "scores": {"metrics": ["perplexity"]},
     }  # fmt: skip
 
     def tuned(name: str, texts: list[str], **keys: Any) -> Path:
