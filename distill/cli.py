@@ -351,9 +351,11 @@ with tabs between the columns; recipes/nations/prompts.tsv is a longer one:
   care    nurse     The nurse said that"""
 
 _SCORE = """Measure checkpoints side by side: a table with 95% intervals and the paired differences of the last one to
-the others, and scores.json. Metrics on held-out text need --texts, benchmarks need --data; without them they are
-undefined. --correlate sets intrinsic and extrinsic scores side by side, with rank correlations over the models of every
-scores.json in the output folder and in those beside it that was measured alike. Metrics: distill/metrics/README.md."""
+the others. The output folder gets a page to open in a browser (report.html), the same as text (report.md), and
+scores.json. Metrics on held-out text need --texts, benchmarks need --data; without them they are not measured.
+--correlate also sets intrinsic and extrinsic scores side by side, with rank correlations over the models of all
+scores.json in the output folder and in the folders beside it, as far as they were measured alike. The metrics are
+explained in distill/metrics/README.md."""
 
 _SCORE_EXAMPLES = """examples:
   distill score outputs/quickstart/student --against outputs/quickstart/baseline --metrics next_word_disparity
@@ -371,7 +373,7 @@ def _score_parser() -> Any:
     parser = jsonargparse.ArgumentParser(prog="distill score", description=_SCORE, exit_on_error=False)
     parser.add_argument("checkpoints", nargs="+", metavar="CHECKPOINT", help="Folder or hub id of a model.")
     parser.add_argument("--against", metavar="CHECKPOINT", help="A model to compare with.")
-    parser.add_argument("--output_dir", default="outputs/scores", metavar="DIR", help="Where scores.json goes.")
+    parser.add_argument("--output_dir", default="outputs/scores", metavar="DIR", help="Where page and scores.json go.")
     parser.add_argument(
         "--texts", nargs="+", default=[], metavar="FILE", help="Held-out .txt, .jsonl, .csv, .parquet ..."
     )
@@ -388,7 +390,7 @@ def _score_parser() -> Any:
 
 
 def score(arguments: Sequence[str]) -> None:
-    """`distill score`: checkpoints -> a table and scores.json.
+    """`distill score`: checkpoints -> a table, a page and scores.json.
 
     Raises:
         UserError: a checkpoint, text, prompt file, word list or metric that cannot be used.
@@ -412,7 +414,14 @@ def score(arguments: Sequence[str]) -> None:
     with _only_results():
         from distill.metrics import chosen
         from distill.models.loading import labelled
-        from distill.reports.report import print_side_by_side, print_table
+        from distill.reports.findings import Scored
+        from distill.reports.report import (
+            print_end,
+            print_side_by_side,
+            print_table,
+            with_speeds,
+            write_scores_report,
+        )
         from distill.reports.side_by_side import measured_alike
         from distill.scoring.score import score
         from distill.scoring.scores_file import keep_asked, refuse_other_scores, scores_beside
@@ -433,19 +442,22 @@ def score(arguments: Sequence[str]) -> None:
         common = {"wordlist": options.wordlist, "texts": documents, "seed": options.seed, "folder": folder}
         scores = score(models, **common, **settings)
         keep_asked(folder, asked | settings)
+        shown = with_speeds(scores, folder)
+        page = write_scores_report(shown, Scored(folder, models))
     if options.json:
         print(json.dumps(scores, indent=2, ensure_ascii=False))
         return
-    print_table(scores)
+    print_table(shown)
     if options.correlate:
         print_side_by_side(measured_alike(scores_beside(folder), folder.resolve().name))
+    print_end(shown, page)
 
 
 # ----------------------------------------------------------------------------------------------------------- report
 
 _REPORT = """Set the scores of any number of runs and checkpoints side by side: report.html (one file, no network),
-report.md, and scores.csv with one row for every score of every model. RUN is a folder with a scores.json (a run, or the
-output folder of distill score), or a checkpoint in one."""
+report.md, and scores.csv with one row for every score of every model. The last line printed is the path of the page.
+RUN is a folder with a scores.json (a run, or the output folder of distill score), or a checkpoint in one."""
 
 _REPORT_EXAMPLES = """examples:
   distill report outputs/quickstart outputs/mine
@@ -480,7 +492,8 @@ def report(arguments: Sequence[str]) -> None:
         return
     for run in runs:
         print(f"{run.label}: {headline(run.scores)}")
-    for line in [*warnings(runs), *(f"wrote {path}" for path in written)]:
+    page, *others = written
+    for line in [*warnings(runs), *(f"wrote {path}" for path in others), page.resolve()]:
         print(line)
 
 

@@ -22,7 +22,7 @@ from distill.data.corpus import open_corpus, with_template
 from distill.data.counts import PackingCounts
 from distill.data.stream import BlockStream, training_blocks
 from distill.metrics import chosen
-from distill.models.architecture import check_block_length, model_hash, vocab_size
+from distill.models.architecture import check_block_length, model_hash, own_context, vocab_size
 from distill.models.loading import load_teacher
 from distill.models.probe import any_mixes
 from distill.models.resolvers import load_resolver
@@ -32,9 +32,10 @@ from distill.recipe import Recipe, merge, read_recipe_file
 from distill.recipe_check import recipe_of
 from distill.reports.report import write_report
 from distill.run_folder import open_run
-from distill.scoring.measure import check_templates, run_prompts
+from distill.scoring.measure import check_room, check_templates, run_prompts
 from distill.scoring.score import score_run
 from distill.text.counterfactual import Swapper
+from distill.text.prompts import Prompt
 from distill.text.role_map import token_roles
 from distill.text.wordlist import load_wordlist
 from distill.training import preflight
@@ -49,11 +50,12 @@ from distill.training.run import train_student
 class _Asked:
     """What a recipe names, loaded.
 
-    The word list's swapper; the teacher, if there is one; the tokenizer and the untrained student, unless the tokenizer
-    is still to be trained on the text.
+    The word list's swapper; the prompts of the scores; the teacher, if there is one; the tokenizer and the untrained
+    student, unless the tokenizer is still to be trained on the text.
     """
 
     swapper: Swapper
+    prompts: list[Prompt]
     teacher: PreTrainedModel | None
     tokenizer: PreTrainedTokenizerBase | None
     student: PreTrainedModel | None
@@ -131,12 +133,22 @@ def _load(recipe: Recipe) -> _Asked:
     if teacher is not None:
         check_block_length(recipe.block_length, str(recipe.teacher.path), teacher)
     swapper = Swapper(wordlist, load_resolver(recipe.resolver, teacher, tokenizer), recipe.skip)
-    run_prompts(recipe, swapper)
+    prompts, _ = run_prompts(recipe, swapper)
     if tokenizer is None and recipe.student.tokenizer != "train":
         tokenizer = student_tokenizer(recipe.student)
     student = _make_student(recipe, teacher, tokenizer) if tokenizer is not None else None
     rehearse(arguments, student)
-    return _Asked(swapper, teacher, tokenizer, student)
+    asked = _Asked(swapper, prompts, teacher, tokenizer, student)
+    if tokenizer is not None and student is not None:
+        _check_room(recipe, asked, tokenizer, student)
+    return asked
+
+
+def _check_room(recipe: Recipe, asked: _Asked, tokenizer: PreTrainedTokenizerBase, student: PreTrainedModel) -> None:
+    """Raises UserError where what will be sampled for the scores does not fit into teacher and student."""
+    models = {"the teacher": asked.teacher, "the student": student}
+    contexts = {name: own_context(model.config) for name, model in models.items() if model is not None}
+    check_room(recipe.scores, recipe.seed, asked.swapper, asked.prompts, tokenizer, contexts)
 
 
 def _prepare(recipe: Recipe, asked: _Asked, folder: Path) -> tuple[_Text, PreTrainedModel]:
@@ -155,6 +167,8 @@ def _prepare(recipe: Recipe, asked: _Asked, folder: Path) -> tuple[_Text, PreTra
     held_out_text = list(held_out.documents())
     check_templates(recipe, held_out_text, tokenizer)
     student = asked.student or _make_student(recipe, teacher, tokenizer)
+    if asked.student is None:
+        _check_room(recipe, asked, tokenizer, student)
     one_document = any_mixes(recipe.block_length, student, *([teacher] if teacher else []))
     swapper = asked.swapper if recipe.needs_counterfactuals else None
     blocks, counts = training_blocks(recipe, corpus, tokenizer, swapper, cache, held_out_text, one_document)

@@ -399,11 +399,34 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
+class _KeyTwiceError(Exception):
+    """A mapping holds a key twice, of which YAML would keep the last."""
+
+    def __init__(self, key: str, first: yaml.Mark, second: yaml.Mark) -> None:
+        super().__init__(key)
+        self.key, self.lines = key, (first.line + 1, second.line + 1)
+
+
+class _Loader(yaml.SafeLoader):
+    """Plain values alone, as `yaml.safe_load` reads them, and each key once."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        """A mapping as it is written, before other ones are merged into it. Raises _KeyTwiceError."""
+        node: yaml.MappingNode = super().compose_mapping_node(anchor)
+        seen: dict[tuple[str, str], yaml.Mark] = {}
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                mark = seen.setdefault((key.tag, key.value), key.start_mark)
+                if mark is not key.start_mark:
+                    raise _KeyTwiceError(key.value, mark, key.start_mark)
+        return node
+
+
 def read_yaml(path: str | Path) -> dict[str, Any]:
     """The keys of a YAML file.
 
     Raises:
-        UserError: the file is missing, or is not a YAML mapping in UTF-8.
+        UserError: the file is missing, is not a YAML mapping in UTF-8, or holds a key twice.
     """
     path = Path(path)
     try:
@@ -416,7 +439,12 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     if len(text) > _MOST_CHARACTERS:
         raise UserError(f"{path}: longer than {_MOST_CHARACTERS:,} characters; that is no recipe")
     try:
-        values = yaml.safe_load(text)
+        values = yaml.load(text, _Loader)
+    except _KeyTwiceError as error:
+        first, second = error.lines
+        raise UserError(
+            f"{path}, line {second}: key '{error.key}' stands in line {first} already; leave one of the two out"
+        ) from None
     except yaml.YAMLError as error:
         line = getattr(getattr(error, "problem_mark", None), "line", None)
         at = f", line {line + 1}" if line is not None else ""
@@ -498,5 +526,9 @@ def write_recipe(recipe: Recipe, path: Path) -> None:
 
 
 def read_resolved(path: Path) -> dict[str, Any]:
-    """The dictionary that `write_recipe` saved. Raises UserError where it was damaged since."""
-    return read_yaml(path)
+    """The dictionary that `write_recipe` saved; keys that were not there yet have their default.
+
+    Raises:
+        UserError: it was damaged since.
+    """
+    return merge(Recipe().to_dict(), read_yaml(path))

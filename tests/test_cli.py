@@ -252,14 +252,27 @@ QUICK = ["--max_prompts", "5", "--samples", "1", "--max_new_tokens", "3", "--boo
 
 def test_score_writes_scores_and_prints_a_table(checkpoint, tmp_path, capsys):
     texts = tmp_path / "held-out.txt"
-    texts.write_text("The nurse said that she was late. The king saw the queen.", encoding="utf-8")
+    texts.write_text("The nurse said that she was late. The king saw the queen.\n" * 8, encoding="utf-8")
     arguments = ["score", checkpoint(1), "--against", checkpoint(0), "--texts", str(texts), *QUICK]
     assert main([*arguments, "--output_dir", str(tmp_path / "out")]) == 0
     scores = json.loads((tmp_path / "out" / "scores.json").read_text(encoding="utf-8"))
     reference, scored = scores["models"]  # in this order, so that the difference is "scored - reference"
     assert f"{scored} - {reference}" in scores["differences"]
     assert scores["models"][scored]["perplexity"]["value"] > 1
-    assert "perplexity" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "perplexity" in printed
+    assert printed.splitlines()[-1] == str(tmp_path / "out" / "report.html")
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    for shown in (checkpoint(0), checkpoint(1), "tokens a second", f">{scored} / {reference}<"):
+        assert shown in page
+    assert (tmp_path / "out" / "report.md").read_text(encoding="utf-8").startswith("# Report: out\n")
+
+
+def test_score_does_not_overwrite_another_report(checkpoint, tmp_path, capsys):
+    (tmp_path / "report.html").write_text("of something else")
+    assert main(["score", checkpoint(0), *QUICK, "--output_dir", str(tmp_path)]) == 2
+    assert f"{tmp_path} holds a report of something else; choose another --output_dir" in capsys.readouterr().err
+    assert (tmp_path / "report.html").read_text() == "of something else"
 
 
 def test_score_measures_only_the_metrics_asked_for(checkpoint, tmp_path):
@@ -291,6 +304,10 @@ def test_score_does_not_overwrite_other_scores(checkpoint, tmp_path, capsys):
     assert "no rank correlations" in capsys.readouterr().out
     assert main([*arguments, "--seed", "1"]) == 2
     assert f"{tmp_path} holds other scores (seed is 0 there, 1 here); choose another" in capsys.readouterr().err
+    asked = json.loads((tmp_path / "asked.json").read_text(encoding="utf-8"))
+    del asked["chat"], asked["context"]  # as of before there were these keys
+    (tmp_path / "asked.json").write_text(json.dumps(asked), encoding="utf-8")
+    assert main(arguments) == 0
     assert main(["score", checkpoint(1), *arguments[2:]]) == 2
     assert "holds other scores (checkpoints is" in capsys.readouterr().err
     assert (tmp_path / "scores.json").read_bytes() == before
@@ -316,6 +333,7 @@ def test_score_as_json_is_what_it_writes(checkpoint, tmp_path, capsys):
     shown = capsys.readouterr()
     assert json.loads(shown.out) == json.loads((tmp_path / "scores.json").read_text(encoding="utf-8"))
     assert "scoring" not in shown.err
+    assert (tmp_path / "report.html").exists()
 
 
 # --------------------------------------------------------------------------------------------------------- generate

@@ -161,21 +161,20 @@ def test_a_run_with_an_adapter_over_the_teachers_own_weights(world, tmp_path, me
 
 
 def test_an_audited_run_says_what_its_students_remember(world, tmp_path):
-    """Ten epochs of a small text by heart; the same again from `distill score`, and nothing in a model that is new."""
+    """A student learns codes by heart that its teacher never saw; `distill score` finds the same."""
     folder, teacher = world
     output = tmp_path / "run"
     drawn = synthetic.sentences(600, seed=5)
     texts = [" ".join(drawn[first : first + 4]) for first in range(0, 600, 4)]  # all of them different
     (tmp_path / "texts.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     config = synthetic.write_student_recipe(folder, teacher, output)
-    audit = ["--audit.canaries", "16", "--audit.repeats", "[16]", "--audit.members", "40"]
-    audit += ["--corpus.files", f'["{tmp_path}/texts.jsonl"]']
+    audit = ["--audit.canaries", "12", "--audit.repeats", "[16]", "--audit.members", "40", "--loss.ce", "4"]
+    audit += ["--baseline", "false", "--held_out.max_documents", "20", "--corpus.files", f'["{tmp_path}/texts.jsonl"]']
     run("--config", config, *audit)
     scores = json.loads((output / "scores.json").read_text())
-    known = {name: of_model["canary_exposure_bits"] for name, of_model in scores["models"].items()}
-    assert known["baseline"]["value"] > known["teacher"]["value"] + 2  # who has never seen a digit, but by chance
-    assert known["baseline"]["details"]["repeats"]["16"]["n"] == 8
-    assert abs(known["baseline"]["details"]["repeats"]["0"]["bits"] - 1.44) < 2.5
+    teachers, students = (scores["models"][name]["canary_exposure_bits"] for name in ("teacher", "student"))
+    assert students["value"] > teachers["value"] + 2
+    assert {often: of["n"] for often, of in students["details"]["repeats"].items()} == {"0": 6, "16": 6}
     details = scores["models"]["student"]["membership_excess_auc"]["details"]
     assert (details["members"], details["others"], details["reference"]) == (40, 40, "yes")
     assert "is the reference" in scores["models"]["teacher"]["membership_excess_auc"]["details"]["reference"]
@@ -184,12 +183,12 @@ def test_an_audited_run_says_what_its_students_remember(world, tmp_path):
         assert text.index("what it remembers") < text.index("canary exposure, bits"), report
     files = [f"--{name}={output}/audit/{name}.jsonl" for name in ("members", "others", "canaries")]
     cli.main([
-        "score", str(output / "baseline"), "--against", str(teacher), *files, f"--reference={teacher}",
-        "--metrics=perplexity", f"--output_dir={tmp_path}/again",
+        "score", str(output / "student"), *files, f"--reference={teacher}", "--metrics=perplexity",
+        f"--output_dir={tmp_path}/again",
     ])  # fmt: skip
-    again = json.loads((tmp_path / "again" / "scores.json").read_text())["models"]["baseline"]
+    again = json.loads((tmp_path / "again" / "scores.json").read_text())["models"]["student"]
     for name in ("membership_excess_auc", "canary_exposure_bits", "memorised_run"):
-        assert again[name]["value"] == scores["models"]["baseline"][name]["value"], name
+        assert again[name]["value"] == scores["models"]["student"][name]["value"], name
     before = (output / "audit" / "canaries.jsonl").read_bytes()
     run("--config", config, *audit)
     assert (output / "audit" / "canaries.jsonl").read_bytes() == before
@@ -220,6 +219,10 @@ def test_a_run_with_a_quantised_teacher(world, tmp_path):
         (["--corpus.files", '["{tmp}/empty.txt"]'], ["empty.txt", "no text"]),
         (["--corpus.files", '["{tmp}/unlisted.txt"]'], ["word list"]),
         (["--student.layers", "[9]"], ["student.layers", "9"]),
+        (
+            ["--scores.max_new_tokens", "99", "--scores.metrics", '["neutral_rate"]'],
+            ["context of the teacher", "max_new_tokens"],
+        ),
         (["--trainer.optim", "lomo"], ["optim lomo", "lomo"]),
         (["--trainer.lr_scheduler_type", "warmup_stable_decay"], ["lr_scheduler_kwargs"]),
         (["--trainer.label_smoothing_factor", "0.1"], ["label_smoothing_factor", "no place"]),

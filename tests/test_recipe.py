@@ -4,9 +4,11 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 
 import pytest
+import yaml
 from shared import REPOSITORY
 
-from distill.recipe import Recipe, read_recipe_file, write_recipe
+from distill.base.errors import UserError
+from distill.recipe import Recipe, read_recipe_file, read_yaml, write_recipe
 from distill.recipe_check import parse_recipe
 
 
@@ -46,3 +48,28 @@ def test_plain_differs_only_in_the_mitigation():
     plain = recipe.plain()
     assert not plain.needs_counterfactuals
     assert {**plain.to_dict(), "target": None} == {**recipe.to_dict(), "target": None}
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "line", "first"),
+    [
+        ("seed: 1\nwordlist: short\nseed: 2\n", "seed", 3, 1),
+        ("target:\n  op: max\n  op: mean\n", "op", 3, 2),
+        ("scores: {samples: 1, 'samples': 2}\n", "samples", 1, 1),
+        ("a: &a {seed: 1, seed: 2}\nb: *a\n", "seed", 1, 1),
+    ],
+)
+def test_a_key_that_stands_twice_is_refused_with_its_lines(tmp_path, text, key, line, first):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match=f"recipe.yaml, line {line}: key '{key}' stands in line {first} already"):
+        read_yaml(path)
+
+
+def test_keys_that_are_merged_in_are_not_twice(tmp_path):
+    """The safe loader of PyYAML itself is the truth: mappings laid over one another, at any depth."""
+    text = "a: &a {x: 1, y: 2}\nb: &b {<<: *a, x: 3}\ntop: {deep: {deeper: &c {<<: *b, y: 4}}, c: {<<: *c, z: 1}}\n"
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text, encoding="utf-8")
+    assert read_yaml(path) == yaml.safe_load(text)
+    assert read_yaml(path)["top"]["c"] == {"x": 3, "y": 4, "z": 1}

@@ -6,6 +6,7 @@ import time
 
 import killed
 import pytest
+import yaml
 from broken import folder_of
 from shared import REPOSITORY
 
@@ -66,6 +67,22 @@ def test_an_output_folder_belongs_to_one_recipe(tmp_path):
     ):
         pass
     assert (folder / "recipe.yaml").read_bytes() == before
+
+
+def test_a_run_of_before_a_key_was_there_goes_on_with_its_default(tmp_path):
+    arguments = ["--config", str(REPOSITORY / "recipes/debug.yaml"), "--output_dir", str(tmp_path / "run")]
+    with open_run(parse_recipe(arguments)) as folder:
+        pass
+    written = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))
+    del written["skip"], written["student"]["lora"], written["corpus"]["mask"]
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(written), encoding="utf-8")
+    with open_run(parse_recipe(arguments)) as again:
+        assert again == folder
+    with (
+        pytest.raises(UserError, match=r"another recipe's run \(skip is 'document' there, 'nothing' here\)"),
+        open_run(parse_recipe([*arguments, "--skip", "nothing"])),
+    ):
+        pass
 
 
 def test_a_mistake_in_preparation_leaves_nothing_behind_but_keeps_an_earlier_run(tmp_path):

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from distill.base.errors import UserError, first_line
+from distill.base.json_objects import KeyTwiceError, unique_keys
 from distill.base.long_input import open_text, parts, stream_parts
 
 Row = tuple[str, Any]  # where it stands, for messages; what the column holds, None where that is nothing
@@ -210,7 +211,9 @@ def _lines(begins: str, first: int, stream: IO[str], path: Path) -> Iterator[tup
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = json.loads(line, object_pairs_hook=unique_keys)
+        except KeyTwiceError as error:
+            raise UserError(f"{where}: {error}") from None
         except (ValueError, RecursionError) as error:
             if isinstance(error, json.JSONDecodeError) and line.lstrip()[0] == "{" and error.pos >= len(line.rstrip()):
                 raise UserError(
@@ -223,7 +226,7 @@ def _lines(begins: str, first: int, stream: IO[str], path: Path) -> Iterator[tup
 
 def _array(chunks: Iterator[str], path: Path) -> Iterator[tuple[str, Mapping]]:
     """The objects of an array, of which no more than one and a chunk are held."""
-    decode = json.JSONDecoder().raw_decode
+    decode = json.JSONDecoder(object_pairs_hook=unique_keys).raw_decode
     text, at = next(chunks), 0  # what has been read; how far it has been given
     for number in count(1):
         where = f"{path}, row {number}"
@@ -238,6 +241,8 @@ def _array(chunks: Iterator[str], path: Path) -> Iterator[tuple[str, Mapping]]:
                     raise UserError(f"{where}: not valid JSON (a comma is missing before it)")
                 row, at = decode(text, begins)
                 break
+            except KeyTwiceError as error:
+                raise UserError(f"{where}: {error}") from None
             except (ValueError, RecursionError) as error:
                 if len(text) - at > LONGEST_ROW:
                     raise _long_row(where) from None

@@ -43,6 +43,7 @@ from distill.data.packing import cache_key, check_packed, pack, packed_blocks
 from distill.recipe import Recipe
 from distill.text.counterfactual import Swapper
 
+_SOME_DOCUMENTS = 256  # that tell, before training, what it costs that each has a row of its own
 _POOL = 512  # blocks among which the next one is drawn
 _READER = "reader"  # key of a batch: (number of the reader in its process, its Place)
 
@@ -162,6 +163,8 @@ class BlockStream(IterableDataset):
         total = sum(gather_object(ours), PackingCounts())
         vars(self.counts).update(vars(total))
         say(total.summary())
+        if self.one_document and total.blocks:
+            say(f"one document a row: {total.cost_of_rows(self.block_length)}")
         warn_of_held_out(total.held_out_documents, total.documents)
         if self.process == 0:
             self.record.parent.mkdir(parents=True, exist_ok=True)
@@ -314,17 +317,16 @@ def training_blocks(
         counts.held_out_documents = held_out_documents(recipe, corpus, digests(held_out), cache_dir, progress)
         warn_of_held_out(counts.held_out_documents, counts.documents)
         if one_document:
-            room = counts.blocks * recipe.block_length
-            say(
-                f"one document a row: {1 - counts.tokens / room:.0%} of the {room} positions are empty, and training "
-                f"takes up to {room / counts.tokens:.1f} times as long as with full rows; a shorter block_length helps"
-            )
+            say(f"one document a row: {counts.cost_of_rows(recipe.block_length)}")
         return blocks, counts
     counts = PackingCounts()
-    for _ in pack(corpus.documents(), tokenizer, swapper, recipe.block_length, counts):
-        if counts.edited_documents or not swapper:
+    looked_at = _SOME_DOCUMENTS if one_document else 1
+    for _ in pack(corpus.documents(), tokenizer, swapper, recipe.block_length, counts, one_document):
+        if counts.documents >= looked_at and (counts.edited_documents or not swapper):
             break
     check_packed(counts, swapper)
+    if one_document:
+        say(f"one document a row: of the first {counts.documents}, {counts.cost_of_rows(recipe.block_length)}")
     say(f"text is packed while training, in segments of {recipe.corpus.shuffle_buffer} documents")
     record = Path(recipe.output_dir, "checkpoints", "packed.json")
     stream = BlockStream(

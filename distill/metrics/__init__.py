@@ -7,7 +7,8 @@
     polarity.py, text_groups.py, text_classifier.py, word_vectors.py, benchmark_text.py, association.py, features.py,
     classifier.py, downstream.py    what several metrics share
     NAME/NAME.py    CARD (what it says about itself), measure(evaluation) -> Measurement, and a class for `evaluate`;
-                    a metric of several scores has CARDS and gives a Measurement for the name of each
+                    a metric of several scores has CARDS and gives a Measurement for the name of each; one that looks
+                    at sampled continuations says SAMPLES_TEXT = True
 
 A new metric is a new file; it then has a name that recipes can list. Outside of this package:
 
@@ -56,6 +57,7 @@ __all__ = [
     "not_asked",
     "reported",
     "resampled",
+    "samples_text",
     "score",
     "score_of",
 ]
@@ -70,6 +72,11 @@ METRICS: dict[str, ModuleType] = {
 def cards(metric: ModuleType) -> tuple[Card, ...]:
     """The card of each score of a metric."""
     return metric.CARDS if hasattr(metric, "CARDS") else (metric.CARD,)
+
+
+def samples_text(metric: ModuleType) -> bool:
+    """Whether a metric looks at sampled continuations, as its `SAMPLES_TEXT` says."""
+    return getattr(metric, "SAMPLES_TEXT", False)
 
 
 # The card of every score that scores.json may hold, by its name there.

@@ -4,6 +4,7 @@ A disparity of a model that hardly ever says a listed word is near 0 for want of
 thresholds are low: they keep out what says nothing, and intervals tell how much the rest says.
 """
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -15,6 +16,8 @@ UNITS = 5  # Prompts, documents or subjects: fewer have too few resamples for an
 EDITED_DOCUMENTS = 10  # Documents that hold a listed word, and so have a counterfactual.
 GROUP_TEXTS = 20  # Sampled texts that are about one of the groups.
 AUDITED_TEXTS = 20  # Members, and others, of an audit.
+TEXTS = 20  # Sampled texts of all kinds: of fewer, one more or less moves a share by over five points.
+TOKENS = 100  # Tokens of held-out text: of fewer, other text like it may have half the perplexity, or twice.
 
 
 def first(reasons: Iterable[str | None]) -> str | None:
@@ -32,6 +35,8 @@ def few(count: int, needed: int, what: str, among: int | None = None) -> str | N
         among: How many were looked at.
     """
     of = "" if among is None else f" of {among:,}"
+    if count == 1 and among is None:
+        what = re.sub(r"^(\w+)s\b", r"\1", what)
     return f"only {count:,}{of} {what}, and {needed} are needed" if count < needed else None
 
 
@@ -63,6 +68,16 @@ def of_probabilities(evaluation: Evaluation, mass: float | None, count: int, wha
 def of_texts(about_groups: Any, texts: int) -> str | None:
     """Why sampled texts say too little: the number about a group, of all."""
     return few(int(about_groups), GROUP_TEXTS, "texts are about one of the groups", texts)
+
+
+def of_held_out(documents: int, tokens: int) -> str | None:
+    """Why likelihoods of held-out text say too little: documents that gave one, and their tokens."""
+    return first((few(documents, UNITS, "documents"), few(tokens, TOKENS, "tokens")))
+
+
+def of_samples(texts: int) -> str | None:
+    """Why a share of sampled texts says too little."""
+    return few(texts, TEXTS, "texts")
 
 
 def _percent(mass: float) -> str:

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 
 from distill.base.errors import UserError, first_line
-from distill.models.architecture import without_warnings
+from distill.models.architecture import own_context, without_warnings
 from distill.models.loading import load_tokenizer
 
 # Given to a classifier at one time. Not by a setting: rounding differs with the rows of a batch.
@@ -40,11 +40,11 @@ class TextClassifier:
         The labels exclude one another, unless the classifier says that several may hold or has a single one. Texts
         longer than it can read are cut on the right. A text without tokens is given to it as a padding token.
         """
-        config = self.model.config
+        config = self.model.config.get_text_config()
         pad = config.pad_token_id if config.pad_token_id is not None else self.tokenizer.pad_token_id
         # Without a padding token it cannot tell where a text ends.
         rows, pad = (1, 0) if pad is None else (_MAX_ROWS, pad)
-        limit = min(getattr(config, "max_position_embeddings", None) or 10**6, self.tokenizer.model_max_length)
+        limit = min(own_context(self.model.config) or 10**6, self.tokenizer.model_max_length)
         ids = self.tokenizer(list(texts), truncation=True, max_length=limit)["input_ids"] if texts else []
         ids = [one or [pad] for one in ids]
         order = sorted(range(len(ids)), key=lambda i: -len(ids[i]))

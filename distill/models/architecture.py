@@ -235,12 +235,30 @@ def check_head(name: str, model: PreTrainedModel) -> None:
         shape = _head_shape(model)
     except Exception as error:  # models fail in many ways
         raise UserError(f"{name}: cannot read a few tokens ({type(model).__name__}): {first_line(error)}") from None
+    if shape is None and (own := _layer_before_head(model)):
+        raise UserError(
+            f"{name}: a layer of its own ({own}) stands between its last hidden states and its output head "
+            f"({type(model).__name__}), and the loss, which reads the head alone, would leave it out; such a model "
+            "cannot be distilled"
+        )
     if shape is None:
         raise UserError(
             f"{name}: its logits ({type(model).__name__}) are not a linear function of its last hidden states, scaled "
             "and soft-capped as its configuration says; such a model cannot be distilled"
         )
     _shapes[model] = shape
+
+
+def _layer_before_head(model: PreTrainedModel) -> str | None:
+    """The first module with weights that belongs neither to the model's layers nor to its head, as BERT's transform."""
+    parts = (part for part in (backbone(model), model.get_output_embeddings()) if part is not None)
+    inside = {id(weight) for part in parts for weight in part.parameters()}
+    outside = (
+        name
+        for name, module in model.named_modules()
+        if any(weight.dim() > 1 and id(weight) not in inside for weight in module.parameters(recurse=False))
+    )
+    return next(outside, None)
 
 
 @torch.no_grad()
@@ -294,6 +312,8 @@ def _factor(model: PreTrainedModel, of: Tensor, to: Tensor) -> float | None:
 
 
 def _alike(ours: Tensor, theirs: Tensor) -> bool:
+    if ours.shape != theirs.shape:
+        return False
     tolerance = 1e-3 if theirs.dtype.itemsize >= 4 else 3e-2
     return bool((ours.float() - theirs.float()).norm() <= tolerance * theirs.float().norm() + 1e-12)
 

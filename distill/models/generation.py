@@ -22,7 +22,14 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from distill.base.errors import UserError
-from distill.models.architecture import begins_itself, decoding_with, end_tokens, special_tokens, vocab_size
+from distill.models.architecture import (
+    begins_itself,
+    decoding_with,
+    end_tokens,
+    own_context,
+    special_tokens,
+    vocab_size,
+)
 from distill.models.probe import behaviour
 
 # More than float32 changes with the shape of a batch: logits were seen to change by 2e-5, partial sums of probabilities
@@ -153,7 +160,7 @@ def generate(
     _check_sampling(temperature, top_p)
     start, end = special_tokens(tokenizer)
     encoded = _encode(tokenizer, prompts, start)
-    _check_context(model, prompts, encoded, max_new_tokens)
+    _require_room(own_context(model.config), prompts, encoded, max_new_tokens)
     uniforms = np.random.default_rng(seed).random((len(prompts), samples, max_new_tokens))
     # Neighbours of one length need no padding, and padding costs time.
     jobs = sorted(((p, s) for p in range(len(prompts)) for s in range(samples)), key=lambda job: len(encoded[job[0]]))
@@ -243,12 +250,33 @@ def _decode(tokenizer: Any, before: list[list[int]], new: list[list[int]]) -> li
     ]
 
 
-def _check_context(model: Any, prompts: Sequence[str], encoded: list[list[int]], max_new_tokens: int) -> None:
-    limit = getattr(model.config, "max_position_embeddings", None)
+def check_context(
+    limit: int | None, tokenizer: Any, prompts: Sequence[str], max_new_tokens: int, name: str = ""
+) -> None:
+    """Whether prompts and what is written behind them fit into a model's context.
+
+    Args:
+        limit: The context in tokens, see `own_context`; None: there is no limit.
+        tokenizer: The model's.
+        prompts: As the model is given them.
+        max_new_tokens: Length of a continuation, in tokens.
+        name: Of the model, for the message.
+
+    Raises:
+        UserError: names the longest prompt.
+    """
+    if limit is not None:
+        _require_room(limit, prompts, _encode(tokenizer, prompts, special_tokens(tokenizer)[0]), max_new_tokens, name)
+
+
+def _require_room(
+    limit: int | None, prompts: Sequence[str], encoded: list[list[int]], max_new_tokens: int, name: str = ""
+) -> None:
     longest = max(range(len(encoded)), key=lambda p: len(encoded[p]), default=None)
     if limit is None or longest is None or len(encoded[longest]) + max_new_tokens <= limit:
         return
+    whose = f"context of {name}," if name else "model's context of"
     raise UserError(
         f"the prompt '{prompts[longest][:60]}' ({len(encoded[longest])} tokens with the start token) and "
-        f"max_new_tokens {max_new_tokens} exceed the model's context of {limit} tokens; lower max_new_tokens"
+        f"max_new_tokens {max_new_tokens} exceed the {whose} {limit} tokens; lower max_new_tokens"
     )

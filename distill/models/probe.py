@@ -6,8 +6,8 @@ written nowhere that a program could read, and a wrong guess shows in no error: 
     causal      a token changes nothing before it; a model that is not causal is refused
     packs       of two documents in one row, the second is read as if it stood alone; else each gets a row of its own
     caches      what it keeps while it generates changes nothing; else each token is predicted from all of the text
-    pads_left   padding on the left, under an attention mask, changes nothing; else texts are generated in batches of
-                equal length
+    pads_left   padding on the left, under an attention mask, changes nothing, with that cache too; else texts are
+                generated in batches of equal length
 
 Whether one thing changes another is asked of two rows of one batch that differ in it alone, so that rounding, which
 differs with the shape of a batch, hides nothing and looks like nothing.
@@ -118,11 +118,10 @@ def _try(model: PreTrainedModel) -> tuple[bool, Behaviour]:
     ids = _rows(model, (one, text), (other, text))
     packed = _packed(model, ids, before)
 
-    # The text last, behind padding, with the mask and the positions that `generate` gives.
+    # The text last, behind padding.
     mask = (positions >= before).long()
-    counted = {"position_ids": (mask.cumsum(1) - 1).clamp(min=0)} if _names_positions(model) else {}
     with evaluating(model):
-        padded = model(input_ids=ids, attention_mask=mask, use_cache=False, **counted).logits[:, before:]
+        padded = _masked(model, ids, mask)[:, before:]
 
     if not logits.isfinite().all():
         odd = [name for name, weight in model.named_parameters() if not weight.isfinite().all()]
@@ -134,7 +133,17 @@ def _try(model: PreTrainedModel) -> tuple[bool, Behaviour]:
 
     causal = rounding <= _of_format(_ROUNDING, logits)
     packs = undisturbed(packed) and _near(packed, alone)
-    return causal, Behaviour(packs, undisturbed(padded) and _near(padded, logits), _caches(model, ids[:, :-1]))
+    caches = _caches(model, ids[:, :-1], torch.ones_like(mask[:, :-1]))
+    pads = undisturbed(padded) and _near(padded, logits)
+    if pads and caches and len(text) > 1:  # what is kept of a padded text: GIT then takes its first tokens for padding
+        pads = _caches(model, ids[:, :-1], mask[:, :-1])
+    return causal, Behaviour(packs, pads, caches)
+
+
+def _masked(model: PreTrainedModel, ids: Tensor, mask: Tensor) -> Tensor:
+    """(B, T, V) logits of (B, T) rows under a mask, with the positions that `generate` gives."""
+    counted = {"position_ids": (mask.cumsum(1) - 1).clamp(min=0)} if _names_positions(model) else {}
+    return model(input_ids=ids, attention_mask=mask, use_cache=False, **counted).logits
 
 
 def _packed(model: PreTrainedModel, ids: Tensor, before: int) -> Tensor:
@@ -164,16 +173,16 @@ def _packs(model: PreTrainedModel, length: int) -> bool:
     return _distance(packed[0], packed[1]) <= _of_format(_ROUNDING, packed) and _near(packed, alone)
 
 
-def _caches(model: PreTrainedModel, ids: Tensor) -> bool:
-    """Whether the second token that the model generates behind (2, T) ids is predicted as without a cache."""
+def _caches(model: PreTrainedModel, ids: Tensor, mask: Tensor) -> bool:
+    """Whether the second token that the model generates behind (2, T) rows is predicted as without a cache."""
     config = GenerationConfig(
         max_new_tokens=2, do_sample=False, eos_token_id=None, pad_token_id=0, output_logits=True,
         return_dict_in_generate=True,
     )  # fmt: skip
     try:
         with decoding_with(model, config):
-            found = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids))
-            plain = model(input_ids=found.sequences[:, :-1], use_cache=False).logits[:, -1:]
+            found = model.generate(input_ids=ids, attention_mask=mask)
+            plain = _masked(model, found.sequences[:, :-1], torch.cat([mask, mask[:, -1:]], dim=1))[:, -1:]
     except Exception:  # models fail in many ways, recurrent ones above all
         return False
     return _near(found.logits[1][:, None], plain)

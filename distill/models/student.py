@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from transformers import (
     AutoConfig,
@@ -194,13 +194,10 @@ def student_from_layers(teacher: PreTrainedModel, layers: list[int]) -> PreTrain
     Raises:
         UserError: the layers cannot be told apart, or a model of the teacher's kind does not answer as they do.
     """
-    name, _ = decoder_layers(teacher)
+    name, modules = decoder_layers(teacher)
     config = copy.deepcopy(teacher.config)
     # What the weights are, whatever the configuration says of them.
     config.tie_word_embeddings = teacher.get_output_embeddings().weight is teacher.get_input_embeddings().weight
-    text_config = config.get_text_config(decoder=True)
-    for key, value in _settings_of_layers(text_config, layers).items():
-        setattr(text_config, key, value)
     # Code that came with the teacher runs already if the recipe trusts it.
     trusted = type(teacher).__module__.startswith("transformers_modules.")
     weights = {}
@@ -214,13 +211,21 @@ def student_from_layers(teacher: PreTrainedModel, layers: list[int]) -> PreTrain
         weights |= {f"{name}.{new}.{rest}": value for new, old in enumerate(layers) if old == int(index)}
     kind = type(teacher).__name__
     try:
+        text_config = config.get_text_config(decoder=True)
+        for key, value in _settings_of_layers(text_config, layers).items():
+            setattr(text_config, key, value)
         # As it would be read again from what is saved of it.
         config = type(config).from_dict(config.to_dict())
         attention = {"attn_implementation": teacher.config._attn_implementation}
         student = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=trusted, **attention)
-        student.load_state_dict(weights)
+        parted = {
+            key: _of_layers(weights[key], weight.shape, layers, len(modules))
+            for key, weight in student.state_dict().items()
+            if key in weights and weight.shape != weights[key].shape
+        }
+        student.load_state_dict(weights | parted)
         student.tie_weights()
-        alike = is_sharded(teacher) or _answer_alike(student, teacher, layers)
+        alike = is_sharded(teacher) or _answer_alike(student, teacher, layers, in_place=bool(parted))
     except Exception as error:  # models fail in many ways
         # torch heads its list of weights that do not fit with a line that says nothing.
         reason = first_line(ValueError(str(error).rpartition("state_dict for ")[2].partition(":\n")[2] or error))
@@ -238,6 +243,27 @@ def student_from_layers(teacher: PreTrainedModel, layers: list[int]) -> PreTrain
     return student
 
 
+def _of_layers(weight: Tensor, shape: Sequence[int], layers: Sequence[int], depth: int) -> Tensor:
+    """Of a weight outside the layers that holds a block for each of them, side by side, the blocks of some.
+
+    Gemma 3n and 4 look every token up in a table of its own for each layer. A weight of another kind is left as it is.
+
+    Args:
+        weight: The teacher's.
+        shape: That of the student's.
+        layers: Which of the teacher's layers the student has.
+        depth: How many the teacher has.
+    """
+    differ = [d for d, (ours, wanted) in enumerate(zip(weight.shape, shape, strict=False)) if ours != wanted]
+    if weight.dim() != len(shape) or len(differ) != 1:
+        return weight
+    (d,) = differ
+    if weight.shape[d] * len(layers) != shape[d] * depth:
+        return weight
+    blocks = weight.unflatten(d, (depth, -1))
+    return blocks.index_select(d, torch.tensor(layers, device=weight.device)).flatten(d, d + 1)
+
+
 # Settings that list layers by their numbers.
 _LISTS_OF_LAYERS = ("mlp_only_layers", "moe_layers", "attn_layer_indices", "full_attn_idxs", "global_attn_idx")
 
@@ -247,9 +273,11 @@ def _settings_of_layers(config: Any, layers: Sequence[int]) -> dict[str, Any]:
     depth = number_of_layers(config)
     settings: dict[str, Any] = {"num_hidden_layers": len(layers)}
     for key, value in config.to_dict().items():
-        if not hasattr(config, key):
+        if key == "per_layer_config":  # number of a layer -> keys that are otherwise there (Gemma 4)
+            settings[key] = {new: value[str(old)] for new, old in enumerate(layers) if str(old) in value}
+        elif key not in vars(config):
             continue
-        if key in _LISTS_OF_LAYERS and isinstance(value, list):
+        elif key in _LISTS_OF_LAYERS and isinstance(value, list):
             settings[key] = [new for new, old in enumerate(layers) if old in value]
         elif isinstance(value, list) and len(value) == depth:
             settings[key] = [value[old] for old in layers]
@@ -263,17 +291,22 @@ def _settings_of_layers(config: Any, layers: Sequence[int]) -> dict[str, Any]:
         settings["mlp_only_layers"] = [
             new for new, old in enumerate(layers) if old in dense or config.num_experts == 0 or (old + 1) % step
         ]
+    if getattr(config, "num_kv_shared_layers", None):  # Gemma 3n: the last layers have keys and values of earlier ones
+        settings["num_kv_shared_layers"] = sum(old >= depth - config.num_kv_shared_layers for old in layers)
     if hasattr(config, "first_k_dense_replace"):  # DeepSeek: the first layers have none
         settings["first_k_dense_replace"] = sum(old < config.first_k_dense_replace for old in layers)
     return settings
 
 
-def _answer_alike(student: PreTrainedModel, teacher: PreTrainedModel, layers: Sequence[int]) -> bool:
-    """Whether the student answers as the teacher does when only these of its layers run, on a few tokens."""
+def _answer_alike(student: PreTrainedModel, teacher: PreTrainedModel, layers: Sequence[int], in_place: bool) -> bool:
+    """Whether the student answers as the teacher does when only these of its layers run, on a few tokens.
+
+    `in_place`: the teacher's layers keep their numbers, by which its other weights know them.
+    """
     ids = made_up_ids(teacher, 2, 7)
     with torch.no_grad(), evaluating(student), evaluating(teacher):
         ours = student(input_ids=ids, use_cache=False).logits
-        with _only_layers(teacher, layers):
+        with _others_idle(teacher, layers) if in_place else _only_layers(teacher, layers):
             theirs = teacher(input_ids=ids.to(teacher.device), use_cache=False).logits.to(ours)
     tolerance = 1e-3 if teacher.dtype.itemsize >= 4 else 1e-1
     return bool((ours - theirs).norm() <= tolerance * theirs.norm())
@@ -301,6 +334,19 @@ def _only_layers(model: PreTrainedModel, layers: Sequence[int]) -> Iterator[None
         for config in held.values():
             vars(config).clear()
             vars(config).update(before[id(config)])
+
+
+@contextmanager
+def _others_idle(model: PreTrainedModel, layers: Sequence[int]) -> Iterator[None]:
+    """A model whose other layers give on what they get; behind it, all work again."""
+    others = [layer for number, layer in enumerate(decoder_layers(model)[1]) if number not in layers]
+    try:
+        for layer in others:
+            layer.forward = lambda states, *_, **__: states
+        yield
+    finally:
+        for layer in others:
+            vars(layer).pop("forward", None)
 
 
 def _same_tokens(

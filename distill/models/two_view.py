@@ -149,7 +149,8 @@ class TwoViewTeacher(PreTrainedModel, GenerationMixin):
         return others, np.where(partner < lengths, partner, NO_PARTNER)
 
     def _text(self, ids: list[int]) -> str:
-        return self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        # With special tokens: within a chat template, the counterfactual is asked within it, too.
+        return self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
     def _ends(self, ids: list[int], text: str) -> np.ndarray:
         """The character of the text at which each token ends, (T,); -1 for one that ends inside a character."""
@@ -158,7 +159,7 @@ class TwoViewTeacher(PreTrainedModel, GenerationMixin):
             before = self._text(ids[: position + 1])
             if text.startswith(before):
                 ends[position] = len(before)
-        # A later token that adds nothing (a special one) takes the boundary over.
+        # A later token that adds nothing takes the boundary over.
         repeated = ends[:-1] == ends[1:]
         ends[:-1][repeated] = NO_PARTNER
         return ends

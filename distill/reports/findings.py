@@ -4,6 +4,7 @@ Nothing here is escaped: who shows it escapes it for Markdown, HTML or a termina
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,19 @@ _TRUSTED = {
     "trust_remote_code": "code that came with the model or its tokenizer was run",
     "allow_pickle": "weights could be read from a pickle",
 }
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What `distill score` was given: stands in a report where a run has its recipe.
+
+    Args:
+        folder: Where the scores lie.
+        checkpoints: Name in scores.json -> folder or hub id.
+    """
+
+    folder: Path
+    checkpoints: Mapping[str, str]
 
 
 # ---------------------------------------------------------------------------------------------------------- numbers
@@ -155,6 +169,18 @@ def model_note(name: str, mitigated: bool = True) -> str:
     return notes.get(name, "a model")
 
 
+def title_of(source: Recipe | Scored) -> str:
+    """What a report is called: the last part of its folder's path."""
+    return Path(source.output_dir).name if isinstance(source, Recipe) else source.folder.resolve().name
+
+
+def note_of(source: Recipe | Scored, name: str) -> str:
+    """What a model of a report is: its part in the run, or where it came from."""
+    if isinstance(source, Recipe):
+        return model_note(name, source.needs_counterfactuals)
+    return source.checkpoints.get(name, model_note(""))
+
+
 def metrics_of(scores: Scores) -> list[str]:
     """Every metric that any model has, in order; last those of what a model remembers."""
     found = list(dict.fromkeys(metric for of_model in scores["models"].values() for metric in of_model))
@@ -249,7 +275,7 @@ def main_pair(models: Sequence[str]) -> tuple[str, str] | None:
 
 
 def headline(scores: Scores) -> str:
-    """One sentence: how much less disparity than before, what it costs, and how large and fast the model is."""
+    """One sentence: how much less disparity than before, what it costs, and how large the model is."""
     models = list(scores["models"])
     pair = main_pair(models)
     if pair is None:
@@ -311,14 +337,14 @@ def _less(entry: Mapping[str, Any], what: str, digits: int = 0) -> str:
 
 
 def _size_beside_teacher(scores: Scores, name: str) -> str:
-    """`76% of the teacher's weights, 1.6 times as fast`, as far as it is known; "" for the teacher itself."""
-    facts, speeds = scores.get("settings", {}).get("models", {}), speeds_of(scores)
-    parts = []
-    if name != "teacher" and {name, "teacher"} <= facts.keys() and facts["teacher"]["parameters"]:
-        parts.append(f"{facts[name]['parameters'] / facts['teacher']['parameters']:.0%} of the teacher's weights")
-        if {name, "teacher"} <= speeds.keys():
-            parts.append(f"{speeds[name] / speeds['teacher']:.1f} times as fast")
-    return ", ".join(parts)
+    """`76% of the teacher's weights`, where it is known; "" for the teacher itself.
+
+    Nothing of its speed, which depends on what else the machine did: that stands in the table.
+    """
+    facts = scores.get("settings", {}).get("models", {})
+    if name == "teacher" or not {name, "teacher"} <= facts.keys() or not facts["teacher"]["parameters"]:
+        return ""
+    return f"{facts[name]['parameters'] / facts['teacher']['parameters']:.0%} of the teacher's weights"
 
 
 def settings_rows(recipe: Recipe, scores: Scores, published: bool = False) -> list[tuple[str, str]]:
@@ -396,7 +422,10 @@ def how_measured(scores: Scores, published: bool = False) -> list[str]:
         f"{settings['seed']}.",
         f"Held-out text: {held_out['documents']:,} documents, {held_out['bytes']:,} bytes{_windows(settings)}.",
         *(
-            ["Speed: tokens that are written one after the other, one text at a time, on the machine that scored."]
+            [
+                "Speed: tokens that are written one after the other, one text at a time, on the machine that scored, "
+                "measured beside whatever else ran there: mind large differences only."
+            ]
             if speeds_of(scores)
             else []
         ),
@@ -478,6 +507,7 @@ def not_measured(scores: Scores) -> list[str]:
     """What the scores do not tell."""
     others = scores["not_asked"]
     asked = (
-        f"Not asked for (scores.metrics in a recipe lists what is): {', '.join(others)}. Most need data of your own."
+        f"Not asked for: {', '.join(others)}. A recipe's scores.metrics and the option --metrics of distill score list "
+        "what is measured; most of these need data of your own."
     )
     return [*NOT_MEASURED, *([asked] if others else []), *undefined_scores(scores)]

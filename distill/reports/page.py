@@ -8,7 +8,6 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from pathlib import Path
 from typing import Any
 
 import jinja2
@@ -22,6 +21,7 @@ from distill.reports.figures import MARKS, Point, curves, dumbbell, scatter, tim
 from distill.reports.findings import (
     LIMITS,
     MEMORY,
+    Scored,
     cell,
     cost_of,
     coverage,
@@ -30,8 +30,8 @@ from distill.reports.findings import (
     label,
     main_pair,
     metrics_of,
-    model_note,
     not_measured,
+    note_of,
     number,
     ratio_cell,
     rows_of,
@@ -42,6 +42,7 @@ from distill.reports.findings import (
     sizes,
     some_entry,
     starts_memory,
+    title_of,
     training_rows,
     with_role,
 )
@@ -107,26 +108,34 @@ def model_style(name: str, mitigated: bool) -> str:
     return {"teacher": "teacher", "student": "mitigated" if mitigated else "plain"}.get(name, "plain")
 
 
+def _shown_models(source: Recipe | Scored, names: Sequence[str]) -> dict[str, ShownModel]:
+    """The models by name. Of scored checkpoints, the two that are set against each other look as students do."""
+    if isinstance(source, Recipe):
+        mitigated = source.needs_counterfactuals
+        titles = {"baseline": "plain student", "student": "mitigated student" if mitigated else "student"}
+        styles = {name: model_style(name, mitigated) for name in names}
+    else:
+        titles = {}
+        after, before = main_pair(names) or (names[-1], names[-1])
+        styles = {**dict.fromkeys(names, "teacher"), before: "plain", after: "mitigated"}
+    return {name: ShownModel(titles.get(name, name), styles[name], note_of(source, name)) for name in names}
+
+
 def run_page(
-    recipe: Recipe,
+    source: Recipe | Scored,
     scores: Scores,
     counts: PackingCounts | None = None,
     training: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> str:
-    """report.html of a run.
+    """report.html of a run, or of checkpoints that were scored.
 
     Args:
-        recipe: The run's recipe.
+        source: The run's recipe, or what was scored.
         scores: Contents of its scores.json.
         counts: What packing saw.
         training: Model -> what its training took, see `report.read_training`.
     """
-    mitigated = recipe.needs_counterfactuals
-    titles = {"baseline": "plain student", "student": "mitigated student" if mitigated else "student"}
-    models = {
-        name: ShownModel(titles.get(name, name), model_style(name, mitigated), model_note(name, mitigated))
-        for name in scores["models"]
-    }
+    models = _shown_models(source, list(scores["models"]))
     pairs = _pairs(list(models))
     found = {pair: scores["differences"].get(" - ".join(pair), {}) for pair in pairs}
     figures = [
@@ -135,14 +144,15 @@ def run_page(
         _next_words(scores, models),
         _losses(training or {}, models),
     ]
-    name = Path(recipe.output_dir).name
+    name = title_of(source)
+    of_run = isinstance(source, Recipe)
     first, second = (models[name].title for name in pairs[0]) if pairs else ("", "")
     return render(
         "run.html",
         title=f"distill: {name}",
         name=name,
         headline=_unbroken(headline(scores)),
-        comparison=f"{first.capitalize()} beside {second}." if pairs else "",
+        comparison=f"{first.capitalize() if of_run else first} beside {second}." if pairs else "",
         words=scores["settings"]["wordlist"],
         models=list(models.values()),
         scores=[
@@ -155,10 +165,10 @@ def run_page(
         examples=_examples(scores, models),
         decoding=_decoding(scores),
         coverage=coverage(scores, counts),
-        settings=settings_rows(recipe, scores),
+        settings=settings_rows(source, scores) if isinstance(source, Recipe) else [],
         training=training_rows(training or {}),
         provenance=_provenance(scores),
-        recipe=_recipe_text(recipe),
+        recipe=_recipe_text(source) if isinstance(source, Recipe) else "",
         measured=how_measured(scores),
         not_measured=not_measured(scores),
     )
@@ -248,6 +258,7 @@ def _occupations(scores: Scores, models: Mapping[str, ShownModel]) -> Figure | N
             points.append(Point(mean["value"], mean["low"], mean["high"], models[name].style, text))
         rows.append((subject, points))
     left_out = len(common) - len(rows)
+    beside = f": {models[shown[0]].title} beside {models[shown[1]].title}" if len(shown) == 2 else ""
     prompts = [before[subject]["n"] for subject in leaning_most]
     each = " to ".join(str(n) for n in sorted({min(prompts), max(prompts)}))
     return Figure(
@@ -255,11 +266,12 @@ def _occupations(scores: Scores, models: Mapping[str, ShownModel]) -> Figure | N
         short="Occupations",
         heading="Whom each subject makes the model expect",
         caption=f"How many times likelier the words of one group ({' or '.join(groups)}) are as the next word, for "
-        "each subject of the prompts, before and after. The middle line is even.",
+        f"each subject of the prompts{beside}. The middle line is even.",
         legend=[(models[name].style, models[name].title) for name in shown],
         charts=dumbbell(rows, "Next-word disparity by subject", _ends(groups)),
-        note=f"Sorted by the value before. Bars are 95% bootstrap intervals over the {each} prompts of a subject: few, "
-        "so take them as rough." + (f" {left_out} subjects, which lean less, are left out." if left_out else ""),
+        note=f"Sorted by the value of the {models[shown[0]].title}. Bars are 95% bootstrap intervals over the {each} "
+        "prompts of a subject: few, so take them as rough."
+        + (f" {left_out} subjects, which lean less, are left out." if left_out else ""),
         headings=["subject", *(models[name].title for name in shown)],
         rows=[[subject, *(_leaning(point.value, groups) for point in points)] for subject, points in rows],
     )
@@ -267,7 +279,11 @@ def _occupations(scores: Scores, models: Mapping[str, ShownModel]) -> Figure | N
 
 def _trade_off(scores: Scores, models: Mapping[str, ShownModel]) -> Figure | None:
     """Disparity against perplexity, each model a point."""
-    shown = [(of_model, models[name].style, models[name].title, "") for name, of_model in scores["models"].items()]
+    many = len(models) > len(MARKS)  # some share a mark then, and numbers tell them apart
+    beside = {name: str(number) if many else "" for number, name in enumerate(models, start=1)}
+    shown = [
+        (of_model, models[name].style, models[name].title, beside[name]) for name, of_model in scores["models"].items()
+    ]
     cost = cost_of(scores)
     charts = trade_off_charts(scores, cost, shown)
     if not charts:
@@ -276,9 +292,9 @@ def _trade_off(scores: Scores, models: Mapping[str, ShownModel]) -> Figure | Non
         id="trade-off",
         short="Trade-off",
         heading=f"Disparity against {label(scores, cost)}",
-        caption="What the mitigation costs: a good student lies low (little disparity) and to the left (it predicts "
+        caption="What less disparity costs: a good model lies low (little disparity) and to the left (it predicts "
         "text well). Bars are 95% intervals.",
-        legend=[(model.style, model.title) for model in models.values()],
+        legend=[(model.style, f"{beside[name]} {model.title}".strip()) for name, model in models.items()],
         charts=charts,
     )
 

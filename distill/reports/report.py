@@ -21,6 +21,7 @@ from distill.recipe import Recipe
 from distill.reports.findings import (
     LIMITS,
     TOO_LITTLE,
+    Scored,
     all_cards,
     coverage,
     difference_rows,
@@ -28,12 +29,13 @@ from distill.reports.findings import (
     how_measured,
     label,
     metrics_of,
-    model_note,
     not_measured,
+    note_of,
     number,
     score_rows,
     settings_rows,
     showing,
+    title_of,
     training_rows,
     undefined_scores,
 )
@@ -200,22 +202,22 @@ def _shortened(text: str) -> str:
 
 
 def report_markdown(
-    recipe: Recipe,
+    source: Recipe | Scored,
     scores: Mapping[str, Any],
     counts: PackingCounts | None = None,
     training: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> str:
-    """The report of a run.
+    """The report of a run, or of checkpoints that were scored.
 
     Args:
-        recipe: The run's recipe.
+        source: The run's recipe, or what was scored.
         scores: Contents of its scores.json.
         counts: What packing saw.
         training: Model -> what its training took, see `read_training`.
     """
     names = list(scores["models"])
-    lines = [f"# Report: {escape(Path(recipe.output_dir).name)}", "", escape(headline(scores)), ""]
-    lines += [f"- **{escape(name)}**: {model_note(name, recipe.needs_counterfactuals)}" for name in names]
+    lines = [f"# Report: {escape(title_of(source))}", "", escape(headline(scores)), ""]
+    lines += [f"- **{escape(name)}**: {escape(note_of(source, name))}" for name in names]
     lines += ["", "## Scores", "", "Values with 95% intervals in brackets.", ""]
     lines += table(["score", *names, "ideal", "better"], score_rows(scores))
     for pair in scores["differences"]:
@@ -233,7 +235,8 @@ def report_markdown(
     else:
         lines += [""]
     lines += _samples(scores)
-    lines += ["## How the student was made", "", *table(["", ""], settings_rows(recipe, scores))]
+    if isinstance(source, Recipe):
+        lines += ["## How the student was made", "", *table(["", ""], settings_rows(source, scores))]
     if training:
         lines += table(["model", "time", "student's tokens", "teacher's tokens"], training_rows(training))
     if counts is not None:
@@ -289,7 +292,7 @@ def write_report(
     folder: Path,
     console: Console | None = None,
 ) -> None:
-    """Write report.md, report.html and the model cards of the trained models, and print table, headline and page.
+    """Write report.md, report.html and the model cards of a run, and print the table and what `print_end` prints.
 
     The student is then pushed to the hub, if the recipe says so. The last line is where the page lies.
 
@@ -305,14 +308,41 @@ def write_report(
     """
     training = read_training(folder)
     scores = with_speeds(scores, folder)
-    write_text(folder / "report.md", report_markdown(recipe, scores, counts, training))
-    write_text(folder / "report.html", run_page(recipe, scores, counts, training))
+    page = _write_pages(recipe, scores, counts, training, folder)
     write_cards(recipe, scores, folder)
     print_table(scores, console)
     if recipe.trainer.get("push_to_hub"):
         from distill.training.hub import push_student  # transformers takes seconds
 
         push_student(recipe, folder)
+    print_end(scores, page, console)
+
+
+def write_scores_report(scores: Mapping[str, Any], source: Scored) -> Path:
+    """Write report.md and report.html of checkpoints that were scored, and return the page's path.
+
+    Args:
+        scores: Contents of their scores.json, with their speeds (`with_speeds`).
+        source: What was scored, and the folder that the files go into.
+    """
+    return _write_pages(source, scores, None, None, source.folder)
+
+
+def _write_pages(
+    source: Recipe | Scored,
+    scores: Mapping[str, Any],
+    counts: PackingCounts | None,
+    training: Mapping[str, Mapping[str, Any]] | None,
+    folder: Path,
+) -> Path:
+    write_text(folder / "report.md", report_markdown(source, scores, counts, training))
+    page = folder / "report.html"
+    write_text(page, run_page(source, scores, counts, training))
+    return page
+
+
+def print_end(scores: Mapping[str, Any], page: Path, console: Console | None = None) -> None:
+    """The headline, and as the last line the path of the page, whole, so that a terminal can open it."""
     console = console or Console()
     console.print(Text(headline(scores)))
-    console.print(Text(str((folder / "report.html").resolve())), soft_wrap=True)
+    console.print(Text(str(page.resolve())), soft_wrap=True)

@@ -11,9 +11,10 @@ from transformers import AutoConfig, PreTrainedTokenizerBase
 
 from distill.base.errors import UserError
 from distill.base.files import DEMO_TEACHER
-from distill.metrics import Evaluation, Outcome, measured, reported, resampled
+from distill.metrics import Evaluation, Outcome, chosen, measured, reported, resampled, samples_text
 from distill.metrics.evaluation import given_prompts, least
 from distill.models.architecture import model_hash, own_context
+from distill.models.generation import check_context
 from distill.models.loading import load_model, load_tokenizer
 from distill.recipe import Recipe, ScoreConfig
 from distill.scoring.examples import example_prompts, examples_of
@@ -76,6 +77,35 @@ def check_templates(recipe: Recipe, documents: Sequence[str], tokenizer: PreTrai
         chat_prompt("It", tokenizer)
     for document in documents:
         as_given(document, tokenizer)
+
+
+def check_room(
+    settings: ScoreConfig,
+    seed: int,
+    swapper: Swapper,
+    prompts: Sequence[Prompt],
+    tokenizer: PreTrainedTokenizerBase,
+    contexts: Mapping[str, int | None],
+) -> None:
+    """Make sure that prompts and continuations fit into the models that will be scored, which may first be trained.
+
+    Args:
+        settings: Metrics, length of a continuation, chat or not.
+        seed: Decides which prompts are examples.
+        swapper: Of the word list.
+        prompts: Those that will be scored.
+        tokenizer: The models'.
+        contexts: Name of a model -> its context in tokens, see `own_context`.
+
+    Raises:
+        UserError: names the longest prompt and the first model that has no room; or see `chat_prompt`.
+    """
+    if not any(map(samples_text, chosen(settings.metrics).values())):
+        return
+    texts = [*(prompt.text for prompt in prompts), *example_prompts(prompts, swapper, seed)]
+    given = [chat_prompt(text, tokenizer) for text in texts] if settings.chat else texts
+    for name, limit in contexts.items():
+        check_context(limit, tokenizer, given, settings.max_new_tokens, name)
 
 
 def run_prompts(recipe: Recipe, swapper: Swapper) -> tuple[list[Prompt], int]:

@@ -4,6 +4,7 @@ import json
 import math
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from functools import cache as cached
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from jsonschema.exceptions import ValidationError, best_match
 from distill.base.errors import UserError
 from distill.base.files import PACKAGE, write_json
 from distill.base.long_input import read_text
+from distill.recipe import ScoreConfig
 
 FORMAT = 1
 _SPEED = "speed.json"
@@ -47,7 +49,7 @@ def refuse_other_scores(folder: Path, asked: Mapping[str, Any]) -> None:
         asked: What decides the scores, as it was asked for; ready for JSON. The batch size may differ.
 
     Raises:
-        UserError: it holds a run, or scores of something else (the first key that differs is named).
+        UserError: it holds a run, scores of something else (the first key that differs is named), or another report.
     """
     if (folder / "recipe.yaml").exists():
         raise UserError(f"{folder} holds a run and its scores; choose another --output_dir")
@@ -55,6 +57,8 @@ def refuse_other_scores(folder: Path, asked: Mapping[str, Any]) -> None:
     if not (there_is.is_dir() and os.access(there_is, os.W_OK)):
         raise UserError(f"{folder}: cannot be written; choose another --output_dir")
     hint = "choose another --output_dir, or remove that folder"
+    if (folder / "report.html").exists() and not (folder / "scores.json").exists():
+        raise UserError(f"{folder} holds a report of something else; {hint}")
     here = _decisive(asked)
     if (folder / "scores.json").exists():
         try:
@@ -63,6 +67,7 @@ def refuse_other_scores(folder: Path, asked: Mapping[str, Any]) -> None:
             there = None
         if not isinstance(there, dict):
             raise UserError(f"{folder} holds a scores.json, and nothing says what it was made from; {hint}")
+        there = {key: value for key, value in asdict(ScoreConfig()).items() if key in here} | there  # of before the key
         for key in here | there:
             if there.get(key) != here.get(key):
                 raise UserError(

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from distill.base.console import say
 from distill.base.errors import UserError
@@ -25,12 +26,13 @@ from distill.models.loading import load_model, load_teacher, load_tokenizer
 from distill.models.two_view import TwoViewTeacher
 from distill.objective.logit_ops import build_role_maps
 from distill.recipe import CorpusConfig
-from distill.scoring.measure import common_context, decisive, model_outcomes, run_prompts
+from distill.scoring.measure import check_room, common_context, decisive, model_outcomes, run_prompts
 from distill.scoring.score_cache import ScoreCache, content_hash
 from distill.study.file import row_recipe, run_folder, shared_recipe, teacher_target
 from distill.study.made import spend, threads
 from distill.study.runs import end_with_parent
 from distill.study.schema import BASELINE, HALVES, Study
+from distill.text.conversations import Messages, rendered
 from distill.text.counterfactual import Swapper
 from distill.text.documents import read_documents
 from distill.text.prompts import Prompt
@@ -100,14 +102,45 @@ def halves(prompts: Sequence[Prompt]) -> dict[str, list[int]]:
 
 
 def check_data(study: Study) -> None:
-    """Read the study's texts now: scoring reads them after hours of training.
+    """Read the study's texts and prompts now: scoring reads them after hours of training.
 
     Raises:
-        UserError: there is no such data folder, or a text in it cannot be read.
+        UserError: there is no such data folder, a text in it cannot be read, prompts and continuations do not fit into
+            the teacher's context, or a teacher that reads two views cannot be asked within the chat template.
     """
     if study.data is not None and not Path(study.data).is_dir():
         raise UserError(f"--data: {study.data} is no folder; name one, or leave the option out to do without it")
     study_texts(study, study.seeds[0])
+    shared = shared_recipe(study, study.seeds[0])
+    teacher, swapper = shared.teacher, Swapper(load_wordlist(shared.wordlist))
+    if teacher.path is None:
+        return
+    hub = {"revision": teacher.revision} if teacher.revision else {}
+    tokenizer = load_tokenizer(teacher.path, teacher.trust_remote_code, teacher.gguf_file, **hub)
+    known = not (teacher.trust_remote_code or teacher.gguf_file)  # or else its configuration needs all of the model
+    contexts = {"the teacher": common_context([teacher.path]) if known else None}
+    settings = replace(shared.scores, metrics=[*study.metrics, *study.half_metrics])
+    check_room(settings, shared.seed, swapper, run_prompts(shared, swapper)[0], tokenizer, contexts)
+    if any(teacher_target(study, row).op != "none" for row in study.teachers):
+        given = shared.held_out.source != "teacher"
+        if shared.scores.chat or (
+            given and any(isinstance(d, Messages) for d in read_documents(shared.held_out, shared.seed))
+        ):
+            _check_template(tokenizer, swapper)
+
+
+def _check_template(tokenizer: PreTrainedTokenizerBase, swapper: Swapper) -> None:
+    """Raises UserError for a chat template whose own text a teacher that reads two views would swap too.
+
+    It is given tokens, in which template and messages cannot be told apart.
+    """
+    text = rendered(Messages(["user", "assistant"], ["1", "1"]), tokenizer)
+    if found := swapper.matches(str(text)):
+        raise UserError(
+            f"teachers: the chat template of {tokenizer.name_or_path} says '{found[0].word}' itself, a word of the "
+            f"list '{swapper.wordlist.name}', which a teacher that reads two views would swap and students never see "
+            "swapped; leave such teachers out of the study, or set scores.chat to false"
+        )
 
 
 def study_texts(study: Study, seed: int) -> dict[str, list[str]]:

@@ -118,6 +118,8 @@ class _Found(NamedTuple):
 # What stands in the place of a role's index.
 _AS_TITLE, _AS_NAME = -1, -2
 
+_HIDES_PHRASE = 1 + max(senses.NEVER, senses.ALWAYS, senses.SLASHES, *senses.MAY_BE)  # beside when to look at a form
+
 # What a character beside a word may be.
 _NO_MARK, _IN_WORD, _MARK = range(3)
 
@@ -188,7 +190,6 @@ class Swapper:
         self._forms = list(forms.values())
         self._first_skip = len(forms) + len(protected)
         self._is_compound = [not _is_one_word(pattern) for pattern in patterns]
-        self._may_hide_phrase = _hiding(forms, protected)
         self._is_plain = [bool(form.options[0]) and not (form.as_title or form.as_name) for form in self._forms]
         self._needs_choice = [bool(form.roles or form.as_title or form.as_name) for form in self._forms]
         # By shift - 1 and form; None where a choice decides.
@@ -206,14 +207,7 @@ class Swapper:
             senses.when_to_look(form.word, written) if self._is_english else senses.NEVER
             for written, form in zip(forms, self._forms, strict=True)
         ]
-        # The forms that are more than plain words, in texts without slashes and in those with them.
-        self._worth_a_look = [
-            [
-                not plain or (kind != senses.NEVER and (slashed or kind != senses.SLASHES))
-                for plain, kind in zip(self._is_plain, self._when_to_look, strict=True)
-            ]
-            for slashed in (False, True)
-        ]
+        self._worth_a_look = [self._kinds_of_forms(_hiding(forms, protected), slashed) for slashed in (False, True)]
         self._inflected = (
             {index for index, (written, form) in enumerate(forms.items()) if _may_inflect(written, form)}
             if self._is_english
@@ -221,6 +215,19 @@ class Swapper:
         )
         self._leftmost_longest = AhoCorasick(patterns, matchkind=MatchKind.LeftmostLongest)
         self._overlapping = AhoCorasick(patterns, matchkind=MatchKind.Standard)
+
+    def _kinds_of_forms(self, hiding: frozenset[int], slashed: bool) -> list[int]:
+        """By form: when to look at it, in texts with or without slashes; always at those that are more than words.
+
+        hiding: the forms in which a protected phrase may begin.
+        """
+        kinds = [
+            (senses.NEVER if kind == senses.SLASHES and not slashed else kind) if plain else senses.ALWAYS
+            for plain, kind in zip(self._is_plain, self._when_to_look, strict=True)
+        ]
+        for form in hiding:
+            kinds[form] = _HIDES_PHRASE
+        return kinds
 
     def __reduce__(self) -> tuple:
         return Swapper, (self.wordlist, self.resolver, self.skip)
@@ -275,27 +282,34 @@ class Swapper:
 
     def _find(self, text: str) -> _Found:
         """The listed words, leftmost and then longest first, and what else matters."""
-        words, skip, beside_marks = [], [], []
-        num_forms, kinds, may_hide_phrase = len(self._forms), _KINDS, self._may_hide_phrase
+        words, skip, beside_marks, seen = [], [], [], []
+        num_forms, kinds, is_compound = len(self._forms), _KINDS, self._is_compound
         emphasised, padded = "_" in text, f" {text} "
+        worth_a_look = self._worth_a_look[_is_slashed(text)]
+        always, hides_phrase, may_be = senses.ALWAYS, _HIDES_PHRASE, senses.MAY_BE
         for place in self._leftmost_longest.find_matches_as_indexes(encodable(text)):
             form, start, end = place
-            before, after = kinds[padded[start]], kinds[padded[end + 1]]
-            if (before == _IN_WORD or after == _IN_WORD) and not (
-                emphasised and "_" in padded[start : end + 2] and _is_whole(text, start, end)
-            ):
-                # A dropped compound ("step-son" in "step-sonship") may hide a listed word in it ("step").
-                if self._is_compound[form]:
-                    return self._find_among_overlapping(text)
-            elif form < num_forms:
-                if form in may_hide_phrase:
-                    return self._find_among_overlapping(text)
+            # Half of all candidates are a part of a word (the, this), and known by the first character that is asked.
+            if (before := kinds[padded[start]]) == _IN_WORD or (after := kinds[padded[end + 1]]) == _IN_WORD:
+                if not (emphasised and "_" in padded[start : end + 2] and _is_whole(text, start, end)):
+                    # A dropped compound ("step-son" in "step-sonship") may hide a listed word in it ("step").
+                    if is_compound[form]:
+                        return self._find_among_overlapping(text)
+                    continue
+                after = kinds[padded[end + 1]]
+            if form < num_forms:
                 words.append(place)
-                if before or after:
+                if look := worth_a_look[form]:
+                    if look == hides_phrase:
+                        return self._find_among_overlapping(text)
+                    if look == always or look not in may_be or may_be[look](text, end):
+                        seen.append(place)
+                # A mark that ends a sentence or a clause, as most do, joins the word to nothing.
+                if before == _MARK or (after == _MARK and padded[end + 2] not in prose.RUN_ENDS):
                     beside_marks.append(place)
             elif form >= self._first_skip:
                 skip.append((start, end))
-        return self._judged(text, words, skip, beside_marks)
+        return self._judged(text, words, skip, beside_marks, seen)
 
     def _find_among_overlapping(self, text: str) -> _Found:
         """`_find` from every candidate; slower."""
@@ -318,22 +332,32 @@ class Swapper:
                 words.append((form, start, end))
             elif form >= self._first_skip:
                 skip.append((start, end))
-        return self._judged(text, words, skip, words)
+        worth_a_look = self._worth_a_look[_is_slashed(text)]
+        return self._judged(text, words, skip, words, [place for place in words if worth_a_look[place[0]]])
 
     def _judged(
-        self, text: str, words: list[_Place], skip: list[tuple[int, int]], beside_marks: list[_Place]
+        self,
+        text: str,
+        words: list[_Place],
+        skip: list[tuple[int, int]],
+        beside_marks: list[_Place],
+        seen: list[_Place],
     ) -> _Found:
         """Without the words in links and code, those that are titles or names only and are neither, and other words.
 
-        beside_marks: at least the words that a mark of `prose.MARKS` or an underscore adjoins.
+        beside_marks: at least the words that a mark of `prose.MARKS` joins to something.
+        seen: at least the words that may be none, or names.
         """
+        if not words:
+            return _Found(words, frozenset(), skip, 0)
         found = len(words)
-        if words:
-            words = _in_prose(text, words, beside_marks)
+        words = _in_prose(text, words, beside_marks)
         no_prose = found - len(words)
-        slashed = "/" in text or ")he" in text
-        worth_a_look = self._worth_a_look[slashed]
-        seen = [place for place in words if worth_a_look[place[0]]]
+        if no_prose:
+            kept = set(words)
+            seen = [place for place in seen if place in kept]
+        if not seen:
+            return _Found(words, frozenset(), skip, no_prose)
         names = self._names(text, seen)
         left_alone = {
             start
@@ -341,7 +365,7 @@ class Swapper:
             if not self._is_plain[form] and not self._counts(text, form, start, end, names)
         }
         if self._is_english:
-            left_alone |= self._others(text, [place for place in seen if place[1] not in left_alone], names, slashed)
+            left_alone |= self._others(text, [place for place in seen if place[1] not in left_alone], names)
         if left_alone:
             words = [place for place in words if place[1] not in left_alone]
         return _Found(words, names, skip, no_prose)
@@ -358,15 +382,15 @@ class Swapper:
         judged = first_names.first_names(text, candidates)
         return frozenset(c.start for c, is_name in zip(candidates, judged, strict=True) if is_name)
 
-    def _others(self, text: str, seen: list[_Place], names: frozenset[int], slashed: bool) -> set[int]:
+    def _others(self, text: str, seen: list[_Place], names: frozenset[int]) -> set[int]:
         """Where those begin that are other words here: man the desk."""
-        when_to_look, may_be_ship = self._when_to_look, senses.may_be_ship
-        never, ships, slashes = senses.NEVER, senses.SHIPS, senses.SLASHES
+        when_to_look, may_be, slashed = self._when_to_look, senses.MAY_BE, _is_slashed(text)
+        never, slashes = senses.NEVER, senses.SLASHES
         doubtful = [
             senses.Place(start, end, self._forms[form].word)
             for form, start, end in seen
             if (kind := when_to_look[form]) != never
-            and (may_be_ship(text, end) if kind == ships else slashed or kind != slashes)
+            and (may_be[kind](text, end) if kind in may_be else slashed or kind != slashes)
             and start not in names
         ]
         if not doubtful:
@@ -593,9 +617,16 @@ def _outside_sentences(text: str, words: list[_Place], skip: Iterable[tuple[int,
     return kept, len(lost)
 
 
+def _is_slashed(text: str) -> bool:
+    """Whether a text may have she and he in one word: s/he, (s)he."""
+    return "/" in text or (")" in text and ")he" in text)
+
+
 def _in_prose(text: str, words: list[_Place], beside_marks: list[_Place]) -> list[_Place]:
     """The words that do not stand in links, tags or code."""
     blocks = prose.blocks(text)
+    if not (blocks or beside_marks):
+        return words
     if blocks:
         return [place for place in words if prose.is_prose(text, place[1], place[2], blocks)]
     odd = [place for place in beside_marks if not prose.is_prose(text, place[1], place[2], blocks)]

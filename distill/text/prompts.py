@@ -9,6 +9,7 @@ from pathlib import Path
 from distill.base.bundled import at_hand
 from distill.base.errors import UserError, first_line, hub_hint
 from distill.base.files import PACKAGE
+from distill.base.json_objects import KeyTwiceError, line_of_second, unique_keys
 from distill.base.long_input import LONGEST_LINE, encodable, read_text
 from distill.text.counterfactual import Swapper
 
@@ -158,8 +159,12 @@ def _read_txt(path: Path) -> list[Prompt]:
 
 
 def _read_json(path: Path) -> list[Prompt]:
+    text = read_text(path, "give a JSON file")
     try:
-        tree = json.loads(read_text(path, "give a JSON file"))
+        tree = json.loads(text, object_pairs_hook=unique_keys)
+    except KeyTwiceError as error:
+        line = line_of_second(error.key, text)
+        raise UserError(f"{path}{f', line {line}' if line else ''}: {error}") from None
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not valid JSON ({error})") from None
     layout = f"{path}: the layout {{group: {{subject: [prompt, ...]}}}} is expected"

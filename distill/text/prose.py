@@ -23,7 +23,7 @@ _BLOCK_BEGINS = re.compile("[<`~]")  # every one of them; far faster to search f
 # Marks that adjoin a word in a link, an address, a path, a handle, a hashtag or a file's name.
 MARKS = frozenset("/@#.\\=&:-+%?~$")
 _LONGEST_RUN = 300
-_RUN_ENDS = frozenset(("", *' \t\n\r\f\v\xa0<>"“”'))
+RUN_ENDS = frozenset(("", *' \t\n\r\f\v\xa0<>"“”'))
 _EXTENSIONS = (
     "avi|bat|bin|bmp|c|cc|cfg|conf|cpp|cs|css|csv|dll|docx?|eps|epub|exe|flac|gif|go|gz|h|hpp|html?|ini|ipynb|iso|jar|"
     "java|jpe?g|js|json|jsonl|jsx|log|lua|md|mkv|mov|mp3|mp4|mpeg|odt|ogg|pdf|php|pl|png|ppt|pptx|ps|psd|py|rar|rb|rs|"
@@ -49,7 +49,7 @@ _ONLY_WORDS = re.compile(r"[(\[]?[A-Za-z'’-]+(?:/[A-Za-z'’-]+)*[)\].,;:!?'�
 
 def blocks(text: str) -> list[tuple[int, int]]:
     """[start, end) of tags and code, with what they hold, from left to right."""
-    if "<" not in text and "`" not in text and "~~~" not in text:
+    if "<" not in text and "`" not in text and "~" not in text:
         return []
     spans, position = [], 0
     while begins := _BLOCK_BEGINS.search(text, position):
@@ -77,12 +77,12 @@ def is_prose(text: str, start: int, end: int, of_text: Sequence[tuple[int, int]]
     before, after = text[start - 1 : start], text[end : end + 1]
     if before not in MARKS and after not in MARKS:
         return True
-    if before not in MARKS and text[end + 1 : end + 2] in _RUN_ENDS:  # a full stop, a dash
+    if before not in MARKS and text[end + 1 : end + 2] in RUN_ENDS:  # a full stop, a dash
         return True
     first, last = start, min(len(text), end + _LONGEST_RUN)
-    while first and first > start - _LONGEST_RUN and text[first - 1] not in _RUN_ENDS:
+    while first and first > start - _LONGEST_RUN and text[first - 1] not in RUN_ENDS:
         first -= 1
-    while end < last and text[end] not in _RUN_ENDS:
+    while end < last and text[end] not in RUN_ENDS:
         end += 1
     run = text[first:end]
     if _NEEDED.isdisjoint(run):

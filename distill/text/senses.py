@@ -10,6 +10,7 @@ surnames without a first name or a title (said King) are found only where anothe
 """
 
 import re
+import string
 from collections.abc import Callable, Sequence
 from functools import cache, partial
 from typing import NamedTuple
@@ -100,6 +101,7 @@ _OPENS = re.compile(r"(?:^|[.!?\n\"“*]\s*)$")
 
 
 _CRIES = _words("oh o aw aww ah ahh damn whoa")
+_NO_CRY_ENDS = frozenset(string.ascii_lowercase) - {cry[-1] for cry in _CRIES}  # known without a look at the word
 
 
 def _said_before(text: str, start: int) -> str:
@@ -111,7 +113,7 @@ def _said_before(text: str, start: int) -> str:
 def _exclaimed(text: str, start: int, end: int) -> bool:
     """Oh man, that was close. Boy, was I wrong. Relax, man!"""
     after = text[end : end + 1]
-    if after == " " and _said_before(text, start) not in _CRIES:
+    if after == " " and (text[start - 2 : start - 1] in _NO_CRY_ENDS or _said_before(text, start) not in _CRIES):
         return False
     if after not in (",", ".", "!", "?", "") and not _CLAUSE_END.match(text, end):
         before = _EXCLAIMED_BEFORE.search(text, max(0, start - 14), start)
@@ -207,9 +209,9 @@ def _surname(text: str, start: int, end: int, strict: bool) -> bool:
         return False
     if text[start - 1 : start] not in (" ", "\xa0"):
         return False
-    head = text[max(0, start - 32) : start].replace("\xa0", " ")
-    if _FOLLOWED_BY_NAME.match(text, end) and text[end : end + 1] != "-":
+    if _FOLLOWED_BY_NAME.match(text, end):
         return False
+    head = text[max(0, start - 32) : start].replace("\xa0", " ")
     if _TITLE_BEFORE.search(head) or _INITIAL_BEFORE.search(head):
         return True
     before = _NAME_BEFORE.search(head)
@@ -307,7 +309,7 @@ def has_rules(word: str) -> bool:
     return word in _RULES
 
 
-NEVER, ALWAYS, SHIPS, SLASHES = range(4)
+NEVER, ALWAYS, SHIPS, SLASHES, VERBS = range(5)
 
 
 def when_to_look(word: str, written: str) -> int:
@@ -319,13 +321,18 @@ def when_to_look(word: str, written: str) -> int:
         rules = [rule for rule in rules if not isinstance(rule, partial)]
     if not rules:
         return NEVER
+    if rules == [_verb]:
+        return VERBS
     if word not in _PRONOUNS or written == written.upper():
         return ALWAYS
     return SHIPS if word in ("she", "her") else SLASHES if word == "he" else NEVER
 
 
-#: (text, end) -> a match where what follows she or her could be said of a ship.
-may_be_ship = re.compile(f"{_OF_A_SHIP.pattern}|{_DONE_BY_A_SHIP.pattern}").match
+#: (text, end) -> a match where what follows she or her could be said of a ship, and where it could be a verb's object.
+MAY_BE = {
+    SHIPS: re.compile(f"{_OF_A_SHIP.pattern}|{_DONE_BY_A_SHIP.pattern}").match,
+    VERBS: _OBJECT_AFTER.match,
+}
 
 
 def others(text: str, places: Sequence[Place]) -> list[bool]:
@@ -342,12 +349,13 @@ def others(text: str, places: Sequence[Place]) -> list[bool]:
                 break
         judged.append(told)
     # One that stands in a protected phrase (Stephen King) is among no places.
-    capitalised = {
-        word
-        for (start, _, word), judgement in zip(places, judged, strict=True)
-        if not judgement and text[start].isupper()
-    }
-    surnames.update(word for word in capitalised - surnames if _is_somebodys(text, word))
+    capitalised: dict[str, set[int]] = {}
+    for (start, _, word), judgement in zip(places, judged, strict=True):
+        if not judgement and word in _SURNAME_RULES and text[start].isupper():
+            capitalised.setdefault(word, set()).add(start)
+    surnames.update(
+        word for word, none in capitalised.items() if word not in surnames and _is_somebodys(text, word, none)
+    )
     if surnames:
         judged = [
             judgement or (place.word in surnames and _may_be_the_surname(text, place))
@@ -356,14 +364,13 @@ def others(text: str, places: Sequence[Place]) -> list[bool]:
     return judged
 
 
-def _is_somebodys(text: str, word: str) -> bool:
-    """Whether a word is a surname somewhere in the text."""
-    rule = _SURNAME_RULES.get(word)
-    if rule is None:
-        return False
-    written, start = word.capitalize(), -1
+def _is_somebodys(text: str, word: str, none: set[int]) -> bool:
+    """Whether a word with a rule for surnames is one somewhere in the text; none: where it is known to be none."""
+    rule, written, start = _SURNAME_RULES[word], word.capitalize(), -1
     while (start := text.find(written, start + 1)) >= 0:
         end = start + len(written)
+        if start in none:
+            continue
         if not _is_letter(text[start - 1 : start]) and not _is_letter(text[end : end + 1]) and rule(text, start, end):
             return True
     return False

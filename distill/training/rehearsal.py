@@ -2,14 +2,16 @@
 
 Trainer makes them when all text is packed, and would end with a traceback then: a package that is missing, a schedule
 without the arguments that it wants. Here they are made on the untrained student, or on two small layers where there is
-none yet, and thrown away.
+none yet, and thrown away. They are made without each key of theirs, too: one that makes no difference is refused.
 """
 
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import copy
+from dataclasses import MISSING, fields
+from typing import Any
 
 import torch
 from torch import nn
@@ -46,9 +48,11 @@ def rehearse(arguments: TrainingArguments, student: PreTrainedModel | None) -> N
             trainer.get_train_dataloader()
         with _told_as(f"optim {arguments.optim.value}", "see trainer.optim_args and optim_target_modules"):
             trainer.model = layers if student is None else student
-            trainer.create_optimizer()
+            _optimizer(trainer)
+        steps = arguments.max_steps if arguments.max_steps > 0 else _SOME_STEPS
         with _told_as(f"lr_scheduler_type {arguments.lr_scheduler_type.value}", "see trainer.lr_scheduler_kwargs"):
-            _schedule(trainer, arguments.max_steps if arguments.max_steps > 0 else _SOME_STEPS)
+            _schedule(trainer, steps)
+        _refuse_idle_keys(trainer, steps)
         if arguments.gradient_checkpointing:
             with _told_as("gradient_checkpointing_kwargs", "see torch.utils.checkpoint"):
                 _checkpointed(arguments)
@@ -67,12 +71,83 @@ def _told_as(what: str, hint: str) -> Iterator[None]:
         raise UserError(f"trainer: {what} cannot be had ({reason}); {hint}") from None
 
 
-def _schedule(trainer: Trainer, steps: int) -> None:
-    """The schedule, asked for the learning rate at its beginning, middle and end."""
-    schedule = trainer.create_scheduler(steps)
-    for at in (0, 1, steps // 2, steps):
-        for rate in getattr(schedule, "lr_lambdas", ()):
-            rate(at)
+def _optimizer(trainer: Trainer) -> str:
+    """The optimizer is made; all that it was given, as text."""
+    trainer.optimizer = None
+    made = trainer.create_optimizer()
+    groups = [{**group, "params": [id(weight) for weight in group["params"]]} for group in made.param_groups]
+    own = {name: value for name, value in vars(made).items() if isinstance(value, int | float | str | tuple)}
+    return repr((type(made), made.defaults, groups, own))
+
+
+def _schedule(trainer: Trainer, steps: int) -> list[float]:
+    """The schedule is made; the factors of the learning rate that it gives at its beginning and on the way."""
+    trainer.lr_scheduler = None
+    rates = getattr(trainer.create_scheduler(steps), "lr_lambdas", ())
+    points = sorted({*range(min(steps, 200) + 1), *(steps * part // 8 for part in range(9))})
+    return [rate(at) for rate in rates for at in points]
+
+
+# ---------------------------------------------------------------------------------------------------------- idle keys
+
+# Which of these they heed, each optimizer and each schedule decides for itself.
+_OF_OPTIMIZERS = ("optim_target_modules", "adam_beta1", "adam_beta2", "adam_epsilon", "weight_decay")
+_OF_SCHEDULES = ("warmup_steps", "lr_scheduler_kwargs")
+
+
+def _refuse_idle_keys(trainer: Trainer, steps: int) -> None:
+    """Raises UserError for a key that the chosen optimizer, schedule or checkpointing does not heed.
+
+    Not for one that has its default value, as in settings that were copied from elsewhere.
+    """
+    arguments = trainer.args
+    optim = f"optim {arguments.optim.value}"
+    for number, item in enumerate(items := _items(arguments.optim_args)):
+        name, rest = item.partition("=")[0], items[:number] + items[number + 1 :]
+        # A value that no number, type or choice has, which is an error where it is heeded, and one that all may have:
+        # that of the recipe may be the optimizer's own.
+        others = (rest, [*rest, f"{name}=?"], [*rest, f"{name}=1"])
+        if not any(_changes(_optimizer, trainer, optim_args=",".join(other)) for other in others):
+            raise _idle(f"optim_args holds {item}, which", optim, "leave it out")
+    defaults: dict[str, Any] = {
+        field.name: None if field.default is MISSING else field.default for field in fields(TrainingArguments)
+    }
+    for key in (key for key in _OF_OPTIMIZERS if getattr(arguments, key) != defaults[key]):
+        if not _changes(_optimizer, trainer, **{key: defaults[key]}):
+            raise _idle(f"{key} is {getattr(arguments, key)}, which", optim, f"set it to {_written(defaults[key])}")
+    schedule = f"lr_scheduler_type {arguments.lr_scheduler_type.value}"
+    for key in (key for key in _OF_SCHEDULES if getattr(arguments, key) not in (None, {}, defaults[key])):
+        values = (defaults[key], {"?": 1} if key.endswith("kwargs") else defaults[key])
+        if not any(_changes(_schedule, trainer, steps, **{key: value}) for value in values):
+            raise _idle(f"{key} is {getattr(arguments, key)}, which", schedule, f"set it to {_written(defaults[key])}")
+    if arguments.gradient_checkpointing_kwargs and not arguments.gradient_checkpointing:
+        name = "activation_checkpointing" if arguments.activation_checkpointing_kwargs else "gradient_checkpointing"
+        raise _idle(f"{name}_kwargs is set, which", f"a training without {name}", f"set trainer.{name} to true")
+
+
+def _items(optim_args: str | None) -> list[str]:
+    return [item for item in (optim_args or "").replace(" ", "").split(",") if item]
+
+
+def _written(default: Any) -> str:
+    return f"{'null' if default is None else default}, its default, or leave it out"
+
+
+def _idle(what: str, of: str, hint: str) -> UserError:
+    return UserError(f"trainer.{what} changes nothing of {of}; {hint}")
+
+
+def _changes(make: Callable[..., Any], trainer: Trainer, *given: Any, **keys: Any) -> bool:
+    """Whether `make` gives something else, or fails, when the trainer's arguments have these keys."""
+    before, arguments = make(trainer, *given), trainer.args
+    trainer.args = copy(arguments)
+    vars(trainer.args).update(keys)
+    try:
+        return bool(make(trainer, *given) != before)
+    except Exception:  # which kinds these are, each library decides for itself
+        return True
+    finally:
+        trainer.args = arguments
 
 
 def _checkpointed(arguments: TrainingArguments) -> None:

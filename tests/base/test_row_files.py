@@ -187,3 +187,20 @@ def test_rows_too_long_to_be_held_are_refused_before_they_are(tmp_path, monkeypa
     ):
         with pytest.raises(UserError, match="too long to be read whole"):
             values(write(tmp_path / f"{number}{name}", rows))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "where"),
+    [
+        ("a.jsonl", '{"text": "one"}\n{"text": "two", "text": "three"}\n', "line 2"),
+        ("a.json", '{"text": "one"}\n{"text": "two", "text": "three"}\n', "line 2"),
+        ("a.json", '[{"text": "one"}, {"text": "two", "text": "three"}]', "row 2"),
+        ("a.jsonl", '{"text": [{"role": "user", "content": "a", "role": "assistant"}]}\n', "line 1"),
+    ],
+)
+def test_a_key_that_stands_twice_in_a_row_is_refused(tmp_path, name, content, where):
+    """Python would keep the last one, and a text would be lost without a word."""
+    (tmp_path / name).write_text(content, encoding="utf-8")
+    key = "role" if "role" in content else "text"
+    with pytest.raises(UserError, match=f"{name}, {where}: one object holds the key '{key}' twice"):
+        values(tmp_path / name)

@@ -112,7 +112,10 @@ def blank(text: str) -> Blanked:
 
 
 def recovered(swap: Swap, texts: Sequence[str]) -> dict[str, Any]:
-    """Shares of his and him that come back, of him that does not, of his among what comes back as him."""
+    """Numbers of his and him that were swapped, the share that comes back, and of each the share that does not.
+
+    left: how many were not swapped there: their sentence is one to skip, or they are no words there.
+    """
     blanked = [of for of in map(blank, texts) if of.truth]
     right = {"his": 0, "him": 0}
     total = {"his": 0, "him": 0}
@@ -130,8 +133,8 @@ def recovered(swap: Swap, texts: Sequence[str]) -> dict[str, Any]:
     return {
         "n": n,
         "right": sum(right.values()) / max(1, n),
-        "him lost": 1 - right["him"] / max(1, total["him"]),
-        "his lost": 1 - right["his"] / max(1, total["his"]),
+        **{f"{word} n": count for word, count in total.items()},
+        **{f"{word} lost": (total[word] - right[word]) / max(1, total[word]) for word in total},
         "left": left,
     }
 
@@ -305,20 +308,24 @@ def report(results: dict[str, dict[str, Any]]) -> str:
         lines.extend(("", f"## {title}", "", f"| {heading} | {' | '.join(results)} |", "|---|" + "---|" * len(results)))
         lines.extend(f"| {key} | {' | '.join(cell(of, key) for of in results.values())} |" for key in keys)
 
-    def share(of_measure: str, value: str) -> Callable[[dict[str, Any], str], str]:
+    def share(of_measure: str, value: str, count: str = "n") -> Callable[[dict[str, Any], str], str]:
         def cell(of: dict[str, Any], key: str) -> str:
             found = of[of_measure].get(key)
-            return f"{found[value]:.1%} of {found['n']:,}" if found else "-"
+            return f"{found[value]:.1%} of {found[count]:,}" if found and found[count] else "-"
 
         return cell
 
     sets = list(first["recovered"])
     table("His and him, blanked to her and recovered", "right", sets, share("recovered", "right"))
-    table("Him that did not come back", "lost", sets, share("recovered", "him lost"))
+    table("Him that did not come back", "lost", sets, share("recovered", "him lost", "him n"))
     table("There and back: his, him, her, hers", "right", sets, share("there_and_back", "right"))
     endings = [name for name in first["endings"] if name != "n"]
     title = "Sentences that end in him, with something behind, there and back"
-    table(title, "wrong", endings, lambda of, key: f"{of['endings'][key]:.1%} of {of['endings']['n']:,}")
+
+    def wrong(of: dict[str, Any], key: str) -> str:
+        return f"{of['endings'][key]:.1%} of {of['endings']['n']:,}" if of["endings"] else "-"
+
+    table(title, "wrong", endings, wrong)
     table("Cases", "", ["right"], lambda of, key: f"{of['cases'][key]} of {of['cases']['n']}")
     return "\n".join(lines).lstrip("\n") + "\n"
 

@@ -296,6 +296,25 @@ def test_documents_that_are_held_out_text_are_counted_by_every_reader_and_told_a
     assert "training documents are held-out text too" in capsys.readouterr().err
 
 
+def test_what_a_row_for_each_document_costs_is_said_before_and_after(tmp_path, toy_tokenizer, swapper, make, capsys):
+    """Counted by hand: of a row of 48, a document fills its tokens and one for the start."""
+    recipe = Recipe(output_dir=str(tmp_path), block_length=48, corpus=CorpusConfig(pack="while_training"))
+    documents = marked(12)
+    corpus = Corpus("k", lambda: iter(documents))
+    stream, _ = training_blocks(recipe, corpus, toy_tokenizer, swapper, tmp_path, one_document=True)
+    filled = sum(len(toy_tokenizer(document)["input_ids"]) + 1 for document in documents)
+    assert f"of the first 12, {1 - filled / (12 * 48):.0%} of the 576 positions are empty" in capsys.readouterr().err
+    stream.start(arguments(workers=0), None)
+    for _ in StreamLoader(stream, Collator(2, augment=False), 1, arguments(workers=0)):
+        if stream.places[0].blocks == 12:
+            break
+    stream.finish()
+    assert stream.counts.blocks == 12
+    assert f"a row: {1 - filled / (12 * 48):.0%} of the 576 positions are empty" in capsys.readouterr().err
+    training_blocks(recipe, corpus, toy_tokenizer, swapper, tmp_path)
+    assert "positions are empty" not in capsys.readouterr().err
+
+
 def test_files_are_shuffled_without_being_read_whole(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"text": "one"}\n{"text": \n')
     config = CorpusConfig(source="files", files=[str(tmp_path / "a.jsonl")], shuffle=True, pack="while_training")

@@ -18,6 +18,12 @@ _BY_DIM = {"n_embd": 32, "n_layer": 4, "n_head": 4}
 _EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
 _SPECIAL = {"pad_token_id": 0}  # where the default lies behind a toy vocabulary
 
+_PER_LAYER = {  # embeddings for each layer; keys and values of its own in each, which large ones do not have
+    "head_dim": 8, "sliding_window": 16, "hidden_size_per_layer_input": 8,
+    "vocab_size_per_layer_input": 512, "num_kv_shared_layers": 0,
+    "layer_types": ["sliding_attention", "full_attention"] * 2, **_SPECIAL,
+}  # fmt: skip
+
 #: Model type -> keys of its configuration.
 ARCHITECTURES = {
     "apertus": _PLAIN,
@@ -59,6 +65,19 @@ ARCHITECTURES = {
     "gemma": {**_PLAIN, "head_dim": 8, **_SPECIAL},
     "gemma2": {**_PLAIN, "head_dim": 8, "final_logit_softcapping": 2.0, **_SPECIAL},
     "gemma3_text": {**_PLAIN, "head_dim": 8, "sliding_window": 16, **_SPECIAL},
+    "gemma3n_text": {
+        **_PLAIN, **_PER_LAYER, "intermediate_size": [64] * 4, "laurel_rank": 4, "altup_num_inputs": 2,
+        "activation_sparsity_pattern": [0.5, 0.0, 0.0, 0.0],
+        "pad_token_id": None,  # a start token that is padding too is all zeros, of which its norm has no gradient
+    },
+    "gemma4_text": {**_PLAIN, **_PER_LAYER, "global_head_dim": 16},
+    "git": {
+        **_HEADS_ALIKE, **_SPECIAL,
+        "vision_config": {
+            "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1,
+            "image_size": 28, "patch_size": 14,
+        },
+    },
     "glm4": {**_PLAIN, "head_dim": 8, **_SPECIAL},
     "gpt2": {**_BY_DIM, "n_positions": 64},
     "gpt_bigcode": {**_BY_DIM, "n_positions": 64},

@@ -97,7 +97,9 @@ def markdown(rows: list[Row]) -> str:
 def teacher_folder(name: str, folder: Path) -> str:
     """A toy teacher with its tokenizer on disk."""
     tokenizer = train_tokenizer([TOY_TEXT] * 4, 400)
-    keys = {"bos_token_id": 0, "eos_token_id": 0, **{k: 0 for k in ARCHITECTURES[name] if k == "pad_token_id"}}
+    keys = {"bos_token_id": 0, "eos_token_id": 0}
+    if ARCHITECTURES[name].get("pad_token_id") is not None:
+        keys["pad_token_id"] = 0
     model = toy(name, vocab_size=len(tokenizer), **keys)
     # So large that what a layer does shows in the logits.
     with torch.no_grad():

@@ -33,6 +33,12 @@ def test_counts_at_the_edge():
     assert reason == "only 19 of 1,600 texts are about one of the groups, and 20 are needed"
 
 
+def test_one_is_told_in_the_singular():
+    assert enough.few(1, 5, "documents") == "only 1 document, and 5 are needed"
+    assert enough.few(1, 5, "prompts gave a value") == "only 1 prompt gave a value, and 5 are needed"
+    assert enough.few(1, 5, "documents hold a word", 7) == "only 1 of 7 documents hold a word, and 5 are needed"
+
+
 def test_a_group_without_a_token(toy_model, toy_tokenizer, gender, tmp_path):
     assert enough.few_words(Evaluation(toy_model(), toy_tokenizer, gender)) is None
     path = tmp_path / "faiths.tsv"
@@ -47,6 +53,8 @@ def test_a_group_without_a_token(toy_model, toy_tokenizer, gender, tmp_path):
         ("next_word_disparity", "prompts", PROMPTS[:1], enough.UNITS),
         ("corpus_disparity", "documents", DOCUMENTS[2:3], enough.UNITS),
         ("equivariance_gap", "documents", DOCUMENTS[3:], enough.EDITED_DOCUMENTS),
+        ("perplexity", "documents", [" ".join(DOCUMENTS)], enough.UNITS),
+        ("bits_per_byte", "documents", [" ".join(DOCUMENTS)], enough.UNITS),
     ],
 )
 def test_units_of_each_metric_at_the_edge(metric, field, enough_of, needed, toy_model, toy_tokenizer, gender):
@@ -56,6 +64,30 @@ def test_units_of_each_metric_at_the_edge(metric, field, enough_of, needed, toy_
 
     assert measurement(needed).too_little is None
     assert f"only {needed - 1}" in measurement(needed - 1).too_little
+
+
+@pytest.mark.parametrize("metric", ["perplexity", "bits_per_byte"])
+def test_tokens_of_held_out_text_at_the_edge(metric, toy_model, toy_tokenizer, gender):
+    """Documents of as many tokens as they have letters: the text's end is not counted, nor is the start token."""
+
+    def reason(tokens):
+        documents = ["z" * (tokens - 20 * 4), *["z" * 20] * 4]
+        assert sum(len(toy_tokenizer(document)["input_ids"]) for document in documents) == tokens
+        evaluation = Evaluation(toy_model(), toy_tokenizer, gender, documents=documents)
+        return METRICS[metric].measure(evaluation).too_little
+
+    assert reason(enough.TOKENS) is None
+    assert reason(enough.TOKENS - 1) == "only 99 tokens, and 100 are needed"
+
+
+def test_sampled_texts_at_the_edge():
+    def reason(number):
+        return (
+            METRICS["neutral_rate"].measure(continued([["it"]] * number, [Prompt("x", "a", "b")] * number)).too_little
+        )
+
+    assert reason(enough.TEXTS) is None
+    assert reason(enough.TEXTS - 1) == "only 19 texts, and 20 are needed"
 
 
 @pytest.mark.parametrize("metric", ["generation_disparity", "fairness_ratio"])

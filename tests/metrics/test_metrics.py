@@ -15,6 +15,7 @@ from distill.metrics import (
     NotMeasured,
     cards,
     chosen,
+    samples_text,
 )
 from distill.metrics import evaluation as evaluation_module
 from distill.recipe import ScoreConfig
@@ -62,6 +63,17 @@ def test_nothing_to_measure_is_undefined(name, toy_model, evaluated):
         assert (outcome.value, outcome.low, outcome.high, outcome.n) == (None, None, None, 0)
         assert outcome.details["reason"]
         json.dumps(outcome.to_dict(), allow_nan=False)
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_every_metric_says_whether_it_samples(name, toy_model, evaluated, classifier_folder, tmp_path):
+    """What is to be sampled must fit into the context, which is looked at before hours of training."""
+    judges = {"regard_model": classifier_folder(), "toxicity_model": classifier_folder(("toxic", "other"))}
+    judges["word_vectors"] = str(tmp_path / "vectors.txt")
+    (tmp_path / "vectors.txt").write_text("he 1 0\nshe 0 1\n", encoding="utf-8")
+    evaluation = evaluated(toy_model(), settings=ScoreConfig(**vars(SMALL) | judges))
+    all_scored(name, evaluation)
+    assert samples_text(METRICS[name]) == ("continuations" in vars(evaluation))
 
 
 @pytest.mark.parametrize("name", METRICS)

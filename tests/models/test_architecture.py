@@ -91,7 +91,14 @@ def test_a_head_that_the_loss_cannot_reproduce_is_refused(toy_tokenizer):
     """BERT's has a layer of its own before the product; as a decoder it is causal, so that nothing else is wrong."""
     config = {"model_type": "bert", **ARCHITECTURES["bert"], "is_decoder": True}
     student = StudentConfig(init="config", config=config)
-    assert "not a linear function" in refusal(make_student, student, None, toy_tokenizer, None)
+    told = refusal(make_student, student, None, toy_tokenizer, None)
+    assert "a layer of its own (cls.predictions.transform.dense) stands between" in told
+
+
+def test_a_layer_before_the_head_that_changes_the_size_is_told_too(toy_tokenizer):
+    config = {"model_type": "electra", **ARCHITECTURES["bert"], "is_decoder": True, "embedding_size": 16}
+    told = refusal(make_student, StudentConfig(init="config", config=config), None, toy_tokenizer, None)
+    assert "a layer of its own (generator_predictions.dense) stands between" in told
 
 
 def test_a_cap_that_no_configuration_tells_of_is_seen():

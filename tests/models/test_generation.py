@@ -7,11 +7,11 @@ import pytest
 import torch
 from shared import TOY_ARCHITECTURES, TOY_TEXT
 from tokenizers import AddedToken
-from transformers import GenerationConfig
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
 from distill.base.errors import UserError
 from distill.models.architecture import end_tokens, model_hash
-from distill.models.generation import generate, sound_settings
+from distill.models.generation import check_context, generate, sound_settings
 from distill.models.loading import load_model, load_tokenizer
 from distill.models.student import make_student, train_tokenizer
 from distill.recipe import StudentConfig
@@ -141,9 +141,28 @@ def test_progress_and_nothing_to_do(toy_model, toy_tokenizer):
     assert generate(toy_model(), toy_tokenizer, [], **SETTINGS) == []
 
 
+def test_the_context_of_a_model_with_images_is_that_of_its_text(toy_tokenizer):
+    """Its configuration holds those of its parts, and no positions itself."""
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1}
+    text = {"vocab_size": len(toy_tokenizer), "num_key_value_heads": 1, "head_dim": 8, "max_position_embeddings": 64}
+    special = {"pad_token_id": 0, "bos_token_id": 0, "eos_token_id": 0}
+    config = AutoConfig.for_model(
+        "gemma3", text_config={**sizes, **text, **special}, vision_config={**sizes, "image_size": 28, "patch_size": 14}
+    )
+    assert not hasattr(config, "max_position_embeddings")
+    model = AutoModelForCausalLM.from_config(config).eval()
+    assert len(generate(model, toy_tokenizer, TEXTS, samples=1, max_new_tokens=4)) == len(TEXTS)
+    with pytest.raises(UserError, match="context of 64 tokens; lower max_new_tokens"):
+        generate(model, toy_tokenizer, TEXTS, samples=1, max_new_tokens=60)
+
+
 def test_what_cannot_be_generated(toy_model, toy_tokenizer):
     with pytest.raises(UserError, match="context of 64 tokens; lower max_new_tokens"):
         generate(toy_model(), toy_tokenizer, TEXTS, samples=1, max_new_tokens=60)
+    check_context(64, toy_tokenizer, ["He said"], 64 - 1 - len(toy_tokenizer("He said")["input_ids"]))
+    check_context(None, toy_tokenizer, ["He said"], 1000)
+    with pytest.raises(UserError, match="exceed the context of the student, 64 tokens"):
+        check_context(64, toy_tokenizer, ["He said"], 64 - len(toy_tokenizer("He said")["input_ids"]), "the student")
     with pytest.raises(UserError, match="temperature must be above 0"):
         generate(toy_model(), toy_tokenizer, TEXTS, samples=1, max_new_tokens=6, temperature=0)
 

@@ -9,7 +9,7 @@ from distill.base.errors import UserError
 from distill.models.architecture import hidden_states
 from distill.models.probe import Behaviour, any_mixes, behaviour
 
-PADS_NOT = {"bart", "recurrent_gemma", "rwkv", "xlstm"}
+PADS_NOT = {"bart", "git", "recurrent_gemma", "rwkv", "xlstm"}
 # As transformers 5.23 keeps their states: wrong ones, or of shapes and number formats at which it stops.
 CACHES_NOT = {"rwkv", "xlstm"}
 CACHES_NOT_IN_HALF = {"mamba", "mamba2", "recurrent_gemma"}

@@ -88,6 +88,18 @@ def test_layers_that_depend_on_their_number_are_refused(name):
     assert len(decoder_layers(teacher)[1]) == 4
 
 
+@pytest.mark.parametrize("name", ["gemma3n_text", "gemma4_text"])
+def test_layers_that_use_the_keys_of_earlier_ones_are_taken_with_them_or_not_at_all(name):
+    """The last two of four layers have no keys and values: each uses those of the one two before it."""
+    teacher = toy(name, num_kv_shared_layers=2)
+    student = student_from_layers(teacher, [1, 3]).eval()
+    torch.testing.assert_close(logits(student), without(teacher, [0, 2]), rtol=1e-4, atol=1e-5)
+    assert student.config.num_kv_shared_layers == 1
+    assert student_from_layers(teacher, [0, 1]).config.num_kv_shared_layers == 0
+    with pytest.raises(UserError, match=r"of the layers \[0, 3\]"):
+        student_from_layers(teacher, [0, 3])
+
+
 def test_which_layers_of_qwen_have_experts_goes_with_them():
     """Every second one of the teacher has; of its layers 1, 2 and 3 those are the first and the last."""
     student = student_from_layers(toy("qwen2_moe", decoder_sparse_step=2), [1, 2, 3])

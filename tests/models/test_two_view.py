@@ -1,7 +1,10 @@
 """The two-view teacher against a naive two-pass computation, the law of role reversal, and `generate`."""
 
+import re
+
 import pytest
 import torch
+from chat_templates import chat_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -144,3 +147,40 @@ def test_generate_draws_from_the_target(demo):
     for batch_size in (1, 4):
         assert generate(two_view(demo, op="none"), demo[1], prompts, batch_size=batch_size, **settings) == plain
     assert generate(two_view(demo, op="swap"), demo[1], prompts, **settings) != plain
+
+
+# ------------------------------------------------------------------------------------------------------ instruct models
+
+TALK = [
+    {"role": "system", "content": "Answer the king."},
+    {"role": "user", "content": "Who lost her coat?"},
+    {"role": "assistant", "content": "The nurse lost her coat, she said."},
+]
+TEMPLATE = "{% for m in messages %}<|turn|>{{ m.role }}\n{{ m.content }}<|end|>\n{% endfor %}"
+
+
+@pytest.mark.parametrize("start", ["<|endoftext|>", "<|turn|>"])  # before the text, or its own first token
+def test_within_a_chat_template_the_counterfactual_is_too(toy_model, toy_tokenizer, start):
+    """Each position against the teacher on the conversation and on that whose messages are swapped by hand."""
+    tokenizer = chat_tokenizer(toy_tokenizer, "chatml")
+    tokenizer.chat_template, tokenizer.bos_token = TEMPLATE, start
+    teacher = toy_model(vocab_size=len(tokenizer), n_positions=300, initializer_range=0.3)
+    swapper = Swapper(load_wordlist("english_gender"))
+    model = TwoViewTeacher(teacher, tokenizer, swapper, TargetConfig(op="swap"), [])
+    by_hand = {"king": "queen", "her": "his", "she": "he"}
+    swapped = [m | {"content": re.sub(r"\w+", lambda word: by_hand.get(word[0], word[0]), m["content"])} for m in TALK]
+    assert swapped[1]["content"] == "Who lost his coat?"
+    texts = [tokenizer.apply_chat_template(talk, tokenize=False) for talk in (TALK, swapped)]
+    given = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+    if start != "<|turn|>":
+        given = [[tokenizer.bos_token_id, *ids] for ids in given]
+    with torch.no_grad():
+        got = model(input_ids=torch.tensor([given[0]])).logits[0]
+        own, other = (teacher(input_ids=torch.tensor([ids])).logits[0].log_softmax(-1) for ids in given)
+    # The last position is behind all edits, and every marker is where the other's is.
+    torch.testing.assert_close(got[-1], other[-1], atol=1e-4, rtol=1e-4)
+    markers = [[i for i, token in enumerate(ids) if token in tokenizer.all_special_ids] for ids in given]
+    assert len(markers[0]) == len(markers[1]) >= 6
+    for i, j in zip(*markers, strict=True):
+        torch.testing.assert_close(got[i], other[j], atol=1e-4, rtol=1e-4)
+    assert (own[-1] - other[-1]).abs().max() > 1e-2

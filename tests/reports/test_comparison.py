@@ -99,6 +99,7 @@ def test_the_command_writes_a_page_markdown_and_csv(runs, tmp_path, capsys):
     for run in read_runs(runs):
         assert f"{run.label}: {headline(run.scores)}" in shown
         assert run.label in (out / "report.html").read_text(encoding="utf-8")
+    assert shown.splitlines()[-1] == str(out / "report.html")
     assert main(["report", *runs, "--output", str(out), "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == score_records(read_runs(runs))
 

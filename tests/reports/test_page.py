@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from distill.data.counts import PackingCounts
 from distill.metrics import CARDS, card_dicts
 from distill.recipe import Recipe, ScoreConfig, TargetConfig
-from distill.reports.findings import cell, headline
+from distill.reports.findings import Scored, cell, headline
 from distill.reports.page import marked, run_page, trade_off_point
 from distill.scoring.score import score_models
 from distill.text.prompts import Prompt
@@ -99,6 +99,31 @@ def test_every_part_of_a_report_is_there(page, toy_scores):
     assert all(heading[1]["id"] for heading in page.all("h2"))
     links = [a[1]["href"] for a in page.all("a")]
     assert {link.removeprefix("#") for link in links} == {heading[1]["id"] for heading in page.all("h2")}
+
+
+def test_scored_checkpoints_have_the_page_of_a_run_but_for_how_they_were_made(page, toy_scores, tmp_path):
+    """The same template, so that whatever a run's page shows of its scores is there too."""
+    checkpoints = {name: f"models/{name}" for name in toy_scores["models"]}
+    scored = Page(run_page(Scored(tmp_path, checkpoints), toy_scores))
+    headings = [text for tag, _, text in scored.elements if tag == "h2"]
+    of_training = {"The parts of the loss", "How the student was made"}
+    of_run = [text for tag, _, text in page.elements if tag == "h2" and text not in of_training]
+    assert [text for text in headings if text != "Versions, seed and hashes"] == of_run
+    text = spaced(scored.text)
+    assert headline(toy_scores) in text
+    for known in (*checkpoints.values(), toy_scores["settings"]["weights"]["student"], toy_scores["versions"]["torch"]):
+        assert known in text
+    assert "The whole recipe" not in text
+    links = [a[1]["href"] for a in scored.all("a")]
+    assert {link.removeprefix("#") for link in links} == {heading[1]["id"] for heading in scored.all("h2")}
+
+
+def test_more_models_than_marks_are_told_apart_by_numbers(toy_scores, tmp_path):
+    scores = copy.deepcopy(toy_scores)
+    scores["models"]["fourth"] = copy.deepcopy(scores["models"]["student"])
+    text = spaced(Page(run_page(Scored(tmp_path, {}), scores)).text)
+    for number, name in enumerate(scores["models"], start=1):
+        assert f"{number} {name}" in text
 
 
 def test_the_table_has_every_metric_of_every_model_with_direction_and_ideal(page, toy_scores):

@@ -5,6 +5,7 @@ import os
 
 import pytest
 import torch
+from chat_templates import chat_tokenizer
 from huggingface_hub import constants
 from toy_run import DOCUMENTS
 from transformers import BertConfig, BertForSequenceClassification
@@ -12,9 +13,10 @@ from transformers import BertConfig, BertForSequenceClassification
 from distill.base.errors import UserError
 from distill.models.architecture import weights_hash
 from distill.recipe import Recipe, ScoreConfig
-from distill.scoring.measure import decisive, open_model, run_prompts, usable_prompts
+from distill.scoring.examples import example_prompts
+from distill.scoring.measure import check_room, decisive, open_model, run_prompts, usable_prompts
 from distill.text.counterfactual import Swapper
-from distill.text.prompts import load_prompts
+from distill.text.prompts import Prompt, load_prompts
 
 
 def test_what_decides_a_score_decides_whether_it_is_measured_anew(run, toy_model, tmp_path):
@@ -98,3 +100,23 @@ def test_a_model_is_opened_from_wherever_it_is(toy_model, toy_tokenizer, tmp_pat
     loaded, tokenizer = open_model(tmp_path, "cpu")
     assert weights_hash(loaded) == weights_hash(model)
     assert tokenizer.get_vocab() == toy_tokenizer.get_vocab()
+
+
+def test_what_will_be_sampled_must_fit_into_the_models(toy_tokenizer, short_wordlist):
+    """Before they are trained; prompts that are only shown, and the chat template around them, count."""
+    swapper = Swapper(short_wordlist)
+    prompts = [Prompt("The", "a", "b")]
+    shown = max(len(toy_tokenizer(text)["input_ids"]) for text in example_prompts(prompts, swapper, 0))
+
+    def check(limit, tokenizer=toy_tokenizer, **settings):
+        settings = ScoreConfig(**{"metrics": ["neutral_rate"], "max_new_tokens": 10} | settings)
+        check_room(settings, 0, swapper, prompts, tokenizer, {"the teacher": None, "the student": limit})
+
+    check(1 + shown + 10)
+    with pytest.raises(UserError, match=f"exceed the context of the student, {shown + 10} tokens"):
+        check(shown + 10)
+    check(8, metrics=["perplexity", "next_word_disparity"])  # sample nothing
+    tokenizer = chat_tokenizer(toy_tokenizer, "chatml")
+    check(1 + shown + 10, tokenizer)
+    with pytest.raises(UserError, match="the student"):
+        check(1 + shown + 10, tokenizer, chat=True)

@@ -31,7 +31,7 @@ def finished_study(tmp_path_factory):
     folder = tmp_path_factory.mktemp("study")
     data = folder / "data"
     data.mkdir()
-    (data / "letters.jsonl").write_text('{"text": "My dear sister, she was late."}\n' * 3, encoding="utf-8")
+    (data / "letters.jsonl").write_text('{"text": "My dear sister, she was late."}\n' * 20, encoding="utf-8")
     study = read_study(small(folder), rows=["plain", "expmean-reverse", "no_teacher"], data=str(data))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("distill.study.runs.subprocess", SimpleNamespace(Popen=ForkedRun, DEVNULL=subprocess.DEVNULL))

@@ -3,6 +3,7 @@
 import lzma
 
 import pytest
+from chat_templates import TEMPLATES, chat_tokenizer
 from study_files import rewrite, small
 
 from distill.base.errors import UserError
@@ -66,3 +67,21 @@ def test_data_that_cannot_be_read_are_refused_before_training(tmp_path, monkeypa
         run_study(read_study(path, data=str((tmp_path / file).parent), rows=["plain"]))
     assert all(word in str(error.value) for word in words), error.value
     assert {p.name for p in (tmp_path / "out").iterdir()} == {".lock"}
+
+
+def test_what_the_teacher_cannot_be_asked_is_told_before_training(tmp_path, monkeypatch, toy_model, toy_tokenizer):
+    monkeypatch.setattr("distill.study.run.make_text", None)
+
+    def refused(template, scores, words):
+        tokenizer = chat_tokenizer(toy_tokenizer, "chatml")
+        tokenizer.chat_template = template
+        toy_model(vocab_size=len(tokenizer), n_positions=200).save_pretrained(tmp_path / "teacher")
+        tokenizer.save_pretrained(tmp_path / "teacher")
+        path = small(tmp_path)
+        rewrite(path, settings={"teacher": {"path": str(tmp_path / "teacher")}, "scores": scores})
+        with pytest.raises(UserError, match=words):
+            run_study(read_study(path))
+
+    refused(None, {"max_new_tokens": 195}, "exceed the context of the teacher, 200 tokens")
+    refused(None, {"chat": True}, "has no chat template")
+    refused(TEMPLATES["plain"], {"chat": True}, "says 'her' itself, a word of the list")

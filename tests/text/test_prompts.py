@@ -163,3 +163,10 @@ def test_limited_prompts_take_from_all_groups_in_turn(groups, maximum):
     for group in there:
         for other in there:
             assert taken[group] == there[group] or taken[group] >= taken[other] - 1
+
+
+def test_a_group_that_stands_twice_is_refused(tmp_path):
+    path = tmp_path / "prompts.json"
+    path.write_text('{"a": {"x": ["The x"]},\n "b": {"y": ["A y"]},\n "a": {"z": ["A z"]}}', encoding="utf-8")
+    with pytest.raises(UserError, match=r"prompts\.json, line 3: one object holds the key 'a' twice"):
+        load_prompts(path)

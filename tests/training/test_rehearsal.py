@@ -62,3 +62,46 @@ def test_a_model_without_gradient_checkpointing_is_named(tmp_path, toy_model):
     student.supports_gradient_checkpointing = False
     with pytest.raises(UserError, match="a GPT2LMHeadModel does not have it"):
         rehearsed({"gradient_checkpointing": True}, tmp_path, student)
+
+
+@pytest.mark.parametrize(
+    ("trainer", "words"),
+    [
+        ({"optim_args": "betas=3"}, "optim_args holds betas=3, .* optim adamw_torch"),
+        ({"optim": "sgd", "optim_args": "momentum=0.9, eps=3"}, "optim_args holds eps=3, .* optim sgd"),
+        ({"optim_target_modules": ["attn"]}, "optim_target_modules is .* optim adamw_torch"),
+        ({"optim": "sgd", "adam_epsilon": 1e-6}, "adam_epsilon is 1e-06, .* optim sgd"),
+        ({"optim": "adafactor", "adam_beta1": 0.8}, "adam_beta1 is 0.8, .* optim adafactor"),
+        ({"lr_scheduler_type": "constant", "warmup_steps": 10}, "warmup_steps is 10, .* lr_scheduler_type constant"),
+        ({"lr_scheduler_type": "constant", "lr_scheduler_kwargs": {"num_cycles": 3}}, "lr_scheduler_kwargs is"),
+        ({"activation_checkpointing_kwargs": {"use_reentrant": False}}, "checkpointing_kwargs is set, .* without"),
+    ],
+)
+@pytest.mark.parametrize("with_student", [False, True])
+def test_a_key_that_the_chosen_optimizer_or_schedule_does_not_heed_is_refused(
+    tmp_path, toy_model, trainer, words, with_student
+):
+    with pytest.raises(UserError, match=f"{words}.*; (leave it out|set)"):
+        rehearsed(trainer, tmp_path / "run", toy_model() if with_student else None)
+
+
+@pytest.mark.parametrize(
+    "trainer",
+    [
+        {"optim": "sgd", "optim_args": "momentum=0.9"},
+        {"optim": "sgd", "optim_args": "momentum=0, nesterov=false"},  # heeded, although they are its own
+        {"optim": "adagrad", "optim_args": "eps=1e-10"},
+        {"optim": "sgd", "adam_epsilon": 1e-8, "weight_decay": 0.1},  # 1e-8 is Trainer's own
+        {"adam_beta1": 0.8, "adam_beta2": 0.9, "adam_epsilon": 1e-6, "weight_decay": 0.1},
+        {"optim": "adafactor", "weight_decay": 0.1},
+        {"warmup_steps": 0.1, "learning_rate": 0},
+        {"warmup_steps": 3, "max_steps": 1_000_000},
+        {"lr_scheduler_type": "constant_with_warmup", "warmup_steps": 10},
+        {"lr_scheduler_kwargs": {"num_cycles": 0.5}},  # cosine's own
+        {"lr_scheduler_type": "inverse_sqrt", "lr_scheduler_kwargs": {"timescale": 30}},
+        {"activation_checkpointing": True, "activation_checkpointing_kwargs": {"use_reentrant": False}},
+    ],
+)
+def test_a_key_that_is_heeded_is_not_refused(tmp_path, toy_model, trainer):
+    for student in (None, toy_model()):
+        rehearsed(trainer, tmp_path / "run", student)

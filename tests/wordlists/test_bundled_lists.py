@@ -9,16 +9,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distill.text.counterfactual import Swapper
-from distill.text.wordlist import WordList, load_wordlist
+from distill.text.wordlist import Row, WordList, load_wordlist
+
+
+def plain_rows(wordlist: WordList) -> list[Row]:
+    return [row for row in wordlist.rows if row.when is None and not (row.one_way or row.generic)]
 
 
 def rows_that_are_one_to_one(swapper: Swapper) -> Swapper:
-    """The list without phrases and without words whose counterpart depends on the sentence or goes one way.
+    """The list without phrases and without words whose counterpart depends on the sentence, or goes one way or none.
 
     Rows of several words are left out as well: "he" and "was" side by side make one ("he was") of two words.
     """
     wordlist = swapper.wordlist
-    rows = [r for r in wordlist.rows if r.when is None and not r.one_way and not any(" " in word for word in r.words)]
+    rows = [row for row in plain_rows(wordlist) if not any(" " in word for word in row.words)]
     return Swapper(WordList("one-to-one", wordlist.groups, tuple(rows), sha256=wordlist.name))
 
 
@@ -50,7 +54,7 @@ def test_shifts_go_round(name, data):
 @pytest.mark.parametrize("swapper", [NEUTRAL, RELIGION], ids=lambda s: s.wordlist.name)
 def test_every_plain_row_goes_round_in_a_sentence(swapper):
     """Rows of several words too (he was, she was, they were), each by itself."""
-    rows = [row for row in swapper.wordlist.rows if row.when is None and not row.one_way]
+    rows = plain_rows(swapper.wordlist)
     assert len(rows) > 25
     for row in rows:
         texts = [f"Then, {word}, we say" for word in row.words]

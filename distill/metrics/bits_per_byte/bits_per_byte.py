@@ -2,6 +2,7 @@
 
 import math
 
+from distill.metrics import enough
 from distill.metrics import evaluation as base
 from distill.metrics.bootstrap import Card, Measurement
 
@@ -29,6 +30,7 @@ def measure(evaluation: base.Evaluation) -> Measurement:
         counted="bytes",
         details={"context": evaluation.context, "stride": evaluation.stride, "seed": evaluation.seed},
         ruler=evaluation.ruler("context"),
+        too_little=enough.of_held_out(len(units), int(evaluation.likelihoods[:, 1].sum())),
     )
 
 

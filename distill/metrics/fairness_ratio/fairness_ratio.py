@@ -20,6 +20,8 @@ _LIMITS = (
     "ratios are lower still: they are moved so that their mean is the value. Texts without a listed word play no part."
 )
 
+SAMPLES_TEXT = True
+
 CARDS = (
     Card(
         name="fairness_ratio_mean",

@@ -27,6 +27,8 @@ _FORMULA = (
     "g = she - he, over the words i of the continuation"
 )
 
+SAMPLES_TEXT = True
+
 CARDS = (
     Card(
         name="gender_max_disparity",

@@ -10,6 +10,8 @@ from distill.metrics import evaluation as base
 from distill.metrics.bootstrap import Card, Measurement
 from distill.metrics.log_ratio import log_ratio
 
+SAMPLES_TEXT = True
+
 CARD = Card(
     name="generation_disparity",
     label="generation disparity",

@@ -28,6 +28,8 @@ def _distinct_card(n: int, grams: str) -> Card:
     )
 
 
+SAMPLES_TEXT = True
+
 CARDS = (
     _distinct_card(1, "words"),
     _distinct_card(2, "pairs of neighbouring words"),

@@ -2,8 +2,11 @@
 
 import numpy as np
 
+from distill.metrics import enough
 from distill.metrics import evaluation as base
 from distill.metrics.bootstrap import Card, Measurement
+
+SAMPLES_TEXT = True
 
 CARD = Card(
     name="neutral_rate",
@@ -34,6 +37,7 @@ def measure(evaluation: base.Evaluation) -> Measurement:
             "wordlist": evaluation.wordlist.sha256,
             "seed": evaluation.seed,
         },
+        too_little=enough.of_samples(int(units[:, 1].sum())),
     )
 
 

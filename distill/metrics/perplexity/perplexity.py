@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from distill.metrics import enough
 from distill.metrics import evaluation as base
 from distill.metrics.bootstrap import Card, Measurement
 
@@ -31,6 +32,7 @@ def measure(evaluation: base.Evaluation) -> Measurement:
         counted="tokens",
         details={"context": evaluation.context, "stride": evaluation.stride, "seed": evaluation.seed},
         ruler=evaluation.ruler("tokenizer", "context"),
+        too_little=enough.of_held_out(len(units), int(units[:, 1].sum())),
     )
 
 

@@ -10,6 +10,8 @@ from distill.metrics.text_groups import GROUPS_RULE, JUDGE_LIMIT, group_gap, jud
 
 VALUES = {"positive": 1.0, "neutral": 0.0, "negative": -1.0, "other": 0.0}
 
+SAMPLES_TEXT = True
+
 CARDS = (
     Card(
         name="regard_gap",

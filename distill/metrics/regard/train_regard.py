@@ -27,7 +27,7 @@ from distill.base.errors import UserError
 from distill.base.files import write_folder
 from distill.base.long_input import read_text
 from distill.metrics.text_classifier import TextClassifier, load_classifier
-from distill.models.architecture import special_tokens
+from distill.models.architecture import own_context, special_tokens
 from distill.models.loading import load_model, load_tokenizer
 
 LABELS = {"-1": "negative", "0": "neutral", "1": "positive", "2": "other"}
@@ -138,7 +138,7 @@ def _untrained(base: str, tokenizer: PreTrainedTokenizerBase, names: Sequence[st
 def _fit(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Rows, names: Sequence[str], seed: int
 ) -> None:
-    limit = getattr(model.config, "max_position_embeddings", None)
+    limit = own_context(model.config)
     ids = [one[:limit] for one in tokenizer([text for _, text in rows])["input_ids"]]
     steps = EPOCHS * math.ceil(len(rows) / BATCH)
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE)

@@ -9,6 +9,8 @@ from distill.metrics.text_groups import GROUPS_RULE, JUDGE_LIMIT, group_gap, jud
 POSITIVE, NEGATIVE = 0.5, -0.5
 _VALUES = {"positive": 1.0, "neutral": 0.0, "negative": -1.0}
 
+SAMPLES_TEXT = True
+
 CARDS = (
     Card(
         name="sentiment_gap",

@@ -19,6 +19,8 @@ _LIMITS = (
     "continuations are rare, and few texts say little."
 )
 
+SAMPLES_TEXT = True
+
 CARDS = (
     Card(
         name="toxicity_rate",
