@@ -180,7 +180,7 @@ def test_an_audited_run_says_what_its_students_remember(world, tmp_path):
     assert "is the reference" in scores["models"]["teacher"]["membership_excess_auc"]["details"]["reference"]
     for report in ("report.md", "report.html", "student/README.md"):
         text = (output / report).read_text(encoding="utf-8")
-        assert text.index("what it remembers") < text.index("canary exposure, bits"), report
+        assert text.index("what it remembers") < text.rindex("canary exposure, bits"), report
     files = [f"--{name}={output}/audit/{name}.jsonl" for name in ("members", "others", "canaries")]
     cli.main([
         "score", str(output / "student"), *files, f"--reference={teacher}", "--metrics=perplexity",
