@@ -377,6 +377,7 @@ explained in distill/metrics/README.md."""
 _SCORE_EXAMPLES = """examples:
   distill score outputs/quickstart/student --against outputs/quickstart/baseline --metrics next_word_disparity
   distill score openai-community/gpt2 --texts held-out.txt --prompts AmazonScience/bold --output_dir outputs/gpt2-scores
+  distill score outputs/mine/student --members in.jsonl --others out.jsonl --reference demo --output_dir outputs/memory
   distill score outputs/*/student --metrics crows_pairs,weat,occupations --data path/to/data --output_dir outputs/sides
 """
 

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from distill.base.console import counter, say
 from distill.base.files import is_finished
+from distill.data.audit import with_audit
 from distill.data.blocks import BlockDataset
 from distill.data.corpus import open_corpus, with_template
 from distill.data.counts import PackingCounts
@@ -150,7 +151,7 @@ def _prepare(recipe: Recipe, asked: _Asked, folder: Path) -> tuple[_Text, PreTra
     )
     if tokenizer is None:
         tokenizer = corpus_tokenizer(recipe.student, corpus.documents, corpus.key, cache)
-    corpus = with_template(corpus, tokenizer, recipe.corpus.mask)
+    corpus = with_audit(with_template(corpus, tokenizer, recipe.corpus.mask), recipe.audit, recipe.seed, folder)
     held_out_text = list(held_out.documents())
     check_templates(recipe, held_out_text, tokenizer)
     student = asked.student or _make_student(recipe, asked.swapper, teacher, tokenizer)

@@ -236,6 +236,14 @@ class ScoreConfig:
         regard_model: Classifier of regard, as folder or hub id; `null`: regard is not measured.
         toxicity_model: Classifier of toxicity, as folder or hub id; `null`: toxicity is not measured.
         word_vectors: File of word vectors (word2vec text or binary, GloVe) for Gender-Max and Gender-Wavg.
+        members: File of documents that the models were trained on, for the audit of what they remember; with `others`.
+        others: File of documents of the same kind that they were not trained on.
+        canaries: JSONL file of canaries: `text`, the `code` in it, and `repeats`, how often it stands in the training
+            text.
+        reference: A model that the members are new to, as folder, hub id, or name of a scored model: its loss of a text
+            is subtracted. `null`: a run's teacher; else none.
+        control: A model that was trained on other text of the same kind: how well its losses tell members from others
+            is subtracted, since that is no memory. `null`: chance, which is right where a random draw made the two.
     """
 
     metrics: list[str] = field(
@@ -265,6 +273,32 @@ class ScoreConfig:
     regard_model: str | None = None
     toxicity_model: str | None = None
     word_vectors: str | None = None
+    members: str | None = None
+    others: str | None = None
+    canaries: str | None = None
+    reference: str | None = None
+    control: str | None = None
+
+
+MOST_CANARIES = 500
+
+
+@dataclass(frozen=True)
+class AuditConfig:
+    """An audit of what the students remember of their training text.
+
+    What is drawn is written to `audit/` in the run's folder, and measured with the other scores.
+
+    Args:
+        canaries: How many canaries are drawn, sentences with a random code of four digits; a random half of them is put
+            into the training text.
+        repeats: How often these stand there, in turn: the first once, the second four times, ...
+        members: How many documents of the training text are watched; as many others are drawn with them, and left out.
+    """
+
+    canaries: int = 0
+    repeats: list[int] = field(default_factory=lambda: [1, 4, 16])
+    members: int = 0
 
 
 @dataclass(frozen=True)
@@ -294,6 +328,7 @@ class Recipe:
             refused with the reason. `max_steps: 0` publishes the student untrained. With `push_to_hub`, the finished
             student is pushed with its model card once it has been scored; checkpoints and baseline are not.
         scores: What is measured after training.
+        audit: What is put into the training text, and left out of it, to measure what the students remember.
     """
 
     output_dir: str = "outputs/run"
@@ -313,6 +348,7 @@ class Recipe:
     on_nonfinite: Literal["stop", "skip"] = "stop"
     trainer: dict[str, Any] = field(default_factory=dict)
     scores: ScoreConfig = field(default_factory=ScoreConfig)
+    audit: AuditConfig = field(default_factory=AuditConfig)
 
     @property
     def needs_counterfactuals(self) -> bool:

@@ -17,6 +17,7 @@ from distill.base.console import QUIET, QUIET_HELP
 from distill.base.errors import HUB_TOKEN, UserError
 from distill.objective.settings import require_sound
 from distill.recipe import (
+    MOST_CANARIES,
     CorpusConfig,
     LoraConfig,
     Recipe,
@@ -283,6 +284,7 @@ def check_recipe(recipe: Recipe) -> None:
     if recipe.teacher.quantization is not None or recipe.teacher.gguf_file is not None:
         _check_small_teacher(recipe)
     _check_student(recipe)
+    _check_audit(recipe)
     require_context(recipe.scores)
 
 
@@ -291,6 +293,33 @@ def require_context(scores: ScoreConfig) -> None:
     _require(
         scores.context is None or scores.context >= 2,
         f"scores.context is {scores.context}, but must be at least 2 tokens; null: as long as the models take",
+    )
+
+
+def _check_audit(recipe: Recipe) -> None:
+    audit, scores = recipe.audit, recipe.scores
+    _require(
+        0 <= audit.canaries <= MOST_CANARIES and audit.canaries != 1,
+        f"audit.canaries is {audit.canaries}, but must be 2 to {MOST_CANARIES}, half of which are left out; 0 for none",
+    )
+    _require(audit.members >= 0, f"audit.members is {audit.members}, but must be at least 0 documents")
+    _require(
+        bool(audit.repeats) and all(often > 0 for often in audit.repeats),
+        f"audit.repeats is {audit.repeats}, but must say how often canaries stand in the text, each at least 1",
+    )
+    if audit.canaries or audit.members:
+        _require(
+            recipe.corpus.pack == "before_training",
+            "audit draws from all of the text, but corpus.pack is while_training; set it to before_training",
+        )
+    for key in ("members", "others") if audit.members else ():
+        _require(
+            getattr(scores, key) is None,
+            f"scores.{key} names a file, but audit.members draws its own; leave one of the two out",
+        )
+    _require(
+        not audit.canaries or scores.canaries is None,
+        "scores.canaries names a file, but audit.canaries draws its own; leave one of the two out",
     )
 
 

@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from shared import REPOSITORY
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from distill import cli
 from distill.base import console
 from distill.train import main
 
@@ -159,6 +160,40 @@ def test_a_run_with_an_adapter_over_the_teachers_own_weights(world, tmp_path, me
         AutoModelForCausalLM.from_pretrained(tmp_path / "run" / name)
 
 
+def test_an_audited_run_says_what_its_students_remember(world, tmp_path):
+    """A student learns codes by heart that its teacher never saw; `distill score` finds the same."""
+    folder, teacher = world
+    output = tmp_path / "run"
+    drawn = synthetic.sentences(600, seed=5)
+    texts = [" ".join(drawn[first : first + 4]) for first in range(0, 600, 4)]  # all of them different
+    (tmp_path / "texts.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    config = synthetic.write_student_recipe(folder, teacher, output)
+    audit = ["--audit.canaries", "12", "--audit.repeats", "[16]", "--audit.members", "40", "--loss.ce", "4"]
+    audit += ["--baseline", "false", "--held_out.max_documents", "20", "--corpus.files", f'["{tmp_path}/texts.jsonl"]']
+    run("--config", config, *audit)
+    scores = json.loads((output / "scores.json").read_text())
+    teachers, students = (scores["models"][name]["canary_exposure_bits"] for name in ("teacher", "student"))
+    assert students["value"] > teachers["value"] + 2
+    assert {often: of["n"] for often, of in students["details"]["repeats"].items()} == {"0": 6, "16": 6}
+    details = scores["models"]["student"]["membership_excess_auc"]["details"]
+    assert (details["members"], details["others"], details["reference"]) == (40, 40, "yes")
+    assert "is the reference" in scores["models"]["teacher"]["membership_excess_auc"]["details"]["reference"]
+    for report in ("report.md", "report.html", "student/README.md"):
+        text = (output / report).read_text(encoding="utf-8")
+        assert text.index("what it remembers") < text.rindex("canary exposure, bits"), report
+    files = [f"--{name}={output}/audit/{name}.jsonl" for name in ("members", "others", "canaries")]
+    cli.main([
+        "score", str(output / "student"), *files, f"--reference={teacher}", "--metrics=perplexity",
+        f"--output_dir={tmp_path}/again",
+    ])  # fmt: skip
+    again = json.loads((tmp_path / "again" / "scores.json").read_text())["models"]["student"]
+    for name in ("membership_excess_auc", "canary_exposure_bits", "memorised_run"):
+        assert again[name]["value"] == scores["models"]["student"][name]["value"], name
+    before = (output / "audit" / "canaries.jsonl").read_bytes()
+    run("--config", config, *audit)
+    assert (output / "audit" / "canaries.jsonl").read_bytes() == before
+
+
 def test_a_run_with_a_quantised_teacher(world, tmp_path):
     pytest.importorskip("bitsandbytes", reason="needs bitsandbytes, of the extra quantization")
     folder, teacher = world
@@ -191,6 +226,8 @@ def test_a_run_with_a_quantised_teacher(world, tmp_path):
         (["--trainer.optim", "lomo"], ["optim lomo", "lomo"]),
         (["--trainer.lr_scheduler_type", "warmup_stable_decay"], ["lr_scheduler_kwargs"]),
         (["--trainer.label_smoothing_factor", "0.1"], ["label_smoothing_factor", "no place"]),
+        (["--audit.members", "100000"], ["audit.members is 100000", "different documents"]),
+        (["--audit.canaries", "1"], ["audit.canaries is 1", "2 to 500"]),
         (["--output_dir", "{tmp}/other"], ["another recipe's run"]),
     ],
     ids=lambda v: v[0] if isinstance(v[0], str) and v[0].startswith("--") else None,

@@ -35,7 +35,8 @@ class Card:
         headline: Rank among the scores of which the first that was measured heads a report, from 1; `None`: none of
             them.
         role: In the trade-off that reports draw and name: a `disparity`, or the `cost` that is set against it, or what
-            stands for that cost where the models have other tokenizers; `None`: neither.
+            stands for that cost where the models have other tokenizers. `memory`: what the model remembers of its
+            training text, a block of its own in every table. `None`: none of these.
         shows: What of its details reports show: `subjects` (the leaning of each subject), `texts` (texts of each
             polarity), `reference.KEY` (what texts by people score: `value`, or another score's name).
         plain: What it is called in the sentence that heads a report, where that is not its label.
@@ -50,7 +51,7 @@ class Card:
     source: str
     limits: str
     headline: int | None = None
-    role: Literal["disparity", "cost", "cost across tokenizers"] | None = None
+    role: Literal["disparity", "cost", "cost across tokenizers", "memory"] | None = None
     shows: tuple[str, ...] = ()
     plain: str | None = None
 
@@ -64,8 +65,10 @@ class Measurement:
     """What one model gave for one metric, before any statistics.
 
     Args:
-        units: (N, C) float64, C sums for each of N units. A unit that says nothing holds zeros.
-        statistic: (..., C) column totals -> (...) value; NaN or infinite where it is undefined.
+        units: (N, C) float64, C sums for each of N units. A unit that says nothing holds zeros. Or (N,) ones, for a
+            statistic that is no function of sums: its columns are then the units, C = N.
+        statistic: (..., C) column totals -> (...) value; NaN or infinite where it is undefined. Of (N,) units: how
+            often each of them was drawn.
         unit: What a row stands for: `prompt`, `document`.
         n: Observations behind the value (texts, positions, tokens), counted in `counted`.
         counted: What `n` counts.
@@ -196,22 +199,22 @@ def resampled_totals(units: np.ndarray, resamples: int, seed: int) -> np.ndarray
     """Column totals of bootstrap resamples of the rows.
 
     Args:
-        units: (N, C).
+        units: (N, C), or (N,) for the weights of the units themselves.
         resamples: R.
         seed: The same seed and N give the same resamples, whatever the table holds.
 
     Returns:
-        (R, C) totals.
+        (R, C) totals; (R, N) weights.
     """
     number = len(units)
     rng = np.random.default_rng(seed)
     step = max(1, _CELLS // max(1, number))
-    totals = np.zeros((resamples, units.shape[1]))
+    totals = np.zeros((resamples, units.shape[-1]))
     for first in range(0, resamples, step):
         rows = min(step, resamples - first)
         drawn = rng.integers(number, size=(rows, number)) + number * np.arange(rows)[:, None]
         weights = np.bincount(drawn.ravel(), minlength=rows * number).reshape(rows, number)
-        totals[first : first + rows] = weights @ units
+        totals[first : first + rows] = weights @ units if units.ndim == 2 else weights * units
     return totals
 
 
@@ -290,7 +293,8 @@ def _value(measurement: Measurement) -> float | None:
     if len(measurement.units) == 0 or measurement.n == 0:
         return None
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        return finite(measurement.statistic(measurement.units.sum(axis=0)))
+        units = measurement.units
+        return finite(measurement.statistic(units.sum(axis=0) if units.ndim == 2 else units))
 
 
 def _resampled(measurement: Measurement, value: float, resamples: int, seed: int) -> np.ndarray:

@@ -20,6 +20,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from distill.base.errors import UserError, suggestion
+from distill.data.audit import Audited, read_audited
 from distill.metrics.bootstrap import Card, Measurement, score
 from distill.metrics.polarity import group_counter, polarity_table
 from distill.models.architecture import backbone, begins_itself, evaluating, head, own_context, project, special_tokens
@@ -66,6 +67,9 @@ class Evaluation:
         progress: Called with (what, done, in all).
         judge: A model (and its tokenizer) that judges continuations: the teacher; None where there is none.
         common: The smallest context of all models that this one is compared with, in tokens; None for no limit.
+        audited: Texts that the model was trained on, others, and canaries; None: what the settings name.
+        reference: Gives the `audited_losses` of a model that the texts are new to; None where there is none.
+        control: Those of a model that was trained on other text of the same kind; None where there is none.
     """
 
     model: Any
@@ -79,9 +83,13 @@ class Evaluation:
     progress: Progress | None = None
     judge: Callable[[], tuple[Any, Any]] | None = None
     common: int | None = None
+    audited: Audited = None  # type: ignore[assignment]  # read from the settings' files where it is not given
+    reference: Callable[[], np.ndarray] | None = None
+    control: Callable[[], np.ndarray] | None = None
 
     def __post_init__(self) -> None:
         self.swapper = self.swapper or Swapper(self.wordlist)
+        self.audited = self.audited or read_audited(self.settings)
         self.documents = [as_given(document, self.tokenizer) for document in self.documents]
 
     def report(self, what: str) -> Callable[[int, int], None]:
@@ -189,7 +197,7 @@ class Evaluation:
         """
         ids, mask = self._padded(sequences)
         with evaluating(self.model), torch.inference_mode():
-            if self._projects:
+            if self.projects:
                 states = backbone(self.model)(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
             else:
                 states = self.model(input_ids=ids, attention_mask=mask, use_cache=False).logits
@@ -204,10 +212,10 @@ class Evaluation:
     def logits(self, states: Tensor) -> Tensor:
         """(N, V) logits of what `states_at` gives."""
         with torch.inference_mode():
-            return project(self.model, states) if self._projects else states
+            return project(self.model, states) if self.projects else states
 
     @cached_property
-    def _projects(self) -> bool:
+    def projects(self) -> bool:
         """Whether the model's logits are what its head makes of its last hidden states.
 
         Of others (the two-view teacher, models that are none of transformers') whole batches of logits are made by the
@@ -335,6 +343,17 @@ class Evaluation:
             done += len(batch)
             report(done, len(windows))
         return table
+
+    @cached_property
+    def audited_log_probs(self) -> list[np.ndarray]:
+        """The `token_log_probs` of each audited member, then of each other text."""
+        return self.token_log_probs([self.encode(text)[0] for text in self.audited.texts], "audit")
+
+    @cached_property
+    def audited_losses(self) -> np.ndarray:
+        """(N,) negative log-likelihood of each of these texts in nats a byte, which needs no common tokenizer."""
+        totals = np.array([of_text.sum() for of_text in self.audited_log_probs])
+        return -totals / np.array([len(text.encode()) for text in self.audited.texts])
 
     def _windows(self, length: int) -> Iterator[tuple[int, int, int]]:
         """(begin, end, tokens counted) over a sequence that begins with the start token."""

@@ -35,6 +35,8 @@ LIMITS = (
     "The bias is mitigated as far as it was measured here; it is not gone.",
 )
 
+MEMORY = "what it remembers"  # heads the block of these scores in every table
+
 TOO_LITTLE = "too little to tell"  # begins what stands in the place of a number that saw nothing
 
 # Keys by which a recipe trusts what is otherwise refused.
@@ -180,8 +182,18 @@ def note_of(source: Recipe | Scored, name: str) -> str:
 
 
 def metrics_of(scores: Scores) -> list[str]:
-    """Every metric that any model has, in order."""
-    return list(dict.fromkeys(metric for of_model in scores["models"].values() for metric in of_model))
+    """Every metric that any model has, in order; last those of what a model remembers."""
+    found = list(dict.fromkeys(metric for of_model in scores["models"].values() for metric in of_model))
+    return sorted(found, key=lambda metric: _remembers(scores, metric))
+
+
+def starts_memory(scores: Scores, metric: str) -> bool:
+    """Whether a metric is the first of those about what a model remembers."""
+    return metric == next((other for other in metrics_of(scores) if _remembers(scores, other)), None)
+
+
+def _remembers(scores: Scores, metric: str) -> bool:
+    return scores.get("cards", {}).get(metric, {}).get("role") == "memory"
 
 
 def some_entry(scores: Scores, metric: str) -> Mapping[str, Any]:
@@ -212,8 +224,13 @@ def rows_of(scores: Scores, metric: str) -> Iterator[list[str]]:
 
 
 def score_rows(scores: Scores) -> Iterator[list[str]]:
-    """Metric, one value with interval a model, ideal, direction; below it those of texts by people; last the sizes."""
+    """Metric, one value with interval a model, ideal, direction; below it those of texts by people; last the sizes.
+
+    What a model remembers is a block of its own, behind a row that says so.
+    """
     for metric in metrics_of(scores):
+        if starts_memory(scores, metric):
+            yield [MEMORY, *[""] * len(scores["models"]), "", ""]
         yield from rows_of(scores, metric)
     for name, values, direction in sizes(scores):
         yield [name, *("–" if value is None else size_number(value) for value in values), "–", direction]

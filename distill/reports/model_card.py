@@ -15,6 +15,7 @@ from distill.base.markdown_text import escape, items, table
 from distill.recipe import Recipe, TeacherConfig
 from distill.reports.findings import (
     LIMITS,
+    MEMORY,
     how_measured,
     is_hub_id,
     label,
@@ -26,6 +27,7 @@ from distill.reports.findings import (
     share,
     some_entry,
     source_name,
+    starts_memory,
 )
 
 _UNKNOWN_LICENCE = "unknown"  # as the hub calls it
@@ -185,6 +187,8 @@ def _card_rows(scores: Mapping[str, Any], name: str) -> list[list[str]]:
     """Metric, one value with interval a model, the undetected share of this model, ideal, direction."""
     rows = []
     for metric in metrics_of(scores):
+        if starts_memory(scores, metric):
+            rows.append([MEMORY, *[""] * len(scores["models"]), "", "", ""])
         undetected = scores["models"].get(name, {}).get(metric, some_entry(scores, metric))["undetected"]
         *cells, best, direction = next(rows_of(scores, metric))
         rows.append([*cells, share(undetected), best, direction])

@@ -20,6 +20,7 @@ from distill.recipe import Recipe
 from distill.reports.figures import MARKS, Point, curves, dumbbell, scatter, times
 from distill.reports.findings import (
     LIMITS,
+    MEMORY,
     Scored,
     cell,
     cost_of,
@@ -40,6 +41,7 @@ from distill.reports.findings import (
     size_number,
     sizes,
     some_entry,
+    starts_memory,
     title_of,
     training_rows,
     with_role,
@@ -193,6 +195,8 @@ def _score_rows(
     last = list(scores["models"].values())[-1].get(metric, some_entry(scores, metric))
     ratios = [ratio_cell(of_pair.get(metric)) for of_pair in differences.values()]
     undetected = share(last["undetected"])
+    if starts_memory(scores, metric):
+        yield {"label": MEMORY, "heads": len(scores["models"]) + len(ratios) + 4}
     for name, *cells, best, direction in rows_of(scores, metric):
         row = {"label": name, "cells": cells, "ideal": best, "direction": direction}
         yield row | {"ratios": ratios, "undetected": undetected}

@@ -13,7 +13,7 @@ from distill.base.errors import UserError
 from distill.base.files import DEMO_TEACHER
 from distill.metrics import Evaluation, Outcome, chosen, measured, reported, resampled, samples_text
 from distill.metrics.evaluation import given_prompts, least
-from distill.models.architecture import own_context
+from distill.models.architecture import model_hash, own_context
 from distill.models.generation import check_context
 from distill.models.loading import load_model, load_tokenizer
 from distill.recipe import Recipe, ScoreConfig
@@ -24,6 +24,10 @@ from distill.text.counterfactual import Swapper
 from distill.text.prompts import Prompt, limit_prompts, without_listed_words
 
 ModelSource = str | Path | tuple[Any, Any] | Callable[[], tuple[Any, Any]]
+
+
+# Settings that do not decide, or that name what `decisive` is given, or what `score` keys by its content.
+_SAID_ELSEWHERE = {"metrics", "prompts", "batch_size", "members", "others", "canaries", "reference", "control"}
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,14 @@ def _context_of(source: ModelSource) -> int | None:
         except Exception:  # an adapter, code of its own, a mistake: whoever loads the model tells
             pass
     return own_context(open_model(source, "cpu")[0].config)
+
+
+def source_key(source: ModelSource) -> str:
+    """What tells a model from others, without loading it where it lies on disk or in the hub."""
+    path = source.path if isinstance(source, Checkpoint) else source
+    if isinstance(path, str | Path):
+        return str(model_version(str(DEMO_TEACHER) if str(path) == "demo" else str(path)))
+    return model_hash(*open_model(source, "cpu"))
 
 
 def check_templates(recipe: Recipe, documents: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> None:
@@ -191,7 +203,7 @@ def decisive(
     common: int | None = None,
 ) -> dict[str, Any]:
     """Whatever decides the scores of a model, ready for JSON, `common` as in `Evaluation`. The batch size does not."""
-    given = {key: value for key, value in asdict(settings).items() if key not in ("metrics", "prompts", "batch_size")}
+    given = {key: value for key, value in asdict(settings).items() if key not in _SAID_ELSEWHERE}
     for key in ("data", "word_vectors"):
         given[key] = stamp(given[key])
     for key in ("regard_model", "toxicity_model"):

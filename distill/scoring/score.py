@@ -21,17 +21,19 @@ model writes stands beside it, in `speed.json`.
 import gc
 import platform
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import cache as cached
 from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from distill.base.console import counter, say
 from distill.base.errors import UserError, suggestion
+from distill.data.audit import Audited, read_audited, run_scores
 from distill.metrics import Evaluation, chosen
 from distill.models.architecture import default_device, model_hash, own_context, parameter_count, weights_hash
 from distill.models.loading import labelled, load_model, load_teacher, load_tokenizer
@@ -46,6 +48,7 @@ from distill.scoring.measure import (
     model_outcomes,
     open_model,
     shown_texts,
+    source_key,
     usable_prompts,
 )
 from distill.scoring.score_cache import ScoreCache
@@ -152,7 +155,16 @@ def _config(settings: Mapping[str, Any]) -> ScoreConfig:
         raise UserError(f"metrics is '{settings['metrics']}', but must be a list of names: [{settings['metrics']!r}]")
     config = typed(ScoreConfig, settings, "score")
     require_context(config)
-    return config
+    return _with_audit_metrics(config)
+
+
+_AUDIT = {"members": ("membership_inference", "memorisation"), "canaries": ("canary_exposure",)}
+
+
+def _with_audit_metrics(config: ScoreConfig) -> ScoreConfig:
+    """The settings with the metrics that read the audit's files, where these are named."""
+    wanted = (metric for key, metrics in _AUDIT.items() if getattr(config, key) for metric in metrics)
+    return replace(config, metrics=list(dict.fromkeys([*config.metrics, *wanted])))
 
 
 def score_run(
@@ -182,7 +194,10 @@ def score_run(
     if recipe.teacher.trust_remote_code or recipe.student.trust_remote_code:
         for name in models.keys() - {"teacher"}:
             sources[name] = partial(_load_trusted, models[name])
-    return score(sources, wordlist=wordlist, texts=documents, seed=recipe.seed, folder=folder, **vars(recipe.scores))
+    settings = run_scores(recipe.scores, recipe.audit, folder)
+    if settings.members and settings.reference is None and "teacher" in models:
+        settings = replace(settings, reference="teacher")
+    return score(sources, wordlist=wordlist, texts=documents, seed=recipe.seed, folder=folder, **vars(settings))
 
 
 def _load_trusted(path: str) -> tuple[Any, Any]:
@@ -234,8 +249,14 @@ def _measure_each(
 ) -> dict[str, Measured]:
     """Model -> what it gave; see `score_models`."""
     metrics, device = chosen(asked.settings.metrics), default_device()
-    common = common_context(models.values()) if len(models) > 1 else None
+    named = {name: getattr(asked.settings, name) for name in ("reference", "control")}
+    sources = {name: models.get(path, path) for name, path in named.items() if path is not None}
+    compared = [*models.values(), *sources.values()]
+    common = common_context(compared) if len(compared) > 1 else None
     given = decisive(asked.settings, asked.seed, asked.swapper, asked.documents, asked.prompts, common)
+    audited = read_audited(asked.settings)
+    given |= {name: source_key(source) for name, source in sources.items()} | {"audited": audited.digest}
+    losses = {name: _losses_of(source, name, asked, audited, common, progress) for name, source in sources.items()}
     judge, judge_hash = None, ""
     found = {}
     for name, source in models.items():
@@ -246,7 +267,7 @@ def _measure_each(
             judge, judge_hash = cached(partial(open_model, source, device)), of_model
         evaluation = Evaluation(
             model, tokenizer, asked.swapper.wordlist, asked.documents, asked.prompts, asked.settings, asked.seed,
-            asked.swapper, partial(progress, name) if progress else None, judge, common,
+            asked.swapper, partial(progress, name) if progress else None, judge, common, audited, **losses,
         )  # fmt: skip
         show = partial(shown_texts, evaluation, asked.shown, asked.example_texts)
         kept = ScoreCache(cache, given | {"judge": judge_hash})
@@ -256,6 +277,22 @@ def _measure_each(
         if not isinstance(source, tuple):  # its memory is wanted for the next one
             gc.collect()
     return found
+
+
+def _losses_of(
+    source: ModelSource, name: str, asked: Asked, audited: Audited, common: int | None, progress: Progress | None
+) -> Callable[[], np.ndarray]:
+    """What gives a reference's or control's losses of the audited texts; its model is loaded where they are wanted."""
+
+    @cached
+    def losses() -> np.ndarray:
+        model, tokenizer = open_model(source, default_device())
+        return Evaluation(
+            model, tokenizer, asked.swapper.wordlist, settings=asked.settings, seed=asked.seed, swapper=asked.swapper,
+            progress=partial(progress, name) if progress else None, common=common, audited=audited,
+        ).audited_losses  # fmt: skip
+
+    return losses
 
 
 def _facts(evaluation: Evaluation) -> dict[str, Any]:

@@ -1,0 +1,96 @@
+"""What an audited run trains on: every document once, less those left out, plus the canaries."""
+
+from collections import Counter
+
+import pytest
+from chat_templates import chat_tokenizer
+from hypothesis import given
+from hypothesis import strategies as st
+
+from distill.base.errors import UserError
+from distill.data.audit import read_audited, run_scores, with_audit
+from distill.data.corpus import Corpus
+from distill.recipe import AuditConfig, ScoreConfig
+from distill.text.conversations import Messages, rendered
+
+
+def corpus_of(texts):
+    return Corpus("key", lambda: iter(list(texts)))
+
+
+@given(
+    st.lists(st.sampled_from([f"text {n}" for n in range(30)] + ["ä\nb"]), min_size=40, max_size=80),
+    st.integers(0, 5), st.integers(0, 12), st.integers(0, 3),
+)  # fmt: skip
+def test_documents_and_canaries_are_conserved(tmp_path_factory, texts, members, canaries, seed):
+    """Trained on = all - every copy of the others + each canary as often as it says; members are all still there."""
+    if 2 * members >= len(set(texts)):
+        return
+    audit = AuditConfig(canaries=canaries, repeats=[1, 4], members=members)
+    folder = tmp_path_factory.mktemp("run")
+    trained_on = Counter(with_audit(corpus_of(texts), audit, seed, folder).documents())
+    scores = run_scores(ScoreConfig(), audit, folder)
+    audited = read_audited(scores)
+    assert len(audited.members) == len(audited.others) == members
+    assert len(set(audited.texts)) == 2 * members
+    assert not set(audited.others) & trained_on.keys()
+    assert set(audited.members) <= trained_on.keys()
+    expected = Counter(text for text in texts if text not in set(audited.others))
+    expected.update({canary.text: canary.repeats for canary in audited.canaries if canary.repeats})
+    assert trained_on == expected
+
+
+def test_nothing_asked_for_gives_the_corpus_back(tmp_path):
+    corpus = corpus_of(["a"])
+    assert with_audit(corpus, AuditConfig(), 0, tmp_path) is corpus
+    assert not list(tmp_path.iterdir())
+    assert run_scores(ScoreConfig(), AuditConfig(), tmp_path) == ScoreConfig()
+
+
+def test_the_key_knows_what_is_drawn(tmp_path):
+    texts = [f"text {n}" for n in range(20)]
+    audits = [(AuditConfig(members=2), 0), (AuditConfig(members=2), 1), (AuditConfig(members=3), 0),
+              (AuditConfig(canaries=4), 0)]  # fmt: skip
+    keys = {with_audit(corpus_of(texts), audit, seed, tmp_path).key for audit, seed in audits}
+    assert len(keys) == 4 and "key" not in keys
+
+
+def test_the_order_of_the_rest_stays(tmp_path):
+    texts = [f"text {n}" for n in range(50)]
+    audited = with_audit(corpus_of(texts), AuditConfig(members=5), 0, tmp_path)
+    kept = list(audited.documents())
+    assert kept == [text for text in texts if text in kept] == list(audited.documents())
+    assert len(kept) == 45
+
+
+def test_members_are_drawn_from_all_of_the_text(tmp_path):
+    """Each document is a member about as often as another: 40 draws of 5 of 20, a binomial's four sigma."""
+    seen = Counter()
+    for seed in range(40):
+        audit = AuditConfig(members=5)
+        with_audit(corpus_of([f"text {n}" for n in range(20)]), audit, seed, tmp_path)
+        seen.update(read_audited(run_scores(ScoreConfig(), audit, tmp_path)).members)
+    assert len(seen) == 20
+    assert all(abs(count - 10) < 4 * (40 * 0.25 * 0.75) ** 0.5 for count in seen.values())
+
+
+def test_too_little_text_is_told(tmp_path):
+    with pytest.raises(UserError, match=r"audit.members is 3.*6 different documents; lower it below 3"):
+        with_audit(corpus_of(["a", "b", "c", "d", "e", "f", "f"]), AuditConfig(members=3), 0, tmp_path)
+
+
+def test_conversations_are_refused(tmp_path, toy_tokenizer):
+    talk = Messages(["user", "assistant"], ["Hello.", "He."])
+    for document in (talk, rendered(talk, chat_tokenizer(toy_tokenizer, "chatml"))):
+        with pytest.raises(UserError, match="conversations"):
+            with_audit(corpus_of([document]), AuditConfig(canaries=4), 0, tmp_path)
+
+
+def test_members_need_others(tmp_path):
+    path = tmp_path / "texts.txt"
+    path.write_text("one\n", encoding="utf-8")
+    for given_, missing in (("members", "others"), ("others", "members")):
+        with pytest.raises(UserError, match=f"{given_} are given without {missing}"):
+            read_audited(ScoreConfig(**{given_: str(path)}))
+    with pytest.raises(UserError, match="nothere"):
+        read_audited(ScoreConfig(members=str(tmp_path / "nothere.txt"), others=str(path)))
