@@ -10,42 +10,22 @@ import hashlib
 import json
 import random
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from distill.base.errors import UserError
 from distill.base.files import write_text
-from distill.data.canaries import Canary, draw_canaries, read_canaries, write_canaries
+from distill.data.canaries import Canary, draw_canaries, write_canaries
 from distill.data.corpus import Corpus
 from distill.data.overlap import digest
-from distill.recipe import AuditConfig, CorpusConfig, ScoreConfig
+from distill.recipe import AuditConfig, ScoreConfig
 from distill.text.conversations import Conversation, Messages
-from distill.text.documents import read_documents
 
 FOLDER = "audit"
 _FILES = ("members", "others", "canaries")
-
-
-@dataclass(frozen=True)
-class Audited:
-    """What models are asked about: texts that they were trained on, others of the same kind, and canaries."""
-
-    members: Sequence[str] = ()
-    others: Sequence[str] = ()
-    canaries: Sequence[Canary] = ()
-
-    @property
-    def texts(self) -> list[str]:
-        """Members, then others."""
-        return [*self.members, *self.others]
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of all of it."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
 
 
 def with_audit(corpus: Corpus, audit: AuditConfig, seed: int, folder: Path) -> Corpus:
@@ -62,11 +42,12 @@ def with_audit(corpus: Corpus, audit: AuditConfig, seed: int, folder: Path) -> C
     """
     if not (audit.members or audit.canaries):
         return corpus
-    drawn, left_out, documents = _drawn(corpus, audit, seed)
+    members, others, documents = _drawn(corpus, audit, seed)
+    left_out = frozenset(map(digest, others))
     canaries = draw_canaries(audit.canaries, audit.repeats, seed)
     place = folder / FOLDER
     place.mkdir(parents=True, exist_ok=True)
-    for name, texts in (("members", drawn.members), ("others", drawn.others)):
+    for name, texts in (("members", members), ("others", others)):
         lines = (json.dumps({"text": text}) + "\n" for text in texts)
         write_text(place / f"{name}.jsonl", "".join(lines))
     write_canaries(canaries, place / "canaries.jsonl")
@@ -74,8 +55,8 @@ def with_audit(corpus: Corpus, audit: AuditConfig, seed: int, folder: Path) -> C
     return Corpus(key, partial(_trained_on, corpus, left_out, _places(canaries, documents, seed)))
 
 
-def _drawn(corpus: Corpus, audit: AuditConfig, seed: int) -> tuple[Audited, frozenset[bytes], int]:
-    """Members and others, the digests of what is left out, and how many documents there are."""
+def _drawn(corpus: Corpus, audit: AuditConfig, seed: int) -> tuple[list[str], list[str], int]:
+    """Members, others, and how many documents there are."""
     first_of: dict[bytes, int] = {}
     documents = 0
     for documents, document in enumerate(corpus.documents(), start=1):
@@ -94,7 +75,7 @@ def _drawn(corpus: Corpus, audit: AuditConfig, seed: int) -> tuple[Audited, froz
     for number, document in enumerate(corpus.documents()):
         if number in members or number in others:
             texts[number in members].append(str(document))
-    return Audited(texts[True], texts[False]), frozenset(map(digest, texts[False])), documents
+    return texts[True], texts[False], documents
 
 
 def _places(canaries: Iterable[Canary], documents: int, seed: int) -> dict[int, list[str]]:
@@ -119,26 +100,3 @@ def run_scores(scores: ScoreConfig, audit: AuditConfig, folder: Path) -> ScoreCo
     asked = {"members": audit.members, "others": audit.members, "canaries": audit.canaries}
     files: dict[str, Any] = {name: str(folder / FOLDER / f"{name}.jsonl") for name in _FILES if asked[name]}
     return replace(scores, **files)
-
-
-def read_audited(scores: ScoreConfig) -> Audited:
-    """What the files of the settings hold.
-
-    Raises:
-        UserError: members without others or the other way round; a file that cannot be read or holds nothing.
-    """
-    for given, missing in (("members", "others"), ("others", "members")):
-        if getattr(scores, given) and not getattr(scores, missing):
-            raise UserError(
-                f"{given} are given without {missing}: what a model remembers shows in a comparison of texts that it "
-                f"was trained on with others of the same kind; add {missing}"
-            )
-    members, others = (_texts(path) if path else [] for path in (scores.members, scores.others))
-    return Audited(members, others, read_canaries(scores.canaries) if scores.canaries else ())
-
-
-def _texts(path: str) -> list[str]:
-    found = list(read_documents(CorpusConfig(source="files", files=[path]), seed=0))
-    if any(isinstance(text, Messages) for text in found):
-        raise UserError(f"{path}: holds conversations, but the audit reads texts; give a file of texts")
-    return found

@@ -20,7 +20,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from distill.base.errors import UserError, suggestion
-from distill.data.audit import Audited, read_audited
+from distill.metrics.audited import Audited, read_audited
 from distill.metrics.bootstrap import Card, Measurement, score
 from distill.metrics.polarity import group_counter, polarity_table
 from distill.models.architecture import backbone, begins_itself, evaluating, head, own_context, project, special_tokens

@@ -33,8 +33,9 @@ import torch
 
 from distill.base.console import counter, say
 from distill.base.errors import UserError, suggestion
-from distill.data.audit import Audited, read_audited, run_scores
+from distill.data.audit import run_scores
 from distill.metrics import Evaluation, chosen
+from distill.metrics.audited import Audited, read_audited
 from distill.models.architecture import default_device, model_hash, own_context, parameter_count, weights_hash
 from distill.models.loading import labelled, load_model, load_teacher, load_tokenizer
 from distill.recipe import Recipe, ScoreConfig

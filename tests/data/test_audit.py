@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distill.base.errors import UserError
-from distill.data.audit import read_audited, run_scores, with_audit
+from distill.data.audit import run_scores, with_audit
 from distill.data.corpus import Corpus
+from distill.metrics.audited import read_audited
 from distill.recipe import AuditConfig, ScoreConfig
 from distill.text.conversations import Messages, rendered
 
@@ -84,13 +85,3 @@ def test_conversations_are_refused(tmp_path, toy_tokenizer):
     for document in (talk, rendered(talk, chat_tokenizer(toy_tokenizer, "chatml"))):
         with pytest.raises(UserError, match="conversations"):
             with_audit(corpus_of([document]), AuditConfig(canaries=4), 0, tmp_path)
-
-
-def test_members_need_others(tmp_path):
-    path = tmp_path / "texts.txt"
-    path.write_text("one\n", encoding="utf-8")
-    for given_, missing in (("members", "others"), ("others", "members")):
-        with pytest.raises(UserError, match=f"{given_} are given without {missing}"):
-            read_audited(ScoreConfig(**{given_: str(path)}))
-    with pytest.raises(UserError, match="nothere"):
-        read_audited(ScoreConfig(members=str(tmp_path / "nothere.txt"), others=str(path)))

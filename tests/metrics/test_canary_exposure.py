@@ -8,9 +8,9 @@ import pytest
 from bigram import BigramModel
 from measuring import GENDER, all_scored
 
-from distill.data.audit import Audited
 from distill.data.canaries import Canary
 from distill.metrics import METRICS, Evaluation
+from distill.metrics.audited import Audited
 from distill.recipe import ScoreConfig
 
 BEGINNING = "The mill opens with "

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from measuring import GENDER, all_scored
 from scipy.stats import mannwhitneyu
 
-from distill.data.audit import Audited
 from distill.metrics import METRICS, Evaluation, NotMeasured
+from distill.metrics.audited import Audited
 from distill.metrics.bootstrap import difference, resampled
 from distill.metrics.membership_inference.membership_inference import auc, true_positives
 from distill.recipe import ScoreConfig

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from measuring import GENDER, all_scored
 
-from distill.data.audit import Audited
 from distill.metrics import METRICS, Evaluation
+from distill.metrics.audited import Audited
 from distill.metrics.memorisation.memorisation import cut, edits, longest_run
 from distill.recipe import ScoreConfig
 

@@ -112,6 +112,9 @@ def test_a_change_of_what_measures_measures_anew(module, monkeypatch, copied_cod
 def test_a_change_of_anything_else_measures_nothing_anew(monkeypatch, copied_code):
     before = code_hash_of(copied_code, monkeypatch)
     others = [path for wing in ("reports", "training", "study", "data") for path in (copied_code / wing).glob("*.py")]
+    others = [
+        path for path in others if path not in (copied_code / "data/canaries.py", copied_code / "data/__init__.py")
+    ]
     others += [copied_code / f"{name}.py" for name in ("__init__", "cli", "train", "scoring/scores_file")]
     assert len(others) > 20
     for path in others:

@@ -1,0 +1,37 @@
+"""The files of an audit."""
+
+import json
+
+import pytest
+
+from distill.base.errors import UserError
+from distill.metrics.audited import Audited, read_audited
+from distill.recipe import ScoreConfig
+
+
+def test_files_are_read_member_by_member(tmp_path):
+    (tmp_path / "in.txt").write_text("One text here.\nAnother text here.\nA third.\n", encoding="utf-8")
+    (tmp_path / "out.jsonl").write_text(json.dumps({"text": "Not this one."}) + "\n", encoding="utf-8")
+    found = read_audited(ScoreConfig(members=str(tmp_path / "in.txt"), others=str(tmp_path / "out.jsonl")))
+    assert found.texts[-1] == "Not this one." and found.others == ["Not this one."]
+    assert found == Audited(found.members, found.others, ())
+    assert found.digest != Audited(found.others, found.members).digest
+    assert read_audited(ScoreConfig()).texts == []
+
+
+def test_conversations_are_no_texts(tmp_path):
+    row = {"text": [{"role": "user", "content": "Hello."}, {"role": "assistant", "content": "He."}]}
+    (tmp_path / "talks.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
+    path = str(tmp_path / "talks.jsonl")
+    with pytest.raises(UserError, match=r"talks\.jsonl: holds conversations"):
+        read_audited(ScoreConfig(members=path, others=path))
+
+
+def test_members_need_others(tmp_path):
+    path = tmp_path / "texts.txt"
+    path.write_text("one\n", encoding="utf-8")
+    for given_, missing in (("members", "others"), ("others", "members")):
+        with pytest.raises(UserError, match=f"{given_} are given without {missing}"):
+            read_audited(ScoreConfig(**{given_: str(path)}))
+    with pytest.raises(UserError, match="nothere"):
+        read_audited(ScoreConfig(members=str(tmp_path / "nothere.txt"), others=str(path)))
