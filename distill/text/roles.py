@@ -23,7 +23,7 @@ from distill.base.files import PACKAGE
 if TYPE_CHECKING:
     import numpy as np
 
-_RULE_VERSION = "3"  # raise it whenever the same weights may give other roles
+_RULE_VERSION = "4"  # raise it whenever the same weights may give other roles
 MODEL_FILE = PACKAGE / "wordlists" / "pronoun_roles.npz"
 
 
@@ -490,7 +490,10 @@ class PronounModel:
     def _choose(self, text: str, start: int, end: int, roles: tuple[str, ...]) -> int:
         role = role_in_a_set(text, start, end) if text[start - 1 : start] == "/" else ""
         if not role:
+            word = start, end
             start, end = with_coordinated(text, start, end)
+            role = _role_in_a_pair(text[start:end].lower()) if (start, end) != word else ""
+        if not role:
             if "object" in roles:
                 role = "object" if self.object_score(text, start, end) > 0 else "determiner"
             else:
@@ -553,6 +556,12 @@ def with_coordinated(text: str, start: int, end: int) -> tuple[int, int]:
         opened = text[before.start() : start].count("(")
         start, end = before.start(), end + (opened and text[end : end + 1] == ")")
     return start, end
+
+
+def _role_in_a_pair(words: str) -> str:
+    """The role of two pronouns that share it, as one of them tells: "his or her" are determiners, for him is no his."""
+    roles = [role for word, role in (("him", "object"), ("hers", "pronoun")) if re.search(rf"\b{word}\b", words)]
+    return roles[0] if roles else "determiner" if "his" in words else ""
 
 
 # What follows a possessive within its line: a mark, or a word and whether a hyphen joins it to the next.

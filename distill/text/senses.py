@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from distill.text import first_names
 
-VERSION = "1"  # raise it whenever the same text may be judged otherwise
+VERSION = "2"  # raise it whenever the same text may be judged otherwise
 
 
 class Place(NamedTuple):
@@ -69,12 +69,14 @@ _WORD_AFTER = re.compile(r"\.?[ \xa0]+([a-z][\w'’-]*)")
 def _no_title(text: str, start: int, end: int) -> bool:
     """10 ms, MS patients, a Ms of 1200; but Ms. Lee, ms lee, and at the end of a line "thank you, Ms."."""
     written = text[start:end]
+    if written.islower() and _MS_UNIT.search(text, max(0, start - 12), start):
+        return True
     if _NAME_AFTER.match(text, end):
         # MS Word is in the list of protected phrases; MS in capitals beside a name is Ms. only where all is capitals.
         return written == "MS" and not _next_is_upper(text, end)
     if written.islower():
         after = _WORD_AFTER.match(text, end)
-        return bool(_MS_UNIT.search(text, max(0, start - 12), start)) or not after or after[1] in _FUNCTION_WORDS
+        return not after or after[1] in _FUNCTION_WORDS
     return text[end : end + 1] not in (".", ",", "!", "?") or written == "MS"
 
 
@@ -136,8 +138,8 @@ def _called(head: str) -> bool:
 # --------------------------------------------------------------------------------------------------------------- verbs
 
 _OBJECT_AFTER = re.compile(
-    r" (?:the|a|an|our|their|his|her|my|your|its|this|these|those|all|every|each|both|them|it|us"
-    r"|any|many|several|two)\b"
+    r" (?:the|a|an|our|their|his|her|my|your|its|this|these|those|all|every|each|both|them|him|me|it|us"
+    r"|any|many|several|two|resources|energies|strength|supplies|funds|checkpoints|barricades)\b"
 )
 _VERB_BEFORE = re.compile(
     r"\b(?:to|will|would|shall|should|can|could|may|might|must|cannot|can't|couldn't|won't|didn't|don't|doesn't|not|help"

@@ -79,6 +79,8 @@ def english() -> Swapper:
         ("She is a woman of her word, he a man of his word.", "He is a man of his word, she a woman of her word."),
         # Pairs and sets
         ("The user enters his (or her) password.", "The user enters her (or his) password."),
+        ("Write his or her; his/her; his (or her).", "Write her or his; her/his; her (or his)."),
+        ("interview her or him just in case; is it his/hers", "interview him or her just in case; is it hers/his"),
         ("If s/he agrees, (s)he signs.", "If s/he agrees, (s)he signs."),
         ("Pronouns: he/him/his, she/her/hers, she/her", "Pronouns: she/her/hers, he/him/his, he/him"),
     ],

@@ -13,6 +13,9 @@ ENGLISH = Swapper(load_wordlist("english_gender"))
     "text",
     [
         "The latency is 10 ms.",
+        "The latency is 10 ms. Next it stops.",
+        "They man the desk and mother me.",
+        "To husband resources",
         "MS patients improved.",
         "HER-2 positive tumours were excluded.",
         "An SHE manager read the HIS data.",
@@ -52,6 +55,7 @@ def test_other_words_stay(text):
         ("She wrote to Mr. King and to Stephen King.", "He wrote to Mrs. King and to Stephen King."),
         ("The woman sailed the ship, and her crew sang.", "The man sailed the ship, and his crew sang."),
         ("That dude left.", "That girl left."),
+        ("They mother him.", "They mother her."),
     ],
 )
 def test_the_same_words_are_swapped(text, expected):
