@@ -345,6 +345,9 @@ def _summed_together() -> list[tuple[tuple[int, ...], list[int]]]:
     return list(held.items())
 
 
+_MOST_WORDS = 1 << 16  # that are kept with their classes
+
+
 class WordClasses:
     """Word -> its classes.
 
@@ -354,9 +357,18 @@ class WordClasses:
     def __init__(self, words: Sequence[str], coarse: "np.ndarray", fine: "np.ndarray") -> None:
         self._number = dict(zip(words, range(len(words)), strict=True))
         self._coarse, self._fine = coarse.data, fine.data
+        self._known: dict[str, Word] = {}  # those that were asked for
 
     def __getitem__(self, text: str) -> Word:
         """The word with its classes."""
+        word = self._known.get(text)
+        if word is None:
+            if len(self._known) >= _MOST_WORDS:
+                self._known.clear()
+            word = self._known[text] = self._look_up(text)
+        return word
+
+    def _look_up(self, text: str) -> Word:
         number = self._number.get(text)
         if number is None:
             return Word(text, *(f"?{text[-2:]}",) * 2)
@@ -364,12 +376,18 @@ class WordClasses:
 
 
 def group_features(classes: WordClasses, group: int, *words: str) -> tuple[int, ...]:
-    """Hashes (32 bits) of the features of one group, which joins these words."""
-    join = FEATURE_GROUPS[group][1]
+    """Hashes (32 bits) of the features of one group, which joins these words: of "group way feature"."""
+    features = FEATURE_GROUPS[group][1](*[classes[word] for word in words])
     return tuple(
-        zlib.crc32(f"{group} {way} {feature}".encode(errors="replace"))
-        for way, feature in enumerate(join(*(classes[word] for word in words)))
+        [
+            zlib.crc32(feature.encode(errors="replace"), begun)
+            for feature, begun in zip(features, _BEGUN[group], strict=False)
+        ]
     )
+
+
+# By group and way: the hash so far, of what goes before a feature.
+_BEGUN = [[zlib.crc32(f"{group} {way} ".encode()) for way in range(10)] for group in range(len(FEATURE_GROUPS))]
 
 
 def shape_features(shape: str) -> tuple[int, ...]:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from functools import cache, partial
 from typing import NamedTuple
 
+from distill.base.files import PACKAGE
 from distill.text import first_names
 
 VERSION = "2"  # raise it whenever the same text may be judged otherwise
@@ -197,9 +198,14 @@ def _is_first_name(word: str) -> bool:
 
 @cache
 def _first_names() -> frozenset[str]:
-    from distill.text.wordlist import load_wordlist
+    # The words of the two lists, and nothing else of them: to check their rows takes as long as to swap megabytes.
+    lines = "".join((_LISTS / f"{name}.tsv").read_text(encoding="utf-8") for name in _LISTS_OF_NAMES).splitlines()
+    rows = [line.split("\t") for line in lines if line[:1] not in ("", "#") and not line.startswith("male\t")]
+    return frozenset(word for words in rows for word in words[:2]) | first_names.MORE_FIRST_NAMES
 
-    return frozenset(load_wordlist("english_names").group_of) | first_names.MORE_FIRST_NAMES
+
+_LISTS = PACKAGE / "wordlists"
+_LISTS_OF_NAMES = ("english_names", "english_more_names")
 
 
 def _surname(text: str, start: int, end: int, strict: bool) -> bool:

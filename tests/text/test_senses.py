@@ -2,6 +2,7 @@
 
 import pytest
 
+from distill.text import first_names, senses
 from distill.text.counterfactual import Swapper
 from distill.text.senses import has_rules
 from distill.text.wordlist import load_wordlist
@@ -64,3 +65,10 @@ def test_the_same_words_are_swapped(text, expected):
 
 def test_rules_are_for_listed_words_or_surnames():
     assert has_rules("man") and has_rules("king") and not has_rules("woman")
+
+
+def test_the_first_names_before_surnames_are_those_of_the_lists_of_names():
+    listed = frozenset(load_wordlist("english_names+none").group_of) | frozenset(
+        load_wordlist("english_more_names+none").group_of
+    )
+    assert senses._first_names() == listed | first_names.MORE_FIRST_NAMES
