@@ -67,7 +67,7 @@ def build(loaded: Loaded, reports: dict[str, str]) -> Any:
     groups = loaded.swapper.wordlist.groups
     with gradio.Blocks(title="distill demo", analytics_enabled=False) as page:
         gradio.HTML(_heading(loaded), padding=False)
-        with gradio.Tabs():
+        with gradio.Tabs(overflow_behavior="wrap"):
             with gradio.Tab("Next word"):
                 _next_word(gradio, page, loaded)
             with gradio.Tab("Continue"):

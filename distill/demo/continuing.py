@@ -80,7 +80,7 @@ def write(loaded: Loaded, text: str, asked: Asked, before: Count) -> Iterator[Co
         before: What was counted so far.
 
     Yields:
-        The count after every few texts, which all models have written then.
+        What there is after every few texts of a model; the counts move when all models have written theirs.
 
     Raises:
         UserError: the prompt or a setting is out of range.
@@ -96,14 +96,18 @@ def write(loaded: Loaded, text: str, asked: Asked, before: Count) -> Iterator[Co
     while left:
         number = min(left, AT_ONCE)
         chunk = count.drawn.get(asked.seed, 0)
-        texts, newest = {}, {}
+        texts = {}
         for model in loaded.models:
-            found = model.texts(prompt, number, asked.seed * _CHUNKS + chunk, decoding)
+            with loaded.turns.taken():
+                found = model.texts(prompt, number, asked.seed * _CHUNKS + chunk, decoding)
             title = model.source.title
             texts[title] = count.texts.get(title, 0) + polarity_table([found], counter, groups)[0]
             written = [(prompt, Written(one, listed_from(prompt + one, len(prompt), loaded.swapper))) for one in found]
-            newest[title] = (*written, *count.newest.get(title, ()))[:_SHOWN]
-        count = replace(count, texts=texts, newest=newest, drawn={**count.drawn, asked.seed: chunk + 1})
+            newest = (*written, *count.newest.get(title, ()))[:_SHOWN]
+            count = replace(count, newest={**count.newest, title: newest})
+            if model is not loaded.models[-1]:
+                yield count
+        count = replace(count, texts=texts, drawn={**count.drawn, asked.seed: chunk + 1})
         left -= number
         yield count
 

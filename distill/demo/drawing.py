@@ -101,7 +101,7 @@ def _likeliest(one: NextWord, groups: Sequence[str]) -> Markup:
 
 def count_page(count: Count, groups: Sequence[str], rule: str) -> str:
     """Whom the texts so far speak of, and the newest of them."""
-    if not count.total:
+    if not count.newest:
         return box(note("Nothing is written yet."))
     total = count.total
     rows = []
@@ -122,10 +122,13 @@ def count_page(count: Count, groups: Sequence[str], rule: str) -> str:
         )
         for title, texts in count.newest.items()
     )
-    parts = [
+    table = [
         Markup("<h3>Whom they speak of</h3>"),
         _table(["texts", *count.texts], rows),
         note(f"{told}. A text counts for the group of which it has more words, by {rule}."),
+    ]
+    parts = [
+        *(table if total else ()),
         Markup("<h3>The newest texts</h3>"),
         legend(groups),
         Markup('<div class="columns texts">{}</div>').format(columns),

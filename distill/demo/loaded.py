@@ -1,7 +1,8 @@
-"""Models that several people ask at once: each is loaded once, and answers one short question after the other.
+"""Models that several people ask at once: each is loaded once, and one short question is answered after the other.
 
-Nothing that is asked of a model takes longer than a batch of a few texts. Who wants more of it asks again, and stands
-behind those who came in between (`Turns`).
+They share the cores, or the GPU, so they share one lock (`Turns`), which whoever asks takes: for all models where each
+answers at once, for a batch of a few texts of one model where they write. Who wants more of it asks again, and stands
+behind those who came in between.
 """
 
 import threading
@@ -75,12 +76,10 @@ class Model:
     Args:
         source: What it is on the page.
         evaluation: As metrics are given it, with the model, the word list and the roles of tokens.
-        turns: Whose turn it is.
     """
 
     source: Source
     evaluation: Evaluation
-    turns: Turns = field(default_factory=Turns)
 
     def log_probabilities(self, prompt: str) -> Tensor:
         """(V,) float64 log-probabilities of the token right after a prompt.
@@ -88,8 +87,7 @@ class Model:
         Raises:
             UserError: the prompt is longer than what the model reads at once.
         """
-        with self.turns.taken():
-            return next_log_probabilities(self.evaluation, prompt)
+        return next_log_probabilities(self.evaluation, prompt)
 
     def texts(self, prompt: str, samples: int, seed: int, decoding: Mapping[str, Any]) -> list[str]:
         """A few continuations of a prompt; models that are asked with the same seed draw the same random numbers.
@@ -98,10 +96,8 @@ class Model:
             UserError: see `generate`.
         """
         given = self.evaluation.asked(prompt)
-        with self.turns.taken():
-            (texts,) = generate(
-                self.evaluation.model, self.evaluation.tokenizer, [given], samples=samples, seed=seed, **decoding
-            )
+        of_model = self.evaluation.model, self.evaluation.tokenizer
+        (texts,) = generate(*of_model, [given], samples=samples, seed=seed, **decoding)
         return texts
 
     @cached_property
@@ -133,7 +129,6 @@ class Target:
     def __init__(self, teacher: Model, evaluation: Evaluation) -> None:
         self.teacher, self.evaluation = teacher, evaluation
         self._kept: OrderedDict[str, tuple[Tensor, Tensor]] = OrderedDict()
-        self._guard = threading.Lock()
 
     def log_probabilities(self, prompt: str, strength: float) -> Tensor:
         """(V,) float64 log-probabilities of the target right after a prompt.
@@ -145,29 +140,28 @@ class Target:
         Raises:
             UserError: the prompt is longer than what the teacher reads at once.
         """
-        with self._guard:
-            known = self._kept.get(prompt)
-        if known is None:
+        if prompt not in self._kept:
             own = self.teacher.log_probabilities(prompt)
-            with self.teacher.turns.taken():
-                known = own, next_log_probabilities(self.evaluation, prompt)
-            with self._guard:
-                self._kept[prompt] = known
-                if len(self._kept) > _TARGETS_KEPT:
-                    self._kept.popitem(last=False)
-        own, target = known
+            self._kept[prompt] = own, next_log_probabilities(self.evaluation, prompt)
+            if len(self._kept) > _TARGETS_KEPT:
+                self._kept.popitem(last=False)
+        own, target = self._kept[prompt]
         width = min(len(own), len(target))  # the target has no rows behind the vocabulary
         return mix(own[:width], target[:width], strength)
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """All that answers: the models in the order of their columns, the target, and the word list's swapper."""
+    """All that answers: the models in the order of their columns, the target, and the word list's swapper.
+
+    Models and target may be asked by whoever has the turn; fast tokenizers serve one thread at a time, too.
+    """
 
     shown: Shown
     models: Sequence[Model]
     target: Target
     swapper: Swapper
+    turns: Turns = field(default_factory=Turns)
 
 
 def load(shown: Shown) -> Loaded:

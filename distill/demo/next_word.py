@@ -81,13 +81,14 @@ def next_words(loaded: Loaded, text: str, strength: float) -> list[NextWord]:
     prompt = checked_prompt(text)
     if not 0 <= strength <= 1:
         raise UserError(f"the strength is {strength}, but must be from 0 to 1")
-    found = [
-        expected(model, model.source.title, model.log_probabilities(prompt), prompt, loaded.swapper)
-        for model in loaded.models
-    ]
-    target = loaded.target.log_probabilities(prompt, strength)
-    title = f"target, strength {strength:g}"
-    return [*found, expected(loaded.target.teacher, title, target, prompt, loaded.swapper)]
+    with loaded.turns.taken():
+        found = [
+            expected(model, model.source.title, model.log_probabilities(prompt), prompt, loaded.swapper)
+            for model in loaded.models
+        ]
+        target = loaded.target.log_probabilities(prompt, strength)
+        title = f"target, strength {strength:g}"
+        return [*found, expected(loaded.target.teacher, title, target, prompt, loaded.swapper)]
 
 
 def expected(model: Model, title: str, log_probabilities: Tensor, prompt: str, swapper: Swapper) -> NextWord:
@@ -164,8 +165,7 @@ def _likeliest(model: Model, log_probabilities: Tensor, prompt: str, swapper: Sw
     groups = [set(ids.tolist()) for ids in model.evaluation.group_tokens]
     best = log_probabilities[: vocab_size(tokenizer)].topk(LIKELIEST)
     found = []
-    with model.turns.taken():  # a fast tokenizer serves one thread at a time
-        texts = [tokenizer.decode([i], clean_up_tokenization_spaces=False) for i in best.indices.tolist()]
+    texts = [tokenizer.decode([i], clean_up_tokenization_spaces=False) for i in best.indices.tolist()]
     for index, log, text in zip(best.indices.tolist(), best.values.tolist(), texts, strict=True):
         group = next((g for g, ids in enumerate(groups) if index in ids), None)
         found.append(Token(_visible(text), math.exp(log), _listed(prompt, text, swapper) if group is None else group))

@@ -137,7 +137,7 @@ def make(shown: Shown) -> Any:
         footer_links=[],
         run_history=False,
         show_error=True,
-        max_file_size=MOST_BYTES,
+        max_file_size=4 * MOST_BYTES,  # of what is only somewhat too large, we say so ourselves
         ssr_mode=False,
         mcp_server=False,
         pwa=False,

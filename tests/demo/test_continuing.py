@@ -12,6 +12,7 @@ from scipy.optimize import brentq
 from distill.base.errors import UserError
 from distill.demo import continuing
 from distill.demo.continuing import AT_ONCE, Asked, Count, interval, write
+from distill.demo.next_word import next_words
 from distill.metrics.polarity import NEUTRAL, TIE, group_counter, polarity
 
 PROMPT = "The nurse said that"
@@ -49,7 +50,18 @@ def test_counts_are_those_of_the_texts(loaded, monkeypatch):
 
 def test_it_goes_on_a_few_texts_at_a_time(loaded):
     counts = list(write(loaded, PROMPT, Asked(samples=2 * AT_ONCE + 1, tokens=2), Count()))
-    assert [count.total for count in counts] == [AT_ONCE, 2 * AT_ONCE, 2 * AT_ONCE + 1]
+    # The first texts are there as soon as one model has written them, and are counted when all have.
+    assert [count.total for count in counts] == [
+        0,
+        0,
+        AT_ONCE,
+        AT_ONCE,
+        AT_ONCE,
+        2 * AT_ONCE,
+        *[2 * AT_ONCE] * 2,
+        2 * AT_ONCE + 1,
+    ]
+    assert list(counts[0].newest) == ["teacher"]
 
 
 def test_a_later_call_draws_new_numbers_and_adds_to_the_count(loaded, monkeypatch):
@@ -128,8 +140,7 @@ def test_a_guest_does_not_wait_for_the_texts_of_another(loaded):
     waits = []
     while thread.is_alive() and len(waits) < 5:
         before = time.perf_counter()
-        for model in loaded.models:
-            model.log_probabilities("The king said that")
+        next_words(loaded, "The king said that", 1.0)
         waits.append((time.perf_counter() - before, len(counted)))
         if len(waits) == 1:
             assert counted[-1] < 64  # answered before the other was done
