@@ -112,11 +112,11 @@ def make(shown: Shown) -> Any:
     Raises:
         UserError: see `serve`.
     """
+    loaded = load(shown)
     gradio = require_gradio()
     from fastapi import FastAPI
     from fastapi.responses import HTMLResponse
 
-    loaded = load(shown)
     application = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     pages = list(shown.reports.values())
 
