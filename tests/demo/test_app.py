@@ -101,7 +101,7 @@ def test_nothing_in_the_page_comes_from_elsewhere(page):
     assert "https://" not in config
     assert page["analytics"] is False
     assert page["sheets"] == []
-    assert not re.findall(r"""url\(['"]?(?!data:)""", page["style"])
+    assert not re.findall(r"""url\((?!['"]?data:)""", page["style"])
 
 
 def test_nobody_is_offered_an_interface_for_programs(page):
