@@ -9,6 +9,7 @@
     metrics       a model, prompts and held-out text -> measurements
     scoring       models and metrics -> scores.json, with intervals and paired differences
     reports       scores.json -> tables, pages, figures, model cards
+    demo          finished runs and checkpoints -> a page to try them on, served or exported
     study         many recipes and seeds -> one table
 
 Every wing imports only from above it. `base` is below all of them: errors, files, what a run says. `pipeline` goes

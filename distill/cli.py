@@ -642,6 +642,59 @@ def generate(arguments: Sequence[str]) -> None:
     print(json.dumps(found, indent=2, ensure_ascii=False)) if options.json else print_continuations(found)
 
 
+# ------------------------------------------------------------------------------------------------------------- demo
+
+_DEMO = """Serve a local page over finished runs and checkpoints, the models side by side: what each expects next and
+what the target of the mitigation makes of it, what they write, what a word list does to a text, and the report. Nothing
+leaves this machine. The address is the first line. Needs the extra `demo`: pip install 'distill[demo]'.
+
+With --export, write a folder instead that a Hugging Face Space runs as it is, models included."""
+
+_DEMO_EXAMPLES = """examples:
+  distill demo outputs/quickstart
+  distill demo outputs/quickstart outputs/mine --port 8000 --no-browser
+  distill demo outputs/quickstart --export outputs/space
+"""
+
+
+def _demo_parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="distill demo", description=_DEMO, epilog=_DEMO_EXAMPLES)
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="folder of a finished run, a checkpoint or hub id; demo")
+    parser.add_argument("--wordlist", metavar="NAME|PATH", help="several joined by + (default: that of the run)")
+    parser.add_argument(
+        "--host", default="127.0.0.1", metavar="HOST", help="0.0.0.0 for all networks (default: %(default)s)"
+    )
+    parser.add_argument("--port", type=int, default=7860, metavar="N", help="0 for any free one (default: %(default)s)")
+    parser.add_argument("--no-browser", action="store_true", help="open no browser")
+    parser.add_argument("--export", metavar="DIR", help="write the page as a folder for a Space, and end")
+    _add_quiet(parser)
+    return parser
+
+
+def demo(arguments: Sequence[str]) -> None:
+    """`distill demo`: a page to try models on, served or exported.
+
+    Raises:
+        UserError: a folder that is neither a run nor a model, gradio is missing, a port that cannot be used.
+    """
+    options = _demo_parser().parse_args(arguments)
+
+    address = sys.stdout
+    with _only_results():
+        from distill.demo.sources import read_shown
+
+        shown = read_shown(options.runs, options.wordlist)
+        if options.export is None:
+            from distill.demo.server import serve
+
+            serve(shown, options.host, options.port, not options.no_browser, address)
+            return
+        from distill.demo.export import export
+
+        export(shown, Path(options.export))
+    print(options.export)
+
+
 # ------------------------------------------------------------------------------------------------------- completion
 
 _COMPLETION = """Print a script that lets a shell complete the verbs and options of distill."""
@@ -713,6 +766,7 @@ VERBS = {
     "score": Verb("measure checkpoints side by side", score, _score_parser),
     "report": Verb("compare runs and checkpoints: a page, Markdown and CSV", report, _report_parser),
     "study": Verb("train and score the rows of a study, and set them side by side", study, _study_parser),
+    "demo": Verb("a page to try runs and checkpoints on", demo, _demo_parser),
     "swap": Verb("the counterfactual of a text", swap, _swap_parser),
     "wordlist": Verb("check a word list, or import one", wordlist, _wordlist_parser),
     "completion": Verb("let a shell complete verbs and options", completion, _completion_parser),

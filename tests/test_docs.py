@@ -26,6 +26,7 @@ RECIPES_README = recipe_docs.README.read_text(encoding="utf-8")
 DOCUMENTS = [REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "outputs/README.md")]
 DOCUMENTS += [recipe_docs.README, recipe_docs.README.parent / "accelerate/README.md"]
 DOCUMENTS += [REPOSITORY / "distill/wordlists/README.md", REPOSITORY / "distill/metrics/README.md"]
+DOCUMENTS += [REPOSITORY / "distill/demo/README.md"]
 
 INSTALL_AND_RUN = (
     "pip install -c constraints.txt -e . && accelerate launch distill/train.py --config recipes/quickstart.yaml"

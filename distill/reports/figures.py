@@ -29,6 +29,7 @@ _RATIO_STEPS = (1.2, 1.5, 2, 4, 10, 100, 10_000)
 _MOST_TICKS = 7
 _LABEL_GAP = 13  # Pixels from one label to the next.
 _ONE_COLUMN = 24  # Rows that stand in one column.
+_BAR = 18  # Pixels from one bar to the next.
 
 
 @dataclass(frozen=True)
@@ -201,6 +202,30 @@ def curves(lines: Sequence[tuple[str, Sequence[tuple[float, float]]]], title: st
     inner = {"x": "12%", "y": top, "width": "84%", "height": bottom - top, "viewBox": "0 0 100 100"}
     parts.append(_element("svg", *paths, preserveAspectRatio="none", **inner))
     return _figure(title, bottom + 48, parts)
+
+
+def bars(rows: Sequence[tuple[str, Sequence[tuple[str, str, float]]]], title: str) -> Markup:
+    """Shares as bars from 0 on one scale, those of a row below one another under its label.
+
+    Args:
+        rows: (label, bars) from top to bottom; a bar is (style, what it is of, share from 0 to 1). What it is of and
+            its share stand behind it.
+        title: What the figure shows, for those who do not see it.
+    """
+    most = max((share for _, of_row in rows for _, _, share in of_row), default=0.0) or 1.0
+    scale = Scale(0.0, most, 0.0, 62.0)  # percent of the width; the words behind a bar take the rest
+    parts, y = [], 0.0
+    for label, of_row in rows:
+        parts.append(_text(0, y + 14, label, "label"))
+        y += 20
+        for style, what, share in of_row:
+            words = f"{what} {100 * share:.3g}%"
+            bar = _element("rect", class_=f"bar {style}", x="0", y=y, width=f"{scale(share):.2f}%", height=_BAR - 3)
+            parts.append(_element("g", _element("title", f"{label}: {words}"), bar))
+            parts.append(_text(scale(share), y + 12, words, "tick", shift=6))
+            y += _BAR
+        y += 8
+    return _figure(title, y, parts)
 
 
 def alone(figure: Markup, title: str, legend: Sequence[tuple[str, str, str]], notes: Sequence[str]) -> str:

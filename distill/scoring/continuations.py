@@ -52,7 +52,7 @@ def continuations(
         UserError: a checkpoint cannot be had, or a prompt does not fit into its context.
     """
     wordlist = swapper.wordlist
-    rows: list[dict[str, Any]] = [{"prompt": prompt, "words": _words(prompt, 0, swapper)} for prompt in prompts]
+    rows: list[dict[str, Any]] = [{"prompt": prompt, "words": listed_from(prompt, 0, swapper)} for prompt in prompts]
     for row in rows:
         row["texts"] = {}
     for name, checkpoint in checkpoints.items():
@@ -64,12 +64,12 @@ def continuations(
         for row, samples in zip(rows, texts, strict=True):
             before = len(row["prompt"])
             row["texts"][name] = [
-                {"text": text, "words": _words(row["prompt"] + text, before, swapper)} for text in samples
+                {"text": text, "words": listed_from(row["prompt"] + text, before, swapper)} for text in samples
             ]
     return {"groups": list(wordlist.groups), "wordlist": wordlist.name, "decoding": decoding, "prompts": rows}
 
 
-def _words(text: str, begin: int, swapper: Swapper) -> list[list[int]]:
+def listed_from(text: str, begin: int, swapper: Swapper) -> list[list[int]]:
     """Listed words at or after `begin`, counted from there; what stands before may tell what a word is."""
     return [[m.start - begin, m.end - begin, m.group] for m in swapper.matches(text) if m.start >= begin]
 

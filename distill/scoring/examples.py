@@ -44,7 +44,7 @@ def examples_of(evaluation: Evaluation, texts: Sequence[str]) -> list[dict[str, 
 
     Returns:
         For each prompt `next_word` (label -> probability right after the prompt, one for each group; see
-        `_compared_tokens`), `text` (the continuation) and `words` (its listed words).
+        `compared_tokens`), `text` (the continuation) and `words` (its listed words).
     """
     if not texts:
         return []
@@ -57,7 +57,7 @@ def examples_of(evaluation: Evaluation, texts: Sequence[str]) -> list[dict[str, 
         seed=evaluation.seed,
         **DECODING,
     )
-    tokens = _compared_tokens(evaluation)
+    tokens = compared_tokens(evaluation)
     found = []
     for text, (continuation,) in zip(texts, continuations, strict=True):
         # One at a time: how many are shown at once must not show in the last digits.
@@ -70,7 +70,7 @@ def examples_of(evaluation: Evaluation, texts: Sequence[str]) -> list[dict[str, 
     return found
 
 
-def _compared_tokens(evaluation: Evaluation) -> dict[str, torch.Tensor]:
+def compared_tokens(evaluation: Evaluation) -> dict[str, torch.Tensor]:
     """What is set against each other as the next word, one entry a group: label -> token ids.
 
     The words of the list's first row (he and she), if each is one token behind a space; else all movable words.

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distill.reports.figures import MARKS, Point, Scale, apart, covering, curves, dumbbell, scatter, times
+from distill.reports.figures import MARKS, Point, Scale, apart, bars, covering, curves, dumbbell, scatter, times
 
 HOSTILE = "</text><script>alert(\"1\")</script> & 'quoted'"
 numbers = st.floats(-1e6, 1e6)
@@ -157,3 +157,14 @@ def test_a_hopeless_ratio_does_not_overflow():
 
 def test_every_series_has_a_shape_of_its_own():
     assert len(set(MARKS.values())) == len(MARKS)
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=6))
+def test_bars_are_as_long_as_their_shares_on_one_scale(shares):
+    tree = parsed(bars([(HOSTILE, [("g0", "word", share)]) for share in shares], HOSTILE))
+    widths = [percent(rect.get("width")) for rect in tree.iter("rect")]
+    longest = max(shares)
+    for share, width in zip(shares, widths, strict=True):
+        assert width == pytest.approx(max(widths) * share / longest if longest else 0, abs=0.01)
+    texts = [text.text for text in tree.iter("text")]
+    assert texts == [words for share in shares for words in (HOSTILE, f"word {100 * share:.3g}%")]
