@@ -4,7 +4,9 @@ import argparse
 import contextlib
 import json
 import os
+import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -140,11 +142,13 @@ def recipes(arguments: Sequence[str]) -> None:
         found = {kind: {name: summary(path) for name, path in names.items()} for kind, names in kinds.items()}
         print(json.dumps(found, indent=2))
         return
-    width = max(len(name) for names in kinds.values() for name in names)
+    indent = 4 + max(len(name) for names in kinds.values() for name in names)
+    columns = max(shutil.get_terminal_size().columns, indent + 30) if sys.stdout.isatty() else 10_000
     for kind, command in (("recipes", "distill train --config NAME"), ("studies", "distill study NAME")):
         print(f"{kind} ({command}):")
         for name, path in kinds[kind].items():
-            print(f"  {name:<{width}}  {summary(path)}")
+            first = f"  {name}".ljust(indent)
+            print(textwrap.fill(summary(path), columns, initial_indent=first, subsequent_indent=" " * indent))
 
 
 # ------------------------------------------------------------------------------------------------------------- swap
@@ -810,8 +814,10 @@ def _dispatch(arguments: Sequence[str]) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The console command; returns its exit code."""
+    given = sys.argv[1:] if arguments is None else arguments
+    continues = bool({"train", "score", "study"} & set(given[:1])) or "--dataset" in given
     try:
-        return run_entry(_dispatch, sys.argv[1:] if arguments is None else arguments)
+        return run_entry(_dispatch, given, continues)
     except BrokenPipeError:  # the reader (head, less) has seen enough; nothing may be written to it while we leave
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

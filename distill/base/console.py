@@ -180,13 +180,18 @@ def _switch_off_library_bars() -> None:
         sys.modules["transformers"].logging.disable_progress_bar()
 
 
-def run_entry(main: Callable[[Sequence[str]], None], argv: Sequence[str]) -> int:
+def run_entry(main: Callable[[Sequence[str]], None], argv: Sequence[str], continues: bool = True) -> int:
     """Call an entry point and turn its end into an exit code.
 
     0: done. 2: a mistake that the user can mend, a full disk among them. 130 after Ctrl-C, 143 after SIGTERM.
 
     `--quiet` among the arguments silences the progress of whatever runs. Every parser knows the option; it is looked
     for here because it has to work from the first line on.
+
+    Args:
+        main: What is called with the arguments.
+        argv: The arguments.
+        continues: Whether the same call continues where it was stopped, which is told then.
     """
     global _quiet
     _quiet = QUIET in argv
@@ -207,7 +212,7 @@ def run_entry(main: Callable[[Sequence[str]], None], argv: Sequence[str]) -> int
     except KeyboardInterrupt as stop:
         _close_bar()
         if first:
-            print("stopped; the same command continues where it stopped", file=sys.stderr)
+            print("stopped; the same command continues where it stopped" if continues else "stopped", file=sys.stderr)
         return 128 + getattr(stop, "signum", signal.SIGINT)
     finally:
         _close_bar()

@@ -12,6 +12,7 @@ Only a few chunks are on their way at a time: memory does not grow with the inpu
 """
 
 import json
+import signal
 import sys
 import zlib
 from collections import deque
@@ -156,6 +157,7 @@ _kept: dict[str, tuple[Swapper, int, Render]] = {}
 
 def _keep(swapper: Swapper, shift: int, render: Render) -> None:
     """What every process needs once: compiling a list takes a moment."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all of them; whoever started them ends them
     _kept["here"] = swapper, shift, render
 
 

@@ -2,10 +2,15 @@
 
 import io
 import json
+import os
+import signal
+import subprocess
 import sys
+import time
 from types import SimpleNamespace
 
 import pytest
+from shared import REPOSITORY
 
 from distill.base.errors import UserError
 from distill.text import swap_lines as module
@@ -99,3 +104,21 @@ def test_a_long_table_is_printed_in_pieces(swapper, tmp_path, monkeypatch, capfd
     swap_file(str(path), swapper, 1, 1, "table")
     shown = capfdbinary.readouterr().out.decode()
     assert shown.count("counterfactual") == 3 and shown.count("[she]") == 5 and "5 of 5 lines edited" in shown
+
+
+def test_ctrl_c_ends_several_processes_in_one_line(tmp_path):
+    """The signal goes to all of them, as a terminal sends it."""
+    corpus = tmp_path / "corpus.txt"
+    corpus.write_text("She told her father that the blame was hers.\n" * 400_000, encoding="utf-8")
+    with (tmp_path / "out.txt").open("wb") as out, (tmp_path / "errors.txt").open("wb") as errors:
+        process = subprocess.Popen(
+            [sys.executable, "-c", "import sys; from distill.cli import main; sys.exit(main())", "swap", str(corpus),
+             "--num_proc", "2"],
+            env={**os.environ, "PYTHONPATH": str(REPOSITORY)}, stdout=out, stderr=errors, start_new_session=True,
+        )  # fmt: skip
+        while not (tmp_path / "out.txt").stat().st_size:
+            assert process.poll() is None
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.wait(timeout=60) == 130
+    assert (tmp_path / "errors.txt").read_text() == "stopped\n"
