@@ -494,8 +494,14 @@ def read_recipe_file(path: str | Path, _seen: tuple[Path, ...] = ()) -> dict[str
 
 
 def base_file(path: Path, base: str) -> Path:
-    """The file that `base:` of another one names: a path relative to it, or a name that `distill recipes` lists."""
+    """The file that `base:` of another one names: a path relative to it, or a name that `distill recipes` lists.
+
+    Raises:
+        UserError: it is a folder, as the empty text is.
+    """
     beside, named = path.parent / base, named_file(base)
+    if beside.is_dir() and not named.is_absolute():
+        raise UserError(f"{path}: '{base}' is a folder, but another YAML file is named here; give its path, or a name")
     return named if named.is_absolute() and not beside.is_file() else beside
 
 

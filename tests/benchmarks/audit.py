@@ -45,7 +45,7 @@ def run_seed(seed: int, options: argparse.Namespace) -> dict[str, Any]:
     fiction = passages(corpus / "gutenberg_fiction.validation.jsonl.xz", members + rest)
     held_out = {"source": "files", "files": [write(people[-200:], folder / "held-out.jsonl")]}
     trainer = {
-        "num_train_epochs": options.epochs, "per_device_train_batch_size": 8, "learning_rate": 1.0e-3,
+        "max_steps": -1, "num_train_epochs": options.epochs, "per_device_train_batch_size": 8, "learning_rate": 1.0e-3,
         "warmup_steps": 20, "save_strategy": "no", "report_to": "none",
     }  # fmt: skip
     common = {
