@@ -19,15 +19,9 @@ from distill.base.console import say
 from distill.base.errors import UserError
 from distill.demo.sources import Shown, Source
 from distill.metrics import Evaluation
-from distill.models.architecture import (
-    check_vocabulary,
-    default_device,
-    own_context,
-    set_attention,
-    tokenizer_hash,
-)
+from distill.models.architecture import default_device, own_context, tokenizer_hash
 from distill.models.generation import generate
-from distill.models.loading import load_model, load_tokenizer
+from distill.models.loading import load_frozen
 from distill.models.resolvers import load_resolver
 from distill.models.two_view import TwoViewTeacher
 from distill.objective.logit_ops import mix
@@ -192,14 +186,7 @@ def load(shown: Shown) -> Loaded:
 
 def _open(config: TeacherConfig) -> tuple[Any, Any]:
     """Model and tokenizer, as the recipe of a teacher would load them."""
-    assert config.path is not None
-    hub = {"revision": config.revision} if config.revision else {}
-    small = {"quantization": config.quantization, "gguf_file": config.gguf_file}
-    model = load_model(config.path, config.dtype, config.trust_remote_code, config.allow_pickle, **small, **hub)
-    set_attention(model, config.attention, "teacher.attention")
-    tokenizer = load_tokenizer(config.path, config.trust_remote_code, config.gguf_file, **hub)
-    check_vocabulary(config.path, tokenizer, config.path, model)
-    model.requires_grad_(False)
+    model, tokenizer = load_frozen(config)
     return (model if config.quantization else model.to(default_device())), tokenizer
 
 

@@ -65,6 +65,12 @@ def of_probabilities(evaluation: Evaluation, mass: float | None, count: int, wha
     return first((few_words(evaluation), little_mass(mass), few(count, UNITS, what)))
 
 
+def of_sides(members: int, others: int, what: str) -> str | None:
+    """Why texts of an audit say too little: how many members and others there are, and what they do."""
+    sides = (("members", members), ("others", others))
+    return first(few(number, AUDITED_TEXTS, f"{side} {what}") for side, number in sides)
+
+
 def of_texts(about_groups: Any, texts: int) -> str | None:
     """Why sampled texts say too little: the number about a group, of all."""
     return few(int(about_groups), GROUP_TEXTS, "texts are about one of the groups", texts)

@@ -67,7 +67,7 @@ class Evaluation:
         progress: Called with (what, done, in all).
         judge: A model (and its tokenizer) that judges continuations: the teacher; None where there is none.
         common: The smallest context of all models that this one is compared with, in tokens; None for no limit.
-        audited: Texts that the model was trained on, others, and canaries; None: what the settings name.
+        audited: Texts that the model was trained on, others, and canaries.
         reference: Gives the `audited_losses` of a model that the texts are new to; None where there is none.
         control: Those of a model that was trained on other text of the same kind; None where there is none.
     """
@@ -83,13 +83,12 @@ class Evaluation:
     progress: Progress | None = None
     judge: Callable[[], tuple[Any, Any]] | None = None
     common: int | None = None
-    audited: Audited = None  # type: ignore[assignment]  # read from the settings' files where it is not given
+    audited: Audited = field(default_factory=Audited)
     reference: Callable[[], np.ndarray] | None = None
     control: Callable[[], np.ndarray] | None = None
 
     def __post_init__(self) -> None:
         self.swapper = self.swapper or Swapper(self.wordlist)
-        self.audited = self.audited or read_audited(self.settings)
         self.documents = [as_given(document, self.tokenizer) for document in self.documents]
 
     def report(self, what: str) -> Callable[[int, int], None]:
@@ -344,6 +343,12 @@ class Evaluation:
             report(done, len(windows))
         return table
 
+    def audited_sides(self) -> tuple[Sequence[str], Sequence[str]]:
+        """Members and others of the audit. Raises NotMeasured where there are none."""
+        if not self.audited.members:
+            raise NotMeasured("no texts to tell apart: --members and --others name them, or audit.members draws them")
+        return self.audited.members, self.audited.others
+
     @cached_property
     def audited_log_probs(self) -> list[np.ndarray]:
         """The `token_log_probs` of each audited member, then of each other text."""
@@ -473,8 +478,9 @@ def evaluation_from(**inputs: Any) -> Evaluation:
     prompts, _ = without_listed_words(given_prompts(inputs.get("prompts", "occupations")), swapper)
     settings = ScoreConfig(**{name: value for name, value in inputs.items() if name in setting_names})
     return Evaluation(
-        model, tokenizer, wordlist, list(inputs.get("documents", ())), prompts, settings, inputs.get("seed", 0), swapper
-    )
+        model, tokenizer, wordlist, list(inputs.get("documents", ())), prompts, settings, inputs.get("seed", 0),
+        swapper, audited=read_audited(settings),
+    )  # fmt: skip
 
 
 def given_prompts(prompts: str | Path | Iterable[Prompt | str]) -> list[Prompt]:

@@ -162,6 +162,17 @@ def load_teacher(config: TeacherConfig) -> tuple[PreTrainedModel, PreTrainedToke
     """The frozen teacher and its tokenizer.
 
     Raises:
+        UserError: see `load_frozen`; or the loss cannot read its output head.
+    """
+    model, tokenizer = load_frozen(config)
+    check_head(str(config.path), model)
+    return model, tokenizer
+
+
+def load_frozen(config: TeacherConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A model that only predicts, loaded as the recipe of a teacher says, and its tokenizer.
+
+    Raises:
         UserError: see `load_model` and `load_tokenizer`.
     """
     assert config.path is not None  # nothing is loaded without a teacher
@@ -173,7 +184,6 @@ def load_teacher(config: TeacherConfig) -> tuple[PreTrainedModel, PreTrainedToke
     tokenizer = load_tokenizer(config.path, config.trust_remote_code, config.gguf_file, **hub)
     model.requires_grad_(False)
     check_vocabulary(config.path, tokenizer, config.path, model)
-    check_head(config.path, model)
     return model, tokenizer
 
 

@@ -321,19 +321,6 @@ def test_a_phone_shows_it_without_scrolling_sideways(visit):
             assert place["x"] + place["width"] <= 391, name
 
 
-def luminance(colour: str) -> float:
-    """Relative luminance of `rgb(r, g, b)` (WCAG 2)."""
-    channels = [float(part) / 255 for part in colour[colour.index("(") + 1 : -1].split(",")[:3]]
-    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
-    return sum(weight * value for weight, value in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
-
-
-def contrast(one: str, other: str) -> float:
-    """Contrast ratio (WCAG 2)."""
-    dark, light = sorted(map(luminance, (one, other)))
-    return (light + 0.05) / (dark + 0.05)
-
-
 # The colour of the nearest ground that is not transparent.
 GROUND = """e => { for (; e; e = e.parentElement) { const c = getComputedStyle(e).backgroundColor;
     if (c !== 'rgba(0, 0, 0, 0)' && c !== 'transparent') return c; } return 'rgb(255, 255, 255)'; }"""
@@ -341,6 +328,8 @@ GROUND = """e => { for (; e; e = e.parentElement) { const c = getComputedStyle(e
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_words_can_be_told_from_the_ground(visit, scheme):
+    from colours import contrast, luminance  # on pytest's path, not on that of the script that takes pictures
+
     page = visit(scheme=scheme)
     page.wait_for_timeout(300)
     ground = page.locator(".distill").first.evaluate(GROUND)

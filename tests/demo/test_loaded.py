@@ -19,8 +19,8 @@ PROMPT = "The man said that"
 
 def test_every_model_is_loaded_once(toy_run_folder, monkeypatch):
     asked = []
-    plain = module.load_model
-    monkeypatch.setattr(module, "load_model", lambda path, *a, **k: asked.append(path) or plain(path, *a, **k))
+    plain = module.load_frozen
+    monkeypatch.setattr(module, "load_frozen", lambda config: asked.append(config.path) or plain(config))
     found = load(read_shown([str(toy_run_folder)]))
     assert sorted(asked) == sorted(source.model.path for source in found.shown.sources)
     assert found.models[0].evaluation.roles is found.models[2].evaluation.roles  # one tokenizer, looked through once

@@ -6,6 +6,7 @@ import pytest
 
 from distill.base.errors import UserError
 from distill.metrics.audited import Audited, read_audited
+from distill.metrics.membership_inference.membership_inference import MembershipInference
 from distill.recipe import ScoreConfig
 
 
@@ -17,6 +18,16 @@ def test_files_are_read_member_by_member(tmp_path):
     assert found == Audited(found.members, found.others, ())
     assert found.digest != Audited(found.others, found.members).digest
     assert read_audited(ScoreConfig()).texts == []
+
+
+def test_evaluate_reads_them_too(tmp_path, toy_model, toy_tokenizer):
+    for name in ("members", "others"):
+        (tmp_path / f"{name}.txt").write_text(
+            "".join(f"The {name} said that {n}.\n" for n in range(25)), encoding="utf-8"
+        )
+    files = {name: str(tmp_path / f"{name}.txt") for name in ("members", "others")}
+    found = MembershipInference().compute(model=toy_model(), tokenizer=toy_tokenizer, bootstrap=20, **files)
+    assert found["membership_excess_auc"]["n"] == 50
 
 
 def test_conversations_are_no_texts(tmp_path):

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from colours import contrast, luminance
 
 from distill.recipe import Recipe, TargetConfig
 from distill.reports.page import run_page
@@ -118,19 +119,6 @@ def test_on_a_phone_only_tables_scroll(visit):
         assert chart.bounding_box()["width"] <= 390
     # Text keeps its size: no figure is scaled down.
     assert page.locator("svg.chart text.label").first.evaluate("t => parseFloat(getComputedStyle(t).fontSize)") >= 11
-
-
-def luminance(colour: str) -> float:
-    """Relative luminance of `rgb(r, g, b)` (WCAG 2)."""
-    channels = [int(part) / 255 for part in colour[colour.index("(") + 1 : -1].split(",")[:3]]
-    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
-    return sum(weight * value for weight, value in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
-
-
-def contrast(one: str, other: str) -> float:
-    """Contrast ratio (WCAG 2)."""
-    dark, light = sorted(map(luminance, (one, other)))
-    return (light + 0.05) / (dark + 0.05)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

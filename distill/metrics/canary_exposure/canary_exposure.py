@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -69,23 +70,9 @@ def measure(evaluation: base.Evaluation) -> dict[str, Measurement]:
     bits = np.array([math.log2(len(totals)) for totals, _ in found]) - np.log2(ranks)
     calls = np.array([calls for _, (_, calls) in found])
     repeats = np.array([canary.repeats for canary in canaries])
-    return {
-        "canary_exposure_bits": _measurement(evaluation, bits, bits, ranks, repeats, calls),
-        "canaries_extracted": _measurement(evaluation, (ranks == 1).astype(float), bits, ranks, repeats, calls),
-    }
-
-
-def _measurement(
-    evaluation: base.Evaluation,
-    values: np.ndarray,
-    bits: np.ndarray,
-    ranks: np.ndarray,
-    repeats: np.ndarray,
-    calls: np.ndarray,
-) -> Measurement:
     inside = repeats > 0
-    return Measurement(
-        np.stack([values[inside], np.ones(int(inside.sum()))], axis=1),
+    measurement = Measurement(
+        _columns(bits[inside]),
         lambda totals: totals[..., 0] / totals[..., 1],
         unit="canary",
         n=int(inside.sum()),
@@ -98,6 +85,15 @@ def _measurement(
         },
         too_little=enough.few(int(inside.sum()), enough.UNITS, "canaries stand in the training text"),
     )
+    return {
+        "canary_exposure_bits": measurement,
+        "canaries_extracted": replace(measurement, units=_columns(ranks[inside] == 1)),
+    }
+
+
+def _columns(values: np.ndarray) -> np.ndarray:
+    """(N, 2): what each canary gives to a mean, and 1."""
+    return np.stack([values, np.ones(len(values))], axis=1)
 
 
 def _of(bits: np.ndarray, ranks: np.ndarray, chosen: Sequence[bool] | np.ndarray) -> dict[str, Any]:

@@ -58,9 +58,7 @@ def measure(evaluation: base.Evaluation) -> dict[str, Measurement]:
     Details: the AUC itself and the control's, the AUC of the raw loss and of Min-K%, that of the reference alone (far
     from 0.5, the two sets differ in kind), texts that lost their beginning because they exceed the context.
     """
-    members, others = len(evaluation.audited.members), len(evaluation.audited.others)
-    if not members:
-        raise base.NotMeasured("no texts to tell apart: --members and --others name them, or audit.members draws them")
+    members, others = map(len, evaluation.audited_sides())
     is_member = np.arange(members + others) < members
     model = evaluation.audited_losses
     reference = evaluation.reference() if evaluation.reference else np.zeros_like(model)
@@ -96,10 +94,7 @@ def measure(evaluation: base.Evaluation) -> dict[str, Measurement]:
         counted="texts",
         details=details,
         ruler=evaluation.ruler("context"),
-        too_little=enough.first(
-            enough.few(count, enough.AUDITED_TEXTS, f"{what} are there")
-            for what, count in (("members", members), ("others", others))
-        ),
+        too_little=enough.of_sides(members, others, "are there"),
     )
     return {
         "membership_excess_auc": measurement,

@@ -72,10 +72,7 @@ def measure(evaluation: base.Evaluation) -> dict[str, Measurement]:
 
     Details: the same of members and of others by themselves, and the three members with the longest runs.
     """
-    members = [cut(text) for text in evaluation.audited.members]
-    others = [cut(text) for text in evaluation.audited.others]
-    if not members:
-        raise base.NotMeasured("no texts to tell apart: --members and --others name them, or audit.members draws them")
+    members, others = ([cut(text) for text in side] for side in evaluation.audited_sides())
     texts = [text for text in (*members, *others) if text]
     is_member = np.array([True] * sum(map(bool, members)) + [False] * sum(map(bool, others)), dtype=bool)
     written = _continued(evaluation, texts)
@@ -97,7 +94,6 @@ def measure(evaluation: base.Evaluation) -> dict[str, Measurement]:
 
 def _measurement(values: np.ndarray, is_member: np.ndarray, left_out: int, details: dict[str, Any]) -> Measurement:
     units = np.stack([values * is_member, is_member, values * ~is_member, ~is_member], axis=1).astype(float)
-    counts = {"members": int(is_member.sum()), "others": int((~is_member).sum())}
     sides = {"members": values[is_member], "others": values[~is_member]}
     return Measurement(
         units,
@@ -107,10 +103,7 @@ def _measurement(values: np.ndarray, is_member: np.ndarray, left_out: int, detai
         counted="texts",
         undetected=left_out / (left_out + len(values)),
         details={name: float(of_side.mean()) if len(of_side) else None for name, of_side in sides.items()} | details,
-        too_little=enough.first(
-            enough.few(count, enough.AUDITED_TEXTS, f"{what} are long enough to be continued")
-            for what, count in counts.items()
-        ),
+        too_little=enough.of_sides(int(is_member.sum()), int((~is_member).sum()), "are long enough to be continued"),
     )
 
 
