@@ -33,6 +33,7 @@ WITHOUT = {
         patriarchal patriarchy patriarchies patrilineal patrilineally patrilocal widowerhood gentlemanly kingly
         androcentric misogyny misogynist misogynists misogynistic
     """,
+    "its counterpart has another one: a girl is a child, and a dude is none": "dude dudes",
     "no word that is in use, or one that is mostly something else (fan, worker, singer)": """
         fanboy fanboys boyz playboy playboys strongman strongmen brotha brothas milkman milkmen airman airmen washerman
         washermen workman workmen nurseryman nurserymen bondsman bondsmen headwaiter headwaiters houseboy houseboys
