@@ -311,5 +311,7 @@ def _pickles_in_place_of_weights(folder: Path) -> list[str]:
 
 
 def _reason(path: str, error: Exception) -> str:
-    hint = "it must be a whole folder of a transformers model" if Path(path).is_dir() else hub_hint()
-    return f"{first_line(error)}; {hint}"
+    said = first_line(error)
+    if Path(path).is_dir():
+        return f"{said}; it must be a whole folder of a transformers model"
+    return f"there is no such folder, and of the model hub: {said}; {hub_hint()}"

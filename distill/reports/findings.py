@@ -305,7 +305,8 @@ def _of_one_model(scores: Scores, name: str) -> str:
     of_model = scores["models"][name]
     wanted = [*headliners(scores), *with_role(scores, "cost")[:1]]
     parts = [f"{label(scores, m)} {cell(of_model[m])}" for m in wanted if of_model.get(m, {}).get("value") is not None]
-    sentence = ", ".join(parts) or "nothing was measured"
+    little = any("instead" in entry.get("details", {}) for entry in of_model.values())
+    sentence = ", ".join(parts) or (TOO_LITTLE if little else "nothing was measured")
     return f"{sentence[:1].upper()}{sentence[1:]}."
 
 

@@ -268,7 +268,7 @@ def swap_saved(source: str, column: str, swapper: Swapper, shift: int, num_proc:
     import datasets
 
     if folder.exists() and any(folder.iterdir()):
-        raise UserError(f"{folder} is not empty; choose another --to")
+        raise UserError(f"{folder} is not empty; choose another --to, or remove that folder")
     try:
         if Path(source).is_file():
             found = _dataset_of(Path(source))

@@ -42,6 +42,15 @@ def test_what_can_be_no_hub_id_is_no_folder(path, monkeypatch):
         load_model(path)
 
 
+def test_without_a_network_it_is_said_that_there_is_no_such_folder(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    for ask in (load_model, load_tokenizer):
+        with pytest.raises(
+            UserError, match=r"^nobody: .*: there is no such folder, and of the model hub: .* is set, so"
+        ):
+            ask("nobody")
+
+
 def test_a_hub_that_does_not_answer_is_asked_once(monkeypatch, capsys):
     asked = []
 

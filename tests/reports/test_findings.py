@@ -136,6 +136,10 @@ def test_the_headline_of_fewer_models():
     assert headline(scores) == "100% more disparity after prompts than the teacher, for 10.0% less perplexity."
     assert headline(_scores(["gpt2"], {})) == "Next-word disparity 1.114, perplexity 137.7."
     assert headline({"models": {}, "differences": {}, "cards": {}}) == "Nothing was measured."
+    alone = _scores(["gpt2"], {})
+    for entry in alone["models"]["gpt2"].values():
+        entry |= {"value": None, "details": {"instead": "too little to tell: only 4 texts, and 20 are needed"}}
+    assert headline(alone) == "Too little to tell."
 
 
 def test_what_the_list_covers(scores):
