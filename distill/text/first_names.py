@@ -33,7 +33,7 @@ from typing import NamedTuple
 
 from distill.base.files import PACKAGE
 
-_RULE_VERSION = "2"  # raise it whenever the same words may be judged otherwise
+_RULE_VERSION = "3"  # raise it whenever the same words may be judged otherwise
 
 
 class Candidate(NamedTuple):
@@ -142,6 +142,8 @@ _SURNAMES, _NO_USUAL_SURNAMES = _WORDS["surnames"], _WORDS["no_usual_surnames"]
 _DOUBLE_NAMES = _WORDS["double_names"] | {
     f"{first} {second}" for first in _WORDS["first_of_two_names"] for second in _WORDS["second_of_two_names"]
 }
+_SECOND_NAMES = _WORDS["second_names"] | _WORDS["second_of_two_names"] | _NO_USUAL_SURNAMES
+_WORKS = _WORDS["works"]
 _PARTICLES = _WORDS["particles"]
 _LINKS = _PARTICLES | _WORDS["particles_within"]
 _CALENDAR = _WORDS["calendar"]
@@ -177,6 +179,7 @@ _MARKS = ".,;:!?…\"”’')]*" + _OPENING_MARKS
 _QUOTES_BEFORE, _QUOTES_AFTER = frozenset("\"“‘'("), frozenset("\"”’')")
 _NAME_BEFORE = re.compile(r"[A-Z][\w.'’-]* \S+$")
 _RULER = re.compile(r"([A-Z][\w.'’-]*) of $")
+_THE_QUEEN = re.compile(r"\bthe (?:King|Queen) $")
 _DAY_OF = re.compile(r"\d(?:st|nd|rd|th) (?:day )?of $")
 _NICKNAME = re.compile(r"[\"”’')][ \xa0]+[A-Z]")
 _MIDDLE_NAME = re.compile(r"[ \xa0]\w[\w'’-]*\.?[ \xa0]")
@@ -200,6 +203,7 @@ _FOLLOWING = re.compile(
 )
 _RUN = re.compile(r"(?:[ \xa0]+[A-Z][\w'’.-]*){1,4}")
 _CHAPTER_AND_VERSE = re.compile(r"[ \xa0]\d+:\d")
+_CAPITALISED = re.compile(r"[ \xa0][A-Z][a-z]")
 _NUMBER = re.compile(r",?[ \xa0]\d")
 _REGION = re.compile(r",[ \xa0]((?:(?:New|North|South|West)[ \xa0])?[A-Z]\w+)")
 _WORD_AFTER = re.compile(r"[ \xa0]+([^\W\d_]+)")
@@ -354,6 +358,26 @@ def _before_its_region(seen: _Occurrence) -> _Use | None:
     return _Use.OTHER if may_be_place or ends_there else None
 
 
+def _nation(seen: _Occurrence) -> _Use | None:
+    """A German Parliament."""
+    return _Use.OTHER if seen.name in _NATIONS else None
+
+
+def _joined_of_men(seen: _Occurrence) -> _Use | None:
+    """Jean-Claude is a man's, and Jean alone is listed as a woman's."""
+    return _Use.OTHER if seen.text[seen.start : seen.end].lower().startswith("jean-") else None
+
+
+def _acronym(seen: _Occurrence) -> _Use | None:
+    """An ARIA Award."""
+    return _Use.OTHER if seen.written.isupper() and len(seen.written) > 2 and seen.ahead(_CAPITALISED) else None
+
+
+def _work(seen: _Occurrence) -> _Use | None:
+    """The film Selma."""
+    return _Use.OTHER if seen.word in _WORKS else None
+
+
 def _of_an_institution(seen: _Occurrence) -> _Use | None:
     """George Washington University; at Rose Hall."""
     run = seen.ahead(_RUN)
@@ -378,8 +402,10 @@ def _nickname(seen: _Occurrence) -> _Use | None:
 
 
 def _behind_first_title(seen: _Occurrence) -> _Use | None:
-    """King Henry, Aunt Rose."""
-    return _Use.FIRST if seen.capital and seen.word in _FIRST_TITLES else None
+    """King Henry, Aunt Rose; but the Queen Victoria is a public house."""
+    if not (seen.capital and seen.word in _FIRST_TITLES):
+        return None
+    return _Use.OTHER if seen.behind(_THE_QUEEN) and not seen.full else _Use.FIRST
 
 
 def _full_behind_title(seen: _Occurrence) -> _Use | None:
@@ -415,12 +441,13 @@ def _second_first_name(seen: _Occurrence) -> _Use | None:
     """Mary Ann, Billy Ray; Pope John Paul."""
     if not seen.chain.person:
         return None
-    is_first = not seen.may_be_surname or seen.chain.royal or f"{seen.word} {seen.name}" in _DOUBLE_NAMES
-    return _Use.FIRST if is_first else None
+    may_be_second = seen.full or seen.name in _SECOND_NAMES or seen.end > seen.start + len(seen.written)
+    is_first = (may_be_second and not seen.may_be_surname) or seen.chain.royal
+    return _Use.FIRST if is_first or f"{seen.word} {seen.name}" in _DOUBLE_NAMES else None
 
 
 def _behind_a_first_name(seen: _Occurrence) -> _Use | None:
-    """Henry James; but Henry James Smith."""
+    """Henry James, Thomas Anders; but Henry James Smith."""
     if not seen.chain.person:
         return None
     return _Use.MIDDLE if seen.full else _Use.SURNAME
@@ -445,7 +472,7 @@ def _behind_an_initial(seen: _Occurrence) -> _Use | None:
     initial = seen.before.word
     if not _INITIALS.fullmatch(initial) or initial in _NO_INITIALS:
         return None
-    return _Use.FIRST if seen.full else _Use.SURNAME if seen.may_be_surname else _Use.NEUTRAL
+    return _Use.FIRST if seen.full else _Use.SURNAME
 
 
 def _behind_kin(seen: _Occurrence) -> _Use | None:
@@ -595,6 +622,10 @@ _RULES: tuple[_Rule, ...] = (
     _saint_or_place,
     _beside_a_number,
     _before_its_region,
+    _nation,
+    _joined_of_men,
+    _acronym,
+    _work,
     _of_an_institution,
     _town,
     _brand,

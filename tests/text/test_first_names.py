@@ -19,10 +19,11 @@ def listed_names() -> dict[str, bool]:
     """The names of `english_names`: name -> whether it is ambiguous."""
     rows = [
         line.split("\t")
-        for line in bundled_wordlists()["english_names"].read_text(encoding="utf-8").splitlines()
-        if not line.startswith("#")
+        for name in ("english_names", "english_more_names")
+        for line in bundled_wordlists()[name].read_text(encoding="utf-8").splitlines()
+        if "\tname" in line and not line.startswith("#")
     ]
-    return {name: when == "name ambiguous" for male, female, when in rows[1:] for name in (male, female)}
+    return {name: "ambiguous" in when for male, female, when in rows for name in (male, female)}
 
 
 LISTED = listed_names()
@@ -50,6 +51,16 @@ CASES = [
     "She moved to Charlotte and lived near Charlotte; then +Charlotte Smith came.",
     "We ate at Wendy's, and +Wendy left +Wendy's house.",
     "Leo and Virgo are signs of the zodiac.",
+    # --- nations, titles of works, public houses, acronyms, French names of men
+    "The German Parliament, Swedish actors and a Philippine president",
+    "the film Selma and the novel Jane Eyre; +Jane Smith played Selma in the film".replace("Selma in", "+Selma in"),
+    "In the Queen Victoria, Queen +Victoria met the King +Harald Hardrada.",
+    "nominated for an ARIA Award; +MARY SMITH",
+    "Jean-Claude met +Jean Harlow.",
+    # --- a first name behind a first name and before no surname is one
+    "+Elaine Paige, +Thomas Anders, +Paula Abdul. Anders sang.",
+    "+Maria +Luisa sang, and +Maria +Luisa Bemberg; +Anna +Maria too.",
+    "J. Carmen and +Mary T. Anders",
     # --- one treatment for what may be one person
     "Frank Marshall met Marshall Field. Marshall said so.".replace("Frank", "+Frank"),
     # --- one person, by first name and surname
@@ -61,7 +72,7 @@ CASES = [
     "+Wilma Glodean Rudolph was born in 1940. Rudolph ran.",
     "M. R. James and W. H. Thomas and +George H. Thomas.",
     "F. +Scott Fitzgerald and J. +Edgar Hoover and +Samuel L. Jackson.",
-    'Friedrich "Fritz" Walter and +Michael (+Mike) Thomas.',
+    'Ottokar "Fritzl" Walter and +Michael (+Mike) Thomas.',
     '+James "+Jimmy" Smith and +James "Slim" Smith and +Ann de Winter and +Ricardo van Lissabon',
     "+Harry Truman and +Daniel O'Connell; the O'Henry and D'Angelo of the day.",
     "We saw Ottoline James there. James spoke.",
@@ -85,7 +96,7 @@ CASES = [
     "John 3:16 and Mark 4:1, James 1:2",
     "the James family, an Oscar, the Oscars, the Elizabeth; Oscar-winning and post-James",
     # --- hyphens
-    "Jean-Paul and Karl-Heinz and Lloyd-George; +Mary-+Ann Smith and +Mary-+Kate.",
+    "Jean-Paul and Zbig-Heinzl and Lloyd-George; +Mary-+Ann Smith and +Mary-+Kate.",
     "He said--+Mary came--and left.",
     # --- names that are also words, places, months
     "Will you come? Will +Mary come? I will. Mark my words. Grace was said. Hope springs. Rose petals fell.",
