@@ -539,24 +539,16 @@ _NO_SPACES = re.compile(
 )
 
 
-_FEW_WORDS = 8  # of a list that does not say its language, from which on its script tells
-_LANGUAGES_WITHOUT_SPACES = frozenset({"zh", "yue", "ja", "th", "lo", "my", "km"})
-
-
 def _refuse_what_is_not_read(wordlist: WordList, resolver: Resolver) -> None:
     """Raises UserError for rows that would be matched wrongly, or never."""
     language = language_of(wordlist)
-    no_spaces = [word for word in wordlist.words if _NO_SPACES.search(word)]
-    of_such_a_script = language in _LANGUAGES_WITHOUT_SPACES or (
-        "language" not in wordlist.metadata and len(no_spaces) == len(wordlist.words) >= _FEW_WORDS
-    )
     for row in wordlist.rows:
         where = f"{row.file or wordlist.name}, line {row.line}"
         found = next((word for word in row.words if _NO_SPACES.search(word)), None)
-        if of_such_a_script and found is not None:
+        if found is not None:
             raise UserError(
-                f"{where}: {found!r} is in a script that puts no spaces between words, and words are found "
-                "between spaces; split texts and phrases into words with a tool for that language, or leave the row out"
+                f"{where}: {found!r} is in a script that puts no spaces between words, and words are found between "
+                "spaces: it would hardly ever be found; leave the row out"
             )
         is_read = row.when is None or (not isinstance(resolver, PronounModel) and row.when not in (_TITLE, _NAME))
         if language != "en" and not is_read:

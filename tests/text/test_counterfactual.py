@@ -224,6 +224,10 @@ def test_other_languages():
     for language, words in (("zh", ("他", "她")), ("ja", ("彼", "彼女")), ("th", ("เขา", "เธอ"))):
         with pytest.raises(UserError, match=r"line 1: .* in a script that puts no spaces between words"):
             Swapper(listed_in(language, Row(words, None, 1)))
+    # A list that does not say its language, and a row among others.
+    mixed = WordList("own", ("male", "female"), (Row(("he", "she"), None, 1), Row(("他", "她"), None, 2)), sha256="own")
+    with pytest.raises(UserError, match=r"own, line 2: '他' is in a script that puts no spaces .*leave the row out"):
+        Swapper(mixed)
 
 
 def test_capitals_of_other_languages():

@@ -351,9 +351,11 @@ def test_coverage_of_real_text(shared_data, write):
     assert check_wordlist("english_gender", [str(corpus)]).coverage.missing == ()
 
 
-ODD_WORDS = ["ß", "İx", "ſt", "ma'am", "step-son", "ǆa", "ᾳ", "fiancé", "fiance\u0301e", "x\u00ady", "a b", "kız"]
+ODD_WORDS = ["ß", "İx", "ſt", "ma'am", "step-son", "ǆa", "ᾳ", "fiancé", "fiance\u0301e", "x\u00ady", "a b", "kız", "ა", "ꭰ", "𐐨"]
+# Below Thai, the first of the scripts without spaces between words: rows in these are refused.
 WORDS = st.one_of(
-    st.sampled_from(ODD_WORDS), st.text(st.characters(categories=["L", "M", "N"]), min_size=1, max_size=5)
+    st.sampled_from(ODD_WORDS),
+    st.text(st.characters(categories=["L", "M", "N"], max_codepoint=0x0DFF), min_size=1, max_size=5),
 )
 
 
