@@ -9,7 +9,8 @@ student are both taken at temperature T in D.
 one pass over chunks of tokens: project to the vocabulary, combine the teacher's rows, reduce to a value, turn the
 logits into their gradient by the closed forms below and multiply it back into the gradients of the hidden states and
 of the head. A (N, V) tensor never exists. On a CPU, a chunk is large enough for the products with the heads, and is
-gone through in blocks of a few tokens, whose logits stay in the cache from one operation to the next.
+gone through in blocks of a few tokens, whose logits stay in the cache from one operation to the next. On a GPU, what
+is done to the logits is compiled into a few kernels, and the heads are padded to a size that its products are fast at.
 
 Shapes: N tokens, M teacher positions, V vocabulary, Ds and Dt hidden sizes of student and teacher, K groups (so K - 1
 counterfactuals); inside a chunk n tokens and u distinct teacher positions.
@@ -25,15 +26,18 @@ Logits that are scaled and soft-capped, logits = c tanh(s (W h + b) / c), hand t
 s (1 - (logits / c)^2).
 """
 
+import importlib.util
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from distill.objective.divergences import DIVERGENCES
 from distill.objective.logit_ops import LOG_ZERO, RoleMap, log_probabilities_, mix, teacher_target
@@ -43,6 +47,8 @@ from distill.objective.settings import LossSettings
 IGNORED = -100  # the label of a token that does not count
 _CACHED_LOGITS = 2**18  # numbers that stay in the cache of a processor core while one operation follows another
 _TILE = 1024  # vocabulary entries that are projected at once on a CPU
+_GPU_BYTES = 2**30  # of logits, in a chunk on a GPU
+_ALIGNED = 64  # the rows of a matrix come in such numbers where a GPU's products are fast, in every 16-bit format
 
 
 @dataclass(frozen=True)
@@ -216,7 +222,7 @@ _GRADIENTS: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor, float], Tensor]]
 }
 
 
-class _Block(NamedTuple):
+class Block(NamedTuple):
     """The tokens start:end of a chunk, which have partners in the same counterfactuals."""
 
     counterfactuals: tuple[int, ...]  # indices 0..K-2
@@ -224,22 +230,40 @@ class _Block(NamedTuple):
     end: int
 
 
-class _Chunk(NamedTuple):
+class Chunk(NamedTuple):
     """One step of the fused loss."""
 
     tokens: Tensor  # (n,) which of the N tokens
     teacher: Tensor  # (u,) the distinct teacher positions that they look at
     own: Tensor  # (n,) into `teacher`
     partner: Tensor  # (K - 1, n) into `teacher`; 0 where there is no partner
-    blocks: tuple[_Block, ...]
+    blocks: tuple[Block, ...]
 
 
-def _plan(positions: Positions, chunk_tokens: int, block_tokens: int) -> list[_Chunk]:
+class ChunkSizes(NamedTuple):
+    """How large the chunks of a plan are, and the blocks in them, in tokens."""
+
+    chunk: int
+    block: int
+
+
+def plan_chunks(positions: Positions, settings: LossSettings, sizes: ChunkSizes) -> list[Chunk]:
     """Cut the valid tokens into chunks in such an order that a chunk needs few distinct teacher positions.
 
     A token of a text and the aligned token of its counterfactual look at the same two positions; sorting by the
-    smallest one puts them side by side. Planned on the CPU, so that a GPU waits for its indices once, not once a chunk.
+    smallest one puts them side by side. Planned on the CPU: a GPU would have to be waited for. Who makes the batch can
+    plan before it goes there.
+
+    Args:
+        positions: What the N tokens are compared with; of its parts, only those are planned for that the settings use.
+        settings: weights and operation.
+        sizes: from `chunk_sizes`.
+
+    Returns:
+        The chunks, on the device of the positions.
     """
+    positions = _looked_at(positions, settings)
+    chunk_tokens, block_tokens = sizes
     device = positions.labels.device
     tokens = (positions.labels != IGNORED).nonzero().squeeze(1).cpu()
     own = torch.zeros_like(tokens) if positions.own is None else positions.own.cpu()[tokens]
@@ -258,12 +282,12 @@ def _plan(positions: Positions, chunk_tokens: int, block_tokens: int) -> list[_C
     chunks = []
     for start in range(0, len(tokens), chunk_tokens):
         there = slice(start, start + chunk_tokens)
-        patterns, sizes = torch.unique(present[there], return_counts=True)
+        patterns, counts = torch.unique(present[there], return_counts=True)
         order = present[there].argsort(stable=True)
         chunk_own, chunk_partner = own[there][order], partner[:, there][:, order]
-        ends = sizes.cumsum(0).tolist()
+        ends = counts.cumsum(0).tolist()
         blocks = tuple(
-            _Block(
+            Block(
                 tuple(k for k in range(len(partner)) if pattern >> k & 1), begin, min(begin + block_tokens, group_end)
             )
             for pattern, group_start, group_end in zip(patterns.tolist(), [0, *ends[:-1]], ends, strict=True)
@@ -272,7 +296,7 @@ def _plan(positions: Positions, chunk_tokens: int, block_tokens: int) -> list[_C
         chunk_partner = torch.where(chunk_partner >= 0, chunk_partner, chunk_own)
         teacher, inverse = torch.unique(torch.cat([chunk_own.unsqueeze(0), chunk_partner]), return_inverse=True)
         chunks.append(
-            _Chunk(
+            Chunk(
                 tokens[there][order].to(device),
                 teacher.to(device),
                 inverse[0].to(device),
@@ -283,22 +307,33 @@ def _plan(positions: Positions, chunk_tokens: int, block_tokens: int) -> list[_C
     return chunks
 
 
-def default_chunk_tokens(device: torch.device) -> int:
-    """How many tokens a chunk has where the settings leave it open: few for a CPU's cache, many to fill a GPU."""
-    return 96 if device.type == "cpu" else 1024
+def _looked_at(positions: Positions, settings: LossSettings) -> Positions:
+    """Without the teacher's rows that the settings do not ask for."""
+    own = positions.own if settings.kd else None
+    with_partners = own is not None and settings.op != "none" and settings.strength
+    return Positions(positions.labels, own, positions.partner if with_partners else None)
 
 
-def _block_tokens(weight: Tensor) -> int:
-    """How many tokens to take at once where every operation reads and writes their logits: what a CPU can cache."""
-    if weight.device.type != "cpu":
-        return sys.maxsize
-    return max(1, _CACHED_LOGITS // len(weight))
+def chunk_sizes(settings: LossSettings, device: torch.device, vocab: int, dtype: torch.dtype) -> ChunkSizes:
+    """How large the chunks are that suit a device, and the blocks where every operation reads and writes their logits.
+
+    Args:
+        settings: whose `chunk_tokens` goes first.
+        device: few tokens for a CPU's cache, many to fill a GPU.
+        vocab: V, the length of a row of logits.
+        dtype: the format of the products with the heads.
+    """
+    if device.type == "cpu":
+        return ChunkSizes(settings.chunk_tokens or 96, max(1, _CACHED_LOGITS // vocab))
+    of_gpu = max(_ALIGNED, _GPU_BYTES // dtype.itemsize // (2 * vocab) // _ALIGNED * _ALIGNED)
+    return ChunkSizes(settings.chunk_tokens or (of_gpu if device.type == "cuda" else 1024), sys.maxsize)
 
 
 class _Work(NamedTuple):
     """What the fused loss does beside multiplying: no tensor in it takes a gradient."""
 
-    chunks: list[_Chunk]
+    chunks: Sequence[Chunk]
+    block_tokens: int
     student: ModelView  # only for how its logits are shaped; what it is made of comes by itself
     labels: Tensor
     settings: LossSettings
@@ -323,9 +358,10 @@ class _FusedLoss(torch.autograd.Function):
             # Cast once: autocast would cast the heads in every chunk, and does not cover products that add in place.
             dtype = torch.get_autocast_dtype(device)
             student = student.to(dtype)
-            teacher = None if teacher is None else teacher.to(dtype)
+            if teacher is not None and device != "cuda":  # there, its head is cast once and for all
+                teacher = teacher.to(dtype)
         with torch.autocast(device, enabled=False):
-            total, kd, ce, gradients = _pass_over_chunks(student, teacher, work, needed)
+            total, kd, ce, gradients = _pass_of(device)(student, teacher, work, needed)
         ctx.save_for_backward(*gradients)
         ctx.mark_non_differentiable(kd, ce)
         return total, kd, ce
@@ -404,9 +440,8 @@ def _pass_over_chunks(
         if teacher is not None:
             log_t = logits[n : n + len(chunk.teacher)]
             _project(teacher.hidden.index_select(0, chunk.teacher), teacher, log_t)
-            block_tokens = _block_tokens(weight)
-            for start in range(0, len(log_t), block_tokens):
-                log_probabilities_(log_t[start : start + block_tokens], settings.temperature)
+            for start in range(0, len(log_t), work.block_tokens):
+                log_probabilities_(log_t[start : start + work.block_tokens], settings.temperature)
         label = work.labels.index_select(0, chunk.tokens).unsqueeze(1)
         for block in chunk.blocks:
             part = slice(block.start, block.end)
@@ -431,6 +466,161 @@ def _pass_over_chunks(
 
     kd = kd * settings.temperature**2
     return settings.kd * kd + settings.ce * ce, kd, ce, [d_hidden, d_weight, d_bias]
+
+
+# ----------------------------------------------------------------------------------------------------------- GPU
+
+
+def _pass_on_gpu(
+    student: ModelView, teacher: ModelView | None, work: _Work, needed: list[bool]
+) -> tuple[Tensor, Tensor, Tensor, list[Tensor | None]]:
+    """As `_pass_over_chunks`, where the memory's speed decides: few passes over the logits, which have the format of
+    the heads, and heads whose number of rows suits the products. Rows that pad them are never looked at.
+    """
+    settings, vocab = work.settings, len(student.tokens[0])
+    wide = torch.promote_types(student.hidden.dtype, torch.float32)
+    weight, bias = _padded(*student.tokens)
+    of_teacher = None if teacher is None else _padded_once(teacher, student.hidden.dtype)
+    d_hidden = torch.zeros_like(student.hidden) if needed[0] else None
+    rows = max(len(student.weight), len(weight))
+    d_weight = student.weight.new_zeros(rows, weight.shape[1], dtype=wide) if needed[1] else None
+    d_bias = student.weight.new_zeros(rows, dtype=wide) if needed[2] and student.bias is not None else None
+    kd, ce = student.hidden.new_zeros((), dtype=wide), student.hidden.new_zeros((), dtype=wide)
+    most = max((len(chunk.tokens) for chunk in work.chunks), default=0)
+    most_of_teacher = max((len(chunk.teacher) for chunk in work.chunks), default=0)
+    logits = student.hidden.new_empty(most, len(weight))
+    of_views = None if of_teacher is None else student.hidden.new_empty(most_of_teacher, len(of_teacher[0]))
+    block_on_gpu = _block_on_gpu(settings, student.scale, student.cap)
+
+    for chunk in work.chunks:
+        hidden = student.hidden.index_select(0, chunk.tokens)
+        z = _products(hidden, weight, bias, logits[: len(hidden)])
+        views = None
+        if teacher is not None and of_teacher is not None and of_views is not None:
+            read = teacher.hidden.index_select(0, chunk.teacher).to(of_views.dtype)
+            views = teacher.shape_(_products(read, *of_teacher, of_views[: len(read)]))[:, :vocab]
+            if settings.temperature != 1:
+                views.div_(settings.temperature)
+        label = work.labels.index_select(0, chunk.tokens).unsqueeze(1)
+        for block in chunk.blocks:
+            part = slice(block.start, block.end)
+            own = chunk.own[part]
+            others = None
+            if views is not None and settings.op != "none" and block.counterfactuals:
+                others = chunk.partner[list(block.counterfactuals), part]
+                if work.role_maps is not None:
+                    maps = [work.role_maps[k] for k in block.counterfactuals]
+                    others = torch.stack(
+                        [m.reverse_(views, views.index_select(0, k), own) for m, k in zip(maps, others, strict=True)]
+                    )
+            block_kd, block_ce = block_on_gpu(z[part, :vocab], label[part], views, own, others)
+            kd += block_kd
+            ce += block_ce
+
+        if d_bias is not None:
+            d_bias[: len(weight)] += z.sum(dim=0, dtype=wide)
+        if d_hidden is not None:
+            d_hidden.index_copy_(0, chunk.tokens, z @ weight)
+        if d_weight is not None:
+            d_weight[: len(weight)] += _wide_product(z.t(), hidden, wide)
+
+    kd = kd * settings.temperature**2
+    return settings.kd * kd + settings.ce * ce, kd, ce, [
+        d_hidden,
+        None if d_weight is None else d_weight[: len(student.weight)],
+        None if d_bias is None else d_bias[: len(student.weight)],
+    ]  # fmt: skip
+
+
+def _products(hidden: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> Tensor:
+    """hidden @ weight.T + bias, written to ``out`` (n, P) and rounded once."""
+    return torch.mm(hidden, weight.t(), out=out) if bias is None else torch.addmm(bias, hidden, weight.t(), out=out)
+
+
+def _wide_product(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
+    """a @ b, summed and returned in ``dtype``."""
+    if a.is_cuda and a.dtype != dtype:
+        return torch.mm(a, b, out_dtype=dtype)
+    return a.to(dtype) @ b.to(dtype)
+
+
+def _padded(weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """A head's weight (P, D) and bias (P,) or None: zeros behind the V rows fill up to a multiple of `_ALIGNED`."""
+    padding = -len(weight) % _ALIGNED
+    if not padding:
+        return weight, bias
+    return F.pad(weight, (0, 0, 0, padding)), None if bias is None else F.pad(bias, (0, padding))
+
+
+#: Of a frozen weight: its version, and what `_padded` made of it.
+_PADDED_HEADS = WeakTensorKeyDictionary()
+
+
+def _padded_once(view: ModelView, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
+    """As `_padded`, for the rows of tokens of a head that no training changes, in ``dtype``."""
+    state = (view.weight._version, view.vocab, dtype)
+    if view.weight not in _PADDED_HEADS or _PADDED_HEADS[view.weight][0] != state:
+        _PADDED_HEADS[view.weight] = state, _padded(*view.to(dtype).tokens)
+    made: tuple[Tensor, Tensor | None] = _PADDED_HEADS[view.weight][1]
+    return made
+
+
+@lru_cache(maxsize=16)
+def _block_on_gpu(
+    settings: LossSettings, scale: float, cap: float | None
+) -> Callable[[Tensor, Tensor, Tensor | None, Tensor, Tensor | None], tuple[Tensor, Tensor]]:
+    """The block's loss as one function, compiled where Triton is there to write its kernels."""
+    shape = ModelView(torch.empty(0), torch.empty(0), scale=scale, cap=cap)
+    at_one = replace(settings, temperature=1.0)  # the views' logits are tempered already
+
+    def block_loss(
+        z: Tensor, label: Tensor, views: Tensor | None, own: Tensor, others: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """As `_block_loss`, from the student's raw logits z (n, V), which become their gradient.
+
+        views: (u, V) logits of the teacher; own: (n,) into them; others: (P, n) into them, or (P, n, V) logits of the
+        counterfactuals with the roles reversed, or None.
+        """
+        logits = shape.shape_(z.float() if z.dtype.itemsize < 4 else z)
+        slope = shape.slope(logits)
+        target = None
+        if views is not None:
+            target = _log_rows(views.index_select(0, own))
+            if others is not None:
+                looked_at = [views.index_select(0, k) if k.dim() == 1 else k for k in others.unbind()]
+                log_others = torch.stack([_log_rows(rows) for rows in looked_at])
+                target = mix(target, OPERATIONS[at_one.op](target, log_others), at_one.strength)
+        kd, ce = _block_loss(logits, label, target, settings)
+        if isinstance(slope, Tensor) or slope != 1:
+            logits = logits * slope
+        z.copy_(logits)
+        return kd, ce
+
+    return torch.compile(block_loss) if _has_triton() else block_loss
+
+
+def _log_rows(logits: Tensor) -> Tensor:
+    """(n, V) logits -> log-probabilities, in fp32 at least."""
+    return log_probabilities_(logits.float() if logits.dtype.itemsize < 4 else logits)
+
+
+@lru_cache(maxsize=1)
+def _has_triton() -> bool:
+    return torch.cuda.is_available() and importlib.util.find_spec("triton") is not None
+
+
+def _format_of_products(hidden: Tensor) -> torch.dtype:
+    """That of the products with the heads."""
+    device = hidden.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
+
+
+def _pass_of(device: str) -> Callable[..., tuple[Tensor, Tensor, Tensor, list[Tensor | None]]]:
+    """The pass over the chunks that suits a type of device."""
+    return _pass_on_gpu if device == "cuda" else _pass_over_chunks
+
+
+# -------------------------------------------------------------------------------------------------------- products
 
 
 def _project(hidden: Tensor, view: ModelView, out: Tensor) -> Tensor:
@@ -476,7 +666,7 @@ def _softmax(z: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _block_target(
-    rows: Tensor, chunk: _Chunk, block: _Block, settings: LossSettings, role_maps: Sequence[RoleMap] | None
+    rows: Tensor, chunk: Chunk, block: Block, settings: LossSettings, role_maps: Sequence[RoleMap] | None
 ) -> Tensor:
     """The log target (end - start, V) of a block of tokens from the log-probabilities (u, V) of a chunk."""
     own = rows.index_select(0, chunk.own[block.start : block.end])
@@ -499,6 +689,7 @@ def fused_loss(
     role_maps: Sequence[RoleMap] | None = None,
     projection: Tensor | None = None,
     head_gradient: list[Tensor] | None = None,
+    chunks: Sequence[Chunk] | None = None,
 ) -> LossParts:
     """As `reference_loss`, in chunks of ``settings.chunk_tokens`` tokens and with the gradients made on the way.
 
@@ -506,18 +697,17 @@ def fused_loss(
     forward, as the head's weight must be whole and must be seen by the gradient hooks there. Differentiable once.
 
     With a list ``head_gradient``, the backward pass puts the gradient of the student's head there and leaves it to
-    `tied_embedding` to hand it on.
+    `tied_embedding` to hand it on. ``chunks`` are those that `plan_chunks` made of the same positions and settings;
+    without them they are planned here, for which a GPU is waited for.
     """
     asked = teacher if settings.kd else None
-    with_partners = asked is not None and settings.op != "none" and settings.strength
-    looked_at = Positions(
-        positions.labels,
-        positions.own if asked is not None else None,
-        positions.partner if with_partners else None,
+    weight = student.weight
+    sizes = chunk_sizes(settings, weight.device, len(student.tokens[0]), _format_of_products(student.hidden))
+    if chunks is None:
+        chunks = plan_chunks(positions if asked is not None else Positions(positions.labels), settings, sizes)
+    work = _Work(
+        chunks, sizes.block, student, positions.labels, settings, role_maps, torch.is_grad_enabled(), head_gradient
     )
-    chunk_tokens = settings.chunk_tokens or default_chunk_tokens(student.weight.device)
-    chunks = _plan(looked_at, chunk_tokens, _block_tokens(student.tokens[0]))
-    work = _Work(chunks, student, positions.labels, settings, role_maps, torch.is_grad_enabled(), head_gradient)
     total, kd, ce = _FusedLoss.apply(student.hidden, student.weight, student.bias, asked, work)
     cosine = torch.zeros_like(kd)
     valid = positions.labels != IGNORED

@@ -118,16 +118,21 @@ class RoleMap:
         """
         return self.reverse_(own, other.clone())
 
-    def reverse_(self, own: Tensor, other: Tensor) -> Tensor:
-        """As `reverse`, but overwrites ``other``: only the listed columns are touched, so it costs less than a copy."""
+    def reverse_(self, own: Tensor, other: Tensor, of: Tensor | None = None) -> Tensor:
+        """As `reverse`, but overwrites ``other``: only the listed columns are touched, so it costs less than a copy.
+
+        Both may be logits: R knows no normaliser. ``of``, (N,), says which row of ``own`` belongs to each of ``other``.
+        """
         moved = other.index_select(1, self._move_from)
         if len(self._givers):
+            wanted = own[:, self._out] if of is None else own[of[:, None, None], self._out]
+            wanted = wanted.float() if wanted.dtype.itemsize < 4 else wanted
             # A destination without any probability (-inf) still takes part: shares among such ones are equal, not NaN.
-            wanted = own[:, self._out].clamp_min_(torch.finfo(own.dtype).min)
+            wanted.clamp_min_(torch.finfo(wanted.dtype).min)
             shares = wanted.masked_fill_(self._out_padding, -math.inf).log_softmax(dim=-1)
             given = (other[:, self._givers].unsqueeze(-1) + shares).flatten(start_dim=1)
             taken = given[:, self._in].masked_fill_(self._in_padding, -math.inf).logsumexp(dim=-1)
-            other.index_copy_(1, self._takers, taken)
+            other.index_copy_(1, self._takers, taken.to(other.dtype))
         return other.index_copy_(1, self._move_to, moved)
 
 

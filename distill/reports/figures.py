@@ -6,6 +6,7 @@ their marks (`MARKS`) as well as in colour. `alone` makes a file of a figure, wi
 """
 
 import math
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -63,7 +64,7 @@ class Scale:
     def ticks(self) -> list[float]:
         """Round values within, a few."""
         width = self.high - self.low
-        if not width:
+        if width < sys.float_info.min:  # no power of ten is as small
             return [self.low]
         power = 10.0 ** math.floor(math.log10(width / 4))
         step = next(power * s for s in (1, 2, 5, 10) if width / (power * s) <= _MOST_TICKS - 1)

@@ -20,11 +20,11 @@ from transformers import PreTrainedModel, TrainingArguments
 from distill.base.console import duration, warn
 from distill.data.counts import PackingCounts
 from distill.models.architecture import parameter_count
-from distill.objective.kd_loss import default_chunk_tokens
+from distill.objective.kd_loss import chunk_sizes
 from distill.recipe import Recipe
 from distill.text.counterfactual import Swapper
 from distill.text.role_map import TokenRoles
-from distill.training.arguments import training_arguments
+from distill.training.arguments import loss_settings, training_arguments
 
 _LONG = 3 * 3600  # seconds of training for which nobody should wait unwarned
 _DOCUMENTS = 500  # held-out documents in which listed words are counted
@@ -141,8 +141,10 @@ def little_memory(
     # the feed-forward part: 16 numbers a token and unit; with checkpointing, the input alone.
     kept = 1 if arguments.gradient_checkpointing else 16
     activations = 4 * kept * tokens * text_config.num_hidden_layers * text_config.hidden_size
-    chunk = recipe.loss.chunk_tokens or default_chunk_tokens(device)
-    logits = 4 * 2 * min(tokens, chunk) * student.get_output_embeddings().weight.shape[0]
+    vocab = student.get_output_embeddings().weight.shape[0]
+    half = on_gpu and (arguments.bf16 or arguments.fp16)
+    chunk = chunk_sizes(loss_settings(recipe), device, vocab, torch.bfloat16 if half else torch.float32).chunk
+    logits = (2 if half else 4) * 2 * min(tokens, chunk) * vocab
     needed = weights + training + activations + logits
     if needed <= free:
         return None

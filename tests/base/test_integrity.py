@@ -106,6 +106,7 @@ def modes(folder: Path) -> dict[str, int]:
     return {str(path.relative_to(folder)): stat.S_IMODE(path.stat().st_mode) for path in sorted(folder.rglob("*"))}
 
 
+@pytest.mark.slow
 def test_everything_that_runs_write_has_the_permissions_that_the_umask_leaves(tmp_path):
     work = tmp_path / "work"
     work.mkdir()

@@ -140,6 +140,7 @@ def test_the_script_prints_what_was_promised():
     assert figures["setting"]["versions"]["torch"]
 
 
+@pytest.mark.slow
 def test_half_precision_rates_and_profile_of_the_loss(tmp_path):
     names = ("ours", "naive", "ours_two_view", "naive_two_view")
     figures = run_script(
@@ -155,6 +156,7 @@ def test_half_precision_rates_and_profile_of_the_loss(tmp_path):
         assert "mm" in (tmp_path / f"{name}.txt").read_text()
 
 
+@pytest.mark.slow
 def test_half_precision_rates_and_profile_of_the_step(tmp_path):
     shape = ("--tokens", "64", "--vocabulary", "512", "--width", "64", "--layers", "2", "--steps", "1")
     names = ["ours_forward_kl"] + ["gkd_forward_kl"] * bool(find_spec("trl"))

@@ -6,7 +6,7 @@ from itertools import pairwise
 from xml.etree import ElementTree
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from distill.reports.figures import MARKS, Point, Scale, apart, bars, covering, curves, dumbbell, scatter, times
@@ -102,6 +102,7 @@ def test_foreign_text_stays_text(draw):
 
 
 @given(numbers, numbers)
+@example(0.0, 5e-324)
 def test_ticks_are_few_round_and_within(low, high):
     low, high = sorted((low, high))
     ticks = Scale(low, high, 0, 100).ticks()
