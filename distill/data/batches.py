@@ -1,6 +1,7 @@
 """Blocks -> the batches of a step."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor
 from torch.utils.data import BatchSampler
 
 from distill.data.blocks import Filler, PairBlock
-from distill.objective.kd_loss import IGNORED
+from distill.objective.kd_loss import IGNORED, Plan, Positions
 from distill.text.alignment import NO_PARTNER, partner_positions
 
 
@@ -45,6 +46,7 @@ class Collator:
     - input_ids, position_ids, labels: (R, T), R rows.
     - partner: (K - 1, R, T) index into the R * T positions of the batch where the view of shift s sits, -1 for none.
       A text without edits is its own counterfactual.
+    - plan: how the loss goes through the student's rows, where it is planned here.
     - student_rows: number of rows that the student trains on, counted from the first: R with augmentation, else B.
     - source: (R, 2) the index of each row's block in its data set, and the view.
     - edited: (R,) whether the row's block has counterfactuals.
@@ -53,14 +55,18 @@ class Collator:
         num_groups: K; 1 keeps only the texts.
         augment: Train on the counterfactual rows too.
         trim: Leave out the positions at the end that count in no row: for blocks of one document, which are not full.
+        plan: Plans the loss, see `plan_chunks`; None: the loss does it, for which a GPU has to be waited for.
     """
 
-    def __init__(self, num_groups: int, augment: bool, trim: bool = False) -> None:
+    def __init__(
+        self, num_groups: int, augment: bool, trim: bool = False, plan: Callable[[Positions], Plan] | None = None
+    ) -> None:
         self.num_groups = num_groups
         self.augment = augment
         self.trim = trim
+        self.plan = plan
 
-    def __call__(self, blocks: Sequence[PairBlock]) -> dict[str, Tensor]:
+    def __call__(self, blocks: Sequence[PairBlock]) -> dict[str, Any]:
         rows: list[tuple[int, int]] = [(b, 0) for b in range(len(blocks))]
         if self.num_groups > 1:
             rows += [(b, v) for b, block in enumerate(blocks) for v in range(1, len(block.input_ids))]
@@ -86,12 +92,21 @@ class Collator:
         def stack(name: str) -> Tensor:
             return torch.from_numpy(np.stack([getattr(blocks[b], name)[v, :length] for b, v in rows]).astype(np.int64))
 
-        return {
+        batch = {
             "input_ids": stack("input_ids"),
             "position_ids": stack("position_ids"),
             "labels": stack("labels"),
             "partner": torch.from_numpy(partner),
-            "student_rows": torch.tensor(len(rows) if self.augment else len(blocks)),
+            "student_rows": len(rows) if self.augment else len(blocks),
             "source": torch.tensor([(blocks[b].index, view) for b, view in rows]),
             "edited": torch.tensor([self.num_groups > 1 and len(blocks[b].input_ids) > 1 for b, _ in rows]),
         }
+        return batch if self.plan is None else batch | {"plan": self.plan(student_positions(batch))}
+
+
+def student_positions(batch: dict[str, Any]) -> Positions:
+    """What the N tokens of the student's rows are compared with: these rows are the first of the teacher's."""
+    rows = batch["student_rows"]
+    labels = batch["labels"][:rows].flatten()
+    own = torch.arange(len(labels), device=labels.device)
+    return Positions(labels, own, batch["partner"][:, :rows].flatten(1))

@@ -240,6 +240,29 @@ class Chunk(NamedTuple):
     blocks: tuple[Block, ...]
 
 
+@dataclass(frozen=True)
+class Plan:
+    """All chunks of a batch. It goes to a device, and into pinned memory, as the tensors of the batch do."""
+
+    chunks: tuple[Chunk, ...]
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "Plan":
+        """The same with its tensors on a device."""
+        return self._with(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> "Plan":
+        """The same in memory that a GPU copies from while the processor goes on."""
+        return self._with(Tensor.pin_memory)
+
+    def _with(self, moved: Callable[[Tensor], Tensor]) -> "Plan":
+        return Plan(
+            tuple(
+                Chunk(moved(tokens), moved(teacher), moved(own), moved(partner), blocks)
+                for tokens, teacher, own, partner, blocks in self.chunks
+            )
+        )
+
+
 class ChunkSizes(NamedTuple):
     """How large the chunks of a plan are, and the blocks in them, in tokens."""
 
@@ -247,7 +270,7 @@ class ChunkSizes(NamedTuple):
     block: int
 
 
-def plan_chunks(positions: Positions, settings: LossSettings, sizes: ChunkSizes) -> list[Chunk]:
+def plan_chunks(positions: Positions, settings: LossSettings, sizes: ChunkSizes) -> Plan:
     """Cut the valid tokens into chunks in such an order that a chunk needs few distinct teacher positions.
 
     A token of a text and the aligned token of its counterfactual look at the same two positions; sorting by the
@@ -304,7 +327,7 @@ def plan_chunks(positions: Positions, settings: LossSettings, sizes: ChunkSizes)
                 blocks,
             )
         )
-    return chunks
+    return Plan(tuple(chunks))
 
 
 def _looked_at(positions: Positions, settings: LossSettings) -> Positions:
@@ -332,7 +355,7 @@ def chunk_sizes(settings: LossSettings, device: torch.device, vocab: int, dtype:
 class _Work(NamedTuple):
     """What the fused loss does beside multiplying: no tensor in it takes a gradient."""
 
-    chunks: Sequence[Chunk]
+    chunks: tuple[Chunk, ...]
     block_tokens: int
     student: ModelView  # only for how its logits are shaped; what it is made of comes by itself
     labels: Tensor
@@ -689,7 +712,7 @@ def fused_loss(
     role_maps: Sequence[RoleMap] | None = None,
     projection: Tensor | None = None,
     head_gradient: list[Tensor] | None = None,
-    chunks: Sequence[Chunk] | None = None,
+    plan: Plan | None = None,
 ) -> LossParts:
     """As `reference_loss`, in chunks of ``settings.chunk_tokens`` tokens and with the gradients made on the way.
 
@@ -697,21 +720,21 @@ def fused_loss(
     forward, as the head's weight must be whole and must be seen by the gradient hooks there. Differentiable once.
 
     With a list ``head_gradient``, the backward pass puts the gradient of the student's head there and leaves it to
-    `tied_embedding` to hand it on. ``chunks`` are those that `plan_chunks` made of the same positions and settings;
-    without them they are planned here, for which a GPU is waited for.
+    `tied_embedding` to hand it on. ``plan`` is what `plan_chunks` made of the same positions and settings; without
+    it the chunks are planned here, for which a GPU is waited for.
     """
     asked = teacher if settings.kd else None
     weight = student.weight
     sizes = chunk_sizes(settings, weight.device, len(student.tokens[0]), _format_of_products(student.hidden))
-    if chunks is None:
-        chunks = plan_chunks(positions if asked is not None else Positions(positions.labels), settings, sizes)
+    if plan is None:
+        plan = plan_chunks(positions if asked is not None else Positions(positions.labels), settings, sizes)
     work = _Work(
-        chunks, sizes.block, student, positions.labels, settings, role_maps, torch.is_grad_enabled(), head_gradient
+        plan.chunks, sizes.block, student, positions.labels, settings, role_maps, torch.is_grad_enabled(), head_gradient
     )
     total, kd, ce = _FusedLoss.apply(student.hidden, student.weight, student.bias, asked, work)
     cosine = torch.zeros_like(kd)
-    valid = positions.labels != IGNORED
     if teacher is not None and positions.own is not None and settings.hidden:
-        cosine = hidden_cosine(student.hidden[valid], teacher.hidden[positions.own[valid]], projection)
+        tokens = torch.cat([positions.labels.new_zeros(0), *(chunk.tokens for chunk in plan.chunks)])
+        cosine = hidden_cosine(student.hidden[tokens], teacher.hidden[positions.own[tokens]], projection)
         total = total + settings.hidden * cosine
-    return LossParts(total, kd, ce, cosine.detach(), valid.sum())
+    return LossParts(total, kd, ce, cosine.detach(), (positions.labels != IGNORED).sum())

@@ -1,7 +1,9 @@
 """Blocks, teacher and student -> a trained student on disk."""
 
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from distill.data.blocks import BlockDataset
 from distill.data.stream import BlockStream
 from distill.models.adapters import has_adapter, save_adapter
 from distill.models.architecture import head, vocab_size
+from distill.objective.kd_loss import Plan, Positions, chunk_sizes, plan_chunks
 from distill.objective.logit_ops import RoleMap
 from distill.recipe import Recipe
 from distill.training import checkpoints as checkpoint_folder
@@ -74,7 +77,7 @@ def train_student(
             model=student,
             args=arguments,
             train_dataset=blocks,
-            data_collator=_collator(recipe, blocks, 1 + len(role_maps)),
+            data_collator=_collator(recipe, blocks, 1 + len(role_maps), _planner(arguments, recipe, teacher, vocab)),
             teacher=teacher,
             vocab=vocab,
             settings=loss_settings(recipe),
@@ -122,10 +125,22 @@ def _ask_hub(arguments: TrainingArguments) -> None:
         arguments.push_to_hub = False
 
 
-def _collator(recipe: Recipe, blocks: BlockDataset | BlockStream, groups: int) -> Collator:
+def _planner(
+    arguments: TrainingArguments, recipe: Recipe, teacher: PreTrainedModel | None, vocab: int
+) -> Callable[[Positions], Plan]:
+    """What plans a batch for the loss, in the process that makes it."""
+    half = torch.bfloat16 if arguments.bf16 else torch.float16 if arguments.fp16 else torch.float32
+    settings = loss_settings(recipe)
+    sizes = chunk_sizes(settings, torch.device(arguments.device), vocab, half)
+    return partial(plan_chunks, settings=settings if teacher is not None else replace(settings, kd=0.0), sizes=sizes)
+
+
+def _collator(
+    recipe: Recipe, blocks: BlockDataset | BlockStream, groups: int, plan: Callable[[Positions], Plan]
+) -> Collator:
     # The rows of the cache have their full length.
     trim = blocks.one_document and not recipe.teacher.cache_hidden_states
-    return Collator(groups if recipe.needs_counterfactuals else 1, recipe.target.augment, trim)
+    return Collator(groups if recipe.needs_counterfactuals else 1, recipe.target.augment, trim, plan)
 
 
 def _padding_rows(student: PreTrainedModel, vocab: int) -> dict[str, Tensor]:

@@ -55,6 +55,7 @@ def attach_loss(student: PreTrainedModel, vocab: int | None = None) -> None:
         teacher: kd_loss.ModelView | None = None,
         partner: Tensor | None = None,
         role_maps: Sequence[RoleMap] | None = None,
+        plan: kd_loss.Plan | None = None,
         **kwargs: Any,
     ) -> Any:
         if settings is None:
@@ -82,6 +83,7 @@ def attach_loss(student: PreTrainedModel, vocab: int | None = None) -> None:
             role_maps,
             projection=projection.weight.T if projection is not None else None,
             head_gradient=head_gradient,
+            plan=plan,
         )
 
     student.forward = forward

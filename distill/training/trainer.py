@@ -130,7 +130,7 @@ class DistillationTrainer(Trainer):
         self._decode = decode
         self._stop_signals = stop_signals
         self.stopped = False
-        self._step: list[tuple[dict[str, Tensor], Tensor]] = []  # micro-batches of this step, and their losses
+        self._step: list[tuple[dict[str, Any], Tensor]] = []  # micro-batches of this step, and their losses
         self._spikes = SpikeWatch()
         self._saving = False
         self._not_loaded: set[str] = set()  # weights of the model that a checkpoint has not given it
@@ -150,15 +150,15 @@ class DistillationTrainer(Trainer):
             shards.batch_sampler = FilledBatches(shards.batch_sampler, shards.num_processes)
         return dataloader
 
-    def _get_num_items_in_batch(self, batch_samples: list[dict[str, Tensor]], device: torch.device) -> Tensor | None:
+    def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: torch.device) -> Tensor | None:
         if not batch_samples:
             return None
-        counts = [(b["labels"][: int(b["student_rows"])] != IGNORED).sum() for b in batch_samples]
+        counts = [(b["labels"][: b["student_rows"]] != IGNORED).sum() for b in batch_samples]
         count = torch.stack(counts).sum().to(device)
         return self.accelerator.gather(count).sum() if self.args.world_size > 1 else count
 
     @torch.no_grad()
-    def _teacher_view(self, inputs: dict[str, Tensor]) -> tuple[kd_loss.ModelView | None, Tensor]:
+    def _teacher_view(self, inputs: dict[str, Any]) -> tuple[kd_loss.ModelView | None, Tensor]:
         """What the teacher says of all R rows, and (R,) which of them it read to say so."""
         read = torch.ones(len(inputs["input_ids"]), dtype=torch.bool, device=self.args.device)
         if self.teacher is None:
@@ -178,9 +178,10 @@ class DistillationTrainer(Trainer):
         self.training_log.teacher_time.stop()
         return view_of(self.teacher, hidden, self.vocab), read
 
-    def _loss_parts(self, model: nn.Module, inputs: dict[str, Tensor]) -> tuple[kd_loss.LossParts, Tensor]:
+    def _loss_parts(self, model: nn.Module, inputs: dict[str, Any]) -> tuple[kd_loss.LossParts, Tensor]:
         """The loss of a micro-batch, and (R,) which of its rows the teacher read."""
-        rows = int(inputs["student_rows"])
+        rows = inputs["student_rows"]
+        plan = inputs.get("plan")
         teacher, read = self._teacher_view(inputs)
         parts = model(
             input_ids=inputs["input_ids"][:rows],
@@ -190,13 +191,14 @@ class DistillationTrainer(Trainer):
             teacher=teacher,
             partner=inputs["partner"][:, :rows] if self.settings.op != "none" else None,
             role_maps=self.role_maps,
+            plan=None if plan is None else plan.to(self.args.device, non_blocking=True),
         )
         return parts, read
 
     def compute_loss(
         self,
         model: nn.Module,
-        inputs: dict[str, Tensor],
+        inputs: dict[str, Any],
         return_outputs: bool = False,
         num_items_in_batch: Tensor | None = None,
     ) -> Tensor | tuple[Tensor, kd_loss.LossParts]:
@@ -226,7 +228,7 @@ class DistillationTrainer(Trainer):
 
     # ------------------------------------------------------------------------------------------- what a step gave
 
-    def training_step(self, model: nn.Module, inputs: dict[str, Tensor], num_items_in_batch: Any = None) -> Tensor:
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
         """Trainer's; keeps the micro-batch until the step is known to be sound."""
         loss = super().training_step(model, inputs, num_items_in_batch)
         self._step.append((inputs, loss))
@@ -260,7 +262,7 @@ class DistillationTrainer(Trainer):
             say(f"the loss of step {self.state.global_step + 1} is {loss:.3g}; the median before it was {usual:.3g}")
         return norm
 
-    def _not_finite(self, micro_batches: Sequence[tuple[dict[str, Tensor], Tensor]]) -> None:
+    def _not_finite(self, micro_batches: Sequence[tuple[dict[str, Any], Tensor]]) -> None:
         """Say which text a step that is not finite came from, and stop there unless such steps are to be left out.
 
         Raises:
@@ -283,7 +285,7 @@ class DistillationTrainer(Trainer):
             "trainer.learning_rate, look at that text, or set on_nonfinite: skip"
         )
 
-    def _culprit(self, inputs: dict[str, Tensor], loss: Tensor) -> str | None:
+    def _culprit(self, inputs: dict[str, Any], loss: Tensor) -> str | None:
         """What is not finite in a micro-batch, and at which token; None if nothing is."""
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:  # a forward pass needs all processes at once
             blocks = ", ".join(map(str, inputs["source"][:, 0].unique().tolist()))
@@ -305,7 +307,7 @@ class DistillationTrainer(Trainer):
             labels = torch.full_like(inputs["labels"], IGNORED)
             rows, columns = torch.tensor(positions, device=labels.device).T
             labels[rows, columns] = inputs["labels"][rows, columns]
-            loss = self._loss_parts(self.model, {**inputs, "labels": labels})[0].total
+            loss = self._loss_parts(self.model, {**inputs, "labels": labels, "plan": None})[0].total
             if not loss.isfinite():
                 what = "loss"
                 return True
@@ -313,14 +315,14 @@ class DistillationTrainer(Trainer):
             what = "gradient"
             return not all(bool(g.isfinite().all()) for g in gradients if g is not None)
 
-        positions = counted[: int(inputs["student_rows"])].nonzero().tolist()
+        positions = counted[: inputs["student_rows"]].nonzero().tolist()
         if not positions or not is_bad(positions):
             return None
         row, column = smallest_bad(positions, is_bad)[0]
         is_bad([[row, column]])  # says again what it was
         return f"the {what} is not finite {self._place(inputs, row, column)}"
 
-    def _place(self, inputs: dict[str, Tensor], row: int, position: int) -> str:
+    def _place(self, inputs: dict[str, Any], row: int, position: int) -> str:
         block, view = inputs["source"][row].tolist()
         text = self._decode(inputs["input_ids"][row, max(0, position - 7) : position + 1].tolist())
         where = f"block {block}" if block >= 0 else "a block that was packed while training"

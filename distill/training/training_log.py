@@ -59,7 +59,7 @@ class Stopwatch:
         return event
 
 
-def token_counts(inputs: Mapping[str, Tensor], passes: int, read: Tensor) -> dict[str, Tensor]:
+def token_counts(inputs: Mapping[str, Any], passes: int, read: Tensor) -> dict[str, Tensor]:
     """Valid tokens of a batch of `packing.Collator`, () each.
 
     - student_tokens: that the student trains on; edited_tokens: of these, in blocks with counterfactuals;

@@ -1,14 +1,18 @@
 """Blocks -> batches: full ones, rows and partners."""
 
 import dataclasses
+from functools import partial
 
 import pytest
 import torch
-from torch.utils.data import BatchSampler, SequentialSampler
+from accelerate.utils import send_to_device
+from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
 
 from distill.data.batches import Collator, FilledBatches, Filler
 from distill.data.counts import PackingCounts
 from distill.data.packing import pack
+from distill.objective.kd_loss import Plan, Positions, chunk_sizes, plan_chunks
+from distill.objective.settings import LossSettings
 from distill.text.counterfactual import Swapper
 from distill.text.wordlist import load_wordlist
 
@@ -37,7 +41,7 @@ def test_collator_rows_and_partners(swapper, toy_tokenizer):
     blocks = [b for t in texts for b in pack([t], toy_tokenizer, swapper, 24, PackingCounts())]
     batch = Collator(2, augment=True)(blocks)
     assert batch["input_ids"].shape == (5, 24)  # three texts, two counterfactuals
-    assert int(batch["student_rows"]) == 5
+    assert batch["student_rows"] == 5
     partner = batch["partner"][0]
     flat = partner.flatten()
     at = torch.arange(5 * 24).view(5, 24)
@@ -46,7 +50,7 @@ def test_collator_rows_and_partners(swapper, toy_tokenizer):
     assert (mutual == torch.nonzero(flat >= 0).flatten()).all()
     assert {int(i) // 24 for i in partner[0] if i >= 0} == {3}
     assert {int(i) // 24 for i in partner[2] if i >= 0} == {4}
-    assert int(Collator(2, augment=False)(blocks)["student_rows"]) == 3
+    assert Collator(2, augment=False)(blocks)["student_rows"] == 3
     assert Collator(1, augment=False)(blocks)["input_ids"].shape == (3, 24)
 
 
@@ -87,5 +91,29 @@ def test_batches_of_three_views(neutral_tokenizer):
     assert texts == ["she saw him", "nothing here", "they saw her", "he saw them"]
     # The text without edits is its own counterfactual in both shifts.
     assert (batch["partner"][:, 1] == torch.arange(16, 32)).all()
-    assert int(batch["student_rows"]) == 4
-    assert int(Collator(3, augment=False)(blocks)["student_rows"]) == 2
+    assert batch["student_rows"] == 4
+    assert Collator(3, augment=False)(blocks)["student_rows"] == 2
+
+
+@pytest.mark.parametrize("augment", [True, False])
+@pytest.mark.parametrize("workers", [0, 1])
+def test_the_loss_is_planned_where_the_batch_is_made(swapper, toy_tokenizer, augment, workers):
+    """From the rows that the student reads; through a worker, and to a device, the plan stays what it is."""
+    texts = ["she saw her book", "Nothing happened.", "his king"]
+    blocks = [b for t in texts for b in pack([t], toy_tokenizer, swapper, 24, PackingCounts())]
+    settings = LossSettings(chunk_tokens=16)
+    plan = partial(plan_chunks, settings=settings, sizes=chunk_sizes(settings, torch.device("cpu"), 400, torch.float32))
+    loader = DataLoader(blocks, 3, collate_fn=Collator(2, augment, plan=plan), num_workers=workers)
+    (batch,) = loader
+    (sent,) = map(partial(send_to_device, device="cpu", non_blocking=True), loader)
+    rows = 5 if augment else 3
+    labels = batch["labels"][:rows].flatten()
+    expected = plan(Positions(labels, torch.arange(24 * rows), batch["partner"][:, :rows].flatten(1)))
+    for found in (batch["plan"], sent["plan"]):
+        assert isinstance(found, Plan) and len(found.chunks) == len(expected.chunks) > 1
+        for chunk, wanted in zip(found.chunks, expected.chunks, strict=True):
+            assert chunk.blocks == wanted.blocks
+            assert all(map(torch.equal, chunk[:-1], wanted[:-1]))
+    assert (
+        sorted(int(t) for chunk in expected.chunks for t in chunk.tokens) == (labels != -100).nonzero()[:, 0].tolist()
+    )

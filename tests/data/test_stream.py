@@ -182,7 +182,7 @@ def test_a_loader_goes_on_after_the_last_batch_that_was_taken(make, tmp_path, wo
         rest = batches(tmp_path / str(at), 12 - at)
         for want, got in zip(whole[at:], rest, strict=True):
             assert want.keys() == got.keys()
-            assert all(torch.equal(want[name], got[name]) for name in want)
+            assert all(torch.equal(torch.as_tensor(want[name]), torch.as_tensor(got[name])) for name in want)
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -619,8 +619,8 @@ def test_chunks_that_were_planned_before_are_those_that_would_be_planned():
     for settings in (LossSettings(), LossSettings(op="none"), LossSettings(0.0, 1.0), LossSettings(strength=0.0)):
         positions = Positions(inputs.labels, inputs.own, inputs.partner)
         sizes = kd_loss.chunk_sizes(settings, torch.device("cpu"), V, torch.float32)
-        chunks = kd_loss.plan_chunks(positions, settings, sizes)
-        given = run(partial(fused_loss, chunks=chunks), inputs, settings, ROLE_MAPS[3])
+        plan = kd_loss.plan_chunks(positions, settings, sizes)
+        given = run(partial(fused_loss, plan=plan), inputs, settings, ROLE_MAPS[3])
         torch.testing.assert_close(given, run(fused_loss, inputs, settings, ROLE_MAPS[3]), rtol=0, atol=0)
 
 
@@ -677,7 +677,7 @@ def test_the_traced_block_equals_the_reference(compiled):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("combination", COMBINATIONS)
+@pytest.mark.parametrize("combination", COMBINATIONS[::5])  # every operation, every divergence
 def test_the_compiled_block_equals_the_reference(combination, compiled):
     compiled("inductor")
     equal_in_both_formats(*combination)

@@ -23,7 +23,7 @@ def test_tied_heads_get_both_gradients(tmp_path, toy_model, batch):
         assert student.get_output_embeddings().weight is student.get_input_embeddings().weight
         if fused:
             trainer = make_trainer(tmp_path, student, teacher, blocks, TargetConfig(), LossConfig(kd=0.0, ce=1.0))
-            trainer.compute_loss(student, {**inputs, "student_rows": torch.tensor(len(blocks))}).backward()
+            trainer.compute_loss(student, {**inputs, "student_rows": len(blocks)}).backward()
         else:
             rows = slice(len(blocks))
             logits = student(
