@@ -72,12 +72,13 @@ def train_student(
     attach_loss(student, vocab)
     if recipe.loss.hidden and teacher is not None:
         _project(student, teacher)
+    planner = loss_planner(arguments, recipe, teacher is not None, vocab)
     with stop_signals_kept() as signals:
         trainer = DistillationTrainer(
             model=student,
             args=arguments,
             train_dataset=blocks,
-            data_collator=_collator(recipe, blocks, 1 + len(role_maps), _planner(arguments, recipe, teacher, vocab)),
+            data_collator=_collator(recipe, blocks, 1 + len(role_maps), planner),
             teacher=teacher,
             vocab=vocab,
             settings=loss_settings(recipe),
@@ -125,14 +126,21 @@ def _ask_hub(arguments: TrainingArguments) -> None:
         arguments.push_to_hub = False
 
 
-def _planner(
-    arguments: TrainingArguments, recipe: Recipe, teacher: PreTrainedModel | None, vocab: int
+def loss_planner(
+    arguments: TrainingArguments, recipe: Recipe, with_teacher: bool, vocab: int
 ) -> Callable[[Positions], Plan]:
-    """What plans a batch for the loss, in the process that makes it."""
+    """What plans a batch for the loss, in the process that makes it; see `plan_chunks`.
+
+    Args:
+        arguments: Where and in which format it will be trained.
+        recipe: Loss and target.
+        with_teacher: Whether there is one to compare with.
+        vocab: V, the tokens that student and teacher share.
+    """
     half = torch.bfloat16 if arguments.bf16 else torch.float16 if arguments.fp16 else torch.float32
     settings = loss_settings(recipe)
     sizes = chunk_sizes(settings, torch.device(arguments.device), vocab, half)
-    return partial(plan_chunks, settings=settings if teacher is not None else replace(settings, kd=0.0), sizes=sizes)
+    return partial(plan_chunks, settings=settings if with_teacher else replace(settings, kd=0.0), sizes=sizes)
 
 
 def _collator(

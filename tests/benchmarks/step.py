@@ -2,7 +2,8 @@
 
 A GPT-2 124M teacher with random weights, a student of every second of its layers, 2 texts of 512 tokens, one view, no
 counterfactuals: forward, backward, clipping and fused AdamW, in each contender's own trainer. Every run checks that the
-losses of all steps agree, and so the updates between them.
+losses of all steps agree, and so the updates between them. `ours_two_view_augment` has no peer: the teacher reads each
+text and a counterfactual, roles are reversed, and the student learns from both.
 
     python tests/benchmarks/step.py            a table
     python tests/benchmarks/step.py --json     JSON; `ratios` are ours over theirs, medians of --repeats runs each
@@ -10,7 +11,7 @@ losses of all steps agree, and so the updates between them.
 Memory is the highest resident set while stepping above that before the models were made: weights, gradients, optimizer
 and activations count, the libraries' code does not.
 
-On a GPU (never measured so far; the tests run the same code on a CPU), with and without --compile:
+On a GPU (the tests run the same code on a CPU), with and without --compile; `gpu.sh` does so:
 
     python tests/benchmarks/step.py --device cuda --dtype bfloat16 --rows 8 --tokens 1024 --peak-tflops 989
 """
@@ -36,9 +37,10 @@ from distill.data.batches import Collator
 from distill.data.blocks import PairBlock
 from distill.models.student import student_from_layers, train_tokenizer
 from distill.objective.kd_loss import IGNORED
-from distill.objective.settings import LossSettings
-from distill.recipe import Recipe
-from distill.training.arguments import training_arguments
+from distill.objective.logit_ops import RoleMap
+from distill.recipe import LossConfig, Recipe, TargetConfig
+from distill.training.arguments import loss_settings, training_arguments
+from distill.training.run import loss_planner
 from distill.training.student_loss import attach_loss
 from distill.training.trainer import DistillationTrainer
 
@@ -84,25 +86,43 @@ def make_ids(vocabulary: int, rows: int, tokens: int) -> Tensor:
     return torch.randint(vocabulary, (rows, tokens), generator=torch.Generator().manual_seed(1))
 
 
-def our_trainer(divergence: str) -> Callable[..., Trainer]:
-    """Makes a `DistillationTrainer`."""
+def pair_block(row: np.ndarray, views: int, vocabulary: int) -> PairBlock:
+    """A text of (T,) tokens and its counterfactual, in which 3 tokens of 100 are others; all positions are aligned."""
+    rng = np.random.default_rng(int(row[0]))
+    texts = np.stack([row] * views)
+    edited = rng.random(len(row)) < 0.03
+    texts[1:, edited] = rng.integers(vocabulary, size=int(edited.sum()))
+    # The last token is followed by nothing, as in the peers' batches.
+    labels = np.pad(texts[:, 1:], ((0, 0), (0, 1)), constant_values=IGNORED)
+    positions = np.stack([np.arange(len(row), dtype=np.int32)] * views)
+    return PairBlock(texts, labels, positions, positions)
+
+
+def role_map(vocabulary: int) -> RoleMap:
+    """As many edges as the bundled list has with GPT-2's tokenizer: 800, some of which share a token (her)."""
+    tokens = range(0, min(800, vocabulary - 3), 2)
+    edges = [edge for token in tokens for edge in ((token, token + 1), (token + 1, token))]
+    return RoleMap([*edges, (0, 3), (3, 0)] if vocabulary > 4 else edges, vocabulary)
+
+
+def our_trainer(divergence: str, views: int = 1) -> Callable[..., Trainer]:
+    """Makes a `DistillationTrainer`; with two views augmented and with the roles reversed, as the recipes have it."""
 
     def make(teacher: PreTrainedModel, student: PreTrainedModel, ids: Tensor, settings: dict, folder: Path) -> Trainer:
-        positions = np.arange(ids.shape[-1], dtype=np.int32)
-        blocks = []
-        for row in ids.numpy().astype(np.int32):
-            # The last token is followed by nothing, as in the peers' batches.
-            labels = np.append(row[1:], IGNORED).astype(np.int32)
-            blocks.append(PairBlock(*(view[None] for view in (row, labels, positions, positions))))
+        vocabulary = student.config.vocab_size
+        blocks = [pair_block(row, views, vocabulary) for row in ids.numpy().astype(np.int32)]
         attach_loss(student)
+        target = TargetConfig(op="expmean" if views > 1 else "none", augment=views > 1, reverse_roles=views > 1)
+        recipe = Recipe(trainer=settings, target=target, loss=LossConfig(divergence=divergence))
+        arguments = training_arguments(recipe, folder)
         return DistillationTrainer(
             model=student,
-            args=training_arguments(Recipe(trainer=settings), folder),
+            args=arguments,
             train_dataset=blocks,
-            data_collator=Collator(1, augment=False),
+            data_collator=Collator(views, views > 1, plan=loss_planner(arguments, recipe, True, vocabulary)),
             teacher=teacher,
-            settings=LossSettings(divergence=divergence, op="none"),
-            role_maps=None,
+            settings=loss_settings(recipe),
+            role_maps=[role_map(vocabulary)] if views > 1 else None,
         )
 
     return make
@@ -163,11 +183,15 @@ def trl_chunked_trainer(beta: float) -> Callable[..., Trainer]:
 
 @dataclass(frozen=True)
 class Contender:
-    """A trainer. `computes`: contenders with the same entry must agree. `package`: what it needs."""
+    """A trainer. `computes`: contenders with the same entry must agree. `package`: what it needs.
+
+    `views`: how often the teacher and the student read a text.
+    """
 
     trainer: Callable[..., Trainer]
     computes: str
     package: str | None = None
+    views: int = 1
 
 
 CONTENDERS: dict[str, Contender] = {
@@ -176,6 +200,7 @@ CONTENDERS: dict[str, Contender] = {
     "trl_chunked": Contender(trl_chunked_trainer(0.0), "forward KL", "trl"),
     "ours_jsd": Contender(our_trainer("jsd"), "JSD"),
     "gkd_jsd": Contender(gkd_trainer(0.5), "JSD", "trl"),
+    "ours_two_view_augment": Contender(our_trainer("forward_kl", views=2), "two views, roles reversed", views=2),
 }
 
 #: What `ratios` compares: peer -> (our contender, the peer's).
@@ -320,7 +345,9 @@ def main() -> None:
         forward_flops(options.vocabulary, options.width, layers, options.tokens)
         for layers in (options.layers, (options.layers + 1) // 2)
     )
-    common.add_rates(figures["contenders"], options.rows * options.tokens, teacher + 3 * student, options.peak_tflops)
+    for name, record in figures["contenders"].items():
+        rows = options.rows * CONTENDERS[name].views
+        common.add_rates({name: record}, rows * options.tokens, teacher + 3 * student, options.peak_tflops)
     if options.json:
         print(json.dumps(figures, indent=2))
     else:

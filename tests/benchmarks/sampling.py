@@ -1,0 +1,89 @@
+"""How fast texts are sampled: the quickstart's corpus from the demo teacher, continuations of prompts by GPT-2 124M.
+
+    python tests/benchmarks/sampling.py                  a table
+    python tests/benchmarks/sampling.py --device cuda --json
+
+- demo: documents of 127 tokens behind the start token alone, as the quickstart samples its text.
+- gpt2_124m: random weights, prompts of 4 to 12 tokens, 40 new tokens, nucleus 0.9, as BOLD is sampled. Nothing ends a
+  text early but chance, as no weights know an end.
+
+Tokens that were written are counted, those of the end too; the first batch is a warm-up that does not count.
+"""
+
+import argparse
+import json
+import time
+from typing import Any
+
+import common
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
+
+from distill.models.generation import generate
+from distill.models.loading import load_frozen, load_tokenizer
+from distill.recipe import TeacherConfig
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "demo": {"max_new_tokens": 127},
+    "gpt2_124m": {"max_new_tokens": 40, "top_p": 0.9},
+}
+
+
+def model_of(name: str, layers: int) -> PreTrainedModel:
+    """The model of a name, ready to sample from; `layers` of GPT-2's."""
+    if name == "demo":
+        return load_frozen(TeacherConfig(path="demo"))[0]
+    torch.manual_seed(0)
+    return GPT2LMHeadModel(GPT2Config(n_layer=layers, bos_token_id=0, eos_token_id=0)).eval()
+
+
+def prompts_of(name: str, number: int) -> list[str]:
+    """As many prompts as texts are asked for: empty, or of different lengths."""
+    if name == "demo":
+        return [""] * number
+    words = ["The", "head", "of", "the", "council", "said", "in", "the", "morning", "that"]
+    return [" ".join(words[: 3 + place % (len(words) - 2)]) for place in range(number)]
+
+
+def measure(name: str, options: argparse.Namespace) -> common.Record:
+    """Seconds, and tokens written in them."""
+    model, tokenizer = model_of(name, options.layers).to(options.device), load_tokenizer("demo")
+    given = {"samples": 1, "batch_size": options.batch_size, **SETTINGS[name]}
+    if options.new_tokens:
+        given["max_new_tokens"] = options.new_tokens
+    prompts = prompts_of(name, options.texts)
+    with common.autocast(options.device, options.dtype):
+        generate(model, tokenizer, prompts[: options.batch_size], **given)
+        start = time.perf_counter()
+        texts = generate(model, tokenizer, prompts, seed=1, **given)
+        seconds = time.perf_counter() - start
+    written = sum(len(ids) + 1 for ids in tokenizer([text for (text,) in texts], add_special_tokens=False)["input_ids"])
+    return {"seconds": seconds, "texts": len(texts), "tokens": written, "tokens_per_second": written / seconds}
+
+
+def main() -> None:
+    """All models, each in this process."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument("--models", nargs="+", choices=list(SETTINGS), default=list(SETTINGS))
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="bfloat16: autocast")
+    parser.add_argument("--texts", type=int, default=512)
+    parser.add_argument("--batch_size", type=int, default=256)
+    parser.add_argument("--new_tokens", type=int, help="instead of each model's own number")
+    parser.add_argument("--layers", type=int, default=12, help="of GPT-2")
+    options = parser.parse_args()
+    sampling = {name: measure(name, options) for name in options.models}
+    setting = {name: getattr(options, name) for name in ("device", "dtype", "texts", "batch_size")}
+    if options.json:
+        print(json.dumps({"sampling": sampling, "setting": setting | common.machine(options.device)}, indent=2))
+        return
+    rows = [
+        [name, str(found["texts"]), f"{found['tokens']:,}", f"{found['tokens_per_second']:,.0f}"]
+        for name, found in sampling.items()
+    ]
+    common.print_table(("model", "texts", "tokens", "tokens/s"), rows)
+
+
+if __name__ == "__main__":
+    main()
