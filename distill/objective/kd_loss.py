@@ -522,21 +522,12 @@ def _pass_on_gpu(
         if teacher is not None and of_teacher is not None and of_views is not None:
             read = teacher.hidden.index_select(0, chunk.teacher).to(of_views.dtype)
             views = teacher.shape_(_products(read, *of_teacher, of_views[: len(read)]))[:, :vocab]
-            if settings.temperature != 1:
-                views.div_(settings.temperature)
+            views = views if settings.temperature == 1 else views.div_(settings.temperature)
         label = work.labels.index_select(0, chunk.tokens).unsqueeze(1)
         for block in chunk.blocks:
             part = slice(block.start, block.end)
-            own = chunk.own[part]
-            others = None
-            if views is not None and settings.op != "none" and block.counterfactuals:
-                others = chunk.partner[list(block.counterfactuals), part]
-                if work.role_maps is not None:
-                    maps = [work.role_maps[k] for k in block.counterfactuals]
-                    others = torch.stack(
-                        [m.reverse_(views, views.index_select(0, k), own) for m, k in zip(maps, others, strict=True)]
-                    )
-            block_kd, block_ce = block_on_gpu(z[part, :vocab], label[part], views, own, others)
+            others = None if views is None else _others_on_gpu(views, chunk, block, work)
+            block_kd, block_ce = block_on_gpu(z[part, :vocab], label[part], views, chunk.own[part], others)
             kd += block_kd
             ce += block_ce
 
@@ -548,11 +539,21 @@ def _pass_on_gpu(
             d_weight[: len(weight)] += _wide_product(z.t(), hidden, wide)
 
     kd = kd * settings.temperature**2
-    return settings.kd * kd + settings.ce * ce, kd, ce, [
-        d_hidden,
-        None if d_weight is None else d_weight[: len(student.weight)],
-        None if d_bias is None else d_bias[: len(student.weight)],
-    ]  # fmt: skip
+    of_head = [None if whole is None else whole[: len(student.weight)] for whole in (d_weight, d_bias)]
+    return settings.kd * kd + settings.ce * ce, kd, ce, [d_hidden, *of_head]
+
+
+def _others_on_gpu(views: Tensor, chunk: Chunk, block: Block, work: _Work) -> Tensor | None:
+    """The counterfactuals of a block: (P, n) rows of ``views``, with the roles reversed (P, n, V) logits; or None."""
+    if work.settings.op == "none" or not block.counterfactuals:
+        return None
+    part = slice(block.start, block.end)
+    others = chunk.partner[list(block.counterfactuals), part]
+    if work.role_maps is None:
+        return others
+    maps = [work.role_maps[k] for k in block.counterfactuals]
+    rows = [views.index_select(0, other) for other in others]
+    return torch.stack([m.reverse_(views, row, chunk.own[part]) for m, row in zip(maps, rows, strict=True)])
 
 
 def _products(hidden: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> Tensor:
