@@ -155,7 +155,7 @@ def _prepare(recipe: Recipe, asked: _Asked, folder: Path) -> tuple[_Text, PreTra
     held_out_text = list(held_out.documents())
     check_templates(recipe, held_out_text, tokenizer)
     student = asked.student or _make_student(recipe, asked.swapper, teacher, tokenizer)
-    one_document = any_mixes(recipe.block_length, student, *([teacher] if teacher else []))
+    one_document = recipe.is_private or any_mixes(recipe.block_length, student, *([teacher] if teacher else []))
     swapper = asked.swapper if recipe.needs_counterfactuals else None
     blocks, counts = training_blocks(recipe, corpus, tokenizer, swapper, cache, held_out_text, one_document)
     return _Text(blocks, counts, held_out_text, tokenizer), student

@@ -35,6 +35,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from distill.objective.clipped_head import ClippedHead
 from distill.objective.divergences import DIVERGENCES
 from distill.objective.logit_ops import LOG_ZERO, RoleMap, log_probabilities_, mix, teacher_target
 from distill.objective.operations import OPERATIONS
@@ -232,6 +233,27 @@ class _Chunk(NamedTuple):
     own: Tensor  # (n,) into `teacher`
     partner: Tensor  # (K - 1, n) into `teacher`; 0 where there is no partner
     blocks: tuple[_Block, ...]
+    document: int = 0  # whose gradient of the head is clipped by itself
+    last: bool = False  # of its document's
+
+
+def _plan_by_document(
+    positions: Positions, documents: Tensor, count: int, chunk_tokens: int, block_tokens: int
+) -> list[_Chunk]:
+    """Chunks as `_plan` cuts them, each of one document's tokens, document after document.
+
+    Args:
+        positions: Of N tokens.
+        documents: (N,) the document of each token.
+        count: How many documents there are.
+        chunk_tokens, block_tokens: As there.
+    """
+    chunks = []
+    for document in range(count):
+        of_document = replace(positions, labels=positions.labels.masked_fill(documents != document, IGNORED))
+        found = _plan(of_document, chunk_tokens, block_tokens)
+        chunks += [c._replace(document=document, last=n == len(found)) for n, c in enumerate(found, start=1)]
+    return chunks
 
 
 def _plan(positions: Positions, chunk_tokens: int, block_tokens: int) -> list[_Chunk]:
@@ -305,6 +327,7 @@ class _Work(NamedTuple):
     role_maps: Sequence[RoleMap] | None
     with_gradient: bool
     head_gradient: list[Tensor] | None
+    clipped_head: ClippedHead | None
 
 
 class _FusedLoss(torch.autograd.Function):
@@ -418,6 +441,8 @@ def _pass_over_chunks(
             kd += block_kd
             ce += block_ce
 
+        if work.clipped_head is not None:
+            work.clipped_head.add(chunk.document, z, hidden, student.bias is not None, chunk.last)
         if d_bias is not None:
             d_bias[: student.vocab] += z.sum(dim=0)
         z = z.to(weight.dtype)
@@ -499,6 +524,7 @@ def fused_loss(
     role_maps: Sequence[RoleMap] | None = None,
     projection: Tensor | None = None,
     head_gradient: list[Tensor] | None = None,
+    clipped_head: ClippedHead | None = None,
 ) -> LossParts:
     """As `reference_loss`, in chunks of ``settings.chunk_tokens`` tokens and with the gradients made on the way.
 
@@ -507,6 +533,9 @@ def fused_loss(
 
     With a list ``head_gradient``, the backward pass puts the gradient of the student's head there and leaves it to
     `tied_embedding` to hand it on.
+
+    With a `ClippedHead`, each document has chunks of its own, of which that makes the clipped gradient of the student's
+    head as the loss is computed, for a backward pass from `total` itself; the head must want no gradient then.
     """
     asked = teacher if settings.kd else None
     with_partners = asked is not None and settings.op != "none" and settings.strength
@@ -516,8 +545,15 @@ def fused_loss(
         positions.partner if with_partners else None,
     )
     chunk_tokens = settings.chunk_tokens or default_chunk_tokens(student.weight.device)
-    chunks = _plan(looked_at, chunk_tokens, _block_tokens(student.tokens[0]))
-    work = _Work(chunks, student, positions.labels, settings, role_maps, torch.is_grad_enabled(), head_gradient)
+    block_tokens = _block_tokens(student.tokens[0])
+    if clipped_head is None:
+        chunks = _plan(looked_at, chunk_tokens, block_tokens)
+    else:
+        count = len(clipped_head.scales)
+        chunks = _plan_by_document(looked_at, clipped_head.documents, count, chunk_tokens, block_tokens)
+    work = _Work(
+        chunks, student, positions.labels, settings, role_maps, torch.is_grad_enabled(), head_gradient, clipped_head
+    )
     total, kd, ce = _FusedLoss.apply(student.hidden, student.weight, student.bias, asked, work)
     cosine = torch.zeros_like(kd)
     valid = positions.labels != IGNORED

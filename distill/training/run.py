@@ -20,10 +20,12 @@ from distill.data.stream import BlockStream
 from distill.models.adapters import has_adapter, save_adapter
 from distill.models.architecture import head, vocab_size
 from distill.objective.logit_ops import RoleMap
+from distill.privacy.draws import Draws
 from distill.recipe import Recipe
 from distill.training import checkpoints as checkpoint_folder
 from distill.training.arguments import loss_settings, training_arguments
 from distill.training.hub import hub_repository
+from distill.training.private_trainer import PrivateTrainer, private_plan, say_plan
 from distill.training.processes import together
 from distill.training.student_loss import PROJECTION, attach_loss
 from distill.training.teacher_cache import open_teacher_cache
@@ -69,8 +71,12 @@ def train_student(
     attach_loss(student, vocab)
     if recipe.loss.hidden and teacher is not None:
         _project(student, teacher)
+    kind, private = DistillationTrainer, {}
+    if recipe.is_private:
+        kind, private = PrivateTrainer, _private(recipe, arguments, student, blocks)
     with stop_signals_kept() as signals:
-        trainer = DistillationTrainer(
+        trainer = kind(
+            **private,
             model=student,
             args=arguments,
             train_dataset=blocks,
@@ -120,6 +126,24 @@ def _ask_hub(arguments: TrainingArguments) -> None:
         if PartialState().is_main_process:
             hub_repository(arguments)
         arguments.push_to_hub = False
+
+
+def _private(
+    recipe: Recipe, arguments: TrainingArguments, student: PreTrainedModel, blocks: BlockDataset | BlockStream
+) -> dict[str, Any]:
+    """What a private trainer takes beside.
+
+    Raises:
+        UserError: see `private_plan`; or the student has a layer that the loss makes use of by itself.
+    """
+    if hasattr(student, PROJECTION):
+        raise UserError(
+            "privacy.epsilon and loss.hidden are set, but student and teacher differ in width, and the layer between "
+            "them has no rule by which the gradient of a single document could be clipped; set loss.hidden to 0"
+        )
+    plan = private_plan(recipe, arguments, student, blocks)
+    say_plan(plan, blocks)
+    return {"plan": plan, "draws": Draws(None if recipe.privacy.secure else recipe.seed)}
 
 
 def _collator(recipe: Recipe, blocks: BlockDataset | BlockStream, groups: int) -> Collator:

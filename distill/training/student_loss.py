@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from distill.models.architecture import head, hidden_states, view_of
 from distill.objective import kd_loss
+from distill.objective.clipped_head import ClippedHead
 from distill.objective.logit_ops import RoleMap
 from distill.objective.settings import LossSettings
 
@@ -55,6 +56,7 @@ def attach_loss(student: PreTrainedModel, vocab: int | None = None) -> None:
         teacher: kd_loss.ModelView | None = None,
         partner: Tensor | None = None,
         role_maps: Sequence[RoleMap] | None = None,
+        clipped_head: ClippedHead | None = None,
         **kwargs: Any,
     ) -> Any:
         if settings is None:
@@ -82,6 +84,7 @@ def attach_loss(student: PreTrainedModel, vocab: int | None = None) -> None:
             role_maps,
             projection=projection.weight.T if projection is not None else None,
             head_gradient=head_gradient,
+            clipped_head=clipped_head,
         )
 
     student.forward = forward
