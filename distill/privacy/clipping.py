@@ -249,6 +249,8 @@ class Book:
         self._entries: list[tuple[Layer, Tensor, list[Tensor]]] = []
 
     def _take(self, layer: Layer, inputs: tuple[Any, ...], output: Any) -> None:
+        if not torch.is_grad_enabled():  # nothing of this pass goes backward
+            return
         if any(layer is known for known, _, _ in self._entries):
             raise UserError(f"privacy: the layer {layer.name} is used twice in one pass, for which there is no rule")
         if not (inputs and isinstance(inputs[0], Tensor) and isinstance(output, Tensor)):
