@@ -1,6 +1,9 @@
 """Toy documents, a teacher and a student for private steps, and the same gradients by autograd, document by document."""
 
+import tempfile
 from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -38,16 +41,33 @@ class Toy(NamedTuple):
     teacher: Any
 
 
+_LISTS = {
+    2: "male\tfemale\nhe\tshe\nhis\ther\nman\twoman\nking\tqueen\n",
+    3: "male\tfemale\tneutral\nhe\tshe\tthey\nhis\ther\ttheir\nman\twoman\tperson\nking\tqueen\tmonarch\n",
+}
+
+
+@cache
+def _text(groups: int) -> tuple[Any, list[PairBlock], list[Any]]:
+    """A tokenizer, blocks of a document each, some without edits, and the maps of the groups."""
+    text = NEUTRAL_TEXT if groups == 3 else TOY_TEXT
+    tokenizer = train_tokenizer([text] * 4, 300)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "short.tsv")
+        path.write_text(_LISTS[max(groups, 2)], encoding="utf-8")
+        wordlist = load_wordlist(path)
+    sentences = [part.strip() + "." for part in text.split(".") if part.strip()]
+    documents = [" ".join(sentences[n : n + 1 + n % 2]) for n in range(4)] + ["Nothing happened at all."]
+    swapper = Swapper(wordlist) if groups > 1 else None
+    found = pack(documents, tokenizer, swapper, LENGTH, PackingCounts(), one_document=True)
+    blocks = [PairBlock(b.input_ids, b.labels, b.boundaries, b.position_ids, n) for n, b in enumerate(found)]
+    roles = token_roles(wordlist, tokenizer, vocab_size(tokenizer))
+    return tokenizer, blocks, build_role_maps(roles.edges, roles.vocab_size)[: groups - 1]
+
+
 def make_toy(architecture: str, groups: int, dtype: torch.dtype = torch.float64) -> Toy:
     """Documents, some without edits, and two models of random weights; `groups` is 1, 2 or 3."""
-    text = NEUTRAL_TEXT if groups == 3 else TOY_TEXT
-    sentences = [part.strip() + "." for part in text.split(".") if part.strip()]
-    tokenizer = train_tokenizer([text] * 4, 300)
-    wordlist = load_wordlist("english_gender_neutral" if groups == 3 else "english_gender")
-    swapper = Swapper(wordlist) if groups > 1 else None
-    documents = [" ".join(sentences[n : n + 1 + n % 2]) for n in range(5)] + ["Nothing happened at all."]
-    blocks = list(pack(documents, tokenizer, swapper, LENGTH, PackingCounts(), one_document=True))
-    roles = token_roles(wordlist, tokenizer, vocab_size(tokenizer))
+    tokenizer, blocks, role_maps = _text(groups)
     models = []
     for seed, layers in ((1, 2), (2, 3)):
         keys = {"model_type": architecture, **TOY_ARCHITECTURES[architecture]}
@@ -61,9 +81,7 @@ def make_toy(architecture: str, groups: int, dtype: torch.dtype = torch.float64)
         for parameter in [*student.parameters(), *teacher.parameters()]:
             parameter.add_(torch.randn_like(parameter), alpha=0.1)
     attach_loss(student)
-    numbered = [PairBlock(b.input_ids, b.labels, b.boundaries, b.position_ids, n) for n, b in enumerate(blocks)]
-    maps = [m.to("cpu") for m in build_role_maps(roles.edges, roles.vocab_size)][: groups - 1]
-    return Toy(numbered, groups, maps, student, teacher.eval().requires_grad_(False))
+    return Toy(blocks, groups, role_maps, student, teacher.eval().requires_grad_(False))
 
 
 def freeze_head(student: Any) -> None:
@@ -77,8 +95,10 @@ def settings_of(toy: Toy) -> LossSettings:
     return LossSettings(kd=1.0, ce=0.5, hidden=0.2, op="expmean" if toy.groups > 1 else "none")
 
 
-def private_gradients(toy: Toy, blocks: Sequence[PairBlock], clip: float) -> dict[str, Tensor]:
-    """Clipped sums by book-keeping, by the names of the weights; they stay in `grad` too."""
+def private_gradients(
+    toy: Toy, blocks: Sequence[PairBlock], clip: float, half: bool = False
+) -> dict[str, Tensor]:
+    """Clipped sums by book-keeping, by the names of the weights; they stay in `grad` too. `half`: under autocast."""
     inputs = Collator(toy.groups, augment=toy.groups > 1, trim=True)(blocks)
     rows = int(inputs["student_rows"])
     found, place = torch.unique(inputs["source"][:rows, 0], return_inverse=True)
@@ -86,16 +106,17 @@ def private_gradients(toy: Toy, blocks: Sequence[PairBlock], clip: float) -> dic
     def forward(clipped_head: Any) -> tuple[Any, None]:
         hidden = hidden_states(toy.teacher, inputs["input_ids"], inputs["position_ids"])
         teacher = ModelView(hidden.flatten(0, 1), toy.teacher.get_output_embeddings().weight)
-        parts = toy.student(
-            input_ids=inputs["input_ids"][:rows],
-            position_ids=inputs["position_ids"][:rows],
-            labels=inputs["labels"][:rows],
-            settings=settings_of(toy),
-            teacher=teacher,
-            partner=inputs["partner"][:, :rows] if toy.groups > 1 else None,
-            role_maps=toy.role_maps or None,
-            clipped_head=clipped_head,
-        )
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            parts = toy.student(
+                input_ids=inputs["input_ids"][:rows],
+                position_ids=inputs["position_ids"][:rows],
+                labels=inputs["labels"][:rows],
+                settings=settings_of(toy),
+                teacher=teacher,
+                partner=inputs["partner"][:, :rows] if toy.groups > 1 else None,
+                role_maps=toy.role_maps or None,
+                clipped_head=clipped_head,
+            )
         return parts, None
 
     layers = layers_of(toy.student, left_out=[toy.student.get_output_embeddings()])
