@@ -342,8 +342,8 @@ def _check_privacy(recipe: Recipe) -> None:
     _require(privacy.batch_size >= 1, f"privacy.batch_size is {privacy.batch_size}, but must be at least 1 document")
     _require(
         recipe.corpus.source != "teacher",
-        "privacy.epsilon is set, and corpus.source is teacher, but epsilon would count texts that were sampled, and say "
-        "nothing of those that the teacher was trained on; set corpus.source to files or hub, or leave privacy out",
+        "privacy.epsilon is set, and corpus.source is teacher, but epsilon would count texts that were sampled, and "
+        "say nothing of those that the teacher was trained on; set corpus.source to files or hub, or leave privacy out",
     )
     _require(
         student.tokenizer != "train",

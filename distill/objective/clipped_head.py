@@ -45,7 +45,7 @@ class ClippedHead:
         n, (vocab, width) = len(hidden), self.weight.shape
         if with_bias:
             of_chunk = d_logits.sum(dim=0)
-            self._bias = of_chunk if not self._begun else self._bias + of_chunk
+            self._bias = self._bias + of_chunk if self._begun and self._bias is not None else of_chunk
         if last and not self._begun and n * (vocab + width) < vocab * width:
             # ||Z^T H||^2 = <Z Z^T, H H^T>, and the products of n tokens are small.
             squared = (d_logits @ d_logits.T).mul_(hidden @ hidden.T).sum()

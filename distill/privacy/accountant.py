@@ -101,9 +101,9 @@ def require_learnable(plan: Plan) -> None:
     """
     if plan.noise_ratio > MOST_NOISE:
         raise UserError(
-            f"the noise that privacy.epsilon {plan.epsilon:g} asks for has {plan.noise_ratio:.2g} times the norm of the "
-            f"largest gradient that a step can have (at most {MOST_NOISE:g}), so that nothing would be learned; take "
-            "fewer steps (trainer.max_steps), a larger privacy.batch_size (a third of the documents, say), or "
+            f"the noise that privacy.epsilon {plan.epsilon:g} asks for has {plan.noise_ratio:.2g} times the norm of "
+            f"the largest gradient that a step can have (at most {MOST_NOISE:g}), so that nothing would be learned; "
+            "take fewer steps (trainer.max_steps), a larger privacy.batch_size (a third of the documents, say), or "
             "privacy.weights body, which freezes the head; or more text, or a larger epsilon"
         )
 

@@ -254,7 +254,7 @@ class Book:
         if any(layer is known for known, _, _ in self._entries):
             raise UserError(f"privacy: the layer {layer.name} is used twice in one pass, for which there is no rule")
         if not (inputs and isinstance(inputs[0], Tensor) and isinstance(output, Tensor)):
-            raise UserError(f"privacy: the layer {layer.name} takes or gives no plain tensor, for which there is no rule")
+            raise UserError(f"privacy: the layer {layer.name} takes or gives no tensor, for which there is no rule")
         if not output.requires_grad:
             output.requires_grad_()
         gradients: list[Tensor] = []
@@ -367,6 +367,7 @@ def _norms_by_autograd(output: Tensor, layers: Sequence[Layer]) -> list[Tensor]:
     gradients = iter(torch.autograd.grad(output, weights, retain_graph=True, allow_unused=True))
     norms = []
     for layer in layers:
-        own = [g for _, g in zip(list(layer.module.parameters(recurse=False)), gradients, strict=False) if g is not None]
-        norms.append(torch.stack([output.new_zeros(()), *(g.square().sum() for g in own)]).sum().sqrt())
+        of_layer = [next(gradients) for _ in layer.module.parameters(recurse=False)]
+        own = [gradient.square().sum() for gradient in of_layer if gradient is not None]
+        norms.append(torch.stack([output.new_zeros(()), *own]).sum().sqrt())
     return norms

@@ -109,7 +109,9 @@ def _check_private(arguments: TrainingArguments) -> None:
             raise UserError(f"privacy.epsilon is set, so that trainer.{key} has no effect: each step draws its own "
                             "documents; leave it out")  # fmt: skip
     if arguments.train_sampling_strategy != "random":
-        raise UserError("privacy.epsilon is set, so that documents are drawn; leave trainer.train_sampling_strategy out")
+        raise UserError(
+            "privacy.epsilon is set, so that documents are drawn; leave trainer.train_sampling_strategy out"
+        )
     if any(name in arguments.optim.value for name in ("lomo", "layerwise")):
         raise UserError(
             f"privacy.epsilon is set, but trainer.optim {arguments.optim.value} takes gradients as they are made, "

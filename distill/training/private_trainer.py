@@ -70,6 +70,16 @@ class PrivateTrainer(DistillationTrainer):
         drawn = self.draws.documents(step, self.plan.documents, self.plan.sample_rate)
         return drawn[self._lengths[drawn].argsort(stable=True)][process::processes]
 
+    def facts(self) -> dict[str, Any]:
+        """What was spent, by what; `privacy` in scores.json."""
+        told = asdict(self.plan) | {
+            "epsilon": self.plan.spent(self.state.global_step),
+            "noise_ratio": self.plan.noise_ratio,
+            "trained": "all" if self.model.get_output_embeddings().weight.requires_grad else "body",
+            "secure": self.draws.seed is None,
+        }
+        return {"privacy": told}
+
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Tensor]], device: torch.device) -> Tensor | None:
         """Nothing is divided by what was drawn."""
         return None
@@ -122,8 +132,8 @@ class PrivateTrainer(DistillationTrainer):
 class Documents:
     """The documents of a micro-batch.
 
-    rows: Which of its rows are whose; tokens: (B,) how many tokens bear loss in all rows of each; of_token: (R T,) which
-    document each position belongs to.
+    rows: Which of its rows are whose; tokens: (B,) how many tokens bear loss in all rows of each; of_token: (R T,)
+    which document each position belongs to.
 
     Args:
         rows: Of R rows of the student and B documents.
@@ -145,8 +155,8 @@ def add_clipped_gradients(
 ) -> tuple[kd_loss.LossParts, Any]:
     """Add the clipped gradients of a micro-batch's documents to `grad` of all weights that are trained.
 
-    A document's loss is the mean over its tokens in all of its rows. Where the head is trained, its part and that of the
-    other layers are clipped to half of `clip` each: they may meet in one tied weight, and their norms then add up.
+    A document's loss is the mean over its tokens in all of its rows. Where the head is trained, its part and that of
+    the other layers are clipped to half of `clip` each: they may meet in one tied weight, and their norms then add up.
 
     Args:
         student: The model, with the loss attached.
@@ -235,20 +245,19 @@ def private_plan(
     if steps < 0:
         steps = math.ceil(arguments.num_train_epochs * steps_of_epoch(documents, privacy.batch_size))
     weights = sum(weight.numel() for weight in student.parameters() if weight.requires_grad)
-    plan = make_plan(
-        privacy.epsilon, privacy.delta, privacy.clip, privacy.batch_size, documents, steps, weights
-    )
+    plan = make_plan(privacy.epsilon, privacy.delta, privacy.clip, privacy.batch_size, documents, steps, weights)
     require_learnable(plan)
     return plan
 
 
-def say_plan(plan: Plan, blocks: BlockDataset) -> None:
+def say_plan(plan: Plan, blocks: BlockDataset | BlockStream) -> None:
     """What the noise will be, before it is too late."""
     say(
         f"privacy: epsilon {plan.epsilon:g} and delta {plan.delta:.3g} over {plan.steps} steps of {plan.batch_size} of "
         f"{plan.documents} documents on average take noise of {plan.noise_multiplier:.4g} times the clip; its norm is "
-        f"{plan.noise_ratio:.2g} times that of the largest gradient of a step (sigma sqrt(d) / B; at most {MOST_NOISE:g})"
+        f"{plan.noise_ratio:.2g} times that of a step's largest gradient (sigma sqrt(d) / B; at most {MOST_NOISE:g})"
     )
+    assert isinstance(blocks, BlockDataset)  # as above
     if left := len(blocks) - plan.documents:
         say(
             f"privacy: {left} of {len(blocks)} blocks are left out, as they are later pieces of long documents, and a "

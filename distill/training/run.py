@@ -1,7 +1,8 @@
 """Blocks, teacher and student -> a trained student on disk."""
 
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -71,12 +72,8 @@ def train_student(
     attach_loss(student, vocab)
     if recipe.loss.hidden and teacher is not None:
         _project(student, teacher)
-    kind, private = DistillationTrainer, {}
-    if recipe.is_private:
-        kind, private = PrivateTrainer, _private(recipe, arguments, student, blocks)
     with stop_signals_kept() as signals:
-        trainer = kind(
-            **private,
+        trainer = _trainer_of(recipe, arguments, student, blocks)(
             model=student,
             args=arguments,
             train_dataset=blocks,
@@ -128,14 +125,16 @@ def _ask_hub(arguments: TrainingArguments) -> None:
         arguments.push_to_hub = False
 
 
-def _private(
+def _trainer_of(
     recipe: Recipe, arguments: TrainingArguments, student: PreTrainedModel, blocks: BlockDataset | BlockStream
-) -> dict[str, Any]:
-    """What a private trainer takes beside.
+) -> Callable[..., DistillationTrainer]:
+    """What makes the trainer: of a private recipe, one with a plan, which is said.
 
     Raises:
         UserError: see `private_plan`; or the student has a layer that the loss makes use of by itself.
     """
+    if not recipe.is_private:
+        return DistillationTrainer
     if hasattr(student, PROJECTION):
         raise UserError(
             "privacy.epsilon and loss.hidden are set, but student and teacher differ in width, and the layer between "
@@ -143,7 +142,7 @@ def _private(
         )
     plan = private_plan(recipe, arguments, student, blocks)
     say_plan(plan, blocks)
-    return {"plan": plan, "draws": Draws(None if recipe.privacy.secure else recipe.seed)}
+    return partial(PrivateTrainer, plan=plan, draws=Draws(None if recipe.privacy.secure else recipe.seed))
 
 
 def _collator(recipe: Recipe, blocks: BlockDataset | BlockStream, groups: int) -> Collator:
@@ -222,9 +221,8 @@ def _write_student(
     trainer.accelerator.wait_for_everyone()
     state = trainer.accelerator.get_state_dict(trainer.model)
     if trainer.is_world_process_zero():
-        trainer.training_log.write(
-            destination.parent / "training" / f"{destination.name}.json", trainer.state.log_history
-        )
+        path = destination.parent / "training" / f"{destination.name}.json"
+        trainer.training_log.write(path, trainer.state.log_history, trainer.facts())
         student = trainer.accelerator.unwrap_model(trainer.model)
         student.config.use_cache = True  # Trainer switches it off for training
         # The training state lies in the checkpoints; what is published may be smaller.

@@ -220,6 +220,10 @@ class DistillationTrainer(Trainer):
         loss = parts.total * (self.args.world_size if num_items_in_batch is not None else 1) / count
         return (loss, parts) if return_outputs else loss
 
+    def facts(self) -> dict[str, Any]:
+        """What `training/NAME.json` tells beside history and totals."""
+        return {}
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the parts of the loss and `TrainingLog.figures`, for the console and every tracker."""
         if "loss" in logs:

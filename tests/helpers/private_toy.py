@@ -1,4 +1,4 @@
-"""Toy documents, a teacher and a student for private steps, and the same gradients by autograd, document by document."""
+"""Toy documents, a teacher and a student for private steps; the same gradients by autograd, document by document."""
 
 import tempfile
 from collections.abc import Sequence
@@ -95,9 +95,7 @@ def settings_of(toy: Toy) -> LossSettings:
     return LossSettings(kd=1.0, ce=0.5, hidden=0.2, op="expmean" if toy.groups > 1 else "none")
 
 
-def private_gradients(
-    toy: Toy, blocks: Sequence[PairBlock], clip: float, half: bool = False
-) -> dict[str, Tensor]:
+def private_gradients(toy: Toy, blocks: Sequence[PairBlock], clip: float, half: bool = False) -> dict[str, Tensor]:
     """Clipped sums by book-keeping, by the names of the weights; they stay in `grad` too. `half`: under autocast."""
     inputs = Collator(toy.groups, augment=toy.groups > 1, trim=True)(blocks)
     rows = int(inputs["student_rows"])

@@ -121,9 +121,7 @@ def main(
         save_file({k: v.clone() for k, v in student.state_dict().items()}, folder / "untrained.safetensors")
     corpus = Corpus("toy", toy_documents)
     cache = folder / f"cache-{rank}"
-    blocks, _ = training_blocks(
-        recipe, corpus, tokenizer, Swapper(wordlist), cache, one_document=recipe.is_private
-    )
+    blocks, _ = training_blocks(recipe, corpus, tokenizer, Swapper(wordlist), cache, one_document=recipe.is_private)
     roles = token_roles(wordlist, tokenizer, len(tokenizer))
     train_student(
         recipe,

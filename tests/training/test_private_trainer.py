@@ -52,9 +52,7 @@ def test_clipped_sums_are_those_of_autograd_document_by_document(architecture, g
         freeze_head(toy.student)
     heads, bodies, add = [], [], private_trainer.add_clipped
     monkeypatch.setattr(private_trainer, "add_clipped", lambda *given: bodies.append(add(*given)))
-    monkeypatch.setattr(
-        private_trainer, "ClippedHead", lambda *given: heads.append(clipping_head(*given)) or heads[-1]
-    )
+    monkeypatch.setattr(private_trainer, "ClippedHead", lambda *given: heads.append(clipping_head(*given)) or heads[-1])
     clip = median_clip(toy, weights)
     ours = private_gradients(toy, toy.blocks, clip)
     assert difference(ours, naive_clipped(toy, toy.blocks, clip)) < 1e-5
