@@ -4,7 +4,7 @@ SHELL = bash
 
 # The tests of one wing, a folder in tests/: make quick WING=text. Without a name: half of all tests, those of the wings
 # that neither train nor score, in a minute and a half on two cores.
-WING ?= {base,text,wordlists,objective,models,data,reports}
+WING ?= {base,text,wordlists,objective,models,data,privacy,reports}
 
 checks: lint types test
 

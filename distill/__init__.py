@@ -5,6 +5,7 @@
     objective     the teacher's log-probabilities of all views -> the target; target and student -> the loss
     models        a folder or hub id -> the teacher; the teacher -> the student; prompts -> text
     data          files, a hub data set or samples from the teacher -> blocks of aligned tokens
+    privacy       per-document gradients -> their clipped sum, and the noise that a bound on what they tell asks for
     training      blocks, teacher, target -> a trained student
     metrics       a model, prompts and held-out text -> measurements
     scoring       models and metrics -> scores.json, with intervals and paired differences

@@ -49,8 +49,7 @@ from distill.training.run import train_student
 class _Asked:
     """What a recipe names, loaded.
 
-    The word list's swapper; the teacher, if there is one; the tokenizer and the untrained student, unless the tokenizer
-    is still to be trained on the text.
+    The word list's swapper; the teacher, if any; tokenizer and untrained student, unless text is to train the first.
     """
 
     swapper: Swapper
@@ -155,9 +154,10 @@ def _prepare(recipe: Recipe, asked: _Asked, folder: Path) -> tuple[_Text, PreTra
     held_out_text = list(held_out.documents())
     check_templates(recipe, held_out_text, tokenizer)
     student = asked.student or _make_student(recipe, asked.swapper, teacher, tokenizer)
-    one_document = any_mixes(recipe.block_length, student, *([teacher] if teacher else []))
+    one_document = recipe.is_private or any_mixes(recipe.block_length, student, *([teacher] if teacher else []))
     swapper = asked.swapper if recipe.needs_counterfactuals else None
     blocks, counts = training_blocks(recipe, corpus, tokenizer, swapper, cache, held_out_text, one_document)
+    preflight.check_privacy(recipe, student, blocks)
     return _Text(blocks, counts, held_out_text, tokenizer), student
 
 
@@ -181,8 +181,7 @@ def _train(recipe: Recipe, asked: _Asked, text: _Text, student: PreTrainedModel,
     """Train every student that is not finished; `student` is one of them, untrained."""
     teacher = asked.teacher
     roles = token_roles(asked.swapper.wordlist, text.tokenizer, vocab_size(text.tokenizer))
-    missing = _missing(recipe, folder)
-    if missing:
+    if missing := _missing(recipe, folder):
         preflight.warn_of(recipe, len(missing), teacher, student, text.counts, roles, asked.swapper, text.held_out)
     for name, variant in missing.items():
         say(f"training {folder / name}")

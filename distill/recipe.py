@@ -302,6 +302,34 @@ class AuditConfig:
 
 
 @dataclass(frozen=True)
+class PrivacyConfig:
+    """Differential privacy of the training text (DP-SGD), for the text that files or a hub data set give.
+
+    A document is one unit, together with its counterfactuals: it has a row of its own, as long as `block_length` at
+    most, and what is longer is left out. Needs the extra `private`.
+
+    Args:
+        epsilon: How much a student may tell of any one document, at most: about 1 is strict, 8 is loose. `null`: no
+            privacy.
+        delta: The probability with which it may tell more; `null`: 1 / number of documents.
+        clip: The largest norm that a document's gradient has in the sum of a step.
+        weights: What is trained: `body`, all but the token embedding and the output head, or `all`. Noise comes on
+            every weight that is trained.
+        batch_size: Documents that a step draws on average, over all processes. They are read
+            `trainer.per_device_train_batch_size` at a time. The larger, the less the noise matters.
+        secure: Draw documents and noise from the operating system's generator, which nobody can foretell and no rerun
+            repeats, and not from `seed`. For students to be published: whoever knows the seed can take the noise off.
+    """
+
+    epsilon: float | None = None
+    delta: float | None = None
+    clip: float = 1.0
+    weights: Literal["body", "all"] = "body"
+    batch_size: int = 1024
+    secure: bool = False
+
+
+@dataclass(frozen=True)
 class Recipe:
     """Everything that decides a run.
 
@@ -329,6 +357,7 @@ class Recipe:
             student is pushed with its model card once it has been scored; checkpoints and baseline are not.
         scores: What is measured after training.
         audit: What is put into the training text, and left out of it, to measure what the students remember.
+        privacy: A bound on what each student may tell of any one document of the training text.
     """
 
     output_dir: str = "outputs/run"
@@ -349,6 +378,12 @@ class Recipe:
     trainer: dict[str, Any] = field(default_factory=dict)
     scores: ScoreConfig = field(default_factory=ScoreConfig)
     audit: AuditConfig = field(default_factory=AuditConfig)
+    privacy: PrivacyConfig = field(default_factory=PrivacyConfig)
+
+    @property
+    def is_private(self) -> bool:
+        """Whether the students are trained with differential privacy."""
+        return self.privacy.epsilon is not None
 
     @property
     def needs_counterfactuals(self) -> bool:

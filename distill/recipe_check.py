@@ -20,6 +20,7 @@ from distill.recipe import (
     MOST_CANARIES,
     CorpusConfig,
     LoraConfig,
+    PrivacyConfig,
     Recipe,
     ScoreConfig,
     read_recipe_file,
@@ -285,6 +286,7 @@ def check_recipe(recipe: Recipe) -> None:
         _check_small_teacher(recipe)
     _check_student(recipe)
     _check_audit(recipe)
+    _check_privacy(recipe)
     require_context(recipe.scores)
 
 
@@ -320,6 +322,47 @@ def _check_audit(recipe: Recipe) -> None:
     _require(
         not audit.canaries or scores.canaries is None,
         "scores.canaries names a file, but audit.canaries draws its own; leave one of the two out",
+    )
+
+
+def _check_privacy(recipe: Recipe) -> None:
+    privacy, student = recipe.privacy, recipe.student
+    if privacy.epsilon is None:
+        _require(
+            privacy == PrivacyConfig(),
+            "privacy.epsilon is null, so that the other keys of privacy have no effect; set it, or leave them out",
+        )
+        return
+    _require(privacy.epsilon > 0, f"privacy.epsilon is {privacy.epsilon}, but must be above 0; null for no privacy")
+    _require(
+        privacy.delta is None or 0 < privacy.delta < 1,
+        f"privacy.delta is {privacy.delta}, but must be a probability above 0 and below 1; null: 1 / documents",
+    )
+    _require(privacy.clip > 0, f"privacy.clip is {privacy.clip}, but must be above 0")
+    _require(privacy.batch_size >= 1, f"privacy.batch_size is {privacy.batch_size}, but must be at least 1 document")
+    _require(
+        recipe.corpus.source != "teacher",
+        "privacy.epsilon is set, and corpus.source is teacher, but epsilon would count texts that were sampled, and "
+        "say nothing of those that the teacher was trained on; set corpus.source to files or hub, or leave privacy out",
+    )
+    _require(
+        student.tokenizer != "train",
+        "privacy.epsilon is set, and student.tokenizer is train, but a tokenizer tells of the text that it was trained "
+        "on, which epsilon does not cover; name a tokenizer",
+    )
+    _require(
+        recipe.corpus.pack == "before_training",
+        "privacy.epsilon is set, and corpus.pack is while_training, but documents are drawn from all of the text; set "
+        "it to before_training",
+    )
+    _require(
+        not student.lora.r,
+        "privacy.epsilon and student.lora.r are both set, which was not tried together; leave one of the two out",
+    )
+    _require(
+        recipe.on_nonfinite == "stop",
+        "privacy.epsilon is set, and on_nonfinite is skip, but which step is left out tells of what it read, which "
+        "epsilon does not cover; set on_nonfinite to stop",
     )
 
 

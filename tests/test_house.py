@@ -25,7 +25,7 @@ from distill.training.trainer_keys import check_trainer_keys
 
 PACKAGE = REPOSITORY / "distill"
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-PINNED_EXTRAS = ("metrics", "test", "dev", "browser", "demo")
+PINNED_EXTRAS = ("metrics", "private", "test", "dev", "browser", "demo")
 ACCELERATE = REPOSITORY / "recipes/accelerate"
 STUDIES = {REPOSITORY / "recipes/study.yaml", *(REPOSITORY / "recipes/study").glob("*.yaml")}
 RECIPES = sorted(
@@ -134,10 +134,10 @@ def place_of(module: str) -> tuple[int, int]:
     return told_wings().index(BESIDE.get(wing, wing)), 1 + list(BESIDE).index(wing) if wing in BESIDE else 0
 
 
-def test_the_flow_is_told_in_eleven_lines_and_names_every_wing():
+def test_the_flow_is_told_in_twelve_lines_and_names_every_wing():
     wings = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists()}
     files = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"}
-    assert len(told_wings()) == 1 + 11
+    assert len(told_wings()) == 1 + 12
     assert set(told_wings()) == wings | {"recipe"}
     assert files == {"recipe", *BESIDE}
 
@@ -272,7 +272,7 @@ def test_constraints_meet_the_ranges_of_pyproject():
     for requirement in (*PROJECT["dependencies"], *(r for name in PINNED_EXTRAS for r in extras[name])):
         match = re.fullmatch(r"([\w.-]+)(?:\[\w+\])?>=([\d.]+)", requirement)
         if match is None:
-            assert requirement in ("distill[test]", "distill[metrics]", "distill[lora]")
+            assert requirement in ("distill[test]", "distill[metrics]", "distill[lora]", "distill[private]")
             continue
         pinned = [int(part) for part in pins()[normalised(match[1])].split(".")]
         assert pinned >= [int(part) for part in match[2].split(".")], requirement

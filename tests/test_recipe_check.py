@@ -43,6 +43,7 @@ def test_print_config_shows_the_merged_recipe(capsys):
 
 
 SAMPLED = "corpus: {max_documents: 5}\nheld_out: {max_documents: 5}\n"
+PRIVATE = "corpus: {source: files, files: [a.txt]}\nheld_out: {max_documents: 5}\nprivacy: {epsilon: 8}\n"
 
 
 @pytest.mark.parametrize(
@@ -96,6 +97,23 @@ SAMPLED = "corpus: {max_documents: 5}\nheld_out: {max_documents: 5}\n"
             ["student.lora.r is 4", "student.init: layers", "teacher or checkpoint"],
         ),
         (SAMPLED + "student: {lora: {alpha: 4}}", [], ["student.lora.r is 0"]),
+        (SAMPLED + "privacy: {clip: 2.0}", [], ["privacy.epsilon is null", "no effect"]),
+        (SAMPLED + "privacy: {epsilon: 8}", [], ["corpus.source is teacher", "sampled", "files or hub"]),
+        (PRIVATE, ["--privacy.epsilon", "0"], ["privacy.epsilon is 0", "null"]),
+        (PRIVATE, ["--privacy.delta", "1"], ["privacy.delta is 1", "probability"]),
+        (PRIVATE, ["--privacy.clip", "0"], ["privacy.clip is 0"]),
+        (PRIVATE, ["--privacy.batch_size", "0"], ["privacy.batch_size is 0"]),
+        (PRIVATE, ["--privacy.weights", "head"], ["privacy.weights", "body, all"]),
+        (PRIVATE, ["--corpus.pack", "while_training", "--trainer.max_steps", "9"], ["corpus.pack is while_training"]),
+        (PRIVATE, ["--on_nonfinite", "skip"], ["on_nonfinite is skip", "epsilon does not cover"]),
+        (PRIVATE + "student: {init: checkpoint, path: s, lora: {r: 4}}", [], ["privacy.epsilon and student.lora.r"]),
+        (
+            PRIVATE.replace("max_documents: 5", "source: files, files: [b.txt]")
+            + "teacher: {path: null}\nloss: {kd: 0, ce: 1}\n"
+            "student: {init: config, config: {model_type: gpt2}, tokenizer: train}",
+            [],
+            ["student.tokenizer is train", "epsilon does not cover"],
+        ),
         (SAMPLED + "student: {init: teacher, lora: {r: -1}}", [], ["student.lora.r is -1"]),
         (SAMPLED + "student: {init: teacher, lora: {r: 2, dropout: 1}}", [], ["student.lora.dropout is 1"]),
         (SAMPLED + "student: {init: teacher, lora: {r: 2, alpha: 0}}", [], ["student.lora.alpha is 0"]),

@@ -54,6 +54,27 @@ class BlockDataset(TorchDataset):
         lengths = pc.list_value_length(self._rows.data.column("input_ids"))
         return lengths.to_numpy() // self._block_length
 
+    def first_pieces(self) -> np.ndarray:
+        """(n,) the blocks that begin with the beginning of a document, where each holds one: a later piece of one that
+        is longer than a block begins behind a boundary above 0.
+        """
+        found, before = [], 0
+        for chunk in self._rows.data.column("boundaries").chunks:
+            starts = np.cumsum(chunk.value_lengths().to_numpy()) - chunk.value_lengths().to_numpy()
+            found.append(before + np.flatnonzero(chunk.flatten().to_numpy()[starts] == 0))
+            before += len(chunk)
+        return np.concatenate(found)
+
+    def lengths(self) -> np.ndarray:
+        """(N,) the positions of each block up to the last that counts in any view."""
+        found = []
+        for chunk in self._rows.data.column("labels").chunks:
+            views = chunk.value_lengths().to_numpy() // self._block_length
+            counted = chunk.flatten().to_numpy().reshape(-1, self._block_length) != IGNORED
+            of_views = (counted * np.arange(1, self._block_length + 1)).max(axis=1)
+            found.append(np.maximum.reduceat(of_views, np.cumsum(views) - views))
+        return np.concatenate(found)
+
     def __len__(self) -> int:
         return len(self._rows)
 

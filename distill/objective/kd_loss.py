@@ -39,6 +39,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from distill.objective.clipped_head import ClippedHead
 from distill.objective.divergences import DIVERGENCES
 from distill.objective.logit_ops import LOG_ZERO, RoleMap, log_probabilities_, mix, teacher_target
 from distill.objective.operations import OPERATIONS
@@ -238,6 +239,8 @@ class Chunk(NamedTuple):
     own: Tensor  # (n,) into `teacher`
     partner: Tensor  # (K - 1, n) into `teacher`; 0 where there is no partner
     blocks: tuple[Block, ...]
+    document: int = 0  # whose gradient of the head is clipped by itself
+    last: bool = False  # of its document's
 
 
 @dataclass(frozen=True)
@@ -257,8 +260,8 @@ class Plan:
     def _with(self, moved: Callable[[Tensor], Tensor]) -> "Plan":
         return Plan(
             tuple(
-                Chunk(moved(tokens), moved(teacher), moved(own), moved(partner), blocks)
-                for tokens, teacher, own, partner, blocks in self.chunks
+                c._replace(tokens=moved(c.tokens), teacher=moved(c.teacher), own=moved(c.own), partner=moved(c.partner))
+                for c in self.chunks
             )
         )
 
@@ -330,6 +333,16 @@ def plan_chunks(positions: Positions, settings: LossSettings, sizes: ChunkSizes)
     return Plan(tuple(chunks))
 
 
+def _plan_by_document(positions: Positions, settings: LossSettings, sizes: ChunkSizes, head: ClippedHead) -> Plan:
+    """Chunks as `plan_chunks` cuts them, each of one document's tokens, document after document."""
+    chunks: list[Chunk] = []
+    for document in range(len(head.scales)):
+        of_document = replace(positions, labels=positions.labels.masked_fill(head.documents != document, IGNORED))
+        found = plan_chunks(of_document, settings, sizes).chunks
+        chunks += [c._replace(document=document, last=n == len(found)) for n, c in enumerate(found, start=1)]
+    return Plan(tuple(chunks))
+
+
 def _looked_at(positions: Positions, settings: LossSettings) -> Positions:
     """Without the teacher's rows that the settings do not ask for."""
     own = positions.own if settings.kd else None
@@ -363,6 +376,7 @@ class _Work(NamedTuple):
     role_maps: Sequence[RoleMap] | None
     with_gradient: bool
     head_gradient: list[Tensor] | None
+    clipped_head: ClippedHead | None
 
 
 class _FusedLoss(torch.autograd.Function):
@@ -377,14 +391,15 @@ class _FusedLoss(torch.autograd.Function):
         needed = [work.with_gradient and needs for needs in ctx.needs_input_grad[:3]]
         device = hidden.device.type
         student = replace(work.student, hidden=hidden, weight=weight, bias=bias)
+        passed = _pass_of(device) if work.clipped_head is None else _pass_over_chunks
         if torch.is_autocast_enabled(device):
             # Cast once: autocast would cast the heads in every chunk, and does not cover products that add in place.
             dtype = torch.get_autocast_dtype(device)
             student = student.to(dtype)
-            if teacher is not None and device != "cuda":  # there, its head is cast once and for all
+            if teacher is not None and passed is not _pass_on_gpu:  # which casts its head once and for all
                 teacher = teacher.to(dtype)
         with torch.autocast(device, enabled=False):
-            total, kd, ce, gradients = _pass_of(device)(student, teacher, work, needed)
+            total, kd, ce, gradients = passed(student, teacher, work, needed)
         ctx.save_for_backward(*gradients)
         ctx.mark_non_differentiable(kd, ce)
         return total, kd, ce
@@ -476,6 +491,8 @@ def _pass_over_chunks(
             kd += block_kd
             ce += block_ce
 
+        if work.clipped_head is not None:
+            work.clipped_head.add(chunk.document, z, hidden, student.bias is not None, chunk.last)
         if d_bias is not None:
             d_bias[: student.vocab] += z.sum(dim=0)
         z = z.to(weight.dtype)
@@ -714,6 +731,7 @@ def fused_loss(
     projection: Tensor | None = None,
     head_gradient: list[Tensor] | None = None,
     plan: Plan | None = None,
+    clipped_head: ClippedHead | None = None,
 ) -> LossParts:
     """As `reference_loss`, in chunks of ``settings.chunk_tokens`` tokens and with the gradients made on the way.
 
@@ -723,14 +741,28 @@ def fused_loss(
     With a list ``head_gradient``, the backward pass puts the gradient of the student's head there and leaves it to
     `tied_embedding` to hand it on. ``plan`` is what `plan_chunks` made of the same positions and settings; without
     it the chunks are planned here, for which a GPU is waited for.
+
+    With a `ClippedHead`, each document has chunks of its own, of which that makes the clipped gradient of the student's
+    head as the loss is computed, for a backward pass from `total` itself; the head must want no gradient then.
     """
     asked = teacher if settings.kd else None
     weight = student.weight
     sizes = chunk_sizes(settings, weight.device, len(student.tokens[0]), _format_of_products(student.hidden))
-    if plan is None:
-        plan = plan_chunks(positions if asked is not None else Positions(positions.labels), settings, sizes)
+    looked_at = positions if asked is not None else Positions(positions.labels)
+    if clipped_head is not None:
+        plan = _plan_by_document(looked_at, settings, sizes, clipped_head)
+    elif plan is None:
+        plan = plan_chunks(looked_at, settings, sizes)
     work = _Work(
-        plan.chunks, sizes.block, student, positions.labels, settings, role_maps, torch.is_grad_enabled(), head_gradient
+        plan.chunks,
+        sizes.block,
+        student,
+        positions.labels,
+        settings,
+        role_maps,
+        torch.is_grad_enabled(),
+        head_gradient,
+        clipped_head,
     )
     total, kd, ce = _FusedLoss.apply(student.hidden, student.weight, student.bias, asked, work)
     cosine = torch.zeros_like(kd)

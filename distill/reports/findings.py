@@ -14,6 +14,7 @@ from huggingface_hub.utils import validate_repo_id
 from distill.base.console import duration
 from distill.data.counts import PackingCounts
 from distill.recipe import Recipe
+from distill.reports.privacy_notes import privacy_row
 
 Scores = Mapping[str, Any]
 
@@ -384,6 +385,7 @@ def settings_rows(recipe: Recipe, scores: Scores, published: bool = False) -> li
                  f"hidden {loss.hidden:g}"),
         ("word list", f"{words['name']}: {', '.join(words['groups'])} (sha256 {words['sha256'][:12]}…)"),
         ("seed", str(recipe.seed)),
+        *privacy_row(scores),
         *(
             (f"{section}.{key}", f"true: {what}")
             for section, config in (("teacher", recipe.teacher), ("student", recipe.student))

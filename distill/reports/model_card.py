@@ -29,6 +29,7 @@ from distill.reports.findings import (
     source_name,
     starts_memory,
 )
+from distill.reports.privacy_notes import guarantee, not_covered
 
 _UNKNOWN_LICENCE = "unknown"  # as the hub calls it
 
@@ -57,6 +58,7 @@ def model_card(recipe: Recipe, scores: Mapping[str, Any], name: str) -> str:
         "Counterfactual Role Reversal, Findings of ACL 2022, arXiv 2203.12574.",
         "",
         *([_LICENCE_UNKNOWN, ""] if metadata.license == _UNKNOWN_LICENCE else []),
+        *_privacy(recipe, scores),
         "## Groups covered",
         "",
         f"{len(words['groups'])} groups of words: {', '.join(map(escape, words['groups']))}. Nobody else is covered.",
@@ -173,6 +175,20 @@ def _teacher_metadata(teacher: TeacherConfig) -> dict[str, Any]:
     except (OSError, ValueError, yaml.YAMLError):  # no card, no network, or one that is not valid
         return {}
     return {key: value for key, value in metadata.items() if isinstance(value, str)}
+
+
+def _privacy(recipe: Recipe, scores: Mapping[str, Any]) -> list[str]:
+    """The sections of a private student; none of another."""
+    if not (facts := scores.get("privacy")):
+        return []
+    return [
+        "## Privacy of the training text",
+        "",
+        *items(guarantee(recipe, facts)),
+        "### What epsilon does not cover",
+        "",
+        *items(not_covered(recipe)),
+    ]
 
 
 def _hashes(scores: Mapping[str, Any], name: str) -> list[tuple[str, str]]:

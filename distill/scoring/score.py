@@ -19,6 +19,7 @@ model writes stands beside it, in `speed.json`.
 """
 
 import gc
+import json
 import platform
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields, replace
@@ -198,7 +199,13 @@ def score_run(
     settings = run_scores(recipe.scores, recipe.audit, folder)
     if settings.members and settings.reference is None and "teacher" in models:
         settings = replace(settings, reference="teacher")
-    return score(sources, wordlist=wordlist, texts=documents, seed=recipe.seed, folder=folder, **vars(settings))
+    scores = score(sources, wordlist=wordlist, texts=documents, seed=recipe.seed, folder=folder, **vars(settings))
+    told = folder / "training" / "student.json"
+    if recipe.is_private and told.exists():
+        # What was spent is the same for each student of a run: they share the plan.
+        scores["privacy"] = json.loads(told.read_text(encoding="utf-8"))["privacy"]
+        write_scores(scores, folder / "scores.json")
+    return scores
 
 
 def _load_trusted(path: str) -> tuple[Any, Any]:

@@ -13,6 +13,7 @@ from transformers.integrations import get_reporting_integration_callbacks
 
 from distill.base.errors import UserError, first_line
 from distill.objective.settings import LossSettings
+from distill.privacy.accountant import require_accountant
 from distill.recipe import Recipe
 from distill.training.trainer_keys import check_trainer_keys, numbers_of_text
 
@@ -70,12 +71,52 @@ def training_arguments(recipe: Recipe, folder: Path) -> TrainingArguments:
             "each with accelerate launch --multi_gpu, or set CUDA_VISIBLE_DEVICES to one of them"
         )
     _check_processes(arguments)
+    if recipe.is_private:
+        require_accountant()
+        _check_private(arguments)
     if recipe.student.lora.r and (_is_fsdp(arguments) or arguments.deepspeed_plugin is not None):
         raise UserError(
             "student.lora.r is set, but FSDP and DeepSpeed would take a shared base apart; an adapter's gradients and "
             "optimizer are small, so train it with recipes/accelerate/ddp.yaml"
         )
     return arguments
+
+
+def _check_private(arguments: TrainingArguments) -> None:
+    """Raises UserError for what private steps were not tried with, or have no use for."""
+    untried = {
+        "fp16": arguments.fp16,
+        "torch_compile": arguments.torch_compile,
+        "gradient_checkpointing": arguments.gradient_checkpointing,
+        "neftune_noise_alpha": arguments.neftune_noise_alpha,
+        "FSDP": _is_fsdp(arguments),
+        "DeepSpeed": arguments.deepspeed_plugin is not None,
+    }
+    for name, asked in untried.items():
+        if asked:
+            key = f"trainer.{name}" if name in vars(arguments) else name
+            raise UserError(
+                f"privacy.epsilon is set, and {key} asked for, with which the gradients of single documents were not "
+                "tried; leave it out"
+            )
+    if arguments.gradient_accumulation_steps > 1:
+        raise UserError(
+            "privacy.epsilon is set, so that trainer.gradient_accumulation_steps has no effect: "
+            "per_device_train_batch_size documents are read at a time; say how many a step draws in privacy.batch_size"
+        )
+    for key in ("dataloader_num_workers", "dataloader_drop_last", "dataloader_persistent_workers"):
+        if getattr(arguments, key):
+            raise UserError(f"privacy.epsilon is set, so that trainer.{key} has no effect: each step draws its own "
+                            "documents; leave it out")  # fmt: skip
+    if arguments.train_sampling_strategy != "random":
+        raise UserError(
+            "privacy.epsilon is set, so that documents are drawn; leave trainer.train_sampling_strategy out"
+        )
+    if any(name in arguments.optim.value for name in ("lomo", "layerwise")):
+        raise UserError(
+            f"privacy.epsilon is set, but trainer.optim {arguments.optim.value} takes gradients as they are made, "
+            "before they are clipped and get their noise; take adamw_torch or sgd"
+        )
 
 
 def _is_fsdp(arguments: TrainingArguments) -> bool:

@@ -18,13 +18,17 @@ import torch
 from transformers import PreTrainedModel, TrainingArguments
 
 from distill.base.console import duration, warn
+from distill.data.blocks import BlockDataset
 from distill.data.counts import PackingCounts
+from distill.data.stream import BlockStream
 from distill.models.architecture import parameter_count
 from distill.objective.kd_loss import chunk_sizes
+from distill.privacy.clipping import check_layers, layers_of
 from distill.recipe import Recipe
 from distill.text.counterfactual import Swapper
 from distill.text.role_map import TokenRoles
 from distill.training.arguments import loss_settings, training_arguments
+from distill.training.private_trainer import private_plan
 
 _LONG = 3 * 3600  # seconds of training for which nobody should wait unwarned
 _DOCUMENTS = 500  # held-out documents in which listed words are counted
@@ -64,6 +68,17 @@ def warn_of(
             warn(warning)
 
 
+def check_privacy(recipe: Recipe, student: PreTrainedModel, blocks: BlockDataset | BlockStream) -> None:
+    """What a private training would find out, now: that its noise drowns everything, that a layer has no rule.
+
+    Raises:
+        UserError: see `private_plan`, `layers_of` and `check_layers`.
+    """
+    if recipe.is_private:
+        private_plan(recipe, training_arguments(recipe, Path(recipe.output_dir)), student, blocks)
+        check_layers(student, layers_of(student, left_out=[student.get_output_embeddings()]))
+
+
 # ------------------------------------------------------------------------------------------------------------- time
 
 
@@ -84,6 +99,8 @@ def slow_processor(
     if torch.device(arguments.device).type != "cpu":
         return None
     blocks = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps
+    if recipe.is_private:
+        blocks = math.ceil(recipe.privacy.batch_size / arguments.world_size)
     steps = arguments.max_steps
     if steps <= 0:
         steps = math.ceil(arguments.num_train_epochs * counts.blocks / (blocks * arguments.world_size))

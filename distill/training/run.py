@@ -23,10 +23,12 @@ from distill.models.adapters import has_adapter, save_adapter
 from distill.models.architecture import head, vocab_size
 from distill.objective.kd_loss import Plan, Positions, chunk_sizes, plan_chunks
 from distill.objective.logit_ops import RoleMap
+from distill.privacy.draws import Draws
 from distill.recipe import Recipe
 from distill.training import checkpoints as checkpoint_folder
 from distill.training.arguments import loss_settings, training_arguments
 from distill.training.hub import hub_repository
+from distill.training.private_trainer import PrivateTrainer, private_plan, say_plan
 from distill.training.processes import together
 from distill.training.student_loss import PROJECTION, attach_loss
 from distill.training.teacher_cache import open_teacher_cache
@@ -59,8 +61,7 @@ def train_student(
         destination: Folder of the finished student.
 
     Raises:
-        UserError: see `training_arguments`, `hub_repository` and `open_teacher_cache`; numbers that are not finite; a
-            disk that is full.
+        UserError: see `training_arguments`, `hub_repository`, `open_teacher_cache`; numbers not finite; a full disk.
         Stopped: SIGINT or SIGTERM came; the step was finished and saved.
     """
     arguments = training_arguments(recipe, checkpoints)
@@ -72,13 +73,13 @@ def train_student(
     attach_loss(student, vocab)
     if recipe.loss.hidden and teacher is not None:
         _project(student, teacher)
-    planner = loss_planner(arguments, recipe, teacher is not None, vocab)
+    plan = loss_planner(arguments, recipe, teacher is not None, vocab)
     with stop_signals_kept() as signals:
-        trainer = DistillationTrainer(
+        trainer = _trainer_of(recipe, arguments, student, blocks)(
             model=student,
             args=arguments,
             train_dataset=blocks,
-            data_collator=_collator(recipe, blocks, 1 + len(role_maps), planner),
+            data_collator=_collator(recipe, blocks, 1 + len(role_maps), plan),
             teacher=teacher,
             vocab=vocab,
             settings=loss_settings(recipe),
@@ -141,6 +142,26 @@ def loss_planner(
     settings = loss_settings(recipe)
     sizes = chunk_sizes(settings, torch.device(arguments.device), vocab, half)
     return partial(plan_chunks, settings=settings if with_teacher else replace(settings, kd=0.0), sizes=sizes)
+
+
+def _trainer_of(
+    recipe: Recipe, arguments: TrainingArguments, student: PreTrainedModel, blocks: BlockDataset | BlockStream
+) -> Callable[..., DistillationTrainer]:
+    """What makes the trainer: of a private recipe, one with a plan, which is said.
+
+    Raises:
+        UserError: see `private_plan`; or the student has a layer that the loss makes use of by itself.
+    """
+    if not recipe.is_private:
+        return DistillationTrainer
+    if hasattr(student, PROJECTION):
+        raise UserError(
+            "privacy.epsilon and loss.hidden are set, but student and teacher differ in width, and the layer between "
+            "them has no rule by which the gradient of a single document could be clipped; set loss.hidden to 0"
+        )
+    plan = private_plan(recipe, arguments, student, blocks)
+    say_plan(plan, blocks)
+    return partial(PrivateTrainer, plan=plan, draws=Draws(None if recipe.privacy.secure else recipe.seed))
 
 
 def _collator(
@@ -221,9 +242,8 @@ def _write_student(
     trainer.accelerator.wait_for_everyone()
     state = trainer.accelerator.get_state_dict(trainer.model)
     if trainer.is_world_process_zero():
-        trainer.training_log.write(
-            destination.parent / "training" / f"{destination.name}.json", trainer.state.log_history
-        )
+        path = destination.parent / "training" / f"{destination.name}.json"
+        trainer.training_log.write(path, trainer.state.log_history, trainer.facts())
         student = trainer.accelerator.unwrap_model(trainer.model)
         student.config.use_cache = True  # Trainer switches it off for training
         # The training state lies in the checkpoints; what is published may be smaller.

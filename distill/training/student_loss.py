@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from distill.models.architecture import head, hidden_states, view_of
 from distill.objective import kd_loss
+from distill.objective.clipped_head import ClippedHead
 from distill.objective.logit_ops import RoleMap
 from distill.objective.settings import LossSettings
 
@@ -56,6 +57,7 @@ def attach_loss(student: PreTrainedModel, vocab: int | None = None) -> None:
         partner: Tensor | None = None,
         role_maps: Sequence[RoleMap] | None = None,
         plan: kd_loss.Plan | None = None,
+        clipped_head: ClippedHead | None = None,
         **kwargs: Any,
     ) -> Any:
         if settings is None:
@@ -84,6 +86,7 @@ def attach_loss(student: PreTrainedModel, vocab: int | None = None) -> None:
             projection=projection.weight.T if projection is not None else None,
             head_gradient=head_gradient,
             plan=plan,
+            clipped_head=clipped_head,
         )
 
     student.forward = forward

@@ -39,6 +39,7 @@ from distill.models.architecture import (
     without_warnings,
 )
 from distill.objective import kd_loss
+from distill.objective.clipped_head import ClippedHead
 from distill.objective.kd_loss import IGNORED
 from distill.objective.logit_ops import RoleMap
 from distill.objective.settings import LossSettings
@@ -178,7 +179,9 @@ class DistillationTrainer(Trainer):
         self.training_log.teacher_time.stop()
         return view_of(self.teacher, hidden, self.vocab), read
 
-    def _loss_parts(self, model: nn.Module, inputs: dict[str, Any]) -> tuple[kd_loss.LossParts, Tensor]:
+    def _loss_parts(
+        self, model: nn.Module, inputs: dict[str, Any], clipped_head: ClippedHead | None = None
+    ) -> tuple[kd_loss.LossParts, Tensor]:
         """The loss of a micro-batch, and (R,) which of its rows the teacher read."""
         rows = inputs["student_rows"]
         plan = inputs.get("plan")
@@ -192,8 +195,17 @@ class DistillationTrainer(Trainer):
             partner=inputs["partner"][:, :rows] if self.settings.op != "none" else None,
             role_maps=self.role_maps,
             plan=None if plan is None else plan.to(self.args.device, non_blocking=True),
+            **({} if clipped_head is None else {"clipped_head": clipped_head}),
         )
         return parts, read
+
+    def _log_parts(self, parts: kd_loss.LossParts, inputs: dict[str, Tensor], read: Tensor) -> None:
+        """Add a micro-batch's loss and tokens to what the next log says."""
+        passes = 0 if self.teacher is None else 1 if self.settings.op == "none" else len(inputs["partner"]) + 1
+        weighted = [name for name in ("kd", "ce", "hidden") if getattr(self.settings, name)]
+        self.training_log.add(
+            {f"loss_{name}": getattr(parts, name) for name in weighted} | token_counts(inputs, passes, read)
+        )
 
     def compute_loss(
         self,
@@ -204,15 +216,15 @@ class DistillationTrainer(Trainer):
     ) -> Tensor | tuple[Tensor, kd_loss.LossParts]:
         """The micro-batch's share of the step's mean loss, scaled so that averaging over processes adds the shares."""
         parts, read = self._loss_parts(model, inputs)
-        passes = 0 if self.teacher is None else 1 if self.settings.op == "none" else len(inputs["partner"]) + 1
-        weighted = [name for name in ("kd", "ce", "hidden") if getattr(self.settings, name)]
-        self.training_log.add(
-            {f"loss_{name}": getattr(parts, name) for name in weighted} | token_counts(inputs, passes, read)
-        )
+        self._log_parts(parts, inputs, read)
         count = parts.count if num_items_in_batch is None else num_items_in_batch
         # DDP and FSDP average gradients over processes; the shares have to be added instead.
         loss = parts.total * (self.args.world_size if num_items_in_batch is not None else 1) / count
         return (loss, parts) if return_outputs else loss
+
+    def facts(self) -> dict[str, Any]:
+        """What `training/NAME.json` tells beside history and totals."""
+        return {}
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the parts of the loss and `TrainingLog.figures`, for the console and every tracker."""

@@ -199,16 +199,17 @@ class TrainingLog(TrainerCallback):
             figures["cached_share"] = sums["cached_tokens"] / (sums["cached_tokens"] + sums["teacher_tokens"])
         return figures
 
-    def write(self, path: Path, history: Sequence[Mapping[str, float]]) -> None:
+    def write(self, path: Path, history: Sequence[Mapping[str, float]], further: Mapping[str, Any]) -> None:
         """Write {"history", and the totals by name} for the report; a number that JSON cannot hold becomes null.
 
         Args:
             path: A JSON file.
             history: The trainer's log entries, each with its step.
+            further: What else is to be told, by name.
         """
         entries = [{k: v if math.isfinite(v) else None for k, v in entry.items()} for entry in history]
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, {"history": entries, **asdict(self.totals)})
+        write_json(path, {"history": entries, **asdict(self.totals), **further})
 
 
 def _peak_memory(device: torch.device) -> int:

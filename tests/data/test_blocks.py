@@ -10,6 +10,7 @@ from distill.data.blocks import BlockDataset
 from distill.data.corpus import Corpus
 from distill.data.counts import PackingCounts
 from distill.data.packing import pack, packed_blocks
+from distill.models.student import train_tokenizer
 from distill.objective.kd_loss import IGNORED
 from distill.text.counterfactual import Swapper
 from distill.text.wordlist import load_wordlist
@@ -24,6 +25,19 @@ def test_a_filler_is_a_block_of_which_nothing_counts(tmp_path, toy_tokenizer):
     assert (blocks[Filler(3)].labels == IGNORED).all()
     assert (blocks[3].labels != IGNORED).any()
     assert (blocks[Filler(3)].input_ids == blocks[3].input_ids).all()
+
+
+def test_first_pieces_are_those_that_begin_a_document_and_lengths_end_with_the_last_token(swapper, tmp_path):
+    """Compared with what packing is known to do, block by block; texts of several pieces, and of none that counts."""
+    tokenizer = train_tokenizer([TOY_TEXT] * 4, 400)
+    long, short = " ".join([TOY_TEXT] * 3), "The king saw her. Nothing happened."
+    documents = [short, long, short, long, "Nothing at all."] * 2
+    blocks, counts = packed_blocks(Corpus("k", lambda: documents), tokenizer, swapper, 24, tmp_path, one_document=True)
+    pieces = [len(list(pack([d], tokenizer, swapper, 24, PackingCounts(), one_document=True))) for d in documents]
+    assert max(pieces) > 3 and sum(pieces) == len(blocks) == counts.blocks
+    assert blocks.first_pieces().tolist() == [sum(pieces[:n]) for n in range(len(pieces))]
+    ends = [int((blocks[n].labels != IGNORED).any(axis=0).nonzero()[0].max()) + 1 for n in range(len(blocks))]
+    assert blocks.lengths().tolist() == ends
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,16 @@ from distill.data.stream import training_blocks
 from distill.models.architecture import decoder_layers
 from distill.models.student import make_student, train_tokenizer
 from distill.objective.logit_ops import build_role_maps
-from distill.recipe import CorpusConfig, LoraConfig, LossConfig, Recipe, StudentConfig, TargetConfig, TeacherConfig
+from distill.recipe import (
+    CorpusConfig,
+    LoraConfig,
+    LossConfig,
+    PrivacyConfig,
+    Recipe,
+    StudentConfig,
+    TargetConfig,
+    TeacherConfig,
+)
 from distill.text.counterfactual import Swapper
 from distill.text.role_map import token_roles
 from distill.text.wordlist import load_wordlist
@@ -63,6 +72,7 @@ def main(
     teacher_keys: dict | None = None,  # of the recipe
     student_keys: dict | None = None,  # of the recipe
     on_nonfinite: str = "stop",
+    privacy: dict | None = None,  # keys of the recipe
     **trainer,
 ) -> None:
     folder = Path(output)
@@ -79,6 +89,7 @@ def main(
         student=_student_config(student_keys or {}),
         target=TargetConfig(op="expmean", reverse_roles=True, augment=True),
         loss=LossConfig(kd=1.0, ce=0.5, hidden=0.1),
+        privacy=PrivacyConfig(**privacy or {}),
         trainer={
             "max_steps": steps,
             "per_device_train_batch_size": micro_batch,
@@ -109,7 +120,8 @@ def main(
     if rank == "0":
         save_file({k: v.clone() for k, v in student.state_dict().items()}, folder / "untrained.safetensors")
     corpus = Corpus("toy", toy_documents)
-    blocks, _ = training_blocks(recipe, corpus, tokenizer, Swapper(wordlist), folder / f"cache-{rank}")
+    cache = folder / f"cache-{rank}"
+    blocks, _ = training_blocks(recipe, corpus, tokenizer, Swapper(wordlist), cache, one_document=recipe.is_private)
     roles = token_roles(wordlist, tokenizer, len(tokenizer))
     train_student(
         recipe,

@@ -10,9 +10,9 @@ from transformers import TrainerCallback
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
 from distill.base.errors import UserError
-from distill.recipe import Recipe, TargetConfig
+from distill.recipe import PrivacyConfig, Recipe, TargetConfig
 from distill.recipe_check import parse_recipe
-from distill.training.arguments import training_arguments
+from distill.training.arguments import _check_private, training_arguments
 
 
 def test_one_kept_checkpoint_is_too_few(tmp_path):
@@ -86,3 +86,45 @@ def test_processes_that_cannot_work_together(tmp_path, monkeypatch, environment,
         monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match=words):
         training_arguments(Recipe(trainer=trainer), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("trainer", "message"),
+    [
+        ({"fp16": True}, r"trainer.fp16 asked for"),
+        ({"torch_compile": True}, r"trainer.torch_compile asked for"),
+        ({"gradient_checkpointing": True}, r"trainer.gradient_checkpointing asked for"),
+        ({"neftune_noise_alpha": 5.0}, r"trainer.neftune_noise_alpha asked for"),
+        ({"gradient_accumulation_steps": 2}, r"gradient_accumulation_steps has no effect.*privacy.batch_size"),
+        ({"dataloader_num_workers": 2}, r"dataloader_num_workers has no effect"),
+        ({"dataloader_drop_last": True}, r"dataloader_drop_last has no effect"),
+        ({"train_sampling_strategy": "sequential"}, r"train_sampling_strategy"),
+        ({"optim": "lomo"}, r"optim lomo takes gradients as they are made"),
+    ],
+)
+def test_what_private_steps_were_not_tried_with_is_refused(recipe, trainer, message, monkeypatch):
+    monkeypatch.setattr("distill.training.arguments.require_accountant", lambda: None)
+    common = {"use_cpu": True, "max_steps": 2}
+    private = replace(recipe, privacy=PrivacyConfig(epsilon=8.0), trainer=common)
+    arguments(private)
+    with pytest.raises(UserError, match=message):
+        arguments(replace(private, trainer=common | trainer))
+
+
+@pytest.mark.parametrize(
+    ("attribute", "message"), [("fsdp", "FSDP asked for"), ("deepspeed_plugin", "DeepSpeed asked")]
+)
+def test_sharding_is_refused_with_privacy(recipe, attribute, message, monkeypatch):
+    """However it was asked for: in the recipe or by the launcher."""
+    made = arguments(recipe)
+    monkeypatch.setattr(made, "gradient_accumulation_steps", 1)
+    monkeypatch.setattr(made, attribute, "full_shard", raising=False)
+    with pytest.raises(UserError, match=message):
+        _check_private(made)
+
+
+def test_privacy_without_the_accountants_package_is_told_before_any_work(recipe, monkeypatch):
+    monkeypatch.setattr("distill.privacy.accountant.find_spec", lambda _: None)
+    private = replace(recipe, privacy=PrivacyConfig(epsilon=8.0), trainer={"use_cpu": True})
+    with pytest.raises(UserError, match=r"pip install 'distill\[private\]'"):
+        arguments(private)

@@ -8,16 +8,22 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
+from private_toy import make_toy
 from shared import REPOSITORY
 
+from distill.base.errors import UserError
+from distill.data.corpus import Corpus
 from distill.data.counts import PackingCounts
+from distill.data.packing import packed_blocks
 from distill.models.architecture import parameter_count
-from distill.recipe import Recipe, TargetConfig
+from distill.models.student import train_tokenizer
+from distill.recipe import PrivacyConfig, Recipe, TargetConfig
 from distill.text.counterfactual import Swapper
 from distill.text.role_map import token_roles
 from distill.training import preflight
 from distill.training.arguments import training_arguments
-from distill.training.preflight import little_memory, slow_processor, split_words, warn_of
+from distill.training.preflight import check_privacy, little_memory, slow_processor, split_words, warn_of
 
 MITIGATED = TargetConfig(op="expmean", reverse_roles=True, augment=True)
 
@@ -158,3 +164,29 @@ def test_every_warning_is_one_sentence(recipe, words, toy_model, monkeypatch, ca
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 3
     assert all(re.fullmatch(r"warning: [^\n]+; [^\n]+[^.]", line) for line in lines)
+
+
+# ---------------------------------------------------------------------------------------------------------- privacy
+
+
+def test_what_a_private_training_would_find_out_is_told_before_it(recipe, tmp_path, monkeypatch):
+    """Noise that drowns everything; a layer without a rule. The head is frozen, as it will be."""
+    for module in ("distill.privacy.accountant", "distill.training.arguments"):
+        monkeypatch.setattr(f"{module}.require_accountant", lambda: None)
+    toy = make_toy("gpt2", 1)
+    tokenizer = train_tokenizer(["a text"], 300)
+    documents = [f"Text no. {n}." for n in range(50)]
+    blocks, _ = packed_blocks(Corpus("k", lambda: documents), tokenizer, None, 32, tmp_path, one_document=True)
+    private = replace(recipe, privacy=PrivacyConfig(epsilon=8.0, batch_size=25), trainer={"use_cpu": True})
+    monkeypatch.setattr("distill.privacy.accountant.least_noise", lambda *_: 0.01)
+    check_privacy(replace(private, privacy=PrivacyConfig()), toy.student, blocks)
+    assert toy.student.lm_head.weight.requires_grad
+    check_privacy(private, toy.student, blocks)
+    assert not toy.student.lm_head.weight.requires_grad and toy.student.transformer.wpe.weight.requires_grad
+    with monkeypatch.context() as patched:
+        patched.setattr("distill.privacy.accountant.least_noise", lambda *_: 5.0)
+        with pytest.raises(UserError, match="nothing would be learned"):
+            check_privacy(private, toy.student, blocks)
+    toy.student.transformer.h[0].odd = torch.nn.PReLU(dtype=torch.float64)
+    with pytest.raises(UserError, match=r"the layer transformer.h.0.odd \(PReLU\) .* no rule"):
+        check_privacy(private, toy.student, blocks)

@@ -1,0 +1,70 @@
+"""scores.json of a private run -> what its epsilon means, and what it does not cover; no markup."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from distill.recipe import Recipe
+
+#: As the accountant names itself; reports load none.
+_ACCOUNTANT = "the PRV accountant (Gopi et al. 2021, arXiv 2106.02848), its upper bound, by opacus"
+
+
+def privacy_row(scores: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """A row for the table of settings; none where the run is not private."""
+    if not (facts := scores.get("privacy")):
+        return []
+    return [
+        (
+            "privacy",
+            f"epsilon {facts['epsilon']:.3g}, delta {facts['delta']:.3g}; unit: a document with its counterfactuals; "
+            f"trained: {facts['trained']}",
+        )
+    ]
+
+
+def guarantee(recipe: Recipe, facts: Mapping[str, Any]) -> list[str]:
+    """What is promised, and how it was made, a sentence each.
+
+    Args:
+        recipe: The run's.
+        facts: `privacy` of its scores.json.
+    """
+    rate = facts["batch_size"] / facts["documents"]
+    trained = "all weights" if facts["trained"] == "all" else "all but the token embedding and the output head"
+    if facts["secure"]:
+        numbers = "Documents and noise came from the operating system's generator, and cannot be drawn again."
+    else:
+        numbers = (
+            "Documents and noise came from the recipe's seed. Whoever knows the seed can take the noise off, and "
+            "nothing is promised against them: a student to be published wants privacy.secure."
+        )
+    return [
+        f"Epsilon {facts['epsilon']:.4g}, delta {facts['delta']:.3g}: but for a probability of delta, nothing is more "
+        "than e^epsilon times as likely to come out of the training with any one document in its text as without it.",
+        f"Unit: one document, its first {recipe.block_length} tokens, together with its counterfactuals. Neighbours "
+        "are texts of which one holds a document more.",
+        f"Accountant: {_ACCOUNTANT}.",
+        f"Sampling: Poisson; each of {facts['documents']:,} documents with probability {rate:.4g} in each of "
+        f"{facts['steps']:,} steps.",
+        f"Each document's gradient was clipped to a norm of {facts['clip']:g}; noise of "
+        f"{facts['noise_multiplier']:.4g} times that came on each of {facts['weights']:,} numbers ({trained}).",
+        numbers,
+    ]
+
+
+def not_covered(recipe: Recipe) -> list[str]:
+    """What epsilon says nothing of, a sentence each."""
+    source = "the teacher" if recipe.teacher.path is not None else "the model that it starts from"
+    starts = {
+        "layers": " It starts from layers of the teacher, with whatever they hold.",
+        "checkpoint": " It starts from a model that was trained before, on text of which epsilon says nothing.",
+    }.get(recipe.student.init, "")
+    return [
+        f"What {source} saw in its own training, this text included: the student learns it from there.{starts}",
+        "A tokenizer that was trained on this text.",
+        "Duplicates: of what stands in several documents, or a person who appears in several, as many times as much.",
+        "The choice among settings or students by what they made of this text, and further students of the same text, "
+        "the plainly distilled one beside this included: each spends an epsilon of its own.",
+        "What the run says of itself: losses, numbers of documents and tokens, its caches and audit, and scores on the "
+        "training text. Keep its logs and the folders training, cache and audit to yourself.",
+    ]

@@ -1,0 +1,265 @@
+"""The trainer with differential privacy: documents drawn by chance, their gradients clipped, noise on the sum.
+
+An optimizer step of Trainer is one draw of documents, in each process its share. They are sorted by length and read a
+few at a time (`per_device_train_batch_size`), so that memory is bounded whatever was drawn; the clipped sums add up in
+`grad`. Then noise comes on them, once over all processes, and they are divided by the number of documents that a step
+draws on average: the number that it did draw is not for anybody to know. All else (optimizer, schedule, logs,
+checkpoints) is the trainer's.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, IterableDataset
+from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
+
+from distill.base.console import say
+from distill.base.errors import UserError
+from distill.data.blocks import BlockDataset, Filler
+from distill.data.stream import BlockStream
+from distill.objective import kd_loss
+from distill.objective.clipped_head import ClippedHead
+from distill.objective.kd_loss import IGNORED
+from distill.privacy.accountant import MOST_NOISE, Plan, make_plan, require_learnable
+from distill.privacy.clipping import Layer, Rows, add_clipped, check_layers, layers_of, recorded
+from distill.privacy.draws import Draws
+from distill.recipe import Recipe
+from distill.training.trainer import DistillationTrainer
+
+_KEPT_AS = "privacy"  # the name of what was accounted for, in the trainer's state
+
+
+class PrivateTrainer(DistillationTrainer):
+    """A `DistillationTrainer` whose steps are private; see the head of this file.
+
+    Args:
+        plan: What is accounted for.
+        draws: The random numbers.
+        kwargs: As for `DistillationTrainer`. What is frozen in `model` is frozen already, see `freeze`.
+
+    Raises:
+        UserError: see `layers_of` and `check_layers`.
+    """
+
+    def __init__(self, *, plan: Plan, draws: Draws, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.plan, self.draws = plan, draws
+        self._layers = layers_of(self.model, left_out=[self.model.get_output_embeddings()])
+        check_layers(self.model, self._layers)
+        #: Of documents, which the plan counts: the first block of each, and its length.
+        self._blocks = torch.from_numpy(self.train_dataset.first_pieces())
+        self._lengths = torch.from_numpy(self.train_dataset.lengths())[self._blocks]
+        self.add_callback(_Ledger(plan))
+
+    def get_train_dataloader(self) -> DataLoader:
+        """One item a step: the documents that this process reads in it."""
+        return DataLoader(_Steps(self), batch_size=None)
+
+    def documents_of(self, step: int) -> Tensor:
+        """The documents that this process reads in a step, the shortest first."""
+        process, processes = self.args.process_index, self.args.world_size
+        if self.draws.seed is None:  # nobody else knows what was drawn: each process draws from documents of its own
+            own = torch.arange(process, self.plan.documents, processes)
+            drawn = own[self.draws.documents(step, len(own), self.plan.sample_rate)]
+            return drawn[self._lengths[drawn].argsort(stable=True)]
+        drawn = self.draws.documents(step, self.plan.documents, self.plan.sample_rate)
+        return drawn[self._lengths[drawn].argsort(stable=True)][process::processes]
+
+    def facts(self) -> dict[str, Any]:
+        """What was spent, by what; `privacy` in scores.json."""
+        told = asdict(self.plan) | {
+            "epsilon": self.plan.spent(self.state.global_step),
+            "noise_ratio": self.plan.noise_ratio,
+            "trained": "all" if self.model.get_output_embeddings().weight.requires_grad else "body",
+            "secure": self.draws.seed is None,
+        }
+        return {"privacy": told}
+
+    def _get_num_items_in_batch(self, batch_samples: list[dict[str, Tensor]], device: torch.device) -> Tensor | None:
+        """Nothing is divided by what was drawn."""
+        return None
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """Trainer's, which would look for tokens in what a step draws."""
+        return 0
+
+    def training_step(self, model: nn.Module, inputs: dict[str, Tensor], num_items_in_batch: Any = None) -> Tensor:
+        """The private gradient of a step into `grad`; returns the mean loss per token of what this process read."""
+        self.model.train()
+        total, count = torch.zeros((), device=self.args.device), torch.zeros((), device=self.args.device)
+        at_once = self.args.per_device_train_batch_size
+        blocks: list[int] = self._blocks[inputs["documents"]].tolist()
+        blocks = blocks or [Filler(0)]  # nothing was drawn, but all processes log the same things
+        for start in range(0, len(blocks), at_once):
+            indices = blocks[start : start + at_once]
+            micro_batch = self._prepare_inputs(self.data_collator(self.train_dataset.__getitems__(indices)))
+            loss, tokens = self._add_clipped(micro_batch)
+            total, count = total + loss, count + tokens
+            self._step.append((micro_batch, loss))
+        self._finish_sums()
+        return (total / count.clamp(min=1)).nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+
+    def _add_clipped(self, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Add the clipped gradients of a micro-batch's documents to `grad`; its loss and number of tokens."""
+        labels = inputs["labels"][: inputs["student_rows"]]
+        found, place = torch.unique(inputs["source"][: len(labels), 0], return_inverse=True)
+        forward = partial(self._loss_parts, self.model, inputs)
+        documents = Documents(Rows(place, len(found)), labels)
+        parts, read = add_clipped_gradients(self.model, self._layers, forward, documents, self.plan.clip)
+        self._log_parts(parts, inputs, read)
+        return parts.total.detach(), documents.tokens.sum()
+
+    def _finish_sums(self) -> None:
+        """Clipped sums of this process -> the noisy mean over what a step draws on average, the same in all."""
+        weights = [weight for weight in self.model.parameters() if weight.requires_grad]
+        for weight in weights:
+            if weight.grad is None:
+                weight.grad = torch.zeros_like(weight)
+        sums = [weight.grad for weight in weights]
+        if self.args.process_index == 0:
+            self.draws.add_noise(self.state.global_step, sums, self.plan.noise_multiplier * self.plan.clip)
+        for total in sums:
+            if self.args.world_size > 1:
+                torch.distributed.all_reduce(total)
+            total.div_(self.plan.batch_size)
+
+
+class Documents:
+    """The documents of a micro-batch.
+
+    rows: Which of its rows are whose; tokens: (B,) how many tokens bear loss in all rows of each; of_token: (R T,)
+    which document each position belongs to.
+
+    Args:
+        rows: Of R rows of the student and B documents.
+        labels: (R, T).
+    """
+
+    def __init__(self, rows: Rows, labels: Tensor) -> None:
+        self.rows = rows
+        self.tokens = rows.summed((labels != IGNORED).sum(dim=1))
+        self.of_token = rows.documents.repeat_interleave(labels.shape[1])
+
+
+def add_clipped_gradients(
+    student: PreTrainedModel,
+    layers: Sequence[Layer],
+    forward: Callable[[ClippedHead | None], tuple[kd_loss.LossParts, Any]],
+    documents: Documents,
+    clip: float,
+) -> tuple[kd_loss.LossParts, Any]:
+    """Add the clipped gradients of a micro-batch's documents to `grad` of all weights that are trained.
+
+    A document's loss is the mean over its tokens in all of its rows. Where the head is trained, its part and that of
+    the other layers are clipped to half of `clip` each: they may meet in one tied weight, and their norms then add up.
+
+    Args:
+        student: The model, with the loss attached.
+        layers: See `layers_of`; of all that is trained but the head.
+        forward: Gives the loss of the micro-batch, and whatever else, which is returned.
+        documents: Those of the micro-batch.
+        clip: C.
+    """
+    module = student.get_output_embeddings()
+    of_head = [weight for weight in module.parameters(recurse=False) if weight.requires_grad]
+    scales = 1 / documents.tokens.clamp(min=1).to(module.weight.dtype)
+    bound = clip / 2 if of_head else clip
+    clipped_head = ClippedHead(documents.of_token, scales, bound) if of_head else None
+    with recorded(layers, of_head) as book:
+        given = forward(clipped_head)
+        given[0].total.backward()
+        made = book.made(documents.rows)
+    add_clipped(made, documents.rows, scales, bound)
+    if clipped_head is not None:
+        for weight, total in ((module.weight, clipped_head.weight), (module.bias, clipped_head.bias)):
+            if weight is not None and total is not None:
+                weight.grad = torch.zeros_like(weight) if weight.grad is None else weight.grad
+                weight.grad[: len(total)] += total
+    return given
+
+
+class _Steps(IterableDataset):
+    """The documents of the steps of an epoch; `BlockDataset` has them. Trainer skips what it has trained on."""
+
+    def __init__(self, trainer: PrivateTrainer) -> None:
+        self._trainer = trainer
+
+    def __len__(self) -> int:
+        return steps_of_epoch(self._trainer.plan.documents, self._trainer.plan.batch_size)
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        begin = self._trainer.state.global_step // len(self) * len(self)
+        for step in range(begin, begin + len(self)):
+            yield {"documents": self._trainer.documents_of(step)}
+
+
+def steps_of_epoch(documents: int, batch_size: int) -> int:
+    """How many steps draw as many documents as there are, on average."""
+    return max(1, round(documents / batch_size))
+
+
+class _Ledger(TrainerCallback):
+    """Sees to it that a training goes on with the noise that it was accounted for with."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = asdict(plan)
+
+    def on_train_begin(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
+        """Raises UserError if the checkpoint's plan is another."""
+        before = state.stateful_callbacks.get(_KEPT_AS)
+        if before is not None and before != self._plan:
+            different = next(name for name in self._plan if before.get(name) != self._plan[name])
+            raise UserError(
+                f"{args.output_dir}: its checkpoints were trained with {different} {before.get(different)} and not "
+                f"{self._plan[different]}, so that what is spent cannot be told; remove the folder to begin again"
+            )
+        state.stateful_callbacks[_KEPT_AS] = self._plan
+
+
+def private_plan(
+    recipe: Recipe, arguments: TrainingArguments, student: PreTrainedModel, blocks: BlockDataset | BlockStream
+) -> Plan:
+    """What a private training accounts for. Freezes what `privacy.weights` leaves out of it.
+
+    Args:
+        recipe: The run's.
+        arguments: The trainer's.
+        student: The untrained student, changed in place.
+        blocks: Training blocks of one document each.
+
+    Raises:
+        UserError: see `make_plan` and `require_learnable`.
+    """
+    assert isinstance(blocks, BlockDataset) and blocks.one_document  # `check_recipe`, and the pipeline
+    privacy, documents = recipe.privacy, len(blocks.first_pieces())
+    assert privacy.epsilon is not None
+    if privacy.weights == "body":
+        for module in (student.get_input_embeddings(), student.get_output_embeddings()):
+            module.requires_grad_(False)
+    steps = arguments.max_steps
+    if steps < 0:
+        steps = math.ceil(arguments.num_train_epochs * steps_of_epoch(documents, privacy.batch_size))
+    weights = sum(weight.numel() for weight in student.parameters() if weight.requires_grad)
+    plan = make_plan(privacy.epsilon, privacy.delta, privacy.clip, privacy.batch_size, documents, steps, weights)
+    require_learnable(plan)
+    return plan
+
+
+def say_plan(plan: Plan, blocks: BlockDataset | BlockStream) -> None:
+    """What the noise will be, before it is too late."""
+    say(
+        f"privacy: epsilon {plan.epsilon:g} and delta {plan.delta:.3g} over {plan.steps} steps of {plan.batch_size} of "
+        f"{plan.documents} documents on average take noise of {plan.noise_multiplier:.4g} times the clip; its norm is "
+        f"{plan.noise_ratio:.2g} times that of a step's largest gradient (sigma sqrt(d) / B; at most {MOST_NOISE:g})"
+    )
+    assert isinstance(blocks, BlockDataset)  # as above
+    if left := len(blocks) - plan.documents:
+        say(
+            f"privacy: {left} of {len(blocks)} blocks are left out, as they are later pieces of long documents, and a "
+            "document is one unit; corpus.passage_chars makes several of it"
+        )

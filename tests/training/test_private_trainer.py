@@ -1,0 +1,243 @@
+"""Private steps: their gradients, what they draw, their noise, and how they go on."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import train_toy
+from launched import train
+from private_toy import freeze_head, make_toy, naive_clipped, naive_gradients, norm, private_gradients, settings_of
+from safetensors.torch import load_file
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from distill.base.errors import UserError
+from distill.data.batches import Collator
+from distill.objective.kd_loss import IGNORED
+from distill.privacy import accountant, clipping
+from distill.privacy.accountant import Plan
+from distill.privacy.draws import Draws
+from distill.recipe import Recipe
+from distill.training import arguments, private_trainer
+from distill.training.arguments import training_arguments
+from distill.training.private_trainer import PrivateTrainer
+
+ARCHITECTURES = ("gpt2", "llama", "gpt_neox")
+
+
+def difference(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> float:
+    """The norm of the difference over the norm."""
+    assert ours.keys() == theirs.keys()
+    return norm({name: ours[name] - theirs[name] for name in ours}) / norm(theirs)
+
+
+def median_clip(toy, weights: str) -> float:
+    """A clip that some documents' gradients exceed and some do not."""
+    norms = sorted(norm(part) for block in toy.blocks for part in naive_gradients(toy, block) if part)
+    return norms[len(norms) // 2] * (1 if weights == "body" else 2)
+
+
+# -------------------------------------------------------------------------------------------------------- gradients
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("groups", [1, 2, 3])
+@pytest.mark.parametrize("weights", ["body", "all"])
+def test_clipped_sums_are_those_of_autograd_document_by_document(architecture, groups, weights, monkeypatch):
+    """In fp64: single rows, pairs and triples, some documents above the clip and some below it; and their norms."""
+    toy = make_toy(architecture, groups)
+    if weights == "body":
+        freeze_head(toy.student)
+    heads, bodies, add = [], [], private_trainer.add_clipped
+    monkeypatch.setattr(private_trainer, "add_clipped", lambda *given: bodies.append(add(*given)))
+    monkeypatch.setattr(private_trainer, "ClippedHead", lambda *given: heads.append(clipping_head(*given)) or heads[-1])
+    clip = median_clip(toy, weights)
+    ours = private_gradients(toy, toy.blocks, clip)
+    assert difference(ours, naive_clipped(toy, toy.blocks, clip)) < 1e-5
+    naive = [naive_gradients(toy, block) for block in toy.blocks]
+    torch.testing.assert_close(bodies[0].tolist(), [norm(body) for body, _ in naive], rtol=1e-5, atol=0)
+    if weights == "all":
+        torch.testing.assert_close(heads[0].norms.tolist(), [norm(head) for _, head in naive], rtol=1e-5, atol=0)
+
+
+clipping_head = private_trainer.ClippedHead
+BROKEN = {
+    "gpt2": (nn.LayerNorm, Conv1D, nn.Embedding),
+    "llama": (nn.Linear, "_rms_norm"),
+}
+
+
+@pytest.mark.parametrize(("architecture", "layer"), [(a, layer) for a, layers in BROKEN.items() for layer in layers])
+def test_a_broken_rule_fails_that_comparison_and_is_refused_before_training(architecture, layer, monkeypatch):
+    """A rule that forgets the first token of each row: the norms, and with them the sums, are others."""
+    toy = make_toy(architecture, 2)
+    whole = getattr(clipping, layer) if isinstance(layer, str) else clipping.RULES[layer]
+
+    def forgetful(module, inputs, gradient, rows):
+        gradient = gradient.clone()
+        gradient[:, 0] = 0
+        return whole(module, inputs, gradient, rows)
+
+    if isinstance(layer, str):
+        monkeypatch.setattr(clipping, layer, forgetful)
+    else:
+        monkeypatch.setitem(clipping.RULES, layer, forgetful)
+    clip = median_clip(toy, "all")
+    assert difference(private_gradients(toy, toy.blocks, clip), naive_clipped(toy, toy.blocks, clip)) > 1e-4
+    layers = clipping.layers_of(toy.student, left_out=[toy.student.get_output_embeddings()])
+    with pytest.raises(UserError, match="come out wrong in the layer"):
+        clipping.check_layers(toy.student, layers)
+
+
+def test_micro_batches_add_up():
+    """A batch read one document at a time gives what it gives at once."""
+    toy = make_toy("gpt2", 2)
+    clip = median_clip(toy, "all")
+    at_once = private_gradients(toy, toy.blocks, clip)
+    toy.student.zero_grad()
+    for block in toy.blocks:
+        one_by_one = private_gradients(toy, [block], clip)
+    assert difference(one_by_one, at_once) < 1e-10
+
+
+@pytest.mark.parametrize("weights", ["body", "all"])
+@pytest.mark.parametrize("half", [False, True], ids=["float32", "bfloat16"])
+def test_a_document_changes_the_sum_by_the_clip_at_most(weights, half):
+    """The law that epsilon rests on, for documents far above the clip; also under autocast."""
+    toy = make_toy("gpt2", 2, torch.float32)
+    if weights == "body":
+        freeze_head(toy.student)
+    clip = 1e-3
+    sums = []
+    for left_out in (None, 0, len(toy.blocks) - 1):
+        toy.student.zero_grad()
+        blocks = [block for number, block in enumerate(toy.blocks) if number != left_out]
+        sums.append(private_gradients(toy, blocks, clip, half))
+    for without in sums[1:]:
+        change = norm({name: sums[0][name] - without[name] for name in without})
+        assert 0.3 * clip < change <= clip * (1 + 1e-6)
+
+
+# ----------------------------------------------------------------------------------------------------------- the steps
+
+
+@pytest.fixture(autouse=True)
+def _known_noise(monkeypatch):
+    """A noise multiplier of 0.2, in the place of the accountant's, which takes seconds and a package."""
+    for module in (accountant, arguments):
+        monkeypatch.setattr(module, "require_accountant", lambda: None)
+    monkeypatch.setattr(accountant, "least_noise", lambda *_: 0.2)
+
+
+PRIVACY = {"epsilon": 8.0, "batch_size": 40, "clip": 0.5}
+
+
+def weights_of(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "student" / "model.safetensors")
+
+
+def test_training_goes_on_bit_for_bit(tmp_path):
+    """Draws, dropout and noise are those of a training that was never stopped; the second epoch has begun."""
+    options = {"steps": 5, "save_steps": 2, "dropout": 0.1, "optim": "adamw_torch", "save_total_limit": 9}
+    options["privacy"] = PRIVACY | {"weights": "all"}
+    train_toy.main(str(tmp_path / "whole"), 4, 1, **options)
+    shutil.copytree(tmp_path / "whole" / "checkpoints", tmp_path / "again" / "checkpoints")
+    for lost in (4, 5):
+        shutil.rmtree(tmp_path / "again" / "checkpoints" / f"checkpoint-{lost}")
+    train_toy.main(str(tmp_path / "again"), 4, 1, **options)
+    want, got = weights_of(tmp_path / "whole"), weights_of(tmp_path / "again")
+    untrained = load_file(tmp_path / "whole" / "untrained.safetensors")
+    assert all(torch.equal(want[name], got[name]) and not torch.equal(want[name], untrained[name]) for name in want)
+
+
+def test_neither_rows_at_once_nor_processes_change_what_is_learned(tmp_path):
+    """SGD: the same documents and the same noise, whoever reads them."""
+    options = {"steps": 3, "save_strategy": "no", "privacy": PRIVACY | {"weights": "all"}}
+    train_toy.main(str(tmp_path / "one"), 4, 1, **options)
+    train_toy.main(str(tmp_path / "few"), 3, 1, **options)
+    train(tmp_path / "two", 4, processes=2, **options)
+    want = weights_of(tmp_path / "one")
+    for other in ("few", "two"):
+        got = weights_of(tmp_path / other)
+        assert all(torch.allclose(want[name], got[name], rtol=1e-4, atol=1e-6) for name in want)
+
+
+def test_the_head_is_frozen_and_another_plan_does_not_go_on_silently(tmp_path):
+    options = {"steps": 2, "save_steps": 1}
+    train_toy.main(str(tmp_path), 4, 1, **options, privacy=PRIVACY)
+    trained, untrained = weights_of(tmp_path), load_file(tmp_path / "untrained.safetensors")
+    frozen = [name for name in trained if torch.equal(trained[name], untrained[name])]
+    assert frozen == ["transformer.wte.weight"]  # the tied head; `weights: body` is the default
+    shutil.rmtree(tmp_path / "student")
+    with pytest.raises(UserError, match=r"trained with batch_size 40 and not 30, so that what is spent"):
+        train_toy.main(str(tmp_path), 4, 1, **options, privacy=PRIVACY | {"batch_size": 30})
+
+
+class Blocks(list):
+    """Blocks in memory, as `BlockDataset` gives them."""
+
+    def __getitems__(self, indices):
+        return [self[index] for index in indices]
+
+    def first_pieces(self):
+        return np.arange(len(self))
+
+    def lengths(self):
+        return np.array([(block.labels != IGNORED).any(axis=0).sum() for block in self])
+
+
+def make_trainer(folder: Path, seed: int | None = 0, batch_size: int = 2, noise: float = 0.5, **keys):
+    """A private trainer of toy documents."""
+    toy = make_toy("gpt2", 2, torch.float32)
+    plan = Plan(8.0, 1e-3, noise, 0.5, len(toy.blocks), batch_size, 10, 1)
+    return PrivateTrainer(
+        plan=plan,
+        draws=Draws(seed),
+        model=toy.student,
+        args=training_arguments(Recipe(trainer={"use_cpu": True, "max_steps": 1, **keys}), folder),
+        train_dataset=Blocks(toy.blocks),
+        data_collator=Collator(2, augment=True, trim=True),
+        teacher=toy.teacher,
+        settings=settings_of(toy),
+        role_maps=toy.role_maps,
+    )
+
+
+@pytest.mark.parametrize("seed", [0, None], ids=["seed", "operating system"])
+def test_a_step_that_draws_nothing_gets_the_noise_of_any_other(tmp_path, seed):
+    """Its standard deviation is noise * clip / batch size, in every weight."""
+    trainer = make_trainer(tmp_path, seed)
+    trainer.training_step(trainer.model, {"documents": torch.zeros(0, dtype=torch.long)})
+    noise = torch.cat([weight.grad.flatten() for weight in trainer.model.parameters()])
+    assert len(noise) > 20_000
+    assert noise.std() == pytest.approx(0.5 * 0.5 / 2, rel=0.03)
+    assert abs(noise.mean()) < 4 * noise.std() / len(noise) ** 0.5
+    assert all(weight.grad.std() > 0 for weight in trainer.model.parameters())
+
+
+def test_the_sum_is_divided_by_what_is_drawn_on_average(tmp_path):
+    """Not by what was drawn, which is not for anybody to know."""
+    gradients = []
+    for batch_size in (1, 4):
+        trainer = make_trainer(tmp_path, batch_size=batch_size, noise=0.0)
+        trainer.training_step(trainer.model, {"documents": torch.arange(3)})
+        gradients.append(trainer.model.transformer.wpe.weight.grad.clone())
+        trainer.model.zero_grad()
+    torch.testing.assert_close(gradients[0], 4 * gradients[1])
+
+
+def test_documents_are_drawn_by_chance_and_read_the_shortest_first(tmp_path):
+    trainer = make_trainer(tmp_path)
+    lengths = trainer.train_dataset.lengths()
+    drawn = [trainer.documents_of(step).tolist() for step in range(400)]
+    assert all(sorted(of_step, key=lambda n: lengths[n]) == of_step for of_step in drawn)
+    assert sum(map(len, drawn)) / 400 == pytest.approx(2, abs=0.25)
+    assert [] in drawn and max(map(len, drawn)) > 3
+    assert drawn[:5] == [trainer.documents_of(step).tolist() for step in range(5)]
+
+
+def test_a_layer_between_the_widths_of_student_and_teacher_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"loss.hidden are set, but student and teacher differ in width"):
+        train_toy.main(str(tmp_path), 4, 1, student={"n_embd": 16}, privacy=PRIVACY)
