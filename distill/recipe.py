@@ -255,6 +255,8 @@ class ScoreConfig:
             "perplexity",
             "bits_per_byte",
             "equivariance_gap",
+            "agreement",
+            "minimal_pairs",
         ]
     )
     prompts: str = "occupations"

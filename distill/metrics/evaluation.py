@@ -404,7 +404,7 @@ class ModelMetric(evaluate.Measurement):
 
     card: Card | None = None
     cards: tuple[Card, ...] = ()
-    measure: Callable[[Evaluation], Measurement | Mapping[str, Measurement]]
+    measure: Callable[[Evaluation], Measurement | Mapping[str, Measurement | None]]
 
     def _info(self) -> evaluate.MeasurementInfo:
         cards = self.cards if self.card is None else (self.card,)
@@ -435,9 +435,9 @@ class ModelMetric(evaluate.Measurement):
             assert self.card is not None  # a metric of one score has one card
             return score(self.card, outcome, **resampling).to_dict()
         return {
-            card.name: score(card, outcome[card.name], **resampling).to_dict()
+            card.name: score(card, measurement, **resampling).to_dict()
             for card in self.cards
-            if card.name in outcome
+            if (measurement := outcome.get(card.name)) is not None
         }
 
 

@@ -78,7 +78,8 @@ def contents(asked: Asked, found: Mapping[str, Measured], versions: Mapping[str,
         },
         "differences": {
             f"{later} - {earlier}": {
-                score: difference_of(outcomes[later][score], outcomes[earlier][score]) for score in outcomes[later]
+                score: difference_of(outcomes[later][score], outcomes[earlier][score], CARDS[score].ideal)
+                for score in outcomes[later]
             }
             for earlier, later in combinations(outcomes, 2)
         },
