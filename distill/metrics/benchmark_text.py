@@ -12,6 +12,7 @@ from distill.base.long_input import read_text
 from distill.base.row_files import whole_rows
 from distill.metrics.bootstrap import Measurement, finite
 from distill.metrics.evaluation import Evaluation, NotMeasured
+from distill.models.architecture import begins_itself
 
 _COMPRESSED = ("", ".xz", ".gz", ".bz2")
 
@@ -52,11 +53,15 @@ def likelihood(evaluation: Evaluation, texts: Sequence[tuple[str, str]], what: s
         [context + continuation for context, continuation in texts],
         add_special_tokens=False, return_offsets_mapping=True, verbose=False,
     )  # fmt: skip
-    sequences = [[evaluation.start, *ids] for ids in encoded["input_ids"]]
-    firsts = []
-    for (context, _), offsets in zip(texts, encoded["offset_mapping"], strict=True):
-        inside = (i for i, (_, end) in enumerate(offsets) if end > len(context))
-        firsts.append(next(inside, len(offsets)) if context else 0)
+    sequences, firsts = [], []
+    for (context, continuation), ids, offsets in zip(
+        texts, encoded["input_ids"], encoded["offset_mapping"], strict=True
+    ):
+        # A text that a chat template made may begin with a special token, which is its start then.
+        alone = begins_itself(context or continuation, evaluation.tokenizer)
+        sequences.append(ids if alone else [evaluation.start, *ids])
+        inside = (i for i, (_, end) in enumerate(offsets[alone:]) if end > len(context))
+        firsts.append(next(inside, len(ids) - alone) if context else 0)
     log_probs = evaluation.token_log_probs(sequences, what)
     kept = [of_text[first:] for of_text, first in zip(log_probs, firsts, strict=True)]
     return Likelihood(
