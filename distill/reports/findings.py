@@ -443,8 +443,9 @@ def how_measured(scores: Scores, published: bool = False) -> list[str]:
         + (f", from {source_name(source) if published else source}" if source else "")
         + (f"; {left_out} more hold a listed word already and were left out" if left_out else "")
         + ".",
-        f"Continuations: {decoding['samples']} of each prompt, at most {decoding['max_new_tokens']} tokens, "
-        f"temperature {decoding['temperature']:g}, top-p {decoding['top_p']:g}, top-k {decoding['top_k']}, seed "
+        f"Continuations: {decoding['samples']} of each prompt, at most {decoding['max_new_tokens']} tokens"
+        + (f" and {decoding['max_length']} with the prompt, " if "max_length" in decoding else ", ")
+        + f"temperature {decoding['temperature']:g}, top-p {decoding['top_p']:g}, top-k {decoding['top_k']}, seed "
         f"{settings['seed']}.",
         f"Held-out text: {held_out['documents']:,} documents, {held_out['bytes']:,} bytes{_windows(settings)}.",
         *(
