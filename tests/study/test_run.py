@@ -278,7 +278,7 @@ def test_the_study_of_gpt2_runs(tmp_path, shared_data):
 
 
 def reduced_protocol(tmp_path: Path, shared_data, model: str) -> Path:
-    """The paper's protocol for a few steps: one model in the place of all three, local prompts, made-up word vectors."""
+    """The paper's protocol for a few steps: one model in the place of all three, made-up word vectors."""
     data = shared_data("bold", "prompts", "profession_prompt.json").parent.parent.parent
     vectors = tmp_path / "vectors.txt"
     vectors.write_text("he 1 0\nshe 0 1\nhim 1 0\nher 0 1\nthe 1 1\n", encoding="utf-8")
