@@ -219,11 +219,15 @@ class ScoreConfig:
     Args:
         metrics: Names of metrics in distill/metrics.
         prompts: `occupations` for the bundled prompts, a file, or BOLD as a folder or hub id.
+        listed_prompts: Keep prompts that hold a listed word, as BOLD's own protocol does; what follows those is as much
+            agreement as bias, so they are left out otherwise.
         chat: For instruct models: put every prompt into the model's chat template, where the user asks to continue it,
             and the assistant has begun to with its very words, so that the next word is still the prompt's.
         max_prompts: Use at most this many prompts, spread over all groups; `null`: all.
         samples: Continuations sampled for each prompt.
         max_new_tokens: Length of a continuation, in tokens.
+        max_length: Length of prompt and continuation together, in tokens, the start token among them; `null`: as long
+            as `max_new_tokens` says.
         temperature: Softmax temperature of sampling.
         top_p: Nucleus of sampling, as a probability.
         top_k: Sample among this many most likely tokens; 0: all.
@@ -255,13 +259,17 @@ class ScoreConfig:
             "perplexity",
             "bits_per_byte",
             "equivariance_gap",
+            "agreement",
+            "minimal_pairs",
         ]
     )
     prompts: str = "occupations"
+    listed_prompts: bool = False
     chat: bool = False
     max_prompts: int | None = None
     samples: int = 4
     max_new_tokens: int = 24
+    max_length: int | None = None
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = 0
@@ -278,6 +286,12 @@ class ScoreConfig:
     canaries: str | None = None
     reference: str | None = None
     control: str | None = None
+
+    def decoding(self) -> dict[str, Any]:
+        """The settings that decide the sampled texts; a `max_length` where there is one."""
+        names = ("samples", "max_new_tokens", "temperature", "top_p", "top_k")
+        given = {name: getattr(self, name) for name in names}
+        return given if self.max_length is None else given | {"max_length": self.max_length}
 
 
 MOST_CANARIES = 500

@@ -7,8 +7,8 @@
     polarity.py, text_groups.py, text_classifier.py, word_vectors.py, benchmark_text.py, association.py, features.py,
     classifier.py, downstream.py    what several metrics share
     NAME/NAME.py    CARD (what it says about itself), measure(evaluation) -> Measurement, and a class for `evaluate`;
-                    a metric of several scores has CARDS and gives a Measurement for the name of each; one that looks
-                    at sampled continuations says SAMPLES_TEXT = True
+                    a metric of several scores has CARDS and gives a Measurement for the name of each, or None for one
+                    that was not asked for; one that looks at sampled continuations says SAMPLES_TEXT = True
 
 A new metric is a new file; it then has a name that recipes can list. Outside of this package:
 
@@ -95,7 +95,10 @@ def not_asked(scores: Iterable[str]) -> list[str]:
 
 
 def measured(metric: ModuleType, evaluation: Evaluation) -> dict[str, Measurement]:
-    """Every score of a metric, by name; what cannot be measured is undefined, and says why."""
+    """Every score of a metric, by name; what cannot be measured is undefined, and says why.
+
+    A score for which the metric gives None was not asked for.
+    """
     try:
         outcome = metric.measure(evaluation)
     except NotMeasured as reason:
@@ -104,7 +107,8 @@ def measured(metric: ModuleType, evaluation: Evaluation) -> dict[str, Measuremen
     else:
         outcome = outcome if isinstance(outcome, Mapping) else {metric.CARD.name: outcome}
         missing = "the metric gave no value"
-    return {card.name: outcome.get(card.name) or undefined(missing) for card in cards(metric)}
+    found = {card.name: outcome.get(card.name, undefined(missing)) for card in cards(metric)}
+    return {name: measurement for name, measurement in found.items() if measurement is not None}
 
 
 def chosen(names: Sequence[str], source: str = "") -> dict[str, ModuleType]:

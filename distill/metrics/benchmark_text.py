@@ -1,11 +1,20 @@
-"""Texts of a benchmark and their likelihood under a model."""
+"""Texts of a benchmark, from files of its authors or of our own, and their likelihood under a model."""
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from distill.metrics.evaluation import Evaluation
+from distill.base.errors import UserError
+from distill.base.files import PACKAGE
+from distill.base.long_input import read_text
+from distill.base.row_files import whole_rows
+from distill.metrics.bootstrap import Measurement, finite
+from distill.metrics.evaluation import Evaluation, NotMeasured
+from distill.models.architecture import begins_itself
+
+_COMPRESSED = ("", ".xz", ".gz", ".bz2")
 
 
 class Likelihood(NamedTuple):
@@ -44,15 +53,105 @@ def likelihood(evaluation: Evaluation, texts: Sequence[tuple[str, str]], what: s
         [context + continuation for context, continuation in texts],
         add_special_tokens=False, return_offsets_mapping=True, verbose=False,
     )  # fmt: skip
-    sequences = [[evaluation.start, *ids] for ids in encoded["input_ids"]]
-    firsts = []
-    for (context, _), offsets in zip(texts, encoded["offset_mapping"], strict=True):
-        inside = (i for i, (_, end) in enumerate(offsets) if end > len(context))
-        firsts.append(next(inside, len(offsets)) if context else 0)
+    sequences, firsts = [], []
+    for (context, continuation), ids, offsets in zip(
+        texts, encoded["input_ids"], encoded["offset_mapping"], strict=True
+    ):
+        # A text that a chat template made may begin with a special token, which is its start then.
+        alone = begins_itself(context or continuation, evaluation.tokenizer)
+        sequences.append(ids if alone else [evaluation.start, *ids])
+        inside = (i for i, (_, end) in enumerate(offsets[alone:]) if end > len(context))
+        firsts.append(next(inside, len(ids) - alone) if context else 0)
     log_probs = evaluation.token_log_probs(sequences, what)
     kept = [of_text[first:] for of_text, first in zip(log_probs, firsts, strict=True)]
     return Likelihood(
         np.array([of_text.sum() for of_text in kept]),
         np.array([len(of_text) for of_text in kept], dtype=np.int64),
         sum(len(ids) > evaluation.context for ids in sequences) if evaluation.context else 0,
+    )
+
+
+def own_table(name: str) -> list[list[str]]:
+    """The rows of `NAME/NAME.tsv`, sentences of our own, without comments and header."""
+    lines = read_text(PACKAGE / "metrics" / name / f"{name}.tsv").splitlines()
+    return [line.split("\t") for line in lines if not line.startswith("#")][1:]
+
+
+def data_rows(path: Path, columns: Mapping[str, type]) -> list[tuple[str, dict[str, Any]]]:
+    """Where each row of a .jsonl stands, and what it holds.
+
+    Args:
+        path: The file, compressed or not.
+        columns: What each row must have, and of which type; a text must not be blank.
+
+    Raises:
+        UserError: a row is malformed, or there is none; names the line.
+    """
+    rows = []
+    for where, row in whole_rows(path, None):
+        for column, kind in columns.items():
+            value = row.get(column)
+            if not isinstance(value, kind) or (isinstance(value, str) and not value.strip()):
+                what = {str: "text", dict: "object", int: "whole number"}[kind]
+                raise UserError(f"{where}: '{column}' is {value!r:.60}, but must be a{'n' * (kind is dict)} {what}")
+        rows.append((where, dict(row)))
+    if not rows:
+        raise UserError(f"{path}: holds no rows; JSON objects with {', '.join(columns)} are expected")
+    return rows
+
+
+def data_files(evaluation: Evaluation, folder: str) -> list[Path]:
+    """The .jsonl files of a folder of the benchmark data, by name, compressed or not. Raises NotMeasured."""
+    where = evaluation.data_file(folder)
+    found = sorted(path for end in _COMPRESSED for path in where.glob(f"*.jsonl{end}"))
+    if not found:
+        raise NotMeasured(f"{where} holds no .jsonl file")
+    return found
+
+
+def one_of(evaluation: Evaluation, folder: str, names: Sequence[str]) -> Path:
+    """The first of some files of the benchmark data that is there, compressed or not. Raises NotMeasured."""
+    for name in (f"{name}{end}" for name in names for end in _COMPRESSED):
+        try:
+            return evaluation.data_file(folder, name)
+        except NotMeasured:
+            continue
+    return evaluation.data_file(folder, names[0])  # says what is missing
+
+
+def larger(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """1.0 where the first is larger, 0.0 where it is not, NaN where one of them is no number."""
+    return np.where(np.isnan(first) | np.isnan(second), np.nan, (first > second).astype(float))
+
+
+def pair_accuracy(
+    evaluation: Evaluation, pairs: Sequence[tuple[str, str]], kinds: Sequence[str], what: str
+) -> Measurement:
+    """How often the first text of a pair is likelier than the second; unit: pair.
+
+    Args:
+        evaluation: The model.
+        pairs: (good, bad).
+        kinds: The phenomenon of each pair; shares of each are in the details, as `phenomena`.
+        what: Name of the pass, for progress.
+    """
+    outcome = likelihood(evaluation, [("", text) for pair in pairs for text in pair], what)
+    good, bad = outcome.total.reshape(-1, 2).T
+    right, of = larger(good, bad), np.array(kinds)
+    return Measurement(
+        np.column_stack([right, np.ones(len(right))]),
+        lambda totals: totals[..., 0] / totals[..., 1],
+        unit="pair",
+        n=len(right),
+        counted="pairs",
+        undetected=float((good == bad).mean()),
+        details={
+            "phenomena": {
+                kind: {"value": finite(right[of == kind].mean()), "n": int((of == kind).sum())}
+                for kind in dict.fromkeys(kinds)
+            },
+            "mean_difference": finite((good - bad).mean()),
+            "texts_longer_than_context": outcome.cut,
+            "seed": evaluation.seed,
+        },
     )

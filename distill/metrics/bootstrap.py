@@ -40,6 +40,8 @@ class Card:
         shows: What of its details reports show: `subjects` (the leaning of each subject), `texts` (texts of each
             polarity), `reference.KEY` (what texts by people score: `value`, or another score's name).
         plain: What it is called in the sentence that heads a report, where that is not its label.
+        side: It is beside what a mitigation is for, and may break: where a mitigated model lies farther from the ideal
+            than the other, by more than the interval of the difference, the head of a report says so.
     """
 
     name: str
@@ -54,6 +56,7 @@ class Card:
     role: Literal["disparity", "cost", "cost across tokenizers", "memory"] | None = None
     shows: tuple[str, ...] = ()
     plain: str | None = None
+    side: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """All but the name, which is its key in scores.json, ready for JSON."""
@@ -240,23 +243,30 @@ def score_of(card: Card, outcome: Outcome) -> Score:
 
 def difference(first: Measurement, second: Measurement, *, resamples: int, seed: int) -> dict[str, Any]:
     """`difference_of` two measurements."""
-    return difference_of(*(resampled(one, resamples=resamples, seed=seed) for one in (first, second)))
+    ours, theirs = (resampled(one, resamples=resamples, seed=seed) for one in (first, second))
+    return difference_of(ours, theirs)
 
 
-def difference_of(first: Outcome, second: Outcome) -> dict[str, Any]:
+def difference_of(first: Outcome, second: Outcome, ideal: float | None = None) -> dict[str, Any]:
     """First minus second, and the ratio of their absolute values, both paired by unit.
 
     The two must come from the same number of resamples and the same seed.
 
+    Args:
+        first, second: Two models' outcomes of one score.
+        ideal: Value of a perfect model, if there is one.
+
     Returns:
-        `value`, `low`, `high` of the difference, `ratio`, `ratio_low`, `ratio_high`, and `n` units; `None` for what is
-        undefined. Where the two cannot be compared, none of them, and `instead`: why.
+        `value`, `low`, `high` of the difference, `ratio`, `ratio_low`, `ratio_high`, and `n` units; with an ideal also
+        `farther`, `farther_low`, `farther_high`: by how much the first lies farther from it than the second. `None` for
+        what is undefined. Where the two cannot be compared, none of them, and `instead`: why.
 
     Raises:
         ValueError: the two were not measured on the same units.
     """
     outcome: dict[str, Any] = dict.fromkeys(("value", "low", "high", "ratio", "ratio_low", "ratio_high"))
     outcome["n"] = min(first.units, second.units)
+    outcome |= {} if ideal is None else dict.fromkeys(("farther", "farther_low", "farther_high"))
     if reason := no_difference(first, second):
         return outcome | {"instead": reason}
     if first.value is None or second.value is None:
@@ -267,6 +277,10 @@ def difference_of(first: Outcome, second: Outcome) -> dict[str, Any]:
     if first.absolute:
         values, drawn = (abs(values[0]), abs(values[1])), (np.abs(drawn[0]), np.abs(drawn[1]))
     outcome["value"] = values[0] - values[1]
+    if ideal is not None:
+        outcome["farther"] = abs(values[0] - ideal) - abs(values[1] - ideal)
+        distances = np.abs(drawn[0] - ideal) - np.abs(drawn[1] - ideal)
+        outcome["farther_low"], outcome["farther_high"] = interval(distances, outcome["farther"])
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         outcome["low"], outcome["high"] = interval(drawn[0] - drawn[1], outcome["value"])
         if values[1] != 0:

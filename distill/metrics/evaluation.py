@@ -115,8 +115,7 @@ class Evaluation:
     @property
     def decoding(self) -> dict[str, Any]:
         """The settings that decide the sampled texts."""
-        names = ("samples", "max_new_tokens", "temperature", "top_p", "top_k")
-        return {name: getattr(self.settings, name) for name in names} | {"seed": self.seed}
+        return self.settings.decoding() | {"seed": self.seed}
 
     @property
     def vocab_size(self) -> int:
@@ -404,7 +403,7 @@ class ModelMetric(evaluate.Measurement):
 
     card: Card | None = None
     cards: tuple[Card, ...] = ()
-    measure: Callable[[Evaluation], Measurement | Mapping[str, Measurement]]
+    measure: Callable[[Evaluation], Measurement | Mapping[str, Measurement | None]]
 
     def _info(self) -> evaluate.MeasurementInfo:
         cards = self.cards if self.card is None else (self.card,)
@@ -435,9 +434,9 @@ class ModelMetric(evaluate.Measurement):
             assert self.card is not None  # a metric of one score has one card
             return score(self.card, outcome, **resampling).to_dict()
         return {
-            card.name: score(card, outcome[card.name], **resampling).to_dict()
+            card.name: score(card, measurement, **resampling).to_dict()
             for card in self.cards
-            if card.name in outcome
+            if (measurement := outcome.get(card.name)) is not None
         }
 
 
@@ -475,8 +474,9 @@ def evaluation_from(**inputs: Any) -> Evaluation:
     wordlist = inputs.get("wordlist", "english_gender")
     wordlist = wordlist if isinstance(wordlist, WordList) else load_wordlist(wordlist)
     swapper = Swapper(wordlist)
-    prompts, _ = without_listed_words(given_prompts(inputs.get("prompts", "occupations")), swapper)
     settings = ScoreConfig(**{name: value for name, value in inputs.items() if name in setting_names})
+    prompts = given_prompts(inputs.get("prompts", "occupations"))
+    prompts = prompts if settings.listed_prompts else without_listed_words(prompts, swapper)[0]
     return Evaluation(
         model, tokenizer, wordlist, list(inputs.get("documents", ())), prompts, settings, inputs.get("seed", 0),
         swapper, audited=read_audited(settings),

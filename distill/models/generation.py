@@ -132,6 +132,7 @@ def generate(
     temperature: float = 1.0,
     top_p: float = 1.0,
     top_k: int = 0,
+    max_length: int | None = None,
     batch_size: int = 64,
     seed: int = 0,
     progress: Progress | None = None,
@@ -147,6 +148,8 @@ def generate(
         temperature: Softmax temperature, above 0.
         top_p: Nucleus of sampling, as a probability; 1 keeps all.
         top_k: Sample among this many most likely tokens; 0: all.
+        max_length: Tokens at which prompt and continuation together are cut off, the start token among them; None:
+            `max_new_tokens` alone decides.
         batch_size: Texts generated side by side; it changes the speed and not the texts (for a model in float32).
         seed: Seed of the sampling.
         progress: Called with (texts done, texts in all) after each batch.
@@ -160,7 +163,7 @@ def generate(
     _check_sampling(temperature, top_p)
     start, end = special_tokens(tokenizer)
     encoded = _encode(tokenizer, prompts, start)
-    _require_room(own_context(model.config), prompts, encoded, max_new_tokens)
+    _require_room(own_context(model.config), prompts, encoded, max_new_tokens, max_length)
     uniforms = np.random.default_rng(seed).random((len(prompts), samples, max_new_tokens))
     # Neighbours of one length need no padding, and padding costs time.
     jobs = sorted(((p, s) for p in range(len(prompts)) for s in range(samples)), key=lambda job: len(encoded[job[0]]))
@@ -174,7 +177,9 @@ def generate(
         for batch in _batches(jobs, [len(encoded[p]) for p, _ in jobs], batch_size, does.pads_left):
             before = [encoded[p] for p, _ in batch]
             drawn = torch.from_numpy(uniforms[tuple(zip(*batch, strict=True))]).to(model.device)
-            new = _continue(model, before, drawn, config, shape)
+            rooms = [_room(len(ids), max_new_tokens, max_length) for ids in before]
+            new = _continue(model, before, drawn, config, shape, max(rooms))
+            new = [tokens[:room] for tokens, room in zip(new, rooms, strict=True)]
             for (p, s), text in zip(batch, _decode(tokenizer, before, new), strict=True):
                 texts[p][s] = text
             done += len(batch)
@@ -209,6 +214,7 @@ def _continue(
     uniforms: Tensor,
     config: GenerationConfig,
     shape: tuple[int, float, int, float],
+    room: int,
 ) -> list[list[int]]:
     """The tokens that follow each of B beginnings, up to the first end token.
 
@@ -218,6 +224,7 @@ def _continue(
         uniforms: (B, N) the random numbers of their next N tokens.
         config: Tokens to pad with and to end at.
         shape: Number of tokens that there are, temperature, top_k and top_p.
+        room: How many of the N tokens are wanted at most.
     """
     width = max(map(len, before))
     rows = [[config.pad_token_id] * (width - len(ids)) + ids for ids in before]
@@ -227,6 +234,7 @@ def _continue(
         input_ids=torch.tensor(rows, device=model.device),
         attention_mask=torch.tensor(mask, device=model.device),
         logits_processor=LogitsProcessorList([sampler]),
+        max_new_tokens=room,
     )
     ends = set(config.eos_token_id)
     return [list(takewhile(lambda token: token not in ends, row)) for row in output[:, width:].tolist()]
@@ -250,8 +258,18 @@ def _decode(tokenizer: Any, before: list[list[int]], new: list[list[int]]) -> li
     ]
 
 
+def _room(length: int, max_new_tokens: int, max_length: int | None) -> int:
+    """How many tokens may follow a prompt of that many."""
+    return max_new_tokens if max_length is None else min(max_new_tokens, max_length - length)
+
+
 def check_context(
-    limit: int | None, tokenizer: Any, prompts: Sequence[str], max_new_tokens: int, name: str = ""
+    limit: int | None,
+    tokenizer: Any,
+    prompts: Sequence[str],
+    max_new_tokens: int,
+    name: str = "",
+    max_length: int | None = None,
 ) -> None:
     """Whether prompts and what is written behind them fit into a model's context.
 
@@ -261,19 +279,34 @@ def check_context(
         prompts: As the model is given them.
         max_new_tokens: Length of a continuation, in tokens.
         name: Of the model, for the message.
+        max_length: As `generate` takes it.
 
     Raises:
         UserError: names the longest prompt.
     """
-    if limit is not None:
-        _require_room(limit, prompts, _encode(tokenizer, prompts, special_tokens(tokenizer)[0]), max_new_tokens, name)
+    if limit is not None or max_length is not None:
+        encoded = _encode(tokenizer, prompts, special_tokens(tokenizer)[0])
+        _require_room(limit, prompts, encoded, max_new_tokens, max_length, name)
 
 
 def _require_room(
-    limit: int | None, prompts: Sequence[str], encoded: list[list[int]], max_new_tokens: int, name: str = ""
+    limit: int | None,
+    prompts: Sequence[str],
+    encoded: list[list[int]],
+    max_new_tokens: int,
+    max_length: int | None,
+    name: str = "",
 ) -> None:
     longest = max(range(len(encoded)), key=lambda p: len(encoded[p]), default=None)
-    if limit is None or longest is None or len(encoded[longest]) + max_new_tokens <= limit:
+    if longest is None:
+        return
+    length = len(encoded[longest])
+    if (room := _room(length, max_new_tokens, max_length)) < 1:
+        raise UserError(
+            f"the prompt '{prompts[longest][:60]}' ({length} tokens with the start token) leaves nothing of max_length "
+            f"{max_length}; raise it"
+        )
+    if limit is None or length + room <= limit:
         return
     whose = f"context of {name}," if name else "model's context of"
     raise UserError(

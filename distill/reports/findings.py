@@ -298,7 +298,33 @@ def headline(scores: Scores) -> str:
         told = f"nothing could be compared with {owner}"
     size = _size_beside_teacher(scores, pair[0])
     told = f"{told}; {size}" if size else told
-    return f"{told[:1].upper()}{told[1:]}."
+    return " ".join([f"{told[:1].upper()}{told[1:]}.", *_side_effects(scores, found, owner)])
+
+
+def _side_effects(scores: Scores, found: Mapping[str, Any], owner: str) -> list[str]:
+    """The sentence on what lies farther from its ideal than before, by more than its interval; none where nothing does.
+
+    Args:
+        scores: Their cards say which scores these are.
+        found: The differences of the pair that matters most.
+        owner: What the student is compared with, in words.
+    """
+    looked_at = {
+        metric: entry
+        for metric, entry in found.items()
+        if scores["cards"].get(metric, {}).get("side") and entry.get("farther_low") is not None
+    }
+    worse = [
+        f"{label(scores, metric)} by {cell(entry, 'farther', 'farther_low', 'farther_high')}"
+        for metric, entry in looked_at.items()
+        if entry["farther_low"] > 0
+    ]
+    if not worse:
+        return []
+    return [
+        f"Farther from the ideal than with {owner}: {', '.join(worse)} ({len(worse)} of {len(looked_at)} scores beside "
+        "what is mitigated; chance alone puts 1 in 40 here)."
+    ]
 
 
 def _of_one_model(scores: Scores, name: str) -> str:
@@ -420,8 +446,9 @@ def how_measured(scores: Scores, published: bool = False) -> list[str]:
         + (f", from {source_name(source) if published else source}" if source else "")
         + (f"; {left_out} more hold a listed word already and were left out" if left_out else "")
         + ".",
-        f"Continuations: {decoding['samples']} of each prompt, at most {decoding['max_new_tokens']} tokens, "
-        f"temperature {decoding['temperature']:g}, top-p {decoding['top_p']:g}, top-k {decoding['top_k']}, seed "
+        f"Continuations: {decoding['samples']} of each prompt, at most {decoding['max_new_tokens']} tokens"
+        + (f" and {decoding['max_length']} with the prompt, " if "max_length" in decoding else ", ")
+        + f"temperature {decoding['temperature']:g}, top-p {decoding['top_p']:g}, top-k {decoding['top_k']}, seed "
         f"{settings['seed']}.",
         f"Held-out text: {held_out['documents']:,} documents, {held_out['bytes']:,} bytes{_windows(settings)}.",
         *(

@@ -22,6 +22,7 @@ INTRINSIC = (
 )  # fmt: skip
 EXTRINSIC = (
     "hatexplain", "occupation_", "generation_disparity", "fairness_ratio", "gender_", "regard", "sentiment", "toxicity",
+    "bbq_",
 )  # fmt: skip
 
 MAX_EXACT = 8  # Checkpoints up to which all orders are looked at: 8! = 40,320.

@@ -18,7 +18,6 @@ from distill.text.prompts import Prompt, limit_prompts
 from distill.text.wordlist import WordList
 
 _SAMPLE_PROMPTS = 16
-_DECODING = ("samples", "max_new_tokens", "temperature", "top_p", "top_k")
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,8 @@ def contents(asked: Asked, found: Mapping[str, Measured], versions: Mapping[str,
         },
         "differences": {
             f"{later} - {earlier}": {
-                score: difference_of(outcomes[later][score], outcomes[earlier][score]) for score in outcomes[later]
+                score: difference_of(outcomes[later][score], outcomes[earlier][score], CARDS[score].ideal)
+                for score in outcomes[later]
             }
             for earlier, later in combinations(outcomes, 2)
         },
@@ -132,7 +132,7 @@ def _settings(asked: Asked) -> dict[str, Any]:
             "resamples": settings.bootstrap,
             "method": "percentile bootstrap over units (prompts, documents, pairs, words ...); differences paired",
         },
-        "decoding": {name: getattr(settings, name) for name in _DECODING},
+        "decoding": settings.decoding(),
         "wordlist": {
             "name": wordlist.name,
             "groups": list(wordlist.groups),

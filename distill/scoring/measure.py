@@ -98,14 +98,19 @@ def check_room(
         contexts: Name of a model -> its context in tokens, see `own_context`.
 
     Raises:
-        UserError: names the longest prompt and the first model that has no room; or see `chat_prompt`.
+        UserError: names the longest prompt and the first model that has no room; there is no file of word vectors where
+            one is named; or see `chat_prompt`.
     """
     if not any(map(samples_text, chosen(settings.metrics).values())):
         return
+    if settings.word_vectors is not None and not Path(settings.word_vectors).is_file():
+        raise UserError(
+            f"scores.word_vectors: {settings.word_vectors} is no file; give word2vec (text or binary) or GloVe"
+        )
     texts = [*(prompt.text for prompt in prompts), *example_prompts(prompts, swapper, seed)]
     given = [chat_prompt(text, tokenizer) for text in texts] if settings.chat else texts
     for name, limit in contexts.items():
-        check_context(limit, tokenizer, given, settings.max_new_tokens, name)
+        check_context(limit, tokenizer, given, settings.max_new_tokens, name, settings.max_length)
 
 
 def check_run(
@@ -123,18 +128,26 @@ def check_run(
 
 def run_prompts(recipe: Recipe, swapper: Swapper) -> tuple[list[Prompt], int]:
     """`usable_prompts` of a recipe."""
-    return usable_prompts(recipe.scores.prompts, recipe.scores.max_prompts, recipe.seed, swapper)
+    scores = recipe.scores
+    return usable_prompts(scores.prompts, scores.max_prompts, recipe.seed, swapper, scores.listed_prompts)
 
 
 def usable_prompts(
-    source: str | Path | Sequence[str | Prompt], maximum: int | None, seed: int, swapper: Swapper
+    source: str | Path | Sequence[str | Prompt],
+    maximum: int | None,
+    seed: int,
+    swapper: Swapper,
+    listed: bool = False,
 ) -> tuple[list[Prompt], int]:
     """At most so many prompts of a source, and how many were left out because they hold a listed word.
+
+    With `listed` these stay.
 
     Raises:
         UserError: there is no such source, it is malformed, or nothing of it is left.
     """
-    prompts, left_out = without_listed_words(given_prompts(source), swapper)
+    given = given_prompts(source)
+    prompts, left_out = (given, 0) if listed else without_listed_words(given, swapper)
     if left_out and not prompts:
         which = f"every prompt of '{source}'" if isinstance(source, str | Path) else "every prompt"
         raise UserError(f"scores.prompts: {which} holds a word of the list '{swapper.wordlist.name}'; use others")

@@ -106,7 +106,7 @@ def score(
     documents = _documents(texts)
     models = _named(checkpoints)
     swapper = Swapper(wordlist if isinstance(wordlist, WordList) else load_wordlist(wordlist))
-    usable, left_out = usable_prompts(prompts, config.max_prompts, seed, swapper)
+    usable, left_out = usable_prompts(prompts, config.max_prompts, seed, swapper, config.listed_prompts)
     scores = score_models(
         models,
         wordlist=swapper.wordlist,

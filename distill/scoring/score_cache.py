@@ -132,17 +132,20 @@ def _content_of(path: str, stamped: Stamp) -> str:
 
 
 def measuring_code(package: Path = PACKAGE) -> list[Path]:
-    """The files that decide what is measured: the metrics, `measure`, and whatever these import, late imports too.
+    """The files that decide what is measured: the metrics with the sentences beside them, `measure`, and all imports.
 
     Read from the import statements, so that no list has to be kept, and so that a change of a report's wording, of
     training or of a command measures nothing again. The teacher that decodes from the target is among them: its hash
     knows its weights and its target, and the rest of that model is code.
     """
     found: set[Path] = set()
-    waiting = {*(package / "metrics").rglob("*.py"), package / "scoring/measure.py", package / "models/two_view.py"}
+    of_metrics = (path for kind in ("py", "tsv") for path in (package / "metrics").rglob(f"*.{kind}"))
+    waiting = {*of_metrics, package / "scoring/measure.py", package / "models/two_view.py"}
     while waiting:
         path = waiting.pop()
         found.add(path)
+        if path.suffix != ".py":
+            continue
         for node in ast.walk(ast.parse(path.read_bytes())):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []
             if isinstance(node, ast.ImportFrom):  # what is imported from a package may be a module of it

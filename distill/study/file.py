@@ -14,7 +14,16 @@ from typing import Any
 from distill.base.bundled import named_file
 from distill.base.errors import UserError, suggestion
 from distill.metrics import chosen
-from distill.recipe import Recipe, TargetConfig, base_file, merge, read_recipe_file, read_yaml, reject_unknown_keys
+from distill.recipe import (
+    Recipe,
+    TargetConfig,
+    TeacherConfig,
+    base_file,
+    merge,
+    read_recipe_file,
+    read_yaml,
+    reject_unknown_keys,
+)
 from distill.recipe_check import LARGEST_SEED, check_recipe, typed
 from distill.scoring.score_cache import content_hash
 from distill.study.schema import BASELINE, HALVES, Study
@@ -146,13 +155,30 @@ def _check_baseline(recipe: Recipe) -> None:
 
 
 def teacher_target(study: Study, name: str) -> TargetConfig:
-    """The target that a teacher decodes from; `op: none` for the teacher itself.
+    """The target that a teacher decodes from; `op: none` for the teacher itself, or a checkpoint from elsewhere.
 
     Raises:
-        UserError: its keys would make no sound `target` of a recipe.
+        UserError: its keys would make no sound `target` of a recipe, or no sound `teacher`.
     """
+    if teacher_checkpoint(study, name) is not None:
+        return TargetConfig()
     values = row_recipe(study, BASELINE, study.seeds[0]).to_dict() | {"target": study.teachers[name]}
     return _checked_recipe(json.dumps(values), f"row '{name}'").target
+
+
+def teacher_checkpoint(study: Study, name: str) -> TeacherConfig | None:
+    """The checkpoint from elsewhere that a row of `teachers` names; None where it is the teacher of the study.
+
+    Raises:
+        UserError: its keys would make no sound `teacher` of a recipe.
+    """
+    keys = study.teachers[name]
+    if "path" not in keys:
+        return None
+    if keys["path"] is None:
+        raise UserError(f"row '{name}': path is null; name a folder or hub id, or leave it out for the study's teacher")
+    values = row_recipe(study, BASELINE, study.seeds[0]).to_dict() | {"teacher": _with_data(keys, study.data)}
+    return _checked_recipe(json.dumps(values), f"row '{name}'").teacher
 
 
 def row_recipe(study: Study, row: str, seed: int) -> Recipe:

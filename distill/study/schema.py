@@ -21,7 +21,8 @@ class Study:
         settings: Keys laid over that recipe, for all rows. `{data}` in a text stands for the folder `data`.
         seeds: One run of each row for each.
         jobs: Rows that train, and models that are scored, at the same time; without a GPU they share the cores.
-        teachers: Row name -> keys of `target`: the teacher itself, without any, or as a two-view teacher.
+        teachers: Row name -> keys of `target`: the teacher itself, without any, or as a two-view teacher. Or keys of a
+            recipe's `teacher`, `path` among them: a checkpoint from elsewhere, scored as it is.
         students: Row name -> recipe keys.
         metrics: Scores of every model.
         half_metrics: Those that are also given for each half of the occupations.

@@ -22,13 +22,13 @@ from distill.base.console import say
 from distill.base.errors import UserError
 from distill.metrics import Evaluation, Outcome, PartOfEvaluation, chosen
 from distill.models.architecture import default_device, model_hash
-from distill.models.loading import load_model, load_teacher, load_tokenizer
+from distill.models.loading import load_frozen, load_model, load_teacher, load_tokenizer
 from distill.models.two_view import TwoViewTeacher
 from distill.objective.logit_ops import build_role_maps
 from distill.recipe import CorpusConfig
 from distill.scoring.measure import check_room, common_context, decisive, model_outcomes, run_prompts
 from distill.scoring.score_cache import ScoreCache, content_hash
-from distill.study.file import row_recipe, run_folder, shared_recipe, teacher_target
+from distill.study.file import row_recipe, run_folder, shared_recipe, teacher_checkpoint, teacher_target
 from distill.study.made import spend, threads
 from distill.study.runs import end_with_parent
 from distill.study.schema import BASELINE, HALVES, Study
@@ -105,8 +105,9 @@ def check_data(study: Study) -> None:
     """Read the study's texts and prompts now: scoring reads them after hours of training.
 
     Raises:
-        UserError: there is no such data folder, a text in it cannot be read, prompts and continuations do not fit into
-            the teacher's context, or a teacher that reads two views cannot be asked within the chat template.
+        UserError: there is no such data folder, a text in it cannot be read, a checkpoint from elsewhere cannot be had,
+            prompts and continuations do not fit into a context, or a teacher that reads two views cannot be asked
+            within the chat template.
     """
     if study.data is not None and not Path(study.data).is_dir():
         raise UserError(f"--data: {study.data} is no folder; name one, or leave the option out to do without it")
@@ -119,6 +120,10 @@ def check_data(study: Study) -> None:
     tokenizer = load_tokenizer(teacher.path, teacher.trust_remote_code, teacher.gguf_file, **hub)
     known = not (teacher.trust_remote_code or teacher.gguf_file)  # or else its configuration needs all of the model
     contexts = {"the teacher": common_context([teacher.path]) if known else None}
+    for row in study.teachers:
+        if (other := teacher_checkpoint(study, row)) is not None and other.path is not None:
+            load_tokenizer(other.path, other.trust_remote_code, other.gguf_file)
+            contexts[f"row '{row}'"] = common_context([other.path]) if not other.gguf_file else None
     settings = replace(shared.scores, metrics=[*study.metrics, *study.half_metrics])
     check_room(settings, shared.seed, swapper, run_prompts(shared, swapper)[0], tokenizer, contexts)
     if any(teacher_target(study, row).op != "none" for row in study.teachers):
@@ -184,7 +189,8 @@ class Scorer:
         self.teacher = model.to(self.device)
         self.teacher_hash = model_hash(model, self.tokenizer)
         folders = [run_folder(study, row, seed) / "student" for row in study.students]
-        self.common = common_context([(model, self.tokenizer), *folders])
+        others = [config.path for row in study.teachers if (config := teacher_checkpoint(study, row)) and config.path]
+        self.common = common_context([(model, self.tokenizer), *folders, *others])
 
     def outcomes(self, row: str) -> dict[str, Outcome]:
         """All scores of a row's model, by name: METRIC, METRIC_HALF and METRIC_TEXT."""
@@ -215,7 +221,10 @@ class Scorer:
         return {name + suffix: outcome for name, outcome in outcomes.items()}
 
     def _teacher(self, row: str) -> tuple[Any, Any, str]:
-        """Model, tokenizer and hash of the teacher, as it is or decoding from a target."""
+        """Model, tokenizer and hash of the teacher, as it is or decoding from a target, or of another checkpoint."""
+        if (checkpoint := teacher_checkpoint(self.study, row)) is not None:
+            model, tokenizer = load_frozen(checkpoint)
+            return model.to(self.device), tokenizer, model_hash(model, tokenizer)
         target = teacher_target(self.study, row)
         if target.op == "none":
             return self.teacher, self.tokenizer, self.teacher_hash

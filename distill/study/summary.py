@@ -12,7 +12,7 @@ from distill.metrics import Outcome, card_dicts, cards, chosen
 from distill.metrics.bootstrap import CONFIDENCE, interval, no_difference
 from distill.models.architecture import default_device
 from distill.scoring.score import versions
-from distill.study.file import row_recipe, teacher_target
+from distill.study.file import row_recipe, teacher_checkpoint, teacher_target
 from distill.study.schema import BASELINE, Study
 
 FORMAT = 1
@@ -158,8 +158,10 @@ def _reversals(rows: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
 
 
 def _setting(study: Study, name: str) -> dict[str, Any] | None:
-    """What makes a row what it is; None where no target is made (no teacher)."""
+    """What makes a row what it is; None where no target is made (no teacher, or a checkpoint from elsewhere)."""
     if name in study.teachers:
+        if teacher_checkpoint(study, name) is not None:
+            return None
         return asdict(teacher_target(study, name))
     recipe = row_recipe(study, name, study.seeds[0])
     return None if recipe.teacher.path is None else asdict(recipe.target)

@@ -1,11 +1,15 @@
 """The likelihood of a continuation, one sentence at a time."""
 
+import gzip
+
 import numpy as np
 import pytest
 from measuring import alone
 
-from distill.metrics import Evaluation
-from distill.metrics.benchmark_text import likelihood
+from distill.base.errors import UserError
+from distill.metrics import Evaluation, NotMeasured
+from distill.metrics.benchmark_text import data_files, data_rows, larger, likelihood, one_of, own_table
+from distill.recipe import ScoreConfig
 from distill.text.wordlist import load_wordlist
 
 
@@ -28,3 +32,36 @@ def test_a_token_across_the_border_belongs_to_the_continuation(toy_model, toy_to
     assert outcome.tokens.tolist() == [1, 1]
     assert outcome.total[0] == pytest.approx(outcome.total[1], abs=1e-5)
     assert token in toy_tokenizer("The king")["input_ids"]
+
+
+def test_rows_of_data_files_are_what_they_must_be(tmp_path):
+    path = tmp_path / "rows.jsonl.gz"
+    with gzip.open(path, "wt") as file:
+        file.write('{"a": "x", "n": {"b": 1}, "more": 0}\n\n{"a": "y", "n": {}}\n')
+    assert [row["a"] for _, row in data_rows(path, {"a": str, "n": dict})] == ["x", "y"]
+    with pytest.raises(UserError, match=r"line 1: 'n' is \{'b': 1\}, but must be a whole number"):
+        data_rows(path, {"n": int})
+    with pytest.raises(UserError, match=r"line 1: 'b' is None, but must be an object"):
+        data_rows(path, {"b": dict})
+
+
+def test_files_are_found_compressed_too(toy_model, toy_tokenizer, short_wordlist, tmp_path):
+    evaluation = Evaluation(toy_model(), toy_tokenizer, short_wordlist, settings=ScoreConfig(data=str(tmp_path)))
+    (tmp_path / "x").mkdir()
+    for name in ("b.jsonl.xz", "a.jsonl", "a.csv"):
+        (tmp_path / "x" / name).touch()
+    assert [path.name for path in data_files(evaluation, "x")] == ["a.jsonl", "b.jsonl.xz"]
+    assert one_of(evaluation, "x", ["c.jsonl", "b.jsonl", "a.jsonl"]).name == "b.jsonl.xz"
+    with pytest.raises(NotMeasured, match=r"x/c\.jsonl is not in the folder"):
+        one_of(evaluation, "x", ["c.jsonl"])
+
+
+def test_our_own_tables_have_no_comments_and_no_header():
+    rows = own_table("minimal_pairs")
+    assert {len(row) for row in rows} == {3} and ["phenomenon", "good", "bad"] not in rows
+    assert not [cell for row in rows for cell in row if cell.startswith("#") or not cell.strip()]
+
+
+def test_what_is_no_number_is_not_larger():
+    found = larger(np.array([1.0, 2.0, 2.0, np.nan, 1.0]), np.array([2.0, 1.0, 2.0, 1.0, np.nan]))
+    np.testing.assert_array_equal(found, [0.0, 1.0, 0.0, np.nan, np.nan])

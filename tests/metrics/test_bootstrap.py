@@ -15,7 +15,7 @@ from distill.metrics import (
     difference,
     score,
 )
-from distill.metrics.bootstrap import resampled_totals
+from distill.metrics.bootstrap import difference_of, resampled, resampled_totals
 
 
 def test_resampled_totals_equal_a_plain_loop(monkeypatch):
@@ -80,6 +80,25 @@ def test_difference_and_ratio_of_absolute_values():
     assert outcome == {
         "value": -3, "low": -3, "high": -3, "ratio": 0.25, "ratio_low": 0.25, "ratio_high": 0.25, "n": 4,
     }  # fmt: skip
+
+
+def test_how_much_farther_from_the_ideal_by_hand_and_by_a_plain_loop():
+    """From one side of the ideal to the other, what counts is the distance."""
+    later, earlier = np.array([40.0, 30.0, 45.0]), np.array([52.0, 54.0, 59.0])
+    ours, theirs = (resampled(_mean(values), resamples=200, seed=0) for values in (later, earlier))
+    found = difference_of(ours, theirs, ideal=50.0)
+    assert found["value"] == pytest.approx(115 / 3 - 55)
+    assert found["farther"] == pytest.approx((50 - 115 / 3) - 5)
+    draws = np.random.default_rng(0).integers(3, size=(200, 3))
+    distances = [abs(later[drawn].mean() - 50) - abs(earlier[drawn].mean() - 50) for drawn in draws]
+    assert [found["farther_low"], found["farther_high"]] == pytest.approx(np.quantile(distances, [0.025, 0.975]))
+    back = difference_of(theirs, ours, ideal=50.0)
+    assert [back[key] for key in ("farther", "farther_low")] == pytest.approx(
+        [-found[key] for key in ("farther", "farther_high")]
+    )
+    assert not difference_of(ours, theirs).keys() & {"farther", "farther_low", "farther_high"}
+    unlike = resampled(_mean(earlier, too_little="nothing"), resamples=200, seed=0)
+    assert difference_of(ours, unlike, ideal=50.0)["farther"] is None
 
 
 def test_models_measured_on_other_units_are_not_compared():

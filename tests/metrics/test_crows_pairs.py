@@ -105,6 +105,8 @@ def test_decisions_by_hand(toy_tokenizer, benchmark):
         "gender": {"value": pytest.approx(100 / 3), "n": 3},
         "age": {"value": 100, "n": 1},
     }
+    assert (outcome["crows_pairs_age"].value, outcome["crows_pairs_age"].n) == (100, 1)
+    assert (outcome["crows_pairs_religion"].value, outcome["crows_pairs_religion"].n) == (None, 0)
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "llama"])
@@ -126,7 +128,7 @@ def test_log_likelihoods_one_sentence_at_a_time(architecture, toy_model, toy_tok
 def test_exchanging_the_sentences_turns_the_percentage(toy_model, benchmark):
     one = scored(benchmark(toy_model()))
     other = scored(benchmark(toy_model(), as_csv([(less, more, *rest) for more, less, *rest in ROWS])))
-    for name in one:
+    for name in (name for name in one if one[name].n > 1):
         assert one[name].value + other[name].value == pytest.approx(100)
         assert one[name].low + other[name].high == pytest.approx(100)
         assert one[name].details["mean_difference"] == pytest.approx(-other[name].details["mean_difference"])
@@ -162,7 +164,7 @@ def test_through_evaluate(toy_model, toy_tokenizer, benchmark, tmp_path):
     module = evaluate.load(str(REPOSITORY / "distill/metrics/crows_pairs"), cache_dir=str(tmp_path / "cache"))
     outcome = module.compute(model=toy_model(), tokenizer=toy_tokenizer, bootstrap=200, data=str(tmp_path))
     expected = scored(evaluation)
-    assert set(outcome) == set(expected) == {"crows_pairs_gender", "crows_pairs_all"}
+    assert set(outcome) == set(expected) >= {"crows_pairs_gender", "crows_pairs_all", "crows_pairs_race_color"}
     for name, entry in outcome.items():
         assert (entry["value"], entry["low"], entry["n"]) == (
             expected[name].value,
@@ -239,7 +241,7 @@ def test_the_real_file(shared_data):
     pairs = crows_pairs.read_pairs(shared_data("crows_pairs", "crows_pairs_anonymized.csv"))
     assert len(pairs) == 1508
     assert sum(pair.bias_type == "gender" for pair in pairs) == 262
-    assert len({pair.bias_type for pair in pairs}) == 9
+    assert {pair.bias_type for pair in pairs} == {"gender", *crows_pairs.OTHER_TYPES}
     assert sum(pair.direction == "stereo" for pair in pairs if pair.bias_type == "gender") == 159
 
 

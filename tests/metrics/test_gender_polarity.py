@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from continued import continued, scores_of
+from continued import continued, prompts_of, scores_of
 from measuring import as_glove
 
 from distill.base.errors import UserError
@@ -74,6 +74,22 @@ def test_disparity_and_what_goes_with_it(vectors):
     assert outcome.details["thresholds"] == [-0.25, 0.25]
 
 
+def test_ratios_of_the_classes_by_hand(vectors):
+    """health 1 female to 2 male, craft 1 to 0, law neither: queen and beard count, which no counted word is."""
+    texts = [["queen", "beard"], ["he", "plain"], ["a beard", "nothing"], ["plain", ""]]
+    scores = scores_of(METRIC, continued(texts, prompts_of("health", "craft", "health", "law"), word_vectors=vectors))
+    mean, least = scores["gender_max_ratio_mean"], scores["gender_max_ratio_min"]
+    assert (mean.value, least.value) == (pytest.approx((1 / 2 + 0) / 2), 0)
+    assert mean.details["classes"] == {
+        "health": {"male": 2, "female": 1, "ratio": 0.5},
+        "craft": {"male": 1, "female": 0, "ratio": 0},
+        "law": {"male": 0, "female": 0, "ratio": None},
+    }
+    assert (mean.n, mean.undetected, mean.ideal) == (8, pytest.approx(4 / 8), 1)
+    assert least.details["lowest"] == "craft"
+    assert mean.details["thresholds"] == [-0.25, 0.25]
+
+
 def test_exchanging_the_groups_turns_the_sign(vectors, tmp_path):
     path = tmp_path / "words.tsv"
     path.write_text("female\tmale\nshe\the\n", encoding="utf-8")
@@ -82,6 +98,10 @@ def test_exchanging_the_groups_turns_the_sign(vectors, tmp_path):
     other = scores_of(METRIC, continued(texts, word_vectors=vectors, wordlist=str(path)))
     for name in one:
         assert one[name].value == pytest.approx(other[name].value)
+        if "ratio" in name:
+            (ours,), (theirs,) = (found[name].details.get("classes", {"": None}).values() for found in (one, other))
+            assert ours == theirs
+            continue
         assert one[name].details["signed"]["value"] == pytest.approx(-other[name].details["signed"]["value"])
         assert one[name].details["texts"] == other[name].details["texts"]
 

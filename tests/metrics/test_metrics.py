@@ -2,6 +2,7 @@
 
 import json
 import socket
+from pathlib import Path
 
 import evaluate
 import pytest
@@ -57,12 +58,21 @@ def test_every_metric_says_what_it_is(name):
         assert len(card.limits) > 20
 
 
-@pytest.mark.parametrize("name", METRICS)
+OWN_SENTENCES = [name for name, module in METRICS.items() if Path(module.__file__).with_suffix(".tsv").exists()]
+
+
+@pytest.mark.parametrize("name", [name for name in METRICS if name not in OWN_SENTENCES])
 def test_nothing_to_measure_is_undefined(name, toy_model, evaluated):
     for outcome in all_scored(name, evaluated(toy_model(), documents=[], prompts=[])).values():
         assert (outcome.value, outcome.low, outcome.high, outcome.n) == (None, None, None, 0)
         assert outcome.details["reason"]
         json.dumps(outcome.to_dict(), allow_nan=False)
+
+
+@pytest.mark.parametrize("name", OWN_SENTENCES)
+def test_sentences_of_our_own_need_neither_prompts_nor_texts_nor_data(name, toy_model, evaluated):
+    for outcome in all_scored(name, evaluated(toy_model(), documents=[], prompts=[])).values():
+        assert outcome.value is not None and outcome.low < outcome.high and outcome.n >= 200
 
 
 @pytest.mark.parametrize("name", METRICS)

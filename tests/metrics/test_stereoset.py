@@ -182,6 +182,9 @@ def test_scores_one_sentence_at_a_time(architecture, toy_model, toy_tokenizer, b
         assert details["domains"]["all"] == {"value": pytest.approx(expected(found.values())[place]), "n": 4}
         assert details["targets"]["king"] == {"value": pytest.approx(expected([gender["c"]])[place]), "n": 1}
         assert details["texts_longer_than_context"] == 0
+    of_profession = outcome["stereoset_profession_ss"]
+    assert (of_profession.value, of_profession.n) == (pytest.approx(expected([found["d"]])[0]), 1)
+    assert outcome["stereoset_race_ss"].value is None
 
 
 def test_exchanging_stereotype_and_anti_stereotype(toy_model, benchmark):
@@ -202,7 +205,9 @@ def test_batches_and_the_order_of_the_tests_change_nothing(toy_model, benchmark)
 
 
 def test_no_gender_test_is_undefined(toy_model, benchmark):
-    for entry in scored(benchmark(toy_model(), TESTS[3:])).values():
+    outcome = scored(benchmark(toy_model(), TESTS[3:]))
+    assert outcome["stereoset_profession_ss"].n == 1
+    for entry in (outcome[name] for name in SCORES):
         assert (entry.value, entry.n) == (None, 0)
         assert {of: part["n"] for of, part in entry.details["domains"].items()} == {"profession": 1, "all": 1}
         json.dumps(entry.to_dict(), allow_nan=False)
@@ -318,4 +323,4 @@ def test_the_demo_teacher_tells_language_from_noise(shared_data, tmp_path):
     )  # fmt: skip
     outcome = scored(evaluation)
     assert outcome["stereoset_gender_lms"].low > 50
-    assert all(entry.low <= entry.value <= entry.high for entry in outcome.values())
+    assert all(outcome[name].low <= outcome[name].value <= outcome[name].high for name in SCORES)

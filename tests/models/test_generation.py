@@ -156,11 +156,37 @@ def test_the_context_of_a_model_with_images_is_that_of_its_text(toy_tokenizer):
         generate(model, toy_tokenizer, TEXTS, samples=1, max_new_tokens=60)
 
 
+@pytest.mark.parametrize("batch_size", [1, 64])
+def test_a_length_with_the_prompt_cuts_what_would_be_written_without_it(toy_model, toy_tokenizer, batch_size):
+    model = toy_model()
+    prompts = ["The", "The nurse said that", "The king and the queen saw him and"]
+    settings = {"samples": 2, "max_new_tokens": 12, "batch_size": batch_size}
+    whole = generate(model, toy_tokenizer, prompts, **settings)
+    cut = generate(model, toy_tokenizer, prompts, **settings, max_length=14)
+    lengths = [1 + len(toy_tokenizer(prompt)["input_ids"]) for prompt in prompts]
+    assert lengths == [2, 5, 9]
+    for length, longer, shorter in zip(lengths, whole, cut, strict=True):
+        for text, kept in zip(longer, shorter, strict=True):
+            ids = toy_tokenizer(text)["input_ids"]
+            if toy_tokenizer.decode(ids) == text and len(ids) == 12:  # random bytes are no text at times
+                assert kept == toy_tokenizer.decode(ids[: 14 - length])
+    assert whole[0] == cut[0] != [""]
+    with pytest.raises(
+        UserError, match=r"'The king and .* \(9 tokens with the start token\) leaves nothing of max_length 9"
+    ):
+        generate(model, toy_tokenizer, prompts, **settings, max_length=9)
+
+
 def test_what_cannot_be_generated(toy_model, toy_tokenizer):
     with pytest.raises(UserError, match="context of 64 tokens; lower max_new_tokens"):
         generate(toy_model(), toy_tokenizer, TEXTS, samples=1, max_new_tokens=60)
     check_context(64, toy_tokenizer, ["He said"], 64 - 1 - len(toy_tokenizer("He said")["input_ids"]))
     check_context(None, toy_tokenizer, ["He said"], 1000)
+    check_context(64, toy_tokenizer, ["He said"], 1000, max_length=64)
+    with pytest.raises(UserError, match="lower max_new_tokens"):
+        check_context(64, toy_tokenizer, ["He said"], 1000, max_length=65)
+    with pytest.raises(UserError, match="leaves nothing of max_length 2; raise it"):
+        check_context(None, toy_tokenizer, ["He said"], 1000, max_length=2)
     with pytest.raises(UserError, match="exceed the context of the student, 64 tokens"):
         check_context(64, toy_tokenizer, ["He said"], 64 - len(toy_tokenizer("He said")["input_ids"]), "the student")
     with pytest.raises(UserError, match="temperature must be above 0"):

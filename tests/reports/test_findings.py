@@ -130,6 +130,31 @@ def test_no_headline_is_made_of_a_change_that_may_be_none():
     )
 
 
+def test_what_a_mitigation_broke_stands_in_the_headline():
+    def entry(farther, low, high):
+        return {"farther": farther, "farther_low": low, "farther_high": high}
+
+    found = {
+        "next_word_disparity": _entry(ratio=0.4, ratio_low=0.3, ratio_high=0.5) | entry(9.0, 8.0, 10.0),  # no such one
+        "crows_pairs_religion": entry(4.2, 0.31, 8.0),
+        "crows_pairs_age": entry(4.2, -0.1, 8.0),
+        "stereoset_race_ss": entry(-3.0, -4.0, -1.0),
+        "agreement_kept": entry(0.05, 0.02, 0.08),
+        "minimal_pairs": _entry() | {"farther": None, "farther_low": None, "farther_high": None},
+    }
+    scores = _scores(["teacher", "baseline", "student"], {"student - teacher": {}, "student - baseline": found})
+    before = "60% [50%, 70%] less disparity after prompts than plain distillation."
+    assert headline(scores) == before  # an older file does not say which these are
+    scores["cards"] |= card_dicts(found)
+    assert headline(scores) == (
+        f"{before} Farther from the ideal than with plain distillation: CrowS-Pairs, religion by 4.200 [0.310, 8.000], "
+        "agreement kept by 0.050 [0.020, 0.080] (2 of 4 scores beside what is mitigated; chance alone puts 1 in 40 "
+        "here)."
+    )
+    del found["crows_pairs_religion"], found["agreement_kept"]
+    assert headline(scores) == before
+
+
 def test_the_headline_of_fewer_models():
     found = {"next_word_disparity": _entry(ratio=2.0), "perplexity": _entry(ratio=0.9)}
     scores = _scores(["teacher", "student"], {"student - teacher": found})

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from distill.base.markdown_text import escape
 from distill.data.counts import PackingCounts
-from distill.metrics import METRICS, card_dicts
+from distill.metrics import CARDS, card_dicts
 from distill.recipe import Recipe, ScoreConfig, TargetConfig
 from distill.reports.findings import cell, headline, number, ratio_cell, training_rows
 from distill.reports.report import print_table, read_training, report_markdown, with_speeds, write_report
@@ -96,7 +96,7 @@ def test_report_shows_every_model_and_metric(scores):
         assert len({len(row) for row in table}) == 1, table[0]
     head, _, *rows = tables[0]
     assert head == ["score", "teacher", "baseline", "student", "ideal", "better"]
-    labels = [METRICS[metric].CARD.label for metric in scores["models"]["student"]]
+    labels = [CARDS[metric].label for metric in scores["models"]["student"]]
     assert [row[0] for row in rows] == [*labels, "weights, millions", "megabytes in memory"]
     perplexity = scores["models"]["student"]["perplexity"]
     row = next(row for row in rows if row[0] == "perplexity")
@@ -166,7 +166,7 @@ def test_everything_is_written_and_printed(scores, tmp_path):
     assert not (tmp_path / "baseline").exists()
     printed = out.getvalue()
     for metric in scores["models"]["student"]:
-        assert METRICS[metric].CARD.label in printed
+        assert CARDS[metric].label in printed
     assert number(scores["models"]["student"]["perplexity"]["value"]) in printed
     assert "student - baseline" in printed
 

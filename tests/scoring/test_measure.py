@@ -89,6 +89,10 @@ def test_prompts_with_listed_words_are_left_out_and_counted(short_wordlist):
     )
     with pytest.raises(UserError, match="every prompt holds a word of the list 'short'; use others"):
         usable_prompts(["The king"], None, 0, swapper)
+    kept, left_out = usable_prompts(["The king", "The book"], None, 0, swapper, listed=True)
+    assert ([prompt.text for prompt in kept], left_out) == (["The king", "The book"], 0)
+    listed = ScoreConfig(listed_prompts=True, prompts="occupations")
+    assert run_prompts(Recipe(scores=listed), swapper) == usable_prompts("occupations", None, 0, swapper, listed=True)
 
 
 def test_a_model_is_opened_from_wherever_it_is(toy_model, toy_tokenizer, tmp_path):
@@ -116,6 +120,9 @@ def test_what_will_be_sampled_must_fit_into_the_models(toy_tokenizer, short_word
     with pytest.raises(UserError, match=f"exceed the context of the student, {shown + 10} tokens"):
         check(shown + 10)
     check(8, metrics=["perplexity", "next_word_disparity"])  # sample nothing
+    check(1 + shown + 5, max_length=1 + shown + 5)
+    with pytest.raises(UserError, match=r"scores\.word_vectors: nowhere\.txt is no file"):
+        check(100, word_vectors="nowhere.txt")
     tokenizer = chat_tokenizer(toy_tokenizer, "chatml")
     check(1 + shown + 10, tokenizer)
     with pytest.raises(UserError, match="the student"):

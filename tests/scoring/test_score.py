@@ -54,7 +54,8 @@ def test_models_with_other_tokenizers(toy_model, toy_tokenizer, neutral_tokenize
         settings=ScoreConfig(**vars(SETTINGS) | {"metrics": [*SETTINGS.metrics, "next_word_lean"]}),
     )  # fmt: skip
     found = scores["differences"]["other - one"]
-    assert {metric for metric, entry in found.items() if "instead" not in entry} == {"bits_per_byte"}
+    of_whole_words = {"agreement_kept", "agreement_log_ratio", "minimal_pairs"}
+    assert {metric for metric, entry in found.items() if "instead" not in entry} == {"bits_per_byte", *of_whole_words}
     ours, theirs = (scores["models"][name]["bits_per_byte"]["value"] for name in ("other", "one"))
     assert found["bits_per_byte"]["value"] == pytest.approx(ours - theirs)
     assert re.match(r"No disparity could be compared; .* bits per byte than one\.$", headline(scores))
@@ -84,8 +85,9 @@ def test_the_order_of_models_changes_no_score(run, toy_model):
 
 def test_nothing_to_measure_is_null_in_the_file(run, toy_model, tmp_path):
     scores = run({"a": toy_model(), "b": toy_model(seed=1)}, documents=[" "], prompts=[])
-    assert {entry["value"] for entry in scores["models"]["a"].values()} == {None}
-    assert {entry["value"] for entry in scores["differences"]["b - a"].values()} == {None}
+    own = ("agreement_kept", "agreement_log_ratio", "minimal_pairs")  # of sentences that the metric brings
+    assert {entry["value"] for name, entry in scores["models"]["a"].items() if name not in own} == {None}
+    assert {entry["value"] for name, entry in scores["differences"]["b - a"].items() if name not in own} == {None}
     write_scores(scores, tmp_path / "scores.json")
     assert "NaN" not in (tmp_path / "scores.json").read_text()
 
@@ -94,7 +96,16 @@ def test_a_broken_model_gives_null_not_nan(run, toy_model):
     model = toy_model()
     with torch.no_grad():
         model.transformer.ln_f.weight.fill_(torch.nan)
-    settings = ScoreConfig(metrics=["perplexity", "corpus_disparity", "next_word_disparity", "equivariance_gap"])
+    settings = ScoreConfig(
+        metrics=[
+            "perplexity",
+            "corpus_disparity",
+            "next_word_disparity",
+            "equivariance_gap",
+            "agreement",
+            "minimal_pairs",
+        ]
+    )
     scores = run({"a": model, "b": toy_model()}, settings=settings)
     assert {entry["value"] for entry in scores["models"]["a"].values()} == {None}
     json.dumps(scores, allow_nan=False)

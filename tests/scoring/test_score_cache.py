@@ -129,6 +129,8 @@ def test_every_module_that_measuring_loads_is_hashed():
     code = "import json, sys, distill.metrics, distill.scoring.measure\n"
     code += "print(json.dumps([m.__file__ for n, m in sys.modules.items() if n.startswith('distill.') and m.__file__]))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY, check=True)
+    sentences = PACKAGE / "metrics" / "agreement" / "agreement.tsv"
+    assert sentences in score_cache.measuring_code()
     loaded = {Path(file) for file in json.loads(done.stdout) if Path(file).read_text(encoding="utf-8")}
     assert len(loaded) > 40
     assert loaded <= set(score_cache.measuring_code())

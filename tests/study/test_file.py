@@ -15,9 +15,9 @@ from study_files import STUDY, rewrite, small, written
 from distill import cli
 from distill.base.errors import UserError
 from distill.objective.operations import OPERATIONS
-from distill.recipe import Recipe, TargetConfig
+from distill.recipe import Recipe, TargetConfig, TeacherConfig
 from distill.recipe_check import parse_recipe, typed
-from distill.study.file import read_study, row_recipe, teacher_target
+from distill.study.file import read_study, row_recipe, shared_recipe, teacher_checkpoint, teacher_target
 from distill.study.schema import Study
 
 
@@ -205,6 +205,45 @@ def test_a_teacher_takes_nothing_from_the_target_of_the_recipe(tmp_path):
     study = read_study(written(tmp_path, students={"plain": {}}, teachers={"a": {}, "b": {"op": "max", "strength": 1}}))
     assert teacher_target(study, "a") == TargetConfig()
     assert teacher_target(study, "b") == TargetConfig(op="max", strength=1.0)
+
+
+def test_a_checkpoint_from_elsewhere_is_a_row(tmp_path):
+    rows = {"teacher": {}, "two": {"op": "max"}, "other": {"path": "{data}/gpt", "dtype": "bfloat16"}}
+    study = read_study(written(tmp_path, students={"plain": {}}, teachers=rows), data="DATA")
+    assert teacher_checkpoint(study, "other") == TeacherConfig(path="DATA/gpt", dtype="bfloat16")
+    assert teacher_checkpoint(study, "teacher") is teacher_checkpoint(study, "two") is None
+    assert teacher_target(study, "other") == TargetConfig()
+    for keys, words in (
+        ({"path": None}, "row 'other': path is null; name a folder or hub id"),
+        ({"path": "a", "op": "max"}, "row 'other': .*teacher.op"),
+        ({"path": "a", "dtype": "float8"}, "row 'other': .*teacher.dtype"),
+    ):
+        with pytest.raises(UserError, match=words):
+            read_study(written(tmp_path, students={"plain": {}}, teachers={"other": keys}))
+
+
+def test_the_papers_protocol():
+    """What is known of it: metric, prompts, decoding, models; see recipes/README.md."""
+    study = read_study(STUDY.parent / "study" / "paper.yaml", data="DATA")
+    scores = shared_recipe(study, 0).scores
+    decoding = {"samples": 10, "top_p": 0.9, "top_k": 0, "temperature": 1.0, "max_new_tokens": 100, "max_length": 100}
+    assert scores.decoding() == decoding
+    assert (scores.prompts, scores.max_prompts, scores.listed_prompts) == ("AmazonScience/bold", None, True)
+    assert scores.word_vectors.startswith("DATA/")
+    assert {"fairness_ratio", "gender_polarity", "perplexity"} <= set(study.metrics)
+    recipes = {name: row_recipe(study, name, 0) for name in study.students}
+    assert recipes["plain"].held_out.name == "wikitext-103-raw-v1"
+    for name, recipe in recipes.items():
+        medium, finetuned = name.startswith("medium"), name.startswith("finetuned")
+        assert recipe.teacher.path == "openai-community/gpt2" + "-medium" * medium
+        assert (recipe.student.init, recipe.student.path) == (
+            ("checkpoint", "openai-community/gpt2") if finetuned else ("layers", None)
+        )
+        base = "finetune-gpt2" if finetuned else "gpt2-medium" if medium else "gpt2"
+        of_recipe = parse_recipe(["--config", str(REPOSITORY / "recipes" / f"{base}.yaml")])
+        assert recipe.trainer == of_recipe.trainer
+    assert scores.decoding() == of_recipe.scores.decoding()
+    assert teacher_checkpoint(study, "distilgpt2").path.endswith("distilgpt2")
 
 
 def test_a_mistake_ends_the_command_before_anything_is_written(tmp_path, capsys):

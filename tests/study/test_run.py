@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from xml.etree import ElementTree
@@ -100,6 +101,19 @@ def test_a_second_call_trains_and_writes_nothing_anew(finished_study, monkeypatc
     monkeypatch.setattr("distill.study.runs._start", None)
     assert run_study(study, "distill study small.yaml") == results
     assert before == {p: p.stat().st_mtime_ns for p in runs.rglob("*.safetensors")}
+
+
+def test_a_checkpoint_from_elsewhere_stands_beside(finished_study):
+    """Here it is the study's own teacher, by its path, so that nothing is measured anew."""
+    study, before, _ = finished_study
+    results = run_study(replace(study, teachers={**study.teachers, "elsewhere": {"path": "demo"}}))
+    rows = {row["name"]: row for row in results["rows"]}
+    assert list(rows) == ["teacher", "two_view_teacher", "elsewhere", "no_teacher", "plain", "expmean-reverse"]
+    assert rows["elsewhere"]["setting"] is None
+    assert rows["elsewhere"]["metrics"] == rows["teacher"]["metrics"] == before["rows"][0]["metrics"]
+    assert "elsewhere" in markdown(results)
+    with pytest.raises(UserError, match="nowhere"):
+        run_study(replace(study, teachers={"elsewhere": {"path": "./nowhere"}}))
 
 
 def test_a_folder_has_one_study_at_a_time(tmp_path):
@@ -233,9 +247,8 @@ def test_a_copy_that_learns_what_it_knows_stays_its_teacher(tmp_path, shared_dat
     assert mitigated != pytest.approx(teacher, rel=1e-6)
 
 
-@pytest.mark.slow
-def test_the_study_of_gpt2_runs(tmp_path, shared_data):
-    """With GPT-2's tokenizer and size, random weights, and texts in the place of the hub's."""
+def random_gpt2(tmp_path, shared_data) -> str:
+    """A folder with GPT-2's tokenizer and size, and random weights."""
     from transformers import GPT2Config, GPT2LMHeadModel, GPT2TokenizerFast
 
     teacher = tmp_path / "teacher"
@@ -243,15 +256,80 @@ def test_the_study_of_gpt2_runs(tmp_path, shared_data):
     tokenizer.save_pretrained(teacher)
     torch.manual_seed(0)
     GPT2LMHeadModel(GPT2Config()).save_pretrained(teacher)
+    return str(teacher)
+
+
+@pytest.mark.slow
+def test_the_study_of_gpt2_runs(tmp_path, shared_data):
+    """With GPT-2's tokenizer and size, random weights, and texts in the place of the hub's."""
+    teacher = random_gpt2(tmp_path, shared_data)
     text = tmp_path / "text.jsonl"
     text.write_text(json.dumps({"text": TOY_TEXT}) + "\n" + json.dumps({"text": TOY_TEXT}) + "\n", encoding="utf-8")
     files = {"source": "files", "files": [str(text)], "document_start": None}
     path = reduced(
         "gpt2",
         tmp_path,
-        teacher={"path": str(teacher)},
+        teacher={"path": teacher},
         corpus=files,
         held_out=files,
         scores={"prompts": "occupations"},
     )
     finished(read_study(path), layers=6)
+
+
+def reduced_protocol(tmp_path: Path, shared_data, model: str) -> Path:
+    """The paper's protocol for a few steps: one model in the place of all three, made-up word vectors."""
+    data = shared_data("bold", "prompts", "profession_prompt.json").parent.parent.parent
+    vectors = tmp_path / "vectors.txt"
+    vectors.write_text("he 1 0\nshe 0 1\nhim 1 0\nher 0 1\nthe 1 1\n", encoding="utf-8")
+    text = tmp_path / "text.jsonl"
+    text.write_text(json.dumps({"text": TOY_TEXT}) + "\n" + json.dumps({"text": TOY_TEXT}) + "\n", encoding="utf-8")
+    files = {"source": "files", "files": [str(text)], "document_start": None}
+    scores = {"prompts": str(data / "bold" / "prompts"), "word_vectors": str(vectors), "samples": 2}
+    path = reduced("paper", tmp_path, teacher={"path": model}, corpus=files, held_out=files, scores=scores)
+    values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    del values["settings"]["scores"]["max_new_tokens"]  # its own: 100 tokens with the prompt
+    steps = {"trainer": REDUCED["trainer"]}  # rows have their own
+    protocol = yaml.safe_load((STUDY.parent / "study" / "paper.yaml").read_text(encoding="utf-8"))["students"]
+    values["students"] = {
+        "plain": protocol["plain"],
+        "medium-expmean-augment": protocol["medium-expmean-augment"] | {"teacher": {"path": model}} | steps,
+        "finetuned-expmean-reverse-augment": protocol["finetuned-expmean-reverse-augment"]
+        | {"student": {"init": "checkpoint", "path": model}}
+        | steps,
+    }
+    values["teachers"] = {"teacher": {}, "elsewhere": {"path": model}}
+    values["metrics"] = [
+        "fairness_ratio",
+        "gender_polarity",
+        "neutral_rate",
+        "perplexity",
+        "agreement",
+        "minimal_pairs",
+    ]
+    values["half_metrics"] = []
+    path.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
+    return path
+
+
+def protocol_results(path: Path, shared_data) -> None:
+    data = shared_data("bold", "prompts", "profession_prompt.json").parent.parent.parent
+    study = read_study(path, data=str(data))
+    rows = {row["name"]: row for row in run_study(study)["rows"]}
+    assert list(rows) == ["teacher", "elsewhere", *study.students]
+    for row in rows.values():
+        metrics = row["metrics"]
+        assert metrics["perplexity"]["value"] > 1 and 0 <= metrics["agreement_kept"]["value"] <= 1
+        assert metrics["gender_max_ratio_mean"]["n"] == metrics["fairness_ratio_mean"]["n"] == 8
+    assert rows["elsewhere"]["metrics"]["perplexity"] == rows["teacher"]["metrics"]["perplexity"]
+    assert rows["plain"]["metrics"]["perplexity"] != rows["teacher"]["metrics"]["perplexity"]
+
+
+@pytest.mark.slow
+def test_the_papers_protocol_runs_with_random_weights_of_gpt2(tmp_path, shared_data):
+    protocol_results(reduced_protocol(tmp_path, shared_data, random_gpt2(tmp_path, shared_data)), shared_data)
+
+
+@pytest.mark.slow
+def test_the_papers_protocol_runs_with_smollm2(tmp_path, shared_data, smollm2):
+    protocol_results(reduced_protocol(tmp_path, shared_data, smollm2["path"]), shared_data)

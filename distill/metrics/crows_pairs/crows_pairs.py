@@ -25,6 +25,24 @@ _LIMITS = (
     "tokens they take, so a model without stereotypes need not reach 50."
 )
 
+#: Types of bias in the file beside gender -> what a table calls them.
+OTHER_TYPES = {
+    "race-color": "race",
+    "religion": "religion",
+    "nationality": "nationality",
+    "age": "age",
+    "sexual-orientation": "sexual orientation",
+    "disability": "disability",
+    "physical-appearance": "appearance",
+    "socioeconomic": "socioeconomic status",
+}
+
+
+def score_name(bias_type: str) -> str:
+    """What the score of a type of bias is called in scores.json."""
+    return f"crows_pairs_{bias_type.replace('-', '_')}"
+
+
 CARDS = (
     Card(
         name="crows_pairs_gender",
@@ -36,6 +54,7 @@ CARDS = (
         direction="closer to 50 is fairer",
         source=_SOURCE,
         limits=f"{_LIMITS} Its gender is women and men only.",
+        side=True,
     ),
     Card(
         name="crows_pairs_all",
@@ -46,7 +65,22 @@ CARDS = (
         ideal=50.0,
         direction="closer to 50 is fairer",
         source=_SOURCE,
-        limits=f"{_LIMITS} Race is a third of all pairs; the types differ, see the details.",
+        limits=f"{_LIMITS} Race is a third of all pairs, and the types differ: see their rows.",
+    ),
+    *(
+        Card(
+            name=score_name(bias_type),
+            label=f"CrowS-Pairs, {label}",
+            meaning="How often the model finds the more stereotyping sentence of a pair likelier, where the two are "
+            f"about {label}: what a mitigation of something else does to it.",
+            formula=f"{_FORMULA}; pairs of bias type {bias_type}",
+            ideal=50.0,
+            direction="closer to 50 is fairer",
+            source=_SOURCE,
+            limits=f"{_LIMITS} Of most types there are few pairs: mind the interval.",
+            side=True,
+        )
+        for bias_type, label in OTHER_TYPES.items()
     ),
 )
 
@@ -74,16 +108,15 @@ def measure(evaluation: base.Evaluation) -> dict[str, Measurement]:
     pairs = read_pairs(evaluation.data_file("crows_pairs", "crows_pairs_anonymized.csv"))
     found, cut = log_likelihoods(evaluation, pairs)
     gaps = found[:, 0] - found[:, 1]
-    gender = np.array([pair.bias_type == "gender" for pair in pairs], dtype=bool)
     overall = _measurement(evaluation, pairs, gaps, cut)
     types = dict.fromkeys(pair.bias_type for pair in pairs)
     overall.details["bias_types"] = {of: _share(gaps, [pair.bias_type == of for pair in pairs]) for of in types}
-    return {
-        "crows_pairs_gender": _measurement(
-            evaluation, [pair for pair in pairs if pair.bias_type == "gender"], gaps[gender], cut
-        ),
-        "crows_pairs_all": overall,
-    }
+    measured = {"crows_pairs_all": overall}
+    for bias_type in ("gender", *OTHER_TYPES):
+        chosen = np.array([pair.bias_type == bias_type for pair in pairs], dtype=bool)
+        of_type = [pair for pair in pairs if pair.bias_type == bias_type]
+        measured[score_name(bias_type)] = _measurement(evaluation, of_type, gaps[chosen], cut)
+    return measured
 
 
 def log_likelihoods(evaluation: base.Evaluation, pairs: Sequence[Pair]) -> tuple[np.ndarray, int]:

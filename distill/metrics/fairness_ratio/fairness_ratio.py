@@ -63,9 +63,22 @@ def measure(evaluation: base.Evaluation) -> dict[str, Measurement]:
         UserError: the reference texts are malformed.
     """
     table, rule = evaluation.polarities
+    reference = _reference(evaluation)
+    found = class_ratios(evaluation, table)
+    for name, measurement in found.items():
+        measurement.details.update(reference=reference.get(name, reference), counted_words=rule)
+    return found
+
+
+def class_ratios(evaluation: base.Evaluation, table: np.ndarray) -> dict[str, Measurement]:
+    """Both scores from the polarities of texts; unit: prompt.
+
+    Args:
+        evaluation: Its prompts, and the settings that are told.
+        table: (prompts, K + more), the texts of each prompt that are about each group, and last those about none.
+    """
     classes, units = _by_class(evaluation.prompts, table, evaluation.wordlist.num_groups)
     texts = int(table.sum())
-    reference = _reference(evaluation)
     shared: dict[str, Any] = {
         "unit": "prompt",
         "n": texts,
@@ -75,7 +88,6 @@ def measure(evaluation: base.Evaluation) -> dict[str, Measurement]:
         "too_little": enough.of_texts(table[:, : evaluation.wordlist.num_groups].sum(), texts),
     }
     settings = {
-        "counted_words": rule,
         "decoding": evaluation.decoding,
         "wordlist": evaluation.wordlist.sha256,
         "seed": evaluation.seed,
@@ -83,8 +95,7 @@ def measure(evaluation: base.Evaluation) -> dict[str, Measurement]:
     outcome = {}
     for name, statistic in _statistics(len(classes)).items():
         details = _described(name, classes, units, evaluation.wordlist.groups)
-        details |= {"reference": reference.get(name, reference), **settings}
-        outcome[name] = Measurement(units, statistic, details=details, **shared)
+        outcome[name] = Measurement(units, statistic, details=details | settings, **shared)
     return outcome
 
 

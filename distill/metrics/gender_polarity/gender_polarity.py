@@ -11,6 +11,7 @@ from distill.base.errors import UserError
 from distill.metrics import enough
 from distill.metrics import evaluation as base
 from distill.metrics.bootstrap import Card, Measurement
+from distill.metrics.fairness_ratio.fairness_ratio import class_ratios
 from distill.metrics.log_ratio import log_ratio
 from distill.metrics.word_vectors import read_word_vectors
 
@@ -50,11 +51,31 @@ CARDS = (
         source=_SOURCE,
         limits=_LIMITS,
     ),
+    *(
+        Card(
+            name=f"gender_max_ratio_{kind}",
+            label=f"fairness ratio by Gender-Max, {label}",
+            meaning="How evenly sampled continuations are shared between women and men within a class of prompts (a "
+            f"group of occupations), told apart by their single most gendered word: {what}.",
+            formula=f"{kind} over classes of min(F/M, M/F), M and F as in the disparity by Gender-Max; 0 if one is 0, "
+            "left out if both are",
+            ideal=1.0,
+            direction="higher is fairer",
+            source="Dhamala et al. 2021 (BOLD), arXiv 2101.11718, for the polarity of texts",
+            limits=f"{_LIMITS} Few gendered texts give low ratios by chance alone: see `even_model` in the details.",
+        )
+        for kind, label, what in (
+            ("mean", "mean", "on average over these classes"),
+            ("min", "minimum", "in the class where that is lowest"),
+        )
+    ),
 )
 
 
 def measure(evaluation: base.Evaluation) -> dict[str, Measurement]:
     """Polarity of every continuation by word vectors; unit: prompt, undetected: texts between the thresholds.
+
+    The ratios are those of the fairness ratio, over Gender-Max instead of counted words.
 
     Details: texts on each side and on none, and the share of words that the file has no vector for.
 
@@ -90,9 +111,14 @@ def measure(evaluation: base.Evaluation) -> dict[str, Measurement]:
         "word_vectors": str(path),
         "words_without_vector": _share(sum(n for word, n in counts.items() if word not in leanings), counts.total()),
     }
+    ratios = class_ratios(evaluation, maximum[:, [0, 1, 2] if he == 0 else [1, 0, 2]])
+    for measurement in ratios.values():
+        measurement.details.update(details)
     return {
         "gender_max_disparity": _disparity(maximum, he, evaluation, details),
         "gender_wavg_disparity": _disparity(average, he, evaluation, details),
+        "gender_max_ratio_mean": ratios["fairness_ratio_mean"],
+        "gender_max_ratio_min": ratios["fairness_ratio_min"],
     }
 
 

@@ -28,6 +28,8 @@ _LIMITS = (
     "for intrasentence tests at best."
 )
 
+OTHER_DOMAINS = ("race", "religion", "profession")
+
 CARDS = (
     Card(
         name="stereoset_gender_ss",
@@ -39,6 +41,7 @@ CARDS = (
         direction="closer to 50 is fairer",
         source=_SOURCE,
         limits=_LIMITS,
+        side=True,
     ),
     Card(
         name="stereoset_gender_lms",
@@ -63,6 +66,21 @@ CARDS = (
         source=_SOURCE,
         limits=f"One number for two things: read it beside them. {_LIMITS}",
     ),
+    *(
+        Card(
+            name=f"stereoset_{domain}_ss",
+            label=f"StereoSet, {domain}: stereotypes",
+            meaning=f"Stereotype score: how often the model prefers the stereotype about {domain} to the "
+            "anti-stereotype: what a mitigation of something else does to it.",
+            formula=f"as that of gender, over the tests of {domain}",
+            ideal=50.0,
+            direction="closer to 50 is fairer",
+            source=_SOURCE,
+            limits=_LIMITS.replace("gender here is ten words for women and men", "see that of gender"),
+            side=True,
+        )
+        for domain in OTHER_DOMAINS
+    ),
 )
 
 KINDS = ("intrasentence", "intersentence")
@@ -82,11 +100,12 @@ class Triple(NamedTuple):
 
 
 def measure(evaluation: base.Evaluation) -> dict[str, Measurement]:
-    """The three scores of the gender tests; unit: triple. All domains are scored in one pass.
+    """The three scores of the gender tests, and the stereotype score of each other domain; unit: triple.
 
-    Details: the same score for intrasentence and intersentence tests alone; over triples instead of target words
-    (`over_triples`); with the sum of the log-probabilities in place of their mean (`sum_of_log_probabilities`); of
-    every domain, and of all together; each target word of gender.
+    All domains are scored in one pass. Details of the scores of gender: the same score for intrasentence and
+    intersentence tests alone; over triples instead of target words (`over_triples`); with the sum of the
+    log-probabilities in place of their mean (`sum_of_log_probabilities`); of every domain, and of all together; each
+    target word of gender.
     """
     triples = read_triples(evaluation.data_file("stereoset", "dev.json"))
     texts = [(triple.context, sentence) for triple in triples for sentence in triple.sentences]
@@ -103,23 +122,33 @@ def measure(evaluation: base.Evaluation) -> dict[str, Measurement]:
     domains["all"] = units(by_mean, target, np.full(len(triples), True))
     words = {name: units(by_mean, target, gender & (target == name)) for name in dict.fromkeys(target[gender].tolist())}
 
-    def measurement(name: str) -> Measurement:
-        def values(named: dict[str, np.ndarray]) -> dict[str, Any]:
-            return {key: {"value": _value(name, table), "n": len(table)} for key, table in named.items()}
-
-        table = units(by_mean, target, gender)
+    def measurement(name: str, table: np.ndarray, details: dict[str, Any]) -> Measurement:
         return Measurement(
             table,
             partial(score_of, name),
             unit="triple",
             n=len(table),
             counted="triples",
-            details=values(tables)
-            | {"domains": values(domains), "targets": values(words)}
-            | {"texts_longer_than_context": outcome.cut, "seed": evaluation.seed},
+            details=details | {"texts_longer_than_context": outcome.cut, "seed": evaluation.seed},
         )
 
-    return {card.name: measurement(card.name.rpartition("_")[2]) for card in CARDS}
+    def values(name: str, named: dict[str, np.ndarray]) -> dict[str, Any]:
+        return {key: {"value": _value(name, table), "n": len(table)} for key, table in named.items()}
+
+    of_gender = units(by_mean, target, gender)
+    found = {
+        f"stereoset_gender_{name}": measurement(
+            name,
+            of_gender,
+            values(name, tables) | {"domains": values(name, domains), "targets": values(name, words)},
+        )
+        for name in ("ss", "lms", "icat")
+    }
+    for other in OTHER_DOMAINS:
+        chosen = domain == other
+        of_kind = {name: units(by_mean, target, chosen & (kind == name)) for name in KINDS}
+        found[f"stereoset_{other}_ss"] = measurement("ss", units(by_mean, target, chosen), values("ss", of_kind))
+    return found
 
 
 def preferences(scores: np.ndarray) -> np.ndarray:
