@@ -33,7 +33,8 @@ from distill.recipe_check import recipe_of
 from distill.reports.report import write_report
 from distill.run_folder import open_run
 from distill.scoring.measure import check_run, check_templates, run_prompts
-from distill.scoring.score import score_run
+from distill.scoring.score import run_models, score_run
+from distill.scoring.so_far import probe_of
 from distill.text.counterfactual import Swapper
 from distill.text.role_map import token_roles
 from distill.text.wordlist import load_wordlist
@@ -115,9 +116,7 @@ def run(recipe: Recipe) -> dict[str, Any] | None:
     scores = None
     with together() as process:
         if process.is_main_process:
-            models = {"teacher": recipe.teacher.path} if recipe.teacher.path is not None else {}
-            models |= {name: str(folder / name) for name in recipe.variants()}
-            scores = score_run(recipe, models, asked.swapper.wordlist, text.held_out, folder)
+            scores = score_run(recipe, run_models(recipe, folder), asked.swapper.wordlist, text.held_out, folder)
             write_report(recipe, scores, text.counts, folder)
     process.destroy_process_group()
     return scores
@@ -196,4 +195,5 @@ def _train(recipe: Recipe, asked: _Asked, text: _Text, student: PreTrainedModel,
             role_maps=build_role_maps(roles.edges, roles.vocab_size),
             checkpoints=folder / "checkpoints" / name,
             destination=folder / name,
+            probe=probe_of(recipe, asked.swapper, text.tokenizer),
         )

@@ -38,7 +38,7 @@ from distill.metrics import Evaluation, chosen
 from distill.metrics.audited import Audited, read_audited
 from distill.models.architecture import default_device, model_hash, own_context, parameter_count, weights_hash
 from distill.models.loading import labelled, load_model, load_teacher, load_tokenizer
-from distill.recipe import Recipe, ScoreConfig
+from distill.recipe import WHILE_TRAINING, Recipe, ScoreConfig
 from distill.recipe_check import require_context, typed
 from distill.scoring.contents import Asked, Measured, contents
 from distill.scoring.measure import (
@@ -148,7 +148,7 @@ def _named(checkpoints: str | Path | Sequence[str | Path] | Mapping[str, ModelSo
 
 
 def _config(settings: Mapping[str, Any]) -> ScoreConfig:
-    known = {f.name for f in fields(ScoreConfig)} - {"prompts"}
+    known = {f.name for f in fields(ScoreConfig)} - {"prompts", *WHILE_TRAINING}
     for name in settings:
         if name not in known:
             raise UserError(f"unknown setting '{name}'; {suggestion(name, sorted(known))}")
@@ -168,6 +168,12 @@ def _with_audit_metrics(config: ScoreConfig) -> ScoreConfig:
     return replace(config, metrics=list(dict.fromkeys([*config.metrics, *wanted])))
 
 
+def run_models(recipe: Recipe, folder: Path) -> dict[str, str]:
+    """Name -> folder or hub id of a run's models, the teacher first and the mitigated student last."""
+    teacher = {"teacher": recipe.teacher.path} if recipe.teacher.path is not None else {}
+    return teacher | {name: str(folder / name) for name in recipe.variants()}
+
+
 def score_run(
     recipe: Recipe, models: Mapping[str, str], wordlist: WordList, documents: Sequence[str], folder: Path
 ) -> dict[str, Any]:
@@ -175,7 +181,7 @@ def score_run(
 
     Args:
         recipe: Its `scores`, `seed` and `teacher` are read.
-        models: Name -> folder or hub id; the teacher first, the mitigated student last.
+        models: See `run_models`.
         wordlist: The recipe's word list.
         documents: Held-out texts.
         folder: The run's folder. What was measured is kept in its `cache/scores`: a stopped evaluation goes on.
@@ -198,7 +204,8 @@ def score_run(
     settings = run_scores(recipe.scores, recipe.audit, folder)
     if settings.members and settings.reference is None and "teacher" in models:
         settings = replace(settings, reference="teacher")
-    return score(sources, wordlist=wordlist, texts=documents, seed=recipe.seed, folder=folder, **vars(settings))
+    asked = {key: value for key, value in vars(settings).items() if key not in WHILE_TRAINING}
+    return score(sources, wordlist=wordlist, texts=documents, seed=recipe.seed, folder=folder, **asked)
 
 
 def _load_trusted(path: str) -> tuple[Any, Any]:

@@ -24,6 +24,7 @@ from distill.recipe import Recipe
 from distill.training import checkpoints as checkpoint_folder
 from distill.training.arguments import loss_settings, training_arguments
 from distill.training.hub import hub_repository
+from distill.training.probing import Probe, Probing
 from distill.training.processes import together
 from distill.training.student_loss import PROJECTION, attach_loss
 from distill.training.teacher_cache import open_teacher_cache
@@ -40,6 +41,7 @@ def train_student(
     role_maps: Sequence[RoleMap],
     checkpoints: Path,
     destination: Path,
+    probe: Probe | None = None,
 ) -> None:
     """Train a student and put it, whole, at `destination`; goes on from the newest whole checkpoint.
 
@@ -54,10 +56,10 @@ def train_student(
         role_maps: K - 1 maps that undo each shift of the word list.
         checkpoints: Folder of Trainer's checkpoints.
         destination: Folder of the finished student.
+        probe: Measures student and teacher on the way, see `probing`.
 
     Raises:
-        UserError: see `training_arguments`, `hub_repository` and `open_teacher_cache`; numbers that are not finite; a
-            disk that is full.
+        UserError: see `training_arguments`, `hub_repository`, `open_teacher_cache`; numbers not finite; a full disk.
         Stopped: SIGINT or SIGTERM came; the step was finished and saved.
     """
     arguments = training_arguments(recipe, checkpoints)
@@ -67,8 +69,7 @@ def train_student(
     _ask_hub(arguments)
     padding = _padding_rows(student, vocab := vocab_size(tokenizer))
     attach_loss(student, vocab)
-    if recipe.loss.hidden and teacher is not None:
-        _project(student, teacher)
+    _project(recipe, student, teacher)
     with stop_signals_kept() as signals:
         trainer = DistillationTrainer(
             model=student,
@@ -84,12 +85,20 @@ def train_student(
             decode=tokenizer.decode,
             stop_signals=signals,
         )
-        if recipe.teacher.cache_hidden_states:
-            _open_cache(trainer, recipe, Path(recipe.cache_dir or destination.parent / "cache"))
+        _open_cache(trainer, recipe, Path(recipe.cache_dir or destination.parent / "cache"))
+        _watch(trainer, probe, recipe.scores.probe_steps)
         _train(trainer, checkpoints, signals)
         _write_student(trainer, recipe, tokenizer, destination, padding)
         if signals:
             raise Stopped(signals[0])
+
+
+def _watch(trainer: DistillationTrainer, probe: Probe | None, steps: int | None) -> None:
+    """Let the trainer ask the probe on the way, where one process can: not of a student that FSDP shards."""
+    if probe is not None and trainer.is_fsdp_enabled:
+        say("the disparity so far (scores.probe_steps) is left out: FSDP shards the student")
+    elif probe is not None:
+        trainer.add_callback(Probing(trainer, probe, steps))
 
 
 def _require_steps(arguments: TrainingArguments, blocks: BlockDataset | BlockStream) -> None:
@@ -142,15 +151,19 @@ def _padding_rows(student: PreTrainedModel, vocab: int) -> dict[str, Tensor]:
     }
 
 
-def _project(student: PreTrainedModel, teacher: PreTrainedModel) -> None:
-    """Give the student a projection to its teacher's width, where the widths differ."""
+def _project(recipe: Recipe, student: PreTrainedModel, teacher: PreTrainedModel | None) -> None:
+    """Give the student a projection to its teacher's width, where the loss compares them and they differ."""
+    if not recipe.loss.hidden or teacher is None:
+        return
     ours, theirs = head(student)[0].shape[1], head(teacher)[0].shape[1]
     if ours != theirs:
         setattr(student, PROJECTION, nn.Linear(ours, theirs, bias=False))
 
 
 def _open_cache(trainer: DistillationTrainer, recipe: Recipe, folder: Path) -> None:
-    """Let the trainer keep the teacher's hidden states in a folder."""
+    """Let the trainer keep the teacher's hidden states in a folder, if the recipe says so."""
+    if not recipe.teacher.cache_hidden_states:
+        return
     blocks = trainer.train_dataset
     assert isinstance(blocks, BlockDataset)  # `check_recipe`: a stream has no cache
     with together(main_first=True):  # the main process makes the files

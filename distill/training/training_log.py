@@ -117,6 +117,7 @@ class TrainingLog(TrainerCallback):
 
     def __init__(self, accelerator: Accelerator) -> None:
         self.totals = Totals()
+        self.beside: dict[str, float] = {}  # what others want written beside the totals
         self.teacher_time = Stopwatch(accelerator.device)
         self._accelerator = accelerator
         self._step_time = Stopwatch(accelerator.device)
@@ -200,7 +201,7 @@ class TrainingLog(TrainerCallback):
         return figures
 
     def write(self, path: Path, history: Sequence[Mapping[str, float]]) -> None:
-        """Write {"history", and the totals by name} for the report; a number that JSON cannot hold becomes null.
+        """Write {"history", the totals and `beside` by name} for the report; what JSON cannot hold becomes null.
 
         Args:
             path: A JSON file.
@@ -208,7 +209,7 @@ class TrainingLog(TrainerCallback):
         """
         entries = [{k: v if math.isfinite(v) else None for k, v in entry.items()} for entry in history]
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, {"history": entries, **asdict(self.totals)})
+        write_json(path, {"history": entries, **asdict(self.totals), **self.beside})
 
 
 def _peak_memory(device: torch.device) -> int:

@@ -21,10 +21,20 @@ from distill.data.stream import training_blocks
 from distill.models.architecture import decoder_layers
 from distill.models.student import make_student, train_tokenizer
 from distill.objective.logit_ops import build_role_maps
-from distill.recipe import CorpusConfig, LoraConfig, LossConfig, Recipe, StudentConfig, TargetConfig, TeacherConfig
+from distill.recipe import (
+    CorpusConfig,
+    LoraConfig,
+    LossConfig,
+    Recipe,
+    ScoreConfig,
+    StudentConfig,
+    TargetConfig,
+    TeacherConfig,
+)
 from distill.text.counterfactual import Swapper
 from distill.text.role_map import token_roles
 from distill.text.wordlist import load_wordlist
+from distill.training.probing import Probe
 from distill.training.run import train_student
 
 
@@ -63,6 +73,8 @@ def main(
     teacher_keys: dict | None = None,  # of the recipe
     student_keys: dict | None = None,  # of the recipe
     on_nonfinite: str = "stop",
+    probe: Probe | None = None,
+    scores: dict | None = None,  # keys of the recipe
     **trainer,
 ) -> None:
     folder = Path(output)
@@ -79,6 +91,7 @@ def main(
         student=_student_config(student_keys or {}),
         target=TargetConfig(op="expmean", reverse_roles=True, augment=True),
         loss=LossConfig(kd=1.0, ce=0.5, hidden=0.1),
+        scores=ScoreConfig(**scores or {}),
         trainer={
             "max_steps": steps,
             "per_device_train_batch_size": micro_batch,
@@ -120,6 +133,7 @@ def main(
         role_maps=build_role_maps(roles.edges, roles.vocab_size),
         checkpoints=folder / "checkpoints",
         destination=folder / "student",
+        probe=probe,
     )
     if recipe.teacher.shard:
         weights = list(decoder_layers(teacher)[1].parameters())
