@@ -31,7 +31,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from distill.base.console import counter, say
+from distill.base.console import counter, phase, say
 from distill.base.errors import UserError, suggestion
 from distill.data.audit import run_scores
 from distill.metrics import Evaluation, chosen
@@ -332,7 +332,7 @@ def _console_progress() -> Progress:
 
     def report(model: str, what: str, done: int, total: int) -> None:
         if (model, what) not in counters:
-            if model not in {name for name, _ in counters}:
+            if model not in {name for name, _ in counters} and not phase(f"scoring {model}"):
                 say(f"scoring {model}")
             counters[model, what] = counter(f"scoring {model}: {what}", "done")
         counters[model, what](done, total)

@@ -48,6 +48,7 @@ from distill.training.step_watch import SpikeWatch, smallest_bad
 from distill.training.teacher_cache import TeacherCache
 from distill.training.training_log import TrainingLog, log_line, token_counts
 
+COUNTER = "training"  # what is said of the steps
 _TRAINED = "trained.safetensors"  # in checkpoints of students with an adapter
 
 
@@ -56,7 +57,7 @@ class _ConsoleProgress(TrainerCallback):
 
     def on_train_begin(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
         disable_progress_bar()  # that of saving would be drawn across ours
-        self._report = counter("training", "steps", done=state.global_step)
+        self._report = counter(COUNTER, "steps", done=state.global_step)
         self._newest: dict[str, str] = {}
 
     def on_log(self, args: TrainingArguments, state: Any, control: Any, logs: dict[str, Any], **kwargs: Any) -> None:
