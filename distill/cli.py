@@ -389,7 +389,7 @@ _SCORE_EXAMPLES = """examples:
 def _score_parser() -> Any:
     import jsonargparse
 
-    from distill.recipe import ScoreConfig
+    from distill.recipe import WHILE_TRAINING, ScoreConfig
 
     parser = jsonargparse.ArgumentParser(prog="distill score", description=_SCORE, exit_on_error=False)
     parser.add_argument("checkpoints", nargs="+", metavar="CHECKPOINT", help="Folder or hub id of a model.")
@@ -406,7 +406,7 @@ def _score_parser() -> Any:
     _add_wordlist(parser)
     _add_json(parser)
     _add_quiet(parser)
-    parser.add_class_arguments(ScoreConfig, skip={"metrics"})
+    parser.add_class_arguments(ScoreConfig, skip={"metrics", *WHILE_TRAINING})
     return parser
 
 
@@ -452,7 +452,7 @@ def score(arguments: Sequence[str]) -> None:
         from distill.scoring.scores_file import keep_asked, refuse_other_scores, scores_beside
         from distill.text.documents import read_documents
 
-        settings = {f.name: options[f.name] for f in fields(ScoreConfig) if f.name != "metrics"}
+        settings = {f.name: options[f.name] for f in fields(ScoreConfig) if f.name in options and f.name != "metrics"}
         if options.metrics is not None:
             settings["metrics"] = list(chosen([name.strip() for name in options.metrics.split(",")]))
         folder = Path(options.output_dir)

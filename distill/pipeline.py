@@ -14,7 +14,7 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
-from distill.base.console import counter, say
+from distill.base.console import counter, phase
 from distill.base.files import is_finished
 from distill.data.audit import with_audit
 from distill.data.blocks import BlockDataset
@@ -33,7 +33,9 @@ from distill.recipe_check import recipe_of
 from distill.reports.report import write_report
 from distill.run_folder import open_run
 from distill.scoring.measure import check_run, check_templates, run_prompts
-from distill.scoring.score import score_run
+from distill.scoring.run_phases import SAMPLING, follow_run
+from distill.scoring.score import run_models, score_run
+from distill.scoring.so_far import probe_of
 from distill.text.counterfactual import Swapper
 from distill.text.role_map import token_roles
 from distill.text.wordlist import load_wordlist
@@ -69,7 +71,7 @@ class _Text:
 
 
 def train(recipe: Recipe | str | Path, **keys: Any) -> dict[str, Any]:
-    """Run a recipe as `distill train` does, from Python.
+    """Run a recipe as `distill train` does, from Python; the contents of the run's scores.json.
 
     ```python
     scores = train("debug", output_dir="outputs/mine", target={"op": "expmean", "strength": 0.5})
@@ -78,9 +80,6 @@ def train(recipe: Recipe | str | Path, **keys: Any) -> dict[str, Any]:
     Args:
         recipe: A recipe by name or file, or a `Recipe`.
         keys: Recipe keys laid over it; a section takes a dictionary.
-
-    Returns:
-        The contents of the run's scores.json.
 
     Raises:
         UserError: see `run`, and `recipe_of` for keys that make no sound recipe.
@@ -107,16 +106,15 @@ def run(recipe: Recipe) -> dict[str, Any] | None:
     with together():
         asked = _load(recipe)
     with together(main_first=True) as process, open_run(recipe) as folder:
-        for name in _missing(recipe, folder):
+        for name in (missing := _missing(recipe, folder)):
             refuse_other_processes(folder / "checkpoints" / name, process.num_processes)
+        follow_run(recipe, folder, missing, asked.teacher, asked.student)
         text, student = _prepare(recipe, asked, folder)
     _train(recipe, asked, text, student, folder)
     scores = None
     with together() as process:
         if process.is_main_process:
-            models = {"teacher": recipe.teacher.path} if recipe.teacher.path is not None else {}
-            models |= {name: str(folder / name) for name in recipe.variants()}
-            scores = score_run(recipe, models, asked.swapper.wordlist, text.held_out, folder)
+            scores = score_run(recipe, run_models(recipe, folder), asked.swapper.wordlist, text.held_out, folder)
             write_report(recipe, scores, text.counts, folder)
     process.destroy_process_group()
     return scores
@@ -145,8 +143,8 @@ def _prepare(recipe: Recipe, asked: _Asked, folder: Path) -> tuple[_Text, PreTra
     model_key = model_hash(teacher, tokenizer) if teacher is not None else ""
     # Held-out samples must not be training samples: their seeds differ.
     corpus, held_out = (
-        open_corpus(config, seed, cache, teacher, tokenizer, model_key, counter("sampling text", "documents"))
-        for config, seed in ((recipe.corpus, 2 * recipe.seed), (recipe.held_out, 2 * recipe.seed + 1))
+        open_corpus(config, 2 * recipe.seed + number, cache, teacher, tokenizer, model_key, counter(name, "documents"))
+        for number, (name, config) in enumerate(zip(SAMPLING, (recipe.corpus, recipe.held_out), strict=True))
     )
     if tokenizer is None:
         tokenizer = corpus_tokenizer(recipe.student, corpus.documents, corpus.key, cache)
@@ -184,7 +182,7 @@ def _train(recipe: Recipe, asked: _Asked, text: _Text, student: PreTrainedModel,
     if missing := _missing(recipe, folder):
         preflight.warn_of(recipe, len(missing), teacher, student, text.counts, roles, asked.swapper, text.held_out)
     for name, variant in missing.items():
-        say(f"training {folder / name}")
+        phase(f"training {folder / name}")
         set_seed(recipe.seed)
         train_student(
             variant,
@@ -195,4 +193,5 @@ def _train(recipe: Recipe, asked: _Asked, text: _Text, student: PreTrainedModel,
             role_maps=build_role_maps(roles.edges, roles.vocab_size),
             checkpoints=folder / "checkpoints" / name,
             destination=folder / name,
+            probe=probe_of(recipe, asked.swapper, text.tokenizer),
         )

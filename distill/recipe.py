@@ -248,6 +248,9 @@ class ScoreConfig:
             is subtracted. `null`: a run's teacher; else none.
         control: A model that was trained on other text of the same kind: how well its losses tell members from others
             is subtracted, since that is no memory. `null`: chance, which is right where a random draw made the two.
+        probe_steps: Look at the disparity so far, the next-word disparity of 40 prompts of half of the subjects, every
+            so many optimizer steps of the training, before the first and after the last; `null`: at every save
+            (`trainer.save_steps`), `0`: never. Nothing is chosen by it.
     """
 
     metrics: list[str] = field(
@@ -286,6 +289,7 @@ class ScoreConfig:
     canaries: str | None = None
     reference: str | None = None
     control: str | None = None
+    probe_steps: int | None = None
 
     def decoding(self) -> dict[str, Any]:
         """The settings that decide the sampled texts; a `max_length` where there is one."""
@@ -293,6 +297,9 @@ class ScoreConfig:
         given = {name: getattr(self, name) for name in names}
         return given if self.max_length is None else given | {"max_length": self.max_length}
 
+
+#: Keys of `ScoreConfig` that are of a training, and say nothing to who scores finished models.
+WHILE_TRAINING = ("probe_steps",)
 
 MOST_CANARIES = 500
 

@@ -296,6 +296,10 @@ def require_context(scores: ScoreConfig) -> None:
         scores.context is None or scores.context >= 2,
         f"scores.context is {scores.context}, but must be at least 2 tokens; null: as long as the models take",
     )
+    _require(
+        scores.probe_steps is None or scores.probe_steps >= 0,
+        f"scores.probe_steps is {scores.probe_steps}, but must be at least 1 step, 0 for never, or null for every save",
+    )
 
 
 def _check_audit(recipe: Recipe) -> None:

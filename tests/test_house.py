@@ -25,7 +25,7 @@ from distill.training.trainer_keys import check_trainer_keys
 
 PACKAGE = REPOSITORY / "distill"
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-PINNED_EXTRAS = ("metrics", "private", "test", "dev", "browser", "demo")
+PINNED_EXTRAS = ("metrics", "private", "test", "dev", "browser", "demo", "trackers", "onnx")
 ACCELERATE = REPOSITORY / "recipes/accelerate"
 STUDIES = {REPOSITORY / "recipes/study.yaml", *(REPOSITORY / "recipes/study").glob("*.yaml")}
 RECIPES = sorted(
@@ -272,7 +272,7 @@ def test_constraints_meet_the_ranges_of_pyproject():
     for requirement in (*PROJECT["dependencies"], *(r for name in PINNED_EXTRAS for r in extras[name])):
         match = re.fullmatch(r"([\w.-]+)(?:\[\w+\])?>=([\d.]+)", requirement)
         if match is None:
-            assert requirement in ("distill[test]", "distill[metrics]", "distill[lora]", "distill[private]")
+            assert requirement in {f"distill[{name}]" for name in ("test", "metrics", "lora", "private", "trackers")}
             continue
         pinned = [int(part) for part in pins()[normalised(match[1])].split(".")]
         assert pinned >= [int(part) for part in match[2].split(".")], requirement

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from distill.base.errors import UserError, storage_error
+from distill.base.phases import Plan, time_of_day
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -24,8 +25,14 @@ QUIET_HELP = "no progress; warnings and errors only"
 _SECONDS_BETWEEN_LINES = 5.0
 _SECONDS_BETWEEN_FRAMES = 0.1
 
+# Where one report says that much was done so soon, it was done before: no piece of work is that quick.
+_AT_ONCE = 1.0
+_BAR_WIDTH = 20
+_BAR_AND_TIME = _BAR_WIDTH + 3 + len("-:--:--")  # with the spaces between
+
 _quiet = False
 _bar: "Progress | None" = None
+_plan: Plan | None = None
 
 
 def is_first_process() -> bool:
@@ -52,8 +59,41 @@ def warn(message: str) -> None:
         print(f"warning: {message}", file=sys.stderr, flush=True)
 
 
+def follow(plan: Plan | None) -> None:
+    """Let what is said from now on tell the phase of a run, and when all of it will be done; None: no longer."""
+    global _plan
+    _plan = plan
+
+
+def phase(name: str) -> bool:
+    """A phase of the run that is followed begins, which is said; False where there is none of this name to begin."""
+    if _plan is None or not _plan.begin(name):
+        return False
+    left = _plan.seconds_left()
+    when = f"all done at about {time_of_day(left)}, {duration(left)} left"
+    say(f"phase {_plan.number} of {len(_plan.phases)}: {name}; {when}")
+    return True
+
+
+def _of_run(what: str, done: int, total: int | None, before: int) -> Callable[[str], str]:
+    """Tell the plan how far a counter is; what is said of the whole run behind the count, by a form of words."""
+    phase(what)
+    plan = _plan
+    if plan is None or not plan.is_at(what):
+        return lambda form: ""
+    if total:
+        plan.report(what, done / total, before / total)
+    return lambda form: form.format(plan.number, len(plan.phases), time_of_day(plan.seconds_left()))
+
+
+def _cut(text: str, room: int) -> str:
+    return text if len(text) <= room else f"{text[: max(room - 1, 0)]}…"
+
+
 def counter(what: str, unit: str, done: int = 0) -> Callable[..., None]:
     """A progress callback `(done, total=None, note="")` that says how far `what` is, at most every few seconds.
+
+    A phase of that name, of the run that is followed, begins with the first report.
 
     Args:
         what: What is being done.
@@ -61,29 +101,36 @@ def counter(what: str, unit: str, done: int = 0) -> Callable[..., None]:
         done: How many were done before now; they do not count for the remaining time.
     """
     begun = last = time.monotonic()
-    before, bar, task = done, None, None
+    before, reported, bar, task = done, False, None, None
 
     def report(done: int, total: int | None = None, note: str = "") -> None:
-        nonlocal last, bar, task
+        nonlocal begun, before, reported, last, bar, task
         if not is_first_process() or _quiet:
             return
         now = time.monotonic()
+        if not (reported or before) and now - begun < _AT_ONCE and done != total:
+            begun, before = now, done
+        reported = True
         ended = done == total
-        count = f"{done:,}{f' of {total:,}' if total else ''} {unit}{f', {note}' if note else ''}"
+        of_run = _of_run(what, done, total, before)
+        count = f"{done:,}{f' of {total:,}' if total else ''} {unit}"
+        note = f", {note}" if note else ""
         if on_terminal():
             if bar is None or bar is not _bar:
                 bar = _open_bar()
                 task = bar.add_task(what, total=total, completed=before, count="")
             elif now - last < _SECONDS_BETWEEN_FRAMES and not ended:
                 return
-            bar.update(task, completed=done, total=total, count=count)
+            room = bar.console.width - len(what) - _BAR_AND_TIME
+            bar.update(task, completed=done, total=total, count=_cut(count + of_run(", all done {2}") + note, room))
             bar.refresh()
             if ended:
                 _close_bar()
         elif now - last >= _SECONDS_BETWEEN_LINES or ended:
             rate = (done - before) / max(now - begun, 1e-9)
             left = f", {duration((total - done) / rate)} left" if total and rate and not ended else ""
-            say(f"{what}: {count}{left}")
+            whole = of_run("; phase {0} of {1}, all done at about {2}") if not ended else ""
+            say(f"{what}: {count}{note}{left}{whole}")
         else:
             return
         last = now
@@ -144,7 +191,7 @@ def _open_bar() -> "Progress":
     console = Console(stderr=True)
     columns = (
         TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=20),
+        BarColumn(bar_width=_BAR_WIDTH),
         TextColumn("{task.fields[count]}", markup=False),
         TimeRemainingColumn(elapsed_when_finished=True),
     )

@@ -173,6 +173,8 @@ def _sample_to_file(
         whole = [line for line in stream if line.endswith(b"\n")]
         batches = len(whole) // size
         stream.truncate(sum(map(len, whole[: batches * size])))
+        if progress:
+            progress(batches * size, total)
         for number in range(batches, -(-total // size)):
             documents = sample_batch(teacher, tokenizer, config, seed, number)
             stream.writelines(json.dumps({"text": d}).encode() + b"\n" for d in documents)

@@ -43,6 +43,7 @@ from distill.data.packing import cache_key, check_packed, pack, packed_blocks
 from distill.recipe import Recipe
 from distill.text.counterfactual import Swapper
 
+PACKING = "swapping, tokenising and packing"  # what is said of it
 _SOME_DOCUMENTS = 256  # that tell, before training, what it costs that each has a row of its own
 _POOL = 512  # blocks among which the next one is drawn
 _READER = "reader"  # key of a batch: (number of the reader in its process, its Place)
@@ -308,7 +309,7 @@ def training_blocks(
         UserError: the corpus cannot be read, or there is nothing in it to learn from (see `check_packed`).
     """
     if recipe.corpus.pack == "before_training":
-        progress = counter("swapping, tokenising and packing", "documents")
+        progress = counter(PACKING, "documents")
         blocks, counts = packed_blocks(
             corpus, tokenizer, swapper, recipe.block_length, cache_dir, progress, one_document
         )

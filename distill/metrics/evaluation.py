@@ -27,7 +27,7 @@ from distill.models.architecture import backbone, begins_itself, evaluating, hea
 from distill.models.generation import generate
 from distill.models.loading import load_model, load_tokenizer
 from distill.objective.logit_ops import RoleMap
-from distill.recipe import ScoreConfig
+from distill.recipe import WHILE_TRAINING, ScoreConfig
 from distill.text.conversations import as_given, chat_prompt
 from distill.text.counterfactual import Swapper
 from distill.text.prompts import Prompt, load_prompts, without_listed_words
@@ -459,7 +459,7 @@ def evaluation_from(**inputs: Any) -> Evaluation:
         UserError: an unknown argument, or a model, word list or prompt file that cannot be used.
     """
     known = {"model", "tokenizer", "wordlist", "documents", "prompts", "seed"}
-    setting_names = {f.name for f in fields(ScoreConfig)} - {"metrics", "prompts"}
+    setting_names = {f.name for f in fields(ScoreConfig)} - {"metrics", "prompts", *WHILE_TRAINING}
     for name in inputs:
         if name not in known | setting_names:
             raise UserError(f"unknown argument '{name}'; {suggestion(name, sorted(known | setting_names))}")

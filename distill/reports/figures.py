@@ -177,17 +177,23 @@ def scatter(
     return _figure(title, bottom + 48, parts)
 
 
-def curves(lines: Sequence[tuple[str, Sequence[tuple[float, float]]]], title: str, names: tuple[str, str]) -> Markup:
+def curves(
+    lines: Sequence[tuple[str, Sequence[tuple[float, float]]]],
+    title: str,
+    names: tuple[str, str],
+    include: Sequence[float] = (),
+) -> Markup:
     """Lines through points (x, y), each in the style of its series.
 
     Args:
         lines: (style, points from left to right).
         title: What the figure shows, for those who do not see it.
         names: What x and y are.
+        include: Values that the y axis reaches in any case.
     """
     bottom, top = 200, 34
     x_scale = covering([x for _, points in lines for x, _ in points], 12.0, 96.0)
-    y_scale = covering([y for _, points in lines for _, y in points], bottom, top)
+    y_scale = covering([y for _, points in lines for _, y in points], bottom, top, include)
     # In the unit square of a nested drawing, because a path knows no percentages.
     inner_x, inner_y = (Scale(s.low, s.high, *ends) for s, ends in ((x_scale, (0, 100)), (y_scale, (100, 0))))
     paths = [

@@ -49,6 +49,11 @@ from distill.reports.findings import (
 
 _TEMPLATES = PACKAGE / "assets" / "report"
 _MOST_SUBJECTS = 80  # Rows of the figure of occupations; of more, those that lean most are shown.
+# What a probe finds while a student trains (`training.probing`), and what it is called.
+_SO_FAR = {
+    "next_word_disparity_so_far": "next-word disparity",
+    "next_word_mean_so_far": "mean, signed",
+}
 _LOSSES = {"loss_kd": "divergence from the target", "loss_ce": "cross-entropy", "loss_hidden": "hidden states"}
 
 Scores = Mapping[str, Any]
@@ -143,6 +148,7 @@ def run_page(
         _trade_off(scores, models),
         _next_words(scores, models),
         _losses(training or {}, models),
+        _so_far(training or {}, models),
     ]
     name = title_of(source)
     of_run = isinstance(source, Recipe)
@@ -390,9 +396,8 @@ def _losses(training: Mapping[str, Mapping[str, Any]], models: Mapping[str, Show
     for part, what in _LOSSES.items():
         lines = []
         for name, record in training.items():
-            logged = [log for log in record.get("history", []) if log.get(part) is not None and "step" in log]
-            if name in models and len(logged) > 1:
-                lines.append((models[name].style, [(log["step"], log[part]) for log in logged]))
+            if name in models and len(logged := _logged(record, part)) > 1:
+                lines.append((models[name].style, logged))
                 shown.append(name)
         if lines:
             charts.append(curves(lines, f"{what} over training steps", ("step", f"{what}, per token")))
@@ -408,6 +413,54 @@ def _losses(training: Mapping[str, Mapping[str, Any]], models: Mapping[str, Show
         charts=charts,
         lines=True,
     )
+
+
+def _so_far(training: Mapping[str, Mapping[str, Any]], models: Mapping[str, ShownModel]) -> Figure | None:
+    """The next-word disparity over the steps of training, by the probe's prompts, beside the teacher's."""
+    key = next(iter(_SO_FAR))
+    sizes = {name: _logged(record, key) for name, record in training.items() if name in models}
+    shown = {name: dict(points) for name, points in sizes.items() if len(points) > 1}
+    if not shown:
+        return None
+    records = {name: training[name] for name in shown}
+    charts = [chart for key in _SO_FAR if (chart := _chart_so_far(key, records, models))]
+    has_teacher = any(f"teacher_{key}" in record for record in records.values())
+    steps = sorted({step for points in shown.values() for step in points})
+    return Figure(
+        id="so-far",
+        short="So far",
+        heading="The disparity while the students trained",
+        caption="How far the groups lay apart as the next word after a few prompts, by the student as it was after so "
+        f"many steps{', and on average with its sign' if len(charts) > 1 else ''}. At 0 they are even."
+        + (" The level line is the teacher." if has_teacher else ""),
+        legend=[("teacher", "teacher")] * has_teacher + [(models[name].style, models[name].title) for name in shown],
+        charts=charts,
+        note="At most 40 prompts, of every second subject. They are among those that the final scores count: who "
+        "chooses a step or a setting by this curve has chosen by the test.",
+        lines=True,
+        headings=["step", *(models[name].title for name in shown)],
+        rows=[[f"{step:g}", *(number(points.get(step)) for points in shown.values())] for step in steps],
+    )
+
+
+def _chart_so_far(
+    key: str, records: Mapping[str, Mapping[str, Any]], models: Mapping[str, ShownModel]
+) -> Markup | None:
+    """One of `_SO_FAR` of all students, and a level line of the teacher's; None where there is none."""
+    lines = [(models[name].style, points) for name, record in records.items() if (points := _logged(record, key))]
+    if not lines:
+        return None
+    steps = [step for _, points in lines for step, _ in points]
+    of_teacher = {record[f"teacher_{key}"] for record in records.values() if f"teacher_{key}" in record}
+    level = [("teacher", [(min(steps), value), (max(steps), value)]) for value in of_teacher]
+    what = _SO_FAR[key]
+    return curves([*level, *lines], f"{what} over training steps", ("step", f"{what}, so far"), include=[0.0])
+
+
+def _logged(record: Mapping[str, Any], key: str) -> list[tuple[float, float]]:
+    """(step, value) of each log entry that has this number."""
+    entries = [log for log in record.get("history", []) if log.get(key) is not None and "step" in log]
+    return [(log["step"], log[key]) for log in entries]
 
 
 # ------------------------------------------------------------------------------------------------------------- texts

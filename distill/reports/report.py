@@ -15,8 +15,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from distill.base.console import phase
 from distill.base.files import write_text
 from distill.base.markdown_text import escape, items, table
+from distill.base.phases import REPORT
 from distill.data.counts import PackingCounts
 from distill.recipe import Recipe
 from distill.reports.findings import (
@@ -318,6 +320,7 @@ def write_report(
     Raises:
         UserError: the hub refuses the student.
     """
+    phase(REPORT)
     training = read_training(folder)
     scores = with_speeds(scores, folder)
     page = _write_pages(recipe, scores, counts, training, folder)

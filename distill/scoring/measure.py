@@ -16,7 +16,7 @@ from distill.metrics.evaluation import given_prompts, least
 from distill.models.architecture import model_hash, own_context
 from distill.models.generation import check_context
 from distill.models.loading import load_model, load_tokenizer
-from distill.recipe import Recipe, ScoreConfig
+from distill.recipe import WHILE_TRAINING, Recipe, ScoreConfig
 from distill.scoring.examples import example_prompts, examples_of
 from distill.scoring.score_cache import ScoreCache, content_hash, model_version, stamp
 from distill.text.conversations import Messages, as_given, chat_prompt
@@ -27,7 +27,9 @@ ModelSource = str | Path | tuple[Any, Any] | Callable[[], tuple[Any, Any]]
 
 
 # Settings that do not decide, or that name what `decisive` is given, or what `score` keys by its content.
-_SAID_ELSEWHERE = {"metrics", "prompts", "batch_size", "members", "others", "canaries", "reference", "control"}
+_SAID_ELSEWHERE = {
+    "metrics", "prompts", "batch_size", "members", "others", "canaries", "reference", "control", *WHILE_TRAINING
+}  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -32,14 +32,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from distill.base.console import counter, say
+from distill.base.console import counter, phase, say
 from distill.base.errors import UserError, suggestion
 from distill.data.audit import run_scores
 from distill.metrics import Evaluation, chosen
 from distill.metrics.audited import Audited, read_audited
 from distill.models.architecture import default_device, model_hash, own_context, parameter_count, weights_hash
 from distill.models.loading import labelled, load_model, load_teacher, load_tokenizer
-from distill.recipe import Recipe, ScoreConfig
+from distill.recipe import WHILE_TRAINING, Recipe, ScoreConfig
 from distill.recipe_check import require_context, typed
 from distill.scoring.contents import Asked, Measured, contents
 from distill.scoring.measure import (
@@ -149,7 +149,7 @@ def _named(checkpoints: str | Path | Sequence[str | Path] | Mapping[str, ModelSo
 
 
 def _config(settings: Mapping[str, Any]) -> ScoreConfig:
-    known = {f.name for f in fields(ScoreConfig)} - {"prompts"}
+    known = {f.name for f in fields(ScoreConfig)} - {"prompts", *WHILE_TRAINING}
     for name in settings:
         if name not in known:
             raise UserError(f"unknown setting '{name}'; {suggestion(name, sorted(known))}")
@@ -169,6 +169,12 @@ def _with_audit_metrics(config: ScoreConfig) -> ScoreConfig:
     return replace(config, metrics=list(dict.fromkeys([*config.metrics, *wanted])))
 
 
+def run_models(recipe: Recipe, folder: Path) -> dict[str, str]:
+    """Name -> folder or hub id of a run's models, the teacher first and the mitigated student last."""
+    teacher = {"teacher": recipe.teacher.path} if recipe.teacher.path is not None else {}
+    return teacher | {name: str(folder / name) for name in recipe.variants()}
+
+
 def score_run(
     recipe: Recipe, models: Mapping[str, str], wordlist: WordList, documents: Sequence[str], folder: Path
 ) -> dict[str, Any]:
@@ -176,7 +182,7 @@ def score_run(
 
     Args:
         recipe: Its `scores`, `seed` and `teacher` are read.
-        models: Name -> folder or hub id; the teacher first, the mitigated student last.
+        models: See `run_models`.
         wordlist: The recipe's word list.
         documents: Held-out texts.
         folder: The run's folder. What was measured is kept in its `cache/scores`: a stopped evaluation goes on.
@@ -199,7 +205,8 @@ def score_run(
     settings = run_scores(recipe.scores, recipe.audit, folder)
     if settings.members and settings.reference is None and "teacher" in models:
         settings = replace(settings, reference="teacher")
-    scores = score(sources, wordlist=wordlist, texts=documents, seed=recipe.seed, folder=folder, **vars(settings))
+    asked = {key: value for key, value in vars(settings).items() if key not in WHILE_TRAINING}
+    scores = score(sources, wordlist=wordlist, texts=documents, seed=recipe.seed, folder=folder, **asked)
     told = folder / "training" / "student.json"
     if recipe.is_private and told.exists():
         # What was spent is the same for each student of a run: they share the plan.
@@ -332,7 +339,7 @@ def _console_progress() -> Progress:
 
     def report(model: str, what: str, done: int, total: int) -> None:
         if (model, what) not in counters:
-            if model not in {name for name, _ in counters}:
+            if model not in {name for name, _ in counters} and not phase(f"scoring {model}"):
                 say(f"scoring {model}")
             counters[model, what] = counter(f"scoring {model}: {what}", "done")
         counters[model, what](done, total)

@@ -35,7 +35,7 @@ from distill.study.schema import BASELINE, HALVES, Study
 from distill.text.conversations import Messages, rendered
 from distill.text.counterfactual import Swapper
 from distill.text.documents import read_documents
-from distill.text.prompts import Prompt
+from distill.text.prompts import Prompt, subject_halves
 from distill.text.role_map import token_roles
 from distill.text.wordlist import load_wordlist
 
@@ -93,12 +93,8 @@ def _score(study: Study, seed: int, row: str) -> tuple[dict[str, Outcome], float
 
 
 def halves(prompts: Sequence[Prompt]) -> dict[str, list[int]]:
-    """The places of the prompts of each half of the subjects (occupations): every second one, in the source's order."""
-    order = {subject: place for place, subject in enumerate(dict.fromkeys(prompt.subject for prompt in prompts))}
-    return {
-        half: [place for place, prompt in enumerate(prompts) if order[prompt.subject] % 2 == number]
-        for number, half in enumerate(HALVES)
-    }
+    """Name of a half of the subjects (occupations) -> the places of its prompts; settings are chosen by the first."""
+    return dict(zip(HALVES, subject_halves(prompts), strict=True))
 
 
 def check_data(study: Study) -> None:

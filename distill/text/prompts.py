@@ -100,6 +100,15 @@ def limit_prompts(prompts: Sequence[Prompt], maximum: int | None, seed: int = 0)
     return [prompts[index] for index in sorted(chosen)]
 
 
+def subject_halves(prompts: Sequence[Prompt]) -> tuple[list[int], list[int]]:
+    """The places of the prompts of each half of the subjects (occupations): every second one, in the source's order."""
+    order = {subject: place for place, subject in enumerate(dict.fromkeys(prompt.subject for prompt in prompts))}
+    first, second = (
+        [place for place, prompt in enumerate(prompts) if order[prompt.subject] % 2 == half] for half in (0, 1)
+    )
+    return first, second
+
+
 def _split_domain(spec: str) -> tuple[Path, str | None]:
     before, _, after = spec.rpartition(":")
     return (Path(before), after) if before and after in BOLD_DOMAINS else (at_hand(spec), None)

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from distill.training.trainer_keys import check_trainer_keys, numbers_of_text
 # Where the recipe is silent. Names and meanings are those of TrainingArguments.
 _DEFAULTS: dict[str, Any] = {
     "report_to": "none",
+    "project": "distill",  # trackio's
     "max_grad_norm": 1.0,
     "lr_scheduler_type": "cosine",
     "logging_steps": 20,
@@ -30,6 +32,9 @@ _DEFAULTS: dict[str, Any] = {
     "logging_nan_inf_filter": False,  # asks the device after every micro-batch; we ask once a step, and stop
     "ddp_timeout": 24 * 3600,  # seconds; one process samples and packs text, or scores, while the others wait
 }
+
+# Trackers that are called as their packages are.
+_TRACKERS = ("trackio", "tensorboard", "wandb", "mlflow")
 
 
 def training_arguments(recipe: Recipe, folder: Path) -> TrainingArguments:
@@ -60,11 +65,9 @@ def training_arguments(recipe: Recipe, folder: Path) -> TrainingArguments:
         # Of a value among several names it says what it is and not whose: "adam is not a valid OptimizerNames".
         key = next((f".{key}" for key, value in given.items() if str(error).startswith(f"{value} is not")), "")
         raise UserError(f"trainer{key}: {first_line(error)}") from None
-    try:
-        for callback in get_reporting_integration_callbacks(arguments.report_to):
-            callback()  # fails where the tracker's package is missing
-    except Exception as error:  # of whatever kind a tracker raises
-        raise UserError(f"trainer.report_to: {first_line(error)}") from None
+    # A run trains two students, and trackers tell runs apart by their names.
+    arguments.run_name = f"{arguments.run_name or Path(recipe.output_dir).name}-{folder.name}"
+    _require_trackers(arguments)
     if arguments.n_gpu > 1:
         raise UserError(
             f"one process sees {arguments.n_gpu} GPUs, over which its batches cannot be split; start one process for "
@@ -117,6 +120,21 @@ def _check_private(arguments: TrainingArguments) -> None:
             f"privacy.epsilon is set, but trainer.optim {arguments.optim.value} takes gradients as they are made, "
             "before they are clipped and get their noise; take adamw_torch or sgd"
         )
+
+
+def _require_trackers(arguments: TrainingArguments) -> None:
+    """Raises UserError for a tracker that cannot be had: its callback fails where its package is missing."""
+    for tracker in arguments.report_to:
+        try:
+            for callback in get_reporting_integration_callbacks([tracker]):
+                callback()
+        except Exception as error:  # of whatever kind a tracker raises
+            if tracker in _TRACKERS and find_spec(tracker) is None:
+                raise UserError(
+                    f"trainer.report_to is {tracker}, but the package {tracker} is not installed; pip install "
+                    f"{tracker}, or set it to none"
+                ) from None
+            raise UserError(f"trainer.report_to: {first_line(error)}") from None
 
 
 def _is_fsdp(arguments: TrainingArguments) -> bool:

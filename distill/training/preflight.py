@@ -109,7 +109,7 @@ def slow_processor(
     trained = sum(p.numel() for p in student.parameters() if p.requires_grad)
     of_student = (4 * parameter_count(student) + 2 * trained) * (views if recipe.target.augment else 1)
     operations = blocks * recipe.block_length * (of_teacher + of_student)
-    seconds = operations / _operations_per_second()
+    seconds = operations / operations_per_second()
     if seconds * steps * students < _LONG:
         return None
     return (
@@ -119,14 +119,14 @@ def slow_processor(
     )
 
 
-def _operations_per_second() -> float:
-    """Of float32 matrix products on the threads that torch uses; the best of three."""
+def operations_per_second(device: str = "cpu") -> float:
+    """Of float32 matrix products on the threads that torch uses, or on a GPU; the best of three."""
     size = 768
-    matrix = torch.ones(size, size)
+    matrix = torch.ones(size, size, device=device)
     best = math.inf
     for _ in range(3):
         begun = time.perf_counter()
-        matrix @ matrix
+        (matrix @ matrix)[0, 0].item()  # waits for a GPU
         best = min(best, time.perf_counter() - begun)
     return 2 * size**3 / best
 

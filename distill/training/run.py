@@ -29,6 +29,7 @@ from distill.training import checkpoints as checkpoint_folder
 from distill.training.arguments import loss_settings, training_arguments
 from distill.training.hub import hub_repository
 from distill.training.private_trainer import PrivateTrainer, private_plan, say_plan
+from distill.training.probing import Probe, Probing
 from distill.training.processes import together
 from distill.training.student_loss import PROJECTION, attach_loss
 from distill.training.teacher_cache import open_teacher_cache
@@ -45,6 +46,7 @@ def train_student(
     role_maps: Sequence[RoleMap],
     checkpoints: Path,
     destination: Path,
+    probe: Probe | None = None,
 ) -> None:
     """Train a student and put it, whole, at `destination`; goes on from the newest whole checkpoint.
 
@@ -59,6 +61,7 @@ def train_student(
         role_maps: K - 1 maps that undo each shift of the word list.
         checkpoints: Folder of Trainer's checkpoints.
         destination: Folder of the finished student.
+        probe: Measures student and teacher on the way, see `probing`.
 
     Raises:
         UserError: see `training_arguments`, `hub_repository`, `open_teacher_cache`; numbers not finite; a full disk.
@@ -71,8 +74,7 @@ def train_student(
     _ask_hub(arguments)
     padding = _padding_rows(student, vocab := vocab_size(tokenizer))
     attach_loss(student, vocab)
-    if recipe.loss.hidden and teacher is not None:
-        _project(student, teacher)
+    _project(recipe, student, teacher)
     plan = loss_planner(arguments, recipe, teacher is not None, vocab)
     with stop_signals_kept() as signals:
         trainer = _trainer_of(recipe, arguments, student, blocks)(
@@ -89,12 +91,20 @@ def train_student(
             decode=tokenizer.decode,
             stop_signals=signals,
         )
-        if recipe.teacher.cache_hidden_states:
-            _open_cache(trainer, recipe, Path(recipe.cache_dir or destination.parent / "cache"))
+        _open_cache(trainer, recipe, Path(recipe.cache_dir or destination.parent / "cache"))
+        _watch(trainer, probe, recipe.scores.probe_steps)
         _train(trainer, checkpoints, signals)
         _write_student(trainer, recipe, tokenizer, destination, padding)
         if signals:
             raise Stopped(signals[0])
+
+
+def _watch(trainer: DistillationTrainer, probe: Probe | None, steps: int | None) -> None:
+    """Let the trainer ask the probe on the way, where one process can: not of a student that FSDP shards."""
+    if probe is not None and trainer.is_fsdp_enabled:
+        say("the disparity so far (scores.probe_steps) is left out: FSDP shards the student")
+    elif probe is not None:
+        trainer.add_callback(Probing(trainer, probe, steps))
 
 
 def _require_steps(arguments: TrainingArguments, blocks: BlockDataset | BlockStream) -> None:
@@ -186,15 +196,19 @@ def _padding_rows(student: PreTrainedModel, vocab: int) -> dict[str, Tensor]:
     }
 
 
-def _project(student: PreTrainedModel, teacher: PreTrainedModel) -> None:
-    """Give the student a projection to its teacher's width, where the widths differ."""
+def _project(recipe: Recipe, student: PreTrainedModel, teacher: PreTrainedModel | None) -> None:
+    """Give the student a projection to its teacher's width, where the loss compares them and they differ."""
+    if not recipe.loss.hidden or teacher is None:
+        return
     ours, theirs = head(student)[0].shape[1], head(teacher)[0].shape[1]
     if ours != theirs:
         setattr(student, PROJECTION, nn.Linear(ours, theirs, bias=False))
 
 
 def _open_cache(trainer: DistillationTrainer, recipe: Recipe, folder: Path) -> None:
-    """Let the trainer keep the teacher's hidden states in a folder."""
+    """Let the trainer keep the teacher's hidden states in a folder, if the recipe says so."""
+    if not recipe.teacher.cache_hidden_states:
+        return
     blocks = trainer.train_dataset
     assert isinstance(blocks, BlockDataset)  # `check_recipe`: a stream has no cache
     with together(main_first=True):  # the main process makes the files
@@ -243,7 +257,8 @@ def _write_student(
     state = trainer.accelerator.get_state_dict(trainer.model)
     if trainer.is_world_process_zero():
         path = destination.parent / "training" / f"{destination.name}.json"
-        trainer.training_log.write(path, trainer.state.log_history, trainer.facts())
+        trainer.training_log.beside |= trainer.facts()
+        trainer.training_log.write(path, trainer.state.log_history)
         student = trainer.accelerator.unwrap_model(trainer.model)
         student.config.use_cache = True  # Trainer switches it off for training
         # The training state lies in the checkpoints; what is published may be smaller.

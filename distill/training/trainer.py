@@ -44,26 +44,29 @@ from distill.objective.kd_loss import IGNORED
 from distill.objective.logit_ops import RoleMap
 from distill.objective.settings import LossSettings
 from distill.training import checkpoints as checkpoint_folder
+from distill.training.probing import SIZE
 from distill.training.step_watch import SpikeWatch, smallest_bad
 from distill.training.teacher_cache import TeacherCache
 from distill.training.training_log import TrainingLog, log_line, token_counts
 
+COUNTER = "training"  # what is said of the steps
 _TRAINED = "trained.safetensors"  # in checkpoints of students with an adapter
 
 
 class _ConsoleProgress(TrainerCallback):
-    """Steps done and the newest losses, in the place of Trainer's own bar and of the dictionaries that it prints."""
+    """Steps done, and the newest of what is logged, in the place of Trainer's own bar and of what it prints."""
 
     def on_train_begin(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
         disable_progress_bar()  # that of saving would be drawn across ours
-        self._report = counter("training", "steps", done=state.global_step)
-        self._losses = ""
+        self._report = counter(COUNTER, "steps", done=state.global_step)
+        self._newest: dict[str, str] = {}
 
     def on_log(self, args: TrainingArguments, state: Any, control: Any, logs: dict[str, Any], **kwargs: Any) -> None:
-        self._losses = ", ".join(f"{name} {value:.3g}" for name, value in logs.items() if name.startswith("loss"))
+        names = {name: name for name in logs if name.startswith("loss")} | {SIZE: "disparity"}
+        self._newest |= {name: f"{says} {logs[name]:.3g}" for name, says in names.items() if name in logs}
 
     def on_step_end(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
-        self._report(state.global_step, state.max_steps, self._losses)
+        self._report(state.global_step, state.max_steps, ", ".join(self._newest.values()))
 
 
 class DistillationTrainer(Trainer):

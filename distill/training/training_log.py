@@ -117,6 +117,7 @@ class TrainingLog(TrainerCallback):
 
     def __init__(self, accelerator: Accelerator) -> None:
         self.totals = Totals()
+        self.beside: dict[str, Any] = {}  # what others want written beside the totals
         self.teacher_time = Stopwatch(accelerator.device)
         self._accelerator = accelerator
         self._step_time = Stopwatch(accelerator.device)
@@ -199,17 +200,16 @@ class TrainingLog(TrainerCallback):
             figures["cached_share"] = sums["cached_tokens"] / (sums["cached_tokens"] + sums["teacher_tokens"])
         return figures
 
-    def write(self, path: Path, history: Sequence[Mapping[str, float]], further: Mapping[str, Any]) -> None:
-        """Write {"history", and the totals by name} for the report; a number that JSON cannot hold becomes null.
+    def write(self, path: Path, history: Sequence[Mapping[str, float]]) -> None:
+        """Write {"history", the totals and `beside` by name} for the report; what JSON cannot hold becomes null.
 
         Args:
             path: A JSON file.
             history: The trainer's log entries, each with its step.
-            further: What else is to be told, by name.
         """
         entries = [{k: v if math.isfinite(v) else None for k, v in entry.items()} for entry in history]
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, {"history": entries, **asdict(self.totals), **further})
+        write_json(path, {"history": entries, **asdict(self.totals), **self.beside})
 
 
 def _peak_memory(device: torch.device) -> int:

@@ -11,8 +11,9 @@ import pytest
 from shared import REPOSITORY
 
 from distill.base import console
-from distill.base.console import counter, duration, run_entry, say, warn
+from distill.base.console import counter, duration, follow, phase, run_entry, say, warn
 from distill.base.errors import UserError
+from distill.base.phases import Phase, Plan
 
 
 def in_terminal(code: str, **environment: str) -> tuple[str, str]:
@@ -180,3 +181,76 @@ def test_a_whole_run_on_a_terminal_and_off_it(tmp_path):
     assert done.returncode == 0
     assert "training" not in done.stderr and "it/s" not in done.stderr
     assert json.loads(done.stdout) == json.loads((tmp_path / "b" / "scores.json").read_text())
+
+
+# ------------------------------------------------------------------------------------------------------------- phases
+
+
+@pytest.fixture
+def followed(clock, monkeypatch):
+    """A run of three phases of 100 seconds each, at 12:00; `clock` sets its seconds."""
+    monkeypatch.setenv("TZ", "UTC")
+    console.time.tzset()
+    monkeypatch.setattr(console.time, "time", lambda: 1_700_049_600.0 + clock[0])
+    names, counters = ("sampling", "training here/student", "writing"), ("sampling", "training", "")
+    follow(Plan([Phase(name, name, 100.0, counter) for name, counter in zip(names, counters, strict=True)]))
+    yield
+    follow(None)
+    monkeypatch.undo()
+    console.time.tzset()
+
+
+def test_a_run_tells_its_phase_and_when_all_is_done(followed, clock, capsys):
+    report = counter("sampling", "documents")
+    report(0, 10)  # the phase begins with it
+    for clock[0] in (50.0, 100.0):
+        report(int(clock[0] / 10), 10)
+    assert phase("training here/student")
+    steps = counter("training", "steps", done=40)
+    for clock[0] in (130.0, 160.0):
+        steps(int(40 + clock[0] - 100), 100, "loss 1")
+    assert not phase("nothing of this run") and not phase("sampling")
+    lines = [line.partition("] ")[2] for line in capsys.readouterr().err.splitlines()]
+    assert lines == [
+        "phase 1 of 3: sampling; all done at about 12:05, 300 s left",
+        "sampling: 5 of 10 documents, 50 s left; phase 1 of 3, all done at about 12:05",
+        "sampling: 10 of 10 documents",
+        "phase 2 of 3: training here/student; all done at about 12:05, 200 s left",
+        "training: 70 of 100 steps, loss 1, 30 s left; phase 2 of 3, all done at about 12:04",
+        "training: 100 of 100 steps, loss 1",
+    ]
+
+
+def test_what_is_not_of_the_run_tells_nothing_of_it(followed, clock, capsys):
+    phase("writing")
+    for what in ("writing: a pass", "scoring student: likelihood", "training"):
+        report = counter(what, "documents")
+        clock[0] += 5
+        report(1, 3)
+    said = [line.partition("] ")[2] for line in capsys.readouterr().err.splitlines()][1:]
+    assert [("phase" in line) for line in said] == [True, False, False]
+
+
+def test_what_a_stopped_run_had_sampled_does_not_make_the_rest_look_quick(clock, capsys):
+    """It says so with its first report, at once."""
+    report = counter("sampling", "documents")
+    for clock[0], done in ((0.1, 50), (10.1, 60)):
+        report(done, 100)
+    assert capsys.readouterr().err.endswith("] sampling: 60 of 100 documents, 40 s left\n")
+
+
+def test_a_bar_of_a_narrow_terminal_tells_when_all_is_done():
+    shown, _ = in_terminal(
+        "from distill.base.console import counter, follow, phase\n"
+        "from distill.base.phases import Phase, Plan\n"
+        "follow(Plan([Phase('a/student', 'training', 9.0, 'training')]))\n"
+        "phase('a/student')\n"
+        "counter('training', 'steps')(120, 500, 'loss 0.121, loss_kd 0.121, disparity 0.365')\n",
+        COLUMNS="80",
+    )
+    seen = frames(shown)
+    assert re.search(r"phase 1 of 1: a/student; all done at about \d\d:\d\d, 9 s left$", seen[0])
+    assert any(re.search(r"^training ━.*120 of 500 steps, all done \d\d:\d\d, .*… -:--:--", frame) for frame in seen), (
+        seen
+    )
+    assert all(len(frame) <= 80 for frame in seen)

@@ -27,6 +27,7 @@ from distill.recipe import (
     LossConfig,
     PrivacyConfig,
     Recipe,
+    ScoreConfig,
     StudentConfig,
     TargetConfig,
     TeacherConfig,
@@ -34,6 +35,7 @@ from distill.recipe import (
 from distill.text.counterfactual import Swapper
 from distill.text.role_map import token_roles
 from distill.text.wordlist import load_wordlist
+from distill.training.probing import Probe
 from distill.training.run import train_student
 
 
@@ -73,6 +75,8 @@ def main(
     student_keys: dict | None = None,  # of the recipe
     on_nonfinite: str = "stop",
     privacy: dict | None = None,  # keys of the recipe
+    probe: Probe | None = None,
+    scores: dict | None = None,  # keys of the recipe
     **trainer,
 ) -> None:
     folder = Path(output)
@@ -90,6 +94,7 @@ def main(
         target=TargetConfig(op="expmean", reverse_roles=True, augment=True),
         loss=LossConfig(kd=1.0, ce=0.5, hidden=0.1),
         privacy=PrivacyConfig(**privacy or {}),
+        scores=ScoreConfig(**scores or {}),
         trainer={
             "max_steps": steps,
             "per_device_train_batch_size": micro_batch,
@@ -132,6 +137,7 @@ def main(
         role_maps=build_role_maps(roles.edges, roles.vocab_size),
         checkpoints=folder / "checkpoints",
         destination=folder / "student",
+        probe=probe,
     )
     if recipe.teacher.shard:
         weights = list(decoder_layers(teacher)[1].parameters())

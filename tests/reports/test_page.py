@@ -143,6 +143,29 @@ def test_every_occupation_and_model_has_its_mark(page, toy_scores):
     assert len(page.all("polyline")) == 4  # two parts of the loss of two students
 
 
+def test_the_disparity_while_training_is_drawn_beside_the_teachers(toy_scores):
+    def record(values, **beside):
+        entries = [
+            {"step": step, "next_word_disparity_so_far": value, "next_word_mean_so_far": -value}
+            for step, value in values.items()
+        ]
+        return {"history": [*HISTORY, *entries], **beside}
+
+    teacher = {"teacher_next_word_disparity_so_far": 1.25, "teacher_next_word_mean_so_far": 0.5}
+    training = {"baseline": record({0: 1.0, 100: 0.9}, **teacher), "student": record({0: 1.0, 50: 0.5}, **teacher)}
+    found = Page(run_page(RECIPE, toy_scores, COUNTS, training))
+    drawn = [a[1]["class"] for a in found.all("polyline")][4:]  # behind those of the loss
+    assert drawn == ["curve teacher", "curve plain", "curve mitigated"] * 2
+    level, plain, mitigated = ([tuple(map(float, point.split(","))) for point in a[1]["points"].split()]
+                               for a in found.all("polyline")[4:7])  # fmt: skip
+    assert level[0][1] == level[1][1] < plain[0][1]  # 1.25 lies above 1.0; y grows downwards
+    assert plain[0] == mitigated[0] and mitigated[1][0] == (plain[0][0] + plain[1][0]) / 2
+    text = spaced(found.text)
+    assert "The disparity while the students trained" in text
+    assert "0 1.000 1.000 50 – 0.500 100 0.900 –" in text
+    assert "The disparity while" not in spaced(Page(run_page(RECIPE, toy_scores, COUNTS, TRAINING)).text)
+
+
 def test_listed_words_are_marked_by_group(page, toy_scores):
     prompts = [prompt for prompt in toy_scores["examples"]["prompts"] if prompt["words"]]
     assert [prompt["prompt"] for prompt in prompts] == ["The man said that", "The woman said that"]

@@ -28,6 +28,7 @@ def test_what_decides_a_score_decides_whether_it_is_measured_anew(run, toy_model
 
     assert len(kept()) == 1
     assert not kept(settings={"batch_size": 3})
+    assert not kept(settings={"probe_steps": 3})
     for change in (
         {"model": toy_model(seed=1)},
         {"documents": DOCUMENTS[:1]},

@@ -43,6 +43,31 @@ def test_a_tracker_that_is_not_there_is_a_users_mistake(tmp_path, monkeypatch):
         training_arguments(Recipe(trainer={"report_to": "missing"}), tmp_path)
 
 
+@pytest.mark.parametrize("tracker", ["trackio", "tensorboard", "wandb", "mlflow"])
+def test_a_tracker_that_is_not_installed_is_told_with_what_installs_it(tmp_path, monkeypatch, tracker):
+    class Missing(TrainerCallback):
+        def __init__(self):
+            raise RuntimeError("of transformers' own words")
+
+    monkeypatch.setitem(INTEGRATION_TO_CALLBACK, tracker, Missing)
+    monkeypatch.setattr("distill.training.arguments.find_spec", lambda name: None)
+    with pytest.raises(UserError) as told:
+        training_arguments(Recipe(trainer={"report_to": tracker}), tmp_path)
+    assert str(told.value) == (
+        f"trainer.report_to is {tracker}, but the package {tracker} is not installed; pip install {tracker}, or set it "
+        "to none"
+    )
+    assert not any(tmp_path.iterdir())
+
+
+def test_trackers_can_tell_the_students_of_a_run_apart(tmp_path):
+    for given, name in (({}, "mine"), ({"run_name": "try"}, "try")):
+        recipe = Recipe(output_dir=str(tmp_path / "mine"), trainer=given)
+        for variant in ("baseline", "student"):
+            arguments = training_arguments(recipe, tmp_path / "mine" / "checkpoints" / variant)
+            assert (arguments.run_name, arguments.project) == (f"{name}-{variant}", "distill")
+
+
 @pytest.fixture
 def recipe(tmp_path):
     trainer = {"max_steps": 100, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, "use_cpu": True}

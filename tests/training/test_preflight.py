@@ -48,7 +48,7 @@ def test_the_time_is_operations_over_pace(recipe, toy_model, monkeypatch):
     tokens = 8 * 32 * 1.5
     step = tokens * (2 * parameter_count(teacher) + 6 * parameter_count(student))
     counts = PackingCounts(blocks=100, edited_blocks=50)
-    monkeypatch.setattr(preflight, "_operations_per_second", lambda: step)  # a second a step
+    monkeypatch.setattr(preflight, "operations_per_second", lambda: step)  # a second a step
     assert slow_processor(recipe, arguments(recipe), 2, teacher, student, counts) is None
     long = replace(recipe, trainer=recipe.trainer | {"max_steps": 6 * 3600})
     warning = slow_processor(long, arguments(long), 2, teacher, student, counts)
@@ -60,13 +60,13 @@ def test_epochs_are_counted_in_blocks(recipe, toy_model, monkeypatch):
     student = toy_model()
     epochs = {k: v for k, v in recipe.trainer.items() if k != "max_steps"} | {"num_train_epochs": 3}
     recipe = replace(recipe, target=TargetConfig(), trainer=epochs)
-    monkeypatch.setattr(preflight, "_operations_per_second", lambda: 1.0)
+    monkeypatch.setattr(preflight, "operations_per_second", lambda: 1.0)
     warning = slow_processor(recipe, arguments(recipe), 1, None, student, PackingCounts(blocks=81))
     assert "1 x 31 steps" in warning  # 3 times 81 blocks in steps of 8
 
 
 def test_the_pace_of_this_machine_is_plausible():
-    assert 1e8 < preflight._operations_per_second() < 1e14
+    assert 1e8 < preflight.operations_per_second() < 1e14
 
 
 # ----------------------------------------------------------------------------------------------------------- memory
@@ -157,7 +157,7 @@ def test_a_text_without_a_listed_word_falls_back_on_the_list(recipe, words):
 
 def test_every_warning_is_one_sentence(recipe, words, toy_model, monkeypatch, capsys):
     roles, swapper = words
-    monkeypatch.setattr(preflight, "_operations_per_second", lambda: 1.0)
+    monkeypatch.setattr(preflight, "operations_per_second", lambda: 1.0)
     monkeypatch.setattr(preflight, "_free_memory", lambda: 0)
     roles = replace(roles, unmovable=tuple(swapper.wordlist.words))
     warn_of(recipe, 1, None, toy_model(), PackingCounts(blocks=1), roles, swapper, [])

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import socket
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from distill.objective.kd_loss import IGNORED
 from distill.text.alignment import partner_positions
 from distill.text.counterfactual import Swapper
 from distill.text.wordlist import load_wordlist
+from distill.training.probing import MEAN, SIZE, SoFar
 from distill.training.training_log import Stopwatch, log_line, token_counts
 
 STEPS = {"steps": 6, "optim": "adamw_torch", "logging_steps": 4, "save_steps": 2, "save_total_limit": 3}
@@ -114,16 +116,67 @@ def test_totals_go_on_after_a_restart(tmp_path):
     assert [e["step"] for e in got["history"]] == [e["step"] for e in want["history"]]
 
 
-def test_tensorboard_gets_the_figures(tmp_path):
-    pytest.importorskip("tensorboard")
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+FIGURES = (
+    "loss", "loss_kd", "loss_ce", "tokens_per_second", "teacher_time_share", "student_time_share", "edited_share",
+    "aligned_share", "peak_memory_gib", "learning_rate",
+)  # fmt: skip
 
-    train_toy.main(str(tmp_path), 4, 1, report_to="tensorboard", **STEPS)
-    events = EventAccumulator(str(next(tmp_path.rglob("events.out.tfevents.*")).parent))
+
+def probe(model) -> SoFar:
+    """Of which a tracker is told as of the losses."""
+    return SoFar(0.75, -0.25, None, 40)
+
+
+@pytest.fixture
+def no_connection(monkeypatch):
+    """A connection to anywhere fails, and is remembered."""
+    tried = []
+
+    def connect(self, address):
+        tried.append(address)
+        raise OSError("no network in this test")
+
+    for name in ("connect", "connect_ex"):
+        monkeypatch.setattr(socket.socket, name, connect)
+    yield
+    assert not tried
+
+
+def logged(folder: Path, key: str) -> dict[int, float]:
+    """Step -> what the trainer's own history has."""
+    return {entry["step"]: entry[key] for entry in figures(folder)["history"] if key in entry}
+
+
+def test_tensorboard_gets_the_figures(tmp_path, no_connection):
+    accumulator = pytest.importorskip(
+        "tensorboard.backend.event_processing.event_accumulator", reason="tensorboard is in the extra trackers"
+    )
+    train_toy.main(str(tmp_path), 4, 1, report_to="tensorboard", probe=probe, **STEPS)
+    events = accumulator.EventAccumulator(str(next(tmp_path.rglob("events.out.tfevents.*")).parent))
     events.Reload()
-    entry = figures(tmp_path)["history"][0]
-    for name in ("loss_kd", "tokens_per_second", "teacher_time_share", "aligned_share", "peak_memory_gib"):
-        assert events.Scalars(f"train/{name}")[0].value == pytest.approx(entry[name], rel=1e-5)
+    for name in (*FIGURES, SIZE, MEAN):
+        found = {event.step: event.value for event in events.Scalars(f"train/{name}")}
+        assert found == pytest.approx(logged(tmp_path, name), rel=1e-5), name
+    assert list(logged(tmp_path, SIZE)) == [0, 2, 4, 6]
+
+
+def test_trackio_gets_the_figures_and_keeps_them_here(tmp_path, no_connection, monkeypatch):
+    """Without a Space's name it writes to the folder TRACKIO_DIR, and a run that goes on is the same run there."""
+    pytest.importorskip("trackio", reason="trackio is in the extra trackers")
+    from trackio import sqlite_storage, utils
+
+    for module in (sqlite_storage, utils):  # they read it when they are imported
+        monkeypatch.setattr(module, "TRACKIO_DIR", tmp_path / "tracked")
+    train_toy.main(str(tmp_path / "run"), 4, 1, report_to="trackio", probe=probe, **STEPS)
+    storage = sqlite_storage.SQLiteStorage
+    assert storage.get_projects() == ["distill"] and storage.get_runs("distill") == ["run-checkpoints"]
+    rows = storage.get_logs("distill", "run-checkpoints")
+    for name in (*FIGURES, SIZE, MEAN):
+        found = {row["train/global_step"]: row[f"train/{name}"] for row in rows if f"train/{name}" in row}
+        assert found == pytest.approx(logged(tmp_path / "run", name), rel=1e-6), name
+    train_toy.main(str(tmp_path / "without"), 4, 1, **STEPS)
+    want, got = (tmp_path / name / "student" / "model.safetensors" for name in ("without", "run"))
+    assert want.read_bytes() == got.read_bytes()
 
 
 def test_a_stopwatch_adds_spans_until_they_are_taken(monkeypatch):

@@ -1,0 +1,97 @@
+"""The disparity so far: when the probe is asked, what is told of it, and that it changes nothing."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import train_toy
+
+from distill.training.probing import MEAN, SIZE, SoFar, so_far_line
+
+STEPS = {"steps": 6, "optim": "adamw_torch", "dropout": 0.1, "logging_steps": 4, "save_steps": 2, "save_total_limit": 3}
+
+
+class Counted:
+    """A probe that says how often it was asked, draws no random number, and reads the weights."""
+
+    def __init__(self) -> None:
+        self.sums: list[float] = []
+
+    def __call__(self, model) -> SoFar:
+        self.sums.append(sum(float(p.detach().double().sum()) for p in model.parameters()))
+        return SoFar(float(len(self.sums)), self.sums[-1], None, 40)
+
+
+def history(folder: Path) -> list[dict]:
+    return json.loads((folder / "training" / "student.json").read_text(encoding="utf-8"))["history"]
+
+
+def probed(folder: Path) -> list[int]:
+    return [entry["step"] for entry in history(folder) if SIZE in entry]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A training with a probe at every save, and the probe."""
+    folder, probe = tmp_path_factory.mktemp("probed"), Counted()
+    train_toy.main(str(folder), 4, 1, probe=probe, **STEPS)
+    return folder, probe
+
+
+def test_the_probe_is_asked_before_the_first_step_at_every_save_and_after_the_last(run, capsys):
+    folder, probe = run
+    assert probed(folder) == [0, 2, 4, 6]
+    # Of the teacher first, of the student then; every time with other weights.
+    assert len(probe.sums) == 5 == len(set(probe.sums))
+    found = json.loads((folder / "training" / "student.json").read_text(encoding="utf-8"))
+    assert found[f"teacher_{SIZE}"] == 1.0 and found[f"teacher_{MEAN}"] == probe.sums[0]
+    # The log of the losses comes when it came before.
+    assert [entry["step"] for entry in found["history"] if "loss" in entry] == [4]
+
+
+def test_every_so_many_steps_and_never(tmp_path, monkeypatch, capsys):
+    train_toy.main(str(tmp_path / "three"), 4, 1, probe=Counted(), scores={"probe_steps": 4}, save_strategy="no", **{
+        **STEPS, "save_steps": 500,
+    })  # fmt: skip
+    assert probed(tmp_path / "three") == [0, 4, 6]
+    said = [line for line in capsys.readouterr().err.splitlines() if "so far" in line]
+    assert len(said) == 3
+    assert (
+        said[1].endswith("on 40 prompts")
+        and "step 4 of 6: next-word disparity so far 3.000, the teacher's 1.000" in (said[1])
+    )
+
+
+def test_a_training_with_a_probe_ends_in_the_same_bytes(run, tmp_path):
+    """Dropout draws random numbers at every step: a probe that drew one would change all that follow."""
+    train_toy.main(str(tmp_path), 4, 1, **STEPS)
+    want, got = (folder / "student" / "model.safetensors" for folder in (tmp_path, run[0]))
+    assert want.read_bytes() == got.read_bytes()
+    assert not any(SIZE in entry for entry in history(tmp_path))
+
+
+def test_the_curve_goes_on_after_a_stop(run, tmp_path):
+    shutil.copytree(run[0] / "checkpoints", tmp_path / "checkpoints")
+    for lost in (4, 6):
+        shutil.rmtree(tmp_path / "checkpoints" / f"checkpoint-{lost}")
+    probe = Counted()
+    train_toy.main(str(tmp_path), 4, 1, probe=probe, **STEPS)
+    assert probed(tmp_path) == [0, 2, 4, 6]
+    assert len(probe.sums) == 3  # the teacher, and steps 4 and 6
+    before, after = ([e[MEAN] for e in history(folder) if MEAN in e] for folder in (run[0], tmp_path))
+    assert after == before
+
+
+def test_the_line_says_what_there_is():
+    found = SoFar(0.5, -0.25, None, 40)
+    assert so_far_line(found, SoFar(1.0, 0.1, None, 40), 20, 500) == (
+        "step 20 of 500: next-word disparity so far 0.500, the teacher's 1.000; mean -0.250, on 40 prompts"
+    )
+    three_groups = SoFar(0.5, None, None, 12)
+    assert so_far_line(three_groups, None, 0, 9) == "step 0 of 9: next-word disparity so far 0.500, on 12 prompts"
+    little = SoFar(None, None, "only 3 prompts gave a value, and 5 are needed", 3)
+    assert so_far_line(little, found, 5, 9) == (
+        "step 5 of 9: too little to tell the disparity so far: only 3 prompts gave a value, and 5 are needed"
+    )
+    assert little.figures() == {} and three_groups.figures() == {SIZE: 0.5}
