@@ -2,6 +2,7 @@
 
 import signal
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,26 @@ from distill.training.hub import hub_repository
 from distill.training.processes import together
 from distill.training.student_loss import PROJECTION, attach_loss
 from distill.training.teacher_cache import open_teacher_cache
-from distill.training.trainer import DistillationTrainer
+from distill.training.trainer import DistillationTrainer, Part
+
+
+@dataclass(frozen=True)
+class Models:
+    """What is trained, and by what.
+
+    Args:
+        student: The model to train, changed in place; see `prepare`.
+        teacher: The frozen teacher or None.
+        tokenizer: Of both.
+        role_maps: K - 1 maps that undo each shift of the word list.
+        padding: Of the untrained student, see `prepare`.
+    """
+
+    student: PreTrainedModel
+    teacher: PreTrainedModel | None
+    tokenizer: PreTrainedTokenizerBase
+    role_maps: Sequence[RoleMap]
+    padding: Mapping[str, Tensor]
 
 
 def train_student(
@@ -60,36 +80,101 @@ def train_student(
             disk that is full.
         Stopped: SIGINT or SIGTERM came; the step was finished and saved.
     """
-    arguments = training_arguments(recipe, checkpoints)
-    _require_steps(arguments, blocks)
-    if not isinstance(blocks, BlockStream):  # which has its own readers to count, see `BlockStream.start`
-        checkpoint_folder.refuse_other_processes(checkpoints, arguments.world_size)
-    _ask_hub(arguments)
+    models = prepare(recipe, student, teacher, tokenizer, role_maps, checkpoints)
+    with stop_signals_kept() as signals:
+        trainer = fit(recipe, models, blocks, checkpoints, cache_folder(recipe, destination), signals)
+        trainer.accelerator.wait_for_everyone()
+        state = trainer.accelerator.get_state_dict(trainer.model)
+        if trainer.is_world_process_zero():
+            trainer.training_log.write(log_file(destination), trainer.state.log_history)
+            unwrapped = trainer.accelerator.unwrap_model(trainer.model)
+            write_student(recipe, replace(models, student=unwrapped), state, destination)
+        trainer.accelerator.wait_for_everyone()
+        if signals:
+            raise Stopped(signals[0])
+
+
+def prepare(
+    recipe: Recipe,
+    student: PreTrainedModel,
+    teacher: PreTrainedModel | None,
+    tokenizer: PreTrainedTokenizerBase,
+    role_maps: Sequence[RoleMap],
+    checkpoints: Path,
+) -> Models:
+    """Make a student ready for `fit`, once however often it is trained: its loss, its projection, what stays of it.
+
+    Raises:
+        UserError: see `training_arguments` and `hub_repository`.
+    """
+    _ask_hub(training_arguments(recipe, checkpoints))
     padding = _padding_rows(student, vocab := vocab_size(tokenizer))
     attach_loss(student, vocab)
     if recipe.loss.hidden and teacher is not None:
         _project(student, teacher)
-    with stop_signals_kept() as signals:
-        trainer = DistillationTrainer(
-            model=student,
-            args=arguments,
-            train_dataset=blocks,
-            data_collator=_collator(recipe, blocks, 1 + len(role_maps)),
-            teacher=teacher,
-            vocab=vocab,
-            settings=loss_settings(recipe),
-            role_maps=role_maps if recipe.target.reverse_roles else None,
-            shard_teacher=recipe.teacher.shard,
-            skip_nonfinite=recipe.on_nonfinite == "skip",
-            decode=tokenizer.decode,
-            stop_signals=signals,
-        )
-        if recipe.teacher.cache_hidden_states:
-            _open_cache(trainer, recipe, Path(recipe.cache_dir or destination.parent / "cache"))
-        _train(trainer, checkpoints, signals)
-        _write_student(trainer, recipe, tokenizer, destination, padding)
-        if signals:
-            raise Stopped(signals[0])
+    return Models(student, teacher, tokenizer, role_maps, padding)
+
+
+def fit(
+    recipe: Recipe,
+    models: Models,
+    blocks: BlockDataset | BlockStream,
+    checkpoints: Path,
+    cache: Path,
+    signals: Sequence[int],
+    part: Part | None = None,
+) -> DistillationTrainer:
+    """Train a prepared student in memory, from the newest whole checkpoint on.
+
+    Args:
+        recipe: Target, loss, trainer settings and seed.
+        models: As `prepare` gives them.
+        blocks: Training blocks.
+        checkpoints: Folder of Trainer's checkpoints.
+        cache: Folder of the teacher's hidden states, where they are kept.
+        signals: Those that came, see `stop_signals_kept`.
+        part: Set where this is a part of a longer training.
+
+    Returns:
+        The trainer, whose model is trained.
+
+    Raises:
+        UserError, Stopped: see `train_student`.
+    """
+    arguments = training_arguments(recipe, checkpoints)
+    arguments.push_to_hub = False  # see `_ask_hub`
+    _require_steps(arguments, blocks)
+    if not isinstance(blocks, BlockStream):  # which has its own readers to count, see `BlockStream.start`
+        checkpoint_folder.refuse_other_processes(checkpoints, arguments.world_size)
+    trainer = DistillationTrainer(
+        model=models.student,
+        args=arguments,
+        train_dataset=blocks,
+        data_collator=_collator(recipe, blocks, 1 + len(models.role_maps)),
+        teacher=models.teacher,
+        vocab=vocab_size(models.tokenizer),
+        settings=loss_settings(recipe),
+        role_maps=models.role_maps if recipe.target.reverse_roles else None,
+        shard_teacher=recipe.teacher.shard,
+        skip_nonfinite=recipe.on_nonfinite == "skip",
+        decode=models.tokenizer.decode,
+        stop_signals=signals,
+        part=part,
+    )
+    if recipe.teacher.cache_hidden_states:
+        _open_cache(trainer, recipe, cache)
+    _train(trainer, checkpoints, signals)
+    return trainer
+
+
+def cache_folder(recipe: Recipe, destination: Path) -> Path:
+    """Where a run keeps the teacher's hidden states; `destination` is the folder of one of its students."""
+    return Path(recipe.cache_dir or destination.parent / "cache")
+
+
+def log_file(destination: Path) -> Path:
+    """Where a run keeps what was logged of the training of a student, by that student's folder."""
+    return destination.parent / "training" / f"{destination.name}.json"
 
 
 def _require_steps(arguments: TrainingArguments, blocks: BlockDataset | BlockStream) -> None:
@@ -116,10 +201,8 @@ def _ask_hub(arguments: TrainingArguments) -> None:
     Trainer would push every checkpoint, without scores or card, the baseline's too: the student follows when it has
     been scored (`hub.push_student`).
     """
-    if arguments.push_to_hub:
-        if PartialState().is_main_process:
-            hub_repository(arguments)
-        arguments.push_to_hub = False
+    if arguments.push_to_hub and PartialState().is_main_process:
+        hub_repository(arguments)
 
 
 def _collator(recipe: Recipe, blocks: BlockDataset | BlockStream, groups: int) -> Collator:
@@ -188,33 +271,28 @@ def _train(trainer: DistillationTrainer, checkpoints: Path, signals: Sequence[in
         blocks.finish()
 
 
-def _write_student(
-    trainer: DistillationTrainer,
-    recipe: Recipe,
-    tokenizer: PreTrainedTokenizerBase,
-    destination: Path,
-    padding: Mapping[str, Tensor],
-) -> None:
-    trainer.accelerator.wait_for_everyone()
-    state = trainer.accelerator.get_state_dict(trainer.model)
-    if trainer.is_world_process_zero():
-        trainer.training_log.write(
-            destination.parent / "training" / f"{destination.name}.json", trainer.state.log_history
-        )
-        student = trainer.accelerator.unwrap_model(trainer.model)
-        student.config.use_cache = True  # Trainer switches it off for training
-        # The training state lies in the checkpoints; what is published may be smaller.
-        dtype = getattr(torch, recipe.student.save_dtype)
+def write_student(recipe: Recipe, models: Models, state: dict[str, Tensor], destination: Path) -> None:
+    """Put a trained student and its tokenizer, whole, at `destination`.
 
-        def save(folder: Path) -> None:
-            if has_adapter(student):
-                save_adapter(student, folder, dtype, recipe.student.lora.merge, left_out=PROJECTION)
-            else:
-                _save_whole(student, folder, dtype, state, padding)
-            tokenizer.save_pretrained(folder)
+    Args:
+        recipe: Number format of its file, and whether an adapter is merged.
+        models: The trained student among them.
+        state: Its weights, gathered from all processes.
+        destination: Its folder.
+    """
+    student = models.student
+    student.config.use_cache = True  # Trainer switches it off for training
+    # The training state lies in the checkpoints; what is published may be smaller.
+    dtype = getattr(torch, recipe.student.save_dtype)
 
-        write_folder(destination, save)
-    trainer.accelerator.wait_for_everyone()
+    def save(folder: Path) -> None:
+        if has_adapter(student):
+            save_adapter(student, folder, dtype, recipe.student.lora.merge, left_out=PROJECTION)
+        else:
+            _save_whole(student, folder, dtype, state, models.padding)
+        models.tokenizer.save_pretrained(folder)
+
+    write_folder(destination, save)
 
 
 def _save_whole(
