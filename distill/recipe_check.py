@@ -3,7 +3,6 @@
 import argparse
 import difflib
 import json
-import math
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -395,7 +394,7 @@ def _check_rounds(config: FederationConfig) -> None:
         value = getattr(server, key)
         _require(value > 0, f"federation.server.{key} is {value}, but must be above 0")
     _require(
-        0 < partition.alpha < math.inf,
+        partition.alpha > 0,
         f"federation.partition.alpha is {partition.alpha}, but must be above 0: near 0 one client takes all of a kind",
     )
     _require(partition.clusters >= 2, f"federation.partition.clusters is {partition.clusters}, but must be at least 2")

@@ -310,7 +310,7 @@ def packed_blocks(
         cache_dir: Folder of the cache.
         progress: Called with the number of documents done.
         one_document: See `pack`.
-        share: This is a share of a training's text, in which nothing need be swapped.
+        share: Of a training's text: nothing need be swapped in it.
 
     Raises:
         UserError: see `check_packed`.
@@ -348,6 +348,5 @@ def packed_blocks(
         partial = partial_of(counts_path)
         partial.write_text(json.dumps(vars(counts), indent=2) + "\n", encoding="utf-8")
         put_file(partial, counts_path)
-    return BlockDataset(path, block_length, one_document), PackingCounts(
-        **json.loads(counts_path.read_text(encoding="utf-8"))
-    )
+    counts = PackingCounts(**json.loads(counts_path.read_text(encoding="utf-8")))
+    return BlockDataset(path, block_length, one_document), counts

@@ -222,7 +222,7 @@ def _labelled(path: Path, config: CorpusConfig) -> Iterator[str]:
     for where, row in whole_rows(path, None if is_saved(path) else config.split):
         value = cell(row, config.text_column, where)
         if value is not None and value != []:
-            label = cell(row, str(config.label), where)
+            label = cell(row, str(config.label), where, "Set corpus.label to one of them")
             yield _with_label(_document(value, where, config.text_column), "" if label is None else str(label))
 
 

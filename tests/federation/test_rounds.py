@@ -9,14 +9,17 @@ from pathlib import Path
 import forked
 import pytest
 import torch
+from shared import REPOSITORY
 from toy_federation import federated, plain, text_of, toy_recipe, untrained
 
 from distill.base.console import Stopped
 from distill.base.errors import UserError
-from distill.federation import rounds
+from distill.federation import clients, rounds
 from distill.federation.aggregation import Answer
 from distill.federation.rounds import State, finish_round, period_of
+from distill.pipeline import train
 from distill.recipe import FederationConfig
+from distill.training.trainer import NotFiniteError
 
 
 def furthest(ours, theirs):
@@ -127,8 +130,12 @@ def test_a_round_of_too_few_changes_nothing(capsys):
     assert finish_round(config, state, ASKED, [answer(0), answer(1), answer(2)]).records[1]["counted"]
 
 
-def test_a_client_whose_training_breaks_is_left_out_and_without_any_round_nothing_is_published(tmp_path):
-    recipe = toy_recipe(tmp_path, 1, {"learning_rate": 1e39}, clients=2, rounds=2)
+def test_a_client_whose_training_breaks_is_left_out_and_without_any_round_nothing_is_published(tmp_path, monkeypatch):
+    def fit(*_):
+        raise NotFiniteError("step 1: the loss is not finite in block 0")
+
+    monkeypatch.setattr(clients, "fit", fit)
+    recipe = toy_recipe(tmp_path, 1, clients=2, rounds=2)
     with pytest.raises(UserError, match=r"no student is published: in none of 2 rounds .*client 0: dropped out: step"):
         federated(recipe)
     assert not (tmp_path / "student").exists()
@@ -212,3 +219,12 @@ def test_the_log_has_an_entry_a_round_and_the_watched_scores(tmp_path, monkeypat
     )
     record = json.loads((tmp_path / "federation" / "student.json").read_text())
     assert log["student_tokens"] == sum(entry["tokens"] for entry in record) > 0
+
+
+@pytest.mark.slow
+def test_the_quickstart_of_eight_clients_ends_with_scores_and_a_report(tmp_path):
+    scores = train(REPOSITORY / "recipes/federated/quickstart.yaml", output_dir=str(tmp_path / "run"))
+    assert scores["models"].keys() == {"teacher", "baseline", "student"}
+    records = json.loads((tmp_path / "run" / "federation" / "student.json").read_text())
+    assert [record["used"] for record in records] == [list(range(8))] * 3
+    assert "Rounds, each" in (tmp_path / "run" / "report.md").read_text(encoding="utf-8")
