@@ -9,6 +9,7 @@
     training      blocks, teacher, target -> a trained student
     metrics       a model, prompts and held-out text -> measurements
     scoring       models and metrics -> scores.json, with intervals and paired differences
+    federation    clients, each with its blocks -> rounds -> one trained student
     reports       scores.json -> tables, pages, figures, model cards
     demo          finished runs and checkpoints -> a page to try them on, served or exported
     study         many recipes and seeds -> one table

@@ -17,10 +17,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from distill.base.console import counter, phase
 from distill.base.files import is_finished
 from distill.data.audit import with_audit
-from distill.data.blocks import BlockDataset
 from distill.data.corpus import open_corpus, with_template
 from distill.data.counts import PackingCounts
-from distill.data.stream import BlockStream, training_blocks
+from distill.data.stream import training_blocks
+from distill.federation import clients, rounds
 from distill.metrics import chosen
 from distill.models.architecture import check_block_length, model_hash, vocab_size
 from distill.models.loading import load_teacher
@@ -62,9 +62,9 @@ class _Asked:
 
 @dataclass(frozen=True)
 class _Text:
-    """Training blocks, what packing saw, held-out documents, and the tokenizer that all models share."""
+    """Training blocks, or those of each client, what packing saw, held-out documents, and all models' tokenizer."""
 
-    blocks: BlockDataset | BlockStream
+    blocks: Any
     counts: PackingCounts
     held_out: list[str]
     tokenizer: PreTrainedTokenizerBase
@@ -154,7 +154,8 @@ def _prepare(recipe: Recipe, asked: _Asked, folder: Path) -> tuple[_Text, PreTra
     student = asked.student or _make_student(recipe, asked.swapper, teacher, tokenizer)
     one_document = recipe.is_private or any_mixes(recipe.block_length, student, *([teacher] if teacher else []))
     swapper = asked.swapper if recipe.needs_counterfactuals else None
-    blocks, counts = training_blocks(recipe, corpus, tokenizer, swapper, cache, held_out_text, one_document)
+    make_blocks: Any = clients.client_blocks if recipe.federation.clients else training_blocks
+    blocks, counts = make_blocks(recipe, corpus, tokenizer, swapper, cache, held_out_text, one_document)
     preflight.check_privacy(recipe, student, blocks)
     return _Text(blocks, counts, held_out_text, tokenizer), student
 
@@ -177,17 +178,17 @@ def _missing(recipe: Recipe, folder: Path) -> dict[str, Recipe]:
 
 def _train(recipe: Recipe, asked: _Asked, text: _Text, student: PreTrainedModel, folder: Path) -> None:
     """Train every student that is not finished; `student` is one of them, untrained."""
-    teacher = asked.teacher
     roles = token_roles(asked.swapper.wordlist, text.tokenizer, vocab_size(text.tokenizer))
-    if missing := _missing(recipe, folder):
-        preflight.warn_of(recipe, len(missing), teacher, student, text.counts, roles, asked.swapper, text.held_out)
-    for name, variant in missing.items():
+    teach: Any = rounds.train_federated if recipe.federation.clients else train_student
+    if left := _missing(recipe, folder):
+        preflight.warn_of(recipe, len(left), asked.teacher, student, text.counts, roles, asked.swapper, text.held_out)
+    for name, variant in left.items():
         phase(f"training {folder / name}")
         set_seed(recipe.seed)
-        train_student(
+        teach(
             variant,
-            student=make_student(recipe.student, teacher, text.tokenizer, recipe.teacher.path),
-            teacher=teacher,
+            student=make_student(recipe.student, asked.teacher, text.tokenizer, recipe.teacher.path),
+            teacher=asked.teacher,
             tokenizer=text.tokenizer,
             blocks=text.blocks,
             role_maps=build_role_maps(roles.edges, roles.vocab_size),

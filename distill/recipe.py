@@ -130,6 +130,8 @@ class CorpusConfig:
         text_column: Column or JSON key that holds the text; `a.b`: what is under b in a. A column of message lists
             ({role, content}; also as JSON in a cell) holds conversations: the tokenizer's chat template renders them,
             each gets one counterfactual, and no role or other text of the template is swapped.
+        label: What labels a document of `source: files`, for `federation.partition`: a column or JSON key (its author),
+            or `file`, the name of its file; `null`: nothing. Only for `corpus`.
         mask: `assistant`: only what the assistant says in conversations bears loss, each turn with the token that ends
             it. `none`: all text does. Only for `corpus`.
         streaming: Read the hub data set as a stream instead of downloading it first.
@@ -158,6 +160,7 @@ class CorpusConfig:
     revision: str | None = None
     split: str = "train"
     text_column: str = "text"
+    label: str | None = None
     mask: Literal["none", "assistant"] = "none"
     streaming: bool = False
     max_documents: int | None = None
@@ -351,6 +354,91 @@ class PrivacyConfig:
 
 
 @dataclass(frozen=True)
+class PartitionConfig:
+    """How the documents are shared out among the clients: each to exactly one.
+
+    Args:
+        by: `quantity`: the clients hold more or less text of the same kind. `label`: documents of a label go to few
+            clients or to all. `cluster`: so do documents of like words.
+        alpha: Concentration of the Dirichlet distribution that the shares are drawn from (once for `quantity`, for each
+            label, or for each cluster): near 0 one client takes all, 1 is uneven, 100 nearly even.
+        label: `group`: the group to which most of a document's listed words belong. `corpus`: what `corpus.label` says.
+        clusters: How many clusters `by: cluster` finds (k-means over the documents' words).
+    """
+
+    by: Literal["quantity", "label", "cluster"] = "quantity"
+    alpha: float = 1.0
+    label: Literal["group", "corpus"] = "group"
+    clusters: int = 8
+
+
+@dataclass(frozen=True)
+class ServerConfig:
+    """The server's optimizer for `algorithm: opt`, whose gradient is the clients' mean change (Reddi et al. 2021).
+
+    Args:
+        optimizer: `adam` (FedAdam) or `sgd` (with `momentum`: FedAvgM; with lr 1 and momentum 0: `avg`).
+        lr: Its learning rate.
+        momentum: Of `sgd`, or the first decay rate of `adam`.
+        beta2: The second decay rate of `adam`.
+        tau: What is added to the root of the second moment of `adam`, which begins at its square.
+    """
+
+    optimizer: Literal["adam", "sgd"] = "adam"
+    lr: float = 0.01
+    momentum: float = 0.9
+    beta2: float = 0.99
+    tau: float = 1e-3
+
+
+@dataclass(frozen=True)
+class FederationConfig:
+    """Federated distillation: clients that keep their text distil one student from one frozen teacher.
+
+    In each round some clients train the student on their own text, each from the same weights and with an optimizer of
+    its own that begins anew, and the server averages what they send. Clients run one after another in one process.
+
+    Args:
+        clients: How many there are; 0: no federation.
+        rounds: How many rounds.
+        fraction: Share of the clients with text that a round asks.
+        select: How they are drawn: `uniform`, or `activity`, in proportion to their documents. A client's weight is its
+            tokens over its chance to be drawn, so that both mean the same over many rounds.
+        algorithm: `avg` (FedAvg), `prox` (FedProx: a proximal term in each client's loss) or `opt` (FedOpt: the
+            server's optimizer steps along the clients' mean change).
+        mu: Weight of the proximal term for `prox`; 0 is `avg`.
+        server: The server's optimizer for `opt`.
+        partition: How the documents are shared out.
+        periods: Parts, in the order of the corpus, into which each client's documents are cut. The rounds go through
+            them, and a round sees the documents of its period alone: old ones have left.
+        local_steps: Optimizer steps of a client in a round; takes the place of `trainer.max_steps`.
+        min_fraction: Least share of a round's clients whose answers must be usable, or else the round changes nothing.
+            A student without any round that counts is not published.
+        deadline: Seconds after which a client's answer is too late; `null`: none is.
+        watch: Metrics that are measured after each round on the held-out text, to be shown against rounds.
+    """
+
+    clients: int = 0
+    rounds: int = 3
+    fraction: float = 1.0
+    select: Literal["uniform", "activity"] = "uniform"
+    algorithm: Literal["avg", "prox", "opt"] = "avg"
+    mu: float = 0.01
+    server: ServerConfig = field(default_factory=ServerConfig)
+    partition: PartitionConfig = field(default_factory=PartitionConfig)
+    periods: int = 1
+    local_steps: int = 10
+    min_fraction: float = 0.5
+    deadline: float | None = None
+    watch: list[str] = field(default_factory=lambda: ["perplexity", "next_word_disparity"])
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of all clients in all rounds, if all of them have text."""
+        return self.rounds * self.local_steps * max(1, round(self.fraction * self.clients))
+
+
+@dataclass(frozen=True)
 class Recipe:
     """Everything that decides a run.
 
@@ -379,6 +467,7 @@ class Recipe:
         scores: What is measured after training.
         audit: What is put into the training text, and left out of it, to measure what the students remember.
         privacy: A bound on what each student may tell of any one document of the training text.
+        federation: Clients that train the student in rounds, each on text of its own.
     """
 
     output_dir: str = "outputs/run"
@@ -399,6 +488,7 @@ class Recipe:
     trainer: dict[str, Any] = field(default_factory=dict)
     scores: ScoreConfig = field(default_factory=ScoreConfig)
     audit: AuditConfig = field(default_factory=AuditConfig)
+    federation: FederationConfig = field(default_factory=FederationConfig)
     privacy: PrivacyConfig = field(default_factory=PrivacyConfig)
 
     @property

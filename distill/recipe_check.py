@@ -19,10 +19,12 @@ from distill.objective.settings import require_sound
 from distill.recipe import (
     MOST_CANARIES,
     CorpusConfig,
+    FederationConfig,
     LoraConfig,
     PrivacyConfig,
     Recipe,
     ScoreConfig,
+    ServerConfig,
     read_recipe_file,
     reject_unknown_keys,
     section_type,
@@ -287,6 +289,7 @@ def check_recipe(recipe: Recipe) -> None:
     _check_student(recipe)
     _check_audit(recipe)
     _check_privacy(recipe)
+    _check_federation(recipe)
     require_context(recipe.scores)
 
 
@@ -368,6 +371,85 @@ def _check_privacy(recipe: Recipe) -> None:
         "privacy.epsilon is set, and on_nonfinite is skip, but which step is left out tells of what it read, which "
         "epsilon does not cover; set on_nonfinite to stop",
     )
+
+
+def _check_federation(recipe: Recipe) -> None:
+    config, corpus, trainer = recipe.federation, recipe.corpus, recipe.trainer
+    _require(
+        corpus.label is None or corpus.source == "files",
+        f"corpus.label is '{corpus.label}', but only documents of files are labelled; set corpus.source to files",
+    )
+    _require(
+        corpus.label is None or corpus.document_start is None,
+        f"corpus.label is '{corpus.label}', but corpus.document_start joins rows that may differ in it; leave one out",
+    )
+    _require(recipe.held_out.label is None, "held_out.label is set, but held-out text is not shared out; leave it out")
+    _require(config.clients >= 0, f"federation.clients is {config.clients}, but must be at least 1; 0: no federation")
+    if config.clients == 0:
+        _require(
+            config == FederationConfig(),
+            "federation.clients is 0, so that the other keys of federation have no effect; say how many there are",
+        )
+        return
+    _check_rounds(config)
+    _require(
+        not recipe.is_private,
+        "federation.clients and privacy.epsilon are both set, which was not tried together: an account of one training "
+        "says nothing of rounds of many; leave one of the two out",
+    )
+    if config.partition.by == "label" and config.partition.label == "corpus":
+        _require(
+            corpus.label is not None,
+            "federation.partition.label is corpus, but corpus.label is missing; name a column of the files, or file",
+        )
+    _require(
+        corpus.pack == "before_training",
+        "corpus.pack is while_training, but clients of a federation pack their text before; leave it out",
+    )
+    for key, none in (("max_steps", (-1, None)), ("num_train_epochs", (None,)), ("report_to", ("none", None))):
+        _require(
+            trainer.get(key, none[0]) in none,
+            f"trainer.{key} is {trainer.get(key)}, but a client makes federation.local_steps steps a round, in a "
+            f"training of its own; {'set it to -1' if key == 'max_steps' else 'leave it out'}",
+        )
+
+
+def _check_rounds(config: FederationConfig) -> None:
+    for key in ("rounds", "local_steps", "periods"):
+        value = getattr(config, key)
+        _require(value >= 1, f"federation.{key} is {value}, but must be at least 1")
+    _require(
+        config.periods <= config.rounds,
+        f"federation.periods is {config.periods}, but there are {config.rounds} rounds; a period has at least one",
+    )
+    for key in ("fraction", "min_fraction"):
+        value = getattr(config, key)
+        _require(0 < value <= 1, f"federation.{key} is {value}, but must be above 0 and at most 1")
+    _require(
+        config.deadline is None or config.deadline > 0,
+        f"federation.deadline is {config.deadline}, but must be above 0 seconds, or null",
+    )
+    _require(config.mu >= 0, f"federation.mu is {config.mu}, but must be at least 0")
+    _require(
+        config.algorithm == "prox" or config.mu == FederationConfig().mu,
+        f"federation.mu is {config.mu}, but federation.algorithm is {config.algorithm}; set that to prox, or drop mu",
+    )
+    server, partition = config.server, config.partition
+    _require(
+        config.algorithm == "opt" or server == ServerConfig(),
+        f"federation.server is set, but federation.algorithm is {config.algorithm}; set it to opt, or leave server out",
+    )
+    for key in ("momentum", "beta2"):
+        value = getattr(server, key)
+        _require(0 <= value < 1, f"federation.server.{key} is {value}, but must be at least 0 and below 1")
+    for key in ("lr", "tau"):
+        value = getattr(server, key)
+        _require(value > 0, f"federation.server.{key} is {value}, but must be above 0")
+    _require(
+        partition.alpha > 0,
+        f"federation.partition.alpha is {partition.alpha}, but must be above 0: near 0 one client takes all of a kind",
+    )
+    _require(partition.clusters >= 2, f"federation.partition.clusters is {partition.clusters}, but must be at least 2")
 
 
 def _check_small_teacher(recipe: Recipe) -> None:

@@ -42,10 +42,17 @@ def key_tables() -> str:
 
 
 def _table(section: type, prefix: str = "") -> Iterator[str]:
-    about = descriptions(section)
     yield from ("| key | type | default | meaning |", "|---|---|---|---|")
+    yield from _rows(section, prefix)
+
+
+def _rows(section: type, prefix: str) -> Iterator[str]:
+    """Of a section; a section within it comes in its place, but those of the whole recipe have tables of their own."""
+    about = descriptions(section)
     for f in fields(section):
-        if not is_dataclass(f.type):
+        if isinstance(f.type, type) and is_dataclass(f.type):
+            yield from _rows(f.type, f"{prefix}{f.name}.") if prefix else ()
+        else:
             cells = (f"`{prefix}{f.name}`", type_name(f.type), f"`{_default(f)}`", about[f.name])
             yield f"| {' | '.join(cell.replace('|', '&#124;') for cell in cells)} |"
 

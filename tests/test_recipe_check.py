@@ -231,3 +231,45 @@ def test_a_recipe_goes_by_its_name(tmp_path, monkeypatch):
         parse_recipe(["--config", "recipes/debug.yaml"])
     with pytest.raises(UserError, match="`distill recipes` lists; did you mean 'quickstart'"):
         parse_recipe(["--config", "quikstart"])
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("federation: {rounds: 5}", ["federation.clients is 0", "how many"]),
+        ("federation: {clients: -1}", ["federation.clients is -1"]),
+        ("federation: {clients: 4, rounds: 0}", ["federation.rounds is 0"]),
+        ("federation: {clients: 4, periods: 4}", ["federation.periods is 4", "3 rounds"]),
+        ("federation: {clients: 4, fraction: 0}", ["federation.fraction is 0"]),
+        ("federation: {clients: 4, min_fraction: 1.5}", ["federation.min_fraction is 1.5"]),
+        ("federation: {clients: 4, deadline: 0}", ["federation.deadline is 0"]),
+        ("federation: {clients: 4, mu: 0.5}", ["federation.mu is 0.5", "prox"]),
+        ("federation: {clients: 4, algorithm: prox, mu: -1}", ["federation.mu is -1"]),
+        ("federation: {clients: 4, server: {lr: 1}}", ["federation.server", "opt"]),
+        ("federation: {clients: 4, algorithm: opt, server: {momentum: 1}}", ["federation.server.momentum is 1"]),
+        ("federation: {clients: 4, algorithm: opt, server: {tau: 0}}", ["federation.server.tau is 0"]),
+        ("federation: {clients: 4, partition: {alpha: 0}}", ["federation.partition.alpha is 0"]),
+        ("federation: {clients: 4, partition: {clusters: 1}}", ["federation.partition.clusters is 1"]),
+        ("federation: {clients: 4, partition: {by: label, label: corpus}}", ["corpus.label is missing"]),
+        ("federation: {clients: 4}\ntrainer: {max_steps: 5}", ["trainer.max_steps is 5", "-1", "local_steps"]),
+        ("federation: {clients: 4}\ntrainer: {num_train_epochs: 2}", ["trainer.num_train_epochs is 2", "leave it out"]),
+        ("federation: {clients: 4}\ntrainer: {report_to: wandb}", ["trainer.report_to is wandb"]),
+        ("corpus: {label: author, max_documents: 5}", ["corpus.label", "files"]),
+        ("held_out: {label: author, max_documents: 5}", ["held_out.label"]),
+        ("corpus: {source: files, files: [a], label: x, document_start: y}", ["corpus.label", "document_start"]),
+    ],
+)  # fmt: skip
+def test_a_federation_that_cannot_be(tmp_path, text, words):
+    values = {"corpus": {"max_documents": 5}, "held_out": {"max_documents": 5}}
+    for key, value in yaml.safe_load(text).items():
+        values[key] = {**values.get(key, {}), **value}
+    with pytest.raises(UserError) as mistake:
+        recipe_of(values, "r.yaml")
+    for word in words:
+        assert word in str(mistake.value)
+
+
+def test_a_federation_of_a_recipe_that_had_steps():
+    values = {"corpus": {"max_documents": 5}, "held_out": {"max_documents": 5}, "trainer": {"max_steps": -1}}
+    recipe = recipe_of({**values, "federation": {"clients": 4, "fraction": 0.5, "local_steps": 7}}, "r.yaml")
+    assert recipe.federation.steps == 3 * 2 * 7

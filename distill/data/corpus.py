@@ -81,7 +81,8 @@ def open_corpus(
     Raises:
         UserError: see `read_documents`.
     """
-    parts: dict[str, Any] = {"config": asdict(config)}
+    # What is left out labels nothing, and changes no document: keys of before it was there stay.
+    parts: dict[str, Any] = {"config": {k: v for k, v in asdict(config).items() if k != "label" or v is not None}}
     if config.source == "teacher" or config.shuffle:
         parts["seed"] = seed
     if config.source == "teacher":

@@ -267,6 +267,10 @@ def cache_key(
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
 
+class NothingPackedError(UserError):
+    """No document gave a block."""
+
+
 def check_packed(counts: PackingCounts, swapper: Swapper | None) -> None:
     """Refuse a corpus from which nothing can be learned.
 
@@ -274,7 +278,7 @@ def check_packed(counts: PackingCounts, swapper: Swapper | None) -> None:
         UserError: no document gave a block, or none holds a listed word although counterfactuals are wanted.
     """
     if not counts.blocks:
-        raise UserError(
+        raise NothingPackedError(
             "the corpus gave no block of text; it is empty after tokenisation, or corpus.mask is assistant and no "
             "message with the role 'assistant' says anything in it"
         )
@@ -294,6 +298,7 @@ def packed_blocks(
     cache_dir: Path,
     progress: Callable[[int], None] | None = None,
     one_document: bool = False,
+    share: bool = False,
 ) -> tuple["BlockDataset", PackingCounts]:
     """The blocks of a corpus, from the cache where they lie there already.
 
@@ -305,6 +310,7 @@ def packed_blocks(
         cache_dir: Folder of the cache.
         progress: Called with the number of documents done.
         one_document: See `pack`.
+        share: Of a training's text: nothing need be swapped in it.
 
     Raises:
         UserError: see `check_packed`.
@@ -334,7 +340,7 @@ def packed_blocks(
                 writer.write({name: getattr(block, name).ravel() for name in COLUMNS})
             writer.finalize()
         try:
-            check_packed(counts, swapper)
+            check_packed(counts, None if share else swapper)
         except UserError:
             partial.unlink()
             raise
@@ -342,6 +348,5 @@ def packed_blocks(
         partial = partial_of(counts_path)
         partial.write_text(json.dumps(vars(counts), indent=2) + "\n", encoding="utf-8")
         put_file(partial, counts_path)
-    return BlockDataset(path, block_length, one_document), PackingCounts(
-        **json.loads(counts_path.read_text(encoding="utf-8"))
-    )
+    counts = PackingCounts(**json.loads(counts_path.read_text(encoding="utf-8")))
+    return BlockDataset(path, block_length, one_document), counts

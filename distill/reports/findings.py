@@ -13,7 +13,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from distill.base.console import duration
 from distill.data.counts import PackingCounts
-from distill.recipe import Recipe
+from distill.recipe import FederationConfig, Recipe
 from distill.reports.privacy_notes import privacy_row
 
 Scores = Mapping[str, Any]
@@ -412,6 +412,7 @@ def settings_rows(recipe: Recipe, scores: Scores, published: bool = False) -> li
         ("word list", f"{words['name']}: {', '.join(words['groups'])} (sha256 {words['sha256'][:12]}…)"),
         ("seed", str(recipe.seed)),
         *privacy_row(scores),
+        *([("federation", _federated(recipe.federation))] if recipe.federation.clients else []),
         *(
             (f"{section}.{key}", f"true: {what}")
             for section, config in (("teacher", recipe.teacher), ("student", recipe.student))
@@ -419,6 +420,20 @@ def settings_rows(recipe: Recipe, scores: Scores, published: bool = False) -> li
             if getattr(config, key)
         ),
     ]  # fmt: skip
+
+
+def _federated(config: FederationConfig) -> str:
+    """Clients, rounds, text and algorithm in a few words."""
+    by = config.partition
+    kind = by.by if by.by != "label" else f"label ({by.label})"
+    text = f"text shared out by {kind}, alpha {by.alpha:g}" + (f", {config.periods} periods" * (config.periods > 1))
+    asked = (
+        f"{config.fraction:.0%} of them a round, drawn by {config.select}" if config.fraction < 1 else "all each round"
+    )
+    return (
+        f"{config.clients} clients, {asked}; {config.rounds} rounds of {config.local_steps} steps; {text}; "
+        f"{config.algorithm}"
+    )
 
 
 def source_name(source: str | None) -> str:
@@ -521,6 +536,22 @@ def training_rows(training: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
         ]
         for name, record in training.items()
     ]
+
+
+def round_table(scores: Scores, training: Mapping[str, Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """Headings and rows of a federation's rounds: who took part, the loss, what was measured after each of them."""
+    rounds = [(name, log) for name, record in training.items() for log in record.get("history", []) if "round" in log]
+    watched = list(dict.fromkeys(key for _, log in rounds for key in log if key.startswith("score_")))
+    headings = ["model", "round", "clients", "left out", "loss"]
+    rows = [
+        [
+            name,
+            *(f"{log[key]:.0f}" for key in ("round", "clients", "left_out")),
+            *(number(log.get(key)) for key in ("loss", *watched)),
+        ]
+        for name, log in rounds
+    ]
+    return [*headings, *(label(scores, key.removeprefix("score_")) for key in watched)], rows
 
 
 def undefined_scores(scores: Scores) -> list[str]:

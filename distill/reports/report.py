@@ -35,6 +35,7 @@ from distill.reports.findings import (
     not_measured,
     note_of,
     number,
+    round_table,
     score_rows,
     settings_rows,
     showing,
@@ -253,6 +254,10 @@ def report_markdown(
         lines += ["## How the student was made", "", *table(["", ""], settings_rows(source, scores))]
     if training:
         lines += table(["model", "time", "student's tokens", "teacher's tokens"], training_rows(training))
+    headings, rounds = round_table(scores, training or {})
+    if rounds:
+        lines += ["Rounds, each with the clients' mean loss, and the scores of the student after it:", ""]
+        lines += table(headings, rounds)
     if counts is not None:
         lines += [f"Training text: {escape(counts.summary())}.", ""]
     lines += ["## What the word list covers", "", *items(coverage(scores, counts))]

@@ -34,10 +34,12 @@ class Messages(str):
 
     roles: who speaks, one for each message.
     contents: what is said, without white space around it, as many templates render it.
+    label: what its row says of it, where that is asked for, see `documents.label_of`.
     """
 
     roles: tuple[str, ...]
     contents: tuple[str, ...]
+    label: str | None = None
 
     def __new__(cls, roles: Sequence[str], contents: Sequence[str]) -> "Messages":
         contents = tuple(encodable(content.strip()) for content in contents)

@@ -4,6 +4,7 @@ import glob
 import random
 import re
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -15,17 +16,47 @@ from distill.base.long_input import encodable, parts
 from distill.base.row_files import (
     Row,
     batch_rows,
+    cell,
     check_readable,
     file_rows,
     is_prose,
+    is_saved,
     lines_are_texts,
     prose,
     prose_lines,
+    whole_rows,
 )
 from distill.recipe import CorpusConfig
 from distill.text.conversations import Messages, read_messages, stored_messages
 
+
+class Labelled(str):
+    """A document, or a passage of one, with the label that its row or file gives it."""
+
+    label: str | None
+
+    def __new__(cls, text: str, label: str | None) -> "Labelled":
+        made = super().__new__(cls, text)
+        made.label = label
+        return made
+
+    def __getnewargs__(self) -> tuple:  # what pickle calls `__new__` with
+        return str(self), self.label
+
+
+def label_of(document: str) -> str | None:
+    """What `corpus.label` says of a document, also of a conversation; None where it says nothing."""
+    return getattr(getattr(document, "messages", document), "label", None)
+
+
+def _like(document: str, pieces: Iterable[str]) -> Iterable[str]:
+    """The pieces of a document, each with its label."""
+    label = label_of(document)
+    return pieces if label is None else (Labelled(piece, label) for piece in pieces)
+
+
 _SENTENCE_END = re.compile(r"(?<=[.!?])[\"'”’)]*\s+")
+OF_FILE = "file"  # as corpus.label: a document's label is the name of its file
 _ROWS = 1000  # read at a time
 _LONGEST_DOCUMENT = 10_000_000  # characters; a longer one is cut
 _told: set[str] = set()  # sources of which it was said that some of their rows are empty
@@ -53,10 +84,12 @@ def read_documents(config: CorpusConfig, seed: int) -> Iterator[str]:
     documents = (
         part
         for document in documents
-        for part in ([document] if isinstance(document, Messages) else parts(document, _LONGEST_DOCUMENT))
+        for part in (
+            [document] if isinstance(document, Messages) else _like(document, parts(document, _LONGEST_DOCUMENT))
+        )
     )
     if config.passage_chars:
-        documents = (p for d in documents for p in passages(d, config.passage_chars))
+        documents = (p for d in documents for p in _like(d, passages(d, config.passage_chars)))
     documents = (d for d in documents if d.strip())
     if config.shuffle and config.pack == "before_training" and not (config.source == "hub" and config.streaming):
         pool = list(documents)
@@ -161,7 +194,9 @@ def _file_documents(config: CorpusConfig, seed: int) -> Iterator[str]:
         random.Random(seed).shuffle(paths)
     for path in paths:
         try:
-            if is_prose(path) and not (config.document_start or config.passage_chars) and lines_are_texts(path):
+            if config.label:
+                yield from _labelled(path, config)
+            elif is_prose(path) and not (config.document_start or config.passage_chars) and lines_are_texts(path):
                 say(f"{path}: every line ends like a text, and is read as one")
                 yield from prose_lines(path, _LONGEST_DOCUMENT)
             elif is_prose(path):
@@ -172,6 +207,30 @@ def _file_documents(config: CorpusConfig, seed: int) -> Iterator[str]:
             raise
         except Exception as error:  # damaged files raise many kinds, parquet above all
             raise UserError(f"{path}: cannot be read ({error}); is it complete?") from None
+
+
+def _labelled(path: Path, config: CorpusConfig) -> Iterator[str]:
+    """The documents of a file with the labels that `config.label` asks for: of a column, or the file's name."""
+    if config.label == OF_FILE:
+        documents = _file_documents(replace(config, files=[str(path)], label=None), 0)
+        yield from (_with_label(document, path.name) for document in documents)
+        return
+    if is_prose(path):
+        raise UserError(
+            f"{path}: has no column '{config.label}' (corpus.label); give rows, or set corpus.label to file"
+        )
+    for where, row in whole_rows(path, None if is_saved(path) else config.split):
+        value = cell(row, config.text_column, where)
+        if value is not None and value != []:
+            label = cell(row, str(config.label), where, "Set corpus.label to one of them")
+            yield _with_label(_document(value, where, config.text_column), "" if label is None else str(label))
+
+
+def _with_label(document: str, label: str) -> str:
+    if isinstance(document, Messages):
+        document.label = label
+        return document
+    return Labelled(document, label)
 
 
 def _hub_documents(config: CorpusConfig, seed: int) -> Iterator[str]:

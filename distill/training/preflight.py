@@ -101,7 +101,7 @@ def slow_processor(
     blocks = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps
     if recipe.is_private:
         blocks = math.ceil(recipe.privacy.batch_size / arguments.world_size)
-    steps = arguments.max_steps
+    steps = recipe.federation.steps if recipe.federation.clients else arguments.max_steps
     if steps <= 0:
         steps = math.ceil(arguments.num_train_epochs * counts.blocks / (blocks * arguments.world_size))
     views = 1 + counts.edited_blocks / max(1, counts.blocks)  # blocks of more than two groups have more

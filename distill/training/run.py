@@ -2,7 +2,7 @@
 
 import signal
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,26 @@ from distill.training.probing import Probe, Probing
 from distill.training.processes import together
 from distill.training.student_loss import PROJECTION, attach_loss
 from distill.training.teacher_cache import open_teacher_cache
-from distill.training.trainer import DistillationTrainer
+from distill.training.trainer import DistillationTrainer, Part
+
+
+@dataclass(frozen=True)
+class Models:
+    """What is trained, and by what.
+
+    Args:
+        student: The model to train, changed in place; see `prepare`.
+        teacher: The frozen teacher or None.
+        tokenizer: Of both.
+        role_maps: K - 1 maps that undo each shift of the word list.
+        padding: Of the untrained student, see `prepare`.
+    """
+
+    student: PreTrainedModel
+    teacher: PreTrainedModel | None
+    tokenizer: PreTrainedTokenizerBase
+    role_maps: Sequence[RoleMap]
+    padding: Mapping[str, Tensor]
 
 
 def train_student(
@@ -67,36 +86,105 @@ def train_student(
         UserError: see `training_arguments`, `hub_repository`, `open_teacher_cache`; numbers not finite; a full disk.
         Stopped: SIGINT or SIGTERM came; the step was finished and saved.
     """
-    arguments = training_arguments(recipe, checkpoints)
-    _require_steps(arguments, blocks)
-    if not isinstance(blocks, BlockStream):  # which has its own readers to count, see `BlockStream.start`
-        checkpoint_folder.refuse_other_processes(checkpoints, arguments.world_size)
-    _ask_hub(arguments)
+    models = prepare(recipe, student, teacher, tokenizer, role_maps, checkpoints)
+    with stop_signals_kept() as signals:
+        trainer = fit(recipe, models, blocks, checkpoints, cache_folder(recipe, destination), signals, probe=probe)
+        trainer.accelerator.wait_for_everyone()
+        state = trainer.accelerator.get_state_dict(trainer.model)
+        if trainer.is_world_process_zero():
+            trainer.training_log.beside |= trainer.facts()
+            trainer.training_log.write(log_file(destination), trainer.state.log_history)
+            unwrapped = trainer.accelerator.unwrap_model(trainer.model)
+            write_student(recipe, replace(models, student=unwrapped), state, destination)
+        trainer.accelerator.wait_for_everyone()
+        if signals:
+            raise Stopped(signals[0])
+
+
+def prepare(
+    recipe: Recipe,
+    student: PreTrainedModel,
+    teacher: PreTrainedModel | None,
+    tokenizer: PreTrainedTokenizerBase,
+    role_maps: Sequence[RoleMap],
+    checkpoints: Path,
+) -> Models:
+    """Make a student ready for `fit`, once however often it is trained: its loss, its projection, what stays of it.
+
+    Raises:
+        UserError: see `training_arguments` and `hub_repository`.
+    """
+    _ask_hub(training_arguments(recipe, checkpoints))
     padding = _padding_rows(student, vocab := vocab_size(tokenizer))
     attach_loss(student, vocab)
     _project(recipe, student, teacher)
-    plan = loss_planner(arguments, recipe, teacher is not None, vocab)
-    with stop_signals_kept() as signals:
-        trainer = _trainer_of(recipe, arguments, student, blocks)(
-            model=student,
-            args=arguments,
-            train_dataset=blocks,
-            data_collator=_collator(recipe, blocks, 1 + len(role_maps), plan),
-            teacher=teacher,
-            vocab=vocab,
-            settings=loss_settings(recipe),
-            role_maps=role_maps if recipe.target.reverse_roles else None,
-            shard_teacher=recipe.teacher.shard,
-            skip_nonfinite=recipe.on_nonfinite == "skip",
-            decode=tokenizer.decode,
-            stop_signals=signals,
-        )
-        _open_cache(trainer, recipe, Path(recipe.cache_dir or destination.parent / "cache"))
-        _watch(trainer, probe, recipe.scores.probe_steps)
-        _train(trainer, checkpoints, signals)
-        _write_student(trainer, recipe, tokenizer, destination, padding)
-        if signals:
-            raise Stopped(signals[0])
+    return Models(student, teacher, tokenizer, role_maps, padding)
+
+
+def fit(
+    recipe: Recipe,
+    models: Models,
+    blocks: BlockDataset | BlockStream,
+    checkpoints: Path,
+    cache: Path,
+    signals: Sequence[int],
+    part: Part | None = None,
+    probe: Probe | None = None,
+) -> DistillationTrainer:
+    """Train a prepared student in memory, from the newest whole checkpoint on.
+
+    Args:
+        recipe: Target, loss, trainer settings and seed.
+        models: As `prepare` gives them.
+        blocks: Training blocks.
+        checkpoints: Folder of Trainer's checkpoints.
+        cache: Folder of the teacher's hidden states, where they are kept.
+        signals: Those that came, see `stop_signals_kept`.
+        part: Set where this is a part of a longer training.
+        probe: Measures student and teacher on the way, see `probing`.
+
+    Returns:
+        The trainer, whose model is trained.
+
+    Raises:
+        UserError, Stopped: see `train_student`.
+    """
+    arguments = training_arguments(recipe, checkpoints)
+    arguments.push_to_hub = False  # see `_ask_hub`
+    _require_steps(arguments, blocks)
+    if not isinstance(blocks, BlockStream):  # which has its own readers to count, see `BlockStream.start`
+        checkpoint_folder.refuse_other_processes(checkpoints, arguments.world_size)
+    vocab = vocab_size(models.tokenizer)
+    plan = loss_planner(arguments, recipe, models.teacher is not None, vocab)
+    trainer = _trainer_of(recipe, arguments, models.student, blocks)(
+        model=models.student,
+        args=arguments,
+        train_dataset=blocks,
+        data_collator=_collator(recipe, blocks, 1 + len(models.role_maps), plan),
+        teacher=models.teacher,
+        vocab=vocab,
+        settings=loss_settings(recipe),
+        role_maps=models.role_maps if recipe.target.reverse_roles else None,
+        shard_teacher=recipe.teacher.shard,
+        skip_nonfinite=recipe.on_nonfinite == "skip",
+        decode=models.tokenizer.decode,
+        stop_signals=signals,
+        part=part,
+    )
+    _open_cache(trainer, recipe, cache)
+    _watch(trainer, probe, recipe.scores.probe_steps)
+    _train(trainer, checkpoints, signals)
+    return trainer
+
+
+def cache_folder(recipe: Recipe, destination: Path) -> Path:
+    """Where a run keeps the teacher's hidden states; `destination` is the folder of one of its students."""
+    return Path(recipe.cache_dir or destination.parent / "cache")
+
+
+def log_file(destination: Path) -> Path:
+    """Where a run keeps what was logged of the training of a student, by that student's folder."""
+    return destination.parent / "training" / f"{destination.name}.json"
 
 
 def _watch(trainer: DistillationTrainer, probe: Probe | None, steps: int | None) -> None:
@@ -131,10 +219,8 @@ def _ask_hub(arguments: TrainingArguments) -> None:
     Trainer would push every checkpoint, without scores or card, the baseline's too: the student follows when it has
     been scored (`hub.push_student`).
     """
-    if arguments.push_to_hub:
-        if PartialState().is_main_process:
-            hub_repository(arguments)
-        arguments.push_to_hub = False
+    if arguments.push_to_hub and PartialState().is_main_process:
+        hub_repository(arguments)
 
 
 def loss_planner(
@@ -246,33 +332,28 @@ def _train(trainer: DistillationTrainer, checkpoints: Path, signals: Sequence[in
         blocks.finish()
 
 
-def _write_student(
-    trainer: DistillationTrainer,
-    recipe: Recipe,
-    tokenizer: PreTrainedTokenizerBase,
-    destination: Path,
-    padding: Mapping[str, Tensor],
-) -> None:
-    trainer.accelerator.wait_for_everyone()
-    state = trainer.accelerator.get_state_dict(trainer.model)
-    if trainer.is_world_process_zero():
-        path = destination.parent / "training" / f"{destination.name}.json"
-        trainer.training_log.beside |= trainer.facts()
-        trainer.training_log.write(path, trainer.state.log_history)
-        student = trainer.accelerator.unwrap_model(trainer.model)
-        student.config.use_cache = True  # Trainer switches it off for training
-        # The training state lies in the checkpoints; what is published may be smaller.
-        dtype = getattr(torch, recipe.student.save_dtype)
+def write_student(recipe: Recipe, models: Models, state: dict[str, Tensor], destination: Path) -> None:
+    """Put a trained student and its tokenizer, whole, at `destination`.
 
-        def save(folder: Path) -> None:
-            if has_adapter(student):
-                save_adapter(student, folder, dtype, recipe.student.lora.merge, left_out=PROJECTION)
-            else:
-                _save_whole(student, folder, dtype, state, padding)
-            tokenizer.save_pretrained(folder)
+    Args:
+        recipe: Number format of its file, and whether an adapter is merged.
+        models: The trained student among them.
+        state: Its weights, gathered from all processes.
+        destination: Its folder.
+    """
+    student = models.student
+    student.config.use_cache = True  # Trainer switches it off for training
+    # The training state lies in the checkpoints; what is published may be smaller.
+    dtype = getattr(torch, recipe.student.save_dtype)
 
-        write_folder(destination, save)
-    trainer.accelerator.wait_for_everyone()
+    def save(folder: Path) -> None:
+        if has_adapter(student):
+            save_adapter(student, folder, dtype, recipe.student.lora.merge, left_out=PROJECTION)
+        else:
+            _save_whole(student, folder, dtype, state, models.padding)
+        models.tokenizer.save_pretrained(folder)
+
+    write_folder(destination, save)
 
 
 def _save_whole(

@@ -2,8 +2,9 @@
 
 import math
 import os
+import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,26 @@ COUNTER = "training"  # what is said of the steps
 _TRAINED = "trained.safetensors"  # in checkpoints of students with an adapter
 
 
+class NotFiniteError(UserError):
+    """A loss, a gradient or a weight is not finite: of all mistakes, the one that lies in the text or its settings."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Where a training stands in a longer one that is done in parts, each with an optimizer of its own.
+
+    Args:
+        first: The longer one's steps before this part: the learning rate goes on from there.
+        steps: Those of the longer one in all.
+        mu: Weight of the proximal term, mu / 2 times the squared distance from the weights with which the part begins
+            (FedProx, Li et al. 2020); it is part of the logged loss.
+    """
+
+    first: int
+    steps: int
+    mu: float = 0.0
+
+
 class _ConsoleProgress(TrainerCallback):
     """Steps done, and the newest of what is logged, in the place of Trainer's own bar and of what it prints."""
 
@@ -84,6 +105,7 @@ class DistillationTrainer(Trainer):
         skip_nonfinite: Leave out a step whose loss or gradient is not finite, and count it, instead of stopping.
         decode: Token ids -> text, for the message then.
         stop_signals: Signals that came since training began, see `stop_signals_kept`.
+        part: Set where this is a part of a longer training.
         kwargs: As for Trainer.
     """
 
@@ -98,6 +120,7 @@ class DistillationTrainer(Trainer):
         skip_nonfinite: bool = False,
         decode: Callable[[list[int]], str] = str,
         stop_signals: Sequence[int] = (),
+        part: Part | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -133,6 +156,11 @@ class DistillationTrainer(Trainer):
         self.skipped_steps = 0
         self._decode = decode
         self._stop_signals = stop_signals
+        self._part = part
+        #: The weights that the proximal term holds on to: those of now, not of a checkpoint that is loaded later.
+        self._anchor = [
+            (p, p.detach().clone()) for p in self.model.parameters() if part and part.mu and p.requires_grad
+        ]
         self.stopped = False
         self._step: list[tuple[dict[str, Any], Tensor]] = []  # micro-batches of this step, and their losses
         self._spikes = SpikeWatch()
@@ -222,12 +250,31 @@ class DistillationTrainer(Trainer):
         self._log_parts(parts, inputs, read)
         count = parts.count if num_items_in_batch is None else num_items_in_batch
         # DDP and FSDP average gradients over processes; the shares have to be added instead.
-        loss = parts.total * (self.args.world_size if num_items_in_batch is not None else 1) / count
+        total = parts.total
+        if self._anchor:  # once a step: each micro-batch adds its share of the step's tokens
+            total = total + self._proximal_term() * parts.count
+        loss = total * (self.args.world_size if num_items_in_batch is not None else 1) / count
         return (loss, parts) if return_outputs else loss
 
     def facts(self) -> dict[str, Any]:
         """What `training/NAME.json` tells beside history and totals."""
         return {}
+
+    def _proximal_term(self) -> Tensor:
+        """mu / 2 times the squared distance from the weights with which this part of a training began, ()."""
+        assert self._part is not None  # or there would be no anchor
+        return self._part.mu / 2 * torch.stack([(p - begun).square().sum() for p, begun in self._anchor]).sum()
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """Trainer's; of a part, the schedule of the longer training, where the part begins in it."""
+        if self._part is None:
+            return super().create_scheduler(num_training_steps, optimizer)
+        scheduler = super().create_scheduler(self._part.steps, optimizer)
+        scheduler.last_epoch = self._part.first - 1  # a schedule is a function of the step alone
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that the optimizer has made no step yet
+            scheduler.step()
+        return scheduler
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the parts of the loss and `TrainingLog.figures`, for the console and every tracker."""
@@ -295,7 +342,7 @@ class DistillationTrainer(Trainer):
             say(f"{message}; left out ({self.skipped_steps} so far)")
             return
         last = checkpoint_folder.newest_whole(Path(self.args.output_dir))
-        raise UserError(
+        raise NotFiniteError(
             f"{message}. Nothing was saved from it; the last good checkpoint is {last or 'none yet'}. Lower "
             "trainer.learning_rate, look at that text, or set on_nonfinite: skip"
         )
@@ -428,7 +475,7 @@ class DistillationTrainer(Trainer):
             broken = self.accelerator.reduce(broken, reduction="sum")
         if broken:
             last = checkpoint_folder.newest_whole(Path(self.args.output_dir))
-            raise UserError(
+            raise NotFiniteError(
                 f"step {self.state.global_step}: the student's weights are not finite. They are not saved; the last "
                 f"good checkpoint is {last or 'none yet'}. Lower trainer.learning_rate"
             )

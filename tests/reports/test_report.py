@@ -4,6 +4,7 @@ import copy
 import io
 import json
 import re
+from dataclasses import replace
 
 import yaml
 from hypothesis import given
@@ -12,9 +13,10 @@ from rich.console import Console
 
 from distill.base.markdown_text import escape
 from distill.data.counts import PackingCounts
-from distill.metrics import CARDS, card_dicts
-from distill.recipe import Recipe, ScoreConfig, TargetConfig
-from distill.reports.findings import cell, headline, number, ratio_cell, training_rows
+from distill.metrics import CARDS, METRICS, card_dicts
+from distill.recipe import FederationConfig, Recipe, ScoreConfig, TargetConfig
+from distill.reports.findings import cell, headline, number, ratio_cell, round_table, training_rows
+from distill.reports.page import run_page
 from distill.reports.report import print_table, read_training, report_markdown, with_speeds, write_report
 from distill.scoring.score import score_models
 from distill.text.prompts import load_prompts
@@ -72,6 +74,29 @@ def test_training_is_read_where_it_lies_and_damage_is_left_out(tmp_path):
     assert training == {"student": record}
     assert training_rows(training) == [["student", "93 s", "1,234,567", "–"]]
     assert training_rows({"student": {}}) == [["student", "–", "–", "–"]]
+
+
+def test_rounds_of_a_federation_stand_in_a_table_of_their_own(scores):
+    logs = [
+        {"step": 5, "round": 1, "clients": 7, "left_out": 1, "loss": 1.25, "score_perplexity": 200.0},
+        {"step": 10, "round": 2, "clients": 8, "left_out": 0, "loss": 0.75},
+    ]
+    training = {"student": {"history": logs}, "baseline": {"history": [{"step": 5, "loss": 1.0}]}}
+    assert round_table(scores, training) == (
+        ["model", "round", "clients", "left out", "loss", "perplexity"],
+        [["student", "1", "7", "1", "1.250", "200.0"], ["student", "2", "8", "0", "0.750", "–"]],
+    )
+    recipe = replace(RECIPE, federation=FederationConfig(clients=8, fraction=0.5, periods=2))
+    report = report_markdown(recipe, scores, training=training)
+    assert [["student", "1", "7", "1", "1.250", "200.0"], ["student", "2", "8", "0", "0.750", "–"]] in [
+        table[2:] for table in _tables(report)
+    ]
+    assert (
+        "8 clients, 50% of them a round, drawn by uniform; 3 rounds of 10 steps; text shared out by quantity" in report
+    )
+    assert "Rounds, each" not in report_markdown(RECIPE, scores, training={"baseline": training["baseline"]})
+    assert "<h3>Rounds</h3>" in run_page(recipe, scores, training=training)
+    assert "<h3>Rounds</h3>" not in run_page(RECIPE, scores)
 
 
 def _tables(markdown: str) -> list[list[list[str]]]:

@@ -250,3 +250,44 @@ def test_lines_are_swapped_as_they_are_scored(tmp_path, capsysbinary):
     lines = capsysbinary.readouterr().out.decode().splitlines()
     documents = read_documents(CorpusConfig(source="files", files=[str(path)]), 0)
     assert lines == [swapper.swap(document, 1).text for document in documents]
+
+
+# -------------------------------------------------------------------------------------------------------------- labels
+
+
+def test_documents_know_the_label_of_their_row_also_when_they_are_cut(tmp_path):
+    path = tmp_path / "a.jsonl"
+    rows = [{"who": "Ann", "text": "One line.\nAnother."}, {"who": None, "text": "Two."}, {"who": 3, "text": ""}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    found = read(path, label="who", passage_chars=10)
+    assert [(str(d), documents.label_of(d)) for d in found] == [("One line.", "Ann"), ("Another.", "Ann"), ("Two.", "")]
+    assert found == read(path, passage_chars=10)
+    assert all(documents.label_of(d) is None for d in read(path))
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_labels_of_tables(tmp_path, kind):
+    path = tmp_path / f"a.{kind}"
+    if kind == "csv":
+        path.write_text("text,who\nOne.,Ann\nTwo.,Bob\n", encoding="utf-8")
+    else:
+        parquet.write_table(pa.table({"text": ["One.", "Two."], "who": ["Ann", "Bob"]}), path)
+    assert [documents.label_of(d) for d in read(path, label="who")] == ["Ann", "Bob"]
+
+
+def test_labels_of_files_and_of_conversations(tmp_path):
+    (tmp_path / "a.txt").write_text("Prose. \n\n" * 3, encoding="utf-8")
+    messages = [{"role": "user", "content": "Hello."}]
+    (tmp_path / "b.jsonl").write_text(json.dumps({"text": messages}), encoding="utf-8")
+    found = read(tmp_path / "a.txt", tmp_path / "b.jsonl", label="file")
+    assert [documents.label_of(d) for d in found] == ["a.txt", "b.jsonl"]
+    assert isinstance(found[1], Messages)
+
+
+def test_a_column_of_labels_that_is_not_there(tmp_path, jsonl):
+    (tmp_path / "a.txt").write_text("Prose.", encoding="utf-8")
+    with pytest.raises(UserError, match=r"corpus\.label"):
+        read(tmp_path / "a.txt", label="who")
+    (tmp_path / "a.jsonl").write_text(jsonl, encoding="utf-8")
+    with pytest.raises(UserError, match=r"who.*corpus\.label"):
+        read(tmp_path / "a.jsonl", label="who")

@@ -1,0 +1,278 @@
+"""Rounds: clients are asked, what they send is averaged, and the state is written whole before the next one begins.
+
+    folder/checkpoint-R/model.safetensors       the weights after R rounds
+                        optimizer.safetensors   the moments of the server's optimizer
+                        rounds.json             what each round was, and what all updates took
+    folder/client/                              checkpoints of the update that is being made
+
+A run that is killed does the round that it was in again, from the weights of the last one. Who is asked, and what each
+client does, follows from the seed and the round's number; so the weights are the same to the bit.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+
+from distill.base.console import Stopped, say, stop_signals_kept
+from distill.base.errors import UserError, storage_errors_as_user_errors
+from distill.base.files import write_json
+from distill.federation.aggregation import NO_ANSWER, Answer, Change, Weights, fault, server_step
+from distill.federation.clients import Clients, get_weights, set_weights, update
+from distill.federation.selection import select_clients
+from distill.metrics import Evaluation, cards, chosen, measured, score
+from distill.objective.logit_ops import RoleMap
+from distill.recipe import FederationConfig, Recipe
+from distill.scoring.measure import run_prompts
+from distill.training import checkpoints as checkpoint_folder
+from distill.training.run import Models, cache_folder, log_file, prepare, write_student
+from distill.training.training_log import Totals
+
+_KEPT = 2  # rounds
+
+
+@dataclass(frozen=True)
+class State:
+    """Where a federation stands between two rounds.
+
+    Args:
+        weights: The student's.
+        moments: Of the server's optimizer.
+        records: What each round was, in order; see `finish_round`.
+        totals: What all usable updates took, see `Totals`.
+    """
+
+    weights: Weights
+    moments: Weights = field(default_factory=dict)
+    records: tuple[dict[str, Any], ...] = ()
+    totals: Mapping[str, float] = field(default_factory=lambda: asdict(Totals()))
+
+    def save(self, folder: Path) -> None:
+        """Write it as `checkpoint-R`, whole or not at all; of older ones, one stays.
+
+        Raises:
+            UserError: the disk is full or gone.
+        """
+        number = len(self.records)
+        partial = folder / checkpoint_folder.PARTIAL / checkpoint_folder.name_of(number)
+        with storage_errors_as_user_errors():
+            checkpoint_folder.clear_partial(folder)
+            partial.mkdir(parents=True)
+            save_file(self.weights, partial / "model.safetensors")
+            save_file(self.moments, partial / "optimizer.safetensors")
+            write_json(partial / "rounds.json", {"rounds": self.records, "totals": self.totals})
+            checkpoint_folder.publish(folder, number, _KEPT)
+
+    @classmethod
+    def load(cls, folder: Path) -> "State | None":
+        """The newest whole one that was saved in a folder; None where there is none."""
+        if (newest := checkpoint_folder.newest_whole(folder)) is None:
+            return None
+        kept = json.loads((newest / "rounds.json").read_text(encoding="utf-8"))
+        weights, moments = (load_file(newest / f"{name}.safetensors") for name in ("model", "optimizer"))
+        return cls(weights, moments, tuple(kept["rounds"]), kept["totals"])
+
+
+def period_of(config: FederationConfig, number: int) -> int:
+    """The period of a round, both counted from 0."""
+    return number * config.periods // config.rounds
+
+
+def finish_round(
+    config: FederationConfig, state: State, asked: Mapping[int, float], answers: Iterable[Answer]
+) -> State:
+    """The state after a round: the same function for clients in one process and over a network.
+
+    A client whose answer cannot be used, or that gives none, is left out. Where fewer than `min_fraction` of those that
+    were asked are left, the weights and the server's moments stay as they were.
+
+    Args:
+        config: The algorithm.
+        state: Before the round.
+        asked: Client -> its chance to be asked, see `select_clients`.
+        answers: Taken one after the other, so that a single client's weights are in memory at a time.
+
+    Returns:
+        Its last record holds: round and period, counted from 1; used, clients; left_out, client -> why; counted,
+        whether the round changed the weights; tokens and bytes, those that were trained on and sent back; figures, the
+        weighted means of what the clients logged.
+    """
+    number = len(state.records) + 1
+    change, used, left_out, totals = _collected(config, state, asked, answers)
+    for client, why in left_out.items():
+        say(f"round {number}: client {client} is left out: {why}")
+    counted = bool(used) and len(used) >= config.min_fraction * len(asked)
+    weights, moments = state.weights, state.moments
+    if counted:
+        weights, moments = server_step(config, weights, change.mean(), moments)
+    else:
+        wanted = f"federation.min_fraction asks for {config.min_fraction:g} of them"
+        say(f"round {number} changes nothing: {len(used)} of {len(asked)} clients can be used, and {wanted}")
+    record = {
+        "round": number,
+        "period": period_of(config, number - 1) + 1,
+        "used": sorted(used),
+        "left_out": {str(client): why for client, why in sorted(left_out.items())},
+        "counted": counted,
+        "tokens": totals["student_tokens"] - state.totals["student_tokens"],
+        "bytes": len(used) * sum(weight.numel() * weight.element_size() for weight in weights.values()),
+        "figures": _weighted_means(used.values()),
+    }
+    return State(weights, moments, (*state.records, record), totals)
+
+
+def _collected(
+    config: FederationConfig, state: State, asked: Mapping[int, float], answers: Iterable[Answer]
+) -> tuple[Change, dict[int, tuple[float, Mapping[str, float]]], dict[int, str], dict[str, float]]:
+    """The change, client -> its weight and figures, client -> why it is left out, and what all updates took so far."""
+    change, totals = Change(state.weights), dict(state.totals)
+    used: dict[int, tuple[float, Mapping[str, float]]] = {}
+    left_out: dict[int, str] = {}
+    for answer in answers:
+        why = fault(answer, state.weights, config.deadline)
+        if why or answer.weights is None:
+            left_out[answer.client] = why
+            continue
+        weight = answer.tokens / asked[answer.client]
+        change.add(answer.weights, weight)
+        used[answer.client] = weight, answer.figures
+        totals = {name: value + answer.totals.get(name, 0) for name, value in totals.items()}
+    silent = asked.keys() - used.keys() - left_out.keys()
+    return change, used, left_out | {client: f"dropped out: {NO_ANSWER}" for client in sorted(silent)}, totals
+
+
+def _weighted_means(figures: Iterable[tuple[float, Mapping[str, float]]]) -> dict[str, float]:
+    """Of what clients logged, each name over those that have it."""
+    sums: dict[str, tuple[float, float]] = {}
+    for weight, of_client in figures:
+        for name, value in of_client.items():
+            total, weights = sums.get(name, (0.0, 0.0))
+            sums[name] = total + weight * value, weights + weight
+    return {name: total / weights for name, (total, weights) in sorted(sums.items())}
+
+
+# ------------------------------------------------------------------------------------------------------ one process
+
+
+def train_federated(
+    recipe: Recipe,
+    *,
+    student: Any,
+    teacher: Any,
+    tokenizer: Any,
+    blocks: Clients,
+    role_maps: Sequence[RoleMap],
+    checkpoints: Path,
+    destination: Path,
+) -> None:
+    """What `train_student` is to one text, over the clients' text: all rounds in one process, then the student.
+
+    `federation/NAME.json` beside the student tells the rounds; `training/NAME.json` has a log entry for each.
+
+    Args:
+        recipe: Of the student.
+        student, teacher, tokenizer, role_maps: See `train_student`.
+        blocks: The clients' text.
+        checkpoints: Folder of the rounds' state.
+        destination: Folder of the finished student.
+
+    Raises:
+        UserError: see `train_student`; or no round changed the weights.
+        Stopped: SIGINT or SIGTERM came; the step was finished and saved.
+    """
+    models = prepare(recipe, student, teacher, tokenizer, role_maps, checkpoints)
+    state = State.load(checkpoints) or State(get_weights(student))
+    watch = _watch(recipe, blocks, tokenizer)
+    with stop_signals_kept() as signals:
+        while len(state.records) < recipe.federation.rounds:
+            state = _round(recipe, models, blocks, state, checkpoints, cache_folder(recipe, destination), signals)
+            set_weights(student, state.weights)
+            state.records[-1]["scores"] = watch(student)
+            state.save(checkpoints)
+    publish(recipe, models, state, destination)
+    if signals:
+        raise Stopped(signals[0])
+
+
+def _round(
+    recipe: Recipe,
+    models: Models,
+    clients: Clients,
+    state: State,
+    folder: Path,
+    cache: Path,
+    signals: Sequence[int],
+) -> State:
+    """One round, its clients one after another."""
+    config, number = recipe.federation, len(state.records)
+    period = period_of(config, number)
+    asked = select_clients(clients.documents(period), config, recipe.seed, number)
+
+    def answers() -> Iterable[Answer]:
+        for place, client in enumerate(asked):
+            say(f"round {number + 1} of {config.rounds}: client {client} ({place + 1} of {len(asked)})")
+            blocks = clients.texts[client].blocks[period]
+            assert blocks is not None  # or it would not be asked
+            own = folder / "client" / f"{number}-{client}"
+            yield update(
+                recipe, models, blocks, state.weights,
+                number=number, client=client, folder=own, cache=cache, signals=signals,
+            )  # fmt: skip
+            if signals:
+                raise Stopped(signals[0])
+
+    return finish_round(config, state, asked, answers())
+
+
+def _watch(recipe: Recipe, clients: Clients, tokenizer: Any) -> Any:
+    """A function that measures `federation.watch` of a student: name -> value, of those that have one."""
+    metrics = chosen(recipe.federation.watch, "federation.watch")
+    prompts = run_prompts(recipe, clients.swapper)[0] if metrics else []
+
+    def values(student: Any) -> dict[str, float]:
+        evaluation = Evaluation(
+            student, tokenizer, clients.swapper.wordlist, clients.held_out, prompts, recipe.scores, recipe.seed,
+            clients.swapper,
+        )  # fmt: skip
+        found = {}
+        for metric in metrics.values():
+            measurements = measured(metric, evaluation)
+            for card in cards(metric):
+                value = score(card, measurements[card.name], resamples=0, seed=0).value
+                if value is not None:
+                    found[card.name] = value
+        return found
+
+    return values
+
+
+def publish(recipe: Recipe, models: Models, state: State, destination: Path) -> None:
+    """Put the student of finished rounds at `destination`, and what they were beside it.
+
+    Raises:
+        UserError: no round changed the weights.
+    """
+    if not any(record["counted"] for record in state.records):
+        last = state.records[-1]["left_out"]
+        who, why = next(iter(last.items()), ("", "no client has text"))
+        raise UserError(
+            f"no student is published: in none of {len(state.records)} rounds could the answers of so many clients be "
+            f"used as federation.min_fraction asks for (in the last one, client {who}: {why}); mend that, and remove "
+            f"{destination.parent} to begin again"
+        )
+    set_weights(models.student, state.weights)
+    steps = recipe.federation.local_steps
+    history = [
+        {"step": steps * record["round"], "round": record["round"], "clients": len(record["used"]),
+         "left_out": len(record["left_out"]), **record["figures"],
+         **{f"score_{name}": value for name, value in record.get("scores", {}).items()}}
+        for record in state.records
+    ]  # fmt: skip
+    for path in (destination.parent / "federation" / f"{destination.name}.json", log_file(destination)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(destination.parent / "federation" / f"{destination.name}.json", list(state.records))
+    write_json(log_file(destination), {"history": history, **state.totals})
+    write_student(recipe, models, models.student.state_dict(), destination)

@@ -1,0 +1,78 @@
+"""A client's text and update: blocks of its own, no trace of who was before it."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import train_toy
+from toy_federation import TOKENIZER, WORDLIST, text_of, toy_recipe
+
+from distill.base.errors import UserError
+from distill.data.batches import Collator
+from distill.data.corpus import Corpus
+from distill.federation.clients import client_blocks, client_recipe, get_weights, loss_tokens, set_weights
+from distill.objective.kd_loss import IGNORED
+from distill.text.counterfactual import Swapper
+
+
+def test_each_client_has_blocks_of_its_own_documents(tmp_path):
+    """No document is in the text of two clients or of two periods, and none is lost."""
+    documents = [f"Number {n}: she saw him." for n in range(30)]
+    recipe = toy_recipe(tmp_path, clients=3, rounds=2, periods=2)
+    clients = text_of(recipe, documents)
+    found = []
+    for text in clients.texts:
+        for number, blocks in zip(text.documents, text.blocks, strict=True):
+            of_part = "".join(TOKENIZER.decode(block.input_ids[0]) for block in blocks or [])
+            held = [n for n in range(30) if f"Number {n}:" in of_part]
+            assert len(held) == number
+            found += held
+    assert sorted(found) == list(range(30))
+
+
+def test_a_client_without_text_is_counted_as_empty(tmp_path):
+    recipe = toy_recipe(tmp_path, clients=5, rounds=1)
+    clients = text_of(recipe, ["She saw him.", "Nothing happened.", "He was here."])
+    assert sum(clients.documents(0)) == 3
+    assert clients.documents(0).count(0) >= 2
+
+
+def test_nothing_to_swap_in_all_of_the_text_is_a_mistake(tmp_path):
+    with pytest.raises(UserError, match="nothing to swap"):
+        text_of(toy_recipe(tmp_path, clients=2, rounds=1), ["Nothing happened at all."] * 4)
+
+
+def test_several_processes_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    corpus = Corpus("toy", lambda: iter(["She saw him."]))
+    with pytest.raises(UserError, match="one process"):
+        client_blocks(toy_recipe(tmp_path, clients=2), corpus, TOKENIZER, Swapper(WORDLIST), Path(tmp_path))
+
+
+def test_tokens_are_those_that_a_step_over_all_text_counts(tmp_path):
+    blocks = text_of(toy_recipe(tmp_path), train_toy.toy_documents())
+    for augment in (False, True):
+        batch = Collator(2, augment)(blocks.__getitems__(range(len(blocks))))
+        counted = int((batch["labels"][: int(batch["student_rows"])] != IGNORED).sum())
+        assert loss_tokens(blocks, augment) == counted
+
+
+def test_updates_differ_by_seed_and_the_first_is_the_runs():
+    recipe = toy_recipe(Path("run"), 4, {"logging_steps": 20, "save_steps": 100}, clients=3)
+    assert client_recipe(recipe, 0, 0).seed == recipe.seed
+    assert len({client_recipe(recipe, number, client).seed for number in range(20) for client in range(20)}) == 400
+    trainer = client_recipe(recipe, 0, 0).trainer
+    assert (trainer["max_steps"], trainer["logging_steps"], trainer["save_strategy"]) == (4, 4, "no")
+    saving = toy_recipe(Path("run"), 40, {"save_steps": 10}, clients=3)
+    assert "save_strategy" not in client_recipe(saving, 0, 0).trainer
+
+
+def test_a_tied_head_travels_once():
+    from toy_federation import _given
+
+    student = _given(toy_recipe(Path("run")))["student"]
+    weights = get_weights(student)
+    assert sum("wte" in name or "lm_head" in name for name in weights) == 1
+    assert sum(w.numel() for w in weights.values()) == sum(p.numel() for p in student.parameters())
+    set_weights(student, {name: torch.full_like(weight, 0.5) for name, weight in weights.items()})
+    assert (student.get_output_embeddings().weight == 0.5).all()
