@@ -699,6 +699,70 @@ def demo(arguments: Sequence[str]) -> None:
     print(options.export)
 
 
+# ----------------------------------------------------------------------------------------------------------- export
+
+_EXPORT = """Write a model in the form in which others run it: safetensors-fp16 (transformers, half the size), gguf
+(llama.cpp and its kin; extra `quantization`) or onnx (ONNX Runtime; extra `onnx`). Tokenizer, generation settings, chat
+template and model card go along, and an adapter is merged into its base. What was written is read back: it appears only
+if its next-word disparity is the model's. Both numbers are printed, and lie beside it in disparity.json."""
+
+_EXPORT_EXAMPLES = """examples:
+  distill export outputs/quickstart/student --to gguf
+  distill export outputs/quickstart/student --to onnx --output outputs/onnx
+  distill export outputs/mine/student --to gguf --converter llama.cpp/convert_hf_to_gguf.py
+"""
+
+_EXPORT_FORMS = ("safetensors-fp16", "gguf", "onnx")
+
+
+def _export_parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="distill export", description=_EXPORT, epilog=_EXPORT_EXAMPLES)
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="folder or hub id of a model or adapter; demo")
+    parser.add_argument("--to", required=True, choices=_EXPORT_FORMS, help="the form")
+    parser.add_argument("--output", metavar="DIR", help="default: the model's folder with -FORM behind its name")
+    parser.add_argument("--force", action="store_true", help="replace an earlier export")
+    parser.add_argument(
+        "--converter", metavar="FILE", help="llama.cpp's convert_hf_to_gguf.py, for what distill cannot write as gguf"
+    )
+    parser.add_argument(
+        "--prompts", default="occupations", metavar="SOURCE", help="those of the check (default: %(default)s)"
+    )
+    parser.add_argument("--trust_remote_code", action="store_true", help="run code that comes with the model")
+    _add_wordlist(parser)
+    _add_json(parser)
+    _add_quiet(parser)
+    return parser
+
+
+def export(arguments: Sequence[str]) -> None:
+    """`distill export`: a model in another form, and its next-word disparity in both.
+
+    Raises:
+        UserError: see `distill.scoring.export.export`.
+    """
+    options = _export_parser().parse_args(arguments)
+    folder = Path(options.output or f"{Path(options.checkpoint).name}-{options.to}")
+    if options.output is None and Path(options.checkpoint).exists():
+        folder = Path(options.checkpoint).resolve().with_name(folder.name)
+
+    with _only_results():
+        from distill.scoring.export import export as written
+        from distill.text.counterfactual import Swapper
+        from distill.text.wordlist import load_wordlist
+
+        checked = written(
+            options.checkpoint,
+            options.to,
+            folder,
+            swapper=Swapper(load_wordlist(options.wordlist)),
+            prompts=options.prompts,
+            force=options.force,
+            converter=Path(options.converter) if options.converter else None,
+            trust_remote_code=options.trust_remote_code,
+        )
+    print(json.dumps({"folder": str(folder)} | checked.to_dict()) if options.json else f"{checked.line()}\n{folder}")
+
+
 # ------------------------------------------------------------------------------------------------------- completion
 
 _COMPLETION = """Print a script that lets a shell complete the verbs and options of distill."""
@@ -771,6 +835,7 @@ VERBS = {
     "report": Verb("compare runs and checkpoints: a page, Markdown and CSV", report, _report_parser),
     "study": Verb("train and score the rows of a study, and set them side by side", study, _study_parser),
     "demo": Verb("a page to try runs and checkpoints on", demo, _demo_parser),
+    "export": Verb("a model as safetensors-fp16, gguf or onnx, measured again", export, _export_parser),
     "swap": Verb("the counterfactual of a text", swap, _swap_parser),
     "wordlist": Verb("check a word list, or import one", wordlist, _wordlist_parser),
     "completion": Verb("let a shell complete verbs and options", completion, _completion_parser),

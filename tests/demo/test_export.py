@@ -13,7 +13,9 @@ from pathlib import Path
 from urllib.request import urlopen
 
 import pytest
+import torch
 import yaml
+from toy_adapter import saved_adapter
 
 from distill.base.errors import UserError
 from distill.demo import export as module
@@ -98,6 +100,21 @@ def test_hub_ids_and_the_demo_teacher_stay_names(tmp_path, with_gradio):
     assert not (tmp_path / "space/models").exists()
     assert read_file(tmp_path / "space/shown.json") == shown
     assert head_of((tmp_path / "space/README.md").read_text(encoding="utf-8"))["models"] == ["some/model"]
+
+
+def test_an_adapter_is_merged_into_its_base_which_stays_behind(tmp_path, toy_model, toy_tokenizer, with_gradio):
+    pytest.importorskip("peft", reason="needs the extra lora")
+    adapter = saved_adapter(toy_model(), toy_tokenizer, tmp_path)
+    here = load(read_shown([str(adapter)]))
+    export(here.shown, tmp_path / "space")
+    for folder in (adapter, tmp_path / "base"):
+        shutil.rmtree(folder)
+    names = {path.name for path in (tmp_path / "space/models/adapter").iterdir()}
+    assert "model.safetensors" in names and not any(name.startswith("adapter") for name in names)
+    there = load(read_file(tmp_path / "space/shown.json"))
+    for prompt in ("The man", "A nurse said that"):
+        want, got = (page.models[0].log_probabilities(prompt) for page in (here, there))
+        assert torch.allclose(want, got, atol=1e-5) and not torch.allclose(want, want.mean(), atol=0.1)
 
 
 def test_lists_bring_their_companions_and_prompts_go_along(toy_run_folder, tmp_path, with_gradio):

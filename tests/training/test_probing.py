@@ -6,7 +6,14 @@ from pathlib import Path
 
 import pytest
 import train_toy
+from launched import train
+from shared import TOY_TEXT
 
+from distill.models.student import train_tokenizer
+from distill.recipe import Recipe
+from distill.scoring.so_far import probe_of
+from distill.text.counterfactual import Swapper
+from distill.text.wordlist import load_wordlist
 from distill.training.probing import MEAN, SIZE, SoFar, so_far_line
 
 STEPS = {"steps": 6, "optim": "adamw_torch", "dropout": 0.1, "logging_steps": 4, "save_steps": 2, "save_total_limit": 3}
@@ -81,6 +88,23 @@ def test_the_curve_goes_on_after_a_stop(run, tmp_path):
     assert len(probe.sums) == 3  # the teacher, and steps 4 and 6
     before, after = ([e[MEAN] for e in history(folder) if MEAN in e] for folder in (run[0], tmp_path))
     assert after == before
+
+
+def test_of_several_processes_the_first_one_asks(tmp_path):
+    train(tmp_path, 2, processes=2, probe=Counted(), **STEPS)
+    assert probed(tmp_path) == [0, 2, 4, 6]
+
+
+def test_a_student_with_an_adapter_is_asked_with_it(tmp_path):
+    """By the metric itself: the adapter's numbers show, and the base is the teacher's, before the first step alike."""
+    pytest.importorskip("peft", reason="needs the extra lora")
+    tokenizer, swapper = train_tokenizer([TOY_TEXT] * 4, 400), Swapper(load_wordlist("english_gender"))
+    probe = probe_of(Recipe(), swapper, tokenizer)
+    keys = {"init": "teacher", "lora": {"r": 3}}
+    train_toy.main(str(tmp_path), 4, 1, probe=probe, student_keys=keys, **{**STEPS, "dropout": 0.0})
+    found = json.loads((tmp_path / "training" / "student.json").read_text(encoding="utf-8"))
+    sizes = {entry["step"]: entry[SIZE] for entry in found["history"] if SIZE in entry}
+    assert sizes[0] == found[f"teacher_{SIZE}"] and len(set(sizes.values())) == 4
 
 
 def test_the_line_says_what_there_is():
