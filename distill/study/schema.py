@@ -22,7 +22,8 @@ class Study:
         seeds: One run of each row for each.
         jobs: Rows that train, and models that are scored, at the same time; without a GPU they share the cores.
         teachers: Row name -> keys of `target`: the teacher itself, without any, or as a two-view teacher.
-        students: Row name -> recipe keys.
+        students: Row name -> recipe keys. `{data}` in a text stands for the folder `data`, and `{student:ROW}` for the
+            student of a row above, of the same seed.
         metrics: Scores of every model.
         half_metrics: Those that are also given for each half of the occupations.
         text_metrics: Those that are also given for each of `texts`.
