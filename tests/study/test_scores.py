@@ -109,5 +109,6 @@ def test_an_audited_study_asks_about_what_its_plain_row_drew_with_the_teacher_fo
     outcomes = scorer.outcomes("plain")
     assert outcomes["membership_excess_auc"].details["reference"] == "none: this model is the reference"
     assert outcomes["membership_excess_auc"].n == 60
+    before = scorer.measured
     scorer.outcomes("plain")
-    assert scorer.measured == 1  # the second time from the cache
+    assert scorer.measured == before > 0  # the second time from the cache
