@@ -185,13 +185,15 @@ def row_recipe(study: Study, row: str, seed: int) -> Recipe:
         if getattr(recipe, section).source == "teacher":
             # Drawn once for all rows, see `make_text`; rows without a teacher could not draw it.
             shared |= {section: {"source": "files", "files": [str(text_path(study, section, recipe))]}}
-    own = {
+    own: dict[str, Any] = {
         "output_dir": str(run_folder(study, row, seed)),
         "seed": seed,
         "baseline": False,
         "cache_dir": str(Path(study.output_dir) / "cache"),
         "scores": {"metrics": ["perplexity", "bits_per_byte"]},
     }
+    if recipe.audit.members or recipe.audit.canaries:
+        own["audit"] = {"scored": False}  # the study asks all rows about the same
     of_row = _with_data(study.students[row], study.data)
     values = json.dumps(merge(merge(shared, of_row), own))
     values = _REFERENCE.sub(lambda found: _inside_json(run_folder(study, found[1], seed) / "student"), values)
