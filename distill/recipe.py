@@ -318,11 +318,13 @@ class AuditConfig:
             into the training text.
         repeats: How often these stand there, in turn: the first once, the second four times, ...
         members: How many documents of the training text are watched; as many others are drawn with them, and left out.
+        scored: Measure it with the run's other scores; `false` only draws it, for scores that are made elsewhere.
     """
 
     canaries: int = 0
     repeats: list[int] = field(default_factory=lambda: [1, 4, 16])
     members: int = 0
+    scored: bool = True
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,8 @@ def with_audit(corpus: Corpus, audit: AuditConfig, seed: int, folder: Path) -> C
         lines = (json.dumps({"text": text}) + "\n" for text in texts)
         write_text(place / f"{name}.jsonl", "".join(lines))
     write_canaries(canaries, place / "canaries.jsonl")
-    key = hashlib.sha256(json.dumps([corpus.key, asdict(audit), seed]).encode()).hexdigest()[:32]
+    drawn = {name: value for name, value in asdict(audit).items() if name != "scored"}
+    key = hashlib.sha256(json.dumps([corpus.key, drawn, seed]).encode()).hexdigest()[:32]
     return Corpus(key, partial(_trained_on, corpus, left_out, _places(canaries, documents, seed)))
 
 
@@ -96,7 +97,9 @@ def _trained_on(corpus: Corpus, left_out: frozenset[bytes], canaries: Mapping[in
 
 
 def run_scores(scores: ScoreConfig, audit: AuditConfig, folder: Path) -> ScoreConfig:
-    """The scores of an audited run: they read what `with_audit` wrote."""
+    """The scores of an audited run: they read what `with_audit` wrote, unless that is measured elsewhere."""
+    if not audit.scored:
+        return scores
     asked = {"members": audit.members, "others": audit.members, "canaries": audit.canaries}
     files: dict[str, Any] = {name: str(folder / FOLDER / f"{name}.jsonl") for name in _FILES if asked[name]}
     return replace(scores, **files)

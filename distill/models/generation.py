@@ -148,8 +148,7 @@ def generate(
         temperature: Softmax temperature, above 0.
         top_p: Nucleus of sampling, as a probability; 1 keeps all.
         top_k: Sample among this many most likely tokens; 0: all.
-        max_length: Tokens at which prompt and continuation together are cut off, the start token among them; None:
-            `max_new_tokens` alone decides.
+        max_length: Tokens, the start token among them, at which prompt and continuation are cut off; None: nowhere.
         batch_size: Texts generated side by side; it changes the speed and not the texts (for a model in float32).
         seed: Seed of the sampling.
         progress: Called with (texts done, texts in all) after each batch.
@@ -168,18 +167,19 @@ def generate(
     # Neighbours of one length need no padding, and padding costs time.
     jobs = sorted(((p, s) for p in range(len(prompts)) for s in range(samples)), key=lambda job: len(encoded[job[0]]))
     texts = [[""] * samples for _ in prompts]
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else end
-    tokens = {"bos_token_id": start, "eos_token_id": end_tokens(model, tokenizer), "pad_token_id": pad}
     does = behaviour(model)
-    config = GenerationConfig(max_new_tokens=max_new_tokens, do_sample=False, use_cache=does.caches, **tokens)
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else end
+    config = GenerationConfig(
+        max_new_tokens=max_new_tokens, do_sample=False, use_cache=does.caches, bos_token_id=start, pad_token_id=pad,
+        eos_token_id=end_tokens(model, tokenizer),
+    )  # fmt: skip
     done, shape = 0, (vocab_size(tokenizer), temperature, top_k, top_p)
     with decoding_with(model, config):
         for batch in _batches(jobs, [len(encoded[p]) for p, _ in jobs], batch_size, does.pads_left):
             before = [encoded[p] for p, _ in batch]
             drawn = torch.from_numpy(uniforms[tuple(zip(*batch, strict=True))]).to(model.device)
             rooms = [_room(len(ids), max_new_tokens, max_length) for ids in before]
-            new = _continue(model, before, drawn, config, shape, max(rooms))
-            new = [tokens[:room] for tokens, room in zip(new, rooms, strict=True)]
+            new = _continue(model, before, drawn, config, shape, rooms)
             for (p, s), text in zip(batch, _decode(tokenizer, before, new), strict=True):
                 texts[p][s] = text
             done += len(batch)
@@ -214,7 +214,7 @@ def _continue(
     uniforms: Tensor,
     config: GenerationConfig,
     shape: tuple[int, float, int, float],
-    room: int,
+    rooms: Sequence[int],
 ) -> list[list[int]]:
     """The tokens that follow each of B beginnings, up to the first end token.
 
@@ -224,7 +224,7 @@ def _continue(
         uniforms: (B, N) the random numbers of their next N tokens.
         config: Tokens to pad with and to end at.
         shape: Number of tokens that there are, temperature, top_k and top_p.
-        room: How many of the N tokens are wanted at most.
+        rooms: How many of the N tokens are wanted at most, of each.
     """
     width = max(map(len, before))
     rows = [[config.pad_token_id] * (width - len(ids)) + ids for ids in before]
@@ -234,10 +234,11 @@ def _continue(
         input_ids=torch.tensor(rows, device=model.device),
         attention_mask=torch.tensor(mask, device=model.device),
         logits_processor=LogitsProcessorList([sampler]),
-        max_new_tokens=room,
+        max_new_tokens=max(rooms),
     )
     ends = set(config.eos_token_id)
-    return [list(takewhile(lambda token: token not in ends, row)) for row in output[:, width:].tolist()]
+    written = [row[:room] for row, room in zip(output[:, width:].tolist(), rooms, strict=True)]
+    return [list(takewhile(lambda token: token not in ends, row)) for row in written]
 
 
 def _encode(tokenizer: Any, texts: Sequence[str], start: int) -> list[list[int]]:

@@ -4,6 +4,7 @@ What a row lays over the shared recipe is read and checked as a recipe is, befor
 """
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -28,6 +29,8 @@ from distill.recipe_check import LARGEST_SEED, check_recipe, typed
 from distill.scoring.score_cache import content_hash
 from distill.study.schema import BASELINE, HALVES, Study
 from distill.training.trainer_keys import check_trainer_keys
+
+_REFERENCE = re.compile(r"\{student:([\w-]+)\}")
 
 #: Keys of a recipe that say where its text comes from.
 TEXT_SECTIONS = ("corpus", "held_out")
@@ -60,6 +63,7 @@ def read_study(path: str | Path, rows: Sequence[str] | None = None, **changes: A
             raise UserError(f"key 'students' has no row '{BASELINE}', against which the others are set")
         _check_baseline(row_recipe(study, BASELINE, study.seeds[0]))
         for name in study.students:
+            _check_needed(study, name)
             row_recipe(study, name, study.seeds[0])
         for name in study.teachers:
             teacher_target(study, name)
@@ -144,6 +148,21 @@ def _with_rows(study: Study, rows: Sequence[str]) -> Study:
     return replace(study, students={name: study.students[name] for name in study.students if name in rows})
 
 
+def needed_rows(study: Study, row: str) -> list[str]:
+    """The rows whose students a row reads: those that its keys name as `{student:ROW}`, with the same seed."""
+    return list(dict.fromkeys(_REFERENCE.findall(json.dumps(study.students[row]))))
+
+
+def _check_needed(study: Study, row: str) -> None:
+    """Rows that read another one's student come behind it, so that none waits for itself."""
+    names = list(study.students)
+    for needed in needed_rows(study, row):
+        if needed not in names:
+            raise UserError(f"row '{row}' reads the student of row '{needed}', which is not among those to be trained")
+        if names.index(needed) >= names.index(row):
+            raise UserError(f"row '{row}' reads the student of row '{needed}', which comes behind it; put it before")
+
+
 def _check_baseline(recipe: Recipe) -> None:
     """All models are scored with the teacher and the held-out text of this row."""
     if recipe.teacher.path is None:
@@ -192,14 +211,24 @@ def row_recipe(study: Study, row: str, seed: int) -> Recipe:
         if getattr(recipe, section).source == "teacher":
             # Drawn once for all rows, see `make_text`; rows without a teacher could not draw it.
             shared |= {section: {"source": "files", "files": [str(text_path(study, section, recipe))]}}
-    own = {
+    own: dict[str, Any] = {
         "output_dir": str(run_folder(study, row, seed)),
         "seed": seed,
         "baseline": False,
         "cache_dir": str(Path(study.output_dir) / "cache"),
         "scores": {"metrics": ["perplexity", "bits_per_byte"]},
     }
-    return _checked_recipe(json.dumps(merge(merge(shared, study.students[row]), own)), f"row '{row}'")
+    if recipe.audit.members or recipe.audit.canaries:
+        own["audit"] = {"scored": False}  # the study asks all rows about the same
+    of_row = _with_data(study.students[row], study.data)
+    values = json.dumps(merge(merge(shared, of_row), own))
+    values = _REFERENCE.sub(lambda found: _inside_json(run_folder(study, found[1], seed) / "student"), values)
+    return _checked_recipe(values, f"row '{row}'")
+
+
+def _inside_json(path: Path) -> str:
+    """A path as it stands between the quotes of a text in JSON."""
+    return json.dumps(str(path))[1:-1]
 
 
 def shared_recipe(study: Study, seed: int) -> Recipe:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from distill.reports.figures import Point, alone, scatter
-from distill.reports.findings import cell
+from distill.reports.findings import cell, number
 from distill.reports.page import trade_off_point
 from distill.study.schema import BASELINE, HALVES
 
@@ -126,9 +126,22 @@ def how_averaged(results: Results) -> str:
     return f"{word} {', '.join(map(str, seeds))}; {results['settings']['interval']}."
 
 
+def privacy_table(results: Results) -> list[str]:
+    """Markdown lines: the epsilon of each row and the time of its steps; none of a study without private rows."""
+    rows = [row for row in results["rows"] if "epsilon" in row]
+    if not rows:
+        return []
+    lines = ["## Privacy", "", "| row | epsilon | seconds a step |", "|---|---|---|"]
+    for row in rows:
+        epsilon = "none" if row["epsilon"] is None else f"{row['epsilon']:g}"
+        lines.append(f"| {row['name']} | {epsilon} | {number(row['step_seconds'])} |")
+    return [*lines, ""]
+
+
 def markdown(results: Results) -> str:
     """study.md: values with intervals, then the ratios to `plain`."""
-    lines = ["# Study", "", how_averaged(results), "", *score_tables(results, score_groups(results))]
+    lines = ["# Study", "", how_averaged(results), "", *privacy_table(results)]
+    lines += score_tables(results, score_groups(results))
     return "\n".join(lines) + "\n"
 
 
@@ -182,3 +195,42 @@ def _point(results: Results, row: Row, scores: tuple[str, str]) -> tuple[Point, 
         return None
     x, y = (replace(point, mark=mark) for point in both)
     return x, y
+
+
+def against_epsilon(results: Results) -> str | None:
+    """A disparity against 1 / epsilon, a point for each private row and for the same setting without, as an SVG file.
+
+    None of a study without private rows, or without a disparity.
+    """
+    private = [row for row in results["rows"] if row.get("epsilon") is not None]
+    scores = trade_off(results)
+    if not private or scores is None:
+        return None
+    settings = [row["setting"] for row in private]
+    # The first row of a setting is the setting itself; others may have another teacher, or other text.
+    without = [next((r for r in results["rows"] if _is_without(r, setting)), None) for setting in settings]
+    shown = {row["name"]: row for row in [*without, *private] if row is not None}
+    disparity = label(results, scores[1])
+    drawn = []
+    for name, row in shown.items():
+        entry, epsilon = row["metrics"].get(scores[1]), row["epsilon"]
+        if entry is None or entry["value"] is None:
+            continue
+        x, words = (0.0, "no privacy") if epsilon is None else (1 / epsilon, f"epsilon {epsilon:g}")
+        op = row["setting"]["op"] if row["setting"] is not None else "none"
+        style = f"{op} filled"
+        text = f"{name}, {words}: {disparity} {cell(entry)}"
+        across = Point(x, None, None, style, text, _ONCE)
+        drawn.append((across, replace(across, value=entry["value"], low=entry["low"], high=entry["high"]), name))
+    if not drawn:
+        return None
+    title = f"What privacy does to {disparity}"
+    names = ("1 / epsilon: 0 is no privacy, 1 is strict", f"{disparity} (lower is better)")
+    operations = dict.fromkeys(setting["op"] if setting is not None else "none" for setting in settings)
+    legend = [(f"{op} filled", _ONCE, "no mitigation" if op == "none" else op) for op in operations]
+    notes = ["Bars: 95% intervals over seeds and prompts. Epsilon is of each student by itself."]
+    return alone(scatter(drawn, title, names, label_room=26), title, legend, notes)
+
+
+def _is_without(row: Row, setting: Mapping[str, Any] | None) -> bool:
+    return "epsilon" in row and row["epsilon"] is None and row["setting"] == setting

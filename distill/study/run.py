@@ -6,7 +6,7 @@
    goes on.
 4. Each model is scored on all prompts, on both halves of the occupations, and on the texts that the study names.
 5. Values are averaged over seeds, with intervals over seeds and prompts; every row is set against `plain`, paired by
-   seed and by resample. -> study.json, study.md, pareto.svg
+   seed and by resample. -> study.json, study.md, pareto.svg; with private rows also epsilon.svg
 
 Whatever is finished is found again by its name, so a study may be killed at any moment, and a later call may add rows
 and seeds.
@@ -18,7 +18,7 @@ from typing import Any
 from distill.base.files import write_json, write_text
 from distill.run_folder import lock
 from distill.study.made import commit, hours, machine
-from distill.study.report import markdown, pareto
+from distill.study.report import against_epsilon, markdown, pareto
 from distill.study.runs import make_text, refuse_other_rows, train_missing
 from distill.study.schema import Study
 from distill.study.scores import check_data, score_all
@@ -36,6 +36,7 @@ def run_study(study: Study, command: str = "") -> dict[str, Any]:
         What study.json holds:
             {"format",
              "rows": [{"name", "setting", "seeds", "metrics": {METRIC: {value, low, high, per_seed, n}},
+                       "epsilon", "step_seconds": of the students of a study with private rows,
                        "against_plain": {METRIC: {"difference": {value, low, high}, "ratio": {...}}}}],
              "reverse_roles": [{"row", "against", "metrics": as "against_plain"}],
              "cards": {METRIC: {label, meaning, formula, ideal, direction, limits ...}}, without halves and texts,
@@ -60,4 +61,6 @@ def run_study(study: Study, command: str = "") -> dict[str, Any]:
     write_text(out / "study.md", markdown(results))
     if (figure := pareto(results)) is not None:
         write_text(out / "pareto.svg", figure)
+    if (figure := against_epsilon(results)) is not None:
+        write_text(out / "epsilon.svg", figure)
     return results

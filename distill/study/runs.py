@@ -24,7 +24,7 @@ from distill.data.corpus import open_corpus
 from distill.models.architecture import model_hash
 from distill.models.loading import load_teacher
 from distill.run_folder import refuse_another
-from distill.study.file import TEXT_SECTIONS, row_recipe, run_folder, shared_recipe, text_path
+from distill.study.file import TEXT_SECTIONS, needed_rows, row_recipe, run_folder, shared_recipe, text_path
 from distill.study.made import children_seconds, spend, threads, timed
 from distill.study.schema import Study
 
@@ -79,8 +79,9 @@ def train_missing(study: Study) -> None:
     started: dict[tuple[str, int], float] = {}
     try:
         while todo or running:
-            while todo and len(running) < study.jobs:
-                row, seed = todo.pop(0)
+            while len(running) < study.jobs and (ready := next((run for run in todo if _is_ready(study, *run)), None)):
+                todo.remove(ready)
+                row, seed = ready
                 left = f", {(time.monotonic() - begun) / done * (total - done) / 60:.0f} min left" if done else ""
                 say(f"training {row}, seed {seed} ({total - len(todo)} of {total}{left})")
                 started[row, seed] = time.monotonic()
@@ -101,6 +102,11 @@ def train_missing(study: Study) -> None:
             process.terminate()
         for process in running.values():
             process.wait()
+
+
+def _is_ready(study: Study, row: str, seed: int) -> bool:
+    """Whether the students that a run reads are there."""
+    return all((run_folder(study, needed, seed) / "scores.json").exists() for needed in needed_rows(study, row))
 
 
 def _start(study: Study, row: str, seed: int) -> subprocess.Popen:

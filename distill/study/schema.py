@@ -23,7 +23,8 @@ class Study:
         jobs: Rows that train, and models that are scored, at the same time; without a GPU they share the cores.
         teachers: Row name -> keys of `target`: the teacher itself, without any, or as a two-view teacher. Or keys of a
             recipe's `teacher`, `path` among them: a checkpoint from elsewhere, scored as it is.
-        students: Row name -> recipe keys.
+        students: Row name -> recipe keys. `{data}` in a text stands for the folder `data`, and `{student:ROW}` for the
+            student of a row above, of the same seed.
         metrics: Scores of every model.
         half_metrics: Those that are also given for each half of the occupations.
         text_metrics: Those that are also given for each of `texts`.

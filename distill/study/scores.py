@@ -10,17 +10,21 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from functools import cached_property
 from itertools import repeat
 from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
 from distill.base.console import say
 from distill.base.errors import UserError
+from distill.data.audit import run_scores
 from distill.metrics import Evaluation, Outcome, PartOfEvaluation, chosen
+from distill.metrics.audited import read_audited
 from distill.models.architecture import default_device, model_hash
 from distill.models.loading import load_frozen, load_model, load_teacher, load_tokenizer
 from distill.models.two_view import TwoViewTeacher
@@ -174,7 +178,9 @@ class Scorer:
         self.measured = 0
         self.recipe = row_recipe(study, BASELINE, seed)
         shared = shared_recipe(study, seed)
-        self.settings = replace(shared.scores, data=study.data)
+        # What is audited is drawn from the text that all rows share, and lies in every run of it.
+        audited = run_scores(shared.scores, shared.audit, run_folder(study, BASELINE, seed))
+        self.settings = replace(audited, data=study.data)
         self.swapper = Swapper(load_wordlist(self.recipe.wordlist))
         self.prompts, _ = run_prompts(shared, self.swapper)
         self.halves = halves(self.prompts)
@@ -184,6 +190,7 @@ class Scorer:
         model, self.tokenizer = load_teacher(self.recipe.teacher)
         self.teacher = model.to(self.device)
         self.teacher_hash = model_hash(model, self.tokenizer)
+        self.audited = read_audited(self.settings)
         folders = [run_folder(study, row, seed) / "student" for row in study.students]
         others = [config.path for row in study.teachers if (config := teacher_checkpoint(study, row)) and config.path]
         self.common = common_context([(model, self.tokenizer), *folders, *others])
@@ -194,6 +201,7 @@ class Scorer:
         of_model = (model, tokenizer, self.swapper.wordlist)
         common: dict[str, Any] = {"settings": self.settings, "seed": self.seed, "swapper": self.swapper}
         common |= {"judge": lambda: (self.teacher, self.tokenizer), "common": self.common}
+        common |= {"audited": self.audited, "reference": self.reference if self.audited.members else None}
         whole = Evaluation(*of_model, self.documents, self.prompts, **common)
         found = self._outcomes_of(whole, model_hash, self.study.metrics, "")
         for half, places in self.halves.items():
@@ -205,12 +213,25 @@ class Scorer:
             found |= self._outcomes_of(part, model_hash, self.study.text_metrics, f"_{name}")
         return found
 
+    @cached_property
+    def _reference_losses(self) -> np.ndarray:
+        """Of the audited texts, under the teacher, to which they are new."""
+        return Evaluation(
+            self.teacher, self.tokenizer, self.swapper.wordlist, settings=self.settings, seed=self.seed,
+            swapper=self.swapper, common=self.common, audited=self.audited,
+        ).audited_losses  # fmt: skip
+
+    def reference(self) -> np.ndarray:
+        """What members' and others' losses are set against."""
+        return self._reference_losses
+
     def _outcomes_of(
         self, evaluation: Evaluation, model_hash: str, metrics: Sequence[str], suffix: str
     ) -> dict[str, Outcome]:
         data = evaluation.documents, evaluation.prompts
         given = decisive(self.settings, self.seed, self.swapper, *data, self.common)
         folder = Path(self.study.output_dir, "cache", "scores")
+        given |= {"audited": self.audited.digest} if self.audited.members or self.audited.canaries else {}
         kept = ScoreCache(folder, given | {"judge": self.teacher_hash, "part": suffix})
         outcomes, _ = model_outcomes(evaluation, chosen(list(metrics)), kept, model_hash)
         self.measured += kept.measured

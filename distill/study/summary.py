@@ -12,7 +12,7 @@ from distill.metrics import Outcome, card_dicts, cards, chosen
 from distill.metrics.bootstrap import CONFIDENCE, interval, no_difference
 from distill.models.architecture import default_device
 from distill.scoring.score import versions
-from distill.study.file import row_recipe, teacher_checkpoint, teacher_target
+from distill.study.file import row_recipe, run_folder, teacher_checkpoint, teacher_target
 from distill.study.schema import BASELINE, Study
 
 FORMAT = 1
@@ -111,6 +111,7 @@ def summary(study: Study, outcomes: Mapping[str, Sequence[Mapping[str, Outcome]]
             {
                 "name": name,
                 "setting": _setting(study, name),
+                **_private_training(study, name),
                 "seeds": list(study.seeds),
                 "metrics": {metric: _aggregate(of_metric) for metric, of_metric in metrics.items()},
                 "against_plain": _rows_against(of_row, outcomes[BASELINE]) if name != BASELINE else {},
@@ -155,6 +156,21 @@ def _reversals(rows: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
     for name, setting in settings.items():
         if setting["reverse_roles"]:
             yield from ((name, other) for other in settings if settings[other] == setting | {"reverse_roles": False})
+
+
+def _private_training(study: Study, name: str) -> dict[str, Any]:
+    """Of a study with private rows: a row's `epsilon` (null without privacy), and the seconds of a step, the mean over
+    seeds, by the clock of whatever machine it ran on.
+    """
+    if name in study.teachers or not any(row_recipe(study, row, study.seeds[0]).is_private for row in study.students):
+        return {}
+    logs = [run_folder(study, name, seed) / "training" / "student.json" for seed in study.seeds]
+    told = [json.loads(log.read_text(encoding="utf-8")) for log in logs if log.exists()]
+    seconds = [one["seconds"] / steps for one in told if (steps := max(e.get("step", 0) for e in one["history"]))]
+    return {
+        "epsilon": row_recipe(study, name, study.seeds[0]).privacy.epsilon,
+        "step_seconds": float(np.mean(seconds)) if seconds else None,
+    }
 
 
 def _setting(study: Study, name: str) -> dict[str, Any] | None:

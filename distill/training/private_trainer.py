@@ -40,7 +40,7 @@ class PrivateTrainer(DistillationTrainer):
     Args:
         plan: What is accounted for.
         draws: The random numbers.
-        kwargs: As for `DistillationTrainer`. What is frozen in `model` is frozen already, see `freeze`.
+        kwargs: As for `DistillationTrainer`. What is frozen in `model` is frozen already, see `private_plan`.
 
     Raises:
         UserError: see `layers_of` and `check_layers`.
@@ -91,18 +91,21 @@ class PrivateTrainer(DistillationTrainer):
     def training_step(self, model: nn.Module, inputs: dict[str, Tensor], num_items_in_batch: Any = None) -> Tensor:
         """The private gradient of a step into `grad`; returns the mean loss per token of what this process read."""
         self.model.train()
-        total, count = torch.zeros((), device=self.args.device), torch.zeros((), device=self.args.device)
+        if callable(getattr(self.optimizer, "train", None)):  # those without a schedule
+            self.optimizer.train()
+        done: list[tuple[dict[str, Tensor], Tensor, Tensor]] = []
         at_once = self.args.per_device_train_batch_size
         blocks: list[int] = self._blocks[inputs["documents"]].tolist()
         blocks = blocks or [Filler(0)]  # nothing was drawn, but all processes log the same things
         for start in range(0, len(blocks), at_once):
             indices = blocks[start : start + at_once]
             micro_batch = self._prepare_inputs(self.data_collator(self.train_dataset.__getitems__(indices)))
-            loss, tokens = self._add_clipped(micro_batch)
-            total, count = total + loss, count + tokens
-            self._step.append((micro_batch, loss))
+            done.append((micro_batch, *self._add_clipped(micro_batch)))
         self._finish_sums()
-        return (total / count.clamp(min=1)).nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+        count = torch.stack([tokens for _, _, tokens in done]).sum().clamp(min=1)
+        self._step += [(micro_batch, loss / count) for micro_batch, loss, _ in done]
+        mean = torch.stack([loss for _, loss in self._step]).sum()
+        return mean.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
 
     def _add_clipped(self, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Add the clipped gradients of a micro-batch's documents to `grad`; its loss and number of tokens."""
@@ -176,7 +179,8 @@ def add_clipped_gradients(
         made = book.made(documents.rows)
     add_clipped(made, documents.rows, scales, bound)
     if clipped_head is not None:
-        for weight, total in ((module.weight, clipped_head.weight), (module.bias, clipped_head.bias)):
+        bias = getattr(module, "bias", None)
+        for weight, total in ((module.weight, clipped_head.weight), (bias, clipped_head.bias)):
             if weight is not None and total is not None:
                 weight.grad = torch.zeros_like(weight) if weight.grad is None else weight.grad
                 weight.grad[: len(total)] += total

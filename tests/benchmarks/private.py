@@ -98,11 +98,12 @@ def product_step(name: str, shape: argparse.Namespace, folder: Path) -> Callable
 
     def step() -> common.Record:
         if name == "plain":
-            count = torch.tensor(2 * len(blocks) * shape.tokens)
+            count, loss = torch.tensor(2 * len(blocks) * shape.tokens), torch.zeros(())
             for start in micro_batches:
                 batch = trainer.data_collator(blocks[start : start + shape.rows])
-                loss = trainer.compute_loss(student, batch, num_items_in_batch=count)
-                loss.backward()
+                share = trainer.compute_loss(student, batch, num_items_in_batch=count)
+                share.backward()
+                loss += share.detach()
         else:
             loss = trainer.training_step(student, {"documents": torch.arange(len(blocks))})
         trainer._step.clear()
@@ -127,6 +128,7 @@ def opacus_step(shape: argparse.Namespace) -> Callable[[], common.Record]:
 
     def step() -> common.Record:
         sums: list[Tensor] = [torch.zeros_like(weight) for weight in weights]
+        total_loss = 0.0
         for start in range(0, len(blocks), shape.rows):
             batch = collate(blocks[start : start + shape.rows])
             with torch.no_grad():
@@ -134,6 +136,7 @@ def opacus_step(shape: argparse.Namespace) -> Callable[[], common.Record]:
             logits = hooked(input_ids=batch["input_ids"], position_ids=batch["position_ids"], use_cache=False).logits
             loss = dense_loss(logits, view_of(teacher, seen), batch)
             loss.backward()
+            total_loss += float(loss) / (2 * len(blocks) * shape.tokens)
             documents = torch.arange(len(batch["input_ids"])) % shape.rows
             squared = torch.zeros(shape.rows)
             for weight in weights:
@@ -148,7 +151,7 @@ def opacus_step(shape: argparse.Namespace) -> Callable[[], common.Record]:
             weight.grad = total.add_(torch.randn_like(total), alpha=NOISE * CLIP).div_(len(blocks))
         optimizer.step()
         hooked.zero_grad()
-        return {"loss": float(loss)}
+        return {"loss": total_loss}
 
     return step
 

@@ -85,3 +85,13 @@ def test_conversations_are_refused(tmp_path, toy_tokenizer):
     for document in (talk, rendered(talk, chat_tokenizer(toy_tokenizer, "chatml"))):
         with pytest.raises(UserError, match="conversations"):
             with_audit(corpus_of([document]), AuditConfig(canaries=4), 0, tmp_path)
+
+
+def test_what_is_scored_elsewhere_is_drawn_alike_and_read_by_no_score(tmp_path):
+    texts = [f"Text no. {n}." for n in range(40)]
+    keys = []
+    for scored in (True, False):
+        audit = AuditConfig(canaries=4, members=5, scored=scored)
+        keys.append(with_audit(Corpus("k", lambda: texts), audit, 0, tmp_path).key)
+        assert (run_scores(ScoreConfig(), audit, tmp_path) == ScoreConfig()) is not scored
+    assert keys[0] == keys[1]

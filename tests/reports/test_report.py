@@ -13,7 +13,7 @@ from rich.console import Console
 
 from distill.base.markdown_text import escape
 from distill.data.counts import PackingCounts
-from distill.metrics import CARDS, METRICS, card_dicts
+from distill.metrics import CARDS, card_dicts
 from distill.recipe import FederationConfig, Recipe, ScoreConfig, TargetConfig
 from distill.reports.findings import cell, headline, number, ratio_cell, round_table, training_rows
 from distill.reports.page import run_page

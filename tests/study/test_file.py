@@ -17,7 +17,14 @@ from distill.base.errors import UserError
 from distill.objective.operations import OPERATIONS
 from distill.recipe import Recipe, TargetConfig, TeacherConfig
 from distill.recipe_check import parse_recipe, typed
-from distill.study.file import read_study, row_recipe, shared_recipe, teacher_checkpoint, teacher_target
+from distill.study.file import (
+    needed_rows,
+    read_study,
+    row_recipe,
+    shared_recipe,
+    teacher_checkpoint,
+    teacher_target,
+)
 from distill.study.schema import Study
 
 
@@ -361,3 +368,37 @@ def test_held_out_text_may_come_from_files_where_the_corpus_is_drawn(tmp_path):
     assert recipe.held_out.files == ["held-out.txt"]
     (drawn,) = recipe.corpus.files
     assert re.fullmatch(r"corpus-0-[0-9a-f]{8}\.jsonl", Path(drawn).name)
+
+
+def test_a_row_reads_the_student_of_a_row_above_with_its_seed(tmp_path):
+    students = {
+        "plain": {"corpus": {"source": "files", "files": ["{data}/a.txt"]}},
+        "second": {"teacher": {"path": "{student:plain}"}},
+    }
+    study = read_study(small(tmp_path, students=students), data="DATA")
+    assert needed_rows(study, "second") == ["plain"] and needed_rows(study, "plain") == []
+    assert row_recipe(study, "second", 0).teacher.path == str(tmp_path / "out" / "runs" / "plain-0" / "student")
+    assert row_recipe(study, "plain", 0).corpus.files == ["DATA/a.txt"]
+    for rows, words in (
+        ({"first": {"teacher": {"path": "{student:plain}"}}, "plain": {}}, "which comes behind it"),
+        ({"plain": {"teacher": {"path": "{student:plain}"}}}, "which comes behind it"),
+        ({"plain": {}, "second": {"teacher": {"path": "{student:plan}"}}}, "'plan', which is not among those"),
+    ):
+        with pytest.raises(UserError, match=words):
+            read_study(small(tmp_path, students=rows))
+    with pytest.raises(UserError, match="row 'third' reads the student of row 'second', which is not among those"):
+        students["third"] = {"teacher": {"path": "{student:second}"}}
+        read_study(small(tmp_path, students=students), data="DATA", rows=["plain", "third"])
+
+
+def test_the_private_study_has_every_epsilon_and_the_leaky_teacher_before_its_students():
+    study = read_study(STUDY.parent / "study" / "private.yaml", data="DATA")
+    rows = {name: row_recipe(study, name, 1) for name in study.students}
+    for setting in ("plain", "expmean-reverse-augment"):
+        epsilons = [rows[f"{setting}{end}"].privacy.epsilon for end in ("", "-8", "-3", "-1")]
+        assert epsilons == [None, 8, 3, 1]
+        assert len({(rows[f"{setting}{end}"].target, rows[f"{setting}{end}"].seed) for end in ("", "-1")}) == 1
+    leaked = [name for name in rows if needed_rows(study, name) == ["leaky"]]
+    assert len({(rows[name].corpus.source, *rows[name].corpus.files) for name in leaked}) == 3
+    assert rows["leaky"].audit == rows["plain"].audit and rows["leaky"].corpus == rows["plain"].corpus
+    assert all(rows[name].audit.members == 0 for name in rows if rows[name].corpus != rows["plain"].corpus)

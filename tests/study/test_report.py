@@ -9,7 +9,15 @@ from xml.etree import ElementTree
 import pytest
 from study_results import made_up_results
 
-from distill.study.report import label, markdown, pareto, score_groups, trade_off
+from distill.study.report import (
+    against_epsilon,
+    label,
+    markdown,
+    pareto,
+    privacy_table,
+    score_groups,
+    trade_off,
+)
 
 
 @pytest.fixture
@@ -134,3 +142,23 @@ def test_no_figure_of_nothing(results):
     for row in results["rows"]:
         row["metrics"].pop("next_word_disparity")
     assert pareto(results) is None
+
+
+def test_a_private_study_has_a_table_of_epsilons_and_a_figure_of_disparity_against_them(results):
+    """Where 0 is no privacy: a private row, the same setting without, and no other row."""
+    assert privacy_table(results) == [] and against_epsilon(results) is None
+    rows = {row["name"]: row for row in results["rows"] if row["name"] not in ("teacher", "two_view_teacher")}
+    for row in rows.values():
+        row |= {"epsilon": None, "step_seconds": 1.5}
+    for name, setting, epsilon in (("max", "plain", 8.0), ("mean", "plain", 1.0), ("swap", "max-reverse", 3.0)):
+        rows[name] |= {"epsilon": epsilon, "setting": rows[setting]["setting"]}
+    table = privacy_table(results)
+    assert "| max | 8 | 1.500 |" in table and "| plain | none | 1.500 |" in table
+    assert all(line in markdown(results) for line in table)
+    svg = against_epsilon(results)
+    name = "{http://www.w3.org/2000/svg}"
+    places = {}
+    for group in ElementTree.fromstring(svg).iter(f"{name}g"):
+        places[group.find(f"{name}title").text.partition(",")[0]] = float(group.find(f"{name}use").get("x")[:-1])
+    assert places.keys() == {"plain", "max-reverse", "max", "mean", "swap"}
+    assert places["plain"] == places["max-reverse"] < places["max"] < places["swap"] < places["mean"]

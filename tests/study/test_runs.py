@@ -7,8 +7,9 @@ from study_files import rewrite, small
 
 from distill.base.errors import UserError
 from distill.run_folder import open_run
-from distill.study.file import read_study, row_recipe
+from distill.study.file import read_study, row_recipe, run_folder
 from distill.study.run import run_study
+from distill.study.runs import _is_ready
 
 
 def begin(path):
@@ -61,3 +62,13 @@ def test_a_row_that_fails_is_named_with_its_log(tmp_path):
     with pytest.raises(UserError) as error:
         run_study(study)
     assert "row 'bad', seed 0" in str(error.value) and "num_layers is 99" in str(error.value)
+
+
+def test_a_row_waits_for_the_student_that_it_reads(tmp_path):
+    students = {"plain": {}, "second": {"teacher": {"path": "{student:plain}"}}}
+    study = read_study(small(tmp_path, students=students), seeds=[0, 1])
+    assert _is_ready(study, "plain", 0) and not _is_ready(study, "second", 0)
+    done = run_folder(study, "plain", 0)
+    done.mkdir(parents=True)
+    (done / "scores.json").write_text("{}", encoding="utf-8")
+    assert _is_ready(study, "second", 0) and not _is_ready(study, "second", 1)

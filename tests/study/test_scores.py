@@ -1,16 +1,18 @@
 """What a study scores its models on."""
 
 import lzma
+import shutil
 
 import pytest
 from chat_templates import TEMPLATES, chat_tokenizer
 from study_files import rewrite, small
 
 from distill.base.errors import UserError
+from distill.base.files import DEMO_TEACHER
 from distill.metrics import Evaluation, PartOfEvaluation
-from distill.study.file import read_study
+from distill.study.file import read_study, run_folder
 from distill.study.run import run_study
-from distill.study.scores import halves, study_texts
+from distill.study.scores import Scorer, halves, study_texts
 from distill.text.prompts import Prompt, load_prompts
 from distill.text.role_map import token_roles
 
@@ -85,3 +87,28 @@ def test_what_the_teacher_cannot_be_asked_is_told_before_training(tmp_path, monk
     refused(None, {"max_new_tokens": 195}, "exceed the context of the teacher, 200 tokens")
     refused(None, {"chat": True}, "has no chat template")
     refused(TEMPLATES["plain"], {"chat": True}, "says 'her' itself, a word of the list")
+
+
+def test_an_audited_study_asks_about_what_its_plain_row_drew_with_the_teacher_for_reference(tmp_path):
+    """A student that is its teacher is seen to be the reference itself."""
+    keys = {"teachers": {}, "students": {"plain": {}}}
+    path = small(tmp_path, **keys)
+    held_out = tmp_path / "held-out.txt"
+    held_out.write_text("She was late.\n\nHe was early.", encoding="utf-8")
+    texts = {"source": "files", "files": [str(held_out)]}
+    rewrite(path, metrics=["membership_inference"], half_metrics=[], texts={})
+    rewrite(path, settings={"audit": {"members": 30}, "corpus": texts, "held_out": texts})
+    study = read_study(path)
+    folder = run_folder(study, "plain", 0)
+    shutil.copytree(DEMO_TEACHER, folder / "student")
+    (folder / "audit").mkdir()
+    for side, name in (("members", "she"), ("others", "he")):
+        lines = "".join(f'{{"text": "On day {n} {name} was tired."}}\n' for n in range(30))
+        (folder / "audit" / f"{side}.jsonl").write_text(lines, encoding="utf-8")
+    scorer = Scorer(study, 0)
+    outcomes = scorer.outcomes("plain")
+    assert outcomes["membership_excess_auc"].details["reference"] == "none: this model is the reference"
+    assert outcomes["membership_excess_auc"].n == 60
+    before = scorer.measured
+    scorer.outcomes("plain")
+    assert scorer.measured == before > 0  # the second time from the cache

@@ -1,11 +1,15 @@
 """The statistics of a study, against plain loops."""
 
+import json
+
 import numpy as np
 import pytest
+from study_files import small
 from study_results import made_up_results, outcome
 
 from distill.metrics import CARDS
-from distill.study.summary import difference_and_ratio, resampled_mean
+from distill.study.file import read_study, run_folder
+from distill.study.summary import _private_training, difference_and_ratio, resampled_mean
 
 
 def test_draws_over_seeds_and_units_as_a_plain_loop_makes_them():
@@ -63,3 +67,18 @@ def test_every_score_has_a_card_and_every_card_a_score():
     for name, card in results["cards"].items():
         assert card == CARDS[name].to_dict()
         assert {"label", "meaning", "formula", "ideal", "direction", "limits"} <= card.keys()
+
+
+def test_a_study_with_private_rows_tells_their_epsilon_and_the_time_of_their_steps(tmp_path):
+    """The mean over seeds, from what each training left behind; nothing in other studies, nor of teachers."""
+    files = {"source": "files", "files": ["a.txt"]}
+    students = {"plain": {}, "private": {"privacy": {"epsilon": 3.0}, "corpus": files}}
+    study = read_study(small(tmp_path, students=students), seeds=[0, 1])
+    for seed, seconds in enumerate((10.0, 30.0)):
+        log = run_folder(study, "private", seed) / "training" / "student.json"
+        log.parent.mkdir(parents=True)
+        log.write_text(json.dumps({"seconds": seconds, "history": [{"step": 2}, {"step": 5}]}), encoding="utf-8")
+    assert _private_training(study, "private") == {"epsilon": 3.0, "step_seconds": 4.0}
+    assert _private_training(study, "plain") == {"epsilon": None, "step_seconds": None}
+    assert _private_training(study, "teacher") == {}
+    assert _private_training(read_study(small(tmp_path)), "plain") == {}

@@ -63,6 +63,9 @@ def test_epochs_are_counted_in_blocks(recipe, toy_model, monkeypatch):
     monkeypatch.setattr(preflight, "operations_per_second", lambda: 1.0)
     warning = slow_processor(recipe, arguments(recipe), 1, None, student, PackingCounts(blocks=81))
     assert "1 x 31 steps" in warning  # 3 times 81 blocks in steps of 8
+    private = replace(recipe, privacy=PrivacyConfig(epsilon=8.0, batch_size=27))
+    warning = slow_processor(private, arguments(recipe), 1, None, student, PackingCounts(blocks=81))
+    assert "1 x 9 steps" in warning  # in steps that draw 27
 
 
 def test_the_pace_of_this_machine_is_plausible():

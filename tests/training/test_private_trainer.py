@@ -1,5 +1,6 @@
 """Private steps: their gradients, what they draw, their noise, and how they go on."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -152,16 +153,30 @@ def test_training_goes_on_bit_for_bit(tmp_path):
     assert all(torch.equal(want[name], got[name]) and not torch.equal(want[name], untrained[name]) for name in want)
 
 
-def test_neither_rows_at_once_nor_processes_change_what_is_learned(tmp_path):
+def test_neither_rows_at_once_nor_a_cache_nor_processes_change_what_is_learned(tmp_path):
     """SGD: the same documents and the same noise, whoever reads them."""
     options = {"steps": 3, "save_strategy": "no", "privacy": PRIVACY | {"weights": "all"}}
     train_toy.main(str(tmp_path / "one"), 4, 1, **options)
-    train_toy.main(str(tmp_path / "few"), 3, 1, **options)
+    train_toy.main(str(tmp_path / "few"), 3, 1, **options, teacher_keys={"cache_hidden_states": True})
     train(tmp_path / "two", 4, processes=2, **options)
     want = weights_of(tmp_path / "one")
     for other in ("few", "two"):
         got = weights_of(tmp_path / other)
         assert all(torch.allclose(want[name], got[name], rtol=1e-4, atol=1e-6) for name in want)
+
+
+def test_what_was_spent_is_told_and_secure_draws_never_come_back(tmp_path):
+    """Under autocast too. Twice the same recipe: other documents, other noise, the same account."""
+    options = {"steps": 2, "save_strategy": "no", "bf16": True, "privacy": PRIVACY | {"secure": True}}
+    for name in ("once", "again"):
+        train_toy.main(str(tmp_path / name), 8, 1, **options)
+        told = json.loads((tmp_path / name / "training" / "student.json").read_text(encoding="utf-8"))["privacy"]
+        assert told | {"weights": 0, "noise_ratio": 0.0} == {
+            "epsilon": 8.0, "delta": 1 / 120, "noise_multiplier": 0.2, "noise_ratio": 0.0, "clip": 0.5,
+            "documents": 120, "batch_size": 40, "steps": 2, "weights": 0, "trained": "body", "secure": True,
+        }  # fmt: skip
+    once, again = weights_of(tmp_path / "once"), weights_of(tmp_path / "again")
+    assert not torch.equal(once["transformer.wpe.weight"], again["transformer.wpe.weight"])
 
 
 def test_the_head_is_frozen_and_another_plan_does_not_go_on_silently(tmp_path):
