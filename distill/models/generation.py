@@ -160,22 +160,16 @@ def generate(
         UserError: a prompt and its continuation do not fit into the model's context, or a setting is out of range.
     """
     _check_sampling(temperature, top_p)
-    start, end = special_tokens(tokenizer)
-    encoded = _encode(tokenizer, prompts, start)
+    encoded = _encode(tokenizer, prompts, special_tokens(tokenizer)[0])
     _require_room(own_context(model.config), prompts, encoded, max_new_tokens, max_length)
     uniforms = np.random.default_rng(seed).random((len(prompts), samples, max_new_tokens))
     # Neighbours of one length need no padding, and padding costs time.
     jobs = sorted(((p, s) for p in range(len(prompts)) for s in range(samples)), key=lambda job: len(encoded[job[0]]))
     texts = [[""] * samples for _ in prompts]
-    does = behaviour(model)
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else end
-    config = GenerationConfig(
-        max_new_tokens=max_new_tokens, do_sample=False, use_cache=does.caches, bos_token_id=start, pad_token_id=pad,
-        eos_token_id=end_tokens(model, tokenizer),
-    )  # fmt: skip
+    config, pads = _decoding(model, tokenizer, max_new_tokens)
     done, shape = 0, (vocab_size(tokenizer), temperature, top_k, top_p)
     with decoding_with(model, config):
-        for batch in _batches(jobs, [len(encoded[p]) for p, _ in jobs], batch_size, does.pads_left):
+        for batch in _batches(jobs, [len(encoded[p]) for p, _ in jobs], batch_size, pads):
             before = [encoded[p] for p, _ in batch]
             drawn = torch.from_numpy(uniforms[tuple(zip(*batch, strict=True))]).to(model.device)
             rooms = [_room(len(ids), max_new_tokens, max_length) for ids in before]
@@ -186,6 +180,16 @@ def generate(
             if progress:
                 progress(done, len(jobs))
     return texts
+
+
+def _decoding(model: Any, tokenizer: Any, max_new_tokens: int) -> tuple[GenerationConfig, bool]:
+    """How a model is read on, whose scores leave one token each, and whether a text may be padded for it."""
+    start, end = special_tokens(tokenizer)
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else end
+    tokens = {"bos_token_id": start, "eos_token_id": end_tokens(model, tokenizer), "pad_token_id": pad}
+    does = behaviour(model)
+    config = GenerationConfig(max_new_tokens=max_new_tokens, do_sample=False, use_cache=does.caches, **tokens)
+    return config, does.pads_left
 
 
 def _batches(
