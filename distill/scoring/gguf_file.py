@@ -179,4 +179,7 @@ def run_converter(converter: Path, folder: Path, path: Path) -> None:
     done = subprocess.run(call, capture_output=True, text=True, errors="replace", check=False)
     if done.returncode or not path.exists():
         last = (done.stderr.strip() or done.stdout.strip() or "it said nothing").splitlines()[-1]
-        raise UserError(f"--converter {converter}: could not convert the model: {last}")
+        raise UserError(
+            f"--converter {converter}: could not convert the model: {last}; its packages are named in llama.cpp's "
+            "requirements.txt"
+        )

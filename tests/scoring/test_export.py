@@ -16,9 +16,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from distill.base.errors import UserError
 from distill.cli import main
 from distill.metrics.next_word_disparity.next_word_disparity import NextWordDisparity
-from distill.models.loading import load_model
+from distill.models.loading import load_model, load_tokenizer
 from distill.scoring import export as module
 from distill.scoring.export import CHECK, FORMATS, export
+from distill.scoring.gguf_file import write_gguf
 from distill.text.counterfactual import Swapper
 from distill.text.prompts import load_prompts
 
@@ -110,6 +111,24 @@ def test_an_adapter_is_merged(write, toy_model, toy_tokenizer, tmp_path, to):
     checked = write(adapter, to, tmp_path / "of-adapter")
     assert abs(checked.student - base.student) > 0.01 > abs(checked.student - checked.export)
     assert not list((tmp_path / "of-adapter").glob("adapter*"))
+
+
+def test_a_converter_is_given_a_whole_model_and_measured_as_well(
+    write, toy_model, toy_tokenizer, tmp_path, monkeypatch
+):
+    """An adapter's folder is none that it could read; what it writes is read back like our own."""
+    for package in ("peft", "gguf"):
+        pytest.importorskip(package, reason="needs the extras lora and quantization")
+    adapter, script, given = saved_adapter(toy_model(), toy_tokenizer, tmp_path), tmp_path / "convert.py", []
+
+    def convert(converter, folder, path):
+        given.append(converter)
+        write_gguf(load_model(str(folder)), load_tokenizer(str(folder)), path)
+
+    script.touch()
+    monkeypatch.setattr(module, "run_converter", convert)
+    checked = write(adapter, "gguf", tmp_path / "out", converter=script)
+    assert given == [script] and checked.largest < 0.01 and (tmp_path / "out" / "model.gguf").exists()
 
 
 @pytest.mark.slow
