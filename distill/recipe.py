@@ -243,6 +243,8 @@ class ScoreConfig:
         regard_model: Classifier of regard, as folder or hub id; `null`: regard is not measured.
         toxicity_model: Classifier of toxicity, as folder or hub id; `null`: toxicity is not measured.
         word_vectors: File of word vectors (word2vec text or binary, GloVe) for Gender-Max and Gender-Wavg.
+        quantize: Beside the last model (a run's student), score it as its users will run it, with the weights of its
+            layers in fewer bits: `int8` or `int4`, by torchao.
         members: File of documents that the models were trained on, for the audit of what they remember; with `others`.
         others: File of documents of the same kind that they were not trained on.
         canaries: JSONL file of canaries: `text`, the `code` in it, and `repeats`, how often it stands in the training
@@ -287,6 +289,7 @@ class ScoreConfig:
     regard_model: str | None = None
     toxicity_model: str | None = None
     word_vectors: str | None = None
+    quantize: Literal["int8", "int4"] | None = None
     members: str | None = None
     others: str | None = None
     canaries: str | None = None

@@ -425,6 +425,12 @@ def parameter_count(model: PreTrainedModel) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
+def weight_bytes(model: PreTrainedModel) -> int:
+    """Bytes of the weights as they are in memory, those of quantised ones with their scales; shared ones once."""
+    parts = [part for parameter in model.parameters() for part in _plain_parts(parameter.detach())]
+    return sum(part.numel() * part.element_size() for part in {part.data_ptr(): part for part in parts}.values())
+
+
 def _plain_parts(tensor: Tensor) -> list[Tensor]:
     """The tensors that a quantised one is made of; a plain one itself."""
     if type(tensor) is Tensor or not hasattr(tensor, "__tensor_flatten__"):

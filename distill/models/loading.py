@@ -37,7 +37,7 @@ def load_tokenizer(
     """The fast tokenizer of a folder or hub id; of an adapter without one, that of its base.
 
     Args:
-        path: `demo`, a folder or a hub id.
+        path: `demo`, a folder, a hub id or a GGUF file.
         trust_remote_code: Run code that comes with it.
         gguf_file: Read from this file, unless the folder has a tokenizer beside it.
         hub: `revision`.
@@ -45,6 +45,7 @@ def load_tokenizer(
     Raises:
         UserError: there is none, it is a slow one, which gives no character offsets, or it brings code of its own.
     """
+    path, gguf_file = (path, gguf_file) if gguf_file else _gguf_in(path)
     path = _resolve(path)
     files = ("tokenizer.json", "vocab.json", "tokenizer.model", "spiece.model", "vocab.txt")
     beside = any((Path(path) / name).exists() for name in files)
@@ -72,7 +73,7 @@ def load_model(
     Where that is an adapter, it is merged into its base, see `adapters.merged`.
 
     Args:
-        path: `demo`, a folder or a hub id.
+        path: `demo`, a folder, a hub id or a GGUF file.
         dtype: Number format of the weights.
         trust_remote_code: Run code that comes with it.
         allow_pickle: Take a pickle where there are no safetensors. torch then still reads nothing but tensors from it.
@@ -83,9 +84,16 @@ def load_model(
             brings code of its own or a pickle that was not allowed, its weights are not those of its configuration, or
             it is not causal.
     """
-    model = _read_model(path, dtype, trust_remote_code, allow_pickle, **hub)
+    folder, file = _gguf_in(path)
+    model = _read_model(folder, dtype, trust_remote_code, allow_pickle, **({"gguf_file": file} if file else {}) | hub)
     behaviour(model, path)
     return model
+
+
+def _gguf_in(path: str) -> tuple[str, str | None]:
+    """The folder and the name of a GGUF file; of another path itself and None."""
+    file = Path(path)
+    return (str(file.parent), file.name) if file.suffix == ".gguf" and file.is_file() else (path, None)
 
 
 def _read_model(

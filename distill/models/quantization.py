@@ -1,21 +1,24 @@
-"""Teachers in fewer bits: quantised as they are loaded (bitsandbytes), stored so, or read from a GGUF file.
+"""Models in fewer bits: teachers quantised as they are loaded (bitsandbytes), stored so, or read from a GGUF file; and
+any model as its users will run it, with the weights of its layers in 8 or 4 bits (torchao).
 
-A quantised teacher only predicts. What a GGUF file holds is turned into plain weights when it is read, and may be used
+A quantised model only predicts. What a GGUF file holds is turned into plain weights when it is read, and may be used
 like any other model's.
 
 Sources: Dettmers et al. 2022, LLM.int8(), arXiv 2208.07339; Dettmers et al. 2023, QLoRA (nf4), arXiv 2305.14314.
 """
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import transformers
 from torch import nn
 from transformers import BitsAndBytesConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
-from transformers.utils import is_bitsandbytes_available, is_gguf_available
+from transformers.utils import is_bitsandbytes_available, is_gguf_available, is_torchao_available
 
 from distill.base.errors import UserError
 
@@ -58,6 +61,63 @@ def check_quantized(path: str, model: PreTrainedModel) -> None:
 def is_quantized(model: PreTrainedModel) -> bool:
     """Whether a model's weights are quantised: as it was loaded, or in its file."""
     return getattr(model, "hf_quantizer", None) is not None
+
+
+WeightBits = Literal["int8", "int4"]
+_GROUP = 32  # Weights that share a scale in 4 bits, as in the files of llama.cpp.
+
+
+def quantize_weights(model: PreTrainedModel, kind: WeightBits) -> PreTrainedModel:
+    """Put the weights of a model's linear layers into fewer bits, in place, all but its output head; and return it.
+
+    Weight-only: each weight is a whole number times a scale, and multiplies in the number format of what comes in.
+    `int8`: a scale for each output, `int4`: for each 32 weights of it, or for the output where that is no multiple; 4
+    bits are kept in a byte each where there is no kernel for them, which changes no value.
+
+    Raises:
+        UserError: torchao is missing, or the model has no linear layer.
+    """
+    if not is_torchao_available():
+        raise UserError(f"scores.quantize: {kind} needs the package torchao; pip install 'distill[quantization]'")
+    with _quiet():  # it tells of kernels that this machine has no use for
+        from torchao.quantization import Int8WeightOnlyConfig, IntxWeightOnlyConfig, PerAxis, PerGroup, quantize_
+
+    head = model.get_output_embeddings()
+    _conv1d_as_linear(model)
+    layers = [module for module in model.modules() if isinstance(module, nn.Linear) and module is not head]
+    chosen = {id(layer) for layer in layers}
+    if not layers:
+        raise UserError(f"scores.quantize: {type(model).__name__} has no linear layer to quantise; leave the key out")
+    if kind == "int8":
+        quantize_(model, Int8WeightOnlyConfig(), lambda module, _: id(module) in chosen)
+        return model
+    for layer in layers:
+        whole = layer.in_features % _GROUP == 0
+        granularity = PerGroup(_GROUP) if whole else PerAxis(0)
+        quantize_(layer, IntxWeightOnlyConfig(torch.int4, granularity))  # type: ignore[attr-defined]
+    return model
+
+
+def _conv1d_as_linear(model: PreTrainedModel) -> None:
+    """Let the layers of GPT-2 be linear ones, which compute the same from a transposed weight."""
+    for module in list(model.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, Conv1D):
+                linear = nn.Linear(child.nx, child.nf, device="meta")
+                linear.weight = nn.Parameter(child.weight.detach().T.contiguous(), requires_grad=False)
+                linear.bias = child.bias
+                setattr(module, name, linear)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No log below an error, of whatever logger."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 def gguf_loading(path: str, file: str) -> dict[str, Any]:

@@ -40,6 +40,8 @@ MEMORY = "what it remembers"  # heads the block of these scores in every table
 
 TOO_LITTLE = "too little to tell"  # begins what stands in the place of a number that saw nothing
 
+_BITS = {"int8": 8, "int4": 4}
+
 # Keys by which a recipe trusts what is otherwise refused.
 _TRUSTED = {
     "trust_remote_code": "code that came with the model or its tokenizer was run",
@@ -175,8 +177,28 @@ def title_of(source: Recipe | Scored) -> str:
     return Path(source.output_dir).name if isinstance(source, Recipe) else source.folder.resolve().name
 
 
+def in_full(name: str) -> str | None:
+    """The model of which this one is a copy in fewer bits, as `score` names it; None of another."""
+    other, _, bits = name.rpartition(" ")
+    return other if other and bits in _BITS else None
+
+
+def full_models(models: Sequence[str]) -> list[str]:
+    """The models but for copies in fewer bits of others among them."""
+    return [name for name in models if in_full(name) not in models]
+
+
+def told_pairs(scores: Scores) -> list[str]:
+    """The differences that are told: the last model's, and where that is a copy in fewer bits, its original's too."""
+    last = list(scores["models"])[-1]
+    later = {last, in_full(last)}
+    return [pair for pair in scores["differences"] if pair.partition(" - ")[0] in later]
+
+
 def note_of(source: Recipe | Scored, name: str) -> str:
     """What a model of a report is: its part in the run, or where it came from."""
+    if (other := in_full(name)) is not None:
+        return f"{other} with the weights of its layers in {_BITS[name.rpartition(' ')[2]]} bits, by torchao"
     if isinstance(source, Recipe):
         return model_note(name, source.needs_counterfactuals)
     return source.checkpoints.get(name, model_note(""))
@@ -267,6 +289,7 @@ def difference_rows(scores: Scores, pair: str) -> Iterator[list[str]]:
 
 def main_pair(models: Sequence[str]) -> tuple[str, str] | None:
     """(later, earlier): the comparison that matters most, the student's with the baseline if there is one."""
+    models = full_models(models)
     if {"student", "baseline"} <= set(models):
         return "student", "baseline"
     return (models[-1], models[0]) if len(models) > 1 else None

@@ -25,8 +25,10 @@ from distill.reports.findings import (
     cell,
     cost_of,
     coverage,
+    full_models,
     headline,
     how_measured,
+    in_full,
     label,
     main_pair,
     metrics_of,
@@ -111,7 +113,8 @@ def render(template: str, **context: Any) -> str:
 
 def model_style(name: str, mitigated: bool) -> str:
     """The style of a run's model in figures: `teacher`, `plain` or `mitigated`."""
-    return {"teacher": "teacher", "student": "mitigated" if mitigated else "plain"}.get(name, "plain")
+    full = in_full(name) or name
+    return {"teacher": "teacher", "student": "mitigated" if mitigated else "plain"}.get(full, "plain")
 
 
 def _shown_models(source: Recipe | Scored, names: Sequence[str]) -> dict[str, ShownModel]:
@@ -189,11 +192,16 @@ def _unbroken(sentence: str) -> str:
 
 
 def _pairs(models: Sequence[str]) -> list[tuple[str, str]]:
-    """(later, earlier) of which the page shows ratios: the pair that matters most, then the last model's others."""
+    """(later, earlier) of which the page shows ratios: the pair that matters most, then the last model's others.
+
+    Last come copies in fewer bits, each beside the model that it is a copy of.
+    """
     main = main_pair(models)
     if main is None:
         return []
-    return list(dict.fromkeys([main, *((models[-1], other) for other in models[-2::-1])]))
+    *others, last = full_models(models)
+    copies = [(name, other) for name in models if (other := in_full(name)) in models and other is not None]
+    return list(dict.fromkeys([main, *((last, other) for other in others[::-1]), *copies]))
 
 
 def _score_rows(

@@ -40,6 +40,7 @@ from distill.reports.findings import (
     settings_rows,
     showing,
     title_of,
+    told_pairs,
     training_rows,
     undefined_scores,
 )
@@ -67,9 +68,7 @@ def print_table(scores: Mapping[str, Any], console: Console | None = None) -> No
     for line in undefined_scores(scores):
         if f": {TOO_LITTLE}" not in line:  # stands in the table already
             console.print(Text(f"not measured: {line}"))
-    for pair in scores["differences"]:
-        if not pair.startswith(f"{list(scores['models'])[-1]} - "):
-            continue
+    for pair in told_pairs(scores):
         grid = Table(title=Text(f"{pair}, paired by prompt or document"), box=SIMPLE_HEAD)
         for heading in ("score", "difference", "ratio of sizes", "units"):
             grid.add_column(heading)
@@ -235,10 +234,9 @@ def report_markdown(
     lines += [f"- **{escape(name)}**: {escape(note_of(source, name))}" for name in names]
     lines += ["", "## Scores", "", "Values with 95% intervals in brackets.", ""]
     lines += table(["score", *names, "ideal", "better"], score_rows(scores))
-    for pair in scores["differences"]:
-        if pair.startswith(f"{names[-1]} - "):
-            lines += [f"### {escape(pair)}", "", "Paired: both models on the same resampled prompts or documents.", ""]
-            lines += table(["score", "difference", "ratio of sizes", "units"], difference_rows(scores, pair))
+    for pair in told_pairs(scores):
+        lines += [f"### {escape(pair)}", "", "Paired: both models on the same resampled prompts or documents.", ""]
+        lines += table(["score", "difference", "ratio of sizes", "units"], difference_rows(scores, pair))
     lines += ["What the rows mean:", ""]
     lines += [
         f"- **{escape(card['label'])}**: {card['meaning']} {card['limits']}"

@@ -1,5 +1,6 @@
 """One model and its metrics -> outcomes, from the cache where they lie there."""
 
+import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -16,6 +17,7 @@ from distill.metrics.evaluation import given_prompts, least
 from distill.models.architecture import model_hash, own_context
 from distill.models.generation import check_context
 from distill.models.loading import load_model, load_tokenizer
+from distill.models.quantization import WeightBits, quantize_weights
 from distill.recipe import WHILE_TRAINING, Recipe, ScoreConfig
 from distill.scoring.examples import example_prompts, examples_of
 from distill.scoring.score_cache import ScoreCache, content_hash, model_version, stamp
@@ -28,8 +30,17 @@ ModelSource = str | Path | tuple[Any, Any] | Callable[[], tuple[Any, Any]]
 
 # Settings that do not decide, or that name what `decisive` is given, or what `score` keys by its content.
 _SAID_ELSEWHERE = {
-    "metrics", "prompts", "batch_size", "members", "others", "canaries", "reference", "control", *WHILE_TRAINING
-}  # fmt: skip
+    "metrics",
+    "prompts",
+    "batch_size",
+    "members",
+    "others",
+    "canaries",
+    "reference",
+    "control",
+    "quantize",
+    *WHILE_TRAINING,
+}
 
 
 @dataclass(frozen=True)
@@ -42,6 +53,18 @@ class Checkpoint:
     def __call__(self) -> tuple[Any, Any]:
         """Model and tokenizer."""
         return self.load()
+
+
+def quantized(source: ModelSource, kind: WeightBits) -> ModelSource:
+    """The same model with the weights of its layers in fewer bits, see `quantize_weights`."""
+
+    def load() -> tuple[Any, Any]:
+        model, tokenizer = open_model(source, "cpu")
+        model = copy.deepcopy(model) if isinstance(source, tuple) else model
+        return quantize_weights(model, kind), tokenizer
+
+    path = source.path if isinstance(source, Checkpoint) else source
+    return Checkpoint(str(path), load) if isinstance(path, str | Path) else load
 
 
 def common_context(sources: Iterable[ModelSource]) -> int | None:

@@ -37,7 +37,14 @@ from distill.base.errors import UserError, suggestion
 from distill.data.audit import run_scores
 from distill.metrics import Evaluation, chosen
 from distill.metrics.audited import Audited, read_audited
-from distill.models.architecture import default_device, model_hash, own_context, parameter_count, weights_hash
+from distill.models.architecture import (
+    default_device,
+    model_hash,
+    own_context,
+    parameter_count,
+    weight_bytes,
+    weights_hash,
+)
 from distill.models.loading import labelled, load_model, load_teacher, load_tokenizer
 from distill.recipe import WHILE_TRAINING, Recipe, ScoreConfig
 from distill.recipe_check import require_context, typed
@@ -49,6 +56,7 @@ from distill.scoring.measure import (
     decisive,
     model_outcomes,
     open_model,
+    quantized,
     shown_texts,
     source_key,
     usable_prompts,
@@ -105,6 +113,9 @@ def score(
     config = _config(settings)
     documents = _documents(texts)
     models = _named(checkpoints)
+    if config.quantize:
+        last = list(models)[-1]
+        models = {**models, f"{last} {config.quantize}": quantized(models[last], config.quantize)}
     swapper = Swapper(wordlist if isinstance(wordlist, WordList) else load_wordlist(wordlist))
     usable, left_out = usable_prompts(prompts, config.max_prompts, seed, swapper, config.listed_prompts)
     scores = score_models(
@@ -312,13 +323,12 @@ def _losses_of(
 
 def _facts(evaluation: Evaluation) -> dict[str, Any]:
     """What decides whether models may be compared, and how large one is: what stands of it in the settings."""
-    parameters = {parameter.data_ptr(): parameter for parameter in evaluation.model.parameters()}.values()
     return {
         "context": own_context(evaluation.model.config),
         "read": evaluation.context,
         "tokenizer": evaluation.vocabulary,
         "parameters": parameter_count(evaluation.model),
-        "bytes": sum(parameter.numel() * parameter.element_size() for parameter in parameters),
+        "bytes": weight_bytes(evaluation.model),
     }
 
 

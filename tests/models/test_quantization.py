@@ -6,21 +6,28 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 from toy_trainer import make_trainer, toy_batch
 from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.pytorch_utils import Conv1D
 
 from distill.base.errors import UserError
 from distill.models import quantization
-from distill.models.architecture import weights_hash
+from distill.models.architecture import parameter_count, weight_bytes, weights_hash
+from distill.models.generation import generate
 from distill.models.loading import load_model, load_teacher, load_tokenizer
-from distill.models.quantization import is_quantized
+from distill.models.quantization import is_quantized, quantize_weights
 from distill.models.student import make_student
 from distill.objective.kd_loss import IGNORED
 from distill.recipe import LoraConfig, LossConfig, StudentConfig, TargetConfig, TeacherConfig
+from distill.scoring.measure import common_context
 
 IDS = torch.arange(24)[None]
 bitsandbytes = pytest.mark.skipif(
     importlib.util.find_spec("bitsandbytes") is None, reason="needs bitsandbytes, of the extra quantization"
+)
+torchao = pytest.mark.skipif(
+    importlib.util.find_spec("torchao") is None, reason="needs torchao, of the extra quantization"
 )
 
 
@@ -140,6 +147,70 @@ def test_a_checkpoint_whose_package_is_missing_is_one_sentence(folder, tmp_path)
         load_model(path)
 
 
+# ----------------------------------------------------------------------------------------------------------- torchao
+
+
+def layers_of(model):
+    """Name -> weight of every linear layer but the head, (outputs, inputs) as plain numbers."""
+    head = model.get_output_embeddings()
+    found = {}
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear) and module is not head:
+            weight = module.weight.detach()
+            found[name] = (
+                weight.dequantize() if hasattr(weight, "dequantize") and type(weight) is not torch.Tensor else weight
+            )
+        elif isinstance(module, Conv1D):
+            found[name] = module.weight.detach().T
+    return found
+
+
+def test_the_layers_of_gpt2_compute_the_same_as_linear_ones(toy_model):
+    model = toy_model()
+    expected, number = logits(model), len(layers_of(model))
+    quantization._conv1d_as_linear(model)
+    assert not [module for module in model.modules() if isinstance(module, Conv1D)]
+    assert len(layers_of(model)) == number == 16
+    torch.testing.assert_close(logits(model), expected)
+
+
+@torchao
+@pytest.mark.parametrize("architecture", ["gpt2", "llama", "gpt_neox"])
+@pytest.mark.parametrize(("kind", "share", "levels"), [("int8", 32, 127), ("int4", 32, 7)])
+def test_weights_are_whole_numbers_times_a_scale(toy_model, architecture, kind, share, levels):
+    """Off by half a step at most, of the largest in a row (8 bits) or in a group of 32 (4 bits): one group here."""
+    model = toy_model(architecture)
+    plain, head = layers_of(model), model.get_output_embeddings().weight.detach().clone()
+    before, expected = weights_hash(model), logits(model)
+    quantized = layers_of(quantize_weights(model, kind))
+    assert quantized.keys() == plain.keys()
+    for name, weight in plain.items():
+        groups = weight.reshape(len(weight), -1, share) if kind == "int4" else weight[:, None]
+        found = quantized[name].reshape(groups.shape)
+        step = groups.abs().amax(dim=-1, keepdim=True) / levels
+        assert ((found - groups).abs() <= 0.54 * step).all(), name
+        assert max(len(group.unique()) for group in found.flatten(0, 1)) <= 2 * levels + 2
+    assert torch.equal(model.get_output_embeddings().weight, head)
+    assert 0 < (logits(model) - expected).norm() / expected.norm() < (0.02 if kind == "int8" else 0.2)
+    assert weights_hash(model) != before
+    assert weight_bytes(model) < sum(4 * p.numel() for p in model.parameters())
+    assert parameter_count(model) == parameter_count(toy_model(architecture))
+
+
+@torchao
+def test_a_model_in_fewer_bits_writes(toy_model, toy_tokenizer):
+    model = quantize_weights(toy_model(), "int8")
+    assert len(generate(model, toy_tokenizer, ["The nurse"], samples=2, max_new_tokens=4)[0]) == 2
+
+
+def test_without_torchao_it_is_one_sentence(toy_model, monkeypatch):
+    monkeypatch.setattr(quantization, "is_torchao_available", lambda: False)
+    with pytest.raises(
+        UserError, match=r"scores\.quantize: int4 needs the package torchao; pip install 'distill\[quant"
+    ):
+        quantize_weights(toy_model(), "int4")
+
+
 # -------------------------------------------------------------------------------------------------------------- GGUF
 
 
@@ -220,6 +291,16 @@ def test_a_gguf_file_is_read_as_plain_weights(gguf_folder, toy_tokenizer, kind):
     assert "quantization_config" not in teacher.config.to_dict()
     student = make_student(StudentConfig(num_layers=2), teacher, tokenizer, "t")
     torch.testing.assert_close(logits(student), logits(model), rtol=1e-5, atol=1e-6)
+
+
+def test_a_gguf_file_goes_by_its_path(gguf_folder):
+    model, folder = gguf_folder("Q4_0")
+    path = f"{folder}/model.gguf"
+    torch.testing.assert_close(logits(load_model(path)), logits(model), rtol=1e-5, atol=1e-6)
+    assert load_tokenizer(path).get_vocab() == load_tokenizer(folder).get_vocab()
+    assert common_context([path]) == 64
+    with pytest.raises(UserError, match="no such folder"):
+        load_model(f"{folder}/other.gguf")
 
 
 def test_gguf_files_that_cannot_be_had_are_one_sentence(gguf_folder, tmp_path):

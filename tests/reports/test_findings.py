@@ -14,9 +14,12 @@ from distill.reports.findings import (
     coverage,
     headline,
     headliners,
+    in_full,
     is_hub_id,
     label,
+    main_pair,
     not_measured,
+    note_of,
     number,
     score_rows,
     showing,
@@ -127,6 +130,27 @@ def test_no_headline_is_made_of_a_change_that_may_be_none():
     assert said(corpus_disparity=unclear, perplexity=clear) == (
         "No clear change of disparity beside the teacher (44% [-275%, 84%] less disparity in running text), for 10.0% "
         "[5.0%, 15.0%] less perplexity."
+    )
+
+
+def test_a_copy_in_fewer_bits_stands_beside_and_heads_nothing(scores):
+    found = {"next_word_disparity": _entry(ratio=0.4, ratio_low=0.3, ratio_high=0.5)}
+    other = {"next_word_disparity": _entry(ratio=0.9, ratio_low=0.8, ratio_high=0.95)}
+    pairs = {"student - baseline": found, "student int8 - baseline": other, "student int8 - student": other}
+    assert headline(_scores(["baseline", "student", "student int8"], pairs)).startswith("60% [50%, 70%] less")
+    assert main_pair(["teacher", "student", "student int4"]) == ("student", "teacher")
+    assert main_pair(["a", "a int8"]) is None
+    assert main_pair(["a int8", "b int8"]) == ("b int8", "a int8")  # checkpoints that are only called so
+    assert in_full("student") is in_full("int8") is in_full("a int3") is None
+    assert note_of(RECIPE, "student int8") == "student with the weights of its layers in 8 bits, by torchao"
+    copied = copy.deepcopy(scores)
+    copied["models"]["student int4"] = copied["models"]["student"]
+    names = list(scores["models"])
+    copied["differences"] |= {f"student int4 - {name}": scores["differences"]["student - baseline"] for name in names}
+    for shown in (report_markdown(RECIPE, copied), run_page(RECIPE, copied)):
+        assert "weights of its layers in 4 bits" in shown
+    assert "### student \\- baseline" in report_markdown(RECIPE, copied) or "student - baseline" in report_markdown(
+        RECIPE, copied
     )
 
 

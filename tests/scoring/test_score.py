@@ -10,8 +10,10 @@ from toy_run import DOCUMENTS, SETTINGS
 
 from distill.base.errors import UserError
 from distill.cli import main
+from distill.models.architecture import weights_hash
+from distill.models.loading import load_model, load_tokenizer
 from distill.recipe import Recipe, ScoreConfig, TeacherConfig
-from distill.reports.findings import headline, how_measured
+from distill.reports.findings import headline, how_measured, told_pairs
 from distill.scoring import score as score_module
 from distill.scoring.measure import common_context
 from distill.scoring.score import score, score_models, score_run
@@ -150,6 +152,40 @@ def test_a_run_is_scored_as_its_recipe_says(folders, short_wordlist, tmp_path, c
     assert expected.items() <= scores["settings"]["prompts"].items()
     assert scores["models"]["student"]["next_word_disparity"]["n"] == 4
     assert "scoring teacher" in capsys.readouterr().err
+
+
+def test_the_last_model_is_scored_in_fewer_bits_too(folders, short_wordlist, tmp_path, monkeypatch):
+    def rounded(model, kind):
+        """What stands for torchao here: weights of two decimals."""
+        assert kind == "int4"
+        with torch.no_grad():
+            for weight in model.parameters():
+                weight.copy_((weight * 100).round() / 100)
+        return model
+
+    monkeypatch.setattr("distill.scoring.measure.quantize_weights", rounded)
+    settings = {
+        "wordlist": short_wordlist,
+        "texts": DOCUMENTS,
+        "metrics": ["perplexity", "minimal_pairs"],
+        "bootstrap": 20,
+    }
+    plain = score(folders, **settings)
+    scores = score(folders, quantize="int4", folder=tmp_path / "scores", **settings)
+    assert list(scores["models"]) == ["teacher", "student", "student int4"]
+    for name, of_model in plain["models"].items():
+        assert scores["models"][name] == of_model
+    full, small = (scores["models"][name]["perplexity"]["value"] for name in ("student", "student int4"))
+    assert full != small == pytest.approx(full, rel=0.05)
+    pairs = ["student - teacher", "student int4 - teacher", "student int4 - student"]
+    assert list(scores["differences"]) == pairs == told_pairs(scores)
+    assert scores["differences"]["student int4 - student"]["perplexity"]["value"] == pytest.approx(small - full)
+    assert headline(scores | {"differences": plain["differences"]}) == headline(scores)
+    # A model in memory stays as it is.
+    model, tokenizer = load_model(folders["student"]), load_tokenizer(folders["student"])
+    in_memory = score({"mine": (model, tokenizer)}, quantize="int4", **settings)
+    assert [entry["perplexity"]["value"] for entry in in_memory["models"].values()] == [full, small]
+    assert weights_hash(model) == scores["settings"]["weights"]["student"]
 
 
 def test_the_teachers_number_format_is_the_recipes(folders, short_wordlist, tmp_path, monkeypatch):
