@@ -38,7 +38,7 @@ def main(steps: int = 10, clients: int = 8, repeats: int = 3) -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
-        argv = ["--config", "recipes/quickstart.yaml", "--corpus.max_documents", "512", "--trainer.use_cpu", "true"]
+        argv = ["--config", "recipes/quickstart.yaml", "--corpus.max_documents", "256", "--trainer.use_cpu", "true"]
         recipe = parse_recipe([*argv, "--output_dir", folder, "--trainer.disable_tqdm", "true"])
         teacher, tokenizer = load_teacher(recipe.teacher)
         corpus = open_corpus(recipe.corpus, 0, place, teacher, tokenizer)
