@@ -148,8 +148,7 @@ def generate(
         temperature: Softmax temperature, above 0.
         top_p: Nucleus of sampling, as a probability; 1 keeps all.
         top_k: Sample among this many most likely tokens; 0: all.
-        max_length: Tokens at which prompt and continuation together are cut off, the start token among them; None:
-            `max_new_tokens` alone decides.
+        max_length: The same of prompt and continuation together, the start token among them; None: no such limit.
         batch_size: Texts generated side by side; it changes the speed and not the texts (for a model in float32).
         seed: Seed of the sampling.
         progress: Called with (texts done, texts in all) after each batch.
@@ -165,7 +164,6 @@ def generate(
     encoded = _encode(tokenizer, prompts, start)
     _require_room(own_context(model.config), prompts, encoded, max_new_tokens, max_length)
     uniforms = np.random.default_rng(seed).random((len(prompts), samples, max_new_tokens))
-    # Neighbours of one length need no padding, and padding costs time.
     jobs = sorted(((p, s) for p in range(len(prompts)) for s in range(samples)), key=lambda job: len(encoded[job[0]]))
     texts = [[""] * samples for _ in prompts]
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else end
@@ -177,9 +175,7 @@ def generate(
         for batch in _batches(jobs, [len(encoded[p]) for p, _ in jobs], batch_size, does.pads_left):
             before = [encoded[p] for p, _ in batch]
             drawn = torch.from_numpy(uniforms[tuple(zip(*batch, strict=True))]).to(model.device)
-            rooms = [_room(len(ids), max_new_tokens, max_length) for ids in before]
-            new = _continue(model, before, drawn, config, shape, max(rooms))
-            new = [tokens[:room] for tokens, room in zip(new, rooms, strict=True)]
+            new = _continue(model, before, drawn, config, shape, max_length)
             for (p, s), text in zip(batch, _decode(tokenizer, before, new), strict=True):
                 texts[p][s] = text
             done += len(batch)
@@ -191,7 +187,10 @@ def generate(
 def _batches(
     jobs: Sequence[tuple[int, int]], lengths: Sequence[int], size: int, pads: bool
 ) -> Iterator[Sequence[tuple[int, int]]]:
-    """Runs of jobs, which are sorted by length; all of one length for a model that no text may be padded for."""
+    """Runs of jobs, which are sorted by length, as neighbours of one length need no padding, which costs time.
+
+    All of one length for a model that no text may be padded for.
+    """
     first = 0
     while first < len(jobs):
         last = min(first + size, len(jobs))
@@ -214,7 +213,7 @@ def _continue(
     uniforms: Tensor,
     config: GenerationConfig,
     shape: tuple[int, float, int, float],
-    room: int,
+    max_length: int | None,
 ) -> list[list[int]]:
     """The tokens that follow each of B beginnings, up to the first end token.
 
@@ -224,20 +223,22 @@ def _continue(
         uniforms: (B, N) the random numbers of their next N tokens.
         config: Tokens to pad with and to end at.
         shape: Number of tokens that there are, temperature, top_k and top_p.
-        room: How many of the N tokens are wanted at most.
+        max_length: Tokens at which beginning and continuation together are cut off; None: N alone decides.
     """
     width = max(map(len, before))
     rows = [[config.pad_token_id] * (width - len(ids)) + ids for ids in before]
     mask = [[0] * (width - len(ids)) + [1] * len(ids) for ids in before]
+    rooms = [_room(len(ids), uniforms.shape[1], max_length) for ids in before]
     sampler = _InverseTransformSampler(model, uniforms, [len(ids) for ids in before], width, *shape)
     output = model.generate(
         input_ids=torch.tensor(rows, device=model.device),
         attention_mask=torch.tensor(mask, device=model.device),
         logits_processor=LogitsProcessorList([sampler]),
-        max_new_tokens=room,
+        max_new_tokens=max(rooms),
     )
     ends = set(config.eos_token_id)
-    return [list(takewhile(lambda token: token not in ends, row)) for row in output[:, width:].tolist()]
+    new = [row[:room] for row, room in zip(output[:, width:].tolist(), rooms, strict=True)]
+    return [list(takewhile(lambda token: token not in ends, row)) for row in new]
 
 
 def _encode(tokenizer: Any, texts: Sequence[str], start: int) -> list[list[int]]:
