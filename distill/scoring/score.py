@@ -46,6 +46,7 @@ from distill.models.architecture import (
     weights_hash,
 )
 from distill.models.loading import labelled, load_model, load_teacher, load_tokenizer
+from distill.models.quantization import WeightBits
 from distill.recipe import WHILE_TRAINING, Recipe, ScoreConfig
 from distill.recipe_check import require_context, typed
 from distill.scoring.contents import Asked, Measured, contents
@@ -112,10 +113,7 @@ def score(
     """
     config = _config(settings)
     documents = _documents(texts)
-    models = _named(checkpoints)
-    if config.quantize:
-        last = list(models)[-1]
-        models = {**models, f"{last} {config.quantize}": quantized(models[last], config.quantize)}
+    models = _with_quantized(_named(checkpoints), config.quantize)
     swapper = Swapper(wordlist if isinstance(wordlist, WordList) else load_wordlist(wordlist))
     usable, left_out = usable_prompts(prompts, config.max_prompts, seed, swapper, config.listed_prompts)
     scores = score_models(
@@ -157,6 +155,14 @@ def _named(checkpoints: str | Path | Sequence[str | Path] | Mapping[str, ModelSo
             "{'mine': (model, tokenizer)}"
         )
     return checkpoints if isinstance(checkpoints, Mapping) else labelled([str(path) for path in checkpoints])
+
+
+def _with_quantized(models: Mapping[str, ModelSource], kind: WeightBits | None) -> Mapping[str, ModelSource]:
+    """The models and, last, a copy of the last one in fewer bits, where that is asked for."""
+    if kind is None:
+        return models
+    last = list(models)[-1]
+    return {**models, f"{last} {kind}": quantized(models[last], kind)}
 
 
 def _config(settings: Mapping[str, Any]) -> ScoreConfig:
