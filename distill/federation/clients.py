@@ -5,11 +5,13 @@ with an optimizer that begins anew, and gives the weights back. It depends on th
 client alone, so that an update that is done again gives the same bits.
 """
 
+import gc
 import hashlib
 import os
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -153,6 +155,20 @@ def client_recipe(recipe: Recipe, number: int, client: int) -> Recipe:
         trainer["save_strategy"] = "no"
     seed = (recipe.seed + 1_000_003 * number + 7_919 * client) % (LARGEST_SEED + 1)
     return replace(recipe, seed=seed, trainer=trainer)
+
+
+@contextmanager
+def many_updates() -> Iterator[None]:
+    """Around many updates: what is loaded now is left out of garbage collections, of which each training makes one.
+
+    To look through all objects of the libraries takes a second, longer than a short update.
+    """
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def set_weights(student: torch.nn.Module, weights: Mapping[str, torch.Tensor]) -> None:

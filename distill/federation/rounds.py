@@ -21,7 +21,7 @@ from distill.base.console import Stopped, say, stop_signals_kept
 from distill.base.errors import UserError, storage_errors_as_user_errors
 from distill.base.files import write_json
 from distill.federation.aggregation import NO_ANSWER, Answer, Change, Weights, fault, server_step
-from distill.federation.clients import Clients, get_weights, set_weights, update
+from distill.federation.clients import Clients, get_weights, many_updates, set_weights, update
 from distill.federation.selection import select_clients
 from distill.metrics import Evaluation, cards, chosen, measured, score
 from distill.objective.logit_ops import RoleMap
@@ -186,7 +186,7 @@ def train_federated(
     models = prepare(recipe, student, teacher, tokenizer, role_maps, checkpoints)
     state = State.load(checkpoints) or State(get_weights(student))
     watch = _watch(recipe, blocks, tokenizer)
-    with stop_signals_kept() as signals:
+    with stop_signals_kept() as signals, many_updates():
         while len(state.records) < recipe.federation.rounds:
             state = _round(recipe, models, blocks, state, checkpoints, cache_folder(recipe, destination), signals)
             set_weights(student, state.weights)
