@@ -408,7 +408,7 @@ def completed(tmp_path_factory):
         (["wordlist", "import", "--format", ""], ["auto", "parallel", "tab", "json"]),
         (["train", "--target.re"], ["--target.reverse_roles"]),
         (["train", "--config", "recipes/gpt2."], ["recipes/gpt2.yaml"]),
-        (["score", "--max_"], ["--max_prompts", "--max_new_tokens"]),
+        (["score", "--max_"], ["--max_prompts", "--max_new_tokens", "--max_length"]),
         (["generate", "--ag"], ["--against"]),
         (["swap", "READM"], ["README.md"]),
         (["completion", "f"], ["fish"]),
