@@ -283,7 +283,7 @@ def reduced_protocol(tmp_path: Path, shared_data, model: str) -> Path:
     vectors = tmp_path / "vectors.txt"
     vectors.write_text("he 1 0\nshe 0 1\nhim 1 0\nher 0 1\nthe 1 1\n", encoding="utf-8")
     text = tmp_path / "text.jsonl"
-    text.write_text(json.dumps({"text": TOY_TEXT}) + "\n" + json.dumps({"text": TOY_TEXT}) + "\n", encoding="utf-8")
+    text.write_text((json.dumps({"text": TOY_TEXT}) + "\n") * 8, encoding="utf-8")
     files = {"source": "files", "files": [str(text)], "document_start": None}
     scores = {"prompts": str(data / "bold" / "prompts"), "word_vectors": str(vectors), "samples": 2}
     path = reduced("paper", tmp_path, teacher={"path": model}, corpus=files, held_out=files, scores=scores)
@@ -298,6 +298,7 @@ def reduced_protocol(tmp_path: Path, shared_data, model: str) -> Path:
         | {"student": {"init": "checkpoint", "path": model}}
         | steps,
     }
+    values["settings"]["held_out"]["max_documents"] = 8  # of fewer than five nothing can be told
     values["teachers"] = {"teacher": {}, "elsewhere": {"path": model}}
     values["metrics"] = [
         "fairness_ratio",
@@ -319,7 +320,7 @@ def protocol_results(path: Path, shared_data) -> None:
     assert list(rows) == ["teacher", "elsewhere", *study.students]
     for row in rows.values():
         metrics = row["metrics"]
-        assert metrics["perplexity"]["value"] > 1 and 0 <= metrics["agreement_kept"]["value"] <= 1
+        assert metrics["perplexity"]["value"] > 1
         assert metrics["gender_max_ratio_mean"]["n"] == metrics["fairness_ratio_mean"]["n"] == 8
     assert rows["elsewhere"]["metrics"]["perplexity"] == rows["teacher"]["metrics"]["perplexity"]
     assert rows["plain"]["metrics"]["perplexity"] != rows["teacher"]["metrics"]["perplexity"]
