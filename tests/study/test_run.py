@@ -327,6 +327,7 @@ def protocol_results(path: Path, shared_data) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_the_papers_protocol_runs_with_random_weights_of_gpt2(tmp_path, shared_data):
     model = random_gpt2(tmp_path, shared_data, n_layer=2)
     protocol_results(reduced_protocol(tmp_path, shared_data, model), shared_data)
