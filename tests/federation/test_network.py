@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections import OrderedDict
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -182,10 +183,10 @@ def test_a_superlink_and_four_supernodes_on_the_loopback(tmp_path, one_process):
         told = f'recipe="{path}" client={k} folder="{tmp_path}/client-{k}"'
         node = ["supernode", "--insecure", "--superlink", address, "--host", "127.0.0.1", "--port", str(port + 1 + k)]
         commands.append([*start, *node, "--node-config", told])
-    processes = []
+    processes, logs = [], ExitStack()
     try:
         for number, command in enumerate(commands):
-            log = (tmp_path / f"{number}.log").open("w")
+            log = logs.enter_context((tmp_path / f"{number}.log").open("w"))
             processes.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True))
             if number == 0:
                 _wait_for(port)
@@ -196,6 +197,7 @@ def test_a_superlink_and_four_supernodes_on_the_loopback(tmp_path, one_process):
             os.killpg(process.pid, signal.SIGTERM)
         for process in processes:
             process.wait(30)
+        logs.close()
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     ours, theirs = (load_file(out / "student/model.safetensors") for out in (tmp_path / "out", one_process))
     assert max(float((ours[k] - theirs[k]).abs().max()) for k in theirs) < 1e-5
