@@ -51,7 +51,9 @@ def test_the_bundled_study_has_every_row_of_the_matrix():
 def test_the_other_studies_are_sound(path):
     study = read_study(path, data="DATA")
     recipe = row_recipe(study, "plain", 0)
-    assert recipe.trainer["max_steps"] > 0 and {"plain", "expmean-reverse-augment"} <= study.students.keys()
+    assert recipe.trainer["max_steps"] > 0 and "plain" in study.students
+    mitigated = [name for name in study.students if row_recipe(study, name, 0).target.reverse_roles]
+    assert mitigated, "no row that mitigates"
     assert set(study.half_metrics) <= set(study.metrics)
 
 

@@ -1,11 +1,13 @@
 """Lines in, counterfactuals out: in order, whole, in every form, in any number of processes, and in little memory."""
 
+import contextlib
 import io
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from types import SimpleNamespace
 
@@ -107,18 +109,28 @@ def test_a_long_table_is_printed_in_pieces(swapper, tmp_path, monkeypatch, capfd
 
 
 def test_ctrl_c_ends_several_processes_in_one_line(tmp_path):
-    """The signal goes to all of them, as a terminal sends it."""
-    corpus = tmp_path / "corpus.txt"
-    corpus.write_text("She told her father that the blame was hers.\n" * 400_000, encoding="utf-8")
+    """The signal goes to all of them, as a terminal sends it. The text has no end, however fast it is swapped."""
     with (tmp_path / "out.txt").open("wb") as out, (tmp_path / "errors.txt").open("wb") as errors:
         process = subprocess.Popen(
-            [sys.executable, "-c", "import sys; from distill.cli import main; sys.exit(main())", "swap", str(corpus),
+            [sys.executable, "-c", "import sys; from distill.cli import main; sys.exit(main())", "swap", "-",
              "--num_proc", "2"],
-            env={**os.environ, "PYTHONPATH": str(REPOSITORY)}, stdout=out, stderr=errors, start_new_session=True,
+            env={**os.environ, "PYTHONPATH": str(REPOSITORY)}, stdin=subprocess.PIPE, stdout=out, stderr=errors,
+            start_new_session=True,
         )  # fmt: skip
+
+        def write() -> None:
+            with contextlib.suppress(OSError, ValueError):
+                while True:
+                    process.stdin.write(b"She told her father that the blame was hers.\n" * 1000)
+
+        writer = threading.Thread(target=write, daemon=True)
+        writer.start()
         while not (tmp_path / "out.txt").stat().st_size:
             assert process.poll() is None
             time.sleep(0.05)
         os.killpg(process.pid, signal.SIGINT)
         assert process.wait(timeout=60) == 130
+        writer.join()
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.close()
     assert (tmp_path / "errors.txt").read_text() == "stopped\n"

@@ -1,0 +1,103 @@
+"""Starts federated distillation over machines, by Flower (extra `federated`); see recipes/federated/README.md.
+
+    python -m distill.federation.app superlink OPTIONS    what clients connect to; options of flower-superlink
+    python -m distill.federation.app supernode OPTIONS    on each client's machine; options of flower-supernode
+    python -m distill.federation.app run --config RECIPE --superlink HOST:PORT      trains a recipe's student
+
+Flower's telemetry is off, unless FLWR_TELEMETRY_ENABLED is set to 1. No torch is loaded here.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from distill.base.console import run_entry
+from distill.base.errors import UserError
+from distill.recipe_check import parse_recipe
+
+os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")  # what is started here inherits it
+
+# Flower looks for names that are assigned there.
+_SHIM = """from distill.federation import network
+client = network.client
+server = network.server
+"""
+_APP = """[project]
+name = "distill-federation"
+version = "1.0.0"
+[tool.flwr.app]
+publisher = "distill"
+[tool.flwr.app.components]
+serverapp = "app:server"
+clientapp = "app:client"
+[tool.flwr.app.config]
+recipe = ""
+wait = 600
+"""
+
+
+def main(argv: Sequence[str]) -> None:
+    """The three verbs of this module's head."""
+    parser = argparse.ArgumentParser(prog="python -m distill.federation.app", description=__doc__)
+    parser.add_argument("verb", choices=["superlink", "supernode", "run"])
+    given, rest = parser.parse_known_args(argv)
+    if given.verb == "run":
+        _run(rest)
+        return
+    offline = ["--disable-runtime-dependency-installation"] if given.verb == "superlink" else []
+    program = _program(f"flower-{given.verb}")
+    os.environ["PATH"] = f"{Path(program).parent}{os.pathsep}{os.environ['PATH']}"  # it starts others by their names
+    os.execv(program, [program, *offline, *rest])
+
+
+def _program(name: str) -> str:
+    """A program of Flower's, beside this Python."""
+    path = Path(sys.executable).with_name(name)
+    if not path.exists():
+        raise UserError("Flower is not installed here; pip install -c constraints-federated.txt -e '.[federated]'")
+    return str(path)
+
+
+def _run(argv: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(prog="python -m distill.federation.app run")
+    parser.add_argument("--config", required=True, help="Recipe; the server reads it by this path.")
+    parser.add_argument("--superlink", default="127.0.0.1:9093", help="Address of the SuperLink's control API.")
+    parser.add_argument("--root-certificates", help="File of the authority that signed the SuperLink's certificate.")
+    parser.add_argument("--insecure", action="store_true", help="Without TLS: on one machine alone.")
+    parser.add_argument("--wait", type=int, default=600, help="Seconds to wait for all clients to connect.")
+    given = parser.parse_args(argv)
+    recipe = parse_recipe(["--config", given.config])
+    if not recipe.federation.clients:
+        raise UserError(f"{given.config}: federation.clients is 0; say how many clients there are")
+    with tempfile.TemporaryDirectory() as home:
+        app = Path(home) / "app"
+        app.mkdir()
+        (app / "pyproject.toml").write_text(_APP, encoding="utf-8")
+        (app / "app.py").write_text(_SHIM, encoding="utf-8")
+        secure = (
+            f"root-certificates = {json.dumps(str(Path(given.root_certificates).resolve()))}"
+            if given.root_certificates
+            else ""
+        )
+        lines = [
+            "[superlink]",
+            'default = "distill"',
+            "[superlink.distill]",
+            f"address = {json.dumps(given.superlink)}",
+        ]
+        lines += [secure or f"insecure = {str(given.insecure).lower()}"]
+        (Path(home) / "config.toml").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        settings = f"recipe={json.dumps(str(Path(given.config).resolve()))} wait={given.wait}"
+        command = [_program("flwr"), "run", str(app), "distill", "--stream", "-c", settings]
+        code = subprocess.run(command, env={**os.environ, "FLWR_HOME": home}, check=False).returncode
+    if code:
+        raise UserError(f"flwr run ended with code {code}; its lines above say why")
+
+
+if __name__ == "__main__":
+    sys.exit(run_entry(main, sys.argv[1:], continues=False))
