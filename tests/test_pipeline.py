@@ -147,7 +147,7 @@ def test_a_finished_run_is_not_trained_again(world, tmp_path):
     assert weights.stat().st_mtime_ns == before
 
 
-@pytest.mark.parametrize("merge", [False, True])
+@pytest.mark.parametrize("merge", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_run_with_an_adapter_over_the_teachers_own_weights(world, tmp_path, merge):
     pytest.importorskip("peft", reason="needs the extra lora")
     folder, teacher = world

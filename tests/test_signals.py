@@ -35,7 +35,11 @@ def signalled(owner: Any, name: str, call: int, sig: int, rank: str = "0") -> Ca
 
 @pytest.mark.parametrize(
     ("processes", "rank", "sig", "code"),
-    [(1, "0", signal.SIGTERM, 143), (1, "0", signal.SIGINT, 130), (2, "1", signal.SIGTERM, 143)],
+    [
+        (1, "0", signal.SIGTERM, 143),
+        (1, "0", signal.SIGINT, 130),
+        pytest.param(2, "1", signal.SIGTERM, 143, marks=pytest.mark.slow),
+    ],
 )
 def test_a_signal_in_training_saves_the_step_and_says_how_to_go_on(
     small_run, finished_run, tmp_path, processes, rank, sig, code

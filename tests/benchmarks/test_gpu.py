@@ -24,6 +24,7 @@ def test_the_pair_of_two_views_differs_in_few_tokens_and_is_aligned():
     assert step.role_map(50257).vocab_size == 50257
 
 
+@pytest.mark.slow
 def test_sampling_counts_what_it_writes():
     shape = ("--texts", "3", "--batch_size", "2", "--new_tokens", "5", "--layers", "1")
     done = subprocess.run(

@@ -132,6 +132,7 @@ def test_memory_is_the_peak_above_what_was_there(load):
     assert record["seconds"] > 0
 
 
+@pytest.mark.slow
 def test_the_script_prints_what_was_promised():
     figures = run_script("loss.py", "--json", "--repeats", "1", "--contenders", "ours", "naive", *TOY)
     assert set(figures["contenders"]) == {"ours", "naive"}

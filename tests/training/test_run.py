@@ -121,16 +121,16 @@ def test_attention(tmp_path, plain, whose):
     assert losses(tmp_path, **{whose: {"attention": "eager"}}) == pytest.approx(plain, abs=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "backend",
     [
         "eager",  # traces the models, but has nothing to build
         pytest.param(
             "inductor",
-            marks=[
-                pytest.mark.slow,
-                pytest.mark.skipif(not (shutil.which("c++") or shutil.which("clang++")), reason="needs a C++ compiler"),
-            ],
+            marks=pytest.mark.skipif(
+                not (shutil.which("c++") or shutil.which("clang++")), reason="needs a C++ compiler"
+            ),
         ),
     ],
 )

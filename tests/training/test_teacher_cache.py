@@ -323,6 +323,7 @@ def test_processes_fill_one_cache(tmp_path, uncached):
 BENCHMARKS = REPOSITORY / "tests" / "benchmarks"
 
 
+@pytest.mark.slow
 def test_the_benchmark_compares_like_with_like(monkeypatch):
     monkeypatch.syspath_prepend(BENCHMARKS)
     benchmark = importlib.import_module("teacher_cache")
