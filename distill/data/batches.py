@@ -92,7 +92,7 @@ class Collator:
         def stack(name: str) -> Tensor:
             return torch.from_numpy(np.stack([getattr(blocks[b], name)[v, :length] for b, v in rows]).astype(np.int64))
 
-        batch = {
+        batch: dict[str, Any] = {
             "input_ids": stack("input_ids"),
             "position_ids": stack("position_ids"),
             "labels": stack("labels"),
@@ -101,12 +101,7 @@ class Collator:
             "source": torch.tensor([(blocks[b].index, view) for b, view in rows]),
             "edited": torch.tensor([self.num_groups > 1 and len(blocks[b].input_ids) > 1 for b, _ in rows]),
         }
-        return batch if self.plan is None else batch | {"plan": self.plan(student_positions(batch))}
-
-
-def student_positions(batch: dict[str, Any]) -> Positions:
-    """What the N tokens of the student's rows are compared with: these rows are the first of the teacher's."""
-    rows = batch["student_rows"]
-    labels = batch["labels"][:rows].flatten()
-    own = torch.arange(len(labels), device=labels.device)
-    return Positions(labels, own, batch["partner"][:, :rows].flatten(1))
+        if self.plan is not None:
+            rows = batch["student_rows"]
+            batch["plan"] = self.plan(Positions.of_first_rows(batch["labels"][:rows], batch["partner"][:, :rows]))
+        return batch

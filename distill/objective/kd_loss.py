@@ -112,6 +112,13 @@ class Positions:
     own: Tensor | None = None
     partner: Tensor | None = None
 
+    @classmethod
+    def of_first_rows(cls, labels: Tensor, partner: Tensor | None) -> "Positions":
+        """Of rows that are the first of the teacher's: ``labels`` (R, T), ``partner`` (K - 1, R, T) or None."""
+        flat = labels.flatten()
+        own = torch.arange(len(flat), device=flat.device)
+        return cls(flat, own, None if partner is None else partner.flatten(1))
+
 
 class LossParts(NamedTuple):
     """Sums over the valid tokens, () each. total = settings.kd * kd + settings.ce * ce + settings.hidden * hidden."""

@@ -70,15 +70,16 @@ class PrivateTrainer(DistillationTrainer):
         drawn = self.draws.documents(step, self.plan.documents, self.plan.sample_rate)
         return drawn[self._lengths[drawn].argsort(stable=True)][process::processes]
 
-    def facts(self) -> dict[str, Any]:
-        """What was spent, by what; `privacy` in scores.json."""
-        told = asdict(self.plan) | {
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Trainer's; tells what was spent, by what: `privacy` in training/NAME.json and scores.json."""
+        output = super().train(*args, **kwargs)
+        self.training_log.beside["privacy"] = asdict(self.plan) | {
             "epsilon": self.plan.spent(self.state.global_step),
             "noise_ratio": self.plan.noise_ratio,
             "trained": "all" if self.model.get_output_embeddings().weight.requires_grad else "body",
             "secure": self.draws.seed is None,
         }
-        return {"privacy": told}
+        return output
 
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Tensor]], device: torch.device) -> Tensor | None:
         """Nothing is divided by what was drawn."""

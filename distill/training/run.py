@@ -92,7 +92,6 @@ def train_student(
         trainer.accelerator.wait_for_everyone()
         state = trainer.accelerator.get_state_dict(trainer.model)
         if trainer.is_world_process_zero():
-            trainer.training_log.beside |= trainer.facts()
             trainer.training_log.write(log_file(destination), trainer.state.log_history)
             unwrapped = trainer.accelerator.unwrap_model(trainer.model)
             write_student(recipe, replace(models, student=unwrapped), state, destination)
@@ -155,7 +154,9 @@ def fit(
     if not isinstance(blocks, BlockStream):  # which has its own readers to count, see `BlockStream.start`
         checkpoint_folder.refuse_other_processes(checkpoints, arguments.world_size)
     vocab = vocab_size(models.tokenizer)
-    plan = loss_planner(arguments, recipe, models.teacher is not None, vocab)
+    # A clipped head has chunks of single documents, which the loss plans itself.
+    clips_head = recipe.is_private and recipe.privacy.weights == "all"
+    plan = None if clips_head else loss_planner(arguments, recipe, models.teacher is not None, vocab)
     trainer = _trainer_of(recipe, arguments, models.student, blocks)(
         model=models.student,
         args=arguments,
@@ -261,7 +262,7 @@ def _trainer_of(
 
 
 def _collator(
-    recipe: Recipe, blocks: BlockDataset | BlockStream, groups: int, plan: Callable[[Positions], Plan]
+    recipe: Recipe, blocks: BlockDataset | BlockStream, groups: int, plan: Callable[[Positions], Plan] | None
 ) -> Collator:
     # The rows of the cache have their full length.
     trim = blocks.one_document and not recipe.teacher.cache_hidden_states

@@ -75,12 +75,7 @@ def attach_loss(student: PreTrainedModel, vocab: int | None = None) -> None:
         return kd_loss.fused_loss(
             view,
             teacher,
-            kd_loss.Positions(
-                labels.flatten(),
-                # The student's rows are the first of the teacher's.
-                torch.arange(len(view.hidden), device=hidden.device),
-                partner.flatten(1) if partner is not None else None,
-            ),
+            kd_loss.Positions.of_first_rows(labels, partner),
             settings,
             role_maps,
             projection=projection.weight.T if projection is not None else None,

@@ -256,10 +256,6 @@ class DistillationTrainer(Trainer):
         loss = total * (self.args.world_size if num_items_in_batch is not None else 1) / count
         return (loss, parts) if return_outputs else loss
 
-    def facts(self) -> dict[str, Any]:
-        """What `training/NAME.json` tells beside history and totals."""
-        return {}
-
     def _proximal_term(self) -> Tensor:
         """mu / 2 times the squared distance from the weights with which this part of a training began, ()."""
         assert self._part is not None  # or there would be no anchor

@@ -14,23 +14,18 @@ import argparse
 import json
 import logging
 import sys
-import tempfile
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import yaml
-from crows_pairs_lm_eval import TOLERANCE, _harness_model
+from crows_pairs_lm_eval import TOLERANCE, ask_harness, harness_model
 
 from distill.metrics import METRICS, Evaluation
 from distill.metrics.benchmark_text import data_files, data_rows
 from distill.models.loading import load_model, load_tokenizer
 from distill.recipe import ScoreConfig
 from distill.text.wordlist import load_wordlist
-
-TASK = "distill_bbq"
 
 bbq = METRICS["bbq"]
 
@@ -59,7 +54,7 @@ def compare(model: str, data: Path, every: int = 51, chat: bool = False, batch_s
     ]
     questions = [bbq._question(f"row {number}", row) for number, row in enumerate(rows)]
     ours = bbq.answer_scores(evaluation, questions)[0]
-    lm = _harness_model(tokenizer.name_or_path, batch_size)
+    lm = harness_model(tokenizer.name_or_path, batch_size)
     # The harness begins a text with the start token only where nothing stands before an answer; a template has its own.
     start = "" if chat else tokenizer.decode([evaluation.start])
     theirs = harness_log_likelihoods(lm, [start + question.text for question in questions], questions, chat)
@@ -126,37 +121,8 @@ def _scores(questions: Sequence[Any], ours: Any, theirs: Any, biased: Sequence[l
 
 def harness_log_likelihoods(lm: Any, texts: Sequence[str], questions: Sequence[Any], chat: bool) -> Any:
     """(N, 3) log-likelihoods of the answers as the harness reports them for a task of ours, in nats."""
-    from lm_eval import simple_evaluate
-    from lm_eval.tasks import TaskManager
-
-    with tempfile.TemporaryDirectory() as folder:
-        rows = [{"text": t, "answers": list(question.answers)} for t, question in zip(texts, questions, strict=True)]
-        data = Path(folder, "rows.json")
-        data.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-        task = {
-            "task": TASK,
-            "dataset_path": "json",
-            "dataset_kwargs": {"data_files": {"test": str(data)}, "cache_dir": str(Path(folder, "cache"))},
-            "test_split": "test",
-            "output_type": "multiple_choice",
-            "doc_to_text": "{{text}}",
-            "doc_to_choice": "{{answers}}",
-            "doc_to_target": 0,
-            "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
-        }
-        Path(folder, f"{TASK}.yaml").write_text(yaml.safe_dump(task), encoding="utf-8")
-        results = simple_evaluate(
-            lm,
-            tasks=[TASK],
-            task_manager=TaskManager(include_path=folder, include_defaults=False),
-            bootstrap_iters=0,
-            log_samples=True,
-            apply_chat_template=chat,
-        )
-    samples = sorted(results["samples"][TASK], key=lambda sample: sample["doc_id"])
-    for sample, row in zip(samples, rows, strict=True):
-        assert sample["doc"] == row, "the harness scored other rows"
-    return np.array([[likelihood for likelihood, _ in sample["filtered_resps"]] for sample in samples])
+    rows = [{"text": text, "answers": list(question.answers)} for text, question in zip(texts, questions, strict=True)]
+    return ask_harness(lm, rows, {"doc_to_text": "{{text}}", "doc_to_choice": "{{answers}}"}, chat)[0]
 
 
 def _reason(evaluation: Evaluation, lm: Any, question: Any, ours: Any, theirs: Any, same_target: bool) -> str | None:

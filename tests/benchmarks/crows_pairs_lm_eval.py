@@ -18,6 +18,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
 from distill.metrics import METRICS, Evaluation
@@ -25,7 +26,7 @@ from distill.models.loading import load_model, load_tokenizer
 from distill.recipe import ScoreConfig
 from distill.text.wordlist import load_wordlist
 
-TASK = "distill_crows_pairs"
+TASK = "distill_rows"
 # Two programs in single precision, with other batches, differ by this much in a sum over a sentence (nats).
 TOLERANCE = 2e-3
 
@@ -54,7 +55,7 @@ def compare(model: str, path: Path, bias_type: str = "gender", batch_size: int =
         load_model(model), tokenizer, load_wordlist("english_gender"), settings=ScoreConfig(batch_size=batch_size)
     )
     ours = crows_pairs.log_likelihoods(evaluation, pairs)[0]
-    lm = _harness_model(tokenizer.name_or_path, batch_size)
+    lm = harness_model(tokenizer.name_or_path, batch_size)
     theirs = harness_log_likelihoods(lm, pairs)
     rows = []
     for number, (pair, our, their) in enumerate(zip(pairs, ours, theirs, strict=True)):
@@ -78,44 +79,59 @@ def compare(model: str, path: Path, bias_type: str = "gender", batch_size: int =
 
 def harness_log_likelihoods(lm: Any, pairs: Sequence[Any]) -> Any:
     """(N, 2) log-likelihoods of sent_more and sent_less as the harness reports them for a task of ours, in nats."""
-    import numpy as np
+    rows = [{"sent_more": pair.sent_more, "sent_less": pair.sent_less} for pair in pairs]
+    task = {"doc_to_text": "", "doc_to_choice": "{{[sent_more, sent_less]}}", "target_delimiter": ""}
+    found, accuracy = ask_harness(lm, rows, task)
+    assert abs((found[:, 0] > found[:, 1]).mean() - accuracy) < 1e-11
+    return found
+
+
+def ask_harness(lm: Any, rows: Sequence[dict[str, Any]], task: dict[str, Any], chat: bool = False) -> tuple[Any, float]:
+    """What the harness says of rows, by a task of multiple choice that is defined here: nothing is downloaded.
+
+    Args:
+        lm: The harness's model.
+        rows: N rows of K answers each; the first counts as right.
+        task: What the definition says of text and answers.
+        chat: Through the model's chat template.
+
+    Returns:
+        (N, K) log-likelihoods of the answers in nats, and the harness's accuracy.
+    """
     from lm_eval import simple_evaluate
     from lm_eval.tasks import TaskManager
 
     with tempfile.TemporaryDirectory() as folder:
-        rows = [{"sent_more": pair.sent_more, "sent_less": pair.sent_less} for pair in pairs]
-        data = Path(folder, "pairs.json")
+        data = Path(folder, "rows.json")
         data.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-        task = {
+        whole = {
             "task": TASK,
             "dataset_path": "json",
             "dataset_kwargs": {"data_files": {"test": str(data)}, "cache_dir": str(Path(folder, "cache"))},
             "test_split": "test",
             "output_type": "multiple_choice",
-            "doc_to_text": "",
-            "doc_to_choice": "{{[sent_more, sent_less]}}",
             "doc_to_target": 0,
-            "target_delimiter": "",
             "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
+            **task,
         }
-        Path(folder, f"{TASK}.yaml").write_text(yaml.safe_dump(task), encoding="utf-8")
+        Path(folder, f"{TASK}.yaml").write_text(yaml.safe_dump(whole), encoding="utf-8")
         results = simple_evaluate(
             lm,
             tasks=[TASK],
             task_manager=TaskManager(include_path=folder, include_defaults=False),
             bootstrap_iters=0,
             log_samples=True,
+            apply_chat_template=chat,
         )
     samples = sorted(results["samples"][TASK], key=lambda sample: sample["doc_id"])
     for sample, row in zip(samples, rows, strict=True):
         assert sample["doc"] == row, "the harness scored other rows"
     found = np.array([[likelihood for likelihood, _ in sample["filtered_resps"]] for sample in samples])
-    percentage = 100 * (found[:, 0] > found[:, 1]).mean()
-    assert abs(percentage - 100 * results["results"][TASK]["acc,none"]) < 1e-9
-    return found
+    return found, results["results"][TASK]["acc,none"]
 
 
-def _harness_model(model: str, batch_size: int) -> Any:
+def harness_model(model: str, batch_size: int) -> Any:
+    """A folder's or hub id's model as the harness loads it."""
     from lm_eval.models.huggingface import HFLM
 
     return HFLM(pretrained=model, dtype="float32", device="cpu", batch_size=batch_size)
