@@ -6,6 +6,8 @@ from pathlib import Path
 
 # Before anything imports torch: several processes of tests share the cores, and small tensors gain nothing by threads.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# No test waits for a model hub, or says otherwise where one answers; what is said without this is tested by hand.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
 from hypothesis import settings
