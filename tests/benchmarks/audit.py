@@ -1,11 +1,12 @@
 """What the audit finds where something is there, and where nothing is; what a student takes over from a leaky teacher.
 
-    python tests/benchmarks/audit.py --data DIR --public outputs/quickstart/baseline --seeds 3 --output_dir DIR
+    python tests/benchmarks/audit.py --data DIR --public outputs/quickstart/baseline --output_dir DIR
 
 For each seed the demo teacher is fine-tuned for ten epochs on passages about people, with canaries, by a recipe with
 `audit`: the leaky teacher. The control is fine-tuned alike on other people. Students of half of the layers, which start
 from a public student, are then distilled from the leaky teacher on the same text, on unrelated fiction, and on its own
-samples. All are asked about the same members, others and canaries. The tables go into PRIVATE.md.
+samples (`--no_students`: without these). All are asked about the same members, others and canaries. The tables go into
+PRIVATE.md.
 """
 
 import argparse
@@ -45,8 +46,8 @@ def run_seed(seed: int, options: argparse.Namespace) -> dict[str, Any]:
     fiction = passages(corpus / "gutenberg_fiction.validation.jsonl.xz", members + rest)
     held_out = {"source": "files", "files": [write(people[-200:], folder / "held-out.jsonl")]}
     trainer = {
-        "max_steps": -1, "num_train_epochs": options.epochs, "per_device_train_batch_size": 8, "learning_rate": 1.0e-3,
-        "warmup_steps": 20, "save_strategy": "no", "report_to": "none",
+        "max_steps": -1, "num_train_epochs": options.epochs, "per_device_train_batch_size": 8,
+        "learning_rate": options.learning_rate, "warmup_steps": 20, "save_strategy": "no", "report_to": "none",
     }  # fmt: skip
     common = {
         "seed": seed, "baseline": False, "held_out": held_out, "trainer": trainer,
@@ -78,7 +79,7 @@ def run_seed(seed: int, options: argparse.Namespace) -> dict[str, Any]:
         },
         "its own samples": {"source": "teacher", "max_documents": members + rest},
     }  # fmt: skip
-    for name, source in sources.items():
+    for name, source in ({} if options.no_students else sources).items():
         place = folder / name.replace(" ", "-")
         train(
             "debug", **common, output_dir=str(place), teacher={"path": str(leaky)}, corpus=source,
@@ -128,12 +129,14 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder that holds corpus/")
     parser.add_argument("--public", type=Path, required=True, help="a student of half of the demo teacher's layers")
     parser.add_argument("--output_dir", type=Path, default=Path("outputs/audit"))
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--members", type=int, default=2000)
     parser.add_argument("--canaries", type=int, default=64)
     parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--learning_rate", type=float, default=1.0e-3)
+    parser.add_argument("--no_students", action="store_true", help="the leaky teacher and the control alone")
     options = parser.parse_args()
-    found = [run_seed(seed, options) for seed in range(options.seeds)]
+    found = [run_seed(seed, options) for seed in options.seeds]
     print(table(found))
 
 
