@@ -621,9 +621,9 @@ def _in_prose(text: str, words: list[_Place], beside_marks: list[_Place]) -> lis
         return words
     if blocks:
         return [place for place in words if prose.is_prose(text, place[1], place[2], blocks)]
+    if not any(map(text.__contains__, prose.SIGNS)):
+        beside_marks = [place for place in beside_marks if text[place[2] : place[2] + 1] in prose.JOINED]
     odd = [place for place in beside_marks if not prose.is_prose(text, place[1], place[2], blocks)]
-    if odd and not any(map(text.__contains__, prose.SIGNS)):
-        odd = [place for place in odd if text[place[2] : place[2] + 1] in prose.JOINED]
     if not odd:
         return words
     left_alone = set(odd)

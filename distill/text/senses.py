@@ -331,9 +331,11 @@ def when_to_look(word: str, written: str) -> int:
         return NEVER
     if rules == [_verb]:
         return VERBS
+    if rules == [_of_both]:
+        return SLASHES
     if word not in _PRONOUNS or written == written.upper():
         return ALWAYS
-    return SHIPS if word in ("she", "her") else SLASHES if word == "he" else NEVER
+    return SHIPS if word in ("she", "her") else NEVER
 
 
 #: (text, end) -> a match where what follows she or her could be said of a ship, and where it could be a verb's object.
@@ -375,6 +377,8 @@ def others(text: str, places: Sequence[Place]) -> list[bool]:
 def _is_somebodys(text: str, word: str, none: set[int]) -> bool:
     """Whether a word with a rule for surnames is one somewhere in the text; none: where it is known to be none."""
     rule, written, start = _SURNAME_RULES[word], word.capitalize(), -1
+    if text.count(written) == sum(text.startswith(written, start) for start in none):
+        return False  # all are known, as most often
     while (start := text.find(written, start + 1)) >= 0:
         end = start + len(written)
         if start in none:
