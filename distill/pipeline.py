@@ -156,7 +156,7 @@ def _prepare(recipe: Recipe, asked: _Asked, folder: Path) -> tuple[_Text, PreTra
     swapper = asked.swapper if recipe.needs_counterfactuals else None
     make_blocks: Any = clients.client_blocks if recipe.federation.clients else training_blocks
     blocks, counts = make_blocks(recipe, corpus, tokenizer, swapper, cache, held_out_text, one_document)
-    preflight.check_privacy(recipe, student, blocks)
+    preflight.check_privacy(recipe, student, blocks.least if recipe.federation.clients else blocks)
     return _Text(blocks, counts, held_out_text, tokenizer), student
 
 

@@ -340,12 +340,14 @@ class PrivacyConfig:
     Args:
         epsilon: How much a student may tell of any one document, at most: about 1 is strict, 8 is loose. `null`: no
             privacy.
-        delta: The probability with which it may tell more; `null`: 1 / number of documents.
+        delta: The probability with which it may tell more; `null`: 1 / number of documents. With clients, it must
+            be set: none knows how many documents the others hold.
         clip: The largest norm that a document's gradient has in the sum of a step.
         weights: What is trained: `body`, all but the token embedding and the output head, or `all`. Noise comes on
             every weight that is trained.
         batch_size: Documents that a step draws on average, over all processes. They are read
-            `trainer.per_device_train_batch_size` at a time. The larger, the less the noise matters.
+            `trainer.per_device_train_batch_size` at a time. The larger, the less the noise matters. A client that holds
+            fewer draws all of its own.
         secure: Draw documents and noise from the operating system's generator, which nobody can foretell and no rerun
             repeats, and not from `seed`. For students to be published: whoever knows the seed can take the noise off.
     """
@@ -438,9 +440,19 @@ class FederationConfig:
     watch: list[str] = field(default_factory=lambda: ["perplexity", "next_word_disparity"])
 
     @property
+    def asked(self) -> int:
+        """Clients that a round asks, if all of them have text."""
+        return max(1, round(self.fraction * self.clients))
+
+    @property
     def steps(self) -> int:
         """Optimizer steps of all clients in all rounds, if all of them have text."""
-        return self.rounds * self.local_steps * max(1, round(self.fraction * self.clients))
+        return self.rounds * self.local_steps * self.asked
+
+    @property
+    def client_steps(self) -> int:
+        """Optimizer steps at most in which a client may see any one of its documents: a document has one period."""
+        return -(-self.rounds // self.periods) * self.local_steps
 
 
 @dataclass(frozen=True)

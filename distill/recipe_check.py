@@ -392,11 +392,16 @@ def _check_federation(recipe: Recipe) -> None:
         )
         return
     _check_rounds(config)
-    _require(
-        not recipe.is_private,
-        "federation.clients and privacy.epsilon are both set, which was not tried together: an account of one training "
-        "says nothing of rounds of many; leave one of the two out",
-    )
+    if recipe.is_private:
+        _require(
+            recipe.privacy.delta is not None,
+            "federation.clients and privacy.epsilon are both set, and privacy.delta is null, but no client knows how "
+            "many documents the others hold; set it, to less than 1 / the documents of all",
+        )
+        _require(
+            config.algorithm != "prox",
+            "federation.algorithm is prox, and privacy.epsilon is set, which was not tried together; take avg or opt",
+        )
     if config.partition.by == "label" and config.partition.label == "corpus":
         _require(
             corpus.label is not None,

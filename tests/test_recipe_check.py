@@ -254,6 +254,15 @@ def test_a_recipe_goes_by_its_name(tmp_path, monkeypatch):
         ("federation: {clients: 4}\ntrainer: {max_steps: 5}", ["trainer.max_steps is 5", "-1", "local_steps"]),
         ("federation: {clients: 4}\ntrainer: {num_train_epochs: 2}", ["trainer.num_train_epochs is 2", "leave it out"]),
         ("federation: {clients: 4}\ntrainer: {report_to: wandb}", ["trainer.report_to is wandb"]),
+        (
+            "federation: {clients: 4}\nprivacy: {epsilon: 8}\ncorpus: {source: files, files: [a]}",
+            ["privacy.delta is null", "1 / the documents"],
+        ),
+        (
+            "federation: {clients: 4, algorithm: prox}\nprivacy: {epsilon: 8, delta: 1.0e-4}\n"
+            "corpus: {source: files, files: [a]}",
+            ["federation.algorithm is prox", "avg or opt"],
+        ),
         ("corpus: {label: author, max_documents: 5}", ["corpus.label", "files"]),
         ("held_out: {label: author, max_documents: 5}", ["held_out.label"]),
         ("corpus: {source: files, files: [a], label: x, document_start: y}", ["corpus.label", "document_start"]),

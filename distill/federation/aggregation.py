@@ -6,6 +6,7 @@ takes the mean change for a gradient. Sums are in float64, so that the order of 
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,11 +24,13 @@ class Answer:
     Args:
         client: Its number.
         weights: Those that it trained; None where it sends none.
-        tokens: Of its text, those that bear loss, counterfactuals included where they are trained on.
+        tokens: Of its text, those that bear loss, counterfactuals included where they are trained on; or, where its
+            update is private, its documents.
         seconds: That the answer took.
         error: Why there are no weights.
         figures: What its log says, means over its steps.
         totals: What its training took, see `Totals`.
+        privacy: What it accounts for, over all rounds; see `PrivateTrainer.train`.
     """
 
     client: int
@@ -37,6 +40,7 @@ class Answer:
     error: str = ""
     figures: Mapping[str, float] = field(default_factory=dict)
     totals: Mapping[str, float] = field(default_factory=dict)
+    privacy: Mapping[str, Any] = field(default_factory=dict)
 
 
 def fault(answer: Answer, sent: Weights, deadline: float | None) -> str:

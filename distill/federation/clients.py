@@ -65,6 +65,11 @@ class Clients:
         """Of each client in a period; 0 where they give no block."""
         return [text.documents[period] if text.blocks[period] is not None else 0 for text in self.texts]
 
+    @property
+    def least(self) -> BlockDataset:
+        """The blocks of the client and period with the fewest of them."""
+        return min((blocks for text in self.texts for blocks in text.blocks if blocks is not None), key=len)
+
 
 def client_blocks(
     recipe: Recipe,
@@ -233,7 +238,8 @@ def update(
     begun = time.perf_counter()
     set_weights(models.student, weights)
     own = client_recipe(recipe, number, client)
-    tokens = loss_tokens(blocks, recipe.target.augment)
+    # Epsilon counts documents; how many tokens they have is for nobody to know.
+    tokens = len(blocks.first_pieces()) if recipe.is_private else loss_tokens(blocks, recipe.target.augment)
     try:
         trainer = fit(own, models, blocks, folder, cache, signals, part)
     except NotFiniteError as error:
@@ -247,6 +253,7 @@ def update(
         time.perf_counter() - begun,
         figures=_means([entry for entry in trainer.state.log_history if "loss" in entry]),
         totals=asdict(trainer.training_log.totals),
+        privacy=trainer.training_log.beside.get("privacy", {}),
     )
 
 

@@ -42,8 +42,20 @@ from distill.text.wordlist import load_wordlist
 from distill.training.run import Models, prepare
 
 #: Sections of a recipe in which server and clients must agree; where the text lies is each client's own business.
-_SHARED = ("seed", "wordlist", "skip", "block_length", "teacher", "student", "target", "loss", "trainer", "federation")
-_ARRAYS, _FACTS, _FIGURES, _TOTALS = "arrays", "facts", "figures", "totals"
+_SHARED = (
+    "seed",
+    "wordlist",
+    "skip",
+    "block_length",
+    "teacher",
+    "student",
+    "target",
+    "loss",
+    "trainer",
+    "privacy",
+    "federation",
+)
+_ARRAYS, _FACTS, _FIGURES, _TOTALS, _PRIVACY = "arrays", "facts", "figures", "totals", "privacy"
 
 client, server = ClientApp(), ServerApp()
 
@@ -88,7 +100,7 @@ def _opened(path: str, folder: str, own: bool) -> tuple[Recipe, Models, Clients]
     corpus = open_corpus(recipe.corpus, 2 * recipe.seed, place / "cache", teacher, tokenizer, key)
     corpus = with_template(corpus, tokenizer, recipe.corpus.mask)
     dealt = replace(recipe, federation=replace(recipe.federation, clients=1)) if own else recipe
-    one_document = any_mixes(recipe.block_length, models.student, *([teacher] if teacher else []))
+    one_document = recipe.is_private or any_mixes(recipe.block_length, models.student, *([teacher] if teacher else []))
     given = swapper if recipe.needs_counterfactuals else None
     return recipe, models, client_blocks(dealt, corpus, tokenizer, given, place / "cache", (), one_document)[0]
 
@@ -137,6 +149,7 @@ def train(message: Any, context: Any) -> Any:
         content[_ARRAYS] = ArrayRecord(answer.weights)
         content[_FIGURES] = MetricRecord({k: float(v) for k, v in answer.figures.items()})
         content[_TOTALS] = MetricRecord({k: float(v) for k, v in answer.totals.items()})
+        content[_PRIVACY] = ConfigRecord(dict(answer.privacy))
     return Message(content, reply_to=message)
 
 
@@ -212,7 +225,9 @@ def _answer(number: int, reply: Any) -> Answer:
         return Answer(number, None, error=str(reply.error.reason))
     facts = reply.content[_FACTS]
     weights = reply.content[_ARRAYS].to_torch_state_dict() if _ARRAYS in reply.content else None
-    figures, totals = (dict(reply.content[name]) if name in reply.content else {} for name in (_FIGURES, _TOTALS))
+    figures, totals, privacy = (
+        dict(reply.content[name]) if name in reply.content else {} for name in (_FIGURES, _TOTALS, _PRIVACY)
+    )
     return Answer(
         number,
         dict(weights) if weights is not None else None,
@@ -221,6 +236,7 @@ def _answer(number: int, reply: Any) -> Answer:
         str(facts["error"]),
         figures,
         totals,
+        privacy,
     )
 
 

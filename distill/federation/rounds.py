@@ -32,6 +32,7 @@ from distill.training.run import Models, cache_folder, log_file, prepare, write_
 from distill.training.training_log import Totals
 
 _KEPT = 2  # rounds
+_Used = tuple[float, Mapping[str, float], Mapping[str, Any]]  # weight, figures, privacy
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ def finish_round(
     Returns:
         Its last record holds: round and period, counted from 1; used, clients; left_out, client -> why; counted,
         whether the round changed the weights; tokens and bytes, those that were trained on and sent back; figures, the
-        weighted means of what the clients logged.
+        weighted means of what the clients logged; privacy, where updates are private, what they account for.
     """
     number = len(state.records) + 1
     change, used, left_out, totals = _collected(config, state, asked, answers)
@@ -119,17 +120,19 @@ def finish_round(
         "counted": counted,
         "tokens": totals["student_tokens"] - state.totals["student_tokens"],
         "bytes": len(used) * sum(weight.numel() * weight.element_size() for weight in weights.values()),
-        "figures": _weighted_means(used.values()),
+        "figures": _weighted_means((weight, figures) for weight, figures, _ in used.values()),
     }
+    if spent := [privacy for *_, privacy in used.values() if privacy]:
+        record["privacy"] = ranges(spent)
     return State(weights, moments, (*state.records, record), totals)
 
 
 def _collected(
     config: FederationConfig, state: State, asked: Mapping[int, float], answers: Iterable[Answer]
-) -> tuple[Change, dict[int, tuple[float, Mapping[str, float]]], dict[int, str], dict[str, float]]:
-    """The change, client -> its weight and figures, client -> why it is left out, and what all updates took so far."""
+) -> tuple[Change, dict[int, _Used], dict[int, str], dict[str, float]]:
+    """The change, client -> what it counts, client -> why it is left out, and what all updates took so far."""
     change, totals = Change(state.weights), dict(state.totals)
-    used: dict[int, tuple[float, Mapping[str, float]]] = {}
+    used: dict[int, _Used] = {}
     left_out: dict[int, str] = {}
     for answer in answers:
         why = fault(answer, state.weights, config.deadline)
@@ -138,10 +141,20 @@ def _collected(
             continue
         weight = answer.tokens / asked[answer.client]
         change.add(answer.weights, weight)
-        used[answer.client] = weight, answer.figures
+        used[answer.client] = weight, answer.figures, answer.privacy
         totals = {name: value + answer.totals.get(name, 0) for name, value in totals.items()}
     silent = asked.keys() - used.keys() - left_out.keys()
     return change, used, left_out | {client: f"dropped out: {NO_ANSWER}" for client in sorted(silent)}, totals
+
+
+def ranges(facts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What several say of the same things: the value where they agree, [least, largest] where not."""
+    found = {}
+    for name in facts[0]:
+        values = [value for of in facts for value in (of[name] if isinstance(of[name], list) else [of[name]])]
+        least, largest = min(values), max(values)
+        found[name] = least if least == largest else [least, largest]
+    return found
 
 
 def _weighted_means(figures: Iterable[tuple[float, Mapping[str, float]]]) -> dict[str, float]:
@@ -274,5 +287,8 @@ def publish(recipe: Recipe, models: Models, state: State, destination: Path) -> 
     for path in (destination.parent / "federation" / f"{destination.name}.json", log_file(destination)):
         path.parent.mkdir(parents=True, exist_ok=True)
     write_json(destination.parent / "federation" / f"{destination.name}.json", list(state.records))
-    write_json(log_file(destination), {"history": history, **state.totals})
+    told = {"history": history, **state.totals}
+    if spent := [record["privacy"] for record in state.records if "privacy" in record]:
+        told["privacy"] = ranges(spent) | {"clients": recipe.federation.clients}
+    write_json(log_file(destination), told)
     write_student(recipe, models, models.student.state_dict(), destination)

@@ -93,15 +93,21 @@ def make_plan(
     return Plan(epsilon, delta, noise, clip, documents, batch_size, steps, weights)
 
 
-def require_learnable(plan: Plan) -> None:
+def require_learnable(plan: Plan, clients: int = 1) -> None:
     """Refuse a training in which noise drowns whatever is learned.
+
+    Args:
+        plan: Of the training.
+        clients: How many such trainings are averaged: so much less is left of their noise.
 
     Raises:
         UserError: says what helps.
     """
-    if plan.noise_ratio > MOST_NOISE:
+    ratio = plan.noise_ratio / math.sqrt(clients)
+    if ratio > MOST_NOISE:
+        where = f", averaged over {clients} clients of {plan.documents} documents," if clients > 1 else ""
         raise UserError(
-            f"the noise that privacy.epsilon {plan.epsilon:g} asks for has {plan.noise_ratio:.2g} times the norm of "
+            f"the noise that privacy.epsilon {plan.epsilon:g} asks for{where} has {ratio:.2g} times the norm of "
             f"the largest gradient that a step can have (at most {MOST_NOISE:g}), so that nothing would be learned; "
             "take fewer steps (trainer.max_steps), a larger privacy.batch_size (a third of the documents, say), or "
             "privacy.weights body, which freezes the head; or more text, or a larger epsilon"

@@ -16,8 +16,8 @@ def privacy_row(scores: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [
         (
             "privacy",
-            f"epsilon {facts['epsilon']:.3g}, delta {facts['delta']:.3g}; unit: a document with its counterfactuals; "
-            f"trained: {facts['trained']}",
+            f"epsilon {facts['epsilon']:.3g}, delta {facts['delta']:.3g}; unit: a document with its counterfactuals"
+            f"{' at one client' if 'clients' in facts else ''}; trained: {facts['trained']}",
         )
     ]
 
@@ -29,7 +29,7 @@ def guarantee(recipe: Recipe, facts: Mapping[str, Any]) -> list[str]:
         recipe: The run's.
         facts: `privacy` of its scores.json.
     """
-    rate = facts["batch_size"] / facts["documents"]
+    drawn, documents = (_range(facts[name], ",") for name in ("batch_size", "documents"))
     trained = "all weights" if facts["trained"] == "all" else "all but the token embedding and the output head"
     if facts["secure"]:
         numbers = "Documents and noise came from the operating system's generator, and cannot be drawn again."
@@ -43,13 +43,31 @@ def guarantee(recipe: Recipe, facts: Mapping[str, Any]) -> list[str]:
         "than e^epsilon times as likely to come out of the training with any one document in its text as without it.",
         f"Unit: one document, its first {recipe.block_length} tokens, together with its counterfactuals. Neighbours "
         "are texts of which one holds a document more.",
+        *_of_clients(facts),
         f"Accountant: {_ACCOUNTANT}.",
-        f"Sampling: Poisson; each of {facts['documents']:,} documents with probability {rate:.4g} in each of "
-        f"{facts['steps']:,} steps.",
+        f"Sampling: Poisson; on average {drawn} of {documents} documents in each of {facts['steps']:,} steps, each "
+        "with the same probability.",
         f"Each document's gradient was clipped to a norm of {facts['clip']:g}; noise of "
-        f"{facts['noise_multiplier']:.4g} times that came on each of {facts['weights']:,} numbers ({trained}).",
+        f"{_range(facts['noise_multiplier'], '.4g')} times that came on each of {facts['weights']:,} numbers "
+        f"({trained}).",
         numbers,
     ]
+
+
+def _of_clients(facts: Mapping[str, Any]) -> list[str]:
+    """What epsilon means where clients trained the student together."""
+    if "clients" not in facts:
+        return []
+    return [
+        f"Clients: each of {facts['clients']:,} clips and adds noise to its own steps, before it sends anything, and "
+        "accounts for all rounds in which it may be asked. Its epsilon holds against the server and the other clients; "
+        "a document that several clients hold, or a person who appears at several, spends each one's."
+    ]
+
+
+def _range(values: Any, layout: str) -> str:
+    """A number, or from the least to the largest of several."""
+    return " to ".join(format(value, layout) for value in (values if isinstance(values, list) else [values]))
 
 
 def not_covered(recipe: Recipe) -> list[str]:

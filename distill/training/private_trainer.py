@@ -73,8 +73,10 @@ class PrivateTrainer(DistillationTrainer):
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Trainer's; tells what was spent, by what: `privacy` in training/NAME.json and scores.json."""
         output = super().train(*args, **kwargs)
+        # A client of a federation accounts for all rounds at once.
+        steps = self.plan.steps if self._part is not None else self.state.global_step
         self.training_log.beside["privacy"] = asdict(self.plan) | {
-            "epsilon": self.plan.spent(self.state.global_step),
+            "epsilon": self.plan.spent(steps),
             "noise_ratio": self.plan.noise_ratio,
             "trained": "all" if self.model.get_output_embeddings().weight.requires_grad else "body",
             "secure": self.draws.seed is None,
@@ -231,6 +233,9 @@ def private_plan(
 ) -> Plan:
     """What a private training accounts for. Freezes what `privacy.weights` leaves out of it.
 
+    A client of a federation accounts for every round that it may be asked in, whether it is asked or not, and a step
+    draws all of its documents where it has fewer than `privacy.batch_size`.
+
     Args:
         recipe: The run's.
         arguments: The trainer's.
@@ -241,18 +246,26 @@ def private_plan(
         UserError: see `make_plan` and `require_learnable`.
     """
     assert isinstance(blocks, BlockDataset) and blocks.one_document  # `check_recipe`, and the pipeline
-    privacy, documents = recipe.privacy, len(blocks.first_pieces())
+    privacy, documents, batch_size = recipe.privacy, len(blocks.first_pieces()), recipe.privacy.batch_size
     assert privacy.epsilon is not None
-    if privacy.weights == "body":
+    freeze_what_is_not_trained(recipe, student)
+    clients = 1
+    if recipe.federation.clients:
+        batch_size, steps = min(batch_size, documents), recipe.federation.client_steps
+        clients = recipe.federation.asked
+    elif (steps := arguments.max_steps) < 0:
+        steps = math.ceil(arguments.num_train_epochs * steps_of_epoch(documents, batch_size))
+    weights = sum(weight.numel() for weight in student.parameters() if weight.requires_grad)
+    plan = make_plan(privacy.epsilon, privacy.delta, privacy.clip, batch_size, documents, steps, weights)
+    require_learnable(plan, clients)
+    return plan
+
+
+def freeze_what_is_not_trained(recipe: Recipe, student: PreTrainedModel) -> None:
+    """Leave out of a private training what `privacy.weights` leaves out; the student is changed in place."""
+    if recipe.privacy.weights == "body":
         for module in (student.get_input_embeddings(), student.get_output_embeddings()):
             module.requires_grad_(False)
-    steps = arguments.max_steps
-    if steps < 0:
-        steps = math.ceil(arguments.num_train_epochs * steps_of_epoch(documents, privacy.batch_size))
-    weights = sum(weight.numel() for weight in student.parameters() if weight.requires_grad)
-    plan = make_plan(privacy.epsilon, privacy.delta, privacy.clip, privacy.batch_size, documents, steps, weights)
-    require_learnable(plan)
-    return plan
 
 
 def say_plan(plan: Plan, blocks: BlockDataset | BlockStream) -> None:

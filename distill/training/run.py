@@ -28,7 +28,7 @@ from distill.recipe import Recipe
 from distill.training import checkpoints as checkpoint_folder
 from distill.training.arguments import loss_settings, training_arguments
 from distill.training.hub import hub_repository
-from distill.training.private_trainer import PrivateTrainer, private_plan, say_plan
+from distill.training.private_trainer import PrivateTrainer, freeze_what_is_not_trained, private_plan, say_plan
 from distill.training.probing import Probe, Probing
 from distill.training.processes import together
 from distill.training.student_loss import PROJECTION, attach_loss
@@ -116,6 +116,8 @@ def prepare(
     _ask_hub(training_arguments(recipe, checkpoints))
     padding = _padding_rows(student, vocab := vocab_size(tokenizer))
     attach_loss(student, vocab)
+    if recipe.is_private:
+        freeze_what_is_not_trained(recipe, student)
     _project(recipe, student, teacher)
     return Models(student, teacher, tokenizer, role_maps, padding)
 
@@ -257,7 +259,8 @@ def _trainer_of(
             "them has no rule by which the gradient of a single document could be clipped; set loss.hidden to 0"
         )
     plan = private_plan(recipe, arguments, student, blocks)
-    say_plan(plan, blocks)
+    if not recipe.federation.clients:  # whose clients would say it in every round
+        say_plan(plan, blocks)
     return partial(PrivateTrainer, plan=plan, draws=Draws(None if recipe.privacy.secure else recipe.seed))
 
 

@@ -10,7 +10,7 @@ import forked
 import pytest
 import torch
 from shared import REPOSITORY
-from toy_federation import federated, plain, text_of, toy_recipe, untrained
+from toy_federation import federated, plain, student_of, text_of, toy_recipe, untrained
 
 from distill.base.console import Stopped
 from distill.base.errors import UserError
@@ -18,13 +18,18 @@ from distill.federation import clients, rounds
 from distill.federation.aggregation import Answer
 from distill.federation.rounds import State, finish_round, period_of
 from distill.pipeline import train
-from distill.recipe import FederationConfig
+from distill.privacy import accountant
+from distill.recipe import FederationConfig, PrivacyConfig
+from distill.training.preflight import check_privacy
 from distill.training.trainer import NotFiniteError
 
 
 def furthest(ours, theirs):
     assert ours.keys() == theirs.keys()
     return max(float((ours[name] - theirs[name]).abs().max()) for name in ours)
+
+
+PRIVATE = PrivacyConfig(epsilon=1000.0, delta=1e-3, batch_size=20)  # little noise, and rounding shows
 
 
 # ---------------------------------------------------------------------------------------------------------------- laws
@@ -70,6 +75,50 @@ def test_without_its_weight_the_proximal_term_is_none_and_with_it_it_pulls_back(
     expected = {name: average[name] - 0.1 * 3.0 * (one_step[name] - begun[name]) for name in average}
     assert furthest(held, expected) < 1e-6
     assert furthest(held, average) > 1e-4
+
+
+def test_one_private_client_is_private_training(tmp_path):
+    """The same documents are drawn, and the same noise; and what was spent is told alike."""
+    trainer = {"per_device_train_batch_size": 7}
+    folders = federated_to, plain_to = tmp_path / "federated", tmp_path / "plain"
+    ours = federated(toy_recipe(federated_to, 3, trainer, PRIVATE, clients=1, rounds=1))
+    theirs = plain(toy_recipe(plain_to, trainer=trainer, privacy=PRIVATE), 3)
+    assert furthest(ours, theirs) < 1e-5
+    told, alone = (json.loads((folder / "training/student.json").read_text())["privacy"] for folder in folders)
+    assert told == alone | {"clients": 1}
+    assert told["batch_size"] == 20 and told["documents"] == 40
+
+
+def test_private_clients_account_for_all_rounds_and_small_ones_draw_all_they_have(tmp_path):
+    """By hand: 2 rounds of each of 2 periods, 3 steps a round; the noise is what the accountant says of 6 steps."""
+    run = {"clients": 2, "rounds": 4, "periods": 2, "partition": {"by": "quantity", "alpha": 0.8}}
+    recipe = toy_recipe(tmp_path, 3, privacy=replace(PRIVATE, epsilon=200.0), **run)
+    sizes = [len(blocks.first_pieces()) for text in text_of(recipe).texts for blocks in text.blocks]
+    assert min(sizes) < PRIVATE.batch_size
+    before = untrained(recipe)
+    after = federated(recipe)
+    head = "transformer.wte.weight"
+    assert torch.equal(after[head], before[head]) and furthest(after, {n: before[n] for n in after}) > 1e-5
+    told = json.loads((tmp_path / "training/student.json").read_text())["privacy"]
+    assert (told["steps"], told["clients"], told["epsilon"], told["delta"]) == (6, 2, 200.0, 1e-3)
+    assert told["documents"] == [min(sizes), max(sizes)]
+    drawn = [min(size, PRIVATE.batch_size) for size in sizes]
+    assert told["batch_size"] == [min(drawn), max(drawn)]
+    noises = [accountant.least_noise(200.0, 1e-3, n / size, 6) for n, size in zip(drawn, sizes, strict=True)]
+    assert told["noise_multiplier"] == rounds.ranges([{"noise": noise} for noise in noises])["noise"]
+
+
+def test_noise_is_weighed_by_the_clients_that_average_it(tmp_path):
+    """Sixteen clients' mean has a quarter of the noise of one; too much of it is told before training."""
+    for asked, allowed in ((1, False), (16, True)):
+        recipe = toy_recipe(tmp_path, 1, privacy=replace(PRIVATE, epsilon=8.0), clients=16, fraction=asked / 16)
+        blocks = text_of(toy_recipe(tmp_path, 1, privacy=PRIVATE, clients=1)).least
+        given = recipe, student_of(recipe), blocks
+        if allowed:
+            check_privacy(*given)
+        else:
+            with pytest.raises(UserError, match="times the norm of the largest gradient"):
+                check_privacy(*given)
 
 
 def test_a_server_that_adds_the_mean_change_is_the_average(tmp_path):

@@ -8,7 +8,7 @@ import train_toy
 from safetensors.torch import load_file
 from shared import TOY_ARCHITECTURES, TOY_TEXT
 from torch import Tensor
-from transformers import set_seed
+from transformers import PreTrainedModel, set_seed
 
 from distill.data.corpus import Corpus
 from distill.data.stream import training_blocks
@@ -20,6 +20,7 @@ from distill.recipe import (
     FederationConfig,
     LossConfig,
     PartitionConfig,
+    PrivacyConfig,
     Recipe,
     ScoreConfig,
     ServerConfig,
@@ -33,16 +34,24 @@ from distill.training.run import train_student
 
 TOKENIZER = train_tokenizer([TOY_TEXT] * 4, 400)
 WORDLIST = load_wordlist("english_gender")
+NOT_PRIVATE = PrivacyConfig()
 ROLES = token_roles(WORDLIST, TOKENIZER, len(TOKENIZER))
 
 
-def toy_recipe(folder: Path, steps: int = 3, trainer: dict[str, Any] | None = None, **federation: Any) -> Recipe:
+def toy_recipe(
+    folder: Path,
+    steps: int = 3,
+    trainer: dict[str, Any] | None = None,
+    privacy: PrivacyConfig = NOT_PRIVATE,
+    **federation: Any,
+) -> Recipe:
     """A recipe with two views, role reversal and augmentation; plain gradient descent at a constant rate.
 
     Args:
         folder: Of the run.
         steps: `local_steps`.
         trainer: Keys over its own.
+        privacy: Of the updates.
         federation: Keys of the federation; `server` and `partition` as mappings.
     """
     sections = {"server": ServerConfig, "partition": PartitionConfig}
@@ -64,6 +73,7 @@ def toy_recipe(folder: Path, steps: int = 3, trainer: dict[str, Any] | None = No
             **(trainer or {}),
         },
         scores=ScoreConfig(bootstrap=10),
+        privacy=privacy,
         federation=FederationConfig(**{"local_steps": steps, "watch": [], **given}),
     )
 
@@ -87,7 +97,8 @@ def text_of(recipe: Recipe, documents: list[str] | None = None) -> Any:
     """The clients' text, or all of it as blocks where there are no clients."""
     make = client_blocks if recipe.federation.clients else training_blocks
     corpus = Corpus("toy", lambda: iter(documents or train_toy.toy_documents()[40:80]))
-    return make(recipe, corpus, TOKENIZER, Swapper(WORDLIST), Path(recipe.output_dir, "cache"))[0]
+    cache = Path(recipe.output_dir, "cache")
+    return make(recipe, corpus, TOKENIZER, Swapper(WORDLIST), cache, one_document=recipe.is_private)[0]
 
 
 def federated(recipe: Recipe, documents: list[str] | None = None) -> dict[str, Tensor]:
@@ -103,6 +114,11 @@ def plain(recipe: Recipe, steps: int, documents: list[str] | None = None) -> dic
     return load_file(Path(recipe.output_dir, "student", "model.safetensors"))
 
 
+def student_of(recipe: Recipe) -> PreTrainedModel:
+    """The student before any step."""
+    return _given(recipe)["student"]
+
+
 def untrained(recipe: Recipe) -> dict[str, Tensor]:
     """Its weights before any step."""
-    return {name: weight.detach().clone() for name, weight in _given(recipe)["student"].named_parameters()}
+    return {name: weight.detach().clone() for name, weight in student_of(recipe).named_parameters()}

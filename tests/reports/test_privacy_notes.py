@@ -22,7 +22,7 @@ def test_the_card_states_what_is_promised_how_and_what_is_not(toy_scores):
         "Epsilon 8, delta 0.000326:",
         "Unit: one document, its first 128 tokens, together with its counterfactuals",
         "Accountant: the PRV accountant",
-        "Sampling: Poisson; each of 3,072 documents with probability 0.3333 in each of 12 steps",
+        "Sampling: Poisson; on average 1,024 of 3,072 documents in each of 12 steps, each with the same probability",
         "noise of 0.8641 times that came on each of 812,544 numbers",
         "### What epsilon does not cover",
         "It starts from layers of the teacher",
@@ -30,6 +30,17 @@ def test_the_card_states_what_is_promised_how_and_what_is_not(toy_scores):
         assert words in card
     assert "epsilon" not in model_card(Recipe(), toy_scores, "student")
     assert privacy_row(toy_scores) == []
+
+
+def test_what_clients_account_for_is_said_of_each():
+    facts = FACTS | {"documents": [48, 812], "batch_size": [48, 256], "noise_multiplier": [0.9, 2.1], "clients": 8}
+    said = " ".join(guarantee(Recipe(), facts))
+    for words in (
+        "each of 8 clips and adds noise", "accounts for all rounds", "against the server and the other clients",
+        "on average 48 to 256 of 48 to 812 documents in each of 12 steps", "noise of 0.9 to 2.1 times that",
+    ):  # fmt: skip
+        assert words in said
+    assert "at one client" in privacy_row({"privacy": facts})[0][1]
 
 
 @pytest.mark.parametrize("secure", [True, False])
