@@ -106,7 +106,8 @@ STREAM = ("--corpus.pack", "while_training", "--corpus.shuffle_buffer", "300", "
 
 @pytest.mark.parametrize(
     ("seed", "options"),
-    [(0, ())] + [pytest.param(*case, marks=pytest.mark.slow) for case in ((1, ()), (2, ()), (0, STREAM))],
+    # test_kills.py has one by default, of a shorter run.
+    [pytest.param(*case, marks=pytest.mark.slow) for case in ((0, ()), (1, ()), (2, ()), (0, STREAM))],
     ids=["0", "1", "2", "stream"],
 )
 def test_a_killed_run_ends_as_if_it_had_not_been(world, tmp_path, seed, options):
@@ -189,9 +190,6 @@ def test_an_audited_run_says_what_its_students_remember(world, tmp_path):
     again = json.loads((tmp_path / "again" / "scores.json").read_text())["models"]["student"]
     for name in ("membership_excess_auc", "membership_tpr", "memorised_run", "near_verbatim"):
         assert again[name]["value"] == scores["models"]["student"][name]["value"], name
-    before = (output / "audit" / "canaries.jsonl").read_bytes()
-    run("--config", config, *audit)
-    assert (output / "audit" / "canaries.jsonl").read_bytes() == before
 
 
 def test_a_run_with_a_quantised_teacher(world, tmp_path):
