@@ -138,9 +138,22 @@ def privacy_table(results: Results) -> list[str]:
     return [*lines, ""]
 
 
+def cost_table(results: Results) -> list[str]:
+    """Markdown lines: what each row takes; none of a study that did not ask."""
+    rows = [row for row in results["rows"] if "costs" in row]
+    if not rows:
+        return []
+    lines = ["## Costs", "", "| row | training, s | a step, s | a token, ms |", "|---|---|---|---|"]
+    for row in rows:
+        training, step, token = (row["costs"][f"{name}_seconds"] for name in ("training", "step", "token"))
+        token = None if token is None else 1000 * token
+        lines.append(f"| {row['name']} | {number(training)} | {number(step)} | {number(token)} |")
+    return [*lines, ""]
+
+
 def markdown(results: Results) -> str:
     """study.md: values with intervals, then the ratios to `plain`."""
-    lines = ["# Study", "", how_averaged(results), "", *privacy_table(results)]
+    lines = ["# Study", "", how_averaged(results), "", *privacy_table(results), *cost_table(results)]
     lines += score_tables(results, score_groups(results))
     return "\n".join(lines) + "\n"
 

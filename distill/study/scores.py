@@ -33,6 +33,7 @@ from distill.objective.logit_ops import build_role_maps
 from distill.recipe import CorpusConfig
 from distill.scoring.measure import check_room, common_context, decisive, model_outcomes, run_prompts
 from distill.scoring.score_cache import ScoreCache, content_hash
+from distill.study.costs import keep_token_seconds
 from distill.study.file import (
     prompted_row,
     row_recipe,
@@ -219,6 +220,8 @@ class Scorer:
         for name, documents in self.texts.items():
             part = PartOfEvaluation(*of_model, documents, (), **common, whole=whole)
             found |= self._outcomes_of(part, model_hash, self.study.text_metrics, f"_{name}")
+        if self.study.costs:
+            keep_token_seconds(self.study, row, self.seed, model, tokenizer, model_hash)
         return found
 
     @cached_property
