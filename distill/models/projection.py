@@ -21,9 +21,7 @@ from distill.models.architecture import evaluating, hidden_states
 
 
 @torch.no_grad()
-def group_directions(
-    model: PreTrainedModel, batches: Iterable[tuple[Tensor, Tensor, Tensor]], count: int
-) -> Tensor:
+def group_directions(model: PreTrainedModel, batches: Iterable[tuple[Tensor, Tensor, Tensor]], count: int) -> Tensor:
     """The directions along which a model tells the groups apart, (D, count), orthonormal, the first one first.
 
     They are the principal ones of the differences without their mean taken off: which of two texts is the

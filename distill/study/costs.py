@@ -1,7 +1,7 @@
 """What each row of a study takes: seconds of its training, of a step of it, and of a token that its model writes.
 
-On a CPU they are the processor's own, which other work on the machine does not change; on a GPU those of the clock. What
-a row's student began from is part of its training. They say nothing of a score, and are kept beside the scores.
+On a CPU they are the processor's own, which other work on the machine does not change; on a GPU those of the clock.
+What a row's student began from is part of its training. They say nothing of a score, and are kept beside the scores.
 """
 
 import json
@@ -38,7 +38,8 @@ def row_costs(study: Study, row: str) -> dict[str, float | None]:
     found: dict[str, list[float]] = {"training_seconds": [], "step_seconds": [], "token_seconds": []}
     for seed in study.seeds:
         if trained is not None:
-            found["training_seconds"].append(sum(_training(study, one, seed)[0] for one in _with_needed(study, trained)))
+            all_of_it = [_training(study, one, seed)[0] for one in _with_needed(study, trained)]
+            found["training_seconds"].append(sum(all_of_it))
             seconds, steps = _training(study, trained, seed)
             found["step_seconds"] += [seconds / steps] if steps and not of_teacher else []
         if (path := _speed_file(study, row, seed)).exists():

@@ -310,7 +310,8 @@ def _remove_directions(trainer: DistillationTrainer, count: int, groups: int) ->
         for start in range(0, len(edited), trainer.args.per_device_train_batch_size):
             batch = collate(blocks.__getitems__(edited[start : start + trainer.args.per_device_train_batch_size]))
             pairs = pairs_of(Positions.of_first_rows(batch["labels"], batch["partner"]))
-            yield tuple(part.to(trainer.args.device) for part in (batch["input_ids"], batch["position_ids"], pairs))
+            device = trainer.args.device
+            yield batch["input_ids"].to(device), batch["position_ids"].to(device), pairs.to(device)
 
     student = trainer.accelerator.unwrap_model(trainer.model)
     project_out(student, group_directions(student, batches(), count))

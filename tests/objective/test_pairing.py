@@ -72,7 +72,8 @@ def test_a_constant_on_the_logits_of_a_view_changes_nothing():
     (hidden, weight, _), positions = views(2)
     shifted = torch.cat([hidden, (torch.arange(16) >= 8).double()[:, None]], dim=1)
     before = pairing_loss(ModelView(hidden, weight), positions, LossSettings())
-    after = pairing_loss(ModelView(shifted, torch.cat([weight, 3 * torch.ones(V, 1)], dim=1)), positions, LossSettings())
+    weight = torch.cat([weight, 3 * torch.ones(V, 1)], dim=1)
+    after = pairing_loss(ModelView(shifted, weight), positions, LossSettings())
     torch.testing.assert_close(before, after)
 
 

@@ -19,7 +19,7 @@ TEACHERS = {"teacher": {}, "prompted": {"prompt": "Beware:", "of": "plain"}, "wa
 
 @pytest.fixture
 def study(tmp_path):
-    """Of two seeds, whose trainings took 10 and 30 seconds for plain's 4 steps, 1 for projected's none, 5 for twice's."""
+    """Of two seeds: 10 and 30 seconds for the 4 steps of plain, 1 for none of projected, 5 for 2 of twice."""
     study = read_study(small(tmp_path, students=STUDENTS, teachers=TEACHERS), seeds=[0, 1], costs=True)
     for seed, of_plain in enumerate((10.0, 30.0)):
         for row, seconds, steps in (("plain", of_plain, 4), ("projected", 1.0, 0), ("twice", 5.0, 2)):

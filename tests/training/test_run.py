@@ -74,7 +74,7 @@ def test_directions_are_taken_out_of_what_the_trained_students_head_sees(tmp_pat
     assert torch.linalg.matrix_rank(whole - less, rtol=1e-4) == 2
     torch.testing.assert_close(less @ directions[:2].T, torch.zeros(len(less), 2).double(), atol=1e-6, rtol=0)
     log = json.loads((tmp_path / "less" / "training" / "student.json").read_text(encoding="utf-8"))
-    assert 0 < log["processor_seconds"] and 0 < log["seconds"]
+    assert log["processor_seconds"] > 0 and log["seconds"] > 0
 
 
 def test_another_number_of_processes_does_not_go_on_silently(tmp_path):
