@@ -186,7 +186,10 @@ def pareto(results: Results) -> str | None:
         ("key", _TWICE, "with augmentation"),
         ("key", _TEACHER, "teachers"),
     ]
-    notes = ["Bars: 95% intervals over seeds, and over prompts or documents. A number behind a name: strength, in %."]
+    students = results["settings"]["study"].get("students", {}).values()
+    weaker = any(keys.get("target", {}).get("strength", 1) != 1 for keys in students)
+    strength = " A number behind a name: strength, in %." if weaker else ""
+    notes = [f"Bars: 95% intervals over seeds, and over prompts or documents.{strength}"]
     notes += [f"Not shown, far to the right, in the same units: {words}." for words in left_out.values()]
     drawn = [(*points[row["name"]], row["name"]) for row in shown]
     return alone(scatter(drawn, title, names, label_room=26), title, legend, notes)

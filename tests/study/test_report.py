@@ -175,3 +175,10 @@ def test_costs_are_a_table_where_a_study_asked_for_them():
     lines = cost_table(results)
     assert "| plain | 120.0 | 0.250 | 3.000 |" in lines and "| teacher | – | – | 3.000 |" in lines
     assert "\n".join(lines) in markdown(results)
+
+
+def test_the_figure_explains_numbers_behind_names_only_where_they_are_strengths(results):
+    assert "strength, in %" in pareto(results)
+    students = results["settings"]["study"]["students"]
+    results["settings"]["study"]["students"] = {name: keys for name, keys in students.items() if name[-1] not in "05"}
+    assert "strength, in %" not in pareto(results)
