@@ -17,6 +17,7 @@ FIGURE = Path(__file__).with_name("rivals.svg")
 SCORES = {
     "next_word_disparity": "next-word disparity",
     "next_word_mean": "mean",
+    "next_word_spread": "spread",
     "corpus_disparity": "corpus disparity",
     "equivariance_gap": "equivariance gap",
     "agreement_kept": "agreement kept",
