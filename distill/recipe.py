@@ -96,6 +96,9 @@ class StudentConfig:
             you trust.
         attention: The student's attention implementation; `null`: the teacher's for `init: layers`, else transformers'
             own choice.
+        remove_directions: How many directions that tell the groups apart are taken out of what the trained student's
+            output head sees (SentenceDebias): the first principal ones of the differences between its last hidden
+            states of texts and of their counterfactuals. 0: none.
         lora: Train an adapter instead of all weights.
     """
 
@@ -110,6 +113,7 @@ class StudentConfig:
     trust_remote_code: bool = False
     allow_pickle: bool = False
     attention: str | None = None
+    remove_directions: int = 0
     lora: LoraConfig = field(default_factory=LoraConfig)
 
 
@@ -200,6 +204,8 @@ class LossConfig:
         kd: Weight of the divergence between target and student.
         ce: Weight of the cross-entropy with the text's own next token.
         hidden: Weight of 1 - cosine of the student's and the teacher's last hidden states.
+        pairing: Weight of the divergence between what the student itself predicts after a text and after its
+            counterfactual, both ways (counterfactual logit pairing); needs `target.augment`.
         temperature: Softmax temperature of target and student in the divergence.
         divergence: `forward_kl`, `reverse_kl` or `jsd` (generalised Jensen-Shannon).
         jsd_beta: The generalised Jensen-Shannon weight of the target, between 0 and 1.
@@ -209,6 +215,7 @@ class LossConfig:
     kd: float = 1.0
     ce: float = 0.0
     hidden: float = 0.0
+    pairing: float = 0.0
     temperature: float = 1.0
     divergence: str = "forward_kl"
     jsd_beta: float = 0.5
@@ -514,13 +521,19 @@ class Recipe:
         return self.privacy.epsilon is not None
 
     @property
-    def needs_counterfactuals(self) -> bool:
-        """Whether training looks at a second view of the text."""
+    def trains_on_views(self) -> bool:
+        """Whether the steps of the training look at a second view of the text."""
         return self.target.augment or self.target.op != "none"
+
+    @property
+    def needs_counterfactuals(self) -> bool:
+        """Whether a second view of the text is looked at, by the steps or behind the last one: it is mitigated."""
+        return self.trains_on_views or self.student.remove_directions > 0
 
     def plain(self) -> "Recipe":
         """The same run without any mitigation: the fair comparison."""
-        return replace(self, target=TargetConfig())
+        student, loss = replace(self.student, remove_directions=0), replace(self.loss, pairing=0.0)
+        return replace(self, target=TargetConfig(), student=student, loss=loss)
 
     def variants(self) -> dict[str, "Recipe"]:
         """Name -> recipe of the students of this run, the mitigated one last."""

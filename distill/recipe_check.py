@@ -367,6 +367,11 @@ def _check_privacy(recipe: Recipe) -> None:
         "privacy.epsilon and student.lora.r are both set, which was not tried together; leave one of the two out",
     )
     _require(
+        not recipe.loss.pairing,
+        "privacy.epsilon and loss.pairing are both set, but the gradient of a pairing is not clipped document by "
+        "document; leave one of the two out",
+    )
+    _require(
         recipe.on_nonfinite == "stop",
         "privacy.epsilon is set, and on_nonfinite is skip, but which step is left out tells of what it read, which "
         "epsilon does not cover; set on_nonfinite to stop",
@@ -489,6 +494,11 @@ def _check_objective(recipe: Recipe) -> None:
     _require(
         loss.kd + loss.ce + loss.hidden > 0, "loss: all of kd, ce and hidden are 0; give at least one of them a weight"
     )
+    _require(
+        not loss.pairing or target.augment,
+        f"loss.pairing is {loss.pairing:g}, but the student reads no counterfactuals that it could be compared on; set "
+        "target.augment to true",
+    )
 
 
 def _check_text(section: str, config: CorpusConfig) -> None:
@@ -572,6 +582,30 @@ def _check_student(recipe: Recipe) -> None:
         "student.tokenizer: train works only without a teacher, whose vocabulary the student must share",
     )
     _check_lora(recipe)
+    _check_directions(recipe)
+
+
+def _check_directions(recipe: Recipe) -> None:
+    """Of directions that are taken out of the trained student."""
+    asked = f"student.remove_directions is {recipe.student.remove_directions}"
+    _require(recipe.student.remove_directions >= 0, f"{asked}, but must be at least 1, or 0 for none")
+    if recipe.student.remove_directions == 0:
+        return
+    _require(
+        not recipe.student.lora.r,
+        f"{asked}, but with student.lora.r the output head is the base's and stays what it is; leave one of them out",
+    )
+    _require(
+        recipe.corpus.pack == "before_training",
+        f"{asked}, but they are learned from the text once the student is trained, and corpus.pack is while_training; "
+        "set it to before_training",
+    )
+    for key, there in (("privacy.epsilon", recipe.is_private), ("federation.clients", recipe.federation.clients)):
+        _require(
+            not there,
+            f"{asked}, and {key} is set, but the directions are learned from all of the text as it is; leave one of "
+            "the two out",
+        )
 
 
 def _check_lora(recipe: Recipe) -> None:

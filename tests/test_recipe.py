@@ -48,6 +48,16 @@ def test_plain_differs_only_in_the_mitigation():
     plain = recipe.plain()
     assert not plain.needs_counterfactuals
     assert {**plain.to_dict(), "target": None} == {**recipe.to_dict(), "target": None}
+    paired = parse_recipe(["--config", str(REPOSITORY / "recipes/quickstart.yaml"), "--loss.pairing", "2"])
+    assert paired.plain() == plain
+
+
+def test_directions_that_are_taken_out_are_a_mitigation_that_the_steps_know_nothing_of():
+    files = ["--corpus.source", "files", "--corpus.files", '["a.txt"]', "--held_out.max_documents", "1"]
+    plain, projected = (parse_recipe([*files, "--student.remove_directions", count]) for count in ("0", "1"))
+    assert projected.needs_counterfactuals and not projected.trains_on_views
+    assert projected.plain() == plain and list(projected.variants()) == ["baseline", "student"]
+    assert not plain.needs_counterfactuals and list(plain.variants()) == ["student"]
 
 
 @pytest.mark.parametrize(

@@ -9,24 +9,22 @@ all metrics take it. Where a text grows token by token (sampling), its counterfa
 what is there so far.
 """
 
-import copy
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from transformers import GenerationMixin, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.modeling_outputs import CausalLMOutput
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from distill.models.architecture import own_context, special_tokens
+from distill.models.architecture import own_context
+from distill.models.decoding_time import DecodingTimeModel
 from distill.objective.logit_ops import RoleMap, teacher_target
 from distill.recipe import TargetConfig
 from distill.text.alignment import NO_PARTNER, encode_views, mask_inside, partner_positions
 from distill.text.counterfactual import Swapper
 
 
-class TwoViewTeacher(PreTrainedModel, GenerationMixin):
+class TwoViewTeacher(DecodingTimeModel):
     """A frozen teacher that decodes from the target distribution.
 
     Args:
@@ -37,9 +35,6 @@ class TwoViewTeacher(PreTrainedModel, GenerationMixin):
         role_maps: K - 1 maps that undo each shift; used if `target.reverse_roles`.
     """
 
-    main_input_name = "input_ids"
-    _supports_sdpa = _supports_flash_attn = _supports_flex_attn = True  # whatever its teacher was loaded with
-
     def __init__(
         self,
         teacher: PreTrainedModel,
@@ -48,56 +43,30 @@ class TwoViewTeacher(PreTrainedModel, GenerationMixin):
         target: TargetConfig,
         role_maps: Sequence[RoleMap],
     ) -> None:
-        super().__init__(copy.deepcopy(teacher.config))
-        self.generation_config = copy.deepcopy(teacher.generation_config)  # its texts end where the teacher's do
-        self.teacher = teacher
-        self.tokenizer = tokenizer
+        super().__init__(teacher, tokenizer)
         self.swapper = swapper
         self.target = target
         self.role_maps = list(role_maps) if target.reverse_roles else None
-        self.start = special_tokens(tokenizer)[0]
-        self.eval()
 
     @property
-    def base_model(self) -> nn.Module:
-        """The teacher's: its hidden states have no second view."""
-        return self.teacher.base_model
+    def teacher(self) -> PreTrainedModel:
+        """The teacher itself."""
+        return self.model
 
-    def prepare_inputs_for_generation(
-        self, input_ids: Tensor, attention_mask: Tensor | None = None, **_: Any
-    ) -> dict[str, Tensor | None]:
-        """All tokens at every step: a new token may change the counterfactual of those before it."""
-        return {"input_ids": input_ids, "attention_mask": attention_mask}
-
-    @torch.no_grad()
-    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, **_: Any) -> CausalLMOutput:
-        """Log-probabilities of the target, (B, T, V), for ids (B, T) that are padded on either side."""
-        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        rows = [ids[keep].tolist() for ids, keep in zip(input_ids, mask.bool(), strict=True)]
+    def predictions(self, rows: Sequence[Sequence[int]]) -> Tensor:
+        """As there: log-probabilities of the target, (N, V)."""
         others, partners = self._views(rows)
-        hidden = self._logits([*rows, *others])
-        own = hidden[: sum(map(len, rows))]
+        logits = self.logits_of([*rows, *others])
+        own = logits[: sum(map(len, rows))]
         partner = torch.from_numpy(partners).to(own.device)
-        target = teacher_target(
+        return teacher_target(
             own,
-            hidden[partner.clamp(min=0)],
+            logits[partner.clamp(min=0)],
             partner >= 0,
             self.target.op,
             self.target.strength,
             self.role_maps,
         )
-        logits = target.new_zeros(*input_ids.shape, target.shape[1])
-        logits[mask.bool()] = target
-        return CausalLMOutput(logits=logits)
-
-    def _logits(self, rows: Sequence[Sequence[int]]) -> Tensor:
-        """The teacher's logits at all tokens of all rows, one row after another, (N, V) in fp32."""
-        width = max(map(len, rows))
-        device = self.teacher.device
-        ids = torch.tensor([[*row, *[self.start] * (width - len(row))] for row in rows], device=device)
-        lengths = torch.tensor([len(row) for row in rows], device=device)
-        real = torch.arange(width, device=device) < lengths.unsqueeze(1)
-        return self.teacher(input_ids=ids, attention_mask=real.long(), use_cache=False).logits[real].float()
 
     def _views(self, rows: Sequence[Sequence[int]]) -> tuple[list[list[int]], np.ndarray]:
         """The counterfactual rows of those that have any, and where each token finds its partners.

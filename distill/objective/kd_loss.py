@@ -121,13 +121,17 @@ class Positions:
 
 
 class LossParts(NamedTuple):
-    """Sums over the valid tokens, () each. total = settings.kd * kd + settings.ce * ce + settings.hidden * hidden."""
+    """Sums over the valid tokens, () each. total = settings.kd * kd + settings.ce * ce + settings.hidden * hidden.
+
+    `pairing` is not of this file: see pairing.py, and `training.student_loss`, which adds it to the total.
+    """
 
     total: Tensor  # the only one with a gradient
     kd: Tensor  # T^2 * divergence
     ce: Tensor
     hidden: Tensor
     count: Tensor  # type: ignore[assignment]  # the number of valid tokens, int64; it hides tuple.count
+    pairing: Tensor | None = None
 
 
 def hidden_cosine(student: Tensor, teacher: Tensor, projection: Tensor | None) -> Tensor:

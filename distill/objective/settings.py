@@ -29,6 +29,8 @@ class LossSettings:
         chunk_tokens: tokens whose logits are in memory at once in the fused loss, the student's and one view of the
             teacher's; with more views there are fewer tokens in a chunk, but no more logits. None: 96 on a CPU, 1,024
             elsewhere.
+        pairing: weight of the divergence between what the student says of a text and of its counterfactual, see
+            `pairing`.
 
     Raises:
         UserError: names the first setting that is out of its range.
@@ -43,6 +45,7 @@ class LossSettings:
     op: str = "expmean"
     strength: float = 1.0
     chunk_tokens: int | None = None
+    pairing: float = 0.0
 
     def __post_init__(self) -> None:
         require_sound(vars(self))
@@ -61,6 +64,7 @@ _RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
     "kd": _WEIGHT,
     "ce": _WEIGHT,
     "hidden": _WEIGHT,
+    "pairing": _WEIGHT,
 }
 
 

@@ -59,7 +59,8 @@ class Run:
     @property
     def mitigated(self) -> bool:
         """Whether its student was trained with a mitigation, as far as the recipe tells."""
-        return self.recipe.get("target.op", "none") != "none" or bool(self.recipe.get("target.augment"))
+        changes = ("target.augment", "student.remove_directions")
+        return self.recipe.get("target.op", "none") != "none" or any(self.recipe.get(key) for key in changes)
 
 
 def read_runs(paths: Sequence[str]) -> list[Run]:

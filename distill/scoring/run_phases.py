@@ -78,7 +78,7 @@ def _operations(recipe: Recipe, of_teacher: float, of_student: float) -> float:
     if steps <= 0:
         length = recipe.corpus.sample_tokens if recipe.corpus.source == "teacher" else _SOME["tokens"]
         tokens = float(given.get("num_train_epochs", 3)) * _documents(recipe.corpus) * length
-    views = 2 if recipe.needs_counterfactuals else 1
+    views = 2 if recipe.trains_on_views else 1
     return tokens * (2 * of_teacher * views + 6 * of_student * (views if recipe.target.augment else 1))
 
 

@@ -4,6 +4,7 @@ What a row lays over the shared recipe is read and checked as a recipe is, befor
 """
 
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -27,7 +28,7 @@ from distill.recipe import (
 )
 from distill.recipe_check import LARGEST_SEED, check_recipe, typed
 from distill.scoring.score_cache import content_hash
-from distill.study.schema import BASELINE, HALVES, Study
+from distill.study.schema import BASELINE, HALVES, PromptedRow, Study
 from distill.training.trainer_keys import check_trainer_keys
 
 _REFERENCE = re.compile(r"\{student:([\w-]+)\}")
@@ -174,12 +175,12 @@ def _check_baseline(recipe: Recipe) -> None:
 
 
 def teacher_target(study: Study, name: str) -> TargetConfig:
-    """The target that a teacher decodes from; `op: none` for the teacher itself, or a checkpoint from elsewhere.
+    """The target that a teacher decodes from; `op: none` for the teacher itself, a checkpoint, or a prompted model.
 
     Raises:
-        UserError: its keys would make no sound `target` of a recipe, or no sound `teacher`.
+        UserError: its keys would make no sound `target` of a recipe, no sound `teacher`, or no sound prompt.
     """
-    if teacher_checkpoint(study, name) is not None:
+    if teacher_checkpoint(study, name) is not None or prompted_row(study, name) is not None:
         return TargetConfig()
     values = row_recipe(study, BASELINE, study.seeds[0]).to_dict() | {"target": study.teachers[name]}
     return _checked_recipe(json.dumps(values), f"row '{name}'").target
@@ -198,6 +199,25 @@ def teacher_checkpoint(study: Study, name: str) -> TeacherConfig | None:
         raise UserError(f"row '{name}': path is null; name a folder or hub id, or leave it out for the study's teacher")
     values = row_recipe(study, BASELINE, study.seeds[0]).to_dict() | {"teacher": _with_data(keys, study.data)}
     return _checked_recipe(json.dumps(values), f"row '{name}'").teacher
+
+
+def prompted_row(study: Study, name: str) -> PromptedRow | None:
+    """The prompt behind which a row of `teachers` is asked; None for all others.
+
+    Raises:
+        UserError: its keys make no sound one, or it names no row of `students`.
+    """
+    keys = study.teachers[name]
+    if "prompt" not in keys:
+        return None
+    row: PromptedRow = typed(PromptedRow, keys, f"row '{name}'")
+    if not row.prompt.strip():
+        raise UserError(f"row '{name}': prompt is empty; say what announces the bias that is to be mitigated")
+    if not 0 <= row.decay < math.inf:
+        raise UserError(f"row '{name}': decay is {row.decay}, but must be at least 0")
+    if row.of is not None and row.of not in study.students:
+        raise UserError(f"row '{name}': of is {row.of}, which is no student; {suggestion(row.of, [*study.students])}")
+    return row
 
 
 def row_recipe(study: Study, row: str, seed: int) -> Recipe:

@@ -138,9 +138,22 @@ def privacy_table(results: Results) -> list[str]:
     return [*lines, ""]
 
 
+def cost_table(results: Results) -> list[str]:
+    """Markdown lines: what each row takes; none of a study that did not ask."""
+    rows = [row for row in results["rows"] if "costs" in row]
+    if not rows:
+        return []
+    lines = ["## Costs", "", "| row | training, s | a step, s | a token, ms |", "|---|---|---|---|"]
+    for row in rows:
+        training, step, token = (row["costs"][f"{name}_seconds"] for name in ("training", "step", "token"))
+        token = None if token is None else 1000 * token
+        lines.append(f"| {row['name']} | {number(training)} | {number(step)} | {number(token)} |")
+    return [*lines, ""]
+
+
 def markdown(results: Results) -> str:
     """study.md: values with intervals, then the ratios to `plain`."""
-    lines = ["# Study", "", how_averaged(results), "", *privacy_table(results)]
+    lines = ["# Study", "", how_averaged(results), "", *privacy_table(results), *cost_table(results)]
     lines += score_tables(results, score_groups(results))
     return "\n".join(lines) + "\n"
 
@@ -173,7 +186,10 @@ def pareto(results: Results) -> str | None:
         ("key", _TWICE, "with augmentation"),
         ("key", _TEACHER, "teachers"),
     ]
-    notes = ["Bars: 95% intervals over seeds, and over prompts or documents. A number behind a name: strength, in %."]
+    students = results["settings"]["study"].get("students", {}).values()
+    weaker = any(keys.get("target", {}).get("strength", 1) != 1 for keys in students)
+    strength = " A number behind a name: strength, in %." if weaker else ""
+    notes = [f"Bars: 95% intervals over seeds, and over prompts or documents.{strength}"]
     notes += [f"Not shown, far to the right, in the same units: {words}." for words in left_out.values()]
     drawn = [(*points[row["name"]], row["name"]) for row in shown]
     return alone(scatter(drawn, title, names, label_room=26), title, legend, notes)

@@ -37,6 +37,7 @@ def run_study(study: Study, command: str = "") -> dict[str, Any]:
             {"format",
              "rows": [{"name", "setting", "seeds", "metrics": {METRIC: {value, low, high, per_seed, n}},
                        "epsilon", "step_seconds": of the students of a study with private rows,
+                       "costs": {"training_seconds", "step_seconds", "token_seconds"}, where they are asked for,
                        "against_plain": {METRIC: {"difference": {value, low, high}, "ratio": {...}}}}],
              "reverse_roles": [{"row", "against", "metrics": as "against_plain"}],
              "cards": {METRIC: {label, meaning, formula, ideal, direction, limits ...}}, without halves and texts,

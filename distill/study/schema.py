@@ -11,6 +11,21 @@ HALVES = ("chosen", "held_out")
 
 
 @dataclass(frozen=True)
+class PromptedRow:
+    """A model that is asked behind a prompt, too, as it decodes: see `models/self_debiasing.py`.
+
+    Args:
+        prompt: What announces the bias, before every text.
+        decay: How strongly a word counts that the prompt makes likelier.
+        of: The student that decodes so, by its row; `null`: the teacher.
+    """
+
+    prompt: str = ""
+    decay: float = 50.0
+    of: str | None = None
+
+
+@dataclass(frozen=True)
 class Study:
     """A study file. `base:` in it names another one, whose keys it replaces; `settings` are laid over those there,
     where the recipe is the same.
@@ -22,7 +37,8 @@ class Study:
         seeds: One run of each row for each.
         jobs: Rows that train, and models that are scored, at the same time; without a GPU they share the cores.
         teachers: Row name -> keys of `target`: the teacher itself, without any, or as a two-view teacher. Or keys of a
-            recipe's `teacher`, `path` among them: a checkpoint from elsewhere, scored as it is.
+            recipe's `teacher`, `path` among them: a checkpoint from elsewhere, scored as it is. Or `prompt`, with
+            `decay` and `of`: the teacher, or the student of the row `of`, mitigates itself as it decodes.
         students: Row name -> recipe keys. `{data}` in a text stands for the folder `data`, and `{student:ROW}` for the
             student of a row above, of the same seed.
         metrics: Scores of every model.
@@ -32,6 +48,7 @@ class Study:
         passage_chars: As in a recipe's corpus, for `texts`.
         max_documents: As in a recipe's corpus, for `texts`.
         data: Folder of benchmark data; `null`: what needs it is not measured.
+        costs: Also tell what each row takes: seconds of training, of a step, and of a token that its model writes.
     """
 
     output_dir: str = "outputs/study"
@@ -48,3 +65,4 @@ class Study:
     passage_chars: int | None = None
     max_documents: int | None = None
     data: str | None = None
+    costs: bool = False

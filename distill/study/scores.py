@@ -27,12 +27,21 @@ from distill.metrics import Evaluation, Outcome, PartOfEvaluation, chosen
 from distill.metrics.audited import read_audited
 from distill.models.architecture import default_device, model_hash
 from distill.models.loading import load_frozen, load_model, load_teacher, load_tokenizer
+from distill.models.self_debiasing import SelfDebiasing
 from distill.models.two_view import TwoViewTeacher
 from distill.objective.logit_ops import build_role_maps
 from distill.recipe import CorpusConfig
 from distill.scoring.measure import check_room, common_context, decisive, model_outcomes, run_prompts
 from distill.scoring.score_cache import ScoreCache, content_hash
-from distill.study.file import row_recipe, run_folder, shared_recipe, teacher_checkpoint, teacher_target
+from distill.study.costs import keep_token_seconds
+from distill.study.file import (
+    prompted_row,
+    row_recipe,
+    run_folder,
+    shared_recipe,
+    teacher_checkpoint,
+    teacher_target,
+)
 from distill.study.made import spend, threads
 from distill.study.runs import end_with_parent
 from distill.study.schema import BASELINE, HALVES, Study
@@ -211,6 +220,8 @@ class Scorer:
         for name, documents in self.texts.items():
             part = PartOfEvaluation(*of_model, documents, (), **common, whole=whole)
             found |= self._outcomes_of(part, model_hash, self.study.text_metrics, f"_{name}")
+        if self.study.costs:
+            keep_token_seconds(self.study, row, self.seed, model, tokenizer, model_hash)
         return found
 
     @cached_property
@@ -238,10 +249,15 @@ class Scorer:
         return {name + suffix: outcome for name, outcome in outcomes.items()}
 
     def _teacher(self, row: str) -> tuple[Any, Any, str]:
-        """Model, tokenizer and hash of the teacher, as it is or decoding from a target, or of another checkpoint."""
+        """Model, tokenizer and hash of a row of `teachers`: as it is, or decoding from a target or behind a prompt."""
         if (checkpoint := teacher_checkpoint(self.study, row)) is not None:
             model, tokenizer = load_frozen(checkpoint)
             return model.to(self.device), tokenizer, model_hash(model, tokenizer)
+        if (prompted := prompted_row(self.study, row)) is not None:
+            own = (self.teacher, self.tokenizer, self.teacher_hash)
+            model, tokenizer, key = own if prompted.of is None else self._student(prompted.of)
+            asked = SelfDebiasing(model, tokenizer, prompted.prompt, prompted.decay)
+            return asked, tokenizer, f"{key} {content_hash([prompted.prompt, prompted.decay])}"
         target = teacher_target(self.study, row)
         if target.op == "none":
             return self.teacher, self.tokenizer, self.teacher_hash

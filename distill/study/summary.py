@@ -12,7 +12,8 @@ from distill.metrics import Outcome, card_dicts, cards, chosen
 from distill.metrics.bootstrap import CONFIDENCE, interval, no_difference
 from distill.models.architecture import default_device
 from distill.scoring.score import versions
-from distill.study.file import row_recipe, run_folder, teacher_checkpoint, teacher_target
+from distill.study.costs import row_costs
+from distill.study.file import prompted_row, row_recipe, run_folder, teacher_checkpoint, teacher_target
 from distill.study.schema import BASELINE, Study
 
 FORMAT = 1
@@ -112,6 +113,7 @@ def summary(study: Study, outcomes: Mapping[str, Sequence[Mapping[str, Outcome]]
                 "name": name,
                 "setting": _setting(study, name),
                 **_private_training(study, name),
+                **({"costs": row_costs(study, name)} if study.costs else {}),
                 "seeds": list(study.seeds),
                 "metrics": {metric: _aggregate(of_metric) for metric, of_metric in metrics.items()},
                 "against_plain": _rows_against(of_row, outcomes[BASELINE]) if name != BASELINE else {},
@@ -174,9 +176,9 @@ def _private_training(study: Study, name: str) -> dict[str, Any]:
 
 
 def _setting(study: Study, name: str) -> dict[str, Any] | None:
-    """What makes a row what it is; None where no target is made (no teacher, or a checkpoint from elsewhere)."""
+    """What makes a row what it is; None where no target is made (no teacher, a checkpoint from elsewhere, a prompt)."""
     if name in study.teachers:
-        if teacher_checkpoint(study, name) is not None:
+        if teacher_checkpoint(study, name) is not None or prompted_row(study, name) is not None:
             return None
         return asdict(teacher_target(study, name))
     recipe = row_recipe(study, name, study.seeds[0])

@@ -82,6 +82,11 @@ def training_arguments(recipe: Recipe, folder: Path) -> TrainingArguments:
             "student.lora.r is set, but FSDP and DeepSpeed would take a shared base apart; an adapter's gradients and "
             "optimizer are small, so train it with recipes/accelerate/ddp.yaml"
         )
+    if recipe.student.remove_directions and (_is_fsdp(arguments) or arguments.deepspeed_plugin is not None):
+        raise UserError(
+            "student.remove_directions is set, but FSDP and DeepSpeed would take the student apart, whose hidden "
+            "states are looked at as a whole; train it with recipes/accelerate/ddp.yaml"
+        )
     return arguments
 
 

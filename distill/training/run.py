@@ -1,12 +1,13 @@
 """Blocks, teacher and student -> a trained student on disk."""
 
 import signal
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
@@ -21,8 +22,10 @@ from distill.data.blocks import BlockDataset
 from distill.data.stream import BlockStream
 from distill.models.adapters import has_adapter, save_adapter
 from distill.models.architecture import head, vocab_size
+from distill.models.projection import group_directions, project_out
 from distill.objective.kd_loss import Plan, Positions, chunk_sizes, plan_chunks
 from distill.objective.logit_ops import RoleMap
+from distill.objective.pairing import pairs_of
 from distill.privacy.draws import Draws
 from distill.recipe import Recipe
 from distill.training import checkpoints as checkpoint_folder
@@ -34,6 +37,8 @@ from distill.training.processes import together
 from distill.training.student_loss import PROJECTION, attach_loss
 from distill.training.teacher_cache import open_teacher_cache
 from distill.training.trainer import DistillationTrainer, Part
+
+_FITTED_BLOCKS = 512  # with counterfactuals, from which directions are learned
 
 
 @dataclass(frozen=True)
@@ -89,6 +94,8 @@ def train_student(
     models = prepare(recipe, student, teacher, tokenizer, role_maps, checkpoints)
     with stop_signals_kept() as signals:
         trainer = fit(recipe, models, blocks, checkpoints, cache_folder(recipe, destination), signals, probe=probe)
+        if recipe.student.remove_directions:
+            _remove_directions(trainer, recipe.student.remove_directions, 1 + len(role_maps))
         trainer.accelerator.wait_for_everyone()
         state = trainer.accelerator.get_state_dict(trainer.model)
         if trainer.is_world_process_zero():
@@ -269,7 +276,7 @@ def _collator(
 ) -> Collator:
     # The rows of the cache have their full length.
     trim = blocks.one_document and not recipe.teacher.cache_hidden_states
-    return Collator(groups if recipe.needs_counterfactuals else 1, recipe.target.augment, trim, plan)
+    return Collator(groups if recipe.trains_on_views else 1, recipe.target.augment, trim, plan)
 
 
 def _padding_rows(student: PreTrainedModel, vocab: int) -> dict[str, Tensor]:
@@ -293,6 +300,25 @@ def _project(recipe: Recipe, student: PreTrainedModel, teacher: PreTrainedModel 
     ours, theirs = head(student)[0].shape[1], head(teacher)[0].shape[1]
     if ours != theirs:
         setattr(student, PROJECTION, nn.Linear(ours, theirs, bias=False))
+
+
+def _remove_directions(trainer: DistillationTrainer, count: int, groups: int) -> None:
+    """Take the directions that tell the groups apart out of what the trained student's head sees, on all processes."""
+    blocks = trainer.train_dataset
+    assert isinstance(blocks, BlockDataset)  # `check_recipe`: not of a stream
+    edited = np.flatnonzero(blocks.views() > 1)[:_FITTED_BLOCKS].tolist()
+    collate = Collator(groups, augment=True)
+
+    def batches() -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        for start in range(0, len(edited), trainer.args.per_device_train_batch_size):
+            batch = collate(blocks.__getitems__(edited[start : start + trainer.args.per_device_train_batch_size]))
+            pairs = pairs_of(Positions.of_first_rows(batch["labels"], batch["partner"]))
+            device = trainer.args.device
+            yield batch["input_ids"].to(device), batch["position_ids"].to(device), pairs.to(device)
+
+    student = trainer.accelerator.unwrap_model(trainer.model)
+    project_out(student, group_directions(student, batches(), count))
+    trainer.training_log.gather()  # it is part of what the student took
 
 
 def _open_cache(trainer: DistillationTrainer, recipe: Recipe, folder: Path) -> None:

@@ -12,6 +12,7 @@ from distill.models.architecture import head, hidden_states, view_of
 from distill.objective import kd_loss
 from distill.objective.clipped_head import ClippedHead
 from distill.objective.logit_ops import RoleMap
+from distill.objective.pairing import pairing_loss
 from distill.objective.settings import LossSettings
 
 PROJECTION = "distill_projection"
@@ -72,10 +73,11 @@ def attach_loss(student: PreTrainedModel, vocab: int | None = None) -> None:
         hidden = hidden_states(student, input_ids, position_ids, embedded)
         view = view_of(student, hidden, vocab)  # under FSDP2, the head is whole only now
         projection = getattr(student, PROJECTION, None)
-        return kd_loss.fused_loss(
+        positions = kd_loss.Positions.of_first_rows(labels, partner)
+        parts = kd_loss.fused_loss(
             view,
             teacher,
-            kd_loss.Positions.of_first_rows(labels, partner),
+            positions,
             settings,
             role_maps,
             projection=projection.weight.T if projection is not None else None,
@@ -83,5 +85,9 @@ def attach_loss(student: PreTrainedModel, vocab: int | None = None) -> None:
             plan=plan,
             clipped_head=clipped_head,
         )
+        if settings.pairing:
+            pairing = pairing_loss(view, positions, settings)
+            parts = parts._replace(total=parts.total + settings.pairing * pairing, pairing=pairing.detach())
+        return parts
 
     student.forward = forward

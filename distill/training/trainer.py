@@ -223,7 +223,7 @@ class DistillationTrainer(Trainer):
             labels=inputs["labels"][:rows],
             settings=self.settings,
             teacher=teacher,
-            partner=inputs["partner"][:, :rows] if self.settings.op != "none" else None,
+            partner=inputs["partner"][:, :rows] if self.settings.op != "none" or self.settings.pairing else None,
             role_maps=self.role_maps,
             plan=None if plan is None else plan.to(self.args.device, non_blocking=True),
             **({} if clipped_head is None else {"clipped_head": clipped_head}),
@@ -233,7 +233,7 @@ class DistillationTrainer(Trainer):
     def _log_parts(self, parts: kd_loss.LossParts, inputs: dict[str, Tensor], read: Tensor) -> None:
         """Add a micro-batch's loss and tokens to what the next log says."""
         passes = 0 if self.teacher is None else 1 if self.settings.op == "none" else len(inputs["partner"]) + 1
-        weighted = [name for name in ("kd", "ce", "hidden") if getattr(self.settings, name)]
+        weighted = [name for name in ("kd", "ce", "hidden", "pairing") if getattr(self.settings, name)]
         self.training_log.add(
             {f"loss_{name}": getattr(parts, name) for name in weighted} | token_counts(inputs, passes, read)
         )

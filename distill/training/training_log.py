@@ -97,12 +97,14 @@ def token_counts(inputs: Mapping[str, Any], passes: int, read: Tensor) -> dict[s
 class Totals:
     """What a training took, over all processes and restarts; work that a kill undid is not in it.
 
-    seconds: wall time. student_tokens: valid tokens trained on. teacher_tokens: valid tokens that the teacher read.
+    seconds: wall time. processor_seconds: that of all threads, which other work on the machine does not change.
+    student_tokens: valid tokens trained on. teacher_tokens: valid tokens that the teacher read.
     teacher_tokens_saved: those that it did not read again, because views share their passes, unedited text is its own
     counterfactual, or hidden states were cached; see `token_counts`.
     """
 
     seconds: float = 0.0
+    processor_seconds: float = 0.0
     student_tokens: int = 0
     teacher_tokens: int = 0
     teacher_tokens_saved: int = 0
@@ -128,7 +130,7 @@ class TrainingLog(TrainerCallback):
     def on_train_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Go on from the totals of the checkpoint, if there is one."""
         self.totals = Totals(**state.stateful_callbacks.get(_KEPT_AS, {}))
-        self._since = time.perf_counter()
+        self._since, self._processor_since = time.perf_counter(), time.process_time()
         if self._accelerator.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
 
@@ -153,17 +155,20 @@ class TrainingLog(TrainerCallback):
         device = self._accelerator.device
         now = time.perf_counter()
         seconds, self._since = now - self._since, now
-        own = [_peak_memory(device), self.teacher_time.take(), self._step_time.take()]
+        processor = time.process_time()
+        on_processor, self._processor_since = processor - self._processor_since, processor
+        own = [_peak_memory(device), on_processor, self.teacher_time.take(), self._step_time.take()]
         sums = torch.tensor(own, dtype=torch.float64, device=device)
         if self._sums is not None:  # there is nothing where a checkpoint follows a log
             sums, self._sums = torch.cat([sums, self._sums]), None
         peaks, *columns = self._accelerator.gather(sums[None]).T.tolist()
-        names = ("teacher_seconds", "step_seconds", *self._names)
+        names = ("processor_seconds", "teacher_seconds", "step_seconds", *self._names)
         new = Counter({name: sum(column) for name, column in zip(names, columns, strict=False)})
         self._peak = max(peaks)
         self._interval.update(new)
         self._interval["seconds"] += seconds  # type: ignore[assignment]  # a Counter adds up floats as well
         self.totals.seconds += seconds
+        self.totals.processor_seconds += new["processor_seconds"]
         self.totals.student_tokens += round(new["student_tokens"])
         self.totals.teacher_tokens += round(new["teacher_tokens"])
         self.totals.teacher_tokens_saved += round(new["unshared_tokens"] - new["teacher_tokens"])

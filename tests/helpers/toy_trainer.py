@@ -46,6 +46,6 @@ def make_trainer(
         train_dataset=blocks,
         data_collator=Collator(2, target.augment),
         teacher=teacher,
-        settings=kd_loss.LossSettings(kd=loss.kd, ce=loss.ce, op=target.op),
+        settings=kd_loss.LossSettings(kd=loss.kd, ce=loss.ce, pairing=loss.pairing, op=target.op),
         role_maps=role_maps,
     )

@@ -19,13 +19,14 @@ from distill.recipe import Recipe, TargetConfig, TeacherConfig
 from distill.recipe_check import parse_recipe, typed
 from distill.study.file import (
     needed_rows,
+    prompted_row,
     read_study,
     row_recipe,
     shared_recipe,
     teacher_checkpoint,
     teacher_target,
 )
-from distill.study.schema import Study
+from distill.study.schema import PromptedRow, Study
 
 
 def test_the_bundled_study_has_every_row_of_the_matrix():
@@ -214,6 +215,23 @@ def test_a_teacher_takes_nothing_from_the_target_of_the_recipe(tmp_path):
     study = read_study(written(tmp_path, students={"plain": {}}, teachers={"a": {}, "b": {"op": "max", "strength": 1}}))
     assert teacher_target(study, "a") == TargetConfig()
     assert teacher_target(study, "b") == TargetConfig(op="max", strength=1.0)
+
+
+def test_a_model_behind_a_prompt_is_a_row(tmp_path):
+    rows = {"teacher": {}, "other": {"prompt": "Beware:", "of": "plain"}, "third": {"prompt": "Beware:", "decay": 5}}
+    study = read_study(written(tmp_path, students={"plain": {}}, teachers=rows))
+    assert prompted_row(study, "other") == PromptedRow("Beware:", 50.0, "plain")
+    assert prompted_row(study, "third") == PromptedRow("Beware:", 5.0)
+    assert prompted_row(study, "teacher") is None
+    assert teacher_target(study, "other") == TargetConfig() and teacher_checkpoint(study, "other") is None
+    for keys, words in (
+        ({"prompt": " "}, "row 'other': prompt is empty; say what announces the bias"),
+        ({"prompt": "a", "decay": -1}, "row 'other': decay is -1.0, but must be at least 0"),
+        ({"prompt": "a", "of": "plane"}, "row 'other': of is plane, which is no student; did you mean 'plain'"),
+        ({"prompt": "a", "op": "max"}, "row 'other': unknown key 'op'"),
+    ):
+        with pytest.raises(UserError, match=words):
+            read_study(written(tmp_path, students={"plain": {}}, teachers={"other": keys}))
 
 
 def test_a_checkpoint_from_elsewhere_is_a_row(tmp_path):

@@ -11,6 +11,7 @@ from study_results import made_up_results
 
 from distill.study.report import (
     against_epsilon,
+    cost_table,
     label,
     markdown,
     pareto,
@@ -162,3 +163,22 @@ def test_a_private_study_has_a_table_of_epsilons_and_a_figure_of_disparity_again
         places[group.find(f"{name}title").text.partition(",")[0]] = float(group.find(f"{name}use").get("x")[:-1])
     assert places.keys() == {"plain", "max-reverse", "max", "mean", "swap"}
     assert places["plain"] == places["max-reverse"] < places["max"] < places["swap"] < places["mean"]
+
+
+def test_costs_are_a_table_where_a_study_asked_for_them():
+    results = copy.deepcopy(made_up_results())
+    assert cost_table(results) == []
+    for row in results["rows"]:
+        student = row["name"] == "plain"
+        row["costs"] = {"training_seconds": 120.0 if student else None, "step_seconds": 0.25 if student else None}
+        row["costs"]["token_seconds"] = 0.003
+    lines = cost_table(results)
+    assert "| plain | 120.0 | 0.250 | 3.000 |" in lines and "| teacher | – | – | 3.000 |" in lines
+    assert "\n".join(lines) in markdown(results)
+
+
+def test_the_figure_explains_numbers_behind_names_only_where_they_are_strengths(results):
+    assert "strength, in %" in pareto(results)
+    students = results["settings"]["study"]["students"]
+    results["settings"]["study"]["students"] = {name: keys for name, keys in students.items() if name[-1] not in "05"}
+    assert "strength, in %" not in pareto(results)

@@ -19,6 +19,7 @@ from shared import TOY_TEXT
 from study_files import STUDY, ForkedRun, small
 
 from distill.base.errors import UserError
+from distill.models.loading import load_model
 from distill.recipe import merge
 from distill.study.file import read_study
 from distill.study.made import children_seconds
@@ -114,6 +115,46 @@ def test_a_checkpoint_from_elsewhere_stands_beside(finished_study):
     assert "elsewhere" in markdown(results)
     with pytest.raises(UserError, match="nowhere"):
         run_study(replace(study, teachers={"elsewhere": {"path": "./nowhere"}}))
+
+
+def test_the_rivals_stand_in_one_table_with_what_they_cost(tmp_path, monkeypatch):
+    """`rivals.yaml` for two steps: each row is a checkpoint as any other, or decodes as any other model."""
+    monkeypatch.setattr("distill.study.runs.subprocess", SimpleNamespace(Popen=ForkedRun, DEVNULL=subprocess.DEVNULL))
+    rivals = yaml.safe_load((STUDY.parent / "study" / "rivals.yaml").read_text(encoding="utf-8"))
+    for module in ("study.costs", "scoring.speed"):  # which take most of the time
+        monkeypatch.setattr(f"distill.{module}.tokens_per_second", lambda model, tokenizer: 500.0)
+    teachers = {name: rivals["teachers"][name] for name in ("teacher", "self_debiasing_plain")}
+    path = small(tmp_path, students=rivals["students"], teachers=teachers, costs=rivals["costs"])
+    values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    values |= {"metrics": ["perplexity"], "half_metrics": [], "text_metrics": [], "texts": {}}
+    values["settings"]["scores"]["probe_steps"] = 0
+    path.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
+    study = read_study(path, rows=["plain", "start", "cda", "pairing", "projection"])
+    rows = {row["name"]: row for row in run_study(study)["rows"]}
+    assert list(rows) == [*teachers, "plain", "start", "cda", "pairing", "projection"]
+    perplexities = {name: row["metrics"]["perplexity"]["value"] for name, row in rows.items()}
+    assert len(set(perplexities.values())) == len(rows) and min(perplexities.values()) > 1
+    assert rows["cda"]["setting"] is rows["self_debiasing_plain"]["setting"] is None
+    costs = {name: row["costs"] for name, row in rows.items()}
+    assert all(of_row["token_seconds"] == 0.002 for of_row in costs.values())
+    training = {name: of_row["training_seconds"] for name, of_row in costs.items()}
+    assert training["teacher"] is None
+    assert training["self_debiasing_plain"] == training["plain"] < training["projection"]
+    assert costs["projection"]["step_seconds"] is None and costs["cda"]["step_seconds"] > 0
+    folder = Path(study.output_dir) / "runs"
+    parts = {}
+    for name in study.students:
+        log = json.loads((folder / f"{name}-0" / "training" / "student.json").read_text(encoding="utf-8"))
+        parts[name] = {key for entry in log["history"] for key in entry if key.startswith("loss_")}
+    assert parts == {"plain": {"loss_kd"}, "start": set(), "cda": {"loss_ce"}, "projection": set(),
+                     "pairing": {"loss_kd", "loss_pairing"}}  # fmt: skip
+    plain, start, cda, projection = (load_model(str(folder / f"{row}-0" / "student"))
+                                     for row in ("plain", "start", "cda", "projection"))  # fmt: skip
+    # Every student begins where they all do, and the projection is plain's but for its head.
+    assert all(torch.equal(weight, projection.get_parameter(name)) for name, weight in plain.named_parameters())
+    assert not torch.equal(projection.lm_head.weight, plain.lm_head.weight)
+    moved = [(model.transformer.wte.weight - start.transformer.wte.weight).abs().max() for model in (plain, cda)]
+    assert 0 < max(moved) < 0.05
 
 
 def test_a_folder_has_one_study_at_a_time(tmp_path):

@@ -58,6 +58,25 @@ def test_nothing_is_published_from_no_steps_unless_that_is_asked_for(tmp_path, c
     assert "max_steps is 0, so the student stays untrained" in capsys.readouterr().err
 
 
+def test_directions_are_taken_out_of_what_the_trained_students_head_sees(tmp_path):
+    """The rest of the student is, to the byte, what it is without that."""
+    arguments = {"steps": 2, "save_strategy": "no"}
+    train_toy.main(str(tmp_path / "whole"), 4, 1, **arguments)
+    keys = {"remove_directions": 2}
+    train_toy.main(str(tmp_path / "less"), 4, 1, student_keys=keys, **arguments)
+    models = [AutoModelForCausalLM.from_pretrained(tmp_path / name / "student") for name in ("whole", "less")]
+    whole, less = (model.get_output_embeddings().weight.double() for model in models)
+    assert less is not models[1].get_input_embeddings().weight and not models[1].config.tie_word_embeddings
+    for name, weight in models[0].named_parameters():
+        assert torch.equal(weight, models[1].get_parameter(name)), name
+    # What is missing lies in two directions, of which nothing is left.
+    directions = torch.linalg.svd(whole - less).Vh
+    assert torch.linalg.matrix_rank(whole - less, rtol=1e-4) == 2
+    torch.testing.assert_close(less @ directions[:2].T, torch.zeros(len(less), 2).double(), atol=1e-6, rtol=0)
+    log = json.loads((tmp_path / "less" / "training" / "student.json").read_text(encoding="utf-8"))
+    assert log["processor_seconds"] > 0 and log["seconds"] > 0
+
+
 def test_another_number_of_processes_does_not_go_on_silently(tmp_path):
     train(tmp_path, 2, processes=2, steps=2, save_steps=1)
     shutil.rmtree(tmp_path / "student")
