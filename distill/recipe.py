@@ -200,6 +200,8 @@ class LossConfig:
         kd: Weight of the divergence between target and student.
         ce: Weight of the cross-entropy with the text's own next token.
         hidden: Weight of 1 - cosine of the student's and the teacher's last hidden states.
+        listed: Weight of the divergence on the listed words alone: of each word and its counterparts, which share the
+            groups have. Part of the mitigation: the baseline does without.
         temperature: Softmax temperature of target and student in the divergence.
         divergence: `forward_kl`, `reverse_kl` or `jsd` (generalised Jensen-Shannon).
         jsd_beta: The generalised Jensen-Shannon weight of the target, between 0 and 1.
@@ -209,6 +211,7 @@ class LossConfig:
     kd: float = 1.0
     ce: float = 0.0
     hidden: float = 0.0
+    listed: float = 0.0
     temperature: float = 1.0
     divergence: str = "forward_kl"
     jsd_beta: float = 0.5
@@ -508,7 +511,7 @@ class Recipe:
 
     def plain(self) -> "Recipe":
         """The same run without any mitigation: the fair comparison."""
-        return replace(self, target=TargetConfig())
+        return replace(self, target=TargetConfig(), loss=replace(self.loss, listed=0.0))
 
     def variants(self) -> dict[str, "Recipe"]:
         """Name -> recipe of the students of this run, the mitigated one last."""

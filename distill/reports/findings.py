@@ -431,7 +431,7 @@ def settings_rows(recipe: Recipe, scores: Scores, published: bool = False) -> li
                    f"{target.op}, strength {target.strength:g}" + (", role-reversed" if target.reverse_roles else "")),
         ("counterfactual augmentation", "yes" if target.augment else "no"),
         ("loss", f"kd {loss.kd:g} ({loss.divergence}, temperature {loss.temperature:g}), ce {loss.ce:g}, "
-                 f"hidden {loss.hidden:g}"),
+                 f"hidden {loss.hidden:g}" + (f", listed {loss.listed:g}" if loss.listed else "")),
         ("word list", f"{words['name']}: {', '.join(words['groups'])} (sha256 {words['sha256'][:12]}…)"),
         ("seed", str(recipe.seed)),
         *privacy_row(scores),
