@@ -4,14 +4,15 @@ At most positions a listed word is unlikely, so that the divergence over the voc
 says "he" or "she" where it says either. This term sees nothing else. Counterparts (he and she; his, him and her) are a
 set, of which the target gives each group g a share p(g | set) and the student q(g | set):
 
-    sum over sets of  p(set | listed) * KL(p(. | set) || q(. | set))
+    D_listed = sum over sets of  p(set | listed) * KL(q(. | set) || p(. | set))
 
 p(set | listed) is the set's part of what the target gives to all listed tokens: a position counts as much where that is
-a thousandth as where it is all. With weights p(set) in its place, the term is a part of KL(p || q), by the chain rule.
+a thousandth as where it is all. With q(set) as weights, the term would be a part of KL(q || p), by the chain rule. Of
+the two directions of the divergence, this one gives more weight to where the target is sure (The king lost: his).
 
 The gradient with respect to the student's logit of token t, of group g in the set s, at temperature 1:
 
-    p(s | listed) * (q(g | s) - p(g | s)) * q(t | g, s)
+    p(s | listed) * q(g | s) * (log(q(g | s) / p(g | s)) - KL(q(. | s) || p(. | s))) * q(t | g, s)
 
 Shapes: n tokens, V vocabulary, L listed tokens, C sets of counterparts, K groups, F tokens of a group in a set at most.
 """
@@ -101,7 +102,7 @@ def listed_divergence(log_p: Tensor, log_q: Tensor, listed: ListedTokens) -> Ten
         tokens = [row[~blank] for row, blank in zip(of_set, nobody, strict=True)]
         p, q = (torch.stack([x[:, group].logsumexp(dim=-1) for group in tokens], dim=-1) for x in (log_p, log_q))
         shares_p, shares_q = p.log_softmax(dim=-1), q.log_softmax(dim=-1)
-        divergence = (shares_p.exp() * (shares_p - shares_q)).sum(dim=-1)
+        divergence = (shares_q.exp() * (shares_q - shares_p)).sum(dim=-1)
         total = total + (p.logsumexp(dim=-1) - log_listed).exp() * divergence
     return total
 
@@ -120,11 +121,12 @@ def listed_gradient(z: Tensor, log_p: Tensor, listed: ListedTokens) -> tuple[Ten
     p, _ = _masses(log_p, listed)
     q, of_tokens = _masses(z, listed)
     weights = p.logsumexp(dim=-1).softmax(dim=-1)
-    shares_p, shares_q = p.log_softmax(dim=-1), q.log_softmax(dim=-1)
-    probabilities = shares_p.exp()
-    value = (weights * (probabilities * (shares_p - shares_q)).sum(dim=-1)).sum(dim=-1)
-    of_groups = (shares_q.exp() - probabilities).mul_(weights.unsqueeze(-1))
+    shares = q.log_softmax(dim=-1)
+    log_ratio, share = shares - p.log_softmax(dim=-1), shares.exp()
+    divergence = (share * log_ratio).sum(dim=-1)
+    of_groups = log_ratio.sub_(divergence.unsqueeze(-1)).mul_(share).mul_(weights.unsqueeze(-1))
     in_group = (of_tokens - q.unsqueeze(-1)).exp_()
+    value = (weights * divergence).sum(dim=-1)
     return value, (in_group * of_groups.unsqueeze(-1)).flatten(start_dim=1).index_select(1, listed.places)
 
 

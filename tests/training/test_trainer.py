@@ -66,7 +66,7 @@ def test_the_part_on_listed_tokens_is_that_of_the_batch(tmp_path, toy_model, bat
         partner = inputs["partner"][0].flatten()
         p = torch.where((partner >= 0).unsqueeze(1), views + views[partner.clamp(min=0)], views)
         p = p / p.sum(-1, keepdim=True)
-        expected = (p * (p / q).log()).sum(-1)[inputs["labels"].flatten() != IGNORED]
+        expected = (q * (q / p).log()).sum(-1)[inputs["labels"].flatten() != IGNORED]
     assert float(loss.detach()) == pytest.approx(0.5 * float(expected.mean()), rel=1e-4)
     assert float(parts.listed) == pytest.approx(float(expected.sum()), rel=1e-4) and parts.kd == 0
 
