@@ -180,6 +180,7 @@ def _train(recipe: Recipe, asked: _Asked, text: _Text, student: PreTrainedModel,
     """Train every student that is not finished; `student` is one of them, untrained."""
     roles = token_roles(asked.swapper.wordlist, text.tokenizer, vocab_size(text.tokenizer))
     teach: Any = rounds.train_federated if recipe.federation.clients else train_student
+    watch = {} if recipe.federation.clients else {"probe": probe_of(recipe, asked.swapper, text.tokenizer)}
     if left := _missing(recipe, folder):
         preflight.warn_of(recipe, len(left), asked.teacher, student, text.counts, roles, asked.swapper, text.held_out)
     for name, variant in left.items():
@@ -194,5 +195,5 @@ def _train(recipe: Recipe, asked: _Asked, text: _Text, student: PreTrainedModel,
             role_maps=build_role_maps(roles.edges, roles.vocab_size),
             checkpoints=folder / "checkpoints" / name,
             destination=folder / name,
-            probe=probe_of(recipe, asked.swapper, text.tokenizer),
+            **watch,
         )

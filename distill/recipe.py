@@ -206,6 +206,8 @@ class LossConfig:
         hidden: Weight of 1 - cosine of the student's and the teacher's last hidden states.
         pairing: Weight of the divergence between what the student itself predicts after a text and after its
             counterfactual, both ways (counterfactual logit pairing); needs `target.augment`.
+        listed: Weight of the divergence on the listed words alone: of each word and its counterparts, which share the
+            groups have. Part of the mitigation: the baseline does without.
         temperature: Softmax temperature of target and student in the divergence.
         divergence: `forward_kl`, `reverse_kl` or `jsd` (generalised Jensen-Shannon).
         jsd_beta: The generalised Jensen-Shannon weight of the target, between 0 and 1.
@@ -216,6 +218,7 @@ class LossConfig:
     ce: float = 0.0
     hidden: float = 0.0
     pairing: float = 0.0
+    listed: float = 0.0
     temperature: float = 1.0
     divergence: str = "forward_kl"
     jsd_beta: float = 0.5
@@ -532,7 +535,7 @@ class Recipe:
 
     def plain(self) -> "Recipe":
         """The same run without any mitigation: the fair comparison."""
-        student, loss = replace(self.student, remove_directions=0), replace(self.loss, pairing=0.0)
+        student, loss = replace(self.student, remove_directions=0), replace(self.loss, pairing=0.0, listed=0.0)
         return replace(self, target=TargetConfig(), student=student, loss=loss)
 
     def variants(self) -> dict[str, "Recipe"]:

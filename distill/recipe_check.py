@@ -553,8 +553,8 @@ def _check_streamed(recipe: Recipe) -> None:
 
 def _check_without_teacher(recipe: Recipe) -> None:
     _require(
-        recipe.loss.kd == 0 and recipe.loss.hidden == 0 and recipe.target.op == "none",
-        "teacher.path is null, so loss.kd and loss.hidden must be 0 and target.op none; or name a teacher",
+        recipe.loss.kd == recipe.loss.hidden == recipe.loss.listed == 0 and recipe.target.op == "none",
+        "teacher.path is null, so loss.kd, loss.hidden and loss.listed must be 0 and target.op none; or name a teacher",
     )
     _require(recipe.corpus.source != "teacher", "corpus.source is teacher, but teacher.path is null; name a teacher")
     _require(

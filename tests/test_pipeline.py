@@ -148,6 +148,17 @@ def test_a_finished_run_is_not_trained_again(world, tmp_path):
     assert weights.stat().st_mtime_ns == before
 
 
+def test_clients_distil_both_students(world, tmp_path):
+    folder, teacher = world
+    recipe = synthetic.write_student_recipe(folder, teacher, tmp_path / "run", max_steps=-1)
+    run("--config", recipe, *(f"--federation.{key}={value}" for key, value in
+                              {"clients": 2, "rounds": 2, "local_steps": 1, "watch": "[]"}.items()))  # fmt: skip
+    for name in ("student", "baseline"):
+        rounds = json.loads((tmp_path / "run" / "federation" / f"{name}.json").read_text())
+        assert [of_round["used"] for of_round in rounds] == [[0, 1], [0, 1]]
+        AutoModelForCausalLM.from_pretrained(tmp_path / "run" / name)
+
+
 @pytest.mark.parametrize("merge", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_run_with_an_adapter_over_the_teachers_own_weights(world, tmp_path, merge):
     pytest.importorskip("peft", reason="needs the extra lora")

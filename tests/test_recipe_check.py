@@ -70,6 +70,12 @@ PRIVATE = "corpus: {source: files, files: [a.txt]}\nheld_out: {max_documents: 5}
         (SAMPLED + "loss: {temperature: 0}", [], ["loss.temperature"]),
         (SAMPLED + "loss: {kd: 0}", [], ["kd", "ce"]),
         (SAMPLED + "loss: {kd: -1}", [], ["loss.kd", "negative"]),
+        (SAMPLED + "loss: {kd: 0, listed: 1}", [], ["kd, ce and hidden are 0"]),
+        (
+            SAMPLED + "teacher: {path: null}\nloss: {kd: 0, ce: 1, listed: 1}",
+            [],
+            ["teacher.path is null", "loss.listed must be 0"],
+        ),
         (SAMPLED + "trainer: {max_stepz: 1}", [], ["trainer", "max_stepz", "'max_steps'"]),
         (SAMPLED + "trainer: {seed: 1}", [], ["trainer.seed", "'seed'"]),
         (SAMPLED + "trainer: {learning_rate: abc}", [], ["trainer.learning_rate", "'abc'", "number"]),

@@ -1,9 +1,10 @@
 """The distillation loss: a naive reference, and the fused one that training uses. Tensors only.
 
     total = kd * T^2 * D(target || student) + ce * cross-entropy(labels) + hidden * (1 - cos(h_student, h_teacher))
+            + listed * T^2 * D_listed(target || student)
 
 summed over the valid tokens; the trainer alone divides. The target comes from `logit_ops.teacher_target`; target and
-student are both taken at temperature T in D.
+student are both taken at temperature T in D and in D_listed, which is `listed_tokens.listed_divergence`.
 
 `reference_loss` says what is computed, in a few lines and with all logits in memory. `fused_loss` computes the same in
 one pass over chunks of tokens: project to the vocabulary, combine the teacher's rows, reduce to a value, turn the
@@ -41,6 +42,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from distill.objective.clipped_head import ClippedHead
 from distill.objective.divergences import DIVERGENCES
+from distill.objective.listed_tokens import ListedTokens, listed_divergence, listed_gradient
 from distill.objective.logit_ops import LOG_ZERO, RoleMap, log_probabilities_, mix, teacher_target
 from distill.objective.operations import OPERATIONS
 from distill.objective.settings import LossSettings
@@ -121,7 +123,7 @@ class Positions:
 
 
 class LossParts(NamedTuple):
-    """Sums over the valid tokens, () each. total = settings.kd * kd + settings.ce * ce + settings.hidden * hidden.
+    """Sums over the valid tokens, () each; total is the sum of the others, times the weights of those names.
 
     `pairing` is not of this file: see pairing.py, and `training.student_loss`, which adds it to the total.
     """
@@ -130,6 +132,7 @@ class LossParts(NamedTuple):
     kd: Tensor  # T^2 * divergence
     ce: Tensor
     hidden: Tensor
+    listed: Tensor  # T^2 * divergence on the listed tokens
     count: Tensor  # type: ignore[assignment]  # the number of valid tokens, int64; it hides tuple.count
     pairing: Tensor | None = None
 
@@ -156,6 +159,7 @@ def reference_loss(
     settings: LossSettings,
     role_maps: Sequence[RoleMap] | None = None,
     projection: Tensor | None = None,
+    listed: ListedTokens | None = None,
 ) -> LossParts:
     """The loss as its definition reads, with (N, V) logits in memory: the truth that `fused_loss` is tested against.
 
@@ -167,6 +171,7 @@ def reference_loss(
         settings: weights, divergence, operation.
         role_maps: K - 1 role maps, or None for no role reversal.
         projection: (Ds, Dt), takes the student's hidden states to the teacher's width in the hidden loss.
+        listed: The sets of counterparts of the listed part; None: it reads 0.
 
     Returns:
         Sums over the valid tokens.
@@ -174,14 +179,14 @@ def reference_loss(
     valid = positions.labels != IGNORED
     hidden, labels = student.hidden[valid], positions.labels[valid]
     logits = naive_logits(student, valid)
-    kd = ce = cosine = hidden.sum() * 0  # keeps the graph connected
+    kd = ce = cosine = on_listed = hidden.sum() * 0  # keeps the graph connected
     if settings.ce:
         ce = F.cross_entropy(logits, labels, reduction="sum")
     if teacher is not None:
         assert positions.own is not None
         own = positions.own[valid]
         partner = own.new_zeros(0, len(own)) if positions.partner is None else positions.partner[:, valid]
-        if settings.kd:
+        if settings.needs_target:
             target = teacher_target(
                 naive_logits(teacher, own),
                 naive_logits(teacher, partner.clamp(min=0)),
@@ -192,12 +197,15 @@ def reference_loss(
                 settings.temperature,
             )
             log_q = torch.log_softmax(logits / settings.temperature, dim=-1).clamp(min=LOG_ZERO)
-            divergence = DIVERGENCES[settings.divergence](target, log_q, settings.jsd_beta)
-            kd = settings.temperature**2 * divergence.sum()
+            if settings.kd:
+                divergence = DIVERGENCES[settings.divergence](target, log_q, settings.jsd_beta)
+                kd = settings.temperature**2 * divergence.sum()
+            if settings.listed and listed is not None:
+                on_listed = settings.temperature**2 * listed_divergence(target, log_q, listed).sum()
         if settings.hidden:
             cosine = hidden_cosine(hidden, teacher.hidden[own], projection)
-    total = settings.kd * kd + settings.ce * ce + settings.hidden * cosine
-    return LossParts(total, kd.detach(), ce.detach(), cosine.detach(), valid.sum())
+    total = settings.kd * kd + settings.ce * ce + settings.hidden * cosine + settings.listed * on_listed
+    return LossParts(total, kd.detach(), ce.detach(), cosine.detach(), on_listed.detach(), valid.sum())
 
 
 def _forward_kl_gradient(z: Tensor, q: Tensor, log_norm: Tensor, log_p: Tensor, beta: float) -> Tensor:
@@ -356,7 +364,7 @@ def _plan_by_document(positions: Positions, settings: LossSettings, sizes: Chunk
 
 def _looked_at(positions: Positions, settings: LossSettings) -> Positions:
     """Without the teacher's rows that the settings do not ask for."""
-    own = positions.own if settings.kd else None
+    own = positions.own if settings.needs_target else None
     with_partners = own is not None and settings.op != "none" and settings.strength
     return Positions(positions.labels, own, positions.partner if with_partners else None)
 
@@ -385,18 +393,22 @@ class _Work(NamedTuple):
     labels: Tensor
     settings: LossSettings
     role_maps: Sequence[RoleMap] | None
+    listed: ListedTokens | None
     with_gradient: bool
     head_gradient: list[Tensor] | None
     clipped_head: ClippedHead | None
 
 
+_Sums = tuple[Tensor, Tensor, Tensor, Tensor]  # the weighted total, kd, ce, listed
+
+
 class _FusedLoss(torch.autograd.Function):
-    """See `fused_loss`. Returns the sums (weighted total, kd, ce); the gradients are made in the forward pass."""
+    """See `fused_loss`. Returns sums (weighted total, kd, ce, listed); the gradients are made in the forward pass."""
 
     @staticmethod
     def forward(
         ctx, hidden: Tensor, weight: Tensor, bias: Tensor | None, teacher: ModelView | None, work: _Work
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> _Sums:
         ctx.head_gradient = work.head_gradient
         ctx.dtypes = [None if x is None else x.dtype for x in (hidden, weight, bias)]
         needed = [work.with_gradient and needs for needs in ctx.needs_input_grad[:3]]
@@ -410,10 +422,10 @@ class _FusedLoss(torch.autograd.Function):
             if teacher is not None and passed is not _pass_on_gpu:  # which casts its head once and for all
                 teacher = teacher.to(dtype)
         with torch.autocast(device, enabled=False):
-            total, kd, ce, gradients = passed(student, teacher, work, needed)
+            sums, gradients = passed(student, teacher, work, needed)
         ctx.save_for_backward(*gradients)
-        ctx.mark_non_differentiable(kd, ce)
-        return total, kd, ce
+        ctx.mark_non_differentiable(*sums[1:])
+        return sums
 
     @staticmethod
     @once_differentiable
@@ -467,15 +479,15 @@ def tied_embedding(ids: Tensor, weight: Tensor, head_gradient: list[Tensor]) -> 
 
 def _pass_over_chunks(
     student: ModelView, teacher: ModelView | None, work: _Work, needed: list[bool]
-) -> tuple[Tensor, Tensor, Tensor, list[Tensor | None]]:
-    """The sums total, kd, ce, and the gradients of total: hidden states, weight, bias, None for one not `needed`."""
+) -> tuple[_Sums, list[Tensor | None]]:
+    """The sums, and the gradients of their total: hidden states, weight, bias, None for one not `needed`."""
     settings = work.settings
     # Half-precision gradients of the head are summed over the chunks in fp32.
     wide = torch.promote_types(student.hidden.dtype, torch.float32)
     d_hidden = torch.zeros_like(student.hidden) if needed[0] else None
     d_weight = torch.zeros_like(student.weight, dtype=wide) if needed[1] else None
     d_bias = torch.zeros_like(student.bias, dtype=wide) if needed[2] and student.bias is not None else None
-    kd, ce = student.hidden.new_zeros((), dtype=wide), student.hidden.new_zeros((), dtype=wide)
+    kd, ce, on_listed = (student.hidden.new_zeros((), dtype=wide) for _ in range(3))
     # The logits of all chunks are written to the same place: new memory costs time.
     rows = max((len(chunk.tokens) + len(chunk.teacher) for chunk in work.chunks), default=0)
     weight, _ = student.tokens
@@ -496,11 +508,12 @@ def _pass_over_chunks(
             part = slice(block.start, block.end)
             target = None if log_t is None else _block_target(log_t, chunk, block, settings, work.role_maps)
             slope = student.slope(z[part])
-            block_kd, block_ce = _block_loss(z[part], label[part], target, settings)
+            block_kd, block_ce, block_listed = _block_loss(z[part], label[part], target, settings, work.listed)
             if isinstance(slope, Tensor) or slope != 1:
                 z[part].mul_(slope)
             kd += block_kd
             ce += block_ce
+            on_listed += block_listed
 
         if work.clipped_head is not None:
             work.clipped_head.add(chunk.document, z, hidden, student.bias is not None, chunk.last)
@@ -515,8 +528,13 @@ def _pass_over_chunks(
             else:
                 d_weight[: student.vocab] += z.t() @ hidden
 
-    kd = kd * settings.temperature**2
-    return settings.kd * kd + settings.ce * ce, kd, ce, [d_hidden, d_weight, d_bias]
+    return _weighted(kd, ce, on_listed, settings), [d_hidden, d_weight, d_bias]
+
+
+def _weighted(kd: Tensor, ce: Tensor, on_listed: Tensor, settings: LossSettings) -> _Sums:
+    """The total, and the parts at the temperature's scale, from sums over all blocks."""
+    kd, on_listed = kd * settings.temperature**2, on_listed * settings.temperature**2
+    return settings.kd * kd + settings.ce * ce + settings.listed * on_listed, kd, ce, on_listed
 
 
 # ----------------------------------------------------------------------------------------------------------- GPU
@@ -524,7 +542,7 @@ def _pass_over_chunks(
 
 def _pass_on_gpu(
     student: ModelView, teacher: ModelView | None, work: _Work, needed: list[bool]
-) -> tuple[Tensor, Tensor, Tensor, list[Tensor | None]]:
+) -> tuple[_Sums, list[Tensor | None]]:
     """As `_pass_over_chunks`, where the memory's speed decides: few passes over the logits, which have the format of
     the heads, and heads whose number of rows suits the products. Rows that pad them are never looked at.
     """
@@ -536,7 +554,7 @@ def _pass_on_gpu(
     rows = max(len(student.weight), len(weight))
     d_weight = student.weight.new_zeros(rows, weight.shape[1], dtype=wide) if needed[1] else None
     d_bias = student.weight.new_zeros(rows, dtype=wide) if needed[2] and student.bias is not None else None
-    kd, ce = student.hidden.new_zeros((), dtype=wide), student.hidden.new_zeros((), dtype=wide)
+    kd, ce, on_listed = (student.hidden.new_zeros((), dtype=wide) for _ in range(3))
     most = max((len(chunk.tokens) for chunk in work.chunks), default=0)
     most_of_teacher = max((len(chunk.teacher) for chunk in work.chunks), default=0)
     logits = student.hidden.new_empty(most, len(weight))
@@ -555,9 +573,12 @@ def _pass_on_gpu(
         for block in chunk.blocks:
             part = slice(block.start, block.end)
             others = None if views is None else _others_on_gpu(views, chunk, block, work)
-            block_kd, block_ce = block_on_gpu(z[part, :vocab], label[part], views, chunk.own[part], others)
+            block_kd, block_ce, block_listed = block_on_gpu(
+                z[part, :vocab], label[part], views, chunk.own[part], others, work.listed
+            )
             kd += block_kd
             ce += block_ce
+            on_listed += block_listed
 
         if d_bias is not None:
             d_bias[: len(weight)] += z.sum(dim=0, dtype=wide)
@@ -566,9 +587,8 @@ def _pass_on_gpu(
         if d_weight is not None:
             d_weight[: len(weight)] += _wide_product(z.t(), hidden, wide)
 
-    kd = kd * settings.temperature**2
     of_head = [None if whole is None else whole[: len(student.weight)] for whole in (d_weight, d_bias)]
-    return settings.kd * kd + settings.ce * ce, kd, ce, [d_hidden, *of_head]
+    return _weighted(kd, ce, on_listed, settings), [d_hidden, *of_head]
 
 
 def _others_on_gpu(views: Tensor, chunk: Chunk, block: Block, work: _Work) -> Tensor | None:
@@ -620,14 +640,19 @@ def _padded_once(view: ModelView, dtype: torch.dtype) -> tuple[Tensor, Tensor | 
 @lru_cache(maxsize=16)
 def _block_on_gpu(
     settings: LossSettings, scale: float, cap: float | None
-) -> Callable[[Tensor, Tensor, Tensor | None, Tensor, Tensor | None], tuple[Tensor, Tensor]]:
+) -> Callable[[Tensor, Tensor, Tensor | None, Tensor, Tensor | None, ListedTokens | None], tuple[Tensor, ...]]:
     """The block's loss as one function, compiled where Triton is there to write its kernels."""
     shape = ModelView(torch.empty(0), torch.empty(0), scale=scale, cap=cap)
     at_one = replace(settings, temperature=1.0)  # the views' logits are tempered already
 
     def block_loss(
-        z: Tensor, label: Tensor, views: Tensor | None, own: Tensor, others: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
+        z: Tensor,
+        label: Tensor,
+        views: Tensor | None,
+        own: Tensor,
+        others: Tensor | None,
+        listed: ListedTokens | None = None,
+    ) -> tuple[Tensor, ...]:
         """As `_block_loss`, from the student's raw logits z (n, V), which become their gradient.
 
         views: (u, V) logits of the teacher; own: (n,) into them; others: (P, n) into them, or (P, n, V) logits of the
@@ -642,11 +667,11 @@ def _block_on_gpu(
                 looked_at = [views.index_select(0, k) if k.dim() == 1 else k for k in others.unbind()]
                 log_others = torch.stack([_log_rows(rows) for rows in looked_at])
                 target = mix(target, OPERATIONS[at_one.op](target, log_others), at_one.strength)
-        kd, ce = _block_loss(logits, label, target, settings)
+        parts = _block_loss(logits, label, target, settings, listed)
         if isinstance(slope, Tensor) or slope != 1:
             logits = logits * slope
         z.copy_(logits)
-        return kd, ce
+        return parts
 
     return torch.compile(block_loss) if _has_triton() else block_loss
 
@@ -667,7 +692,7 @@ def _format_of_products(hidden: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
 
 
-def _pass_of(device: str) -> Callable[..., tuple[Tensor, Tensor, Tensor, list[Tensor | None]]]:
+def _pass_of(device: str) -> Callable[..., tuple[_Sums, list[Tensor | None]]]:
     """The pass over the chunks that suits a type of device."""
     return _pass_on_gpu if device == "cuda" else _pass_over_chunks
 
@@ -686,20 +711,33 @@ def _project(hidden: Tensor, view: ModelView, out: Tensor) -> Tensor:
     return view.shape_(out)
 
 
-def _block_loss(z: Tensor, label: Tensor, target: Tensor | None, settings: LossSettings) -> tuple[Tensor, Tensor]:
-    """Sums of divergence / T^2 and of cross-entropy over a block; turns its logits z (n, V) into their gradient."""
+def _block_loss(
+    z: Tensor, label: Tensor, target: Tensor | None, settings: LossSettings, listed: ListedTokens | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Sums over a block of divergence / T^2, of cross-entropy, and of the divergence on the listed tokens / T^2.
+
+    Turns its logits z (n, V) into their gradient, and uses up the log target.
+    """
     temperature = settings.temperature
     z.sub_(z.amax(dim=-1, keepdim=True)).clamp_(min=LOG_ZERO)
     at_label = z.gather(1, label)
-    kd = ce = z.new_zeros(())
+    kd = ce = on_listed = z.new_zeros(())
     if target is None:
         q, log_norm = _softmax(z)
         gradient = z.zero_()
     else:
         gradient = z if temperature == 1 else z / temperature  # logits at first
         q, log_norm = _softmax(gradient)
-        kd = _GRADIENTS[settings.divergence](gradient, q, log_norm, target, settings.jsd_beta).sum()
-        gradient.mul_(settings.kd * temperature)
+        if settings.listed and listed is not None:
+            values, of_listed = listed_gradient(gradient, target, listed)
+            on_listed = values.sum()
+        if settings.kd:
+            kd = _GRADIENTS[settings.divergence](gradient, q, log_norm, target, settings.jsd_beta).sum()
+            gradient.mul_(settings.kd * temperature)
+        else:
+            gradient = gradient.zero_() if gradient is not z else torch.zeros_like(z)
+        if settings.listed and listed is not None:
+            gradient.index_add_(1, listed.columns, of_listed, alpha=settings.listed * temperature)
         if temperature != 1 and settings.ce:
             q, log_norm = _softmax(z)
     if settings.ce:
@@ -708,7 +746,7 @@ def _block_loss(z: Tensor, label: Tensor, target: Tensor | None, settings: LossS
         gradient.scatter_add_(1, label, torch.full_like(at_label, -settings.ce))
     if gradient is not z:
         z.copy_(gradient)
-    return kd, ce
+    return kd, ce, on_listed
 
 
 def _softmax(z: Tensor) -> tuple[Tensor, Tensor]:
@@ -743,6 +781,7 @@ def fused_loss(
     head_gradient: list[Tensor] | None = None,
     plan: Plan | None = None,
     clipped_head: ClippedHead | None = None,
+    listed: ListedTokens | None = None,
 ) -> LossParts:
     """As `reference_loss`, in chunks of ``settings.chunk_tokens`` tokens and with the gradients made on the way.
 
@@ -756,7 +795,7 @@ def fused_loss(
     With a `ClippedHead`, each document has chunks of its own, of which that makes the clipped gradient of the student's
     head as the loss is computed, for a backward pass from `total` itself; the head must want no gradient then.
     """
-    asked = teacher if settings.kd else None
+    asked = teacher if settings.needs_target else None
     weight = student.weight
     sizes = chunk_sizes(settings, weight.device, len(student.tokens[0]), _format_of_products(student.hidden))
     looked_at = positions if asked is not None else Positions(positions.labels)
@@ -771,14 +810,15 @@ def fused_loss(
         positions.labels,
         settings,
         role_maps,
+        listed,
         torch.is_grad_enabled(),
         head_gradient,
         clipped_head,
     )
-    total, kd, ce = _FusedLoss.apply(student.hidden, student.weight, student.bias, asked, work)
+    total, kd, ce, on_listed = _FusedLoss.apply(student.hidden, student.weight, student.bias, asked, work)
     cosine = torch.zeros_like(kd)
     if teacher is not None and positions.own is not None and settings.hidden:
         tokens = torch.cat([positions.labels.new_zeros(0), *(chunk.tokens for chunk in plan.chunks)])
         cosine = hidden_cosine(student.hidden[tokens], teacher.hidden[positions.own[tokens]], projection)
         total = total + settings.hidden * cosine
-    return LossParts(total, kd, ce, cosine.detach(), (positions.labels != IGNORED).sum())
+    return LossParts(total, kd, ce, cosine.detach(), on_listed, (positions.labels != IGNORED).sum())

@@ -73,7 +73,7 @@ class RoleMap:
             one_way = sorted(destinations.keys() ^ sources.keys())
             raise ValueError(f"the role map is not closed: tokens {one_way} only give or only take")
 
-        self.vocab_size = vocab_size
+        self.vocab_size, self.edges = vocab_size, tuple(edges)
         # Nearly every row of a word list is one-to-one: there, R is a move of columns, without any arithmetic.
         moves = [(s, d) for s, d in edges if len(destinations[s]) == len(sources[d]) == 1]
         self._move_from = torch.tensor([s for s, _ in moves], dtype=torch.long)

@@ -5,7 +5,7 @@ The names are those of a recipe's keys, in its sections `target` (`op`, `strengt
 
 import math
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from distill.base.errors import UserError, suggestion
@@ -21,6 +21,7 @@ class LossSettings:
         kd: weight of the divergence from the teacher's target.
         ce: weight of the cross-entropy with the labels.
         hidden: weight of the cosine distance of the last hidden states.
+        listed: weight of the divergence from the target on listed tokens alone, see `listed_tokens`.
         temperature: T > 0, divides the logits of target and student in the divergence.
         divergence: a key of `DIVERGENCES`.
         jsd_beta: weight of the target in the mixture of the Jensen-Shannon divergence, in (0, 1).
@@ -46,9 +47,19 @@ class LossSettings:
     strength: float = 1.0
     chunk_tokens: int | None = None
     pairing: float = 0.0
+    listed: float = 0.0
 
     def __post_init__(self) -> None:
         require_sound(vars(self))
+
+    @property
+    def needs_target(self) -> bool:
+        """Whether a part compares with the teacher's target."""
+        return self.kd > 0 or self.listed > 0
+
+    def without_target(self) -> "LossSettings":
+        """The same where there is no teacher."""
+        return replace(self, kd=0.0, listed=0.0)
 
 
 _CHOICES: dict[str, tuple[str, Collection[str]]] = {
@@ -65,6 +76,7 @@ _RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
     "ce": _WEIGHT,
     "hidden": _WEIGHT,
     "pairing": _WEIGHT,
+    "listed": _WEIGHT,
 }
 
 

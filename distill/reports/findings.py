@@ -431,7 +431,8 @@ def settings_rows(recipe: Recipe, scores: Scores, published: bool = False) -> li
                    f"{target.op}, strength {target.strength:g}" + (", role-reversed" if target.reverse_roles else "")),
         ("counterfactual augmentation", "yes" if target.augment else "no"),
         ("loss", f"kd {loss.kd:g} ({loss.divergence}, temperature {loss.temperature:g}), ce {loss.ce:g}, "
-                 f"hidden {loss.hidden:g}" + (f", pairing {loss.pairing:g}" if loss.pairing else "")),
+                 f"hidden {loss.hidden:g}" + "".join(
+                     f", {name} {getattr(loss, name):g}" for name in ("pairing", "listed") if getattr(loss, name))),
         *([("directions taken out of the last hidden states", str(recipe.student.remove_directions))]
           if recipe.student.remove_directions else []),
         ("word list", f"{words['name']}: {', '.join(words['groups'])} (sha256 {words['sha256'][:12]}…)"),

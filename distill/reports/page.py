@@ -57,7 +57,12 @@ _SO_FAR = {
     "next_word_disparity_so_far": "next-word disparity",
     "next_word_mean_so_far": "mean, signed",
 }
-_LOSSES = {"loss_kd": "divergence from the target", "loss_ce": "cross-entropy", "loss_hidden": "hidden states"}
+_LOSSES = {
+    "loss_kd": "divergence from the target",
+    "loss_ce": "cross-entropy",
+    "loss_hidden": "hidden states",
+    "loss_listed": "listed words",
+}
 
 Scores = Mapping[str, Any]
 

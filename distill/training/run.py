@@ -24,6 +24,7 @@ from distill.models.adapters import has_adapter, save_adapter
 from distill.models.architecture import head, vocab_size
 from distill.models.projection import group_directions, project_out
 from distill.objective.kd_loss import Plan, Positions, chunk_sizes, plan_chunks
+from distill.objective.listed_tokens import ListedTokens
 from distill.objective.logit_ops import RoleMap
 from distill.objective.pairing import pairs_of
 from distill.privacy.draws import Draws
@@ -175,6 +176,7 @@ def fit(
         vocab=vocab,
         settings=loss_settings(recipe),
         role_maps=models.role_maps if recipe.target.reverse_roles else None,
+        listed=ListedTokens.of(models.role_maps) if recipe.loss.listed else None,
         shard_teacher=recipe.teacher.shard,
         skip_nonfinite=recipe.on_nonfinite == "skip",
         decode=models.tokenizer.decode,
@@ -247,7 +249,7 @@ def loss_planner(
     half = torch.bfloat16 if arguments.bf16 else torch.float16 if arguments.fp16 else torch.float32
     settings = loss_settings(recipe)
     sizes = chunk_sizes(settings, torch.device(arguments.device), vocab, half)
-    return partial(plan_chunks, settings=settings if with_teacher else replace(settings, kd=0.0), sizes=sizes)
+    return partial(plan_chunks, settings=settings if with_teacher else settings.without_target(), sizes=sizes)
 
 
 def _trainer_of(

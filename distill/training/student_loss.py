@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from distill.models.architecture import head, hidden_states, view_of
 from distill.objective import kd_loss
 from distill.objective.clipped_head import ClippedHead
+from distill.objective.listed_tokens import ListedTokens
 from distill.objective.logit_ops import RoleMap
 from distill.objective.pairing import pairing_loss
 from distill.objective.settings import LossSettings
@@ -59,6 +60,7 @@ def attach_loss(student: PreTrainedModel, vocab: int | None = None) -> None:
         role_maps: Sequence[RoleMap] | None = None,
         plan: kd_loss.Plan | None = None,
         clipped_head: ClippedHead | None = None,
+        listed: ListedTokens | None = None,
         **kwargs: Any,
     ) -> Any:
         if settings is None:
@@ -84,6 +86,7 @@ def attach_loss(student: PreTrainedModel, vocab: int | None = None) -> None:
             head_gradient=head_gradient,
             plan=plan,
             clipped_head=clipped_head,
+            listed=listed,
         )
         if settings.pairing:
             pairing = pairing_loss(view, positions, settings)

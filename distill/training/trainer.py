@@ -42,6 +42,7 @@ from distill.models.architecture import (
 from distill.objective import kd_loss
 from distill.objective.clipped_head import ClippedHead
 from distill.objective.kd_loss import IGNORED
+from distill.objective.listed_tokens import ListedTokens
 from distill.objective.logit_ops import RoleMap
 from distill.objective.settings import LossSettings
 from distill.training import checkpoints as checkpoint_folder
@@ -101,6 +102,7 @@ class DistillationTrainer(Trainer):
         vocab: V, the tokens that student and teacher share; None: all rows of their heads.
         settings: Weights and form of the loss.
         role_maps: K - 1 maps that undo each shift, or None without role reversal.
+        listed: The sets of counterparts of the loss's part on listed tokens.
         shard_teacher: Share the teacher's layers among the processes.
         skip_nonfinite: Leave out a step whose loss or gradient is not finite, and count it, instead of stopping.
         decode: Token ids -> text, for the message then.
@@ -116,6 +118,7 @@ class DistillationTrainer(Trainer):
         settings: LossSettings,
         role_maps: Sequence[RoleMap] | None,
         vocab: int | None = None,
+        listed: ListedTokens | None = None,
         shard_teacher: bool = False,
         skip_nonfinite: bool = False,
         decode: Callable[[list[int]], str] = str,
@@ -146,6 +149,7 @@ class DistillationTrainer(Trainer):
         #: Of the hidden states of `train_dataset`; without one, the teacher runs in every epoch.
         self.teacher_cache: TeacherCache | None = None
         self.role_maps = [m.to(self.args.device) for m in role_maps] if role_maps else None
+        self.listed = listed.to(self.args.device) if listed else None
         self.training_log = TrainingLog(self.accelerator)
         self.add_callback(self.training_log)
         for callback in (PrinterCallback, ProgressCallback):  # they print each log as a dictionary
@@ -226,6 +230,7 @@ class DistillationTrainer(Trainer):
             partner=inputs["partner"][:, :rows] if self.settings.op != "none" or self.settings.pairing else None,
             role_maps=self.role_maps,
             plan=None if plan is None else plan.to(self.args.device, non_blocking=True),
+            listed=self.listed,
             **({} if clipped_head is None else {"clipped_head": clipped_head}),
         )
         return parts, read
@@ -233,7 +238,8 @@ class DistillationTrainer(Trainer):
     def _log_parts(self, parts: kd_loss.LossParts, inputs: dict[str, Tensor], read: Tensor) -> None:
         """Add a micro-batch's loss and tokens to what the next log says."""
         passes = 0 if self.teacher is None else 1 if self.settings.op == "none" else len(inputs["partner"]) + 1
-        weighted = [name for name in ("kd", "ce", "hidden", "pairing") if getattr(self.settings, name)]
+        names = ("kd", "ce", "hidden", "pairing", "listed")
+        weighted = [name for name in names if getattr(self.settings, name)]
         self.training_log.add(
             {f"loss_{name}": getattr(parts, name) for name in weighted} | token_counts(inputs, passes, read)
         )

@@ -18,6 +18,7 @@ from distill.data.packing import pack
 from distill.models.architecture import hidden_states, vocab_size
 from distill.models.student import make_student, train_tokenizer
 from distill.objective.kd_loss import IGNORED, ModelView, Positions, reference_loss
+from distill.objective.listed_tokens import ListedTokens
 from distill.objective.logit_ops import build_role_maps
 from distill.objective.settings import LossSettings
 from distill.privacy.clipping import Rows, layers_of
@@ -91,8 +92,8 @@ def freeze_head(student: Any) -> None:
 
 
 def settings_of(toy: Toy) -> LossSettings:
-    """A loss of all three parts, with an operation on the views where there are several."""
-    return LossSettings(kd=1.0, ce=0.5, hidden=0.2, op="expmean" if toy.groups > 1 else "none")
+    """A loss of all parts, with an operation on the views where there are several."""
+    return LossSettings(kd=1.0, ce=0.5, hidden=0.2, listed=0.3, op="expmean" if toy.groups > 1 else "none")
 
 
 def private_gradients(toy: Toy, blocks: Sequence[PairBlock], clip: float, half: bool = False) -> dict[str, Tensor]:
@@ -114,6 +115,7 @@ def private_gradients(toy: Toy, blocks: Sequence[PairBlock], clip: float, half: 
                 partner=inputs["partner"][:, :rows] if toy.groups > 1 else None,
                 role_maps=toy.role_maps or None,
                 clipped_head=clipped_head,
+                listed=ListedTokens.of(toy.role_maps),
             )
         return parts, None
 
@@ -141,6 +143,7 @@ def naive_gradients(toy: Toy, block: PairBlock) -> tuple[dict[str, Tensor], dict
         ),
         settings_of(toy),
         toy.role_maps or None,
+        listed=ListedTokens.of(toy.role_maps),
     )
     loss = parts.total / (labels != IGNORED).sum()
     names = [name for name, p in toy.student.named_parameters() if p.requires_grad]

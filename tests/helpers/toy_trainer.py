@@ -12,6 +12,7 @@ from distill.data.blocks import PairBlock
 from distill.data.counts import PackingCounts
 from distill.data.packing import pack
 from distill.objective import kd_loss
+from distill.objective.listed_tokens import ListedTokens
 from distill.objective.logit_ops import RoleMap
 from distill.recipe import LossConfig, Recipe, TargetConfig
 from distill.text.counterfactual import Swapper
@@ -36,6 +37,7 @@ def make_trainer(
     target: TargetConfig,
     loss: LossConfig,
     role_maps: Sequence[RoleMap] | None = None,
+    listed: ListedTokens | None = None,
 ) -> DistillationTrainer:
     """The trainer of a recipe with this target and loss, for one step."""
     recipe = Recipe(target=target, loss=loss, trainer={"use_cpu": True, "max_steps": 1})
@@ -46,6 +48,7 @@ def make_trainer(
         train_dataset=blocks,
         data_collator=Collator(2, target.augment),
         teacher=teacher,
-        settings=kd_loss.LossSettings(kd=loss.kd, ce=loss.ce, pairing=loss.pairing, op=target.op),
+        settings=kd_loss.LossSettings(kd=loss.kd, ce=loss.ce, pairing=loss.pairing, op=target.op, listed=loss.listed),
         role_maps=role_maps,
+        listed=listed,
     )

@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from distill.objective import kd_loss
 from distill.objective.divergences import DIVERGENCES
 from distill.objective.kd_loss import LossParts, ModelView, Positions, tied_embedding
+from distill.objective.listed_tokens import ListedTokens
 from distill.objective.logit_ops import RoleMap
 from distill.objective.operations import OPERATIONS
 from distill.objective.settings import LossSettings
@@ -25,6 +26,7 @@ ROLE_MAPS = {
     2: [RoleMap([(1, 2), (1, 3), (2, 1), (3, 1), (4, 5), (5, 4)], V)],
     3: [RoleMap([(1, 0), (2, 1), (0, 2)], V), RoleMap([(2, 0), (0, 1), (1, 2)], V)],
 }
+LISTED = {groups: ListedTokens.of(role_maps) for groups, role_maps in ROLE_MAPS.items()}
 
 
 def of_tensors(loss):
@@ -79,10 +81,10 @@ def make_inputs(seed=0, n=30, v=V, groups=2, student_width=6, teacher_width=8, d
     )
 
 
-def run(loss, inputs, settings, role_maps=None, projection=None, scale=1.0):
+def run(loss, inputs, settings, role_maps=None, projection=None, scale=1.0, **options):
     """The parts of a loss, and the gradients of scale * total for hidden states, weight, bias and projection."""
     leaves = [x if x is None else x.clone().requires_grad_() for x in (*inputs[:3], projection)]
-    parts = loss(*leaves[:3], *inputs[3:], settings, role_maps, leaves[3])
+    parts = loss(*leaves[:3], *inputs[3:], settings, role_maps, leaves[3], **options)
     (scale * parts.total).backward()
     return LossParts(*(part.detach() for part in parts)), [x if x is None else x.grad for x in leaves]
 
@@ -118,15 +120,54 @@ def test_fused_equals_reference(op, divergence, temperature, reverse_roles, grou
 
 
 @pytest.mark.usefixtures("each_pass")
+@pytest.mark.parametrize("op", OPERATIONS)
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+@pytest.mark.parametrize("reverse_roles", [False, True])
+@pytest.mark.parametrize("groups", [2, 3])
+def test_the_part_on_listed_tokens_equals_the_reference(op, temperature, reverse_roles, groups):
+    """With and without the other parts; some positions have no partner, most tokens no counterpart, heads padding."""
+    role_maps = ROLE_MAPS[groups] if reverse_roles else None
+    projection = torch.arange(48.0).view(6, 8).cos()
+    for divergence, (kd, ce, hidden), shape in (
+        ("forward_kl", (0.0, 0.0, 0.0), {}),
+        ("reverse_kl", (0.0, 0.4, 0.0), {"cap": 1.5}),
+        ("jsd", (0.7, 0.4, 0.3), {"scale": 3.0, "cap": 4.0}),
+    ):
+        settings = LossSettings(kd, ce, hidden, temperature, divergence, 0.3, op, 0.6, chunk_tokens=12, listed=0.9)
+        inputs = make_inputs(27, v=V + 5, groups=groups)
+        inputs.labels.clamp_(max=V - 1)
+        losses = (shaped(loss, shape, {}, vocab=V) for loss in (kd_loss.fused_loss, kd_loss.reference_loss))
+        arguments = (inputs, settings, role_maps, projection if hidden else None)
+        ours, theirs = (run(loss, *arguments, listed=LISTED[groups]) for loss in losses)
+        assert_same(ours, theirs)
+        parts, _ = ours
+        assert parts.listed > 0 and (parts.kd > 0) == bool(kd)
+        assert_same(parts.total, kd * parts.kd + ce * parts.ce + hidden * parts.hidden + 0.9 * parts.listed)
+
+
+@pytest.mark.usefixtures("each_pass")
+def test_the_part_on_listed_tokens_reads_0_without_weight_tokens_or_teacher():
+    inputs = make_inputs(28)
+    alone = inputs._replace(teacher_hidden=None, teacher_weight=None, teacher_bias=None, own=None, partner=None)
+    for loss in (fused_loss, reference_loss):
+        for given, weight, listed in ((inputs, 0.0, LISTED[2]), (inputs, 1.0, None), (alone, 1.0, LISTED[2])):
+            expected = run(loss, given, LossSettings(ce=0.5), ROLE_MAPS[2])
+            parts, gradients = run(loss, given, LossSettings(ce=0.5, listed=weight), ROLE_MAPS[2], listed=listed)
+            assert parts.listed == 0 and torch.equal(parts.total, expected[0].total)
+            assert all(torch.equal(*pair) for pair in zip(gradients[:3], expected[1][:3], strict=True))
+
+
+@pytest.mark.usefixtures("each_pass")
 @pytest.mark.parametrize("divergence", DIVERGENCES)
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
 @pytest.mark.parametrize("with_bias", [True, False])
 def test_closed_form_gradients_pass_gradcheck(divergence, temperature, with_bias):
     inputs = make_inputs(2, n=6, v=7, student_width=3, teacher_width=4, dtype=torch.float64)
-    settings = LossSettings(0.7, 0.4, 0.3, temperature, divergence, 0.3, "expmean", 0.8, chunk_tokens=4)
+    settings = LossSettings(0.7, 0.4, 0.3, temperature, divergence, 0.3, "expmean", 0.8, chunk_tokens=4, listed=0.9)
 
     def total(hidden, weight, bias, projection):
-        return fused_loss(hidden, weight, bias, *inputs[3:], settings, ROLE_MAPS[2], projection).total
+        arguments = (hidden, weight, bias, *inputs[3:], settings, ROLE_MAPS[2], projection)
+        return fused_loss(*arguments, listed=LISTED[2]).total
 
     projection = torch.randn(3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
     leaves = [x.requires_grad_() for x in (*inputs[:3], projection)]
@@ -141,10 +182,12 @@ SHAPES = {"scaled": {"scale": 0.25}, "capped": {"cap": 1.5}, "both": {"scale": 3
 def shaped(loss, student_shape, teacher_shape, vocab=None):
     """A loss of tensors, with heads that scale and cap their logits, and rows that stand for no token."""
 
-    def call(hidden, weight, bias, teacher_hidden, teacher_weight, teacher_bias, own, partner, labels, *rest):
+    def call(
+        hidden, weight, bias, teacher_hidden, teacher_weight, teacher_bias, own, partner, labels, *rest, **options
+    ):
         student = ModelView(hidden, weight, bias, vocab=vocab, **student_shape)
         teacher = ModelView(teacher_hidden, teacher_weight, teacher_bias, vocab=vocab, **teacher_shape)
-        return loss(student, teacher, Positions(labels, own, partner), *rest)
+        return loss(student, teacher, Positions(labels, own, partner), *rest, **options)
 
     return call
 
@@ -656,14 +699,14 @@ def compiled(monkeypatch, on_gpu_pass):
 
 def equal_in_both_formats(op, divergence, temperature, reverse_roles, groups=3):
     """In fp32 within 1e-5; in bf16 within its rounding: the logits themselves have 8 bits."""
-    settings = LossSettings(0.7, 0.4, 0.0, temperature, divergence, 0.3, op, 0.6, chunk_tokens=12)
+    settings = LossSettings(0.7, 0.4, 0.0, temperature, divergence, 0.3, op, 0.6, chunk_tokens=12, listed=0.9)
     role_maps = ROLE_MAPS[groups] if reverse_roles else None
-    inputs = make_inputs(25, groups=groups)
-    assert_same(run(fused_loss, inputs, settings, role_maps), run(reference_loss, inputs, settings, role_maps))
+    inputs, run_listed = make_inputs(25, groups=groups), partial(run, listed=LISTED[groups])
+    assert_same(*(run_listed(loss, inputs, settings, role_maps) for loss in (fused_loss, reference_loss)))
     half = Inputs(*(x.bfloat16() if x is not None and x.is_floating_point() else x for x in inputs))
     exact = Inputs(*(x.float() if x is not None and x.is_floating_point() else x for x in half))
-    parts, gradients = run(fused_loss, half, settings, role_maps)
-    expected, expected_gradients = run(reference_loss, exact, settings, role_maps)
+    parts, gradients = run_listed(fused_loss, half, settings, role_maps)
+    expected, expected_gradients = run_listed(reference_loss, exact, settings, role_maps)
     torch.testing.assert_close(parts.total, expected.total, rtol=1e-2, atol=1e-2)
     for gradient, other in zip(gradients[:3], expected_gradients[:3], strict=True):
         assert (gradient.float() - other).norm() < 0.02 * other.norm()
@@ -671,9 +714,9 @@ def equal_in_both_formats(op, divergence, temperature, reverse_roles, groups=3):
 
 def test_the_traced_block_equals_the_reference(compiled):
     compiled("aot_eager")
-    settings = LossSettings(0.7, 0.4, 0.0, 2.0, "jsd", 0.3, "expmean", 0.6)
-    inputs = make_inputs(25, groups=2)
-    assert_same(run(fused_loss, inputs, settings, ROLE_MAPS[2]), run(reference_loss, inputs, settings, ROLE_MAPS[2]))
+    settings = LossSettings(0.7, 0.4, 0.0, 2.0, "jsd", 0.3, "expmean", 0.6, listed=0.9)
+    arguments = (make_inputs(25, groups=2), settings, ROLE_MAPS[2])
+    assert_same(*(run(loss, *arguments, listed=LISTED[2]) for loss in (fused_loss, reference_loss)))
 
 
 @pytest.mark.slow
@@ -688,8 +731,9 @@ def test_the_compiled_block_equals_the_reference(combination, compiled):
 @pytest.mark.parametrize("combination", COMBINATIONS)
 def test_on_a_gpu_the_loss_equals_the_reference(combination):
     op, divergence, temperature, reverse_roles = combination
-    settings = LossSettings(0.7, 0.4, 0.3, temperature, divergence, 0.3, op, 0.6)
+    settings = LossSettings(0.7, 0.4, 0.3, temperature, divergence, 0.3, op, 0.6, listed=0.9)
     on_gpu = Inputs(*(x.cuda() for x in make_inputs(26, n=200, v=1021, groups=2)))
-    role_maps = [RoleMap([(1, 2), (1, 3), (2, 1), (3, 1), (4, 5), (5, 4)], 1021).to("cuda")] if reverse_roles else None
+    role_maps = [RoleMap([(1, 2), (1, 3), (2, 1), (3, 1), (4, 5), (5, 4)], 1021).to("cuda")]
+    listed, role_maps = LISTED[2].to("cuda"), role_maps if reverse_roles else None
     arguments = (on_gpu, settings, role_maps, torch.arange(48.0, device="cuda").view(6, 8).sin())
-    assert_same(run(fused_loss, *arguments), run(reference_loss, *arguments))
+    assert_same(*(run(loss, *arguments, listed=listed) for loss in (fused_loss, reference_loss)))

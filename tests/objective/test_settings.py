@@ -19,6 +19,7 @@ from distill.recipe import LossConfig, TargetConfig
         ({"kd": -1.0}, "kd is -1.0, but a weight must not be negative"),
         ({"ce": math.nan}, "ce is nan, but a weight must"),
         ({"hidden": math.inf}, "hidden is inf, but a weight must"),
+        ({"listed": -0.1}, "listed is -0.1, but a weight must"),
         ({"temperature": 0.0}, "temperature is 0.0, but must be greater than 0"),
         ({"jsd_beta": 1.0}, "jsd_beta is 1.0, but must lie between 0 and 1"),
         ({"chunk_tokens": 0}, "chunk_tokens is 0, but must be at least 1"),

@@ -17,6 +17,7 @@ from transformers.pytorch_utils import Conv1D
 from distill.base.errors import UserError
 from distill.data.batches import Collator
 from distill.objective.kd_loss import IGNORED
+from distill.objective.listed_tokens import ListedTokens
 from distill.privacy import accountant, clipping
 from distill.privacy.accountant import Plan
 from distill.privacy.draws import Draws
@@ -217,6 +218,7 @@ def make_trainer(folder: Path, seed: int | None = 0, batch_size: int = 2, noise:
         teacher=toy.teacher,
         settings=settings_of(toy),
         role_maps=toy.role_maps,
+        listed=ListedTokens.of(toy.role_maps),
     )
 
 

@@ -10,6 +10,8 @@ from distill.data.counts import PackingCounts
 from distill.data.packing import pack
 from distill.models.architecture import head, hidden_states
 from distill.objective.kd_loss import IGNORED
+from distill.objective.listed_tokens import ListedTokens
+from distill.objective.logit_ops import RoleMap
 from distill.recipe import LossConfig, TargetConfig
 from distill.text.counterfactual import Swapper
 from distill.text.wordlist import load_wordlist
@@ -44,6 +46,29 @@ def test_loss_is_the_reference_loss_of_the_batch(tmp_path, toy_model, batch, arc
             total += (target.exp() * (target - log_q[i])).sum() - 0.3 * log_q[i, labels[i]]
             count += 1
     assert float(loss.detach()) == pytest.approx(float(total) / count, rel=1e-5)
+
+
+def test_the_part_on_listed_tokens_is_that_of_the_batch(tmp_path, toy_model, batch):
+    """Of one pair of tokens: the divergence of two shares, of the mean of both views; and what the log is told."""
+    inputs, blocks = batch
+    student, teacher = toy_model(seed=1), toy_model(seed=2)
+    pair = [30, 41]
+    listed = ListedTokens.of([RoleMap([tuple(pair), tuple(pair[::-1])], len(head(student)[0]))])
+    target, weights = TargetConfig(op="expmean", augment=True), LossConfig(kd=0.0, ce=0.0, listed=0.5)
+    trainer = make_trainer(tmp_path, student, teacher, blocks, target, weights, listed=listed)
+    loss, parts = trainer.compute_loss(student, inputs, return_outputs=True)
+    with torch.no_grad():
+        own, theirs = (
+            (hidden_states(model, inputs["input_ids"], inputs["position_ids"]).flatten(0, 1) @ head(model)[0].T)
+            for model in (student, teacher)
+        )
+        q, views = own[:, pair].softmax(-1), theirs.softmax(-1)[:, pair]
+        partner = inputs["partner"][0].flatten()
+        p = torch.where((partner >= 0).unsqueeze(1), views + views[partner.clamp(min=0)], views)
+        p = p / p.sum(-1, keepdim=True)
+        expected = (q * (q / p).log()).sum(-1)[inputs["labels"].flatten() != IGNORED]
+    assert float(loss.detach()) == pytest.approx(0.5 * float(expected.mean()), rel=1e-4)
+    assert float(parts.listed) == pytest.approx(float(expected.sum()), rel=1e-4) and parts.kd == 0
 
 
 def test_the_teacher_runs_once_in_eval_mode_without_gradients(tmp_path, toy_model, batch):
