@@ -176,6 +176,6 @@ def test_a_label_of_bars_is_wrapped_where_a_phone_has_no_room():
     long = "mitigated student, outputs/mine: 4.97 times likelier female"
     tree = parsed(bars([(label, [("g0", "word", 0.5)]) for label in ("short", long, "short")], "title"))
     lines = [[span.text for span in text.iter("tspan")] for text in tree.iter("text") if text.get("class") == "label"]
-    assert lines == [["short"], ["mitigated student, outputs/mine: 4.97", "times likelier female"], ["short"]]
+    assert lines == [["short"], ["mitigated student, outputs/mine: 4.97 times", "likelier female"], ["short"]]
     first, second, third = (float(bar.get("y")) for bar in tree.iter("rect"))
     assert (second - first, third - second) == (46 + 17, 46)  # a label, a bar, a gap; and one line more
