@@ -32,7 +32,7 @@ _MOST_TICKS = 7
 _LABEL_GAP = 13  # Pixels from one label to the next.
 _ONE_COLUMN = 24  # Rows that stand in one column.
 _BAR = 18  # Pixels from one bar to the next.
-_ON_A_PHONE = 46  # Characters of a label of bars that its width has room for.
+_ON_A_PHONE = 45  # Characters of a label of bars that its width has room for.
 
 
 @dataclass(frozen=True)
