@@ -13,7 +13,7 @@ from distill.base.errors import UserError
 from distill.demo import drawing
 from distill.demo.continuing import LARGEST_SEED, MOST_SAMPLES, MOST_TOKENS, Asked, Count, write
 from distill.demo.loaded import Loaded
-from distill.demo.next_word import MOST_CHARACTERS, checked_prompt, choices, filled, next_words
+from distill.demo.next_word import MOST_CHARACTERS, checked_prompt, choices, next_words
 from distill.demo.swapping import ListSeen, bundled_names, shifts, swap, uploaded
 from distill.metrics.polarity import group_counter
 from distill.text.wordlist import load_wordlist
@@ -114,10 +114,11 @@ def _answering(function: Callable[..., str]) -> Callable[..., str]:
 def _next_word(gradio: Any, page: Any, loaded: Loaded) -> None:
     templates = choices(loaded.shown.prompts)
     subjects = list(templates)
-    first = filled(templates[subjects[0]][0], subjects[0])
+    patterns = list(templates[subjects[0]])
+    first = templates[subjects[0]][patterns[0]]
     with gradio.Row():
         subject = gradio.Dropdown(subjects, value=subjects[0], label="Subject", num_choices_shown=None)
-        template = gradio.Dropdown(templates[subjects[0]], value=templates[subjects[0]][0], label="Template")
+        template = gradio.Dropdown(patterns, value=patterns[0], label="Template")
     prompt = gradio.Textbox(first, label="Prompt", lines=1, max_lines=4, info="Choose one above, or type your own.")
     strength = gradio.Slider(
         0, 1, value=1, step=0.05, label="Strength of the target",
@@ -134,9 +135,8 @@ def _next_word(gradio: Any, page: Any, loaded: Loaded) -> None:
 
     def chosen(name: str, pattern: str, strong: float) -> tuple[Any, str, str]:
         known = templates[name]
-        kept = pattern if pattern in known else known[0]
-        text = filled(kept, name)
-        return gradio.Dropdown(known, value=kept), text, show(text, strong)
+        kept = pattern if pattern in known else next(iter(known))
+        return gradio.Dropdown(list(known), value=kept), known[kept], show(known[kept], strong)
 
     def linked(strong: float, request: Any) -> tuple[str, str]:
         given = dict(request.query_params).get("prompt")
@@ -159,9 +159,8 @@ def _next_word(gradio: Any, page: Any, loaded: Loaded) -> None:
 def _continue(gradio: Any, loaded: Loaded) -> None:
     groups = loaded.swapper.wordlist.groups
     _, rule = group_counter(loaded.swapper.wordlist, loaded.swapper)
-    templates = choices(loaded.shown.prompts)
-    subject, of_subject = next(iter(templates.items()))
-    prompt = gradio.Textbox(filled(of_subject[0], subject), label="Prompt to continue", lines=1, max_lines=4)
+    first = next(iter(next(iter(choices(loaded.shown.prompts).values())).values()))
+    prompt = gradio.Textbox(first, label="Prompt to continue", lines=1, max_lines=4)
     with gradio.Row():
         samples = gradio.Slider(1, MOST_SAMPLES, value=8, step=1, label="Texts of each model")
         tokens = gradio.Slider(1, MOST_TOKENS, value=24, step=1, label="Length of a text, in tokens")

@@ -16,6 +16,10 @@ from distill.scoring.continuations import listed_from
 AT_ONCE = 4  # texts for which a model is taken: more of them would let others wait
 MOST_SAMPLES, MOST_TOKENS, LARGEST_SEED = 64, 100, 2**31 - 1
 _SHOWN = 8  # of the newest texts
+_FIELDS = {
+    "samples": "the number of texts", "tokens": "the length of a text", "temperature": "the temperature",
+    "top_p": "top-p", "seed": "the seed",
+}  # fmt: skip
 _QUANTILE = 1.959964  # of the standard normal distribution, for 95%
 _CHUNKS = 100_000  # more than anybody asks for: the random numbers of two seeds do not meet
 
@@ -127,7 +131,10 @@ def interval(number: int, total: int) -> tuple[float, float]:
 
 
 def _checked(asked: Asked) -> Asked:
-    """Raises UserError for what is out of range."""
+    """Raises UserError for what is out of range, or was cleared and not given again."""
+    for name, value in vars(asked).items():
+        if value is None:
+            raise UserError(f"the field for {_FIELDS[name]} is empty; give a number")
     for name, value, most in (
         ("texts", asked.samples, MOST_SAMPLES), ("tokens of a text", asked.tokens, MOST_TOKENS),
     ):  # fmt: skip

@@ -87,9 +87,15 @@ class Model:
         """A few continuations of a prompt; models that are asked with the same seed draw the same random numbers.
 
         Raises:
-            UserError: see `generate`.
+            UserError: prompt and text are longer than what the model reads at once; else see `generate`.
         """
         given = self.evaluation.asked(prompt)
+        limit, number = own_context(self.evaluation.model.config), len(self.evaluation.encode(given)[0])
+        if limit is not None and number + decoding["max_new_tokens"] > limit:
+            raise UserError(
+                f"the prompt has {number} tokens, which with {decoding['max_new_tokens']} more exceed the model's "
+                f"context of {limit} tokens; shorten the prompt or the texts"
+            )
         of_model = self.evaluation.model, self.evaluation.tokenizer
         (texts,) = generate(*of_model, [given], samples=samples, seed=seed, **decoding)
         return texts

@@ -8,6 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from distill.base.errors import UserError
+from distill.base.long_input import encodable
 from distill.demo.loaded import Loaded, Model
 from distill.metrics.log_ratio import log_ratio
 from distill.models.architecture import vocab_size
@@ -57,7 +58,7 @@ def checked_prompt(text: str) -> str:
     Raises:
         UserError: it is empty or too long.
     """
-    prompt = text.rstrip()
+    prompt = encodable(text).rstrip()
     if not prompt:
         raise UserError("there is no prompt yet: type the beginning of a text, or choose one")
     if len(prompt) > MOST_CHARACTERS:
@@ -134,8 +135,8 @@ def said(logs: Sequence[float], names: Sequence[str]) -> str:
     return f"{multiple.removesuffix('×')} times likelier {names[first]}{behind}"
 
 
-def choices(source: str) -> dict[str, list[str]]:
-    """Subject (an occupation) -> the templates of its prompts, with `…` where the subject stands.
+def choices(source: str) -> dict[str, dict[str, str]]:
+    """Subject (an occupation) -> its prompts by their templates, with `…` where the subject stands.
 
     Args:
         source: As `load_prompts` takes it; where that cannot be had, the bundled occupations.
@@ -144,15 +145,11 @@ def choices(source: str) -> dict[str, list[str]]:
         prompts = load_prompts(source)
     except UserError:
         prompts = load_prompts(DEFAULT_PROMPTS)
-    found: dict[str, list[str]] = {}
+    found: dict[str, dict[str, str]] = {}
     for prompt in prompts:
-        found.setdefault(prompt.subject, []).append(prompt.text.replace(prompt.subject, _PLACE))
+        template = prompt.text.replace(prompt.subject, _PLACE) if prompt.subject else prompt.text
+        found.setdefault(prompt.subject, {})[template] = prompt.text
     return found
-
-
-def filled(template: str, subject: str) -> str:
-    """The prompt of a template and a subject."""
-    return template.replace(_PLACE, subject)
 
 
 def _log_mass(log_probabilities: Tensor, ids: Tensor) -> float:

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from distill.base.bundled import at_hand
 from distill.base.errors import UserError
 from distill.base.long_input import read_text
 from distill.recipe import Recipe, TargetConfig, TeacherConfig, read_resolved
@@ -83,7 +84,8 @@ def read_shown(paths: Sequence[str], wordlist: str | None = None) -> Shown:
     Raises:
         UserError: a folder is neither, or a run is not finished.
     """
-    given = list(dict.fromkeys(paths))
+    # A folder may be spelled in several ways: outputs/quickstart and outputs/quickstart/.
+    given = [path for place, path in enumerate(paths) if _place(path) not in map(_place, paths[:place])]
     runs = {path: _read_run(Path(path)) for path in given if (Path(path) / "recipe.yaml").exists()}
     names = _names(given)
     sources: list[Source] = []
@@ -92,7 +94,8 @@ def read_shown(paths: Sequence[str], wordlist: str | None = None) -> Shown:
         if len(given) > 1 and path in runs:
             found = [replace(s, title=f"{s.title}, {names[path]}", short=f"{names[path]}-{s.short}") for s in found]
         # Runs often share a teacher: it is shown, and loaded, once.
-        sources += [source for source in found if source.model not in {known.model for known in sources}]
+        known = {_placed(source.model) for source in sources}
+        sources += [source for source in found if _placed(source.model) not in known]
     shown = Shown(_unlike(sources), reports=_reports(runs, names))
     if runs:
         recipe = next((r for r in runs.values() if r.needs_counterfactuals), next(iter(runs.values())))
@@ -173,6 +176,15 @@ def _checkpoint(path: str) -> Source:
     return Source(name, "plain", TeacherConfig(path=path), name.replace("/", "--"))
 
 
+def _place(path: str) -> str:
+    """Where a path leads, however it is spelled; a hub id as it is."""
+    return str(Path(path).resolve()) if Path(path).exists() else path
+
+
+def _placed(model: TeacherConfig) -> TeacherConfig:
+    return replace(model, path=_place(str(model.path)))
+
+
 def _names(paths: Iterable[str]) -> dict[str, str]:
     """Path -> the last part of it where that tells them apart, else all of it."""
     short = {path: Path(path).resolve().name for path in paths}
@@ -200,4 +212,5 @@ def _reports(runs: dict[str, Recipe], names: dict[str, str]) -> dict[str, str]:
 
 def _is_local(prompts: str) -> bool:
     """Whether prompts can be read without asking the hub."""
-    return prompts == DEFAULT_PROMPTS or Path(prompts).exists()
+    folder = prompts.rpartition(":")[0]  # of BOLD, with a domain behind it
+    return prompts == DEFAULT_PROMPTS or at_hand(prompts).exists() or (folder != "" and Path(folder).exists())

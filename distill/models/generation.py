@@ -206,7 +206,7 @@ def _batches(
 
 
 def _check_sampling(temperature: float, top_p: float) -> None:
-    if temperature <= 0:
+    if not temperature > 0:  # nor a number that is none
         raise UserError(f"temperature must be above 0, not {temperature}; for nearly greedy decoding take top_k=1")
     if not 0 < top_p <= 1:
         raise UserError(f"top_p must be above 0 and at most 1, not {top_p}; 1 keeps the whole distribution")

@@ -7,6 +7,7 @@ their marks (`MARKS`) as well as in colour. `alone` makes a file of a figure, wi
 
 import math
 import sys
+import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -31,6 +32,7 @@ _MOST_TICKS = 7
 _LABEL_GAP = 13  # Pixels from one label to the next.
 _ONE_COLUMN = 24  # Rows that stand in one column.
 _BAR = 18  # Pixels from one bar to the next.
+_ON_A_PHONE = 45  # Characters of a label of bars that its width has room for.
 
 
 @dataclass(frozen=True)
@@ -223,8 +225,10 @@ def bars(rows: Sequence[tuple[str, Sequence[tuple[str, str, float]]]], title: st
     scale = Scale(0.0, most, 0.0, 62.0)  # percent of the width; the words behind a bar take the rest
     parts, y = [], 0.0
     for label, of_row in rows:
-        parts.append(_text(0, y + 14, label, "label"))
-        y += 20
+        # Text of an SVG does not wrap by itself.
+        lines = [_element("tspan", line, x=0, dy=17) for line in textwrap.wrap(label, _ON_A_PHONE)]
+        parts.append(_element("text", Markup(" ").join(lines), class_="label", y=f"{y - 3:.1f}"))
+        y += 3 + 17 * len(lines)
         for style, what, share in of_row:
             words = f"{what} {100 * share:.3g}%"
             bar = _element("rect", class_=f"bar {style}", x="0", y=y, width=f"{scale(share):.2f}%", height=_BAR - 3)

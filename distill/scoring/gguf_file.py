@@ -42,6 +42,7 @@ def check_gguf(path: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizer
         rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
         odd = f"rope {rope}" if rope != "default" else None
         odd = "biases" if config.attention_bias or config.mlp_bias else odd
+        odd = odd if config.hidden_act in ("silu", "swish") else f"activation {config.hidden_act}"  # no file tells it
     elif kind == "gpt2":
         plain = config.scale_attn_weights and not config.scale_attn_by_inverse_layer_idx
         odd = None if plain and config.activation_function.startswith("gelu") else "other attention or activation"

@@ -319,6 +319,9 @@ def test_a_phone_shows_it_without_scrolling_sideways(visit):
             place = box.bounding_box()
             assert place["x"] >= 0, name
             assert place["x"] + place["width"] <= 391, name
+        # A figure cuts off what it has no room for.
+        behind = "all => all.map(t => t.getBoundingClientRect().right - t.closest('svg').getBoundingClientRect().right)"
+        assert all(pixels <= 0 for pixels in page.locator(".distill svg.chart text:visible").evaluate_all(behind)), name
 
 
 # The colour of the nearest ground that is not transparent.

@@ -1,5 +1,6 @@
 """Texts from the same random numbers, and the count that goes on: against `generate`, by hand, and by its law."""
 
+import math
 import threading
 import time
 
@@ -92,7 +93,10 @@ def test_words_are_marked_where_they_stand(loaded):
         (Asked(samples=65), "65 texts are asked for; give 1 to 64"),
         (Asked(tokens=101), "101 tokens of a text are asked for; give 1 to 100"),
         (Asked(seed=-1), "the seed is -1"),
+        (Asked(seed=None), "the field for the seed is empty; give a number"),  # as gradio gives a field that is cleared
+        (Asked(samples=None), "the field for the number of texts is empty"),
         (Asked(temperature=0.0), "temperature must be above 0"),
+        (Asked(temperature=math.nan), "temperature must be above 0"),
         (Asked(top_p=0.0), "top_p must be above 0"),
         (Asked(tokens=80), "exceed the model's context of 64 tokens"),
     ],

@@ -13,7 +13,6 @@ from distill.demo.next_word import (
     checked_prompt,
     choices,
     expected,
-    filled,
     next_words,
     said,
 )
@@ -94,20 +93,27 @@ def test_a_word_that_nobody_expects_is_no_error():
 
 def test_subjects_and_templates_make_all_the_prompts():
     found = choices("occupations")
-    made = [filled(template, subject) for subject, templates in found.items() for template in templates]
-    assert made == [prompt.text for prompt in load_prompts()]
-    assert found["nurse"][0] == "The … said that"
+    assert [text for texts in found.values() for text in texts.values()] == [p.text for p in load_prompts()]
+    assert next(iter(found["nurse"].items())) == ("The … said that", "The nurse said that")
 
 
 def test_prompts_that_are_gone_leave_the_occupations(tmp_path):
     assert "nurse" in choices(str(tmp_path / "gone.tsv"))
     (tmp_path / "mine.txt").write_text("One\nTwo\n", encoding="utf-8")
     found = choices(str(tmp_path / "mine.txt"))
-    assert [filled(t, s) for s, ts in found.items() for t in ts] == ["One", "Two"]
+    assert [text for texts in found.values() for text in texts.values()] == ["One", "Two"]
+
+
+def test_dots_of_a_prompt_stay_dots(tmp_path):
+    """They are written as the place of a subject is."""
+    path = tmp_path / "mine.tsv"
+    path.write_text("group\tsubject\tprompt\na\tnurse\tWell… the nurse said\n", encoding="utf-8")
+    assert choices(str(path)) == {"nurse": {"Well… the … said": "Well… the nurse said"}}
 
 
 def test_a_prompt_is_checked():
     assert checked_prompt("The nurse \n") == "The nurse"
+    assert checked_prompt("half of an emoji: \ud83e") == "half of an emoji: ?"  # which no tokenizer takes
     with pytest.raises(UserError, match="there is no prompt yet"):
         checked_prompt("  \n")
     with pytest.raises(UserError, match=r"the prompt has 2,001 characters, and at most 2,000 are taken; shorten it"):

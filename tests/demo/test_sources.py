@@ -2,12 +2,13 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 
 from distill.base.errors import UserError
 from distill.demo.sources import DEFAULT_TARGET, read_file, read_shown
-from distill.recipe import Recipe, TargetConfig, read_resolved
+from distill.recipe import Recipe, TargetConfig, read_resolved, write_recipe
 from distill.recipe_check import typed
 from distill.reports.page import run_page
 
@@ -40,6 +41,23 @@ def test_two_runs_with_one_teacher_show_it_once(toy_run_folder, tmp_path):
     assert [s.title for s in shown.sources] == [*titles, "mitigated student, other"]
     assert len({s.short for s in shown.sources}) == len(shown.sources)
     assert list(shown.reports) == ["run", "other"]
+
+
+def test_a_folder_is_one_however_it_is_spelled(toy_run_folder, monkeypatch):
+    monkeypatch.chdir(toy_run_folder.parent)
+    shown = read_shown(["run", "./run/", str(toy_run_folder), f"{toy_run_folder}/student/", "teacher"])
+    assert [s.title for s in shown.sources] == ["teacher, run", "plain student, run", "mitigated student, run"]
+    assert list(shown.reports) == ["run"]
+
+
+def test_prompts_that_come_with_the_package_are_found_from_anywhere(toy_run_folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = tmp_path / "run"
+    shutil.copytree(toy_run_folder, run)
+    recipe = typed(Recipe, read_resolved(run / "recipe.yaml"), "recipe")
+    for prompts, used in [("recipes/nations/prompts.tsv", None), ("gone.tsv", "occupations"), ("a/hub", "occupations")]:
+        write_recipe(replace(recipe, scores=replace(recipe.scores, prompts=prompts)), run / "recipe.yaml")
+        assert read_shown(["run"]).prompts == (used or prompts)
 
 
 def test_checkpoints_are_shown_as_they_are(toy_run_folder):

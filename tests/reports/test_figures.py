@@ -167,5 +167,15 @@ def test_bars_are_as_long_as_their_shares_on_one_scale(shares):
     longest = max(shares)
     for share, width in zip(shares, widths, strict=True):
         assert width == pytest.approx(max(widths) * share / longest if longest else 0, abs=0.01)
-    texts = [text.text for text in tree.iter("text")]
+    texts = ["".join(text.itertext()) for text in tree.iter("text")]
     assert texts == [words for share in shares for words in (HOSTILE, f"word {100 * share:.3g}%")]
+
+
+def test_a_label_of_bars_is_wrapped_where_a_phone_has_no_room():
+    """Each of its lines moves what stands below it."""
+    long = "mitigated student, outputs/mine: 4.97 times likelier female"
+    tree = parsed(bars([(label, [("g0", "word", 0.5)]) for label in ("short", long, "short")], "title"))
+    lines = [[span.text for span in text.iter("tspan")] for text in tree.iter("text") if text.get("class") == "label"]
+    assert lines == [["short"], ["mitigated student, outputs/mine: 4.97 times", "likelier female"], ["short"]]
+    first, second, third = (float(bar.get("y")) for bar in tree.iter("rect"))
+    assert (second - first, third - second) == (46 + 17, 46)  # a label, a bar, a gap; and one line more

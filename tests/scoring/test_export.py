@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from toy_adapter import saved_adapter
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -160,6 +160,36 @@ def test_what_is_another_model_does_not_appear(saved, write, toy_model, tmp_path
     monkeypatch.setitem(module.FORMATS, "safetensors-fp16", replace(form, read=lambda place: other))
     with pytest.raises(UserError, match=r"is another model: next-word disparity 0\.\d+ of the student, \d\.\d+ of the"):
         write(saved("gpt2"), "safetensors-fp16", tmp_path / "out")
+    assert not any(tmp_path.iterdir())
+
+
+def upside_down(path):
+    """Turn round the rows of the embedding, and of the head that is tied to it, in a file."""
+    if path.suffix == ".safetensors":
+        weights = load_file(path)
+        weights["transformer.wte.weight"] = weights["transformer.wte.weight"].flip(0).contiguous()
+        save_file(weights, path, metadata={"format": "pt"})
+        return
+    import gguf
+
+    (rows,) = [t.data for t in gguf.GGUFReader(path, "r+").tensors if t.name == "token_embd.weight"]
+    rows[:] = rows[::-1].copy()
+    rows.flush()
+
+
+@pytest.mark.parametrize(("to", "name"), [("safetensors-fp16", "model.safetensors"), ("gguf", "model.gguf")])
+def test_a_file_that_was_written_wrongly_does_not_appear(saved, write, tmp_path, monkeypatch, to, name):
+    if to == "gguf":
+        pytest.importorskip("gguf", reason="needs the extra quantization")
+    form = FORMATS[to]
+
+    def wrongly(model, tokenizer, place):
+        form.write(model, tokenizer, place)
+        upside_down(place / name)
+
+    monkeypatch.setitem(module.FORMATS, to, replace(form, write=wrongly))
+    with pytest.raises(UserError, match=rf"^--to {to}: what was written is another model: .*the export was not kept$"):
+        write(saved("gpt2"), to, tmp_path / "out")
     assert not any(tmp_path.iterdir())
 
 

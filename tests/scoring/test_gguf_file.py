@@ -37,7 +37,8 @@ def test_a_gpt2_as_llama_cpp_reads_it(toy_model, toy_tokenizer, tmp_path):
 
 def test_a_llama_as_llama_cpp_reads_it(toy_model, toy_tokenizer, tmp_path):
     """With fewer heads for keys; the numbers of a head that are rotated together stand side by side."""
-    model = toy_model("llama", num_key_value_heads=1)
+    rope = {"rope_type": "default", "rope_theta": 500.0}
+    model = toy_model("llama", num_key_value_heads=1, rope_parameters=rope, rms_norm_eps=1e-2)
     tensors, settings = written(model, toy_tokenizer, tmp_path)
     attention = model.model.layers[0].self_attn
     for name, weight, heads in (("attn_q", attention.q_proj.weight, 2), ("attn_k", attention.k_proj.weight, 1)):
@@ -50,6 +51,10 @@ def test_a_llama_as_llama_cpp_reads_it(toy_model, toy_tokenizer, tmp_path):
         assert np.allclose(tensors[f"blk.0.{name}.weight"], want.detach(), atol=1e-3)
     assert np.allclose(tensors["blk.0.attn_v.weight"], attention.v_proj.weight.detach(), atol=1e-3)
     assert settings["llama.attention.head_count_kv"] == 1 and settings["llama.rope.dimension_count"] == 16
+    # config.json stands in for these where transformers reads a file: only here is it seen that they are right.
+    assert settings["llama.rope.freq_base"] == 500 and settings[
+        "llama.attention.layer_norm_rms_epsilon"
+    ] == pytest.approx(0.01)
     assert settings["llama.vocab_size"] == model.config.vocab_size
     assert "output.weight" in tensors  # not tied
 
@@ -71,6 +76,7 @@ def test_what_cannot_be_written_says_what_to_run_instead(toy_model, toy_tokenize
     for model, words in (
         (toy_model("gpt_neox"), "is a gpt_neox with that architecture"),
         (toy_model("llama", attention_bias=True), "is a llama with biases"),
+        (toy_model("llama", hidden_act="gelu"), "is a llama with activation gelu"),
         (toy_model("gpt2", activation_function="relu"), "is a gpt2 with other attention or activation"),
     ):
         with pytest.raises(UserError, match=f"^here: {words}.*{instead}"):
