@@ -294,8 +294,10 @@ def _check_folder(path: str, allow_pickle: bool) -> None:
         )
     if not (folder / "config.json").exists():
         of_run = folder / "student"
-        what = f"a run lies there: give {of_run}" if (of_run / "config.json").exists() else (
-            "it is not the folder of a transformers model"
+        what = (
+            f"a run lies there: give {of_run}"
+            if (of_run / "config.json").exists()
+            else ("it is not the folder of a transformers model")
         )
         raise UserError(f"{path}: holds no config.json; {what}")
     pickles = _pickles_in_place_of_weights(folder)

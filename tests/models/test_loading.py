@@ -42,6 +42,15 @@ def test_what_can_be_no_hub_id_is_no_folder(path, monkeypatch):
         load_model(path)
 
 
+def test_the_folder_of_a_run_is_told_from_others(tmp_path):
+    (tmp_path / "student").mkdir()
+    with pytest.raises(UserError, match="holds no config.json; it is not the folder of a transformers model"):
+        load_model(str(tmp_path))
+    (tmp_path / "student" / "config.json").write_text("{}")
+    with pytest.raises(UserError, match=f"a run lies there: give {tmp_path}/student"):
+        load_model(str(tmp_path))
+
+
 def test_without_a_network_it_is_said_that_there_is_no_such_folder(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     for ask in (load_model, load_tokenizer):
