@@ -44,7 +44,7 @@ def test_what_can_be_no_hub_id_is_no_folder(path, monkeypatch):
 
 def test_the_folder_of_a_run_is_told_from_others(tmp_path):
     (tmp_path / "student").mkdir()
-    with pytest.raises(UserError, match="holds no config.json; it is not the folder of a transformers model"):
+    with pytest.raises(UserError, match=r"holds no config\.json; it is not the folder of a transformers model"):
         load_model(str(tmp_path))
     (tmp_path / "student" / "config.json").write_text("{}")
     with pytest.raises(UserError, match=f"a run lies there: give {tmp_path}/student"):
