@@ -134,7 +134,7 @@ class LossParts(NamedTuple):
     hidden: Tensor
     listed: Tensor  # T^2 * divergence on the listed tokens
     count: Tensor  # type: ignore[assignment]  # the number of valid tokens, int64; it hides tuple.count
-    pairing: Tensor | None = None
+    pairing: Tensor  # 0 here
 
 
 def hidden_cosine(student: Tensor, teacher: Tensor, projection: Tensor | None) -> Tensor:
@@ -205,7 +205,8 @@ def reference_loss(
         if settings.hidden:
             cosine = hidden_cosine(hidden, teacher.hidden[own], projection)
     total = settings.kd * kd + settings.ce * ce + settings.hidden * cosine + settings.listed * on_listed
-    return LossParts(total, kd.detach(), ce.detach(), cosine.detach(), on_listed.detach(), valid.sum())
+    kd, ce, cosine, on_listed = (part.detach() for part in (kd, ce, cosine, on_listed))
+    return LossParts(total, kd, ce, cosine, on_listed, valid.sum(), torch.zeros_like(kd))
 
 
 def _forward_kl_gradient(z: Tensor, q: Tensor, log_norm: Tensor, log_p: Tensor, beta: float) -> Tensor:
@@ -821,4 +822,5 @@ def fused_loss(
         tokens = torch.cat([positions.labels.new_zeros(0), *(chunk.tokens for chunk in plan.chunks)])
         cosine = hidden_cosine(student.hidden[tokens], teacher.hidden[positions.own[tokens]], projection)
         total = total + settings.hidden * cosine
-    return LossParts(total, kd, ce, cosine.detach(), on_listed, (positions.labels != IGNORED).sum())
+    count = (positions.labels != IGNORED).sum()
+    return LossParts(total, kd, ce, cosine.detach(), on_listed, count, torch.zeros_like(kd))

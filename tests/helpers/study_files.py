@@ -48,6 +48,7 @@ def small(folder: Path, **changes) -> Path:
             "wordlist": str(words),
             "corpus": {"max_documents": 24, "sample_tokens": 40},
             "held_out": {"max_documents": 12, "sample_tokens": 40},
+            "loss": {"listed": 0.0},
             "trainer": {"max_steps": 2, "save_steps": 1},
             "scores": {"max_prompts": 6, "samples": 1, "max_new_tokens": 4, "bootstrap": 50},
         },
