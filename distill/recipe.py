@@ -449,15 +449,14 @@ class FederationConfig:
     deadline: float | None = None
     watch: list[str] = field(default_factory=lambda: ["perplexity", "next_word_disparity"])
 
-    @property
-    def asked(self) -> int:
-        """Clients that a round asks, if all of them have text."""
-        return max(1, round(self.fraction * self.clients))
+    def asked_of(self, with_text: int) -> int:
+        """Clients that a round asks, of so many that have text."""
+        return min(with_text, max(1, round(self.fraction * with_text)))
 
     @property
     def steps(self) -> int:
         """Optimizer steps of all clients in all rounds, if all of them have text."""
-        return self.rounds * self.local_steps * self.asked
+        return self.rounds * self.local_steps * self.asked_of(self.clients)
 
     @property
     def client_steps(self) -> int:

@@ -85,7 +85,10 @@ def read_shown(paths: Sequence[str], wordlist: str | None = None) -> Shown:
         UserError: a folder is neither, or a run is not finished.
     """
     # A folder may be spelled in several ways: outputs/quickstart and outputs/quickstart/.
-    given = [path for place, path in enumerate(paths) if _place(path) not in map(_place, paths[:place])]
+    first: dict[str, str] = {}
+    for path in paths:
+        first.setdefault(_place(path), path)
+    given = list(first.values())
     runs = {path: _read_run(Path(path)) for path in given if (Path(path) / "recipe.yaml").exists()}
     names = _names(given)
     sources: list[Source] = []

@@ -67,8 +67,14 @@ class Clients:
 
     @property
     def least(self) -> BlockDataset:
-        """The blocks of the client and period with the fewest of them."""
-        return min((blocks for text in self.texts for blocks in text.blocks if blocks is not None), key=len)
+        """The blocks of the client and period with the fewest documents."""
+        given = [
+            (documents, blocks)
+            for text in self.texts
+            for documents, blocks in zip(text.documents, text.blocks, strict=True)
+            if blocks is not None
+        ]
+        return min(given, key=lambda pair: pair[0])[1]
 
 
 def client_blocks(

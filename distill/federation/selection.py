@@ -22,7 +22,7 @@ def select_clients(documents: Sequence[int], config: FederationConfig, seed: int
     """
     rng = np.random.default_rng([seed, 2, number])
     active = np.flatnonzero(np.asarray(documents) > 0)
-    asked = min(len(active), max(1, round(config.fraction * len(active))))
+    asked = config.asked_of(len(active))
     if config.select == "uniform":
         drawn = rng.choice(active, asked, replace=False) if asked else active
         return dict.fromkeys(sorted(map(int, drawn)), asked / max(1, len(active)))

@@ -294,12 +294,9 @@ def _check_folder(path: str, allow_pickle: bool) -> None:
         )
     if not (folder / "config.json").exists():
         of_run = folder / "student"
-        what = (
-            f"a run lies there: give {of_run}"
-            if (of_run / "config.json").exists()
-            else ("it is not the folder of a transformers model")
-        )
-        raise UserError(f"{path}: holds no config.json; {what}")
+        if (of_run / "config.json").exists():
+            raise UserError(f"{path}: holds no config.json; a run lies there: give {of_run}")
+        raise UserError(f"{path}: holds no config.json; it is not the folder of a transformers model")
     pickles = _pickles_in_place_of_weights(folder)
     if not pickles and not any(folder.glob("*.safetensors")):
         raise UserError(f"{path}: holds no weights; a file model.safetensors is expected beside config.json")

@@ -550,7 +550,7 @@ _JOINED_AFTER = re.compile(r"(?: or |/| and/or | \(or )(?:his|hers?|him)\b\)?", 
 _JOINED_BEFORE = re.compile(r"\b(?:his|hers?|him)(?: or |/| and/or | \(or )$", re.IGNORECASE)
 
 
-_MAY_JOIN_AFTER = (" or ", " (", "/", " and/", " Or ", " OR ", " AND/")
+_MAY_JOIN_AFTER = frozenset({" o", " a", " (", "/h", "/H", " O", " A"})
 _MAY_JOIN_BEFORE = frozenset({"r ", "s/", "r/", "m/", "R ", "S/", "R/", "M/"})
 
 
@@ -566,9 +566,9 @@ def role_in_a_set(text: str, start: int, end: int) -> str:
 
 def with_coordinated(text: str, start: int, end: int) -> tuple[int, int]:
     """ "his or her", "his (or her)" and "his/her" stand where a single pronoun could: the two share their role."""
-    if text.startswith(_MAY_JOIN_AFTER, end) and (after := _JOINED_AFTER.match(text, end)):
+    if text[end : end + 2] in _MAY_JOIN_AFTER and (after := _JOINED_AFTER.match(text, end)):
         end = after.end()
-    if text[start - 2 : start] in _MAY_JOIN_BEFORE and (
+    if text[max(0, start - 2) : start] in _MAY_JOIN_BEFORE and (
         before := _JOINED_BEFORE.search(text, max(0, start - 12), start)
     ):
         opened = text[before.start() : start].count("(")

@@ -252,7 +252,7 @@ def private_plan(
     clients = 1
     if recipe.federation.clients:
         batch_size, steps = min(batch_size, documents), recipe.federation.client_steps
-        clients = recipe.federation.asked
+        clients = recipe.federation.asked_of(recipe.federation.clients)
     elif (steps := arguments.max_steps) < 0:
         steps = math.ceil(arguments.num_train_epochs * steps_of_epoch(documents, batch_size))
     weights = sum(weight.numel() for weight in student.parameters() if weight.requires_grad)

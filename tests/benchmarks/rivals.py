@@ -9,8 +9,8 @@ import json
 import sys
 from pathlib import Path
 
-from distill.reports.findings import cell, number
-from distill.study.report import Results, Row, how_averaged, pareto, scores_of, table, value
+from distill.reports.findings import cell
+from distill.study.report import Results, Row, cost_cells, how_averaged, pareto, scores_of, table, value
 
 FIGURE = Path(__file__).with_name("rivals.svg")
 # The columns of the table: what is mitigated, what may break, what it costs.
@@ -35,9 +35,7 @@ def main_table(results: Results) -> list[str]:
 
 def _cells(row: Row) -> list[str]:
     ratio = row["against_plain"].get("perplexity", {}).get("ratio")
-    training, step, token = (row["costs"][f"{name}_seconds"] for name in ("training", "step", "token"))
-    costs = [number(training), number(step), number(None if token is None else 1000 * token)]
-    return [*(cell(row["metrics"].get(score)) for score in SCORES), cell(ratio) if ratio else "1", *costs]
+    return [*(cell(row["metrics"].get(score)) for score in SCORES), cell(ratio) if ratio else "1", *cost_cells(row)]
 
 
 def side_tables(results: Results) -> list[str]:
