@@ -19,14 +19,13 @@ from distill.data.audit import FOLDER
 from distill.recipe import CorpusConfig
 from distill.text.documents import read_documents
 
-_PASSAGE = 400  # characters
 _METRICS = ("membership_excess_auc", "membership_tpr", "memorised_run", "near_verbatim", "canary_exposure_bits",
             "canaries_extracted", "perplexity")  # fmt: skip
 
 
-def passages(path: Path, number: int) -> list[str]:
-    """The first passages of a file of documents."""
-    config = CorpusConfig(source="files", files=[str(path)], passage_chars=_PASSAGE, max_documents=number)
+def passages(path: Path, characters: int, number: int) -> list[str]:
+    """The first passages, of at most so many characters, of a file of documents."""
+    config = CorpusConfig(source="files", files=[str(path)], passage_chars=characters, max_documents=number)
     return list(read_documents(config, seed=0))
 
 
@@ -41,9 +40,9 @@ def run_seed(seed: int, options: argparse.Namespace) -> dict[str, Any]:
     """The models of one seed, trained and asked."""
     folder, members = options.output_dir / str(seed), options.members
     corpus, rest = options.data / "corpus", members // 4
-    people = passages(corpus / "wikipedia_people.train.jsonl.xz", 3 * (2 * members + rest))
+    people = passages(corpus / "wikipedia_people.train.jsonl.xz", options.passage_chars, 3 * (2 * members + rest))
     ours, theirs = people[: 2 * members + rest], people[2 * members + rest :][: members + rest]
-    fiction = passages(corpus / "gutenberg_fiction.validation.jsonl.xz", members + rest)
+    fiction = passages(corpus / "gutenberg_fiction.validation.jsonl.xz", options.passage_chars, members + rest)
     held_out = {"source": "files", "files": [write(people[-200:], folder / "held-out.jsonl")]}
     trainer = {
         "max_steps": -1, "num_train_epochs": options.epochs, "per_device_train_batch_size": 8,
@@ -58,7 +57,7 @@ def run_seed(seed: int, options: argparse.Namespace) -> dict[str, Any]:
         """The demo teacher, fine-tuned on some texts."""
         train(
             "debug", **common | keys, output_dir=str(folder / name), teacher={"path": None},
-            student={"init": "checkpoint", "path": "demo", "tokenizer": "demo"}, loss={"kd": 0.0, "ce": 1.0},
+            student={"init": "checkpoint", "path": "demo", "tokenizer": "demo"}, loss={"kd": 0.0, "ce": 1.0, "listed": 0.0},
             corpus={"source": "files", "files": [write(texts, folder / f"{name}.jsonl")], "max_documents": None},
             target={"op": "none", "augment": False, "reverse_roles": False},
         )  # fmt: skip
@@ -83,7 +82,7 @@ def run_seed(seed: int, options: argparse.Namespace) -> dict[str, Any]:
         place = folder / name.replace(" ", "-")
         train(
             "debug", **common, output_dir=str(place), teacher={"path": str(leaky)}, corpus=source,
-            student={"init": "checkpoint", "path": str(options.public)},
+            student={"init": "checkpoint", "path": str(options.public)}, loss={"listed": 0.0},
             target={"op": "none", "augment": False, "reverse_roles": False},
         )  # fmt: skip
         models[f"student, {name}"] = place / "student"
@@ -131,9 +130,10 @@ def main() -> None:
     parser.add_argument("--output_dir", type=Path, default=Path("outputs/audit"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--members", type=int, default=2000)
+    parser.add_argument("--passage_chars", type=int, default=150, help="characters of a text, at most")
     parser.add_argument("--canaries", type=int, default=64)
     parser.add_argument("--epochs", type=int, default=10)
-    parser.add_argument("--learning_rate", type=float, default=1.0e-3)
+    parser.add_argument("--learning_rate", type=float, default=2.0e-3)
     parser.add_argument("--no_students", action="store_true", help="the leaky teacher and the control alone")
     options = parser.parse_args()
     found = [run_seed(seed, options) for seed in options.seeds]
