@@ -3,6 +3,7 @@
 Nothing here is escaped: who shows it escapes it for Markdown, HTML or a terminal.
 """
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -215,6 +216,28 @@ def starts_memory(scores: Scores, metric: str) -> bool:
     return metric == next((other for other in metrics_of(scores) if _remembers(scores, other)), None)
 
 
+def memory_heading(scores: Scores) -> str:
+    """What heads the block of what a model remembers: with a warning where membership may be another difference.
+
+    Without a control, a model that saw neither members nor others must not tell them apart: its AUC lies within three
+    standard errors of 0.5, sqrt((n + m + 1) / (12 n m)) each (Mann and Whitney 1947).
+    """
+    details = [of.get("membership_excess_auc", {}).get("details", {}) for of in scores["models"].values()]
+    asked = next((found for found in details if "control" in found), None)
+    if asked is None or asked["control"] == "yes":
+        return MEMORY
+    members, others = asked["members"], asked["others"]
+    alone = max((found["reference_alone_auc"] for found in details if found), key=lambda auc: abs((auc or 0.5) - 0.5))
+    if all(found.get("reference") == "none" for found in details if found):
+        return f"{MEMORY}, without a reference or a control: how hard a text is counts, too"
+    if alone is not None and abs(alone - 0.5) > 3 * math.sqrt((members + others + 1) / (12 * members * others)):
+        return (
+            f"{MEMORY}, but members and others are two kinds of text: the reference alone tells them apart (AUC "
+            f"{alone:.2f}), so membership means nothing without a control"
+        )
+    return MEMORY
+
+
 def _remembers(scores: Scores, metric: str) -> bool:
     return scores.get("cards", {}).get(metric, {}).get("role") == "memory"
 
@@ -253,7 +276,7 @@ def score_rows(scores: Scores) -> Iterator[list[str]]:
     """
     for metric in metrics_of(scores):
         if starts_memory(scores, metric):
-            yield [MEMORY, *[""] * len(scores["models"]), "", ""]
+            yield [memory_heading(scores), *[""] * len(scores["models"]), "", ""]
         yield from rows_of(scores, metric)
     for name, values, direction in sizes(scores):
         yield [name, *("–" if value is None else size_number(value) for value in values), "–", direction]
@@ -353,7 +376,8 @@ def _side_effects(scores: Scores, found: Mapping[str, Any], owner: str) -> list[
 def _of_one_model(scores: Scores, name: str) -> str:
     """What heads a report that compares nothing: the first values."""
     of_model = scores["models"][name]
-    wanted = [*headliners(scores), *with_role(scores, "cost")[:1]]
+    heads = [*headliners(scores), *with_role(scores, "cost")[:1]]
+    wanted = [m for m in heads if m in of_model] or with_role(scores, "memory")
     parts = [f"{label(scores, m)} {cell(of_model[m])}" for m in wanted if of_model.get(m, {}).get("value") is not None]
     little = any("instead" in entry.get("details", {}) for entry in of_model.values())
     sentence = ", ".join(parts) or (TOO_LITTLE if little else "nothing was measured")

@@ -15,10 +15,10 @@ from distill.base.markdown_text import escape, items, table
 from distill.recipe import Recipe, TeacherConfig
 from distill.reports.findings import (
     LIMITS,
-    MEMORY,
     how_measured,
     is_hub_id,
     label,
+    memory_heading,
     metrics_of,
     model_note,
     not_measured,
@@ -204,7 +204,7 @@ def _card_rows(scores: Mapping[str, Any], name: str) -> list[list[str]]:
     rows = []
     for metric in metrics_of(scores):
         if starts_memory(scores, metric):
-            rows.append([MEMORY, *[""] * len(scores["models"]), "", "", ""])
+            rows.append([memory_heading(scores), *[""] * len(scores["models"]), "", "", ""])
         undetected = scores["models"].get(name, {}).get(metric, some_entry(scores, metric))["undetected"]
         *cells, best, direction = next(rows_of(scores, metric))
         rows.append([*cells, share(undetected), best, direction])

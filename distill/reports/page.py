@@ -20,7 +20,6 @@ from distill.recipe import Recipe
 from distill.reports.figures import MARKS, Point, curves, dumbbell, scatter, times
 from distill.reports.findings import (
     LIMITS,
-    MEMORY,
     Scored,
     cell,
     cost_of,
@@ -31,6 +30,7 @@ from distill.reports.findings import (
     in_full,
     label,
     main_pair,
+    memory_heading,
     metrics_of,
     not_measured,
     note_of,
@@ -217,7 +217,7 @@ def _score_rows(
     ratios = [ratio_cell(of_pair.get(metric)) for of_pair in differences.values()]
     undetected = share(last["undetected"])
     if starts_memory(scores, metric):
-        yield {"label": MEMORY, "heads": len(scores["models"]) + len(ratios) + 4}
+        yield {"label": memory_heading(scores), "heads": len(scores["models"]) + len(ratios) + 4}
     for name, *cells, best, direction in rows_of(scores, metric):
         row = {"label": name, "cells": cells, "ideal": best, "direction": direction}
         yield row | {"ratios": ratios, "undetected": undetected}

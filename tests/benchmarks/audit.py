@@ -57,7 +57,8 @@ def run_seed(seed: int, options: argparse.Namespace) -> dict[str, Any]:
         """The demo teacher, fine-tuned on some texts."""
         train(
             "debug", **common | keys, output_dir=str(folder / name), teacher={"path": None},
-            student={"init": "checkpoint", "path": "demo", "tokenizer": "demo"}, loss={"kd": 0.0, "ce": 1.0, "listed": 0.0},
+            student={"init": "checkpoint", "path": "demo", "tokenizer": "demo"},
+            loss={"kd": 0.0, "ce": 1.0, "listed": 0.0},
             corpus={"source": "files", "files": [write(texts, folder / f"{name}.jsonl")], "max_documents": None},
             target={"op": "none", "augment": False, "reverse_roles": False},
         )  # fmt: skip

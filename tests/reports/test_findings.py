@@ -18,6 +18,7 @@ from distill.reports.findings import (
     is_hub_id,
     label,
     main_pair,
+    memory_heading,
     not_measured,
     note_of,
     number,
@@ -276,3 +277,35 @@ def test_no_headline_is_made_of_what_saw_nothing(scores):
         for metric in headliners(scores):
             of_pair[metric] |= dict.fromkeys(("value", "ratio", "ratio_low", "ratio_high")) | {"instead": "too little"}
     assert headline(scores).startswith("No disparity could be compared; ")
+
+
+def _asked_about_members(**details):
+    """Scores of one model, with 100 members and 100 others."""
+    known = {"members": 100, "others": 100, "control": "none: chance, 0.5, stands for it", "reference": "yes"}
+    scores = _scores(["gpt2"], {})
+    entry = {"value": 0.5, "low": 0.4, "high": 0.5, "ideal": 0.0, "direction": "", "undetected": None}
+    scores["models"]["gpt2"] = {"membership_excess_auc": entry | {"details": known | details}}
+    scores["cards"] = card_dicts(("membership_excess_auc",))
+    return scores
+
+
+@pytest.mark.parametrize(
+    ("details", "said"),
+    [
+        ({"reference_alone_auc": 0.5}, ""),
+        # The standard error of 100 beside 100 is sqrt(201 / 120,000) = 0.0409: three of them are 0.123.
+        ({"reference_alone_auc": 0.62}, ""),
+        ({"reference_alone_auc": 0.63}, "two kinds of text: the reference alone tells them apart (AUC 0.63)"),
+        ({"reference_alone_auc": 0.37}, "two kinds of text: the reference alone tells them apart (AUC 0.37)"),
+        ({"reference_alone_auc": 0.9, "control": "yes"}, ""),
+        ({"reference_alone_auc": 0.5, "reference": "none"}, "without a reference or a control"),
+    ],
+)
+def test_membership_without_a_control_is_headed_by_what_else_it_may_be(details, said):
+    heading = memory_heading(_asked_about_members(**details))
+    assert heading == "what it remembers" if not said else said in heading
+    assert next(score_rows(_asked_about_members(**details)))[0] == heading
+
+
+def test_one_model_that_was_asked_what_it_remembers_alone_is_headed_by_that():
+    assert headline(_asked_about_members(reference_alone_auc=0.5)) == "Membership, excess AUC 0.500 [0.400, 0.500]."
