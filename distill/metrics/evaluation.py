@@ -8,7 +8,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -477,9 +477,17 @@ def evaluation_from(**inputs: Any) -> Evaluation:
     settings = ScoreConfig(**{name: value for name, value in inputs.items() if name in setting_names})
     prompts = given_prompts(inputs.get("prompts", "occupations"))
     prompts = prompts if settings.listed_prompts else without_listed_words(prompts, swapper)[0]
+    audited = read_audited(settings)
+    named = {name: getattr(settings, name) for name in ("reference", "control")} if audited.texts else {}
+    compared = {name: (load_model(str(path)), load_tokenizer(str(path))) for name, path in named.items() if path}
+    common = least(*(own_context(one.config) for one, _ in [(model, tokenizer), *compared.values()]))
+    alike = partial(Evaluation, wordlist=wordlist, settings=settings, swapper=swapper, common=common, audited=audited)
+    losses: dict[str, Any] = {
+        name: (lambda opened=opened: alike(*opened).audited_losses) for name, opened in compared.items()
+    }
     return Evaluation(
         model, tokenizer, wordlist, list(inputs.get("documents", ())), prompts, settings, inputs.get("seed", 0),
-        swapper, audited=read_audited(settings),
+        swapper, common=common, audited=audited, **losses,
     )  # fmt: skip
 
 

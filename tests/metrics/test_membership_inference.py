@@ -152,3 +152,27 @@ def test_few_texts_are_too_few(toy_model, audited):
 def test_without_texts_it_is_not_measured(toy_model, audited):
     with pytest.raises(NotMeasured, match="--members"):
         METRICS["membership_inference"].measure(audited(toy_model(), [], []))
+
+
+def test_compute_heeds_the_reference_and_the_control(toy_model, toy_tokenizer, audited, tmp_path):
+    import json
+
+    files = {}
+    for name, texts in (("members", MEMBERS), ("others", OTHERS)):
+        (tmp_path / name).with_suffix(".jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in texts))
+        files[name] = str(tmp_path / f"{name}.jsonl")
+    models = {name: toy_model(seed=seed) for seed, name in enumerate(("asked", "reference", "control"))}
+    for name in ("reference", "control"):
+        models[name].save_pretrained(tmp_path / name)
+        toy_tokenizer.save_pretrained(tmp_path / name)
+    losses = {name: audited(models[name]).audited_losses for name in ("reference", "control")}
+    expected = all_scored("membership_inference", audited(models["asked"], **losses))["membership_excess_auc"]
+    metric = METRICS["membership_inference"].MembershipInference()
+    found = metric.compute(
+        model=models["asked"], tokenizer=toy_tokenizer, bootstrap=200, **files,
+        **{name: str(tmp_path / name) for name in ("reference", "control")},
+    )["membership_excess_auc"]  # fmt: skip
+    assert found["value"] == pytest.approx(expected.value, abs=1e-6)
+    assert found["details"]["reference"] == found["details"]["control"] == "yes"
+    without = metric.compute(model=models["asked"], tokenizer=toy_tokenizer, bootstrap=200, **files)
+    assert without["membership_excess_auc"]["value"] != found["value"]
