@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from distill.base.cores import share_cores
 from distill.base.errors import UserError, storage_error
 from distill.base.phases import Plan, time_of_day
 
@@ -233,7 +234,8 @@ def run_entry(main: Callable[[Sequence[str]], None], argv: Sequence[str], contin
     0: done. 2: a mistake that the user can mend, a full disk among them. 130 after Ctrl-C, 143 after SIGTERM.
 
     `--quiet` among the arguments silences the progress of whatever runs. Every parser knows the option; it is looked
-    for here because it has to work from the first line on.
+    for here because it has to work from the first line on. Threads are told how to share the cores (`cores`), so the
+    entry may load torch only within `main`.
 
     Args:
         main: What is called with the arguments.
@@ -242,6 +244,7 @@ def run_entry(main: Callable[[Sequence[str]], None], argv: Sequence[str], contin
     """
     global _quiet
     _quiet = QUIET in argv
+    share_cores()
     if _quiet or not on_terminal():
         _switch_off_library_bars()
     first = os.environ.get("LOCAL_RANK", "0") == "0"  # of each machine
