@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from distill.base.console import say
+from distill.base.console import count_tokens, say
 from distill.base.errors import UserError
 from distill.base.integrity import file_is_whole, partial_of, put_file
 from distill.data.blocks import COLUMNS, BlockDataset, PairBlock
@@ -296,7 +296,7 @@ def packed_blocks(
     swapper: Swapper | None,
     block_length: int,
     cache_dir: Path,
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[..., None] | None = None,
     one_document: bool = False,
     share: bool = False,
 ) -> tuple["BlockDataset", PackingCounts]:
@@ -308,7 +308,7 @@ def packed_blocks(
         swapper: Makes the counterfactuals; None for a single view.
         block_length: T, in tokens.
         cache_dir: Folder of the cache.
-        progress: Called with the number of documents done.
+        progress: Called with the number of documents done, at the end with their number once more, which is all.
         one_document: See `pack`.
         share: Of a training's text: nothing need be swapped in it.
 
@@ -328,8 +328,11 @@ def packed_blocks(
         counts = PackingCounts()
 
         def counted() -> Iterator[str]:
+            told = 0
             for number, document in enumerate(corpus.documents(), start=1):
                 yield document
+                count_tokens(counts.tokens - told)
+                told = counts.tokens
                 if progress and number % 100 == 0:
                     progress(number)
 
@@ -348,5 +351,7 @@ def packed_blocks(
         partial = partial_of(counts_path)
         partial.write_text(json.dumps(vars(counts), indent=2) + "\n", encoding="utf-8")
         put_file(partial, counts_path)
+        if progress:
+            progress(counts.documents, counts.documents)
     counts = PackingCounts(**json.loads(counts_path.read_text(encoding="utf-8")))
     return BlockDataset(path, block_length, one_document), counts
