@@ -290,6 +290,17 @@ def check_packed(counts: PackingCounts, swapper: Swapper | None) -> None:
         )
 
 
+def _counted(documents: Iterable[str], counts: PackingCounts, progress: Callable[..., None] | None) -> Iterator[str]:
+    """Documents one by one; each is told when the next is asked for, and `counts` knows its tokens."""
+    told = 0
+    for number, document in enumerate(documents, start=1):
+        yield document
+        count_tokens(counts.tokens - told)
+        told = counts.tokens
+        if progress and number % 100 == 0:
+            progress(number)
+
+
 def packed_blocks(
     corpus: Corpus,
     tokenizer: PreTrainedTokenizerBase,
@@ -326,20 +337,11 @@ def packed_blocks(
             say(f"{path} or its counts are damaged; packing again")
         cache_dir.mkdir(parents=True, exist_ok=True)
         counts = PackingCounts()
-
-        def counted() -> Iterator[str]:
-            told = 0
-            for number, document in enumerate(corpus.documents(), start=1):
-                yield document
-                count_tokens(counts.tokens - told)
-                told = counts.tokens
-                if progress and number % 100 == 0:
-                    progress(number)
-
         partial = partial_of(path)
         features = Features({name: Sequence(Value("int32")) for name in COLUMNS})
         with ArrowWriter(path=str(partial), features=features) as writer:
-            for block in pack(counted(), tokenizer, swapper, block_length, counts, one_document):
+            documents = _counted(corpus.documents(), counts, progress)
+            for block in pack(documents, tokenizer, swapper, block_length, counts, one_document):
                 writer.write({name: getattr(block, name).ravel() for name in COLUMNS})
             writer.finalize()
         try:
