@@ -13,7 +13,10 @@ import pytest
 from hypothesis import settings
 from shared import NEUTRAL_TEXT, REPOSITORY, TOY_ARCHITECTURES, TOY_TEXT
 
+from distill.base.cores import share_cores
 from distill.text.wordlist import load_wordlist
+
+share_cores()  # no torch is loaded by now
 
 # Machines differ in speed, and so does one machine under load: time limits belong to pytest-timeout.
 settings.register_profile("distill", deadline=None)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from distill.base.cores import share_cores
 from distill.base.errors import UserError, storage_error
 from distill.base.phases import Plan, time_of_day
 
@@ -33,6 +34,8 @@ _BAR_AND_TIME = _BAR_WIDTH + 3 + len("-:--:--")  # with the spaces between
 _quiet = False
 _bar: "Progress | None" = None
 _plan: Plan | None = None
+_tokens, _at_matrix_rate = 0, 0.0  # what models have read and written so far, and the seconds that it had to take
+_last_end = (time.monotonic(), 0, 0.0)  # when the last counter ended, or a phase began, and both numbers then
 
 
 def is_first_process() -> bool:
@@ -67,12 +70,38 @@ def follow(plan: Plan | None) -> None:
 
 def phase(name: str) -> bool:
     """A phase of the run that is followed begins, which is said; False where there is none of this name to begin."""
+    global _last_end
     if _plan is None or not _plan.begin(name):
         return False
+    _last_end = _now()
     left = _plan.seconds_left()
     when = f"all done at about {time_of_day(left)}, {duration(left)} left"
     say(f"phase {_plan.number} of {len(_plan.phases)}: {name}; {when}")
     return True
+
+
+def count_tokens(number: int, at_matrix_rate: float = 0.0) -> None:
+    """So many tokens were read or written; the counter that goes on tells how many a second.
+
+    Args:
+        number: Of tokens.
+        at_matrix_rate: Seconds that they would have taken at the card's matrix rate; 0 where it is not known.
+    """
+    global _tokens, _at_matrix_rate
+    _tokens += number
+    _at_matrix_rate += at_matrix_rate
+
+
+def speed(tokens: float, seconds: float, at_matrix_rate: float = 0.0) -> str:
+    """`2,700 tokens/s`, and where it is known the share of the matrix rate: `2,700 tokens/s (1.5% of the matrix rate)`.
+
+    Args:
+        tokens: How many.
+        seconds: That they took.
+        at_matrix_rate: As for `count_tokens`.
+    """
+    share = f" ({at_matrix_rate / seconds:.1%} of the matrix rate)" if at_matrix_rate else ""
+    return f"{tokens / seconds:,.0f} tokens/s{share}"
 
 
 def _of_run(what: str, done: int, total: int | None, before: int) -> Callable[[str], str]:
@@ -90,30 +119,47 @@ def _cut(text: str, room: int) -> str:
     return text if len(text) <= room else f"{text[: max(room - 1, 0)]}…"
 
 
-def counter(what: str, unit: str, done: int = 0) -> Callable[..., None]:
+def _now() -> tuple[float, int, float]:
+    return time.monotonic(), _tokens, _at_matrix_rate
+
+
+def counter(
+    what: str, unit: str, done: int = 0, tells_speed: bool = True, follows: bool = False
+) -> Callable[..., None]:
     """A progress callback `(done, total=None, note="")` that says how far `what` is, at most every few seconds.
 
-    A phase of that name, of the run that is followed, begins with the first report.
+    A phase of that name, of the run that is followed, begins with the first report. Where tokens were counted since
+    (`count_tokens`), it tells how many a second.
 
     Args:
         what: What is being done.
         unit: What is counted, in the plural.
         done: How many were done before now; they do not count for the remaining time.
+        tells_speed: Whether it tells how many tokens a second; no where what is reported has a note of its own.
+        follows: Whether the work began where the last counter ended, and not now.
     """
-    begun = last = time.monotonic()
+    last = time.monotonic()
+    begun, tokens, at_matrix_rate = _last_end if follows else _now()
     before, reported, bar, task = done, False, None, None
 
     def report(done: int, total: int | None = None, note: str = "") -> None:
-        nonlocal begun, before, reported, last, bar, task
+        global _last_end
+        nonlocal begun, before, reported, last, bar, task, tokens, at_matrix_rate
         if not is_first_process() or _quiet:
             return
         now = time.monotonic()
         if not (reported or before) and now - begun < _AT_ONCE and done != total:
-            begun, before = now, done
+            before, (begun, tokens, at_matrix_rate) = done, _now()
         reported = True
         ended = done == total
+        if ended:
+            _last_end = _now()
         of_run = _of_run(what, done, total, before)
         count = f"{done:,}{f' of {total:,}' if total else ''} {unit}"
+        if tells_speed and _tokens > tokens and now > begun:
+            note = ", ".join(
+                filter(None, [speed(_tokens - tokens, now - begun, _at_matrix_rate - at_matrix_rate), note])
+            )
         note = f", {note}" if note else ""
         if on_terminal():
             if bar is None or bar is not _bar:
@@ -233,7 +279,8 @@ def run_entry(main: Callable[[Sequence[str]], None], argv: Sequence[str], contin
     0: done. 2: a mistake that the user can mend, a full disk among them. 130 after Ctrl-C, 143 after SIGTERM.
 
     `--quiet` among the arguments silences the progress of whatever runs. Every parser knows the option; it is looked
-    for here because it has to work from the first line on.
+    for here because it has to work from the first line on. Threads are told how to share the cores (`cores`), so the
+    entry may load torch only within `main`.
 
     Args:
         main: What is called with the arguments.
@@ -242,6 +289,7 @@ def run_entry(main: Callable[[Sequence[str]], None], argv: Sequence[str], contin
     """
     global _quiet
     _quiet = QUIET in argv
+    share_cores()
     if _quiet or not on_terminal():
         _switch_off_library_bars()
     first = os.environ.get("LOCAL_RANK", "0") == "0"  # of each machine

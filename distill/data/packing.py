@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from distill.base.console import say
+from distill.base.console import count_tokens, say
 from distill.base.errors import UserError
 from distill.base.integrity import file_is_whole, partial_of, put_file
 from distill.data.blocks import COLUMNS, BlockDataset, PairBlock
@@ -290,13 +290,24 @@ def check_packed(counts: PackingCounts, swapper: Swapper | None) -> None:
         )
 
 
+def _counted(documents: Iterable[str], counts: PackingCounts, progress: Callable[..., None] | None) -> Iterator[str]:
+    """Documents one by one; each is told when the next is asked for, and `counts` knows its tokens."""
+    told = 0
+    for number, document in enumerate(documents, start=1):
+        yield document
+        count_tokens(counts.tokens - told)
+        told = counts.tokens
+        if progress and number % 100 == 0:
+            progress(number)
+
+
 def packed_blocks(
     corpus: Corpus,
     tokenizer: PreTrainedTokenizerBase,
     swapper: Swapper | None,
     block_length: int,
     cache_dir: Path,
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[..., None] | None = None,
     one_document: bool = False,
     share: bool = False,
 ) -> tuple["BlockDataset", PackingCounts]:
@@ -308,7 +319,7 @@ def packed_blocks(
         swapper: Makes the counterfactuals; None for a single view.
         block_length: T, in tokens.
         cache_dir: Folder of the cache.
-        progress: Called with the number of documents done.
+        progress: Called with the number of documents done, at the end with their number once more, which is all.
         one_document: See `pack`.
         share: Of a training's text: nothing need be swapped in it.
 
@@ -326,17 +337,11 @@ def packed_blocks(
             say(f"{path} or its counts are damaged; packing again")
         cache_dir.mkdir(parents=True, exist_ok=True)
         counts = PackingCounts()
-
-        def counted() -> Iterator[str]:
-            for number, document in enumerate(corpus.documents(), start=1):
-                yield document
-                if progress and number % 100 == 0:
-                    progress(number)
-
         partial = partial_of(path)
         features = Features({name: Sequence(Value("int32")) for name in COLUMNS})
         with ArrowWriter(path=str(partial), features=features) as writer:
-            for block in pack(counted(), tokenizer, swapper, block_length, counts, one_document):
+            documents = _counted(corpus.documents(), counts, progress)
+            for block in pack(documents, tokenizer, swapper, block_length, counts, one_document):
                 writer.write({name: getattr(block, name).ravel() for name in COLUMNS})
             writer.finalize()
         try:
@@ -348,5 +353,7 @@ def packed_blocks(
         partial = partial_of(counts_path)
         partial.write_text(json.dumps(vars(counts), indent=2) + "\n", encoding="utf-8")
         put_file(partial, counts_path)
+        if progress:
+            progress(counts.documents, counts.documents)
     counts = PackingCounts(**json.loads(counts_path.read_text(encoding="utf-8")))
     return BlockDataset(path, block_length, one_document), counts

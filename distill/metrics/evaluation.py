@@ -26,6 +26,7 @@ from distill.metrics.polarity import group_counter, polarity_table
 from distill.models.architecture import backbone, begins_itself, evaluating, head, own_context, project, special_tokens
 from distill.models.generation import generate
 from distill.models.loading import load_model, load_tokenizer
+from distill.models.matrix_rate import count_forward
 from distill.objective.logit_ops import RoleMap
 from distill.recipe import WHILE_TRAINING, ScoreConfig
 from distill.text.conversations import as_given, chat_prompt
@@ -276,6 +277,7 @@ class Evaluation:
         for row, sequence in enumerate(sequences):
             ids[row, : len(sequence)] = torch.tensor(sequence)
             mask[row, : len(sequence)] = 1
+        count_forward(self.model, sum(map(len, sequences)), ids.shape[1])
         return ids.to(self.model.device), mask.to(self.model.device)
 
     def group_log_masses(self, states: Tensor) -> np.ndarray:

@@ -30,6 +30,7 @@ from distill.models.architecture import (
     special_tokens,
     vocab_size,
 )
+from distill.models.matrix_rate import count_forward
 from distill.models.probe import behaviour
 
 # More than float32 changes with the shape of a batch: logits were seen to change by 2e-5, partial sums of probabilities
@@ -177,6 +178,7 @@ def generate(
             for (p, s), text in zip(batch, _decode(tokenizer, before, new), strict=True):
                 texts[p][s] = text
             done += len(batch)
+            count_forward(model, sum(map(len, new)), max(map(len, before)) + max_new_tokens)
             if progress:
                 progress(done, len(jobs))
     return texts

@@ -577,15 +577,26 @@ def coverage(scores: Scores, counts: PackingCounts | None = None) -> list[str]:
 
 
 def training_rows(training: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
-    """Model, time, tokens that the student and the teacher read, as `training/NAME.json` holds them."""
+    """Model, time, tokens that the student and the teacher read, the student's in a second: `training/NAME.json`.
+
+    Behind the last stands the share of the card's matrix rate, where it is known.
+    """
     return [
         [
             name,
             "–" if record.get("seconds") is None else duration(record["seconds"]),
             *("–" if record.get(k) is None else f"{record[k]:,.0f}" for k in ("student_tokens", "teacher_tokens")),
+            _training_speed(record),
         ]
         for name, record in training.items()
     ]
+
+
+def _training_speed(record: Mapping[str, Any]) -> str:
+    tokens, part = record.get("tokens_per_second"), record.get("matrix_rate_share")
+    if tokens is None:
+        return "–"
+    return f"{tokens:,.0f}" + (f" ({part:.1%} of the matrix rate)" if part else "")
 
 
 def round_table(scores: Scores, training: Mapping[str, Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:

@@ -251,7 +251,7 @@ def report_markdown(
     if isinstance(source, Recipe):
         lines += ["## How the student was made", "", *table(["", ""], settings_rows(source, scores))]
     if training:
-        lines += table(["model", "time", "student's tokens", "teacher's tokens"], training_rows(training))
+        lines += table(["model", "time", "student's tokens", "teacher's tokens", "tokens/s"], training_rows(training))
     headings, rounds = round_table(scores, training or {})
     if rounds:
         lines += ["Rounds, each with the clients' mean loss, and the scores of the student after it:", ""]

@@ -357,7 +357,7 @@ def _console_progress() -> Progress:
         if (model, what) not in counters:
             if model not in {name for name, _ in counters} and not phase(f"scoring {model}"):
                 say(f"scoring {model}")
-            counters[model, what] = counter(f"scoring {model}: {what}", "done")
+            counters[model, what] = counter(f"scoring {model}: {what}", "done", follows=True)
         counters[model, what](done, total)
 
     return report

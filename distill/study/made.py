@@ -4,7 +4,6 @@ What study.json and study.md tell of it, and nothing that a score depends on.
 """
 
 import json
-import os
 import platform
 import resource
 import subprocess
@@ -17,6 +16,7 @@ from typing import Any
 import torch
 
 from distill import __version__
+from distill.base.cores import threads_given, usable_cores
 from distill.base.files import PACKAGE, write_json
 from distill.study.schema import Study
 
@@ -25,9 +25,7 @@ _SECONDS = "seconds.json"
 
 def threads(study: Study) -> int:
     """Threads of each job: the cores are shared, unless the caller has set their number."""
-    if "OMP_NUM_THREADS" in os.environ:
-        return torch.get_num_threads()
-    return max(1, len(os.sched_getaffinity(0)) // study.jobs)
+    return torch.get_num_threads() if threads_given() else max(1, usable_cores() // study.jobs)
 
 
 def machine(study: Study) -> dict[str, Any]:
@@ -35,7 +33,7 @@ def machine(study: Study) -> dict[str, Any]:
     return {
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "processor": f"{platform.machine()} with {torch.backends.cpu.get_cpu_capability()}",
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": usable_cores(),
         "jobs": study.jobs,
         "threads": threads(study),
     }

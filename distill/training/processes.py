@@ -3,22 +3,35 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 
+from distill.base.cores import NUM_THREADS, usable_cores
 from distill.base.errors import UserError
 
 
 def use_all_cores() -> None:
     """Share the machine's cores among its processes.
 
-    `accelerate launch` without a configuration gives each process of a machine without a GPU a single thread.
+    `accelerate launch` without a configuration gives each process of a machine without a GPU a single thread, and so
+    does torchrun where there are several; unless the user has said how many.
     """
-    if "ACCELERATE_DYNAMO_BACKEND" in os.environ and torch.get_num_threads() == 1 and not torch.cuda.is_available():
+    launched = not {"ACCELERATE_DYNAMO_BACKEND", "TORCHELASTIC_RUN_ID"}.isdisjoint(os.environ)
+    if launched and torch.get_num_threads() == 1 and not (torch.cuda.is_available() or _launcher_was_given_threads()):
         processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // processes))
+        torch.set_num_threads(max(1, usable_cores() // processes))
+
+
+def _launcher_was_given_threads() -> bool:
+    """Whether the launcher, this process's parent, began with the variable that it hands down in any case."""
+    try:
+        entries = Path(f"/proc/{os.getppid()}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return False
+    return any(entry.startswith(f"{NUM_THREADS}=".encode()) for entry in entries)
 
 
 @contextmanager

@@ -39,6 +39,7 @@ from distill.models.architecture import (
     view_of,
     without_warnings,
 )
+from distill.models.matrix_rate import seconds_at_matrix_rate
 from distill.objective import kd_loss
 from distill.objective.clipped_head import ClippedHead
 from distill.objective.kd_loss import IGNORED
@@ -80,7 +81,7 @@ class _ConsoleProgress(TrainerCallback):
 
     def on_train_begin(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
         disable_progress_bar()  # that of saving would be drawn across ours
-        self._report = counter(COUNTER, "steps", done=state.global_step)
+        self._report = counter(COUNTER, "steps", done=state.global_step, tells_speed=False)
         self._newest: dict[str, str] = {}
 
     def on_log(self, args: TrainingArguments, state: Any, control: Any, logs: dict[str, Any], **kwargs: Any) -> None:
@@ -235,14 +236,25 @@ class DistillationTrainer(Trainer):
         )
         return parts, read
 
+    def _seconds_at_matrix_rate(self, tokens: int) -> tuple[float, float]:
+        """Of a token in a row of so many, in the teacher's pass and in the student's, forward and backward.
+
+        0 where the card's rate is not known.
+        """
+        dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.accelerator.mixed_precision)
+        student = self.accelerator.unwrap_model(self.model)
+        of_teacher = 0.0 if self.teacher is None else seconds_at_matrix_rate(self.teacher, tokens, dtype)
+        return of_teacher, 3 * seconds_at_matrix_rate(student, tokens, dtype)
+
     def _log_parts(self, parts: kd_loss.LossParts, inputs: dict[str, Tensor], read: Tensor) -> None:
         """Add a micro-batch's loss and tokens to what the next log says."""
         passes = 0 if self.teacher is None else 1 if self.settings.op == "none" else len(inputs["partner"]) + 1
         names = ("kd", "ce", "hidden", "pairing", "listed")
         weighted = [name for name in names if getattr(self.settings, name)]
-        self.training_log.add(
-            {f"loss_{name}": getattr(parts, name) for name in weighted} | token_counts(inputs, passes, read)
-        )
+        if self.training_log.at_matrix_rate is None:
+            self.training_log.at_matrix_rate = self._seconds_at_matrix_rate(inputs["input_ids"].shape[1])
+        tokens = token_counts(inputs, passes, read)
+        self.training_log.add({f"loss_{name}": getattr(parts, name) for name in weighted} | tokens)
 
     def compute_loss(
         self,

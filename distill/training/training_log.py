@@ -120,6 +120,9 @@ class TrainingLog(TrainerCallback):
     def __init__(self, accelerator: Accelerator) -> None:
         self.totals = Totals()
         self.beside: dict[str, Any] = {}  # what others want written beside the totals
+        #: Seconds of a token in the teacher's pass and in the student's two, were there only matrix products at the
+        #: card's rate; 0 where it is not known, None before the first batch.
+        self.at_matrix_rate: tuple[float, float] | None = None
         self.teacher_time = Stopwatch(accelerator.device)
         self._accelerator = accelerator
         self._step_time = Stopwatch(accelerator.device)
@@ -187,6 +190,8 @@ class TrainingLog(TrainerCallback):
         blocks with counterfactuals. aligned_share: of those, with a partner in every other view. cached_share: of the
         views' tokens, not read by the teacher because their hidden states were cached. peak_memory_gib: the most of
         any process so far: allocated on CUDA while training, else resident. loss_*: parts of the loss, means per token.
+        matrix_rate_share: what the products of matrices of these tokens would take at the card's rate, of the wall
+        time of all processes; where that rate is known.
         """
         self.gather()
         sums, self._interval = self._interval, Counter()
@@ -199,14 +204,29 @@ class TrainingLog(TrainerCallback):
             "edited_share": sums["edited_tokens"] / max(sums["student_tokens"], 1),
             "peak_memory_gib": self._peak / _GIB,
         }
+        figures |= self._matrix_rate_share(sums["teacher_tokens"], sums["student_tokens"], process_seconds)
         if sums["edited_tokens"]:
             figures["aligned_share"] = sums["aligned_tokens"] / sums["edited_tokens"]
         if sums["cached_tokens"]:
             figures["cached_share"] = sums["cached_tokens"] / (sums["cached_tokens"] + sums["teacher_tokens"])
         return figures
 
+    def _matrix_rate_share(self, teacher_tokens: float, student_tokens: float, seconds: float) -> dict[str, float]:
+        of_teacher, of_student = self.at_matrix_rate or (0.0, 0.0)
+        least = of_teacher * teacher_tokens + of_student * student_tokens
+        return {"matrix_rate_share": least / seconds} if least and seconds else {}
+
+    def _speed(self) -> dict[str, float]:
+        """The figures of that name, of the whole training."""
+        totals = self.totals
+        if not totals.seconds:
+            return {}
+        process_seconds = totals.seconds * self._accelerator.num_processes
+        share = self._matrix_rate_share(totals.teacher_tokens, totals.student_tokens, process_seconds)
+        return {"tokens_per_second": totals.student_tokens / totals.seconds, **share}
+
     def write(self, path: Path, history: Sequence[Mapping[str, float]]) -> None:
-        """Write {"history", the totals and `beside` by name} for the report; what JSON cannot hold becomes null.
+        """Write {"history", the totals, speed and `beside` by name} for the report; what JSON cannot hold becomes null.
 
         Args:
             path: A JSON file.
@@ -214,7 +234,7 @@ class TrainingLog(TrainerCallback):
         """
         entries = [{k: v if math.isfinite(v) else None for k, v in entry.items()} for entry in history]
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, {"history": entries, **asdict(self.totals), **self.beside})
+        write_json(path, {"history": entries, **asdict(self.totals), **self._speed(), **self.beside})
 
 
 def _peak_memory(device: torch.device) -> int:
@@ -235,6 +255,8 @@ def log_line(logs: Mapping[str, float], step: int, steps: int) -> str:
     parts = [f"{name.removeprefix('loss_')} {v:.4f}" for name, v in logs.items() if name.startswith("loss_")]
     line = f"step {step} of {steps}: loss {logs['loss']:.4f}" + (f" ({', '.join(parts)})" if len(parts) > 1 else "")
     line += f"; {logs['tokens_per_second']:,.0f} tokens/s"
+    if "matrix_rate_share" in logs:
+        line += f" ({logs['matrix_rate_share']:.1%} of the matrix rate)"
     line += f", teacher {logs['teacher_time_share']:.0%} and student {logs['student_time_share']:.0%} of the time"
     if "cached_share" in logs:
         line += f", {logs['cached_share']:.0%} from the teacher's cache"

@@ -67,6 +67,24 @@ def test_the_end_is_told_at_once(clock, capsys):
     assert capsys.readouterr().err.endswith("] reading: 3 of 3 documents, loss 2\n")
 
 
+def test_tokens_that_were_counted_are_told_by_the_second(clock, capsys):
+    console.count_tokens(999)  # before this counter
+    report = console.counter("sampling", "documents")
+    clock[0] += 2
+    console.count_tokens(300, at_matrix_rate=0.5)
+    report(2, 2)
+    assert "sampling: 2 of 2 documents, 150 tokens/s (25.0% of the matrix rate)\n" in capsys.readouterr().err
+    clock[0] += 4
+    console.count_tokens(100)  # the first batch is there before a counter is asked for
+    console.counter("reading", "done", follows=True)(1, 1)
+    assert "reading: 1 of 1 done, 25 tokens/s\n" in capsys.readouterr().err
+    report = console.counter("training", "steps", tells_speed=False)
+    console.count_tokens(100)
+    clock[0] += 4
+    report(1, 1, "loss 2")
+    assert "training: 1 of 1 steps, loss 2\n" in capsys.readouterr().err
+
+
 def test_what_a_stopped_run_had_done_does_not_make_the_rest_look_quick(clock, capsys):
     report = counter("training", "steps", done=900)
     clock[0] = 10.0

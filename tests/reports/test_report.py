@@ -65,15 +65,17 @@ def test_an_older_file_without_coverage_is_reported_all_the_same(scores):
 def test_training_is_read_where_it_lies_and_damage_is_left_out(tmp_path):
     assert read_training(tmp_path) == {}
     (tmp_path / "training").mkdir()
-    record = {"seconds": 93.2, "student_tokens": 1234567, "history": []}
+    record = {"seconds": 93.2, "student_tokens": 1234567, "tokens_per_second": 13246.4, "history": []}
     broken = {"half": "{", "list": "[]", "words": '{"seconds": "an hour"}', "nan": '{"seconds": NaN}'}
     broken |= {"no_list": '{"history": 1}', "deep": '{"history": [{"step": [1]}]}', "flat": '{"history": [1]}'}
     for name, content in {"student": json.dumps(record), **broken}.items():
         (tmp_path / "training" / f"{name}.json").write_text(content, encoding="utf-8")
     training = read_training(tmp_path)
     assert training == {"student": record}
-    assert training_rows(training) == [["student", "93 s", "1,234,567", "–"]]
-    assert training_rows({"student": {}}) == [["student", "–", "–", "–"]]
+    assert training_rows(training) == [["student", "93 s", "1,234,567", "–", "13,246"]]
+    assert training_rows({"student": {}}) == [["student", "–", "–", "–", "–"]]
+    (row,) = training_rows({"student": record | {"matrix_rate_share": 0.3281}})
+    assert row[-1] == "13,246 (32.8% of the matrix rate)"
 
 
 def test_rounds_of_a_federation_stand_in_a_table_of_their_own(scores):

@@ -2,19 +2,22 @@
 
 import re
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import forked
 import pytest
 import synthetic
+import torch
 from accelerate import PartialState
 from launched import ENVIRONMENT, torchrun
 from shared import REPOSITORY
 
 from distill.base.console import run_entry
 from distill.base.errors import UserError
-from distill.training.processes import together
+from distill.training import processes
+from distill.training.processes import together, use_all_cores
 
 
 def one_message(errors: str, codes: set[int]) -> str:
@@ -38,6 +41,48 @@ def test_a_mistake_in_one_process_ends_all(rank, main_first):
     done = forked.call(lambda: run_entry(main, []), processes=2)
     assert one_message(done.stderr, set(done.codes)) == f"error: seen in {rank}"
     assert "went on" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("variables", "before", "given", "expected"),
+    [
+        ({"ACCELERATE_DYNAMO_BACKEND": "NO"}, 1, False, 6),
+        ({"TORCHELASTIC_RUN_ID": "none", "LOCAL_WORLD_SIZE": "4"}, 1, False, 1),
+        ({"TORCHELASTIC_RUN_ID": "none", "LOCAL_WORLD_SIZE": "2"}, 1, False, 3),
+        ({"TORCHELASTIC_RUN_ID": "none", "LOCAL_WORLD_SIZE": "9"}, 1, False, 1),
+        ({"TORCHELASTIC_RUN_ID": "none", "LOCAL_WORLD_SIZE": "2"}, 1, True, None),  # one thread was asked for
+        ({"ACCELERATE_DYNAMO_BACKEND": "NO"}, 2, False, None),
+        ({}, 1, False, None),  # no launcher has set it
+    ],
+)
+def test_a_launchers_processes_share_the_cores_unless_the_user_said_how(
+    monkeypatch, variables, before, given, expected
+):
+    for name in ("ACCELERATE_DYNAMO_BACKEND", "TORCHELASTIC_RUN_ID", "LOCAL_WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(processes, "usable_cores", lambda: 6)
+    monkeypatch.setattr(processes, "_launcher_was_given_threads", lambda: given)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: before)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    asked = []
+    monkeypatch.setattr(torch, "set_num_threads", asked.append)
+    use_all_cores()
+    assert asked == ([expected] if expected else [])
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_what_a_launcher_began_with_is_seen_by_what_it_starts(given):
+    """As torchrun and accelerate do, the parent sets the variable itself."""
+    child = "from distill.training.processes import _launcher_was_given_threads as told; print(told())"
+    parent = f"""import os, subprocess, sys
+os.environ["OMP_NUM_THREADS"] = "1"
+subprocess.run([sys.executable, "-c", {child!r}], check=True)"""
+    own = {name: value for name, value in ENVIRONMENT.items() if name != "OMP_NUM_THREADS"}
+    environment = own | ({"OMP_NUM_THREADS": "1"} if given else {})
+    done = subprocess.run([sys.executable, "-c", parent], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == f"{given}\n"
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ import json
 import shutil
 import socket
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ from distill.text.alignment import partner_positions
 from distill.text.counterfactual import Swapper
 from distill.text.wordlist import load_wordlist
 from distill.training.probing import MEAN, SIZE, SoFar
-from distill.training.training_log import Stopwatch, log_line, token_counts
+from distill.training.training_log import Stopwatch, Totals, TrainingLog, log_line, token_counts
 
 STEPS = {"steps": 6, "optim": "adamw_torch", "logging_steps": 4, "save_steps": 2, "save_total_limit": 3}
 
@@ -98,6 +99,18 @@ def test_a_tracker_and_the_console_are_told_everything(tmp_path, monkeypatch, ca
     # A pair shares its two passes (four without), an unedited text is read once (twice without).
     assert kept["student_tokens"] == kept["teacher_tokens"] == kept["teacher_tokens_saved"] > 0
     assert first["tokens_per_second"] == pytest.approx(kept["student_tokens"] / kept["seconds"], rel=2)
+    assert kept["tokens_per_second"] == kept["student_tokens"] / kept["seconds"]
+    assert "matrix_rate_share" not in {*first, *kept}  # a processor has none
+
+
+def test_the_share_of_the_matrix_rate_is_of_all_processes_time(tmp_path):
+    """Three of ten seconds of two processes, were there nothing but products of matrices."""
+    log = TrainingLog(SimpleNamespace(device=torch.device("cpu"), num_processes=2))
+    log.totals = Totals(seconds=5.0, student_tokens=1000, teacher_tokens=3000)
+    log.at_matrix_rate = (0.0005, 0.0015)
+    log.write(tmp_path / "student.json", [])
+    kept = json.loads((tmp_path / "student.json").read_text(encoding="utf-8"))
+    assert (kept["tokens_per_second"], kept["matrix_rate_share"]) == (200.0, pytest.approx(0.3))
 
 
 def test_totals_go_on_after_a_restart(tmp_path):

@@ -1,0 +1,170 @@
+"""Two threads that wait for one another, alone and beside busy processes: libgomp's own waits, and those that we set.
+
+    python tests/benchmarks/two_cores.py                                 a table of everything: hours
+    python tests/benchmarks/two_cores.py --parts loop step debug         without the quickstart: minutes
+    python tests/benchmarks/two_cores.py --parts loop --waits 300000 3000 passive ours     other settings
+
+Every run is a process of its own; the settings take turns. `loop` is 5,000 small products of matrices, `step` is 8
+training steps of the demo teacher (4 x 128 tokens), `debug` and `quickstart` are `accelerate launch distill/train.py`
+from its start to its end. Of these two, the weights of the students are compared over all runs.
+
+A setting is a number for GOMP_SPINCOUNT, `passive` for OMP_WAIT_POLICY, or `ours`: nothing is set, so distill does.
+
+On a machine that is never idle, `--preempt` measures `loop` and `step` as if it were: their threads go before all other
+work (SCHED_RR, which root may ask for), for a second a run.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+LIBGOMP = "300000"  # what it does when nothing is set
+RUNS = ("debug", "quickstart")
+
+Times = tuple[float, float]  # by the clock, and by the processor
+
+
+def loop() -> None:
+    """Small products, as a small model's layers have them."""
+    import torch
+
+    a, b = torch.randn(128, 160), torch.randn(160, 160)
+    for _ in range(5000):
+        a @ b
+
+
+def training_steps() -> None:
+    """Forward, backward, update."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_pretrained(REPOSITORY / "distill/assets/demo-teacher")
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+    ids = torch.randint(5, 1000, (4, 128))
+    for step in range(9):
+        if step == 1:
+            begin()
+        model(ids, labels=ids).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def measure_here(part: str, preempt: bool) -> None:
+    """Run the loop or the steps in this process, and print the times as JSON."""
+    from distill.base.cores import share_cores
+
+    share_cores()
+    import torch
+
+    torch.set_num_threads(2)
+    a = torch.randn(512, 512)
+    for _ in range(20):  # the threads are there, and the clock of the processor is up
+        a = torch.tanh(a @ a)
+    if preempt:
+        for thread in os.listdir("/proc/self/task"):
+            os.sched_setscheduler(int(thread), os.SCHED_RR, os.sched_param(1))
+    begin()
+    loop() if part == "loop" else training_steps()
+    print(json.dumps([time.perf_counter() - _begun[0], time.process_time() - _begun[1]]))
+
+
+_begun: list[float] = []
+
+
+def begin() -> None:
+    """What follows is measured."""
+    _begun[:] = [time.perf_counter(), time.process_time()]
+
+
+def environment(wait: str) -> dict[str, str]:
+    """That of a run: one setting, and two threads."""
+    kept = {k: v for k, v in os.environ.items() if k not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "OMP_NUM_THREADS")}
+    setting = {} if wait == "ours" else {"OMP_WAIT_POLICY": wait} if wait == "passive" else {"GOMP_SPINCOUNT": wait}
+    path = os.pathsep.join(filter(None, [str(REPOSITORY), kept.get("PYTHONPATH")]))
+    return {**kept, **setting, "PYTHONPATH": path, "HF_HUB_OFFLINE": "1"}
+
+
+def run(part: str, wait: str, preempt: bool) -> tuple[Times, str]:
+    """One run: its times, and a hash of the weights that it made."""
+    if part not in RUNS:
+        command = [sys.executable, __file__, "--only", part, *(["--preempt"] if preempt else [])]
+        done = subprocess.run(command, env=environment(wait), check=True, stdout=subprocess.PIPE, text=True)
+        wall, processor = json.loads(done.stdout.splitlines()[-1])
+        return (wall, processor), ""
+    with tempfile.TemporaryDirectory() as folder:
+        options = ["--config", f"recipes/{part}.yaml", "--output_dir", f"{folder}/run", "--quiet"]
+        command = [sys.executable, "-m", "accelerate.commands.launch", "distill/train.py", *options]
+        begun, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run(command, env=environment(wait), cwd=REPOSITORY, check=True, stdout=subprocess.DEVNULL)
+        wall, after = time.perf_counter() - begun, resource.getrusage(resource.RUSAGE_CHILDREN)
+        processor = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        weights = sorted(Path(folder, "run").glob("*/model.safetensors"))
+        return (wall, processor), hashlib.sha256(b"".join(file.read_bytes() for file in weights)).hexdigest()[:12]
+
+
+def run_beside(busy: int, part: str, wait: str, preempt: bool) -> tuple[Times, str]:
+    """One run while so many other processes are busy, each in a session of its own, as a browser's are."""
+    command = [sys.executable, "-c", "while True: pass"]
+    others = [subprocess.Popen(command, start_new_session=True) for _ in range(busy)]
+    try:
+        return run(part, wait, preempt)
+    finally:
+        for other in others:
+            other.kill()
+            other.wait()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--parts", nargs="+", choices=("loop", "step", *RUNS), default=["loop", "step", *RUNS])
+    parser.add_argument("--waits", nargs="+", default=[LIBGOMP, "ours"], help="default: %(default)s")
+    parser.add_argument("--beside", nargs="+", type=int, default=[0, 2], help="busy processes (default: %(default)s)")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--preempt", action="store_true", help="go before all other work; loop and step alone")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument("--only", choices=("loop", "step"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.only:
+        measure_here(options.only, options.preempt)
+        return
+    if options.preempt and (set(options.parts) & set(RUNS) or options.beside != [0]):
+        parser.error("--preempt goes with --parts loop step and --beside 0")
+
+    from common import print_table
+
+    times: dict[tuple[str, int, str], list[Times]] = defaultdict(list)
+    weights: dict[str, set[str]] = defaultdict(set)
+    for part in options.parts:
+        for turn in range(options.repeats):
+            for busy in options.beside:
+                for wait in options.waits:
+                    taken, made = run_beside(busy, part, wait, options.preempt)
+                    times[part, busy, wait].append(taken)
+                    weights[part].add(made)
+                    said = f"{turn + 1}/{options.repeats} {part} beside {busy}, {wait}: {taken[0]:.1f} s"
+                    print(f"{said}, {taken[1]:.1f} s of the processor {made}", file=sys.stderr, flush=True)
+    rows = []
+    for (part, busy, wait), runs in times.items():
+        wall, processor = zip(*runs, strict=True)
+        columns = [f"{statistics.median(t):.2f} ({min(t):.2f} to {max(t):.2f})" for t in (wall, processor)]
+        rows.append([part, str(busy), wait, *columns, str(len(runs)), str(len(weights[part]))])
+    header = ("part", "beside", "waits", "seconds, median (range)", "of the processor", "n", "different weights")
+    if options.json:
+        print(json.dumps([dict(zip(header, row, strict=True)) for row in rows], indent=2))
+    else:
+        print_table(header, rows)
+
+
+if __name__ == "__main__":
+    main()
