@@ -24,8 +24,9 @@ class Answer:
     Args:
         client: Its number.
         weights: Those that it trained; None where it sends none.
-        tokens: Of its text, those that bear loss, counterfactuals included where they are trained on; or, where its
-            update is private, its documents.
+        weight: What it counts in the mean, before that is divided by its chance to be asked. The tokens of its text
+            that bear loss, counterfactuals included where they are trained on; or, where its update is private, its
+            documents, as how many tokens they have is for nobody to know.
         seconds: That the answer took.
         error: Why there are no weights.
         figures: What its log says, means over its steps.
@@ -35,7 +36,7 @@ class Answer:
 
     client: int
     weights: Weights | None
-    tokens: int = 0
+    weight: int = 0
     seconds: float = 0.0
     error: str = ""
     figures: Mapping[str, float] = field(default_factory=dict)
@@ -57,8 +58,8 @@ def fault(answer: Answer, sent: Weights, deadline: float | None) -> str:
         return f"late: answered after {answer.seconds:.3g} s, and had {deadline:g}"
     if {name: w.shape for name, w in answer.weights.items()} != {name: w.shape for name, w in sent.items()}:
         return "sent other weights than it was sent"
-    if answer.tokens <= 0:
-        return "trained on no tokens"
+    if answer.weight <= 0:
+        return "trained on no text"
     if broken := [name for name, weight in answer.weights.items() if not weight.isfinite().all()]:
         return f"sent numbers that are not finite, in {broken[0]}" + (
             f" and {len(broken) - 1} more" * (len(broken) > 1)

@@ -22,19 +22,19 @@ from distill.recipe_check import parse_recipe
 
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")  # what is started here inherits it
 
-# Flower looks for names that are assigned there.
-_SHIM = """from distill.federation import network
-client = network.client
-server = network.server
-"""
+# Flower looks for names that are assigned there. A client's process, which is short, loads nothing of the server's.
+_SHIMS = {
+    "client_app.py": "from distill.federation import node\nclient = node.client\n",
+    "server_app.py": "from distill.federation import network\nserver = network.server\n",
+}
 _APP = """[project]
 name = "distill-federation"
 version = "1.0.0"
 [tool.flwr.app]
 publisher = "distill"
 [tool.flwr.app.components]
-serverapp = "app:server"
-clientapp = "app:client"
+serverapp = "server_app:server"
+clientapp = "client_app:client"
 [tool.flwr.app.config]
 recipe = ""
 wait = 600
@@ -78,7 +78,8 @@ def _run(argv: Sequence[str]) -> None:
         app = Path(home) / "app"
         app.mkdir()
         (app / "pyproject.toml").write_text(_APP, encoding="utf-8")
-        (app / "app.py").write_text(_SHIM, encoding="utf-8")
+        for name, shim in _SHIMS.items():
+            (app / name).write_text(shim, encoding="utf-8")
         secure = (
             f"root-certificates = {json.dumps(str(Path(given.root_certificates).resolve()))}"
             if given.root_certificates

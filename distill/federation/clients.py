@@ -245,17 +245,17 @@ def update(
     set_weights(models.student, weights)
     own = client_recipe(recipe, number, client)
     # Epsilon counts documents; how many tokens they have is for nobody to know.
-    tokens = len(blocks.first_pieces()) if recipe.is_private else loss_tokens(blocks, recipe.target.augment)
+    weight = len(blocks.first_pieces()) if recipe.is_private else loss_tokens(blocks, recipe.target.augment)
     try:
         trainer = fit(own, models, blocks, folder, cache, signals, part)
     except NotFiniteError as error:
         shutil.rmtree(folder, ignore_errors=True)
-        return Answer(client, None, tokens, time.perf_counter() - begun, str(error))
+        return Answer(client, None, weight, time.perf_counter() - begun, str(error))
     shutil.rmtree(folder, ignore_errors=True)
     return Answer(
         client,
         get_weights(models.student),
-        tokens,
+        weight,
         time.perf_counter() - begun,
         figures=_means([entry for entry in trainer.state.log_history if "loss" in entry]),
         totals=asdict(trainer.training_log.totals),

@@ -1,159 +1,33 @@
-"""The same rounds over machines, by Flower (extra `federated`): its ServerApp and ClientApp around our own functions.
+"""The server's side of Flower (extra `federated`): its ServerApp around our own functions, which run as in one process.
 
-A client's update is `clients.update`, a round's end is `rounds.finish_round`, and clients are drawn by
-`select_clients`: the strategies here carry messages. `app` starts it.
+A round's end is `rounds.finish_round`, and clients are drawn by `select_clients`: the strategies here carry messages.
+The clients' side is `node`; `app` starts both.
 """
 
-import hashlib
-import json
 import os
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")  # before flwr reads it
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
-from flwr.clientapp import ClientApp
 from flwr.serverapp import ServerApp
 from flwr.serverapp.strategy import Strategy
-from transformers import set_seed
 
 from distill.base.console import say
 from distill.base.errors import UserError
-from distill.data.corpus import open_corpus, with_template
 from distill.federation.aggregation import Answer
-from distill.federation.clients import Clients, client_blocks, get_weights, update
+from distill.federation.clients import get_weights
+from distill.federation.device import SHARED, agreed, load_models, read_recipe
+from distill.federation.node import ARRAYS, FACTS, FIGURES, PRIVACY, TOTALS
 from distill.federation.rounds import State, finish_round, period_of, publish
 from distill.federation.selection import select_clients
-from distill.models.architecture import model_hash, vocab_size
-from distill.models.loading import load_teacher
-from distill.models.probe import any_mixes
-from distill.models.student import make_student, student_tokenizer
-from distill.objective.logit_ops import build_role_maps
 from distill.recipe import Recipe
-from distill.recipe_check import parse_recipe
-from distill.text.counterfactual import Swapper
-from distill.text.role_map import token_roles
-from distill.text.wordlist import load_wordlist
-from distill.training.run import Models, prepare
 
-#: Sections of a recipe in which server and clients must agree; where the text lies is each client's own business.
-_SHARED = (
-    "seed",
-    "wordlist",
-    "skip",
-    "block_length",
-    "teacher",
-    "student",
-    "target",
-    "loss",
-    "trainer",
-    "privacy",
-    "federation",
-)
-_ARRAYS, _FACTS, _FIGURES, _TOTALS, _PRIVACY = "arrays", "facts", "figures", "totals", "privacy"
-
-client, server = ClientApp(), ServerApp()
-
-
-def read_recipe(path: str) -> Recipe:
-    """A recipe with clients. Raises UserError for one without."""
-    recipe = parse_recipe(["--config", path])
-    if not recipe.federation.clients:
-        raise UserError(f"{path}: federation.clients is 0, so there is nothing to federate; say how many there are")
-    return recipe
-
-
-def agreed(recipe: Recipe) -> str:
-    """A hash of all in which server and clients must agree."""
-    values = {key: value for key, value in recipe.to_dict().items() if key in _SHARED}
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
-
-
-def load_models(recipe: Recipe, folder: Path) -> tuple[Models, Any]:
-    """Teacher and untrained student, prepared, and the swapper: what a run of the same recipe in one process has."""
-    swapper = Swapper(load_wordlist(recipe.wordlist), skip=recipe.skip)
-    teacher, tokenizer = (
-        load_teacher(recipe.teacher) if recipe.teacher.path else (None, student_tokenizer(recipe.student))
-    )
-    roles = token_roles(swapper.wordlist, tokenizer, vocab_size(tokenizer))
-    set_seed(recipe.seed)
-    student = make_student(recipe.student, teacher, tokenizer, recipe.teacher.path)
-    return prepare(recipe, student, teacher, tokenizer, build_role_maps(roles.edges, roles.vocab_size), folder), swapper
-
-
-# ------------------------------------------------------------------------------------------------------------ client
-
-
-@cache
-def _opened(path: str, folder: str, own: bool) -> tuple[Recipe, Models, Clients]:
-    """A client's recipe, models and text, once in a process."""
-    recipe = read_recipe(path)
-    place = Path(folder)
-    models, swapper = load_models(recipe, place / "checkpoints")
-    teacher, tokenizer = models.teacher, models.tokenizer
-    key = model_hash(teacher, tokenizer) if teacher is not None else ""
-    corpus = open_corpus(recipe.corpus, 2 * recipe.seed, place / "cache", teacher, tokenizer, key)
-    corpus = with_template(corpus, tokenizer, recipe.corpus.mask)
-    dealt = replace(recipe, federation=replace(recipe.federation, clients=1)) if own else recipe
-    one_document = recipe.is_private or any_mixes(recipe.block_length, models.student, *([teacher] if teacher else []))
-    given = swapper if recipe.needs_counterfactuals else None
-    return recipe, models, client_blocks(dealt, corpus, tokenizer, given, place / "cache", (), one_document)[0]
-
-
-def _of(context: Any) -> tuple[Recipe, Models, Any, int, Path]:
-    """Recipe, models, text, number and folder of the client that a SuperNode's --node-config describes.
-
-    recipe: the client's recipe. client: its number. folder: where its blocks go. own: the text of the recipe is the
-    client's own; without it, the client takes its share of a text that is dealt to all.
-    """
-    config = context.node_config
-    own, folder = bool(config.get("own", False)), str(config["folder"])
-    recipe, models, clients = _opened(str(config["recipe"]), folder, own)
-    number = int(config["client"])
-    return recipe, models, clients.texts[0 if own else number], number, Path(folder)
-
-
-@client.query()
-def describe(message: Any, context: Any) -> Any:
-    """What the server must know before it draws clients: who this is, and how many documents each period has."""
-    recipe, _, text, number, _ = _of(context)
-    documents = [n if blocks is not None else 0 for n, blocks in zip(text.documents, text.blocks, strict=True)]
-    facts = ConfigRecord({"client": number, "documents": documents, "agreed": agreed(recipe)})
-    return Message(RecordDict({_FACTS: facts}), reply_to=message)
-
-
-@client.train()
-def train(message: Any, context: Any) -> Any:
-    """A client's update."""
-    recipe, models, text, number, folder = _of(context)
-    round_ = int(message.content[_FACTS]["round"])
-    answer = update(
-        recipe,
-        models,
-        text.blocks[period_of(recipe.federation, round_)],
-        dict(message.content[_ARRAYS].to_torch_state_dict()),
-        number=round_,
-        client=number,
-        folder=folder / "checkpoints" / str(round_),
-        cache=folder / "cache",
-    )
-    content = RecordDict(
-        {_FACTS: ConfigRecord({"tokens": answer.tokens, "seconds": answer.seconds, "error": answer.error})}
-    )
-    if answer.weights is not None:
-        content[_ARRAYS] = ArrayRecord(answer.weights)
-        content[_FIGURES] = MetricRecord({k: float(v) for k, v in answer.figures.items()})
-        content[_TOTALS] = MetricRecord({k: float(v) for k, v in answer.totals.items()})
-        content[_PRIVACY] = ConfigRecord(dict(answer.privacy))
-    return Message(content, reply_to=message)
-
-
-# ------------------------------------------------------------------------------------------------------------ server
+server = ServerApp()
 
 
 class Uniform(Strategy):
@@ -184,7 +58,7 @@ class Uniform(Strategy):
         self._asked = select_clients(sizes, replace(federation, select=self.select), self.recipe.seed, number)
         return [
             Message(
-                RecordDict({_ARRAYS: ArrayRecord(self.state.weights), _FACTS: ConfigRecord({"round": number})}),
+                RecordDict({ARRAYS: ArrayRecord(self.state.weights), FACTS: ConfigRecord({"round": number})}),
                 dst_node_id=self.nodes[number_of],
                 message_type=MessageType.TRAIN,
             )
@@ -223,15 +97,15 @@ class ByActivity(Uniform):
 def _answer(number: int, reply: Any) -> Answer:
     if reply.has_error():
         return Answer(number, None, error=str(reply.error.reason))
-    facts = reply.content[_FACTS]
-    weights = reply.content[_ARRAYS].to_torch_state_dict() if _ARRAYS in reply.content else None
+    facts = reply.content[FACTS]
+    weights = reply.content[ARRAYS].to_torch_state_dict() if ARRAYS in reply.content else None
     figures, totals, privacy = (
-        dict(reply.content[name]) if name in reply.content else {} for name in (_FIGURES, _TOTALS, _PRIVACY)
+        dict(reply.content[name]) if name in reply.content else {} for name in (FIGURES, TOTALS, PRIVACY)
     )
     return Answer(
         number,
         dict(weights) if weights is not None else None,
-        int(facts["tokens"]),
+        int(facts["weight"]),
         float(facts["seconds"]),
         str(facts["error"]),
         figures,
@@ -262,12 +136,12 @@ def introduced(recipe: Recipe, grid: Any, wait: float) -> tuple[dict[int, int], 
         if reply.has_error():
             say(f"node {node} does not answer: {reply.error.reason}")
             continue
-        facts = reply.content[_FACTS]
+        facts = reply.content[FACTS]
         number = int(facts["client"])
         if number in found or not 0 <= number < clients:
             raise UserError(f"a node says that it is client {number}, which is taken or not one of {clients}")
         if facts["agreed"] != agreed(recipe):
-            raise UserError(f"client {number} has another recipe: {', '.join(_SHARED)} must be the server's")
+            raise UserError(f"client {number} has another recipe: {', '.join(SHARED)} must be the server's")
         found[number], documents[number] = node, list(facts["documents"])
     return found, documents
 

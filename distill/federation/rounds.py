@@ -139,7 +139,7 @@ def _collected(
         if why or answer.weights is None:
             left_out[answer.client] = why
             continue
-        weight = answer.tokens / asked[answer.client]
+        weight = answer.weight / asked[answer.client]
         change.add(answer.weights, weight)
         used[answer.client] = weight, answer.figures, answer.privacy
         totals = {name: value + answer.totals.get(name, 0) for name, value in totals.items()}

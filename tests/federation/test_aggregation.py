@@ -67,7 +67,7 @@ def test_momentum_adds_up():
         (Answer(0, {"a": WEIGHTS["a"]}, 5), "other weights"),
         (Answer(0, WEIGHTS | {"a": torch.zeros(3)}, 5), "other weights"),
         (Answer(0, WEIGHTS | {"a": torch.tensor([1.0, float("inf")])}, 5), "not finite, in a"),
-        (Answer(0, WEIGHTS, 0), "no tokens"),
+        (Answer(0, WEIGHTS, 0), "no text"),
     ],
 )
 def test_faults_are_named(answer, words):

@@ -52,7 +52,11 @@ def test_a_run_gets_an_app_a_connection_and_no_telemetry(monkeypatch, tmp_path, 
     def run(command, env, check):
         home = Path(env["FLWR_HOME"])
         seen.update(command=command, telemetry=env["FLWR_TELEMETRY_ENABLED"])
-        seen.update(config=(home / "config.toml").read_text(), app=(home / "app/app.py").read_text())
+        seen.update(
+            config=(home / "config.toml").read_text(),
+            app=(home / "app/server_app.py").read_text(),
+            client=(home / "app/client_app.py").read_text(),
+        )
         return subprocess.CompletedProcess(command, seen["code"])
 
     monkeypatch.setattr(subprocess, "run", run)
@@ -63,6 +67,7 @@ def test_a_run_gets_an_app_a_connection_and_no_telemetry(monkeypatch, tmp_path, 
     assert f'root-certificates = "{tmp_path}/ca.crt"' in seen["config"]
     assert "insecure" not in seen["config"]
     assert "server = " in seen["app"]
+    assert "client = " in seen["client"]
     assert f'recipe="{recipe}"' in seen["command"][-1]
     seen["code"] = 3
     with pytest.raises(UserError, match="code 3"):

@@ -5,18 +5,16 @@ constraints-federated.txt, and are skipped elsewhere.
 """
 
 import json
-import os
-import signal
-import socket
+import re
 import subprocess
-import sys
 import time
-from collections import OrderedDict
-from contextlib import ExitStack
+from collections import OrderedDict, defaultdict
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import loopback
 import pytest
 import torch
 import yaml
@@ -29,16 +27,22 @@ from flwr.app import ArrayRecord, ConfigRecord, MessageType, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
 from distill.base.errors import UserError
-from distill.federation import network
+from distill.federation import network, node
+from distill.federation.device import Answers
+from distill.federation.partitions import partition
 from distill.federation.rounds import State
 from distill.federation.selection import select_clients
 from distill.pipeline import train
 from distill.recipe import FederationConfig, Recipe
+from distill.text.counterfactual import Swapper
+from distill.text.wordlist import load_wordlist
 
 
-def recipe_file(folder: Path, **federation) -> str:
+def recipe_file(folder: Path, privacy=None, documents=40, **federation) -> str:
     """A recipe of seconds, over the demo teacher."""
-    lines = (f"The nurse number {n} said that she was tired. The doctor saw his {n} patients." for n in range(40))
+    lines = (
+        f"The nurse number {n} said that she was tired. The doctor saw his {n} patients." for n in range(documents)
+    )
     (folder / "text.jsonl").write_text("".join(json.dumps({"text": line}) + "\n" for line in lines), encoding="utf-8")
     text = {"source": "files", "files": [str(folder / "text.jsonl")]}
     values = {
@@ -47,6 +51,7 @@ def recipe_file(folder: Path, **federation) -> str:
         "scores": {"metrics": ["perplexity"]},
         "trainer": {"max_steps": -1, "per_device_train_batch_size": 2, "warmup_steps": 0, "use_cpu": True},
         "federation": {"clients": 4, "rounds": 3, "local_steps": 2, "watch": [], **federation},
+        **({"privacy": privacy} if privacy else {}),
     }  # fmt: skip
     path = folder / "recipe.yaml"
     path.write_text(yaml.safe_dump(values), encoding="utf-8")
@@ -54,10 +59,12 @@ def recipe_file(folder: Path, **federation) -> str:
 
 
 @pytest.fixture(autouse=True)
-def identity(monkeypatch):
-    """What Flower sets in the process that it starts an app in."""
+def here(monkeypatch):
+    """What Flower sets in the process that it starts an app in; and workers in this process, one for each folder."""
     for name in ("_run_id", "_node_id", "_task_id"):
         monkeypatch.setattr(TaskIdentity, name, 1)
+    answers = defaultdict(Answers)
+    monkeypatch.setattr(node, "ask", lambda folder, request, payload, keep: answers[folder](request, payload))
 
 
 class Grid:
@@ -71,16 +78,18 @@ class Grid:
 
     def send_and_receive(self, messages, *, timeout=None):
         for message in messages:
-            node = message.metadata.dst_node_id
-            if message.metadata.message_type == MessageType.TRAIN and node in self.dead:
+            place = message.metadata.dst_node_id
+            if message.metadata.message_type == MessageType.TRAIN and place in self.dead:
                 continue
             message.metadata._message_id = "1"
-            yield network.client(message, self.contexts[node])
+            yield node.client(message, self.contexts[place])
 
 
 def contexts(folder: Path, path: str, clients: int):
     return {
-        100 + k: SimpleNamespace(node_config={"recipe": path, "client": k, "folder": str(folder / f"client-{k}")})
+        100 + k: SimpleNamespace(
+            node_config={"recipe": path, "client": k, "folder": str(folder / f"client-{k}")}, run_id=7
+        )
         for k in range(clients)
     }
 
@@ -100,6 +109,34 @@ def test_both_ways_give_the_same_weights(tmp_path, one_process):
     assert max(float((ours[k] - theirs[k]).abs().max()) for k in theirs) < 1e-5
     records = [json.loads((out / "federation/student.json").read_text()) for out in (tmp_path / "out", one_process)]
     assert [r["used"] for r in records[0]] == [r["used"] for r in records[1]] == [[0, 1, 2, 3]] * 3
+
+
+PRIVATE = {"epsilon": 200.0, "delta": 1e-3, "batch_size": 40}  # of so little text, for a student that may learn
+
+
+def assert_alike(ours: Path, theirs: Path) -> None:
+    """Weights within 1e-5, the same clients used, the same epsilon accounted for."""
+    weights, others = (load_file(out / "student/model.safetensors") for out in (ours, theirs))
+    assert weights.keys() == others.keys()
+    assert max(float((weights[name] - others[name]).abs().max()) for name in others) < 1e-5
+    for told in ("federation/student.json", "training/student.json"):
+        records, expected = (json.loads((out / told).read_text()) for out in (ours, theirs))
+        if isinstance(records, dict):
+            assert records["privacy"] == expected["privacy"]
+            assert records["privacy"]["epsilon"] <= PRIVATE["epsilon"]
+        else:
+            assert [(r["used"], r["privacy"]) for r in records] == [(r["used"], r["privacy"]) for r in expected]
+
+
+def test_private_updates_are_those_of_one_process(tmp_path):
+    """Noise follows from the seed; what is accounted for travels."""
+    pytest.importorskip("opacus")
+    one = tmp_path / "one"
+    one.mkdir()
+    train(recipe_file(one, privacy=PRIVATE, rounds=1, documents=160))
+    path = recipe_file(tmp_path, privacy=PRIVATE, rounds=1, documents=160)
+    network.serve(Grid(contexts(tmp_path, path, 4)), SimpleNamespace(run_config={"recipe": path, "wait": 5}))
+    assert_alike(tmp_path / "out", one / "out")
 
 
 def test_a_node_that_does_not_answer_is_left_out_and_the_round_goes_on(tmp_path):
@@ -129,7 +166,7 @@ def test_an_error_of_a_node_and_weights_of_another_shape_are_left_out(tmp_path):
     strategy.configure_train(1, None, None, None)
 
     def reply(node, weights=None, reason=""):
-        facts = ConfigRecord({"tokens": 5, "seconds": 1.0, "error": ""})
+        facts = ConfigRecord({"weight": 5, "seconds": 1.0, "error": ""})
         content = RecordDict({"facts": facts})
         if weights is not None:
             content["arrays"] = ArrayRecord(OrderedDict(weights))
@@ -153,10 +190,10 @@ def test_clients_with_another_recipe_or_a_number_twice_are_refused(tmp_path):
 
     class Answers(Grid):
         def send_and_receive(self, messages, *, timeout=None):
-            for node, facts in self.contexts.items():
+            for place, facts in self.contexts.items():
                 content = RecordDict({"facts": ConfigRecord({"documents": [1], **facts})})
                 yield SimpleNamespace(
-                    metadata=SimpleNamespace(src_node_id=node), content=content, has_error=lambda: False
+                    metadata=SimpleNamespace(src_node_id=place), content=content, has_error=lambda: False
                 )
 
     ours = network.agreed(recipe)
@@ -168,45 +205,72 @@ def test_clients_with_another_recipe_or_a_number_twice_are_refused(tmp_path):
     assert network.agreed(replace(recipe, seed=9)) != ours
 
 
+# --------------------------------------------------------------------------------------------------------- over Flower
+
+
+def ended(folder: Path) -> bool:
+    """Whether no worker of a client in the folder runs any more."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            found.append("distill.federation.device" in (process / "cmdline").read_text()
+                         and str(folder) in (process / "environ").read_text())  # fmt: skip
+    return not any(found)
+
+
 @pytest.mark.slow
-def test_a_superlink_and_four_supernodes_on_the_loopback(tmp_path, one_process):
+def test_four_machines_with_text_of_their_own_on_the_loopback(tmp_path, one_process):
+    """Each has a file of its own, and in it what one process deals to that client: the weights are the same."""
     path = recipe_file(tmp_path)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    start = [sys.executable, "-m", "distill.federation.app"]
-    environment = {**os.environ, "FLWR_HOME": str(tmp_path / "home"), "PYTHONPATH": str(REPOSITORY)}
-    environment.pop("FLWR_TELEMETRY_ENABLED", None)
-    address = f"127.0.0.1:{port}"
-    commands = [[*start, "superlink", "--insecure", "--host", "127.0.0.1", "--port", str(port)]]
-    for k in range(4):
-        told = f'recipe="{path}" client={k} folder="{tmp_path}/client-{k}"'
-        node = ["supernode", "--insecure", "--superlink", address, "--host", "127.0.0.1", "--port", str(port + 1 + k)]
-        commands.append([*start, *node, "--node-config", told])
-    processes, logs = [], ExitStack()
-    try:
-        for number, command in enumerate(commands):
-            log = logs.enter_context((tmp_path / f"{number}.log").open("w"))
-            processes.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True))
-            if number == 0:
-                _wait_for(port)
-        run = [*start, "run", "--config", path, "--superlink", address, "--insecure", "--wait", "120"]
-        done = subprocess.run(run, env=environment, capture_output=True, text=True, timeout=500, check=False)
-    finally:
-        for process in reversed(processes):
-            os.killpg(process.pid, signal.SIGTERM)
-        for process in processes:
-            process.wait(30)
-        logs.close()
+    recipe = network.read_recipe(path)
+    documents = [json.loads(line)["text"] for line in (tmp_path / "text.jsonl").read_text().splitlines()]
+    finder = Swapper(load_wordlist(recipe.wordlist))
+    nodes = []
+    for k, share in enumerate(partition(documents, recipe.federation.partition, 4, recipe.seed, finder)):
+        text = tmp_path / f"text-{k}.jsonl"
+        text.write_text("".join(json.dumps({"text": documents[i]}) + "\n" for i in share), encoding="utf-8")
+        copy = yaml.safe_load(Path(path).read_text()) | {"corpus": {"source": "files", "files": [str(text)]}}
+        (tmp_path / f"recipe-{k}.yaml").write_text(yaml.safe_dump(copy), encoding="utf-8")
+        nodes.append(f'recipe="{tmp_path}/recipe-{k}.yaml" client={k} folder="{tmp_path}/client-{k}" own=true')
+    (tmp_path / "text.jsonl").unlink()
+    with loopback.machines(tmp_path, nodes) as run:
+        done = run(path)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     ours, theirs = (load_file(out / "student/model.safetensors") for out in (tmp_path / "out", one_process))
     assert max(float((ours[k] - theirs[k]).abs().max()) for k in theirs) < 1e-5
+    for k in range(4):  # a question and three updates
+        log = (tmp_path / f"node-{k}.log").read_text()
+        assert log.count("Sent successfully") == 4
+        assert log.count("1 clients hold") == 1, "the worker was to load its text once"
+    for _ in range(100):
+        if ended(tmp_path):
+            break
+        time.sleep(0.1)
+    assert ended(tmp_path)
 
 
-def _wait_for(port: int) -> None:
-    for _ in range(120):
-        with socket.socket() as trial:
-            if trial.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.5)
-    raise TimeoutError("the SuperLink does not listen")
+def readme_certificates(folder: Path) -> Path:
+    """Runs what recipes/federated/README.md says to make an authority and a server's certificate."""
+    folder.mkdir()
+    text = (REPOSITORY / "recipes/federated/README.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```bash\n(openssl .*?)```", text, flags=re.DOTALL)
+    subprocess.run(block, shell=True, cwd=folder, check=True, capture_output=True)
+    return folder
+
+
+@pytest.mark.slow
+def test_over_tls_private_updates_are_those_of_one_process_and_a_stranger_is_refused(tmp_path):
+    keys = {"privacy": PRIVATE, "rounds": 2, "documents": 160}
+    one = tmp_path / "one"
+    one.mkdir()
+    train(recipe_file(one, **keys))
+    path = recipe_file(tmp_path, **keys)
+    ours, theirs = readme_certificates(tmp_path / "tls"), readme_certificates(tmp_path / "others")
+    nodes = [f'recipe="{path}" client={k} folder="{tmp_path}/client-{k}"' for k in range(4)]
+    with loopback.machines(tmp_path, nodes, ours, [theirs / "ca.crt"]) as run:
+        done = run(path)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert_alike(tmp_path / "out", one / "out")
+    stranger = (tmp_path / "node-4.log").read_text()
+    assert "CERTIFICATE_VERIFY_FAILED" in stranger or "certificate verify failed" in stranger
+    assert "SuperNode ID" not in stranger

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import forked
+import jsonschema
 import pytest
 import torch
 from shared import REPOSITORY
@@ -20,6 +21,7 @@ from distill.federation.rounds import State, finish_round, period_of
 from distill.pipeline import train
 from distill.privacy import accountant
 from distill.recipe import FederationConfig, PrivacyConfig
+from distill.reports.privacy_notes import guarantee
 from distill.training.preflight import check_privacy
 from distill.training.trainer import NotFiniteError
 
@@ -106,6 +108,10 @@ def test_private_clients_account_for_all_rounds_and_small_ones_draw_all_they_hav
     assert told["batch_size"] == [min(drawn), max(drawn)]
     noises = [accountant.least_noise(200.0, 1e-3, n / size, 6) for n, size in zip(drawn, sizes, strict=True)]
     assert told["noise_multiplier"] == rounds.ranges([{"noise": noise} for noise in noises])["noise"]
+    schema = json.loads((REPOSITORY / "distill/assets/scores.schema.json").read_text(encoding="utf-8"))
+    jsonschema.validate(told, schema["properties"]["privacy"])  # where the scores of the run will say it
+    facts = " ".join(guarantee(recipe, told))
+    assert f"{min(drawn)} to {max(drawn)} of {min(sizes)} to {max(sizes)} documents" in facts
 
 
 def test_noise_is_weighed_by_the_clients_that_average_it(tmp_path):
@@ -131,8 +137,8 @@ def test_a_server_that_adds_the_mean_change_is_the_average(tmp_path):
 # ------------------------------------------------------------------------------------------------------ left out, lost
 
 
-def answer(client, value=1.0, tokens=10, **keys):
-    return Answer(client, {"w": torch.full((2,), value)}, tokens, **keys)
+def answer(client, value=1.0, weight=10, **keys):
+    return Answer(client, {"w": torch.full((2,), value)}, weight, **keys)
 
 
 STATE = State({"w": torch.zeros(2)})
@@ -142,10 +148,10 @@ ASKED = dict.fromkeys(range(4), 1.0)
 def test_clients_that_cannot_be_used_are_left_out_counted_and_named(capsys):
     config = FederationConfig(clients=4, deadline=5.0)
     answers = [
-        answer(0, 1.0, tokens=10, figures={"loss": 2.0}, totals={"student_tokens": 7}),
+        answer(0, 1.0, weight=10, figures={"loss": 2.0}, totals={"student_tokens": 7}),
         answer(1, float("nan")),
         answer(2, 3.0, seconds=6.0),
-        answer(3, 5.0, tokens=30, figures={"loss": 4.0}, totals={"student_tokens": 5}),
+        answer(3, 5.0, weight=30, figures={"loss": 4.0}, totals={"student_tokens": 5}),
     ]
     state = finish_round(config, STATE, ASKED, answers)
     record = state.records[0]

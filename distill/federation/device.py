@@ -1,0 +1,207 @@
+"""What server and clients over machines have alike, and what a client's worker answers (see `worker`).
+
+Here is no Flower: a request says all that there is to know, and an answer is figures and bytes.
+"""
+
+import gc
+import hashlib
+import json
+import sys
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load, save
+from transformers import set_seed
+
+from distill.base.errors import UserError
+from distill.base.files import write_json
+from distill.data.corpus import open_corpus, with_template
+from distill.federation.clients import ClientText, client_blocks, many_updates, update
+from distill.federation.rounds import period_of
+from distill.federation.worker import serve
+from distill.models.architecture import model_hash, vocab_size
+from distill.models.loading import load_teacher
+from distill.models.probe import any_mixes
+from distill.models.student import make_student, student_tokenizer
+from distill.objective.logit_ops import build_role_maps
+from distill.recipe import Recipe
+from distill.recipe_check import parse_recipe
+from distill.text.counterfactual import Swapper
+from distill.text.role_map import token_roles
+from distill.text.wordlist import load_wordlist
+from distill.training.run import Models, prepare
+
+#: Sections of a recipe in which server and clients must agree; where the text lies is each client's own business.
+SHARED = (
+    "seed",
+    "wordlist",
+    "skip",
+    "block_length",
+    "teacher",
+    "student",
+    "target",
+    "loss",
+    "trainer",
+    "privacy",
+    "federation",
+)
+
+_ANSWERED = "answered.json"
+
+# ----------------------------------------------------------------------------------------------------------- both sides
+
+
+def read_recipe(path: str) -> Recipe:
+    """A recipe with clients. Raises UserError for one without."""
+    recipe = parse_recipe(["--config", path])
+    if not recipe.federation.clients:
+        raise UserError(f"{path}: federation.clients is 0, so there is nothing to federate; say how many there are")
+    return recipe
+
+
+def agreed(recipe: Recipe) -> str:
+    """A hash of all in which server and clients must agree."""
+    values = {key: value for key, value in recipe.to_dict().items() if key in SHARED}
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def load_models(recipe: Recipe, folder: Path) -> tuple[Models, Any]:
+    """Teacher and untrained student, prepared, and the swapper: what a run of the same recipe in one process has."""
+    swapper = Swapper(load_wordlist(recipe.wordlist), skip=recipe.skip)
+    teacher, tokenizer = (
+        load_teacher(recipe.teacher) if recipe.teacher.path else (None, student_tokenizer(recipe.student))
+    )
+    roles = token_roles(swapper.wordlist, tokenizer, vocab_size(tokenizer))
+    set_seed(recipe.seed)
+    student = make_student(recipe.student, teacher, tokenizer, recipe.teacher.path)
+    return prepare(recipe, student, teacher, tokenizer, build_role_maps(roles.edges, roles.vocab_size), folder), swapper
+
+
+# ------------------------------------------------------------------------------------------------------------ a client
+
+
+@dataclass(frozen=True)
+class Client:
+    """A client as it is between two messages of a run.
+
+    Args:
+        recipe: Its copy of the recipe.
+        models: Loaded and prepared.
+        text: Its blocks.
+        number: Which one it is.
+        folder: Of its blocks and checkpoints.
+    """
+
+    recipe: Recipe
+    models: Models
+    text: ClientText
+    number: int
+    folder: Path
+
+
+def open_client(request: Mapping[str, Any]) -> Client:
+    """A client with all that it needs for a run.
+
+    Args:
+        request: recipe, its file; client, its number; folder; own, whether the text of the recipe is the client's own:
+            otherwise it takes its share of a text that is dealt to all.
+    """
+    recipe, place, number = read_recipe(request["recipe"]), Path(request["folder"]), request["client"]
+    models, swapper = load_models(recipe, place / "checkpoints")
+    teacher, tokenizer = models.teacher, models.tokenizer
+    key = model_hash(teacher, tokenizer) if teacher is not None else ""
+    corpus = open_corpus(recipe.corpus, 2 * recipe.seed, place / "cache", teacher, tokenizer, key)
+    corpus = with_template(corpus, tokenizer, recipe.corpus.mask)
+    own = request["own"]
+    dealt = replace(recipe, federation=replace(recipe.federation, clients=1)) if own else recipe
+    one_document = recipe.is_private or any_mixes(recipe.block_length, models.student, *([teacher] if teacher else []))
+    given = swapper if recipe.needs_counterfactuals else None
+    clients, _ = client_blocks(dealt, corpus, tokenizer, given, place / "cache", (), one_document)
+    return Client(recipe, models, clients.texts[0 if own else number], number, place)
+
+
+class Answers:
+    """Answers of one client, which is opened when it is first asked in a run, and kept until it is asked in another."""
+
+    def __init__(self) -> None:
+        self._of: Mapping[str, Any] = {}
+        self._client: Client | None = None
+        self._updating = ExitStack()
+
+    def __call__(self, request: dict[str, Any], payload: bytes) -> tuple[dict[str, Any], bytes]:
+        """The answer to a request, see `open_client`, `described` and `updated`.
+
+        Args:
+            request: `round` asks for an update, which counts from 0; without it the client is asked who it is.
+            payload: The round's weights.
+        """
+        number = request.pop("round", None)
+        if self._client is None or request != self._of:
+            self._updating.close()
+            self._client = None
+            gc.collect()  # its memory is free before the next one's is taken
+            self._client, self._of = open_client(request), request
+            self._updating.enter_context(many_updates())
+        if number is None:
+            return described(self._client), b""
+        return updated(self._client, number, payload)
+
+
+def described(client: Client) -> dict[str, Any]:
+    """What the server must know before it draws clients: who this is, and how many documents each period has."""
+    text = client.text
+    documents = [n if blocks is not None else 0 for n, blocks in zip(text.documents, text.blocks, strict=True)]
+    return {"client": client.number, "documents": documents, "agreed": agreed(client.recipe)}
+
+
+def updated(client: Client, number: int, weights: bytes) -> tuple[dict[str, Any], bytes]:
+    """A client's update.
+
+    Args:
+        client: Whose.
+        number: Of the round, counted from 0.
+        weights: Of the round, as safetensors.
+
+    Returns:
+        What its `Answer` says, and the weights, as safetensors; none where it has none.
+
+    Raises:
+        UserError: it has no text in this round; or its noise is the operating system's, and it answered the round
+            before.
+    """
+    blocks = client.text.blocks[period_of(client.recipe.federation, number)]
+    if blocks is None:
+        raise UserError(f"client {client.number} has no text in round {number + 1}")
+    once = client.recipe.is_private and client.recipe.privacy.secure
+    answered = _answered(client.folder) if once else []
+    if number in answered:
+        raise UserError(
+            f"client {client.number} answered round {number + 1} before, and a second answer, which has other noise, "
+            f"tells more of its text than privacy.epsilon says; {client.folder / _ANSWERED} remembers it"
+        )
+    answer = update(
+        client.recipe, client.models, blocks, load(weights), number=number, client=client.number,
+        folder=client.folder / "checkpoints" / str(number), cache=client.folder / "cache",
+    )  # fmt: skip
+    if once:
+        write_json(client.folder / _ANSWERED, [*answered, number])
+    told = {
+        "facts": {"weight": answer.weight, "seconds": answer.seconds, "error": answer.error},
+        "figures": answer.figures,
+        "totals": answer.totals,
+        "privacy": answer.privacy,
+    }
+    return told, b"" if answer.weights is None else save(answer.weights)
+
+
+def _answered(folder: Path) -> list[int]:
+    """The rounds that were answered with noise which no run repeats."""
+    path = folder / _ANSWERED
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+
+
+if __name__ == "__main__":
+    serve(Answers(), sys.argv[1:])

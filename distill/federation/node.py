@@ -1,0 +1,67 @@
+"""A client's side of Flower: the ClientApp, which a SuperNode starts anew for every message.
+
+It loads no torch: what it is asked, it asks the node's worker, which stays (see `worker`).
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import load, save
+
+os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")  # before flwr reads it
+
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+
+from distill.base.errors import UserError
+from distill.federation.worker import ask
+
+#: Names of the records in the messages between server and clients.
+ARRAYS, FACTS, FIGURES, TOTALS, PRIVACY = "arrays", "facts", "figures", "totals", "privacy"
+
+_KEEP = 600.0  # seconds
+
+client = ClientApp()
+
+
+@client.query()
+def describe(message: Any, context: Any) -> Any:
+    """Who this is, and how many documents each period has."""
+    facts, _ = _ask(context)
+    return Message(RecordDict({FACTS: ConfigRecord(facts)}), reply_to=message)
+
+
+@client.train()
+def train(message: Any, context: Any) -> Any:
+    """A client's update."""
+    weights = {name: np.asarray(array.numpy(), order="C") for name, array in message.content[ARRAYS].items()}
+    answer, trained = _ask(context, save(weights), round=int(message.content[FACTS]["round"]))
+    content = RecordDict({FACTS: ConfigRecord(answer["facts"])})
+    if trained:
+        content[ARRAYS] = ArrayRecord({name: Array(weight) for name, weight in load(trained).items()})
+        content[FIGURES] = MetricRecord({name: float(value) for name, value in answer["figures"].items()})
+        content[TOTALS] = MetricRecord({name: float(value) for name, value in answer["totals"].items()})
+        content[PRIVACY] = ConfigRecord(answer["privacy"])
+    return Message(content, reply_to=message)
+
+
+def _ask(context: Any, payload: bytes = b"", **request: Any) -> tuple[dict[str, Any], bytes]:
+    """What the worker answers about the client that a SuperNode's --node-config describes.
+
+    recipe: the client's recipe. client: its number. folder: where its blocks go. own: the text of the recipe is the
+    client's own; without it, the client takes its share of a text that is dealt to all. keep: seconds for which what
+    was loaded stays, when nobody asks.
+    """
+    config = context.node_config
+    if missing := [name for name in ("recipe", "client", "folder") if name not in config]:
+        raise UserError(f"--node-config of a SuperNode lacks {' and '.join(missing)}; see recipes/federated/README.md")
+    request |= {
+        "recipe": str(config["recipe"]),
+        "client": int(config["client"]),
+        "folder": str(config["folder"]),
+        "own": bool(config.get("own", False)),
+        "run": int(context.run_id),  # another one may find another recipe and other text
+    }
+    return ask(Path(request["folder"], "worker"), request, payload, float(config.get("keep", _KEEP)))

@@ -1,0 +1,117 @@
+"""What a client's worker answers: its own text, or its share; opened once a run; what server and clients agree on."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load, save
+from toy_federation import TOKENIZER, WORDLIST, student_of, toy_recipe
+
+from distill.base.errors import UserError
+from distill.federation import device
+from distill.federation.aggregation import Answer
+from distill.federation.clients import get_weights
+from distill.recipe import PrivacyConfig
+from distill.text.counterfactual import Swapper
+from distill.training.run import prepare
+
+DOCUMENTS = [f"Number {n}: she saw him." for n in range(12)]
+
+
+@pytest.fixture
+def opened(tmp_path, monkeypatch):
+    """Opens a toy client whose recipe names a file of text; counts how often models were loaded."""
+    loaded = []
+
+    def models(recipe, folder):
+        loaded.append(folder)
+        student = student_of(recipe)
+        given = {"teacher": None, "tokenizer": TOKENIZER, "role_maps": [], "checkpoints": folder}
+        return prepare(recipe, student, **given), Swapper(WORDLIST)
+
+    def recipe_of(path):
+        recipe = toy_recipe(tmp_path, 1, clients=2, rounds=2)
+        recipe = replace(recipe, target=replace(recipe.target, reverse_roles=False))
+        corpus = replace(recipe.corpus, source="files", files=[path])
+        return replace(recipe, corpus=corpus, loss=replace(recipe.loss, kd=0.0, ce=1.0))
+
+    monkeypatch.setattr(device, "load_models", models)
+    monkeypatch.setattr(device, "read_recipe", recipe_of)
+    return loaded
+
+
+def request(tmp_path, name, documents, own=True, run=1, client=0):
+    path = tmp_path / f"{name}.jsonl"
+    path.write_text("".join(json.dumps({"text": line}) + "\n" for line in documents), encoding="utf-8")
+    return {"recipe": str(path), "folder": str(tmp_path / name), "client": client, "own": own, "run": run}
+
+
+def held(client):
+    text = "".join(TOKENIZER.decode(block.input_ids[0]) for block in client.text.blocks[0])
+    return [n for n in range(len(DOCUMENTS)) if f"Number {n}:" in text]
+
+
+def test_a_client_has_all_of_its_own_text_or_its_share_of_what_is_dealt(tmp_path, opened):
+    ours, theirs = DOCUMENTS[:5], DOCUMENTS[5:]
+    assert held(device.open_client(request(tmp_path, "a", ours, client=1))) == list(range(5))
+    assert held(device.open_client(request(tmp_path, "b", theirs, client=0))) == list(range(5, 12))
+    dealt = [held(device.open_client(request(tmp_path, "c", DOCUMENTS, False, client=k))) for k in range(2)]
+    assert sorted(dealt[0] + dealt[1]) == list(range(12))
+
+
+def test_it_is_opened_once_a_run_and_an_update_trains_what_was_sent(tmp_path, opened):
+    answers = device.Answers()
+    who, payload = answers(request(tmp_path, "a", DOCUMENTS), b"")
+    assert (who["client"], who["documents"], payload) == (0, [12], b"")
+    weights = {name: weight + 0.125 for name, weight in get_weights(student_of(toy_recipe(tmp_path))).items()}
+    told, trained = answers({**request(tmp_path, "a", DOCUMENTS), "round": 0}, save(weights))
+    again, same = answers({**request(tmp_path, "a", DOCUMENTS), "round": 0}, save(weights))
+    assert trained == same
+    assert told["facts"]["weight"] == again["facts"]["weight"] > 0
+    assert told["facts"]["error"] == ""
+    moved = [float((weight - weights[name]).abs().max()) for name, weight in load(trained).items()]
+    assert len(moved) == len(weights)
+    assert 0 < max(moved) < 0.125
+    assert len(opened) == 1
+    answers(request(tmp_path, "a", DOCUMENTS[:4], run=2), b"")
+    assert len(opened) == 2
+
+
+def test_a_round_that_is_not_finite_has_no_weights(tmp_path, opened):
+    weights = {name: weight * torch.nan for name, weight in get_weights(student_of(toy_recipe(tmp_path))).items()}
+    told, trained = device.Answers()({**request(tmp_path, "a", DOCUMENTS), "round": 0}, save(weights))
+    assert trained == b""
+    assert "finite" in told["facts"]["error"]
+
+
+def test_with_noise_that_no_run_repeats_a_round_is_answered_once(tmp_path, opened, monkeypatch):
+    """The update is left out here: what counts is whether it is asked for."""
+    weights, done = get_weights(student_of(toy_recipe(tmp_path))), []
+    answer = Answer(0, weights, 12)
+    monkeypatch.setattr(device, "update", lambda *_, number, **__: done.append(number) or answer)
+    client = device.open_client(request(tmp_path, "a", DOCUMENTS))
+    for secure in (False, True):
+        privacy = PrivacyConfig(epsilon=1.0, secure=secure)
+        private = replace(client, recipe=replace(client.recipe, privacy=privacy))
+        device.updated(private, 0, save(weights))
+        device.updated(private, 1, save(weights))
+    with pytest.raises(UserError, match="answered round 2 before"):
+        device.updated(private, 1, save(weights))
+    assert done == [0, 1, 0, 1]
+
+
+def test_server_and_clients_agree_on_all_but_text_and_folders(tmp_path):
+    recipe = toy_recipe(tmp_path, clients=2)
+    elsewhere = replace(recipe, output_dir="elsewhere", corpus=replace(recipe.corpus, files=["mine.txt"]))
+    assert device.agreed(elsewhere) == device.agreed(recipe)
+    for name in device.SHARED:
+        assert hasattr(recipe, name)
+    assert device.agreed(replace(recipe, seed=recipe.seed + 1)) != device.agreed(recipe)
+
+
+def test_a_recipe_without_clients_is_refused():
+    from shared import REPOSITORY
+
+    with pytest.raises(UserError, match="clients is 0"):
+        device.read_recipe(str(REPOSITORY / "recipes/debug.yaml"))

@@ -1,0 +1,34 @@
+"""A client's side of Flower: light, and clear about what its node was not told. Messages are in `test_network`."""
+
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+pytest.importorskip("flwr", reason="the extra federated (flwr) is not installed")
+
+from distill.base.errors import UserError
+from distill.federation import node
+
+
+def test_the_process_of_a_message_loads_no_torch():
+    heavy = ("torch", "transformers", "datasets", "distill.recipe")
+    code = f"import sys, distill.federation.node; sys.exit(str([m for m in {heavy} if m in sys.modules] or 0))"
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert done.stderr.strip() in ("", "0"), done.stderr
+
+
+def test_what_a_node_was_not_told_is_named():
+    with pytest.raises(UserError, match=r"--node-config of a SuperNode lacks recipe and folder"):
+        node._ask(SimpleNamespace(node_config={"client": 1}, run_id=1))
+
+
+def test_the_worker_is_told_all_that_it_must_know(monkeypatch):
+    seen = []
+    monkeypatch.setattr(node, "ask", lambda *given: seen.append(given) or ({}, b""))
+    config = {"recipe": "r.yaml", "client": 3, "folder": "here", "own": True, "keep": 5}
+    node._ask(SimpleNamespace(node_config=config, run_id=9), b"w", round=2)
+    ((folder, request, payload, keep),) = seen
+    assert (str(folder), payload, keep) == ("here/worker", b"w", 5.0)
+    assert request == {"recipe": "r.yaml", "client": 3, "folder": "here", "own": True, "run": 9, "round": 2}
