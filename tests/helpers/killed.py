@@ -199,5 +199,6 @@ def results(folder: Path) -> dict[str, bytes]:
     """What a run is for, to the last bit; but for what a clock says in the report: training's time, models' speeds."""
     names = ("student/model.safetensors", "baseline/model.safetensors", "scores.json", "report.md")
     found = {name: (folder / "run" / name).read_bytes() for name in names}
-    report = re.sub(rb"^(\| (?:student|baseline) \|) [\d.]+ \w+ \|", rb"\1 a while |", found["report.md"], flags=re.M)
+    clock = rb"^(\| (?:student|baseline) \|) [\d.]+ \w+ (\|[^|]*\|[^|]*\|)[^|]*\|$"
+    report = re.sub(clock, rb"\1 a while \2 so many |", found["report.md"], flags=re.M)
     return found | {"report.md": re.sub(rb"^\| tokens a second \|.*$", b"", report, flags=re.M)}
