@@ -114,8 +114,11 @@ def run(part: str, wait: str, preempt: bool) -> tuple[Times, str]:
 
 
 def run_beside(busy: int, part: str, wait: str, preempt: bool) -> tuple[Times, str]:
-    """One run while so many other processes are busy, each in a session of its own, as a browser's are."""
-    command = [sys.executable, "-c", "while True: pass"]
+    """One run while so many other processes are busy, each in a session of its own, as a browser's are.
+
+    They end with this process, however it ends.
+    """
+    command = [sys.executable, "-c", f"import os\nwhile os.getppid() == {os.getpid()}: sum(range(1_000_000))"]
     others = [subprocess.Popen(command, start_new_session=True) for _ in range(busy)]
     try:
         return run(part, wait, preempt)
