@@ -92,16 +92,14 @@ def count_tokens(number: int, at_matrix_rate: float = 0.0) -> None:
     _at_matrix_rate += at_matrix_rate
 
 
-def speed(tokens: float, seconds: float, at_matrix_rate: float = 0.0) -> str:
-    """`2,700 tokens/s`, and where it is known the share of the matrix rate: `2,700 tokens/s (1.5% of the matrix rate)`.
+def speed(tokens_per_second: float, matrix_rate_share: float = 0.0) -> str:
+    """`2,700 tokens/s`, and where the share is known: `2,700 tokens/s (1.5% of the matrix rate)`."""
+    return f"{tokens_per_second:,.0f} tokens/s{of_matrix_rate(matrix_rate_share)}"
 
-    Args:
-        tokens: How many.
-        seconds: That they took.
-        at_matrix_rate: As for `count_tokens`.
-    """
-    share = f" ({at_matrix_rate / seconds:.1%} of the matrix rate)" if at_matrix_rate else ""
-    return f"{tokens / seconds:,.0f} tokens/s{share}"
+
+def of_matrix_rate(share: float) -> str:
+    """What stands behind a speed where its share of the card's matrix rate is known, which 0 says that it is not."""
+    return f" ({share:.1%} of the matrix rate)" if share else ""
 
 
 def _of_run(what: str, done: int, total: int | None, before: int) -> Callable[[str], str]:
@@ -157,9 +155,9 @@ def counter(
         of_run = _of_run(what, done, total, before)
         count = f"{done:,}{f' of {total:,}' if total else ''} {unit}"
         if tells_speed and _tokens > tokens and now > begun:
-            note = ", ".join(
-                filter(None, [speed(_tokens - tokens, now - begun, _at_matrix_rate - at_matrix_rate), note])
-            )
+            seconds = now - begun
+            told = speed((_tokens - tokens) / seconds, (_at_matrix_rate - at_matrix_rate) / seconds)
+            note = f"{told}, {note}" if note else told
         note = f", {note}" if note else ""
         if on_terminal():
             if bar is None or bar is not _bar:

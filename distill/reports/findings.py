@@ -12,7 +12,7 @@ from typing import Any
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
-from distill.base.console import duration
+from distill.base.console import duration, of_matrix_rate
 from distill.data.counts import PackingCounts
 from distill.recipe import FederationConfig, Recipe
 from distill.reports.privacy_notes import privacy_row
@@ -223,12 +223,12 @@ def memory_heading(scores: Scores) -> str:
     standard errors of 0.5, sqrt((n + m + 1) / (12 n m)) each (Mann and Whitney 1947).
     """
     details = [of.get("membership_excess_auc", {}).get("details", {}) for of in scores["models"].values()]
-    asked = next((found for found in details if "control" in found), None)
-    if asked is None or asked["control"] == "yes":
+    asked = [found for found in details if "control" in found]
+    if not asked or asked[0]["control"] == "yes":
         return MEMORY
-    members, others = asked["members"], asked["others"]
-    alone = max((found["reference_alone_auc"] for found in details if found), key=lambda auc: abs((auc or 0.5) - 0.5))
-    if all(found.get("reference") == "none" for found in details if found):
+    members, others = asked[0]["members"], asked[0]["others"]
+    alone = max((found["reference_alone_auc"] for found in asked), key=lambda auc: abs((auc or 0.5) - 0.5))
+    if all(found["reference"] == "none" for found in asked):
         return f"{MEMORY}, without a reference or a control: how hard a text is counts, too"
     if alone is not None and abs(alone - 0.5) > 3 * math.sqrt((members + others + 1) / (12 * members * others)):
         return (
@@ -594,9 +594,7 @@ def training_rows(training: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
 
 def _training_speed(record: Mapping[str, Any]) -> str:
     tokens, part = record.get("tokens_per_second"), record.get("matrix_rate_share")
-    if tokens is None:
-        return "–"
-    return f"{tokens:,.0f}" + (f" ({part:.1%} of the matrix rate)" if part else "")
+    return "–" if tokens is None else f"{tokens:,.0f}{of_matrix_rate(part or 0.0)}"
 
 
 def round_table(scores: Scores, training: Mapping[str, Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:

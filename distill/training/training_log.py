@@ -18,6 +18,7 @@ from accelerate import Accelerator
 from torch import Tensor
 from transformers import TrainerCallback, TrainerState
 
+from distill.base.console import speed
 from distill.base.files import write_json
 from distill.objective.kd_loss import IGNORED
 
@@ -254,9 +255,7 @@ def log_line(logs: Mapping[str, float], step: int, steps: int) -> str:
     """
     parts = [f"{name.removeprefix('loss_')} {v:.4f}" for name, v in logs.items() if name.startswith("loss_")]
     line = f"step {step} of {steps}: loss {logs['loss']:.4f}" + (f" ({', '.join(parts)})" if len(parts) > 1 else "")
-    line += f"; {logs['tokens_per_second']:,.0f} tokens/s"
-    if "matrix_rate_share" in logs:
-        line += f" ({logs['matrix_rate_share']:.1%} of the matrix rate)"
+    line += f"; {speed(logs['tokens_per_second'], logs.get('matrix_rate_share', 0.0))}"
     line += f", teacher {logs['teacher_time_share']:.0%} and student {logs['student_time_share']:.0%} of the time"
     if "cached_share" in logs:
         line += f", {logs['cached_share']:.0%} from the teacher's cache"

@@ -1,5 +1,6 @@
 """Membership: AUC and true positives against scipy's and a count of all pairs; what reference and control take away."""
 
+import json
 import math
 
 import numpy as np
@@ -155,8 +156,6 @@ def test_without_texts_it_is_not_measured(toy_model, audited):
 
 
 def test_compute_heeds_the_reference_and_the_control(toy_model, toy_tokenizer, audited, tmp_path):
-    import json
-
     files = {}
     for name, texts in (("members", MEMBERS), ("others", OTHERS)):
         (tmp_path / name).with_suffix(".jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in texts))
