@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils.data import BatchSampler
 
 from distill.data.blocks import Filler, PairBlock
+from distill.models.document_attention import Documents
 from distill.objective.kd_loss import IGNORED, Plan, Positions
 from distill.text.alignment import NO_PARTNER, partner_positions
 
@@ -47,6 +48,7 @@ class Collator:
     - partner: (K - 1, R, T) index into the R * T positions of the batch where the view of shift s sits, -1 for none.
       A text without edits is its own counterfactual.
     - plan: how the loss goes through the student's rows, where it is planned here.
+    - documents: where those of the rows begin.
     - student_rows: number of rows that the student trains on, counted from the first: R with augmentation, else B.
     - source: (R, 2) the index of each row's block in its data set, and the view.
     - edited: (R,) whether the row's block has counterfactuals.
@@ -92,11 +94,13 @@ class Collator:
         def stack(name: str) -> Tensor:
             return torch.from_numpy(np.stack([getattr(blocks[b], name)[v, :length] for b, v in rows]).astype(np.int64))
 
+        positions = stack("position_ids")
         batch: dict[str, Any] = {
             "input_ids": stack("input_ids"),
-            "position_ids": stack("position_ids"),
+            "position_ids": positions,
             "labels": stack("labels"),
             "partner": torch.from_numpy(partner),
+            "documents": Documents.of(positions.numpy()),
             "student_rows": len(rows) if self.augment else len(blocks),
             "source": torch.tensor([(blocks[b].index, view) for b, view in rows]),
             "edited": torch.tensor([self.num_groups > 1 and len(blocks[b].input_ids) > 1 for b, _ in rows]),

@@ -18,6 +18,7 @@ from transformers.utils import logging
 
 from distill.base.console import warn
 from distill.base.errors import UserError, first_line
+from distill.models.document_attention import Documents, attending_to
 from distill.objective.kd_loss import ModelView
 
 
@@ -149,7 +150,11 @@ def check_vocabulary(
 
 
 def hidden_states(
-    model: PreTrainedModel, input_ids: Tensor, position_ids: Tensor, embedded: Tensor | None = None
+    model: PreTrainedModel,
+    input_ids: Tensor,
+    position_ids: Tensor,
+    embedded: Tensor | None = None,
+    documents: Documents | None = None,
 ) -> Tensor:
     """Last hidden states, as the output head sees them.
 
@@ -160,6 +165,8 @@ def hidden_states(
         input_ids: (B, T) token ids.
         position_ids: (B, T) positions counted from the start of each document.
         embedded: (B, T, D) the input embeddings of the ids, where the caller has made them already.
+        documents: What the positions say, where the caller knows it: a model that `try_documents` has found to heed
+            them reads faster then.
 
     Returns:
         (B, T, D) hidden states.
@@ -168,7 +175,8 @@ def hidden_states(
     decoder = backbone(model)
     if _takes_positions(decoder):
         inputs["position_ids"] = position_ids
-    return decoder(**inputs, use_cache=False).last_hidden_state
+    with attending_to(decoder, documents) as given:
+        return decoder(**inputs, **given, use_cache=False).last_hidden_state
 
 
 def backbone(model: PreTrainedModel) -> nn.Module:

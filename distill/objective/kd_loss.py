@@ -50,7 +50,7 @@ from distill.objective.settings import LossSettings
 IGNORED = -100  # the label of a token that does not count
 _CACHED_LOGITS = 2**18  # numbers that stay in the cache of a processor core while one operation follows another
 _TILE = 1024  # vocabulary entries that are projected at once on a CPU
-_GPU_BYTES = 2**30  # of logits, in a chunk on a GPU
+_GPU_BYTES = 5 * 2**28  # of logits, in a chunk on a GPU
 _ALIGNED = 64  # the rows of a matrix come in such numbers where a GPU's products are fast, in every 16-bit format
 
 
@@ -287,10 +287,14 @@ class Plan:
 
 
 class ChunkSizes(NamedTuple):
-    """How large the chunks of a plan are, and the blocks in them, in tokens."""
+    """How large the chunks of a plan are, and the blocks in them, in tokens.
+
+    even: As few chunks as these sizes allow, all of one size but for a token.
+    """
 
     chunk: int
     block: int
+    even: bool = False
 
 
 def plan_chunks(positions: Positions, settings: LossSettings, sizes: ChunkSizes) -> Plan:
@@ -309,7 +313,7 @@ def plan_chunks(positions: Positions, settings: LossSettings, sizes: ChunkSizes)
         The chunks, on the device of the positions.
     """
     positions = _looked_at(positions, settings)
-    chunk_tokens, block_tokens = sizes
+    chunk_tokens, block_tokens, even = sizes
     device = positions.labels.device
     tokens = (positions.labels != IGNORED).nonzero().squeeze(1).cpu()
     own = torch.zeros_like(tokens) if positions.own is None else positions.own.cpu()[tokens]
@@ -325,6 +329,8 @@ def plan_chunks(positions: Positions, settings: LossSettings, sizes: ChunkSizes)
     # Every counterfactual may bring a teacher position of its own: fewer tokens then, so that a chunk has the logits of
     # 2 * chunk_tokens positions of student and teacher at most, whatever the number of views.
     chunk_tokens = max(1, 2 * chunk_tokens // (2 + len(partner)))
+    if even and len(tokens):
+        chunk_tokens = -(-len(tokens) // -(-len(tokens) // chunk_tokens))
     chunks = []
     for start in range(0, len(tokens), chunk_tokens):
         there = slice(start, start + chunk_tokens)
@@ -382,7 +388,7 @@ def chunk_sizes(settings: LossSettings, device: torch.device, vocab: int, dtype:
     if device.type == "cpu":
         return ChunkSizes(settings.chunk_tokens or 96, max(1, _CACHED_LOGITS // vocab))
     of_gpu = max(_ALIGNED, _GPU_BYTES // dtype.itemsize // (2 * vocab) // _ALIGNED * _ALIGNED)
-    return ChunkSizes(settings.chunk_tokens or (of_gpu if device.type == "cuda" else 1024), sys.maxsize)
+    return ChunkSizes(settings.chunk_tokens or (of_gpu if device.type == "cuda" else 1024), sys.maxsize, even=True)
 
 
 class _Work(NamedTuple):
@@ -401,6 +407,7 @@ class _Work(NamedTuple):
 
 
 _Sums = tuple[Tensor, Tensor, Tensor, Tensor]  # the weighted total, kd, ce, listed
+_BlockSums = tuple[Tensor, Tensor, Tensor]  # divergence / T^2, cross-entropy, divergence on the listed tokens / T^2
 
 
 class _FusedLoss(torch.autograd.Function):
@@ -560,7 +567,7 @@ def _pass_on_gpu(
     most_of_teacher = max((len(chunk.teacher) for chunk in work.chunks), default=0)
     logits = student.hidden.new_empty(most, len(weight))
     of_views = None if of_teacher is None else student.hidden.new_empty(most_of_teacher, len(of_teacher[0]))
-    block_on_gpu = _block_on_gpu(settings, student.scale, student.cap)
+    block_on_gpu = _block_on_gpu(settings, vocab, student.scale, student.cap)
 
     for chunk in work.chunks:
         hidden = student.hidden.index_select(0, chunk.tokens)
@@ -568,14 +575,14 @@ def _pass_on_gpu(
         views = None
         if teacher is not None and of_teacher is not None and of_views is not None:
             read = teacher.hidden.index_select(0, chunk.teacher).to(of_views.dtype)
-            views = teacher.shape_(_products(read, *of_teacher, of_views[: len(read)]))[:, :vocab]
+            views = teacher.shape_(_products(read, *of_teacher, of_views[: len(read)]))
             views = views if settings.temperature == 1 else views.div_(settings.temperature)
         label = work.labels.index_select(0, chunk.tokens).unsqueeze(1)
         for block in chunk.blocks:
             part = slice(block.start, block.end)
-            others = None if views is None else _others_on_gpu(views, chunk, block, work)
+            others = () if views is None else _others_on_gpu(views, chunk, block, work)
             block_kd, block_ce, block_listed = block_on_gpu(
-                z[part, :vocab], label[part], views, chunk.own[part], others, work.listed
+                z[part], label[part], views, chunk.own[part], others, work.listed
             )
             kd += block_kd
             ce += block_ce
@@ -586,23 +593,24 @@ def _pass_on_gpu(
         if d_hidden is not None:
             d_hidden.index_copy_(0, chunk.tokens, z @ weight)
         if d_weight is not None:
-            d_weight[: len(weight)] += _wide_product(z.t(), hidden, wide)
+            _add_product_(d_weight[: len(weight)], z.t(), hidden)
 
     of_head = [None if whole is None else whole[: len(student.weight)] for whole in (d_weight, d_bias)]
     return _weighted(kd, ce, on_listed, settings), [d_hidden, *of_head]
 
 
-def _others_on_gpu(views: Tensor, chunk: Chunk, block: Block, work: _Work) -> Tensor | None:
-    """The counterfactuals of a block: (P, n) rows of ``views``, with the roles reversed (P, n, V) logits; or None."""
-    if work.settings.op == "none" or not block.counterfactuals:
-        return None
+def _others_on_gpu(views: Tensor, chunk: Chunk, block: Block, work: _Work) -> tuple[Tensor, ...]:
+    """The counterfactuals of a block, P of them: (n,) rows of ``views``, with the roles reversed (n, R) logits."""
+    if work.settings.op == "none":
+        return ()
     part = slice(block.start, block.end)
-    others = chunk.partner[list(block.counterfactuals), part]
+    others = tuple(chunk.partner[k, part] for k in block.counterfactuals)
     if work.role_maps is None:
         return others
-    maps = [work.role_maps[k] for k in block.counterfactuals]
-    rows = [views.index_select(0, other) for other in others]
-    return torch.stack([m.reverse_(views, row, chunk.own[part]) for m, row in zip(maps, rows, strict=True)])
+    maps = (work.role_maps[k] for k in block.counterfactuals)
+    return tuple(
+        m.reverse_(views, views.index_select(0, other), chunk.own[part]) for m, other in zip(maps, others, strict=True)
+    )
 
 
 def _products(hidden: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> Tensor:
@@ -610,11 +618,12 @@ def _products(hidden: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) 
     return torch.mm(hidden, weight.t(), out=out) if bias is None else torch.addmm(bias, hidden, weight.t(), out=out)
 
 
-def _wide_product(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
-    """a @ b, summed and returned in ``dtype``."""
-    if a.is_cuda and a.dtype != dtype:
-        return torch.mm(a, b, out_dtype=dtype)
-    return a.to(dtype) @ b.to(dtype)
+def _add_product_(total: Tensor, a: Tensor, b: Tensor) -> None:
+    """total += a @ b, summed in the format of ``total``, and on a GPU added within the product."""
+    if a.is_cuda and a.dtype != total.dtype:
+        torch.addmm(total, a, b, out_dtype=total.dtype, out=total)
+    else:
+        total.addmm_(a.to(total.dtype), b.to(total.dtype))
 
 
 def _padded(weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -639,47 +648,77 @@ def _padded_once(view: ModelView, dtype: torch.dtype) -> tuple[Tensor, Tensor | 
 
 
 @lru_cache(maxsize=16)
-def _block_on_gpu(
-    settings: LossSettings, scale: float, cap: float | None
-) -> Callable[[Tensor, Tensor, Tensor | None, Tensor, Tensor | None, ListedTokens | None], tuple[Tensor, ...]]:
+def _block_on_gpu(settings: LossSettings, vocab: int, scale: float, cap: float | None) -> Callable[..., _BlockSums]:
     """The block's loss as one function, compiled where Triton is there to write its kernels."""
     shape = ModelView(torch.empty(0), torch.empty(0), scale=scale, cap=cap)
-    at_one = replace(settings, temperature=1.0)  # the views' logits are tempered already
 
     def block_loss(
         z: Tensor,
         label: Tensor,
         views: Tensor | None,
         own: Tensor,
-        others: Tensor | None,
+        others: tuple[Tensor, ...],
         listed: ListedTokens | None = None,
-    ) -> tuple[Tensor, ...]:
-        """As `_block_loss`, from the student's raw logits z (n, V), which become their gradient.
+    ) -> _BlockSums:
+        """As `_block_loss`, from the student's raw logits z (n, R), which become their gradient.
 
-        views: (u, V) logits of the teacher; own: (n,) into them; others: (P, n) into them, or (P, n, V) logits of the
-        counterfactuals with the roles reversed, or None.
+        views: (u, R) logits of the teacher, at the temperature; own: (n,) into them; others: of each counterfactual
+        (n,) into them, or (n, R) logits with the roles reversed.
         """
-        logits = shape.shape_(z.float() if z.dtype.itemsize < 4 else z)
-        slope = shape.slope(logits)
+        # Whole rows are read, padding and all: loads that end at an odd number of columns are made one by one.
+        column = torch.arange(z.shape[1], device=z.device)
+
+        def of_tokens(rows: Tensor) -> Tensor:
+            wide = rows.float() if rows.dtype.itemsize < 4 else rows
+            return torch.where(column < vocab, wide.clamp(min=LOG_ZERO), LOG_ZERO)
+
+        def log_rows(rows: Tensor) -> Tensor:
+            shifted, log_norm = _normalised(of_tokens(rows))
+            return (shifted - log_norm).clamp(min=LOG_ZERO)
+
         target = None
         if views is not None:
-            target = _log_rows(views.index_select(0, own))
-            if others is not None:
-                looked_at = [views.index_select(0, k) if k.dim() == 1 else k for k in others.unbind()]
-                log_others = torch.stack([_log_rows(rows) for rows in looked_at])
-                target = mix(target, OPERATIONS[at_one.op](target, log_others), at_one.strength)
-        parts = _block_loss(logits, label, target, settings, listed)
-        if isinstance(slope, Tensor) or slope != 1:
-            logits = logits * slope
-        z.copy_(logits)
-        return parts
+            target = log_rows(views.index_select(0, own))
+            if others:
+                log_others = [log_rows(views.index_select(0, k) if k.dim() == 1 else k) for k in others]
+                target = mix(target, OPERATIONS[settings.op](target, log_others), settings.strength)
+        logits = shape.shape_(z.to(torch.promote_types(z.dtype, torch.float32), copy=True))
+        slope = shape.slope(logits)
+        logits = of_tokens(logits)
+        kd = ce = on_listed = logits.new_zeros(())
+        gradient = torch.zeros_like(logits)
+        of_listed: Tensor | None = None
+        if target is not None:
+            tempered = logits / settings.temperature
+            if settings.listed and listed is not None:
+                values, of_listed = listed_gradient(tempered, target, listed)
+                on_listed = values.sum()
+            if settings.kd:
+                shifted, log_norm = _normalised(tempered)
+                q = (shifted - log_norm).exp()
+                kd = _GRADIENTS[settings.divergence](shifted, q, log_norm, target, settings.jsd_beta).sum()
+                gradient = shifted * (settings.kd * settings.temperature)
+        if settings.ce:
+            shifted, log_norm = _normalised(logits)
+            ce = (log_norm - shifted.gather(1, label)).sum()
+            gradient = gradient + settings.ce * ((shifted - log_norm).exp() - (column == label).to(logits.dtype))
+        z.copy_(gradient * slope)
+        if of_listed is not None and listed is not None:  # few columns, which would keep the rest from being one pass
+            slope = slope if isinstance(slope, float) else slope.index_select(1, listed.columns)
+            of_listed = of_listed * (slope * settings.listed * settings.temperature)
+            z.index_add_(1, listed.columns, of_listed.to(z.dtype))
+        return kd, ce, on_listed
 
     return torch.compile(block_loss) if _has_triton() else block_loss
 
 
-def _log_rows(logits: Tensor) -> Tensor:
-    """(n, V) logits -> log-probabilities, in fp32 at least."""
-    return log_probabilities_(logits.float() if logits.dtype.itemsize < 4 else logits)
+def _normalised(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits (n, R) less the largest, and the log of the sum of their exponentials (n, 1).
+
+    Written so that the compiler finds both in one pass over a row.
+    """
+    shifted = logits - logits.amax(dim=-1, keepdim=True)
+    return shifted, shifted.exp().sum(dim=-1, keepdim=True).log()
 
 
 @lru_cache(maxsize=1)

@@ -33,6 +33,13 @@ _DEFAULTS: dict[str, Any] = {
     "ddp_timeout": 24 * 3600,  # seconds; one process samples and packs text, or scores, while the others wait
 }
 
+# On a GPU, over those: the update is one kernel, and the next batch is made and copied while the GPU works.
+_GPU_DEFAULTS: dict[str, Any] = {
+    "optim": "adamw_torch_fused",
+    "dataloader_pin_memory": True,
+    "accelerator_config": {"non_blocking": True},
+}
+
 # Trackers that are called as their packages are.
 _TRACKERS = ("trackio", "tensorboard", "wandb", "mlflow")
 
@@ -46,7 +53,12 @@ def training_arguments(recipe: Recipe, folder: Path) -> TrainingArguments:
     check_trainer_keys(recipe.trainer)
     if recipe.corpus.pack == "while_training":
         _check_streamed(recipe.trainer)
-    given = {**_DEFAULTS, "hub_model_id": Path(recipe.output_dir).name, **numbers_of_text(recipe.trainer)}
+    given = {
+        **_DEFAULTS,
+        **_defaults_of_device(recipe),
+        "hub_model_id": Path(recipe.output_dir).name,
+        **numbers_of_text(recipe.trainer),
+    }
     # YAML reads a plain `no`, which is the name of a strategy, as false.
     given |= {name: "no" for name, value in given.items() if name.endswith("_strategy") and value is False}
     if given.get("bf16") and not torch.accelerator.is_available():
@@ -88,6 +100,13 @@ def training_arguments(recipe: Recipe, folder: Path) -> TrainingArguments:
             "states are looked at as a whole; train it with recipes/accelerate/ddp.yaml"
         )
     return arguments
+
+
+def _defaults_of_device(recipe: Recipe) -> dict[str, Any]:
+    if not torch.cuda.is_available() or recipe.trainer.get("use_cpu"):
+        return {}
+    workers = {} if recipe.is_private else {"dataloader_num_workers": 2}  # each private step draws its own documents
+    return _GPU_DEFAULTS | workers
 
 
 def _check_private(arguments: TrainingArguments) -> None:

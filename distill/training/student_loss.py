@@ -9,6 +9,7 @@ from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from distill.models.architecture import head, hidden_states, view_of
+from distill.models.document_attention import Documents
 from distill.objective import kd_loss
 from distill.objective.clipped_head import ClippedHead
 from distill.objective.listed_tokens import ListedTokens
@@ -59,6 +60,7 @@ def attach_loss(student: PreTrainedModel, vocab: int | None = None) -> None:
         partner: Tensor | None = None,
         role_maps: Sequence[RoleMap] | None = None,
         plan: kd_loss.Plan | None = None,
+        documents: Documents | None = None,
         clipped_head: ClippedHead | None = None,
         listed: ListedTokens | None = None,
         **kwargs: Any,
@@ -72,7 +74,7 @@ def attach_loss(student: PreTrainedModel, vocab: int | None = None) -> None:
         if _embeds_with(student.get_input_embeddings(), weight):
             head_gradient = []
             embedded = kd_loss.tied_embedding(input_ids, weight, head_gradient)
-        hidden = hidden_states(student, input_ids, position_ids, embedded)
+        hidden = hidden_states(student, input_ids, position_ids, embedded, documents)
         view = view_of(student, hidden, vocab)  # under FSDP2, the head is whole only now
         projection = getattr(student, PROJECTION, None)
         positions = kd_loss.Positions.of_first_rows(labels, partner)

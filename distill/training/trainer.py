@@ -4,13 +4,14 @@ import math
 import os
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.data_loader import BatchSamplerShard
-from accelerate.utils import gather_object
+from accelerate.utils import DynamoBackend, gather_object
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
@@ -31,6 +32,7 @@ from distill.data.batches import FilledBatches
 from distill.data.stream import BlockStream, StreamLoader
 from distill.models.adapters import has_adapter, trainable_state
 from distill.models.architecture import (
+    backbone,
     fuse_activations,
     head,
     hidden_states,
@@ -39,6 +41,7 @@ from distill.models.architecture import (
     view_of,
     without_warnings,
 )
+from distill.models.document_attention import Documents, try_documents
 from distill.models.matrix_rate import seconds_at_matrix_rate
 from distill.objective import kd_loss
 from distill.objective.clipped_head import ClippedHead
@@ -145,8 +148,13 @@ class DistillationTrainer(Trainer):
             teacher.to(self.args.device).eval()
             if shard_teacher and self.args.world_size > 1:
                 shard_layers(teacher)
-        if self.teacher is not None and self.args.torch_compile:  # accelerate compiles the student
-            self.teacher.base_model.compile(backend=self.args.torch_compile_backend, mode=self.args.torch_compile_mode)
+        if self.args.device.type == "cuda":
+            for model in (self.model, self.teacher):
+                if model is not None and not is_sharded(model):
+                    with self.accelerator.autocast() if model.dtype.itemsize > 2 else nullcontext():
+                        try_documents(backbone(model.to(self.args.device)))
+        if self.args.torch_compile:
+            self._compile()
         #: Of the hidden states of `train_dataset`; without one, the teacher runs in every epoch.
         self.teacher_cache: TeacherCache | None = None
         self.role_maps = [m.to(self.args.device) for m in role_maps] if role_maps else None
@@ -168,9 +176,18 @@ class DistillationTrainer(Trainer):
         ]
         self.stopped = False
         self._step: list[tuple[dict[str, Any], Tensor]] = []  # micro-batches of this step, and their losses
+        #: Number, micro-batches and values of a step that was not looked at yet, and when they are there.
+        self._unseen: tuple[int, list[tuple[dict[str, Any], Tensor]], Tensor, torch.cuda.Event] | None = None
         self._spikes = SpikeWatch()
         self._saving = False
         self._not_loaded: set[str] = set()  # weights of the model that a checkpoint has not given it
+
+    def _compile(self) -> None:
+        """Compile the bodies of both models, and not what stands around them, as accelerate would: the loss."""
+        self.accelerator.state.dynamo_plugin.backend = DynamoBackend.NO
+        for model in (self.model, self.teacher):
+            if model is not None:
+                backbone(model).compile(backend=self.args.torch_compile_backend, mode=self.args.torch_compile_mode)
 
     def get_train_dataloader(self) -> DataLoader:
         """Trainer's, but for what several processes would share wrongly.
@@ -198,17 +215,18 @@ class DistillationTrainer(Trainer):
     def _teacher_view(self, inputs: dict[str, Any]) -> tuple[kd_loss.ModelView | None, Tensor]:
         """What the teacher says of all R rows, and (R,) which of them it read to say so."""
         read = torch.ones(len(inputs["input_ids"]), dtype=torch.bool, device=self.args.device)
-        if self.teacher is None:
+        if (model := self.teacher) is None:
             return None, ~read
 
-        def predict(rows: Tensor | slice) -> Tensor:
-            # Trainer leaves autocast to the student's forward alone.
-            with self.accelerator.autocast():
-                return hidden_states(self.teacher, inputs["input_ids"][rows], inputs["position_ids"][rows])
+        def predict(rows: Tensor | slice, documents: Documents | None = None) -> Tensor:
+            # Trainer leaves autocast to the student's forward alone. A teacher of 16 bits has no use for it.
+            with self.accelerator.autocast() if model.dtype.itemsize > 2 else nullcontext():
+                ids, positions = inputs["input_ids"][rows], inputs["position_ids"][rows]
+                return hidden_states(model, ids, positions, documents=documents)
 
         self.training_log.teacher_time.start()
         if self.teacher_cache is None:
-            hidden = predict(slice(None))
+            hidden = predict(slice(None), inputs["documents"].to(self.args.device, non_blocking=True))
         else:
             hidden, read = self.teacher_cache.hidden_states(inputs["source"].cpu(), predict, self.args.device)
             hidden, read = hidden.to(head(self.teacher).weight.dtype), read.to(self.args.device)
@@ -231,6 +249,7 @@ class DistillationTrainer(Trainer):
             partner=inputs["partner"][:, :rows] if self.settings.op != "none" or self.settings.pairing else None,
             role_maps=self.role_maps,
             plan=None if plan is None else plan.to(self.args.device, non_blocking=True),
+            documents=inputs["documents"].first(rows).to(self.args.device, non_blocking=True),
             listed=self.listed,
             **({} if clipped_head is None else {"clipped_head": clipped_head}),
         )
@@ -301,6 +320,7 @@ class DistillationTrainer(Trainer):
         """Trainer's, which would take a step too many from the checkpoint of the last one."""
         if self.state.global_step < self.state.max_steps:
             super()._run_epoch(*args, **kwargs)
+            self.look_at_last_step()
 
     # ------------------------------------------------------------------------------------------- what a step gave
 
@@ -313,7 +333,8 @@ class DistillationTrainer(Trainer):
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
         """Trainer's, between the last gradient and the optimizer: the one place where a step is looked at.
 
-        The device is asked once a step, and all processes see the same numbers, so that they stop together.
+        The device is asked once a step, and all processes see the same numbers, so that they stop together. A GPU's
+        optimizer leaves out by itself what is not finite, so that nobody waits: it is looked at a step later.
         """
         norm = super()._get_grad_norm(model, grad_norm)
         if isinstance(norm, DTensor):  # FSDP2
@@ -327,18 +348,52 @@ class DistillationTrainer(Trainer):
         values = torch.stack([losses.sum(), judged, asked])
         if self.args.world_size > 1:
             values = self.accelerator.reduce(values, reduction="mean")
-        loss, judged, asked = values.tolist()
+        step = self.state.global_step + 1
+        if self._optimizer_can_skip() and not scaled:
+            self.look_at_last_step()
+            self.optimizer.optimizer.found_inf = (~values[:2].isfinite().all()).float()
+            copy, copied = values.to("cpu", non_blocking=True), torch.cuda.Event()
+            copied.record()
+            self._unseen = (step, micro_batches, copy, copied)
+        elif not self._is_sound(step, micro_batches, values.tolist()):
+            model.zero_grad()  # the optimizer has nothing to do
+            return torch.zeros(())
+        return norm
+
+    def _optimizer_can_skip(self) -> bool:
+        """Whether the optimizer makes its steps in one kernel each, which asks the device itself whether to."""
+        inner = getattr(self.optimizer, "optimizer", None)
+        return self.args.device.type == "cuda" and bool(getattr(inner, "_step_supports_amp_scaling", False))
+
+    def look_at_last_step(self) -> None:
+        """Judge the last step where that was put off; see `_is_sound`."""
+        if self._unseen is not None:
+            (step, micro_batches, values, copied), self._unseen = self._unseen, None
+            copied.synchronize()
+            self._is_sound(step, micro_batches, values.tolist())
+
+    def _is_sound(self, step: int, micro_batches: list[tuple[dict[str, Any], Tensor]], values: list[float]) -> bool:
+        """Whether a step's loss and gradient are finite; says if the loss is unusual.
+
+        Args:
+            step: Its number.
+            micro_batches: What it read, and their losses.
+            values: The loss, the norm of the gradient, and above 0 if a process was asked to stop.
+
+        Raises:
+            UserError: not finite, and such steps are not to be left out.
+        """
+        loss, judged, asked = values
         if asked:
             self.stopped = self.control.should_save = True
         if not (math.isfinite(loss) and math.isfinite(judged)):
-            self._not_finite(micro_batches)
-            model.zero_grad()  # the optimizer has nothing to do
-            return torch.zeros(())
+            self._not_finite(step, micro_batches)
+            return False
         if (usual := self._spikes.usual(loss)) is not None:
-            say(f"the loss of step {self.state.global_step + 1} is {loss:.3g}; the median before it was {usual:.3g}")
-        return norm
+            say(f"the loss of step {step} is {loss:.3g}; the median before it was {usual:.3g}")
+        return True
 
-    def _not_finite(self, micro_batches: Sequence[tuple[dict[str, Any], Tensor]]) -> None:
+    def _not_finite(self, step: int, micro_batches: Sequence[tuple[dict[str, Any], Tensor]]) -> None:
         """Say which text a step that is not finite came from, and stop there unless such steps are to be left out.
 
         Raises:
@@ -350,7 +405,7 @@ class DistillationTrainer(Trainer):
             blocks = sorted({int(b) for inputs, _ in micro_batches for b in inputs["source"][:, 0]})
             blocks = sorted({b for of_process in gather_object([blocks]) for b in of_process})
             found = [f"the gradient is not finite; the step read the blocks {', '.join(map(str, blocks))}"]
-        message = f"step {self.state.global_step + 1}: {found[0]}"
+        message = f"step {step}: {found[0]}"
         if self.skip_nonfinite:
             self.skipped_steps += 1
             say(f"{message}; left out ({self.skipped_steps} so far)")
@@ -416,6 +471,7 @@ class DistillationTrainer(Trainer):
         Raises:
             UserError: the disk is full or gone, or the weights are not finite; the checkpoints before are as they were.
         """
+        self.look_at_last_step()
         self.require_finite_weights()
         self.training_log.keep(self.state)
         self._saving = True

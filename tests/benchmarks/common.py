@@ -109,9 +109,9 @@ def profiler(device: str) -> torch.profiler.profile:
 
 
 def write_profile(profile: torch.profiler.profile, folder: Path, name: str, device: str) -> None:
-    """The dozen operations that take most of the time, as ``folder/name.txt``."""
+    """The operations that take most of the time, as ``folder/name.txt``."""
     folder.mkdir(parents=True, exist_ok=True)
-    table = profile.key_averages().table(sort_by=f"self_{device}_time_total", row_limit=12, max_name_column_width=40)
+    table = profile.key_averages().table(sort_by=f"self_{device}_time_total", row_limit=40, max_name_column_width=90)
     (folder / f"{name}.txt").write_text(table, encoding="utf-8")
 
 
