@@ -160,7 +160,10 @@ def try_documents(decoder: Any) -> bool:
     told. Under the autocast of later; on a GPU alone.
     """
     device = next(decoder.parameters()).device
-    positions = np.stack([np.r_[0:5, 0:7, 0:4], np.r_[0:9, 0:3, 0:4]])
+    lengths = ((5, 7, 4), (8, 2, 6))
+    if (limit := getattr(decoder.config, "max_position_embeddings", None)) is not None and limit < 8:
+        return False
+    positions = np.stack([np.concatenate([np.arange(length) for length in of_row]) for of_row in lengths])
     ids = torch.arange(32, device=device).view(2, 16) % len(decoder.get_input_embeddings().weight)
     training, _tried[decoder] = decoder.training, True
     decoder.eval()

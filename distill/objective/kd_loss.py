@@ -27,12 +27,13 @@ Logits that are scaled and soft-capped, logits = c tanh(s (W h + b) / c), hand t
 s (1 - (logits / c)^2).
 """
 
+import importlib
 import importlib.util
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -407,7 +408,6 @@ class _Work(NamedTuple):
 
 
 _Sums = tuple[Tensor, Tensor, Tensor, Tensor]  # the weighted total, kd, ce, listed
-_BlockSums = tuple[Tensor, Tensor, Tensor]  # divergence / T^2, cross-entropy, divergence on the listed tokens / T^2
 
 
 class _FusedLoss(torch.autograd.Function):
@@ -422,7 +422,7 @@ class _FusedLoss(torch.autograd.Function):
         needed = [work.with_gradient and needs for needs in ctx.needs_input_grad[:3]]
         device = hidden.device.type
         student = replace(work.student, hidden=hidden, weight=weight, bias=bias)
-        passed = _pass_of(device) if work.clipped_head is None else _pass_over_chunks
+        passed = _pass_of(hidden) if work.clipped_head is None else _pass_over_chunks
         if torch.is_autocast_enabled(device):
             # Cast once: autocast would cast the heads in every chunk, and does not cover products that add in place.
             dtype = torch.get_autocast_dtype(device)
@@ -567,7 +567,8 @@ def _pass_on_gpu(
     most_of_teacher = max((len(chunk.teacher) for chunk in work.chunks), default=0)
     logits = student.hidden.new_empty(most, len(weight))
     of_views = None if of_teacher is None else student.hidden.new_empty(most_of_teacher, len(of_teacher[0]))
-    block_on_gpu = _block_on_gpu(settings, vocab, student.scale, student.cap)
+    kernels = _kernels()
+    found = kernels.touched(tuple(work.role_maps or ()), work.listed, vocab, weight.device)
 
     for chunk in work.chunks:
         hidden = student.hidden.index_select(0, chunk.tokens)
@@ -576,13 +577,15 @@ def _pass_on_gpu(
         if teacher is not None and of_teacher is not None and of_views is not None:
             read = teacher.hidden.index_select(0, chunk.teacher).to(of_views.dtype)
             views = teacher.shape_(_products(read, *of_teacher, of_views[: len(read)]))
-            views = views if settings.temperature == 1 else views.div_(settings.temperature)
-        label = work.labels.index_select(0, chunk.tokens).unsqueeze(1)
+        label = work.labels.index_select(0, chunk.tokens)
         for block in chunk.blocks:
             part = slice(block.start, block.end)
-            others = () if views is None else _others_on_gpu(views, chunk, block, work)
-            block_kd, block_ce, block_listed = block_on_gpu(
-                z[part], label[part], views, chunk.own[part], others, work.listed
+            own, shifts = chunk.own[part], block.counterfactuals if settings.op != "none" else ()
+            others = torch.stack([chunk.partner[k, part] for k in shifts]) if shifts else own
+            said = None if views is None else kernels.Views(views, own, others, shifts)
+            shape = (student.scale, student.cap)
+            block_kd, block_ce, block_listed = kernels.block_loss(
+                z[part], label[part], said, found, settings, vocab, *shape
             )
             kd += block_kd
             ce += block_ce
@@ -597,20 +600,6 @@ def _pass_on_gpu(
 
     of_head = [None if whole is None else whole[: len(student.weight)] for whole in (d_weight, d_bias)]
     return _weighted(kd, ce, on_listed, settings), [d_hidden, *of_head]
-
-
-def _others_on_gpu(views: Tensor, chunk: Chunk, block: Block, work: _Work) -> tuple[Tensor, ...]:
-    """The counterfactuals of a block, P of them: (n,) rows of ``views``, with the roles reversed (n, R) logits."""
-    if work.settings.op == "none":
-        return ()
-    part = slice(block.start, block.end)
-    others = tuple(chunk.partner[k, part] for k in block.counterfactuals)
-    if work.role_maps is None:
-        return others
-    maps = (work.role_maps[k] for k in block.counterfactuals)
-    return tuple(
-        m.reverse_(views, views.index_select(0, other), chunk.own[part]) for m, other in zip(maps, others, strict=True)
-    )
 
 
 def _products(hidden: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> Tensor:
@@ -647,83 +636,14 @@ def _padded_once(view: ModelView, dtype: torch.dtype) -> tuple[Tensor, Tensor | 
     return made
 
 
-@lru_cache(maxsize=16)
-def _block_on_gpu(settings: LossSettings, vocab: int, scale: float, cap: float | None) -> Callable[..., _BlockSums]:
-    """The block's loss as one function, compiled where Triton is there to write its kernels."""
-    shape = ModelView(torch.empty(0), torch.empty(0), scale=scale, cap=cap)
-
-    def block_loss(
-        z: Tensor,
-        label: Tensor,
-        views: Tensor | None,
-        own: Tensor,
-        others: tuple[Tensor, ...],
-        listed: ListedTokens | None = None,
-    ) -> _BlockSums:
-        """As `_block_loss`, from the student's raw logits z (n, R), which become their gradient.
-
-        views: (u, R) logits of the teacher, at the temperature; own: (n,) into them; others: of each counterfactual
-        (n,) into them, or (n, R) logits with the roles reversed.
-        """
-        # Whole rows are read, padding and all: loads that end at an odd number of columns are made one by one.
-        column = torch.arange(z.shape[1], device=z.device)
-
-        def of_tokens(rows: Tensor) -> Tensor:
-            wide = rows.float() if rows.dtype.itemsize < 4 else rows
-            return torch.where(column < vocab, wide.clamp(min=LOG_ZERO), LOG_ZERO)
-
-        def log_rows(rows: Tensor) -> Tensor:
-            shifted, log_norm = _normalised(of_tokens(rows))
-            return (shifted - log_norm).clamp(min=LOG_ZERO)
-
-        target = None
-        if views is not None:
-            target = log_rows(views.index_select(0, own))
-            if others:
-                log_others = [log_rows(views.index_select(0, k) if k.dim() == 1 else k) for k in others]
-                target = mix(target, OPERATIONS[settings.op](target, log_others), settings.strength)
-        logits = shape.shape_(z.to(torch.promote_types(z.dtype, torch.float32), copy=True))
-        slope = shape.slope(logits)
-        logits = of_tokens(logits)
-        kd = ce = on_listed = logits.new_zeros(())
-        gradient = torch.zeros_like(logits)
-        of_listed: Tensor | None = None
-        if target is not None:
-            tempered = logits / settings.temperature
-            if settings.listed and listed is not None:
-                values, of_listed = listed_gradient(tempered, target, listed)
-                on_listed = values.sum()
-            if settings.kd:
-                shifted, log_norm = _normalised(tempered)
-                q = (shifted - log_norm).exp()
-                kd = _GRADIENTS[settings.divergence](shifted, q, log_norm, target, settings.jsd_beta).sum()
-                gradient = shifted * (settings.kd * settings.temperature)
-        if settings.ce:
-            shifted, log_norm = _normalised(logits)
-            ce = (log_norm - shifted.gather(1, label)).sum()
-            gradient = gradient + settings.ce * ((shifted - log_norm).exp() - (column == label).to(logits.dtype))
-        z.copy_(gradient * slope)
-        if of_listed is not None and listed is not None:  # few columns, which would keep the rest from being one pass
-            slope = slope if isinstance(slope, float) else slope.index_select(1, listed.columns)
-            of_listed = of_listed * (slope * settings.listed * settings.temperature)
-            z.index_add_(1, listed.columns, of_listed.to(z.dtype))
-        return kd, ce, on_listed
-
-    return torch.compile(block_loss) if _has_triton() else block_loss
-
-
-def _normalised(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits (n, R) less the largest, and the log of the sum of their exponentials (n, 1).
-
-    Written so that the compiler finds both in one pass over a row.
-    """
-    shifted = logits - logits.amax(dim=-1, keepdim=True)
-    return shifted, shifted.exp().sum(dim=-1, keepdim=True).log()
+def _kernels() -> Any:
+    """The module of Triton's kernels, loaded where they are asked for."""
+    return importlib.import_module("distill.objective.kernels")
 
 
 @lru_cache(maxsize=1)
 def _has_triton() -> bool:
-    return torch.cuda.is_available() and importlib.util.find_spec("triton") is not None
+    return importlib.util.find_spec("triton") is not None
 
 
 def _format_of_products(hidden: Tensor) -> torch.dtype:
@@ -732,9 +652,10 @@ def _format_of_products(hidden: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
 
 
-def _pass_of(device: str) -> Callable[..., tuple[_Sums, list[Tensor | None]]]:
-    """The pass over the chunks that suits a type of device."""
-    return _pass_on_gpu if device == "cuda" else _pass_over_chunks
+def _pass_of(hidden: Tensor) -> Callable[..., tuple[_Sums, list[Tensor | None]]]:
+    """The pass over the chunks that suits a device and a number format."""
+    suits = hidden.is_cuda and hidden.dtype.itemsize <= 4 and _has_triton()
+    return _pass_on_gpu if suits else _pass_over_chunks
 
 
 # -------------------------------------------------------------------------------------------------------- products

@@ -1,6 +1,7 @@
 """The fused loss against the reference, the reference against hand-made values, and what the fused one must not do."""
 
 import gc
+import importlib
 import math
 from functools import partial, wraps
 from typing import NamedTuple
@@ -92,14 +93,21 @@ def run(loss, inputs, settings, role_maps=None, projection=None, scale=1.0, **op
 assert_same = partial(torch.testing.assert_close, rtol=1e-5, atol=1e-5)
 
 
+@pytest.fixture
+def on_gpu_pass(monkeypatch):
+    """The pass of a GPU, where there is none in Triton's interpreter; rows are gone through in several pieces."""
+    pytest.importorskip("triton", reason="needs triton, which is there on Linux alone")
+    monkeypatch.setattr(importlib.import_module("distill.objective.kernels"), "_COLUMNS", 16)
+    monkeypatch.setattr(kd_loss, "_pass_of", lambda hidden: kd_loss._pass_on_gpu)
+
+
 @pytest.fixture(params=["the pass of a CPU", "the pass of a GPU"])
-def each_pass(request, monkeypatch):
-    """Both ways to go through the chunks: neither asks where it runs."""
-    chosen = kd_loss._pass_over_chunks if "CPU" in request.param else kd_loss._pass_on_gpu
-    monkeypatch.setattr(kd_loss, "_pass_of", lambda device: chosen)
+def each_pass(request):
+    """Both ways to go through the chunks; every setting of the GPU's has a test of its own, below."""
+    if "GPU" in request.param:
+        request.getfixturevalue("on_gpu_pass")
 
 
-@pytest.mark.usefixtures("each_pass")
 @pytest.mark.parametrize("op", OPERATIONS)
 @pytest.mark.parametrize("divergence", DIVERGENCES)
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
@@ -119,7 +127,6 @@ def test_fused_equals_reference(op, divergence, temperature, reverse_roles, grou
         assert_same(run(fused_loss, *arguments), run(reference_loss, *arguments))
 
 
-@pytest.mark.usefixtures("each_pass")
 @pytest.mark.parametrize("op", OPERATIONS)
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
 @pytest.mark.parametrize("reverse_roles", [False, True])
@@ -157,7 +164,6 @@ def test_the_part_on_listed_tokens_reads_0_without_weight_tokens_or_teacher():
             assert all(torch.equal(*pair) for pair in zip(gradients[:3], expected[1][:3], strict=True))
 
 
-@pytest.mark.usefixtures("each_pass")
 @pytest.mark.parametrize("divergence", DIVERGENCES)
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
 @pytest.mark.parametrize("with_bias", [True, False])
@@ -192,7 +198,6 @@ def shaped(loss, student_shape, teacher_shape, vocab=None):
     return call
 
 
-@pytest.mark.usefixtures("each_pass")
 @pytest.mark.parametrize("divergence", DIVERGENCES)
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
 @pytest.mark.parametrize("student", SHAPES)
@@ -597,11 +602,6 @@ def test_a_student_like_its_target_has_nothing_to_learn(divergence):
 # -------------------------------------------------------------------------------------------------------- GPU
 
 
-@pytest.fixture
-def on_gpu_pass(monkeypatch):
-    monkeypatch.setattr(kd_loss, "_pass_of", lambda device: kd_loss._pass_on_gpu)
-
-
 @pytest.mark.usefixtures("on_gpu_pass")
 @pytest.mark.parametrize("v", [1, 61, 64, 127, 130])
 @pytest.mark.parametrize("with_bias", [True, False])
@@ -676,62 +676,37 @@ def test_the_logits_of_a_chunk_on_a_gpu_have_a_bound_in_bytes():
     assert kd_loss.chunk_sizes(LossSettings(chunk_tokens=7), gpu, 50257, torch.float32).chunk == 7
 
 
-COMBINATIONS = [
-    (op, divergence, temperature, reverse_roles)
-    for op in OPERATIONS
-    for divergence in DIVERGENCES
-    for temperature, reverse_roles in ((1.0, True), (2.0, False))
-]
-
-
-@pytest.fixture
-def compiled(monkeypatch, on_gpu_pass):
-    """The block's loss as a GPU has it, through torch.compile with some backend."""
-
-    def choose(backend):
-        monkeypatch.setattr(kd_loss, "_has_triton", lambda: True)
-        monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
-        kd_loss._block_on_gpu.cache_clear()
-
-    yield choose
-    kd_loss._block_on_gpu.cache_clear()
-    torch.compiler.reset()
-
-
-def equal_in_both_formats(op, divergence, temperature, reverse_roles, groups=3):
+@pytest.mark.usefixtures("on_gpu_pass")
+@pytest.mark.parametrize("op", OPERATIONS)
+@pytest.mark.parametrize("divergence", DIVERGENCES)
+@pytest.mark.parametrize("case", [(2.0, 2, True, "capped"), (1.0, 3, True, "both"), (2.0, 3, False, "scaled")])
+def test_the_kernel_equals_the_reference(op, divergence, case):
     """In fp32 within 1e-5; in bf16 within its rounding: the logits themselves have 8 bits."""
+    temperature, groups, reverse_roles, shape = case
     settings = LossSettings(0.7, 0.4, 0.0, temperature, divergence, 0.3, op, 0.6, chunk_tokens=12, listed=0.9)
     role_maps = ROLE_MAPS[groups] if reverse_roles else None
-    inputs, run_listed = make_inputs(25, groups=groups), partial(run, listed=LISTED[groups])
-    assert_same(*(run_listed(loss, inputs, settings, role_maps) for loss in (fused_loss, reference_loss)))
+    inputs, run_listed = make_inputs(25, n=10, v=V + 5, groups=groups), partial(run, listed=LISTED[groups])
+    inputs.labels.clamp_(max=V - 1)
+    fused, reference = (
+        shaped(loss, SHAPES[shape], SHAPES["both"], vocab=V) for loss in (kd_loss.fused_loss, kd_loss.reference_loss)
+    )
+    assert_same(*(run_listed(loss, inputs, settings, role_maps) for loss in (fused, reference)))
     half = Inputs(*(x.bfloat16() if x is not None and x.is_floating_point() else x for x in inputs))
     exact = Inputs(*(x.float() if x is not None and x.is_floating_point() else x for x in half))
-    parts, gradients = run_listed(fused_loss, half, settings, role_maps)
-    expected, expected_gradients = run_listed(reference_loss, exact, settings, role_maps)
+    parts, gradients = run_listed(fused, half, settings, role_maps)
+    expected, expected_gradients = run_listed(reference, exact, settings, role_maps)
     torch.testing.assert_close(parts.total, expected.total, rtol=1e-2, atol=1e-2)
     for gradient, other in zip(gradients[:3], expected_gradients[:3], strict=True):
         assert (gradient.float() - other).norm() < 0.02 * other.norm()
 
 
-def test_the_traced_block_equals_the_reference(compiled):
-    compiled("aot_eager")
-    settings = LossSettings(0.7, 0.4, 0.0, 2.0, "jsd", 0.3, "expmean", 0.6, listed=0.9)
-    arguments = (make_inputs(25, groups=2), settings, ROLE_MAPS[2])
-    assert_same(*(run(loss, *arguments, listed=LISTED[2]) for loss in (fused_loss, reference_loss)))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("combination", COMBINATIONS[::5])  # every operation, every divergence
-def test_the_compiled_block_equals_the_reference(combination, compiled):
-    compiled("inductor")
-    equal_in_both_formats(*combination)
-
-
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("combination", COMBINATIONS)
-def test_on_a_gpu_the_loss_equals_the_reference(combination):
-    op, divergence, temperature, reverse_roles = combination
+@pytest.mark.parametrize("op", OPERATIONS)
+@pytest.mark.parametrize("divergence", DIVERGENCES)
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+@pytest.mark.parametrize("reverse_roles", [False, True])
+def test_on_a_gpu_the_loss_equals_the_reference(op, divergence, temperature, reverse_roles):
     settings = LossSettings(0.7, 0.4, 0.3, temperature, divergence, 0.3, op, 0.6, listed=0.9)
     on_gpu = Inputs(*(x.cuda() for x in make_inputs(26, n=200, v=1021, groups=2)))
     role_maps = [RoleMap([(1, 2), (1, 3), (2, 1), (3, 1), (4, 5), (5, 4)], 1021).to("cuda")]

@@ -1,0 +1,372 @@
+"""The block's loss on a GPU: one Triton kernel that reads logits and leaves their gradient in their place.
+
+The closed forms are those at the head of kd_loss.py, the operations those of operations.py; tests hold the kernel to
+`kd_loss.reference_loss`, on a CPU in Triton's interpreter. One program goes through a token's rows: once for the
+normalisers of the student and of each of the teacher's views, once more for each number that a whole row must be known
+for, and once to write.
+
+The few columns that role maps and listed tokens touch are looked after outside, on (n, C) tensors and by functions that
+exist: the kernel takes the reversed logits from there, and leaves the log target there.
+
+Shapes: n tokens of a block, u teacher positions of its chunk, V vocabulary, R >= V and S >= V rows of the padded heads,
+P counterfactuals that the block's tokens have partners in, C columns that are touched.
+"""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from distill.objective.listed_tokens import ListedTokens, listed_gradient
+from distill.objective.logit_ops import LOG_ZERO, RoleMap
+from distill.objective.settings import LossSettings
+
+_COLUMNS = 1024  # of a row that a program reads at a time; with 8 warps the fastest of those tried on an H100
+_WARPS = 8
+_LOWEST = tl.constexpr(LOG_ZERO)
+
+
+class Touched(NamedTuple):
+    """What role maps and listed tokens touch of the vocabulary, and both in terms of these columns alone.
+
+    Attributes:
+        columns: (C,) int64, ascending.
+        slots: (V,) int32, the place of a column among the C, -1 for all others.
+        role_maps: One for each of the K - 1 counterfactuals; none without role reversal.
+        listed: The sets of counterparts, or None.
+    """
+
+    columns: Tensor
+    slots: Tensor
+    role_maps: tuple[RoleMap, ...]
+    listed: ListedTokens | None
+
+
+@lru_cache(maxsize=8)
+def touched(
+    role_maps: tuple[RoleMap, ...], listed: ListedTokens | None, vocab: int, device: torch.device
+) -> Touched | None:
+    """What role maps and listed tokens touch of a vocabulary of V tokens; None if there is neither."""
+    tokens = {token for role_map in role_maps for edge in role_map.edges for token in edge}
+    tokens |= set() if listed is None else set(listed.columns.tolist())
+    if not tokens:
+        return None
+    columns = torch.tensor(sorted(tokens))
+    slots = torch.full((vocab,), -1, dtype=torch.int32)
+    slots[columns] = torch.arange(len(columns), dtype=torch.int32)
+    slot_of = dict(zip(columns.tolist(), range(len(columns)), strict=True))
+    compact = tuple(
+        RoleMap([(slot_of[source], slot_of[to]) for source, to in role_map.edges], len(columns)).to(device)
+        for role_map in role_maps
+    )
+    if listed is not None:
+        at, table = (slots.to(device)[of].long() for of in (listed.columns, listed.table))
+        listed = listed._replace(columns=at, table=table)
+    return Touched(columns.to(device), slots.to(device), compact, listed)
+
+
+class Views(NamedTuple):
+    """What the teacher says to the n tokens of a block.
+
+    Attributes:
+        logits: (u, S) of its chunk.
+        own: (n,) int64, the row of each token.
+        others: (P, n) int64, the rows of its partners.
+        shifts: For each of the P counterfactuals, which of the role maps undoes it.
+    """
+
+    logits: Tensor
+    own: Tensor
+    others: Tensor
+    shifts: Sequence[int]
+
+
+def block_loss(
+    z: Tensor,
+    label: Tensor,
+    views: Views | None,
+    found: Touched | None,
+    settings: LossSettings,
+    vocab: int,
+    scale: float,
+    cap: float | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Sums over a block of divergence / T^2, of cross-entropy, and of the divergence on listed tokens / T^2.
+
+    Args:
+        z: (n, R) the student's raw logits, which become their gradient; behind the V tokens that is 0.
+        label: (n,) int64.
+        views: None where there is nothing to compare with.
+        found: What role maps and listed tokens touch; None: nothing.
+        settings: Weights, divergence, operation.
+        vocab: V.
+        scale, cap: Shape of the student's logits, see `kd_loss.ModelView`.
+    """
+    n, width = z.shape
+    number = 0 if views is None else len(views.shifts)
+    reverses = found is not None and bool(found.role_maps) and number > 0
+    lists = found is not None and found.listed is not None and views is not None and settings.listed > 0
+    student = moved = target = z  # what is not used is any tensor
+    if found is not None and lists:
+        student = z.index_select(1, found.columns).float()
+        target = torch.empty_like(student)
+    if found is not None and views is not None and reverses:
+        moved = _reversed(views, found, settings.temperature)
+    sums = z.new_empty((2, n), dtype=torch.float32)
+    norms = z.new_empty((n, 2 * (number + 1)), dtype=torch.float32)
+    of_teacher = (z, label, label) if views is None else views[:3]
+    _loss_of_row[(n,)](
+        z, label, *of_teacher, z if found is None else found.slots, moved, target, sums, norms,
+        n, width, of_teacher[0].shape[1], vocab, 0 if found is None else len(found.columns),
+        1 / settings.temperature, settings.kd * settings.temperature, settings.ce, settings.strength,
+        settings.jsd_beta, scale, 1.0 if cap is None else cap,
+        OTHERS=number, OP=settings.op if number else "none", DIVERGENCE=settings.divergence, TARGET=views is not None,
+        KD=views is not None and settings.kd > 0, CE=settings.ce > 0, MIXED=number > 0 and settings.strength < 1,
+        CAPPED=cap is not None, REVERSED=reverses, LISTED=lists, COLUMNS=_COLUMNS, num_warps=_WARPS,
+    )  # fmt: skip
+    on_listed = sums.new_zeros(())
+    if found is not None and found.listed is not None and lists:
+        logits = student * scale if cap is None else cap * torch.tanh(student * (scale / cap))
+        slope = scale if cap is None else scale * (1 - (logits / cap).square())
+        values, gradient = listed_gradient(logits / settings.temperature, target, found.listed)
+        gradient = gradient * (settings.listed * settings.temperature)
+        at = found.listed.columns
+        gradient = gradient * (slope.index_select(1, at) if isinstance(slope, Tensor) else slope)
+        z.index_add_(1, found.columns.index_select(0, at), gradient.to(z.dtype))
+        on_listed = values.sum()
+    kd, ce = sums.sum(dim=1)
+    return kd, ce, on_listed
+
+
+def _reversed(views: Views, found: Touched, temperature: float) -> Tensor:
+    """(P, n, C) tempered logits of the counterfactuals at the touched columns, with the roles reversed."""
+    logits = views.logits.index_select(1, found.columns).float() / temperature
+    own = logits.index_select(0, views.own)
+    return torch.stack(
+        [
+            found.role_maps[shift].reverse_(own, logits.index_select(0, other))
+            for shift, other in zip(views.shifts, views.others, strict=True)
+        ]
+    )
+
+
+# -------------------------------------------------------------------------------------------------------- the kernel
+# Numbers of a row are kept as (largest, log of the sum of exponentials of what is smaller by it): the difference of
+# two large numbers would lose what a logarithm of a probability needs.
+
+
+@triton.jit
+def _log_add(a, b):
+    """Log of exp(a) + exp(b)."""
+    return tl.maximum(a, b) + tl.log(1 + tl.exp(-tl.abs(a - b)))
+
+
+@triton.jit
+def _log_between(p, q, beta):
+    """Log of beta * p + (1 - beta) * q."""
+    m = q + beta * (p - q)
+    return tl.where(m > 0, tl.log(tl.where(m > 0, m, 1)), _LOWEST)
+
+
+@triton.jit
+def _merged(top, total, x):
+    """A running maximum and the sum of exponentials below it, lane by lane, with another number in each lane."""
+    new = tl.maximum(top, x)
+    return new, total * tl.exp(top - new) + tl.exp(x - new)
+
+
+@triton.jit
+def _of_lanes(top, total):
+    """Those of all lanes together: the maximum, and the log of the sum."""
+    most = tl.max(top, 0)
+    return most, tl.log(tl.sum(total * tl.exp(top - most), 0))
+
+
+@triton.jit
+def _teachers(row, moved, slots, columns, vocab, inverse_temperature, REVERSED: tl.constexpr):
+    """Logits of the teacher at some columns, at the temperature; ``moved`` holds those that the roles touch."""
+    tokens = columns < vocab
+    x = tl.load(row + columns, mask=tokens, other=0).to(tl.float32) * inverse_temperature
+    if REVERSED:
+        slot = tl.load(slots + columns, mask=tokens, other=-1)
+        x = tl.where(slot >= 0, tl.load(moved + slot, mask=slot >= 0, other=0), x)
+    return tl.where(tokens, tl.maximum(x, _LOWEST), _LOWEST)
+
+
+@triton.jit
+def _students(row, columns, width, vocab, scale, cap, CAPPED: tl.constexpr):
+    """Logits of the student at some columns, and what a gradient is handed on times."""
+    x = tl.load(row + columns, mask=columns < width, other=0).to(tl.float32) * scale
+    slope = tl.zeros_like(x) + scale
+    if CAPPED:
+        share = 1 - 2 / (tl.exp(2 * x / cap) + 1)  # tanh
+        x, slope = cap * share, scale * (1 - share * share)
+    return tl.where(columns < vocab, tl.maximum(x, _LOWEST), _LOWEST), slope
+
+
+@triton.jit
+def _row_of(base, rows, number, width):
+    return base + tl.load(rows + number).to(tl.int64) * width
+
+
+@triton.jit
+def _views(
+    token, views, own, others, slots, moved, norms, columns, n, view_width, vocab, touched, inverse_temperature,
+    OTHERS: tl.constexpr, OP: tl.constexpr, REVERSED: tl.constexpr,
+):  # fmt: skip
+    """Log-probabilities of the teacher's own view, and what the operation makes of all, which may want normalising."""
+    x = _teachers(_row_of(views, own, token, view_width), moved, slots, columns, vocab, inverse_temperature, False)
+    mine = (x - tl.load(norms)) - tl.load(norms + 1)
+    result = mine
+    for k in tl.static_range(OTHERS):
+        row = _row_of(views, others, k * n + token, view_width)
+        at = moved + (k * n + token).to(tl.int64) * touched
+        x = _teachers(row, at, slots, columns, vocab, inverse_temperature, REVERSED)
+        other = (x - tl.load(norms + 2 * k + 2)) - tl.load(norms + 2 * k + 3)
+        if OP == "max":
+            result = tl.maximum(result, other)
+        elif OP == "mean":
+            result = result + other
+        elif OP == "swap" and k == 0:
+            result = other
+        else:
+            result = _log_add(result, other)
+    if OP == "mean":
+        result = result / (OTHERS + 1)
+    elif OP == "expmean":
+        result = result - tl.log(OTHERS + 1.0)
+    elif OP == "swap":
+        result = result - tl.log(OTHERS + 0.0)
+    return mine, result
+
+
+@triton.jit
+def _log_target(
+    token, views, own, others, slots, moved, norms, columns, n, view_width, vocab, touched, inverse_temperature, top,
+    log_sum, strength, OTHERS: tl.constexpr, OP: tl.constexpr, REVERSED: tl.constexpr, MIXED: tl.constexpr,
+):  # fmt: skip
+    mine, result = _views(
+        token, views, own, others, slots, moved, norms, columns, n, view_width, vocab, touched, inverse_temperature,
+        OTHERS, OP, REVERSED,
+    )  # fmt: skip
+    result = (result - top) - log_sum
+    if MIXED:
+        result = _log_add(mine + tl.log(1 - strength), result + tl.log(strength))
+    return tl.maximum(result, _LOWEST)
+
+
+@triton.jit
+def _loss_of_row(
+    z, label, views, own, others, slots, moved, target, sums, norms,
+    n, width, view_width, vocab, touched, inverse_temperature, kd, ce, strength, beta, scale, cap,
+    OTHERS: tl.constexpr, OP: tl.constexpr, DIVERGENCE: tl.constexpr, TARGET: tl.constexpr, KD: tl.constexpr,
+    CE: tl.constexpr, MIXED: tl.constexpr, CAPPED: tl.constexpr, REVERSED: tl.constexpr, LISTED: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """See `block_loss`; each program has one token."""
+    token = tl.program_id(0)
+    lanes = tl.arange(0, COLUMNS)
+    nothing = tl.zeros((COLUMNS,), tl.float32)
+    z += token.to(tl.int64) * width
+    norms += token * 2 * (OTHERS + 1)
+
+    top, total, top_at_one, total_at_one = nothing + _LOWEST, nothing, nothing + _LOWEST, nothing
+    for start in range(0, vocab, COLUMNS):
+        x, _ = _students(z, start + lanes, width, vocab, scale, cap, CAPPED)
+        top, total = _merged(top, total, x * inverse_temperature)
+        if CE:
+            top_at_one, total_at_one = _merged(top_at_one, total_at_one, x)
+    student_top, student_log = _of_lanes(top, total)
+    cross_entropy, student_top_at_one, student_log_at_one = 0.0, 0.0, 0.0
+    if CE:
+        student_top_at_one, student_log_at_one = _of_lanes(top_at_one, total_at_one)
+        x, _ = _students(z, tl.load(label + token) + tl.arange(0, 1), width, vocab, scale, cap, CAPPED)
+        cross_entropy = student_log_at_one - (tl.sum(x, 0) - student_top_at_one)
+
+    target_top, target_log = 0.0, 0.0
+    if TARGET:
+        for k in tl.static_range(OTHERS + 1):
+            top, total = nothing + _LOWEST, nothing
+            for start in range(0, vocab, COLUMNS):
+                columns = start + lanes
+                if k == 0:
+                    row = _row_of(views, own, token, view_width)
+                    x = _teachers(row, moved, slots, columns, vocab, inverse_temperature, False)
+                else:
+                    row = _row_of(views, others, (k - 1) * n + token, view_width)
+                    at = moved + ((k - 1) * n + token).to(tl.int64) * touched
+                    x = _teachers(row, at, slots, columns, vocab, inverse_temperature, REVERSED)
+                top, total = _merged(top, total, x)
+            view_top, view_log = _of_lanes(top, total)
+            tl.store(norms + 2 * k, view_top)
+            tl.store(norms + 2 * k + 1, view_log)
+        tl.debug_barrier()
+        if OP == "max" or OP == "mean":
+            top, total = nothing + _LOWEST, nothing
+            for start in range(0, vocab, COLUMNS):
+                _, x = _views(
+                    token, views, own, others, slots, moved, norms, start + lanes, n, view_width, vocab, touched,
+                    inverse_temperature, OTHERS, OP, REVERSED,
+                )  # fmt: skip
+                top, total = _merged(top, total, tl.where(start + lanes < vocab, x, _LOWEST))
+            target_top, target_log = _of_lanes(top, total)
+
+    from_target, from_student = nothing, nothing
+    if KD and DIVERGENCE != "forward_kl":
+        for start in range(0, vocab, COLUMNS):
+            columns = start + lanes
+            x, _ = _students(z, columns, width, vocab, scale, cap, CAPPED)
+            log_q = (x * inverse_temperature - student_top) - student_log
+            log_p = _log_target(
+                token, views, own, others, slots, moved, norms, columns, n, view_width, vocab, touched,
+                inverse_temperature, target_top, target_log, strength, OTHERS, OP, REVERSED, MIXED,
+            )  # fmt: skip
+            p, q = tl.exp(log_p), tl.exp(log_q)
+            log_m = log_p
+            if DIVERGENCE == "jsd":
+                log_m = _log_between(p, q, beta)
+                from_target += p * (log_p - log_m)
+            from_student += q * (log_q - log_m)
+    of_student = tl.sum(from_student, 0)
+    divergence = nothing
+
+    for start in range(0, width, COLUMNS):
+        columns = start + lanes
+        x, slope = _students(z, columns, width, vocab, scale, cap, CAPPED)
+        gradient = nothing
+        if TARGET:
+            log_p = _log_target(
+                token, views, own, others, slots, moved, norms, columns, n, view_width, vocab, touched,
+                inverse_temperature, target_top, target_log, strength, OTHERS, OP, REVERSED, MIXED,
+            )  # fmt: skip
+            if LISTED:
+                slot = tl.load(slots + columns, mask=columns < vocab, other=-1)
+                tl.store(target + token.to(tl.int64) * touched + slot, log_p, mask=slot >= 0)
+            if KD:
+                log_q = (x * inverse_temperature - student_top) - student_log
+                p, q = tl.exp(log_p), tl.exp(log_q)
+                if DIVERGENCE == "forward_kl":
+                    divergence += p * (log_p - log_q)
+                    gradient = kd * (q - p)
+                elif DIVERGENCE == "reverse_kl":
+                    gradient = kd * q * (log_q - log_p - of_student)
+                else:
+                    log_m = _log_between(p, q, beta)
+                    gradient = kd * (1 - beta) * q * (log_q - log_m - of_student)
+        if CE:
+            hit = tl.where(columns == tl.load(label + token), 1.0, 0.0)
+            gradient += ce * (tl.exp((x - student_top_at_one) - student_log_at_one) - hit)
+        tl.store(z + columns, tl.where(columns < vocab, gradient * slope, 0.0), mask=columns < width)
+
+    if DIVERGENCE == "forward_kl":
+        value = tl.sum(divergence, 0)
+    elif DIVERGENCE == "reverse_kl":
+        value = of_student
+    else:
+        value = beta * tl.sum(from_target, 0) + (1 - beta) * of_student
+    tl.store(sums + token, value)
+    tl.store(sums + n + token, cross_entropy)
