@@ -25,7 +25,7 @@ except ImportError:
 _LOGIT_ROUNDING = 1e-4
 _SUM_ROUNDING = 1e-6
 
-_BLOCK = 256  # tokens whose probabilities are summed first; then those of one such block one by one
+BLOCK = 256  # tokens whose probabilities are summed first; then those of one such block one by one
 _BITS = 30  # of a float32 between 0 and 1 that are not 0 in all of them
 
 
@@ -44,7 +44,7 @@ class Shape(NamedTuple):
 
 def draw(scores: Tensor, uniform: Tensor, shape: Shape) -> tuple[Tensor, Tensor]:
     """(B, R) scores and (B,) uniform numbers -> (B, 1) token ids, and (B,) whether rounding can not change them."""
-    scores = _scaled(scores, shape)
+    scores = _scaled(scores[:, : shape.vocab], shape)
     sure = torch.ones_like(uniform, dtype=torch.bool)
     margin = torch.full_like(uniform, _SUM_ROUNDING)
     if 0 < shape.top_k < scores.shape[1]:
@@ -75,8 +75,10 @@ def draw_wide(scores: Tensor, uniform: Tensor, shape: Shape) -> Tensor:
     """(B, R) scores and (B,) uniform numbers -> (B, 1) token ids.
 
     Sums over the vocabulary are those of blocks, in float64, and then those inside the block of the token, so that most
-    of what is read is read once.
+    of what is read is read once. Rows of a multiple of `BLOCK` scores spare copies of them; those behind the vocabulary
+    are written over.
     """
+    scores[:, shape.vocab :] = -torch.inf
     scores = _scaled(scores, shape)
     if 0 < shape.top_k < scores.shape[1]:
         scores = scores.masked_fill(scores < scores.topk(shape.top_k, dim=1).values[:, -1:], -torch.inf)
@@ -84,7 +86,8 @@ def draw_wide(scores: Tensor, uniform: Tensor, shape: Shape) -> Tensor:
     least = least_of_nucleus(probabilities, shape.top_p) if shape.top_p < 1 else None
     if least is not None:
         probabilities = torch.where(probabilities >= least, probabilities, 0.0)
-    blocks = pad(probabilities, (0, -probabilities.shape[1] % _BLOCK)).unflatten(1, (-1, _BLOCK))
+    missing = -probabilities.shape[1] % BLOCK
+    blocks = (pad(probabilities, (0, missing)) if missing else probabilities).unflatten(1, (-1, BLOCK))
     masses = blocks.sum(dim=2, dtype=torch.float64)
     if least is not None:
         tied = (blocks == least.unsqueeze(2)).sum(dim=2)
@@ -93,12 +96,12 @@ def draw_wide(scores: Tensor, uniform: Tensor, shape: Shape) -> Tensor:
     cumulative = masses.cumsum(dim=1)
     target = uniform.unsqueeze(1) * cumulative[:, -1:]
     block = _place(cumulative, target)
-    inside = blocks.gather(1, block.unsqueeze(2).expand(-1, -1, _BLOCK)).squeeze(1)
+    inside = blocks.gather(1, block.unsqueeze(2).expand(-1, -1, BLOCK)).squeeze(1)
     if least is not None:
         equal = inside == least
         inside = inside.masked_fill(equal & (equal.cumsum(dim=1) > kept.gather(1, block)), 0.0)
     left = target - pad(cumulative, (1, 0)).gather(1, block)
-    return block * _BLOCK + _place(inside.cumsum(dim=1, dtype=torch.float64), left)
+    return block * BLOCK + _place(inside.cumsum(dim=1, dtype=torch.float64), left)
 
 
 def least_of_nucleus(probabilities: Tensor, top_p: float) -> Tensor:
@@ -119,8 +122,8 @@ def least_of_nucleus(probabilities: Tensor, top_p: float) -> Tensor:
 
 
 def _scaled(scores: Tensor, shape: Shape) -> Tensor:
-    """(B, V) float32 scores of the tokens that there are."""
-    scores = scores[:, : shape.vocab].float()
+    """Float32 scores at the temperature."""
+    scores = scores.float()
     return scores if shape.temperature == 1 else scores / shape.temperature
 
 

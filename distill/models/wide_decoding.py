@@ -26,6 +26,7 @@ from transformers.cache_utils import DynamicLayer
 
 from distill.models.architecture import fuse_activations, number_of_layers
 from distill.models.probe import reads_alike
+from distill.models.sampler import BLOCK
 
 MAX_ROWS = 4096  # from here on more rows at a time are hardly faster
 _SHARE_OF_BATCH = 0.6  # of the card's memory
@@ -160,9 +161,9 @@ def in_double(model: PreTrainedModel) -> PreTrainedModel | None:
 
 
 def _align_head(model: PreTrainedModel) -> None:
-    """Give the head rows up to a multiple of 64, as products of matrices want them; no text can hold such a token."""
+    """Give the head rows up to a multiple of `BLOCK`, as products and sampler want them; no text can hold these."""
     head = model.get_output_embeddings()
-    if type(head) is not nn.Linear or not (missing := -head.out_features % 64):
+    if type(head) is not nn.Linear or not (missing := -head.out_features % BLOCK):
         return
     longer = nn.Linear(head.in_features, head.out_features + missing, head.bias is not None, device="meta")
     longer.weight = nn.Parameter(pad(head.weight, (0, 0, 0, missing)), requires_grad=False)

@@ -77,7 +77,7 @@ def test_what_the_head_is_padded_with_is_never_drawn():
     scores = torch.zeros(400, 320)
     scores[:, 300:] = 50.0
     uniforms = torch.linspace(0, 0.999999, 400, dtype=torch.float64)
-    drawn = draw_wide(scores, uniforms, Shape(300))
+    drawn = draw_wide(scores.clone(), uniforms, Shape(300))
     assert torch.equal(drawn[:, 0], (uniforms * 300).long())
     assert torch.equal(draw_wide(scores, uniforms, Shape(300, top_p=0.5))[:, 0], (uniforms * 150).long())
 
