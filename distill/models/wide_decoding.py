@@ -119,15 +119,13 @@ class _GrowingLayer(DynamicLayer):
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         """As there."""
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
         seen = self.get_seq_length()
+        self.dtype, self.device, self.is_initialized = key_states.dtype, key_states.device, True
         end = seen + key_states.shape[-2]
         if not self._whole or end > self._whole[0].shape[-2]:
-            past = [self.keys, self.values]
             room = max(self._length, end)
             self._whole = [new.new_empty(*new.shape[:2], room, new.shape[3]) for new in (key_states, value_states)]
-            for whole, old in zip(self._whole, past, strict=True):
+            for whole, old in zip(self._whole, (self.keys, self.values), strict=True):
                 if seen:
                     whole[:, :, :seen] = old
         for whole, new in zip(self._whole, (key_states, value_states), strict=True):
