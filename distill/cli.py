@@ -611,12 +611,13 @@ def _generate_parser() -> argparse.ArgumentParser:
         ("temperature", float, 1.0, "softmax temperature"),
         ("top_p", float, 1.0, "nucleus, as a probability; 1 keeps the whole distribution"),
         ("top_k", int, 0, "sample among this many most likely tokens; 0: all"),
-        ("batch_size", _count, 64, "texts generated side by side; changes the speed alone"),
+        ("batch_size", _count, None, "texts generated side by side; changes the speed alone"),
         ("seed", int, 0, "seed of the sampling"),
     ):
         parser.add_argument(
-            f"--{name}", type=kind, default=default, metavar="N", help=f"{meaning} (default: {default})"
-        )
+            f"--{name}", type=kind, default=default, metavar="N",
+            help=f"{meaning} (default: {'by device' if default is None else default})",
+        )  # fmt: skip
     _add_json(parser)
     _add_quiet(parser)
     return parser

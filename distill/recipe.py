@@ -154,7 +154,8 @@ class CorpusConfig:
         sample_tokens: Longest document sampled from the teacher, in tokens.
         sample_temperature: Softmax temperature of sampling; 1 is the teacher's own distribution.
         sample_top_p: Nucleus of sampling, as a probability; 1 keeps the whole distribution.
-        sample_batch_size: Documents sampled side by side.
+        sample_batch_size: Documents drawn with one seed, and on a CPU sampled side by side; a GPU samples as many side
+            by side as its memory takes.
     """
 
     source: Literal["teacher", "files", "hub"] = "teacher"
@@ -244,7 +245,8 @@ class ScoreConfig:
         temperature: Softmax temperature of sampling.
         top_p: Nucleus of sampling, as a probability.
         top_k: Sample among this many most likely tokens; 0: all.
-        batch_size: Continuations sampled side by side; it changes the speed, not the scores.
+        batch_size: Continuations sampled side by side; it changes the speed, not the scores. `null`: 64 on a CPU, on
+            a GPU as many as its memory takes.
         bootstrap: Resamples for the 95% intervals.
         context: Longest window of text that a score reads at once, in tokens; `null`: as long as the models take.
             Models that are scored together share the least of their contexts, so that all are asked the same.
@@ -291,7 +293,7 @@ class ScoreConfig:
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = 0
-    batch_size: int = 64
+    batch_size: int | None = None
     bootstrap: int = 1000
     context: int | None = 2048
     stride: int | None = None

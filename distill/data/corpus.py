@@ -19,16 +19,20 @@ from distill.base.console import say
 from distill.base.errors import UserError
 from distill.base.integrity import file_hash, file_is_whole, partial_of, put_file
 from distill.models.generation import generate
+from distill.models.wide_decoding import MAX_ROWS, on_gpu
 from distill.recipe import CorpusConfig
 from distill.text.conversations import Messages, rendered
 from distill.text.documents import corpus_files, not_loaded, read_documents
 
 
-def sample_batch(model: Any, tokenizer: Any, config: CorpusConfig, seed: int, number: int) -> list[str]:
+def sample_batch(
+    model: Any, tokenizer: Any, config: CorpusConfig, seed: int, number: int, batches: int = 1
+) -> list[str]:
     """Documents sampled from a language model (sequence-level distillation, Kim and Rush 2016).
 
     Every document starts from nothing but the start token and runs to the end token or `config.sample_tokens`. A
-    batch depends on `seed` and its number alone, so that a stopped run can go on at any batch.
+    batch depends on `seed` and its number alone, so that a stopped run can go on at any batch, and so that several may
+    be sampled at once.
 
     Args:
         model: A causal language model with `generate`.
@@ -36,19 +40,23 @@ def sample_batch(model: Any, tokenizer: Any, config: CorpusConfig, seed: int, nu
         config: How many documents, how long, how sampled.
         seed: Seed of the whole corpus.
         number: Which batch, counted from 0.
+        batches: How many, from that number on.
     """
     assert config.max_documents is not None  # `check_recipe` asks for it
-    return generate(
+    size, numbers = config.sample_batch_size, range(number, number + batches)
+    left = config.max_documents - number * size
+    found = generate(
         model,
         tokenizer,
-        [""],
-        samples=min(config.sample_batch_size, config.max_documents - number * config.sample_batch_size),
+        [""] * batches,
+        samples=min(size, left),
         max_new_tokens=config.sample_tokens,
         temperature=config.sample_temperature,
         top_p=config.sample_top_p,
-        batch_size=config.sample_batch_size,
-        seed=seed * 1_000_003 + number,
-    )[0]
+        batch_size=None if on_gpu(model) else size,
+        seed=[seed * 1_000_003 + one for one in numbers],
+    )
+    return [text for batch in found for text in batch][:left]
 
 
 @dataclass(frozen=True)
@@ -176,12 +184,14 @@ def _sample_to_file(
         stream.truncate(sum(map(len, whole[: batches * size])))
         if progress:
             progress(batches * size, total)
-        for number in range(batches, -(-total // size)):
-            documents = sample_batch(teacher, tokenizer, config, seed, number)
+        last = -(-total // size)
+        at_once = max(1, MAX_ROWS // size) if on_gpu(teacher) else 1
+        for number in range(batches, last, at_once):
+            documents = sample_batch(teacher, tokenizer, config, seed, number, min(at_once, last - number))
             stream.writelines(json.dumps({"text": d}).encode() + b"\n" for d in documents)
             stream.flush()
             if progress:
-                progress(min(total, (number + 1) * size), total)
+                progress(min(total, (number + at_once) * size), total)
         if file_is_whole(path):  # another run with the same cache was quicker
             Path(stream.name).unlink()
         else:

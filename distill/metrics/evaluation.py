@@ -27,6 +27,7 @@ from distill.models.architecture import backbone, begins_itself, evaluating, hea
 from distill.models.generation import generate
 from distill.models.loading import load_model, load_tokenizer
 from distill.models.matrix_rate import count_forward
+from distill.models.wide_decoding import pass_factor
 from distill.objective.logit_ops import RoleMap
 from distill.recipe import WHILE_TRAINING, ScoreConfig
 from distill.text.conversations import as_given, chat_prompt
@@ -39,6 +40,7 @@ from distill.text.wordlist import WordList, load_wordlist
 # the memory of a machine shall not show in the scores.
 MAX_LOGITS = 2**24  # Logits made at one time: 64 MiB in fp32. A batch has no more places than that, padding included.
 MAX_ROWS = 64
+# A GPU takes `pass_factor` times as much, by its whole memory: the same machine gives the same file.
 
 Progress = Callable[[str, int, int], None]
 
@@ -137,6 +139,11 @@ class Evaluation:
         """
         return {part: getattr(self, {"tokenizer": "vocabulary"}.get(part, part)) for part in parts}
 
+    @property
+    def factor(self) -> int:
+        """How many times as much as on a CPU is read at once."""
+        return pass_factor(self.model.device)
+
     @cached_property
     def vocabulary(self) -> str:
         """SHA-256 of the tokenizer's entries and their numbers."""
@@ -179,8 +186,8 @@ class Evaluation:
         """Indices of sequences, near in length, longest first, bounded in number and in logits; empty ones are out."""
         order = sorted((i for i, length in enumerate(lengths) if length), key=lambda i: -lengths[i])
         while order:
-            room = max(1, MAX_LOGITS // (lengths[order[0]] * self.vocab_size))
-            size = min(room, MAX_ROWS)
+            room = max(1, self.factor * MAX_LOGITS // (lengths[order[0]] * self.vocab_size))
+            size = min(room, self.factor * MAX_ROWS)
             yield order[:size]
             order = order[size:]
 
@@ -205,7 +212,7 @@ class Evaluation:
 
     def pieces(self, number: int) -> Iterator[slice]:
         """Slices of that many states whose logits may be held at one time."""
-        size = max(1, MAX_LOGITS // self.vocab_size)
+        size = max(1, self.factor * MAX_LOGITS // self.vocab_size)
         return (slice(first, min(first + size, number)) for first in range(0, number, size))
 
     def logits(self, states: Tensor) -> Tensor:
@@ -256,12 +263,11 @@ class Evaluation:
             [ids[place + 1] for ids, span in zip(sequences, spans, strict=True) for place in span],
             dtype=torch.long, device=states.device,
         )  # fmt: skip
-        losses = torch.empty(len(targets), dtype=torch.float64)
+        losses = torch.empty(len(targets), dtype=torch.float64, device=states.device)
         for piece in self.pieces(len(targets)):
             logits = self.logits(states[piece]).float()
-            loss = torch.nn.functional.cross_entropy(logits, targets[piece], reduction="none")
-            losses[piece] = loss.double().cpu()
-        return losses.split(list(counted))
+            losses[piece] = torch.nn.functional.cross_entropy(logits, targets[piece], reduction="none").double()
+        return losses.cpu().split(list(counted))
 
     def hidden_states(self, sequences: Sequence[Sequence[int]]) -> Tensor:
         """(B, T, D) last hidden states (what the output head reads) of a batch, padded on the right with zeros."""
@@ -282,13 +288,13 @@ class Evaluation:
 
     def group_log_masses(self, states: Tensor) -> np.ndarray:
         """Log-probability of each group's tokens together, from (N, D) of `states_at`; (N, K) float64."""
-        masses = np.empty((len(states), len(self.group_tokens)))
+        masses = torch.empty(len(states), len(self.group_tokens), dtype=torch.float64, device=states.device)
         for piece in self.pieces(len(states)):
             logits = self.logits(states[piece]).float()
             total = logits.logsumexp(dim=-1)
             of_groups = [logits[:, ids].logsumexp(dim=-1) - total for ids in self.group_tokens]
-            masses[piece] = torch.stack(of_groups, dim=-1).double().cpu().numpy()
-        return masses
+            masses[piece] = torch.stack(of_groups, dim=-1).double()
+        return masses.cpu().numpy()
 
     @cached_property
     def next_word_masses(self) -> np.ndarray:

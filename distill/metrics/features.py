@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 
 from distill.metrics.evaluation import Evaluation
 
@@ -71,9 +72,10 @@ def _means(
     done, report = 0, evaluation.report(what)
     for batch in evaluation.batches([len(ids) for ids in sequences]):
         states = evaluation.hidden_states([sequences[i] for i in batch]).float()
-        for row, i in enumerate(batch):
-            first, last = spans[i] if spans[i][0] < spans[i][1] else (0, 1)
-            found[i] = states[row, first:last].double().mean(dim=0).float().cpu().numpy()
+        counted = [slice(*(spans[i] if spans[i][0] < spans[i][1] else (0, 1))) for i in batch]
+        means = torch.stack([of_row[span].double().mean(dim=0) for of_row, span in zip(states, counted, strict=True)])
+        for i, mean in zip(batch, means.float().cpu().numpy(), strict=True):
+            found[i] = mean
         done += len(batch)
         report(done, len(sequences))
     return found

@@ -12,8 +12,10 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel, Pr
 from distill.base.errors import UserError, first_line
 from distill.models.architecture import own_context, without_warnings
 from distill.models.loading import load_tokenizer
+from distill.models.wide_decoding import pass_factor
 
-# Given to a classifier at one time. Not by a setting: rounding differs with the rows of a batch.
+# Given to a classifier at one time, `pass_factor` times as much on a GPU. Not by a setting: rounding differs with the
+# rows of a batch.
 _MAX_ROWS = 64
 _MAX_TOKENS = 2**13  # Padding included.
 
@@ -42,8 +44,9 @@ class TextClassifier:
         """
         config = self.model.config.get_text_config()
         pad = config.pad_token_id if config.pad_token_id is not None else self.tokenizer.pad_token_id
+        factor = pass_factor(self.model.device)
         # Without a padding token it cannot tell where a text ends.
-        rows, pad = (1, 0) if pad is None else (_MAX_ROWS, pad)
+        rows, pad = (1, 0) if pad is None else (factor * _MAX_ROWS, pad)
         limit = min(own_context(self.model.config) or 10**6, self.tokenizer.model_max_length)
         ids = self.tokenizer(list(texts), truncation=True, max_length=limit)["input_ids"] if texts else []
         ids = [one or [pad] for one in ids]
@@ -52,7 +55,7 @@ class TextClassifier:
         done = 0
         while done < len(order):
             width = len(ids[order[done]])
-            batch = order[done : done + max(1, min(rows, _MAX_TOKENS // width))]
+            batch = order[done : done + max(1, min(rows, factor * _MAX_TOKENS // width))]
             found[batch] = self._batch([ids[i] for i in batch], width, pad)
             done += len(batch)
             if progress:

@@ -6,15 +6,21 @@
 
 Sampling is inverse-transform sampling from uniform numbers drawn before anything is generated: number (p, s, t) decides
 token t of sample s of prompt p. So a text does not depend on its neighbours, and two models that are compared get the
-same numbers, which makes their differences less noisy (common random numbers). Rounding differs with the shape of a
-batch: where it might decide between two tokens, the text is read once more alone, so that the batch size changes
-nothing.
+same numbers, which makes their differences less noisy (common random numbers).
+
+Rounding differs with the shape of a batch, and might decide between two tokens. The batch size changes no text
+
+    on a CPU    for models in float32: where rounding might decide, the text is read once more alone
+    on a GPU    for models in float32 that are written with in float64, see wide_decoding.py, which says which these are
+
+Of other models on a GPU, and of those in 16 bits anywhere, a text may differ with the batch size; with the default one,
+which the card's size decides, the same machine writes the same text.
 """
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from itertools import takewhile
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -32,11 +38,8 @@ from distill.models.architecture import (
 )
 from distill.models.matrix_rate import count_forward
 from distill.models.probe import behaviour
-
-# More than float32 changes with the shape of a batch: logits were seen to change by 2e-5, partial sums of probabilities
-# by some 1e-7. A wider margin for these costs time: every token with less probability is then near two boundaries.
-_LOGIT_ROUNDING = 1e-4
-_SUM_ROUNDING = 1e-6
+from distill.models.sampler import Shape, draw, draw_wide
+from distill.models.wide_decoding import cache_for, in_double, on_gpu, rows_at_once
 
 Progress = Callable[[int, int], None]
 
@@ -64,62 +67,33 @@ class _InverseTransformSampler(LogitsProcessor):
     """Leaves one finite score per row: that of the token on which the row's uniform number falls.
 
     Args:
-        model: Reads a row alone where rounding might decide.
         uniforms: (B, T) in [0, 1), one per row and new token.
         lengths: For each row the tokens of its prompt.
         width: Tokens before the first new one, padding included.
-        vocab: How many tokens there are; rows of the head behind them are padding, which no text can hold.
-        temperature, top_k, top_p: applied in this order, as `generate` does.
+        shape: What is sampled from.
+        model: Reads a row alone where rounding might decide; None: nobody does, and many rows are drawn at once.
     """
 
     def __init__(
-        self, model: Any, uniforms: Tensor, lengths: Sequence[int], width: int, vocab: int, temperature: float,
-        top_k: int, top_p: float,
+        self, uniforms: Tensor, lengths: Sequence[int], width: int, shape: Shape, model: Any | None
     ) -> None:  # fmt: skip
-        self.model, self.uniforms, self.lengths, self.width, self.vocab = model, uniforms, lengths, width, vocab
-        self.temperature, self.top_k, self.top_p = temperature, top_k, top_p
+        self.uniforms, self.lengths, self.width, self.shape, self.model = uniforms, lengths, width, shape, model
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         uniform = self.uniforms[:, input_ids.shape[1] - self.width]
-        chosen, sure = self._draw(scores[:, : self.vocab], uniform)
+        if self.model is None:
+            return _only(scores, draw_wide(scores, uniform, self.shape))
+        chosen, sure = draw(scores, uniform, self.shape)
         for row in (~sure).nonzero()[:, 0].tolist():
             ids = input_ids[row : row + 1, self.width - self.lengths[row] :]
             alone = self.model(input_ids=ids, use_cache=False).logits[:, -1]
-            chosen[row], _ = self._draw(alone[:, : self.vocab], uniform[row : row + 1])
-        return torch.full_like(scores, -torch.inf).scatter_(1, chosen, 0.0)
+            chosen[row], _ = draw(alone, uniform[row : row + 1], self.shape)
+        return _only(scores, chosen)
 
-    def _draw(self, scores: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, V) scores and (B,) uniform numbers -> (B, 1) token ids, and (B,) whether rounding can not change them.
 
-        The tokens keep the order of the vocabulary: sorted by probability, near ones would change places by rounding.
-        """
-        scores = scores.float() / self.temperature
-        sure = torch.ones_like(uniform, dtype=torch.bool)
-        margin = torch.full_like(uniform, _SUM_ROUNDING)
-        if 0 < self.top_k < scores.shape[1]:
-            best = scores.topk(self.top_k + 1, dim=1).values
-            sure = best[:, -2] - best[:, -1] > _LOGIT_ROUNDING
-            scores = scores.masked_fill(scores < best[:, -2:-1], -torch.inf)
-        probabilities = scores.softmax(dim=1)
-        if self.top_p < 1:
-            ordered, order = probabilities.sort(dim=1, descending=True)
-            before = ordered.cumsum(dim=1, dtype=torch.float64) - ordered
-            kept = before < self.top_p
-            number = kept.sum(dim=1, keepdim=True)
-            last, next_one = (ordered.gather(1, (number - k).clamp(max=ordered.shape[1] - 1)) for k in (1, 0))
-            # Tokens that rounding might keep or drop: their mass moves the places of all the others.
-            alike = _LOGIT_ROUNDING * last
-            tied = (last - next_one <= alike) & ((ordered - last).abs() <= alike)
-            margin = margin + (ordered * (tied | ((before - self.top_p).abs() <= _SUM_ROUNDING))).sum(dim=1)
-            probabilities = probabilities * torch.zeros_like(kept).scatter_(1, order, kept)
-        # In float32, sums over a large vocabulary would not resolve its rare tokens.
-        cumulative = probabilities.cumsum(dim=1, dtype=torch.float64)
-        total = cumulative[:, -1:]
-        near = torch.stack([uniform, uniform - margin, uniform + margin], dim=1)
-        place = torch.searchsorted(cumulative, near * total, right=True)
-        # Rounding may leave the last partial sums equal to the total: never step onto a token without probability.
-        place = torch.minimum(place, (cumulative < total).sum(dim=1, keepdim=True))
-        return place[:, :1], sure & (place == place[:, :1]).all(dim=1)
+def _only(scores: Tensor, chosen: Tensor) -> Tensor:
+    """Scores (B, R) in which nothing but the chosen tokens (B, 1) can be."""
+    return torch.full_like(scores, -torch.inf).scatter_(1, chosen, 0.0)
 
 
 @torch.inference_mode()
@@ -134,8 +108,8 @@ def generate(
     top_p: float = 1.0,
     top_k: int = 0,
     max_length: int | None = None,
-    batch_size: int = 64,
-    seed: int = 0,
+    batch_size: int | None = None,
+    seed: int | Sequence[int] = 0,
     progress: Progress | None = None,
 ) -> list[list[str]]:
     """Sample continuations.
@@ -150,8 +124,9 @@ def generate(
         top_p: Nucleus of sampling, as a probability; 1 keeps all.
         top_k: Sample among this many most likely tokens; 0: all.
         max_length: Tokens, the start token among them, at which prompt and continuation are cut off; None: nowhere.
-        batch_size: Texts generated side by side; it changes the speed and not the texts (for a model in float32).
-        seed: Seed of the sampling.
+        batch_size: Texts generated side by side; it changes the speed and not the texts, see the head of this file.
+            None: 64 on a CPU, on a GPU as many as the card takes, up to 4,096.
+        seed: Seed of the sampling; or one for each prompt, which then gets what it would get alone with that seed.
         progress: Called with (texts done, texts in all) after each batch.
 
     Returns:
@@ -163,18 +138,17 @@ def generate(
     _check_sampling(temperature, top_p)
     encoded = _encode(tokenizer, prompts, special_tokens(tokenizer)[0])
     _require_room(own_context(model.config), prompts, encoded, max_new_tokens, max_length)
-    uniforms = np.random.default_rng(seed).random((len(prompts), samples, max_new_tokens))
+    uniforms = _uniforms(seed, (len(prompts), samples, max_new_tokens))
     # Neighbours of one length need no padding, and padding costs time.
     jobs = sorted(((p, s) for p in range(len(prompts)) for s in range(samples)), key=lambda job: len(encoded[job[0]]))
     texts = [[""] * samples for _ in prompts]
-    config, pads = _decoding(model, tokenizer, max_new_tokens)
-    done, shape = 0, (vocab_size(tokenizer), temperature, top_k, top_p)
-    with decoding_with(model, config):
-        for batch in _batches(jobs, [len(encoded[p]) for p, _ in jobs], batch_size, pads):
+    writer = _writer(model, tokenizer, Shape(vocab_size(tokenizer), temperature, top_k, top_p), max_new_tokens)
+    done = 0
+    with decoding_with(writer.model, writer.config):
+        for batch in _batches(jobs, [len(encoded[p]) for p, _ in jobs], writer, batch_size):
             before = [encoded[p] for p, _ in batch]
             drawn = torch.from_numpy(uniforms[tuple(zip(*batch, strict=True))]).to(model.device)
-            rooms = [_room(len(ids), max_new_tokens, max_length) for ids in before]
-            new = _continue(model, before, drawn, config, shape, rooms)
+            new = _continue(writer, before, drawn, [_room(len(ids), max_new_tokens, max_length) for ids in before])
             for (p, s), text in zip(batch, _decode(tokenizer, before, new), strict=True):
                 texts[p][s] = text
             done += len(batch)
@@ -184,24 +158,54 @@ def generate(
     return texts
 
 
-def _decoding(model: Any, tokenizer: Any, max_new_tokens: int) -> tuple[GenerationConfig, bool]:
-    """How a model is read on, whose scores leave one token each, and whether a text may be padded for it."""
+class _Writer(NamedTuple):
+    """Who writes, and how.
+
+    model: The model, or its float64 copy.
+    config: Tokens to pad with and to end at, the longest continuation.
+    shape: What is sampled from.
+    pads: Whether texts of several lengths may stand in a batch.
+    wide: Whether thousands of rows are written side by side, on a GPU.
+    """
+
+    model: Any
+    config: GenerationConfig
+    shape: Shape
+    pads: bool
+    wide: bool
+
+    def rows(self, before: int) -> int:
+        """How many texts behind so many tokens may stand in a batch."""
+        return rows_at_once(self.model, before + self.config.max_new_tokens, before) if self.wide else 64
+
+
+def _writer(model: Any, tokenizer: Any, shape: Shape, max_new_tokens: int) -> _Writer:
+    """How a model is read on, whose scores leave one token each."""
     start, end = special_tokens(tokenizer)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else end
     tokens = {"bos_token_id": start, "eos_token_id": end_tokens(model, tokenizer), "pad_token_id": pad}
-    does = behaviour(model)
+    does, wide = behaviour(model), on_gpu(model)
     config = GenerationConfig(max_new_tokens=max_new_tokens, do_sample=False, use_cache=does.caches, **tokens)
-    return config, does.pads_left
+    return _Writer((wide and in_double(model)) or model, config, shape, does.pads_left, wide)
+
+
+def _uniforms(seed: int | Sequence[int], sizes: tuple[int, int, int]) -> np.ndarray:
+    """(prompts, samples, tokens) numbers in [0, 1)."""
+    if isinstance(seed, Sequence):
+        return np.stack([np.random.default_rng(one).random(sizes[1:]) for one in seed])
+    return np.random.default_rng(seed).random(sizes)
 
 
 def _batches(
-    jobs: Sequence[tuple[int, int]], lengths: Sequence[int], size: int, pads: bool
+    jobs: Sequence[tuple[int, int]], lengths: Sequence[int], writer: _Writer, size: int | None
 ) -> Iterator[Sequence[tuple[int, int]]]:
     """Runs of jobs, which are sorted by length; all of one length for a model that no text may be padded for."""
     first = 0
     while first < len(jobs):
-        last = min(first + size, len(jobs))
-        if not pads:
+        last = min(first + (size or writer.rows(lengths[first])), len(jobs))
+        if size is None:  # the longest decides
+            last = min(last, first + writer.rows(lengths[last - 1]))
+        if not writer.pads:
             last = min(last, bisect_right(lengths, lengths[first]))
         yield jobs[first:last]
         first = last
@@ -214,33 +218,38 @@ def _check_sampling(temperature: float, top_p: float) -> None:
         raise UserError(f"top_p must be above 0 and at most 1, not {top_p}; 1 keeps the whole distribution")
 
 
-def _continue(
-    model: Any,
-    before: list[list[int]],
-    uniforms: Tensor,
-    config: GenerationConfig,
-    shape: tuple[int, float, int, float],
-    rooms: Sequence[int],
-) -> list[list[int]]:
-    """The tokens that follow each of B beginnings, up to the first end token.
+def _continue(writer: _Writer, before: list[list[int]], uniforms: Tensor, rooms: list[int]) -> list[list[int]]:
+    """The tokens that follow each of B beginnings, up to the first end token; in halves where memory is short.
 
     Args:
-        model: As `generate` takes it.
+        writer: Who writes.
         before: B lists of token ids.
         uniforms: (B, N) the random numbers of their next N tokens.
-        config: Tokens to pad with and to end at.
-        shape: Number of tokens that there are, temperature, top_k and top_p.
         rooms: How many of the N tokens are wanted at most, of each.
     """
-    width = max(map(len, before))
+    try:
+        return _continue_at_once(writer, before, uniforms, rooms)
+    except torch.cuda.OutOfMemoryError:  # others may use the card too
+        if len(before) == 1:
+            raise
+    half = len(before) // 2
+    first = _continue(writer, before[:half], uniforms[:half], rooms[:half])
+    return first + _continue(writer, before[half:], uniforms[half:], rooms[half:])
+
+
+def _continue_at_once(writer: _Writer, before: list[list[int]], uniforms: Tensor, rooms: list[int]) -> list[list[int]]:
+    """As `_continue`, in one batch."""
+    model, config, width = writer.model, writer.config, max(map(len, before))
     rows = [[config.pad_token_id] * (width - len(ids)) + ids for ids in before]
     mask = [[0] * (width - len(ids)) + [1] * len(ids) for ids in before]
-    sampler = _InverseTransformSampler(model, uniforms, [len(ids) for ids in before], width, *shape)
+    rereading = None if writer.wide else model
+    sampler = _InverseTransformSampler(uniforms, [len(ids) for ids in before], width, writer.shape, rereading)
     output = model.generate(
         input_ids=torch.tensor(rows, device=model.device),
         attention_mask=torch.tensor(mask, device=model.device),
         logits_processor=LogitsProcessorList([sampler]),
         max_new_tokens=max(rooms),
+        **(cache_for(model, width + max(rooms)) if writer.wide and config.use_cache else {}),
     )
     ends = set(config.eos_token_id)
     written = [row[:room] for row, room in zip(output[:, width:].tolist(), rooms, strict=True)]

@@ -84,6 +84,23 @@ def behaviour(model: PreTrainedModel, name: str | None = None) -> Behaviour:
     return found
 
 
+@torch.no_grad()
+def reads_alike(model: PreTrainedModel, other: PreTrainedModel) -> bool:
+    """Whether another makes the same predictions of a few tokens, behind padding too, but for rounding."""
+    limit = own_context(model.config) or 16
+    ids = made_up_ids(model, 2, max(1, min(12, limit))).to(model.device)
+    mask = torch.ones_like(ids)
+    if behaviour(model).pads_left:
+        mask[1, : ids.shape[1] // 2] = 0
+    try:
+        with without_warnings(), evaluating(model), evaluating(other):
+            ours, theirs = (_masked(one, ids, mask) for one in (model, other))
+    except Exception:  # models fail in many ways
+        return False
+    read = mask.bool()
+    return _near(ours[read], theirs[read][..., : ours.shape[-1]])
+
+
 def any_mixes(block_length: int, *models: PreTrainedModel) -> bool:
     """Whether one of the models would read the documents that share a row as one; says which.
 

@@ -2,12 +2,16 @@
 
     python tests/benchmarks/sampling.py                  a table
     python tests/benchmarks/sampling.py --device cuda --json
+    python tests/benchmarks/sampling.py --device cuda --promise     and whether the batch size changes a text
 
 - demo: documents of 127 tokens behind the start token alone, as the quickstart samples its text.
-- gpt2_124m: random weights, prompts of 4 to 12 tokens, 40 new tokens, nucleus 0.9, as BOLD is sampled. Nothing ends a
-  text early but chance, as no weights know an end.
+- gpt2_124m: random weights (of a spread of 0.05, as predictions are else nearly uniform), prompts of 4 to 12 tokens, 40
+  new tokens, nucleus 0.9, as BOLD is sampled. Nothing ends a text early but chance, as no weights know an end.
 
-Tokens that were written are counted, those of the end too; the first batch is a warm-up that does not count.
+Batches are as large as the product makes them on the device, unless a size is given. Tokens that were written are
+counted, those of the end too; the first batch is a warm-up that does not count. `unsure` is how many tokens a CPU read
+again alone, since rounding might decide them; a GPU writes in float64 and reads nothing again. With `--promise`,
+`changed` is how many of 256 texts are others in batches of 7 than in those of the product.
 """
 
 import argparse
@@ -21,6 +25,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
 from distill.models.generation import generate
 from distill.models.loading import load_frozen, load_tokenizer
+from distill.models.wide_decoding import MAX_ROWS
 from distill.recipe import TeacherConfig
 
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -34,7 +39,7 @@ def model_of(name: str, layers: int) -> PreTrainedModel:
     if name == "demo":
         return load_frozen(TeacherConfig(path="demo"))[0]
     torch.manual_seed(0)
-    return GPT2LMHeadModel(GPT2Config(n_layer=layers, bos_token_id=0, eos_token_id=0)).eval()
+    return GPT2LMHeadModel(GPT2Config(n_layer=layers, initializer_range=0.05, bos_token_id=0, eos_token_id=0)).eval()
 
 
 def prompts_of(name: str, number: int) -> list[str]:
@@ -46,19 +51,33 @@ def prompts_of(name: str, number: int) -> list[str]:
 
 
 def measure(name: str, options: argparse.Namespace) -> common.Record:
-    """Seconds, and tokens written in them."""
+    """Seconds, tokens written in them, and what rounding had to do with it."""
     model, tokenizer = model_of(name, options.layers).to(options.device), load_tokenizer("demo")
     given = {"samples": 1, "batch_size": options.batch_size, **SETTINGS[name]}
     if options.new_tokens:
         given["max_new_tokens"] = options.new_tokens
     prompts = prompts_of(name, options.texts)
+    asked: list[int] = []
     with common.autocast(options.device, options.dtype):
-        generate(model, tokenizer, prompts[: options.batch_size], **given)
+        generate(model, tokenizer, prompts[: options.batch_size or MAX_ROWS], **given)
+        hook = model.register_forward_pre_hook(
+            lambda _, args, kwargs: asked.append(kwargs.get("use_cache") is False and len(kwargs["input_ids"]) == 1),
+            with_kwargs=True,
+        )
         start = time.perf_counter()
         texts = generate(model, tokenizer, prompts, seed=1, **given)
         seconds = time.perf_counter() - start
+        hook.remove()
+        found = {"changed": changed(model, tokenizer, prompts[:256], given)} if options.promise else {}
     written = sum(len(ids) + 1 for ids in tokenizer([text for (text,) in texts], add_special_tokens=False)["input_ids"])
-    return {"seconds": seconds, "texts": len(texts), "tokens": written, "tokens_per_second": written / seconds}
+    speed = {"seconds": seconds, "texts": len(texts), "tokens": written, "tokens_per_second": written / seconds}
+    return speed | {"unsure": sum(asked)} | found
+
+
+def changed(model: PreTrainedModel, tokenizer: Any, prompts: list[str], given: dict[str, Any]) -> int:
+    """How many texts are others in batches of 7."""
+    one, other = (generate(model, tokenizer, prompts, seed=2, **given | {"batch_size": size}) for size in (None, 7))
+    return sum(ours != theirs for ours, theirs in zip(one, other, strict=True))
 
 
 def main() -> None:
@@ -69,7 +88,8 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="bfloat16: autocast")
     parser.add_argument("--texts", type=int, default=512)
-    parser.add_argument("--batch_size", type=int, default=256)
+    parser.add_argument("--batch_size", type=int, help="default: by device, as in the product")
+    parser.add_argument("--promise", action="store_true", help="whether the batch size changes a text")
     parser.add_argument("--new_tokens", type=int, help="instead of each model's own number")
     parser.add_argument("--layers", type=int, default=12, help="of GPT-2")
     options = parser.parse_args()
@@ -79,10 +99,13 @@ def main() -> None:
         print(json.dumps({"sampling": sampling, "setting": setting | common.machine(options.device)}, indent=2))
         return
     rows = [
-        [name, str(found["texts"]), f"{found['tokens']:,}", f"{found['tokens_per_second']:,.0f}"]
+        [
+            name, str(found["texts"]), f"{found['tokens']:,}", f"{found['tokens_per_second']:,.0f}",
+            f"{found['unsure']:,}", str(found.get("changed", "-")),
+        ]
         for name, found in sampling.items()
-    ]
-    common.print_table(("model", "texts", "tokens", "tokens/s"), rows)
+    ]  # fmt: skip
+    common.print_table(("model", "texts", "tokens", "tokens/s", "unsure", "changed by the batch"), rows)
 
 
 if __name__ == "__main__":

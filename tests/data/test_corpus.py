@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from as_on_gpu import write_as_on_gpu
 from chat_templates import chat_tokenizer
 from datasets import Dataset
 from forked import fork, until
@@ -39,7 +40,8 @@ def slow_samples(tmp_path: Path, monkeypatch, name: str, stop_at: int | None = N
     """Samples 12 documents in batches of 2, each taking a while; waits for a kill before the batch `stop_at`."""
     config = CorpusConfig(max_documents=12, sample_batch_size=2)
 
-    def sample_batch(model, tokenizer, config, seed, number):
+    def sample_batch(model, tokenizer, config, seed, number, batches):
+        assert batches == 1
         if number == stop_at:
             (tmp_path / f"{name}.waits").touch()
             signal.pause()
@@ -157,3 +159,28 @@ def test_a_mask_needs_roles(toy_tokenizer):
     assert next(documents).answers
     with pytest.raises(UserError, match="texts without roles"):
         next(documents)
+
+
+def test_several_batches_at_once_hold_what_each_holds_alone(toy_model, toy_tokenizer, monkeypatch, tmp_path):
+    """As a GPU samples them; the last one is not full, and a stopped run goes on in the middle."""
+    model, config = toy_model(), CorpusConfig(max_documents=22, sample_batch_size=4, sample_tokens=12)
+    alone = [text for number in range(6) for text in corpus.sample_batch(model, toy_tokenizer, config, 3, number)]
+    assert len(alone) == 22 and len(set(alone)) > 18
+    write_as_on_gpu(monkeypatch)
+    monkeypatch.setattr(corpus, "on_gpu", lambda model: True)
+    monkeypatch.setattr(corpus, "MAX_ROWS", 13)  # three batches
+    asked = []
+    plain = corpus.sample_batch
+
+    def watched(*given):
+        asked.append(given[-2:])
+        return plain(*given)
+
+    monkeypatch.setattr(corpus, "sample_batch", watched)
+    key = open_corpus(config, 3, tmp_path / "once", model, toy_tokenizer).key
+    left = tmp_path / "again" / f".sampled-{key}.jsonl.stopped.partial"
+    left.parent.mkdir()
+    left.write_text("".join(json.dumps({"text": text}) + "\n" for text in alone[:6]))
+    for folder in ("once", "again"):
+        assert list(open_corpus(config, 3, tmp_path / folder, model, toy_tokenizer).documents()) == alone
+    assert asked == [(0, 3), (3, 3), (1, 3), (4, 2)]

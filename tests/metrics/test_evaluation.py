@@ -149,6 +149,19 @@ def test_the_head_by_pieces_is_the_models_own(toy_model, toy_tokenizer, monkeypa
     assert max(held) <= max(most, 8 * 400)  # eight tokens show whether the head may be applied by pieces
 
 
+def test_a_gpu_reads_more_at_once_and_finds_the_same(toy_model, toy_tokenizer, monkeypatch):
+    model, gender = toy_model(), load_wordlist("english_gender")
+    documents = DOCUMENTS * 40
+    sizes, found = {}, {}
+    for factor in (1, 16):
+        monkeypatch.setattr(base, "pass_factor", lambda device, factor=factor: factor)
+        evaluation = Evaluation(model, toy_tokenizer, gender, documents)
+        sizes[factor] = [len(batch) for batch in evaluation.batches([len(document) for document in documents])]
+        found[factor] = evaluation.likelihoods
+    assert sizes[1][0] == base.MAX_ROWS < len(documents) == sizes[16][0]
+    assert found[16] == pytest.approx(found[1], rel=1e-5)
+
+
 def test_logits_that_are_not_linear_in_the_states_are_the_models_own(toy_model, toy_tokenizer):
     class Capped(GPT2LMHeadModel):
         def forward(self, *args, **keys):

@@ -51,8 +51,11 @@ def measure(evaluation: base.Evaluation) -> Measurement:
         sides = [pair.tokens for pair in chosen], [pair.counterfactual for pair in chosen]
         places = [pair.positions[:, side].tolist() for side in (0, 1) for pair in chosen]
         states = evaluation.states_at([*sides[0], *sides[1]], places).split([len(of_side) for of_side in places])
-        for pair, own, other in zip(chosen, states[: len(chosen)], states[len(chosen) :], strict=True):
-            gap = _divergence(evaluation, own, other, evaluation.role_maps[pair.shift - 1])
+        gaps = [
+            _divergence(evaluation, own, other, evaluation.role_maps[pair.shift - 1])
+            for pair, own, other in zip(chosen, states[: len(chosen)], states[len(chosen) :], strict=True)
+        ]
+        for pair, gap in zip(chosen, torch.stack(gaps).tolist(), strict=True):
             units[pair.document] += gap, len(pair.positions)
         done += len(batch)
         report(done, len(pairs))
@@ -96,14 +99,14 @@ def _pairs(evaluation: base.Evaluation, number: int, document: str) -> Iterator[
 
 
 @torch.inference_mode()
-def _divergence(evaluation: base.Evaluation, own: Tensor, other: Tensor, role_map: RoleMap) -> float:
-    """Sum over places of KL(own || R other), from the (N, D) states of both."""
-    total = 0.0
+def _divergence(evaluation: base.Evaluation, own: Tensor, other: Tensor, role_map: RoleMap) -> Tensor:
+    """Sum over places of KL(own || R other), from the (N, D) states of both; float64, on their device."""
+    total = torch.zeros((), dtype=torch.float64, device=own.device)
     for piece in evaluation.pieces(len(own)):
         ours, theirs = (evaluation.logits(side[piece]).float().log_softmax(dim=-1) for side in (own, other))
         gap = ours.exp() * (ours - role_map.reverse_(ours, theirs))
         # A token without any probability contributes nothing, whatever the other side says.
-        total += float(gap.masked_fill_(ours.isneginf(), 0.0).sum(dtype=torch.float64))
+        total += gap.masked_fill_(ours.isneginf(), 0.0).sum(dtype=torch.float64)
     return total
 
 

@@ -94,11 +94,12 @@ def last_words(evaluation: base.Evaluation, passages: Sequence[tuple[str, str]])
         states = evaluation.states_at([sequences[i] for i in batch], places)
         rows = [i for i, of_row in zip(batch, places, strict=True) for _ in of_row]
         targets = torch.tensor(
-            [sequences[i][place + 1] for i, of_row in zip(batch, places, strict=True) for place in of_row]
+            [sequences[i][place + 1] for i, of_row in zip(batch, places, strict=True) for place in of_row],
+            device=states.device,
         )
         found[batch, 0] = 1.0
         for piece in evaluation.pieces(len(targets)):
-            logits = evaluation.logits(states[piece]).float().cpu()
+            logits = evaluation.logits(states[piece]).float()
             losses = torch.nn.functional.cross_entropy(logits, targets[piece], reduction="none")
             wrong = logits.argmax(dim=-1) != targets[piece]
             for i, loss, missed in zip(rows[piece], losses.tolist(), wrong.tolist(), strict=True):

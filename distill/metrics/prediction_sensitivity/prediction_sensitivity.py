@@ -210,11 +210,12 @@ def input_gradients(
     device = evaluation.model.device
     for batch in evaluation.batches([len(ids) for ids in sequences]):
         width = max(len(sequences[i]) for i in batch)
-        ids = torch.full((len(batch), width), evaluation.start, dtype=torch.long, device=device)
+        ids = torch.full((len(batch), width), evaluation.start, dtype=torch.long)
         mask = torch.zeros_like(ids)
         for row, i in enumerate(batch):
-            ids[row, : len(sequences[i])] = torch.tensor(sequences[i], device=device)
+            ids[row, : len(sequences[i])] = torch.tensor(sequences[i])
             mask[row, : len(sequences[i])] = 1
+        ids, mask = ids.to(device), mask.to(device)
         with evaluating(evaluation.model), torch.enable_grad():
             embeddings = evaluation.model.get_input_embeddings()(ids).detach().requires_grad_()
             states = evaluation.model.base_model(inputs_embeds=embeddings, attention_mask=mask, use_cache=False)
@@ -222,8 +223,8 @@ def input_gradients(
             for number, (head, classes) in enumerate(heads):
                 own = _probability(head, vectors, classes[batch]).sum()
                 (gradient,) = torch.autograd.grad(own, embeddings, retain_graph=number + 1 < len(heads))
-                for row, i in enumerate(batch):
-                    found[i].append(gradient[row, 1 : len(sequences[i])].double().cpu().numpy())
+                for i, of_text in zip(batch, gradient.double().cpu().numpy(), strict=True):
+                    found[i].append(of_text[1 : len(sequences[i])].copy())
         done += len(batch)
         report(done, len(texts))
     return found

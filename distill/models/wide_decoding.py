@@ -1,0 +1,213 @@
+"""What a GPU needs to write thousands of texts side by side: how many fit, where their past is kept, a float64 copy.
+
+    rows_at_once(...)   how many texts fit: by the model and the card's memory, not by what is free of it
+    in_double(...)      a float32 model in float64, so that rounding decides no token; None where that does not pay
+    cache_for(...)      keys and values in memory that is there from the first token on
+    pass_factor(...)    how much is read at once where nothing is written
+
+In float64 a batch of another shape changes logits by some 1e-13, and rounding them to float32 hides that: a text is the
+same in every batch. The cards of data centres multiply matrices in float64 as fast as in float32. Cards that do not,
+models whose copy would take more than a tenth of the card, and such as are quantised, sharded or in 16 bits write in
+their own format, where rounding, which differs with the shape of a batch, may decide between two tokens.
+"""
+
+import copy
+import inspect
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad, scaled_dot_product_attention
+from torch.overrides import TorchFunctionMode
+from transformers import DynamicCache, PretrainedConfig, PreTrainedModel
+from transformers.cache_utils import DynamicLayer
+
+from distill.models.architecture import fuse_activations, number_of_layers
+from distill.models.probe import reads_alike
+from distill.models.sampler import BLOCK
+
+MAX_ROWS = 4096  # from here on more rows at a time are hardly faster
+_SHARE_OF_BATCH = 0.6  # of the card's memory
+_SHARE_OF_COPY = 0.1
+
+# Compute capabilities of cards whose rate in float64 is at least half of that in float32.
+_FAST_IN_DOUBLE = {(6, 0), (7, 0), (8, 0), (9, 0), (10, 0)}
+
+
+def on_gpu(model: Any) -> bool:
+    """Whether texts are written by the thousand: on a GPU, by a model that makes its predictions from a head.
+
+    Models that change another's predictions as they are made read every text anew at each token.
+    """
+    if not isinstance(model, PreTrainedModel) or model.device.type != "cuda":
+        return False
+    return model.get_output_embeddings() is not None
+
+
+def total_memory(device: torch.device) -> int:
+    """Bytes of the card, used or not: the same number on each day."""
+    return torch.cuda.get_device_properties(device).total_memory
+
+
+def fast_in_double(device: torch.device) -> bool:
+    """Whether the card multiplies float64 about as fast as float32."""
+    return torch.cuda.get_device_capability(device) in _FAST_IN_DOUBLE
+
+
+def rows_at_once(model: PreTrainedModel, length: int, before: int) -> int:
+    """How many texts a card takes side by side, at least one and at most `MAX_ROWS`.
+
+    Args:
+        model: As it will write, in float64 if it does.
+        length: Tokens of a text when it is done, those before it included.
+        before: Tokens that are read first, at once.
+    """
+    config = model.config.get_text_config(decoder=True)
+    width, size = config.hidden_size, model.dtype.itemsize
+    heads = _number(config, "num_attention_heads", 1)
+    shared = _number(config, "num_key_value_heads", heads)
+    per_head = _number(config, "head_dim", -(-width // heads))
+    cache = 2 * number_of_layers(config) * shared * per_head * length
+    reading = before * (20 * width + 3 * heads * before)
+    kept = 1 if "logits_to_keep" in inspect.signature(model.forward).parameters else before
+    logits = config.vocab_size * (kept + 1)
+    scratch = 24 * config.vocab_size  # the sampler's, in float32
+    row = size * (cache + reading + logits) + scratch
+    return max(1, min(MAX_ROWS, int(_SHARE_OF_BATCH * total_memory(model.device)) // row))
+
+
+def _number(config: PretrainedConfig, name: str, default: int) -> int:
+    """A number of a configuration, the default where it has none, or another one in each layer."""
+    try:
+        return getattr(config, name, None) or default
+    except Exception:  # transformers' own kind for the latter
+        return default
+
+
+def pass_factor(device: torch.device) -> int:
+    """How many times as much as a CPU a device reads at once where a score is made of texts that are there.
+
+    By the card's whole memory, so that the same machine gives the same file: 16 with 64 to 128 GiB, 4 with 16 to 32.
+    """
+    return 1 if device.type != "cuda" else 2 ** max(0, total_memory(device).bit_length() - 33)
+
+
+def cache_for(model: PreTrainedModel, length: int) -> dict[str, Any]:
+    """A cache of keys and values for texts of so many tokens, as `generate` is given it.
+
+    It is transformers' own, but copies nothing of what it has when it grows. A model that keeps a past of another kind
+    is given nothing.
+    """
+    if model.config.is_encoder_decoder or "past_key_values" not in inspect.signature(model.forward).parameters:
+        return {}
+    cache: Any = DynamicCache(config=model.config)
+    cache.layers = [_GrowingLayer(length) if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    return {"past_key_values": cache} if any(type(layer) is _GrowingLayer for layer in cache.layers) else {}
+
+
+class _GrowingLayer(DynamicLayer):
+    """Gives what is filled of two tensors of full length."""
+
+    def __init__(self, length: int) -> None:
+        super().__init__()
+        self._length = length
+        self._whole: list[Tensor] = []
+        self.keys: Any
+        self.values: Any
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        """As there."""
+        seen = self.get_seq_length()
+        self.dtype, self.device, self.is_initialized = key_states.dtype, key_states.device, True
+        end = seen + key_states.shape[-2]
+        if not self._whole or end > self._whole[0].shape[-2]:
+            room = max(self._length, end)
+            self._whole = [new.new_empty(*new.shape[:2], room, new.shape[3]) for new in (key_states, value_states)]
+            for whole, old in zip(self._whole, (self.keys, self.values), strict=True):
+                if seen:
+                    whole[:, :, :seen] = old
+        for whole, new in zip(self._whole, (key_states, value_states), strict=True):
+            whole[:, :, seen:end] = new
+        self.keys, self.values = (whole[:, :, :end] for whole in self._whole)
+        return self.keys, self.values
+
+
+# ----------------------------------------------------------------------------------------------------------- float64
+
+
+def in_double(model: PreTrainedModel) -> PreTrainedModel | None:
+    """A copy of a float32 model that computes in float64 throughout, to write with; None where there is none.
+
+    A model of that kind is one whose weights are plain and in float32, and whose `forward` is its class's, on a card
+    that is fast in float64 and large enough.
+    """
+    if "forward" in vars(model):
+        return None
+    weights = list(model.parameters())
+    plain = all(type(weight) is nn.Parameter and weight.dtype == torch.float32 for weight in weights)
+    if not plain or torch.is_autocast_enabled(model.device.type) or not fast_in_double(model.device):
+        return None
+    if 8 * sum(weight.numel() for weight in weights) > _SHARE_OF_COPY * total_memory(model.device):
+        return None
+    twin = copy.deepcopy(model).double().eval().requires_grad_(False)
+    fuse_activations(twin)
+    _align_head(twin)
+    twin.forward = _doubled(twin.forward)
+    return twin if reads_alike(model, twin) else None
+
+
+def _align_head(model: PreTrainedModel) -> None:
+    """Give the head rows up to a multiple of `BLOCK`, as products and sampler want them; no text can hold these."""
+    head = model.get_output_embeddings()
+    if type(head) is not nn.Linear or not (missing := -head.out_features % BLOCK):
+        return
+    longer = nn.Linear(head.in_features, head.out_features + missing, head.bias is not None, device="meta")
+    longer.weight = nn.Parameter(pad(head.weight, (0, 0, 0, missing)), requires_grad=False)
+    if head.bias is not None:
+        longer.bias = nn.Parameter(pad(head.bias, (0, missing)), requires_grad=False)
+    model.set_output_embeddings(longer)
+
+
+def _doubled(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """The same function in float64; `generate` looks at what it takes."""
+
+    @wraps(forward)
+    def doubled(*args: Any, **kwargs: Any) -> Any:
+        with _Double():
+            return forward(*args, **kwargs)
+
+    return doubled
+
+
+class _Double(TorchFunctionMode):
+    """Whatever a model would do in float32, norms and softmax of many do, is done in float64."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Called instead of each function of torch."""
+        if func is scaled_dot_product_attention:
+            func = _attention
+        elif func is Tensor.float:
+            func = Tensor.double
+        args = tuple(torch.float64 if arg is torch.float32 else arg for arg in args)
+        given = {name: torch.float64 if arg is torch.float32 else arg for name, arg in (kwargs or {}).items()}
+        return func(*args, **given)
+
+
+def _attention(
+    query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, dropout_p: float = 0.0,
+    is_causal: bool = False, scale: float | None = None, enable_gqa: bool = False,
+) -> Tensor:  # fmt: skip
+    """`scaled_dot_product_attention` in float64. Torch's own scales all keys anew at each token."""
+    if enable_gqa:
+        key, value = (states.repeat_interleave(query.shape[1] // states.shape[1], dim=1) for states in (key, value))
+    scores = (query * (query.shape[-1] ** -0.5 if scale is None else scale)) @ key.transpose(-2, -1)
+    if is_causal:
+        attn_mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
+    if attn_mask is not None and attn_mask.dtype == torch.bool:
+        # Not infinity: a row of padding looks at nothing, and would become NaN.
+        scores = scores.masked_fill(~attn_mask, torch.finfo(scores.dtype).min)
+    elif attn_mask is not None:
+        scores = scores + attn_mask
+    return scores.softmax(dim=-1) @ value
