@@ -568,7 +568,9 @@ def _pass_on_gpu(
     logits = student.hidden.new_empty(most, len(weight))
     of_views = None if of_teacher is None else student.hidden.new_empty(most_of_teacher, len(of_teacher[0]))
     kernels = _kernels()
-    found = kernels.touched(tuple(work.role_maps or ()), work.listed, vocab, weight.device)
+    found = None
+    if of_teacher is not None:
+        found = kernels.touched(tuple(work.role_maps or ()), work.listed, len(of_teacher[0]), weight.device)
 
     for chunk in work.chunks:
         hidden = student.hidden.index_select(0, chunk.tokens)

@@ -12,6 +12,7 @@ Shapes: n tokens of a block, u teacher positions of its chunk, V vocabulary, R >
 P counterfactuals that the block's tokens have partners in, C columns that are touched.
 """
 
+import math
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
@@ -35,7 +36,7 @@ class Touched(NamedTuple):
 
     Attributes:
         columns: (C,) int64, ascending.
-        slots: (V,) int32, the place of a column among the C, -1 for all others.
+        slots: (S,) int32, the place of a column among the C, -1 for all others.
         role_maps: One for each of the K - 1 counterfactuals; none without role reversal.
         listed: The sets of counterparts, or None.
     """
@@ -48,15 +49,15 @@ class Touched(NamedTuple):
 
 @lru_cache(maxsize=8)
 def touched(
-    role_maps: tuple[RoleMap, ...], listed: ListedTokens | None, vocab: int, device: torch.device
+    role_maps: tuple[RoleMap, ...], listed: ListedTokens | None, width: int, device: torch.device
 ) -> Touched | None:
-    """What role maps and listed tokens touch of a vocabulary of V tokens; None if there is neither."""
+    """What role maps and listed tokens touch in S columns; None if there is neither."""
     tokens = {token for role_map in role_maps for edge in role_map.edges for token in edge}
     tokens |= set() if listed is None else set(listed.columns.tolist())
     if not tokens:
         return None
     columns = torch.tensor(sorted(tokens))
-    slots = torch.full((vocab,), -1, dtype=torch.int32)
+    slots = torch.full((width,), -1, dtype=torch.int32)
     slots[columns] = torch.arange(len(columns), dtype=torch.int32)
     slot_of = dict(zip(columns.tolist(), range(len(columns)), strict=True))
     compact = tuple(
@@ -122,7 +123,7 @@ def block_loss(
     _loss_of_row[(n,)](
         z, label, *of_teacher, z if found is None else found.slots, moved, target, sums, norms,
         n, width, of_teacher[0].shape[1], vocab, 0 if found is None else len(found.columns),
-        1 / settings.temperature, settings.kd * settings.temperature, settings.ce, settings.strength,
+        1 / settings.temperature, math.log(max(number + (settings.op != "swap"), 1)), settings.kd * settings.temperature, settings.ce, settings.strength,
         settings.jsd_beta, scale, 1.0 if cap is None else cap,
         OTHERS=number, OP=settings.op if number else "none", DIVERGENCE=settings.divergence, TARGET=views is not None,
         KD=views is not None and settings.kd > 0, CE=settings.ce > 0, MIXED=number > 0 and settings.strength < 1,
@@ -187,14 +188,13 @@ def _of_lanes(top, total):
 
 
 @triton.jit
-def _teachers(row, moved, slots, columns, vocab, inverse_temperature, REVERSED: tl.constexpr):
+def _teachers(row, moved, slots, columns, width, vocab, inverse_temperature, REVERSED: tl.constexpr):
     """Logits of the teacher at some columns, at the temperature; ``moved`` holds those that the roles touch."""
-    tokens = columns < vocab
-    x = tl.load(row + columns, mask=tokens, other=0).to(tl.float32) * inverse_temperature
+    x = tl.load(row + columns, mask=columns < width, other=0).to(tl.float32) * inverse_temperature
     if REVERSED:
-        slot = tl.load(slots + columns, mask=tokens, other=-1)
+        slot = tl.load(slots + columns, mask=columns < width, other=-1)
         x = tl.where(slot >= 0, tl.load(moved + slot, mask=slot >= 0, other=0), x)
-    return tl.where(tokens, tl.maximum(x, _LOWEST), _LOWEST)
+    return tl.where(columns < vocab, tl.maximum(x, _LOWEST), _LOWEST)
 
 
 @triton.jit
@@ -216,16 +216,18 @@ def _row_of(base, rows, number, width):
 @triton.jit
 def _views(
     token, views, own, others, slots, moved, norms, columns, n, view_width, vocab, touched, inverse_temperature,
-    OTHERS: tl.constexpr, OP: tl.constexpr, REVERSED: tl.constexpr,
+    log_number, OTHERS: tl.constexpr, OP: tl.constexpr, REVERSED: tl.constexpr,
 ):  # fmt: skip
     """Log-probabilities of the teacher's own view, and what the operation makes of all, which may want normalising."""
-    x = _teachers(_row_of(views, own, token, view_width), moved, slots, columns, vocab, inverse_temperature, False)
+    x = _teachers(
+        _row_of(views, own, token, view_width), moved, slots, columns, view_width, vocab, inverse_temperature, False
+    )
     mine = (x - tl.load(norms)) - tl.load(norms + 1)
     result = mine
     for k in tl.static_range(OTHERS):
         row = _row_of(views, others, k * n + token, view_width)
         at = moved + (k * n + token).to(tl.int64) * touched
-        x = _teachers(row, at, slots, columns, vocab, inverse_temperature, REVERSED)
+        x = _teachers(row, at, slots, columns, view_width, vocab, inverse_temperature, REVERSED)
         other = (x - tl.load(norms + 2 * k + 2)) - tl.load(norms + 2 * k + 3)
         if OP == "max":
             result = tl.maximum(result, other)
@@ -237,21 +239,20 @@ def _views(
             result = _log_add(result, other)
     if OP == "mean":
         result = result / (OTHERS + 1)
-    elif OP == "expmean":
-        result = result - tl.log(OTHERS + 1.0)
-    elif OP == "swap":
-        result = result - tl.log(OTHERS + 0.0)
+    elif OP == "expmean" or OP == "swap":
+        result = result - log_number
     return mine, result
 
 
 @triton.jit
 def _log_target(
-    token, views, own, others, slots, moved, norms, columns, n, view_width, vocab, touched, inverse_temperature, top,
-    log_sum, strength, OTHERS: tl.constexpr, OP: tl.constexpr, REVERSED: tl.constexpr, MIXED: tl.constexpr,
+    token, views, own, others, slots, moved, norms, columns, n, view_width, vocab, touched, inverse_temperature,
+    log_number, top, log_sum, strength,
+    OTHERS: tl.constexpr, OP: tl.constexpr, REVERSED: tl.constexpr, MIXED: tl.constexpr,
 ):  # fmt: skip
     mine, result = _views(
         token, views, own, others, slots, moved, norms, columns, n, view_width, vocab, touched, inverse_temperature,
-        OTHERS, OP, REVERSED,
+        log_number, OTHERS, OP, REVERSED,
     )  # fmt: skip
     result = (result - top) - log_sum
     if MIXED:
@@ -262,7 +263,7 @@ def _log_target(
 @triton.jit
 def _loss_of_row(
     z, label, views, own, others, slots, moved, target, sums, norms,
-    n, width, view_width, vocab, touched, inverse_temperature, kd, ce, strength, beta, scale, cap,
+    n, width, view_width, vocab, touched, inverse_temperature, log_number, kd, ce, strength, beta, scale, cap,
     OTHERS: tl.constexpr, OP: tl.constexpr, DIVERGENCE: tl.constexpr, TARGET: tl.constexpr, KD: tl.constexpr,
     CE: tl.constexpr, MIXED: tl.constexpr, CAPPED: tl.constexpr, REVERSED: tl.constexpr, LISTED: tl.constexpr,
     COLUMNS: tl.constexpr,
@@ -276,7 +277,7 @@ def _loss_of_row(
 
     top, total, top_at_one, total_at_one = nothing + _LOWEST, nothing, nothing + _LOWEST, nothing
     for start in range(0, vocab, COLUMNS):
-        x, _ = _students(z, start + lanes, width, vocab, scale, cap, CAPPED)
+        x, _slope = _students(z, start + lanes, width, vocab, scale, cap, CAPPED)
         top, total = _merged(top, total, x * inverse_temperature)
         if CE:
             top_at_one, total_at_one = _merged(top_at_one, total_at_one, x)
@@ -284,8 +285,8 @@ def _loss_of_row(
     cross_entropy, student_top_at_one, student_log_at_one = 0.0, 0.0, 0.0
     if CE:
         student_top_at_one, student_log_at_one = _of_lanes(top_at_one, total_at_one)
-        x, _ = _students(z, tl.load(label + token) + tl.arange(0, 1), width, vocab, scale, cap, CAPPED)
-        cross_entropy = student_log_at_one - (tl.sum(x, 0) - student_top_at_one)
+        at_label, _there = _students(z, tl.load(label + token) + tl.arange(0, 1), width, vocab, scale, cap, CAPPED)
+        cross_entropy = student_log_at_one - (tl.sum(at_label, 0) - student_top_at_one)
 
     target_top, target_log = 0.0, 0.0
     if TARGET:
@@ -295,11 +296,11 @@ def _loss_of_row(
                 columns = start + lanes
                 if k == 0:
                     row = _row_of(views, own, token, view_width)
-                    x = _teachers(row, moved, slots, columns, vocab, inverse_temperature, False)
+                    x = _teachers(row, moved, slots, columns, view_width, vocab, inverse_temperature, False)
                 else:
                     row = _row_of(views, others, (k - 1) * n + token, view_width)
                     at = moved + ((k - 1) * n + token).to(tl.int64) * touched
-                    x = _teachers(row, at, slots, columns, vocab, inverse_temperature, REVERSED)
+                    x = _teachers(row, at, slots, columns, view_width, vocab, inverse_temperature, REVERSED)
                 top, total = _merged(top, total, x)
             view_top, view_log = _of_lanes(top, total)
             tl.store(norms + 2 * k, view_top)
@@ -308,9 +309,9 @@ def _loss_of_row(
         if OP == "max" or OP == "mean":
             top, total = nothing + _LOWEST, nothing
             for start in range(0, vocab, COLUMNS):
-                _, x = _views(
+                _mine, x = _views(
                     token, views, own, others, slots, moved, norms, start + lanes, n, view_width, vocab, touched,
-                    inverse_temperature, OTHERS, OP, REVERSED,
+                    inverse_temperature, log_number, OTHERS, OP, REVERSED,
                 )  # fmt: skip
                 top, total = _merged(top, total, tl.where(start + lanes < vocab, x, _LOWEST))
             target_top, target_log = _of_lanes(top, total)
@@ -319,11 +320,11 @@ def _loss_of_row(
     if KD and DIVERGENCE != "forward_kl":
         for start in range(0, vocab, COLUMNS):
             columns = start + lanes
-            x, _ = _students(z, columns, width, vocab, scale, cap, CAPPED)
+            x, _slope = _students(z, columns, width, vocab, scale, cap, CAPPED)
             log_q = (x * inverse_temperature - student_top) - student_log
             log_p = _log_target(
                 token, views, own, others, slots, moved, norms, columns, n, view_width, vocab, touched,
-                inverse_temperature, target_top, target_log, strength, OTHERS, OP, REVERSED, MIXED,
+                inverse_temperature, log_number, target_top, target_log, strength, OTHERS, OP, REVERSED, MIXED,
             )  # fmt: skip
             p, q = tl.exp(log_p), tl.exp(log_q)
             log_m = log_p
@@ -341,10 +342,10 @@ def _loss_of_row(
         if TARGET:
             log_p = _log_target(
                 token, views, own, others, slots, moved, norms, columns, n, view_width, vocab, touched,
-                inverse_temperature, target_top, target_log, strength, OTHERS, OP, REVERSED, MIXED,
+                inverse_temperature, log_number, target_top, target_log, strength, OTHERS, OP, REVERSED, MIXED,
             )  # fmt: skip
             if LISTED:
-                slot = tl.load(slots + columns, mask=columns < vocab, other=-1)
+                slot = tl.load(slots + columns, mask=columns < view_width, other=-1)
                 tl.store(target + token.to(tl.int64) * touched + slot, log_p, mask=slot >= 0)
             if KD:
                 log_q = (x * inverse_temperature - student_top) - student_log
