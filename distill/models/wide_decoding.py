@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad, scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 from transformers import DynamicCache, PretrainedConfig, PreTrainedModel
-from transformers.cache_utils import DynamicLayer
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from distill.models.architecture import fuse_activations, number_of_layers
 from distill.models.probe import reads_alike
@@ -141,6 +141,8 @@ class _GrowingLayer(DynamicLayer):
 def read_once(model: PreTrainedModel, cache: Any, before: Sequence[Sequence[int]], ids: Tensor, mask: Tensor) -> None:
     """Fill a cache with all but the last token of (B, T) rows, where most are alike: each different one is read once.
 
+    Not of a model that keeps states beside keys and values: those cannot be handed on to other rows.
+
     Args:
         model: Whose cache it is.
         cache: As `cache_for` gives it.
@@ -150,7 +152,8 @@ def read_once(model: PreTrainedModel, cache: Any, before: Sequence[Sequence[int]
     first: dict[tuple[int, ...], int] = {}  # where each different one stands
     for place, row in enumerate(before):
         first.setdefault(tuple(row), place)
-    if ids.shape[1] == 1 or 2 * len(first) > len(before):
+    keys_and_values = all(type(layer) in (_GrowingLayer, DynamicSlidingWindowLayer) for layer in cache.layers)
+    if not keys_and_values or ids.shape[1] == 1 or 2 * len(first) > len(before):
         return
     numbers = {row: number for number, row in enumerate(first)}
     places = list(first.values())
