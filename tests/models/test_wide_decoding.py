@@ -64,7 +64,8 @@ def test_noise_in_float32_that_depends_on_the_batch_changes_no_text(toy_tokenize
     assert other[0] != other[1]  # or else the noise would show nothing
 
 
-# A cache of sliding windows, some beside whole ones, of states, both beside each other, texts that may not be padded, experts, which have no float64.
+# A cache of sliding windows, some beside whole ones, of states, both beside each other; texts that may not be padded;
+# experts, which have no float64.
 @pytest.mark.parametrize(
     "name", ["llama", "gemma2", "gemma3_text", "mamba", "lfm2", "bamba", "bart", "git", "mixtral", "bloom"]
 )
