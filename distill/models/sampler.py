@@ -78,6 +78,7 @@ def draw_wide(scores: Tensor, uniform: Tensor, shape: Shape) -> Tensor:
     of what is read is read once. Rows of a multiple of `BLOCK` scores spare copies of them; those behind the vocabulary
     are written over.
     """
+    scores = scores[:, : shape.vocab + -shape.vocab % BLOCK]
     scores[:, shape.vocab :] = -torch.inf
     scores = _scaled(scores, shape)
     if 0 < shape.top_k < scores.shape[1]:

@@ -13,7 +13,7 @@ their own format, where rounding, which differs with the shape of a batch, may d
 
 import copy
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any
 
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad, scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 from transformers import DynamicCache, PretrainedConfig, PreTrainedModel
-from transformers.cache_utils import DynamicLayer
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from distill.models.architecture import fuse_activations, number_of_layers
 from distill.models.probe import reads_alike
@@ -94,17 +94,16 @@ def pass_factor(device: torch.device) -> int:
     return 1 if device.type != "cuda" else 2 ** max(0, total_memory(device).bit_length() - 33)
 
 
-def cache_for(model: PreTrainedModel, length: int) -> dict[str, Any]:
-    """A cache of keys and values for texts of so many tokens, as `generate` is given it.
+def cache_for(model: PreTrainedModel, length: int) -> DynamicCache | None:
+    """A cache of keys and values for texts of so many tokens; None for a model that keeps a past of another kind.
 
-    It is transformers' own, but copies nothing of what it has when it grows. A model that keeps a past of another kind
-    is given nothing.
+    It is transformers' own, but copies nothing of what it has when it grows.
     """
     if model.config.is_encoder_decoder or "past_key_values" not in inspect.signature(model.forward).parameters:
-        return {}
+        return None
     cache: Any = DynamicCache(config=model.config)
     cache.layers = [_GrowingLayer(length) if type(layer) is DynamicLayer else layer for layer in cache.layers]
-    return {"past_key_values": cache} if any(type(layer) is _GrowingLayer for layer in cache.layers) else {}
+    return cache if any(type(layer) is _GrowingLayer for layer in cache.layers) else None
 
 
 class _GrowingLayer(DynamicLayer):
@@ -132,6 +131,40 @@ class _GrowingLayer(DynamicLayer):
             whole[:, :, seen:end] = new
         self.keys, self.values = (whole[:, :, :end] for whole in self._whole)
         return self.keys, self.values
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """As there; what was of other rows is let go at once."""
+        super().batch_select_indices(indices)
+        self._whole = []
+
+
+def read_once(model: PreTrainedModel, cache: Any, before: Sequence[Sequence[int]], ids: Tensor, mask: Tensor) -> None:
+    """Fill a cache with all but the last token of (B, T) rows, where most are alike: each different one is read once.
+
+    Not of a model that keeps states beside keys and values: those cannot be handed on to other rows.
+
+    Args:
+        model: Whose cache it is.
+        cache: As `cache_for` gives it.
+        before: The rows without padding.
+        ids, mask: The rows and their attention mask.
+    """
+    first: dict[tuple[int, ...], int] = {}  # where each different one stands
+    for place, row in enumerate(before):
+        first.setdefault(tuple(row), place)
+    keys_and_values = all(type(layer) in (_GrowingLayer, DynamicSlidingWindowLayer) for layer in cache.layers)
+    if not keys_and_values or ids.shape[1] == 1 or 2 * len(first) > len(before):
+        return
+    numbers = {row: number for number, row in enumerate(first)}
+    places = list(first.values())
+    given: dict[str, Any] = {"input_ids": ids[places, :-1], "attention_mask": mask[places, :-1]}
+    takes = inspect.signature(model.forward).parameters
+    if "position_ids" in takes:
+        given["position_ids"] = (given["attention_mask"].cumsum(1) - 1).clamp(min=0)
+    if "logits_to_keep" in takes:
+        given["logits_to_keep"] = 1
+    model(**given, past_key_values=cache, use_cache=True)
+    cache.batch_select_indices(torch.tensor([numbers[tuple(row)] for row in before], device=ids.device))
 
 
 # ----------------------------------------------------------------------------------------------------------- float64

@@ -9,20 +9,29 @@
   new tokens, nucleus 0.9, as BOLD is sampled. Nothing ends a text early but chance, as no weights know an end.
 
 Batches are as large as the product makes them on the device, unless a size is given. Tokens that were written are
-counted, those of the end too; the first batch is a warm-up that does not count. `unsure` is how many tokens a CPU read
-again alone, since rounding might decide them; a GPU writes in float64 and reads nothing again. With `--promise`,
-`changed` is how many of 256 texts are others in batches of 7 than in those of the product.
+counted, those of the end are not; the first batch is a warm-up that does not count. `unsure` is how many tokens a CPU
+read again alone, since rounding might decide them; a GPU writes in float64 and reads nothing again. With `--promise`,
+`changed` is how many of 128 texts are others in batches of 7 than in those of the product.
 """
 
 import argparse
 import json
 import time
 from typing import Any
+from unittest import mock
 
 import common
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
+from tokenizers import Tokenizer
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
 
+from distill.models import generation
 from distill.models.generation import generate
 from distill.models.loading import load_frozen, load_tokenizer
 from distill.models.wide_decoding import MAX_ROWS
@@ -42,6 +51,20 @@ def model_of(name: str, layers: int) -> PreTrainedModel:
     return GPT2LMHeadModel(GPT2Config(n_layer=layers, initializer_range=0.05, bos_token_id=0, eos_token_id=0)).eval()
 
 
+def tokenizer_of(name: str) -> PreTrainedTokenizerBase:
+    """The demo's; for GPT-2 with entries up to its 50,257, so that all of its predictions are sampled from."""
+    tokenizer = load_tokenizer("demo")
+    if name == "demo":
+        return tokenizer
+    content = json.loads(tokenizer.backend_tokenizer.to_str())
+    vocabulary = content["model"]["vocab"]
+    vocabulary |= {f"entry{number}": number for number in range(len(tokenizer), 50_257)}
+    longer = Tokenizer.from_str(json.dumps(content))
+    return PreTrainedTokenizerFast(
+        tokenizer_object=longer, bos_token=tokenizer.bos_token, eos_token=tokenizer.eos_token
+    )
+
+
 def prompts_of(name: str, number: int) -> list[str]:
     """As many prompts as texts are asked for: empty, or of different lengths."""
     if name == "demo":
@@ -52,25 +75,27 @@ def prompts_of(name: str, number: int) -> list[str]:
 
 def measure(name: str, options: argparse.Namespace) -> common.Record:
     """Seconds, tokens written in them, and what rounding had to do with it."""
-    model, tokenizer = model_of(name, options.layers).to(options.device), load_tokenizer("demo")
+    model, tokenizer = model_of(name, options.layers).to(options.device), tokenizer_of(name)
     given = {"samples": 1, "batch_size": options.batch_size, **SETTINGS[name]}
     if options.new_tokens:
         given["max_new_tokens"] = options.new_tokens
     prompts = prompts_of(name, options.texts)
     asked: list[int] = []
+    written: list[int] = []
     with common.autocast(options.device, options.dtype):
         generate(model, tokenizer, prompts[: options.batch_size or MAX_ROWS], **given)
         hook = model.register_forward_pre_hook(
             lambda _, args, kwargs: asked.append(kwargs.get("use_cache") is False and len(kwargs["input_ids"]) == 1),
             with_kwargs=True,
         )
-        start = time.perf_counter()
-        texts = generate(model, tokenizer, prompts, seed=1, **given)
-        seconds = time.perf_counter() - start
+        with mock.patch.object(generation, "count_forward", lambda _, tokens, length: written.append(tokens)):
+            start = time.perf_counter()
+            texts = generate(model, tokenizer, prompts, seed=1, **given)
+            seconds = time.perf_counter() - start
         hook.remove()
-        found = {"changed": changed(model, tokenizer, prompts[:256], given)} if options.promise else {}
-    written = sum(len(ids) + 1 for ids in tokenizer([text for (text,) in texts], add_special_tokens=False)["input_ids"])
-    speed = {"seconds": seconds, "texts": len(texts), "tokens": written, "tokens_per_second": written / seconds}
+        found = {"changed": changed(model, tokenizer, prompts[:128], given)} if options.promise else {}
+    tokens = sum(written)
+    speed = {"seconds": seconds, "texts": len(texts), "tokens": tokens, "tokens_per_second": tokens / seconds}
     return speed | {"unsure": sum(asked)} | found
 
 

@@ -64,8 +64,11 @@ def test_noise_in_float32_that_depends_on_the_batch_changes_no_text(toy_tokenize
     assert other[0] != other[1]  # or else the noise would show nothing
 
 
-# A cache of sliding windows, of states, texts that may not be padded, experts, which have no float64.
-@pytest.mark.parametrize("name", ["llama", "gpt_neox", "gemma3_text", "mamba", "bart", "git", "mixtral", "bloom"])
+# A cache of sliding windows, some beside whole ones, of states, both beside each other; texts that may not be padded;
+# experts, which have no float64.
+@pytest.mark.parametrize(
+    "name", ["llama", "gemma2", "gemma3_text", "mamba", "lfm2", "bamba", "bart", "git", "mixtral", "bloom"]
+)
 def test_models_of_many_kinds_write_the_same_texts(toy_tokenizer, monkeypatch, name):
     model = toy(name, vocab_size=512)
     expected = texts_of(model, toy_tokenizer, samples=2)
@@ -141,7 +144,7 @@ def test_models_in_16_bits_are_written_with_in_their_own_format_and_read_once(to
 def test_the_cache_keeps_its_place(toy_tokenizer):
     model = odd_model(toy_tokenizer)
     ids = made_up_ids(model, 2, 10)
-    cache = cache_for(model, 9)["past_key_values"]
+    cache = cache_for(model, 9)
     places = []
     with torch.no_grad():
         for first, last in ((0, 4), (4, 5), (5, 9), (9, 10)):  # the last is more than was said
@@ -151,6 +154,23 @@ def test_the_cache_keeps_its_place(toy_tokenizer):
             expected = model(input_ids=ids[:, :last], use_cache=False).logits[:, first:]
             torch.testing.assert_close(logits, expected)
     assert places[0] == places[1] == places[2] != places[3]
+
+
+def test_samples_of_a_prompt_read_it_once(toy_tokenizer, monkeypatch):
+    model = odd_model(toy_tokenizer)
+    behaviour(model)
+    write_as_on_gpu(monkeypatch)
+    monkeypatch.setattr(generation, "in_double", lambda model: None)
+    shapes = []
+    model.register_forward_pre_hook(
+        lambda _, args, kwargs: shapes.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
+    )
+    longest = 1 + max(len(ids) for ids in toy_tokenizer(TEXTS)["input_ids"])
+    texts_of(model, toy_tokenizer, samples=8, max_new_tokens=3)
+    assert shapes == [(4, longest - 1), (32, 1), (32, 1), (32, 1)]
+    shapes.clear()
+    texts_of(model, toy_tokenizer, samples=1, max_new_tokens=3)
+    assert shapes == [(4, longest), (4, 1), (4, 1)]
 
 
 def test_rows_by_model_and_memory(toy_tokenizer, monkeypatch):
