@@ -120,10 +120,11 @@ def block_loss(
     sums = z.new_empty((2, n), dtype=torch.float32)
     norms = z.new_empty((n, 2 * (number + 1)), dtype=torch.float32)
     of_teacher = (z, label, label) if views is None else views[:3]
+    averaged = max(1, number if settings.op == "swap" else number + 1)  # views, where the operation is a mean
     _loss_of_row[(n,)](
         z, label, *of_teacher, z if found is None else found.slots, moved, target, sums, norms,
         n, width, of_teacher[0].shape[1], vocab, 0 if found is None else len(found.columns),
-        1 / settings.temperature, math.log(max(number + (settings.op != "swap"), 1)), settings.kd * settings.temperature, settings.ce, settings.strength,
+        1 / settings.temperature, math.log(averaged), settings.kd * settings.temperature, settings.ce, settings.strength,
         settings.jsd_beta, scale, 1.0 if cap is None else cap,
         OTHERS=number, OP=settings.op if number else "none", DIVERGENCE=settings.divergence, TARGET=views is not None,
         KD=views is not None and settings.kd > 0, CE=settings.ce > 0, MIXED=number > 0 and settings.strength < 1,

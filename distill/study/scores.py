@@ -27,7 +27,6 @@ from distill.metrics import Evaluation, Outcome, PartOfEvaluation, chosen
 from distill.metrics.audited import read_audited
 from distill.models.architecture import default_device, model_hash
 from distill.models.loading import load_frozen, load_model, load_teacher, load_tokenizer
-from distill.models.self_debiasing import SelfDebiasing
 from distill.models.two_view import TwoViewTeacher
 from distill.objective.logit_ops import build_role_maps
 from distill.recipe import CorpusConfig
@@ -45,6 +44,7 @@ from distill.study.file import (
 from distill.study.made import spend, threads
 from distill.study.runs import end_with_parent
 from distill.study.schema import BASELINE, HALVES, Study
+from distill.study.self_debiasing import SelfDebiasing
 from distill.text.conversations import Messages, rendered
 from distill.text.counterfactual import Swapper
 from distill.text.documents import read_documents

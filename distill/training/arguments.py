@@ -105,8 +105,13 @@ def training_arguments(recipe: Recipe, folder: Path) -> TrainingArguments:
 def _defaults_of_device(recipe: Recipe) -> dict[str, Any]:
     if not torch.cuda.is_available() or recipe.trainer.get("use_cpu"):
         return {}
-    workers = {} if recipe.is_private else {"dataloader_num_workers": 2}  # each private step draws its own documents
-    return _GPU_DEFAULTS | workers
+    found = dict(_GPU_DEFAULTS)
+    # Private steps draw their own documents, and readers of a stream share out its text: so many is the recipe's choice.
+    if not recipe.is_private and recipe.corpus.pack == "before_training":
+        found["dataloader_num_workers"] = 2
+    if recipe.trainer.get("dataloader_pin_memory") is False:
+        del found["accelerator_config"]  # nothing else can be copied so
+    return found
 
 
 def _check_private(arguments: TrainingArguments) -> None:

@@ -4,7 +4,6 @@ import math
 import os
 import warnings
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -151,7 +150,7 @@ class DistillationTrainer(Trainer):
         if self.args.device.type == "cuda":
             for model in (self.model, self.teacher):
                 if model is not None and not is_sharded(model):
-                    with self.accelerator.autocast() if model.dtype.itemsize > 2 else nullcontext():
+                    with self._autocast(model):
                         try_documents(backbone(model.to(self.args.device)))
         if self.args.torch_compile:
             self._compile()
@@ -182,11 +181,18 @@ class DistillationTrainer(Trainer):
         self._saving = False
         self._not_loaded: set[str] = set()  # weights of the model that a checkpoint has not given it
 
+    def _autocast(self, model: PreTrainedModel) -> Any:
+        """As the accelerator is set; a model of 16 bits has no use for it, and would only be cast to and fro."""
+        if model.dtype.itemsize > 2:
+            return self.accelerator.autocast()
+        return torch.autocast(self.args.device.type, enabled=False)
+
     def _compile(self) -> None:
         """Compile the bodies of both models, and not what stands around them, as accelerate would: the loss."""
         self.accelerator.state.dynamo_plugin.backend = DynamoBackend.NO
         for model in (self.model, self.teacher):
             if model is not None:
+                head(model)  # read once, as it is
                 backbone(model).compile(backend=self.args.torch_compile_backend, mode=self.args.torch_compile_mode)
 
     def get_train_dataloader(self) -> DataLoader:
@@ -219,8 +225,7 @@ class DistillationTrainer(Trainer):
             return None, ~read
 
         def predict(rows: Tensor | slice, documents: Documents | None = None) -> Tensor:
-            # Trainer leaves autocast to the student's forward alone. A teacher of 16 bits has no use for it.
-            with self.accelerator.autocast() if model.dtype.itemsize > 2 else nullcontext():
+            with self._autocast(model):
                 ids, positions = inputs["input_ids"][rows], inputs["position_ids"][rows]
                 return hidden_states(model, ids, positions, documents=documents)
 

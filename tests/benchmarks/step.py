@@ -55,7 +55,6 @@ TRAINER: dict[str, Any] = {
     "save_strategy": "no",
     "report_to": "none",
     "disable_tqdm": True,
-    "dataloader_pin_memory": False,
 }
 
 #: Where TRL's default would make another step of it: activations computed twice.
@@ -212,19 +211,29 @@ RATIOS = {
 
 
 class Clock(TrainerCallback):
-    """Time of each step, from before its forward pass to after the optimizer's step."""
+    """Time of each step, from before its forward pass to after the optimizer's step.
+
+    On cuda of all measured steps together, a share of which each is given: to ask after every step when the card is
+    done would keep the processor from preparing the next one meanwhile.
+    """
 
     def __init__(self, device: str) -> None:
         self.device = device
         self.seconds: list[float] = []
 
-    def on_step_begin(self, *_: Any, **__: Any) -> None:
-        if len(self.seconds) == WARM_UP:
+    def on_step_begin(self, arguments: Any, state: Any, *_: Any, **__: Any) -> None:
+        if state.global_step == WARM_UP:
             common.settle_memory(self.device)
-        self._start = common.seconds(self.device)
+        if self.device == "cpu" or state.global_step == WARM_UP:
+            self._start = common.seconds(self.device)
 
-    def on_step_end(self, *_: Any, **__: Any) -> None:
-        self.seconds.append(common.seconds(self.device) - self._start)
+    def on_step_end(self, arguments: Any, state: Any, *_: Any, **__: Any) -> None:
+        if self.device == "cpu":
+            self.seconds.append(common.seconds(self.device) - self._start)
+        elif state.global_step == state.max_steps:
+            steps = state.max_steps - WARM_UP
+            each = (common.seconds(self.device) - self._start) / steps
+            self.seconds = [math.nan] * WARM_UP + [each] * steps
 
 
 class Profile(TrainerCallback):
@@ -251,23 +260,24 @@ def train(contender: Contender, shape: argparse.Namespace, *callbacks: TrainerCa
         "per_device_train_batch_size": shape.rows,
         "max_steps": WARM_UP + shape.steps,
         "use_cpu": shape.device == "cpu",
+        "dataloader_pin_memory": shape.device == "cuda",
         "bf16": shape.dtype == "bfloat16",
         "torch_compile": shape.compile,
     }
     with tempfile.TemporaryDirectory() as folder:
         trainer = contender.trainer(teacher, student, ids, settings, Path(folder))
-        clock, losses, training_step = Clock(shape.device), [], trainer.training_step
+        clock, losses, training_step = Clock(shape.device), list[Tensor](), trainer.training_step
 
         def recorded(*args: Any, **kwargs: Any) -> Tensor:
             loss = training_step(*args, **kwargs)
-            losses.append(float(loss))
+            losses.append(loss.detach())  # a number only later: it would have to be waited for
             return loss
 
         trainer.training_step = recorded
         for callback in (clock, *callbacks):
             trainer.add_callback(callback)
         trainer.train()
-    return clock, losses
+    return clock, [float(loss) for loss in losses]
 
 
 def measure(contender: Contender, shape: argparse.Namespace) -> common.Record:

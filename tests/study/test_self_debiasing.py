@@ -6,8 +6,8 @@ import torch
 from distill.base.errors import UserError
 from distill.models.generation import generate
 from distill.models.loading import load_teacher
-from distill.models.self_debiasing import SelfDebiasing
 from distill.recipe import TeacherConfig
+from distill.study.self_debiasing import SelfDebiasing
 
 PROMPT = "She was a nurse.\n"
 TEXTS = ["The doctor said that he was late, and", "Nothing"]
