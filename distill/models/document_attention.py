@@ -85,6 +85,9 @@ def _attention(
             query, key, value, dropout_p=dropout, is_causal=True, scale=scaling, enable_gqa=grouped
         )
         return read.transpose(1, 2), None
+    groups = query.shape[1] // key.shape[1]
+    if groups > 1:
+        key, value = (x.repeat_interleave(groups, dim=1) for x in (key, value))
     query, key, value = (x.transpose(1, 2) for x in (query, key, value))
     tokens = (x.flatten(0, 1) for x in (query, key, value))
     read = _within(*tokens, starts=cu_seq_lens_q, longest=max_length_q, dropout=dropout, scale=scaling)
@@ -161,7 +164,8 @@ def try_documents(decoder: Any) -> bool:
     """
     device = next(decoder.parameters()).device
     lengths = ((5, 7, 4), (8, 2, 6))
-    if (limit := getattr(decoder.config, "max_position_embeddings", None)) is not None and limit < 8:
+    limit = getattr(decoder.config, "max_position_embeddings", None)
+    if _has_windows(decoder.config) or (limit is not None and limit < 8):
         return False
     positions = np.stack([np.concatenate([np.arange(length) for length in of_row]) for of_row in lengths])
     ids = torch.arange(32, device=device).view(2, 16) % len(decoder.get_input_embeddings().weight)
@@ -179,6 +183,13 @@ def try_documents(decoder: Any) -> bool:
     finally:
         decoder.train(training)
     return _tried[decoder]
+
+
+def _has_windows(config: Any) -> bool:
+    """Whether a token sees only those that are near: so few as are tried are all near."""
+    kinds = {*(getattr(config, "layer_types", None) or ()), "full_attention"}
+    sizes = (getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size", "window_size"))
+    return len(kinds) > 1 or any(size is not None for size in sizes)
 
 
 def _read(decoder: nn.Module, ids: Tensor, positions: Tensor, documents: Documents | None) -> Tensor:

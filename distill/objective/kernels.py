@@ -117,7 +117,7 @@ def block_loss(
         target = torch.empty_like(student)
     if found is not None and views is not None and reverses:
         moved = _reversed(views, found, settings.temperature)
-    sums = z.new_empty((2, n), dtype=torch.float32)
+    sums = z.new_zeros((2, n), dtype=torch.float32)
     norms = z.new_empty((n, 2 * (number + 1)), dtype=torch.float32)
     of_teacher = (z, label, label) if views is None else views[:3]
     averaged = max(1, number if settings.op == "swap" else number + 1)  # views, where the operation is a mean
@@ -210,55 +210,100 @@ def _students(row, columns, width, vocab, scale, cap, CAPPED: tl.constexpr):
 
 
 @triton.jit
-def _row_of(base, rows, number, width):
-    return base + tl.load(rows + number).to(tl.int64) * width
+def _view(teacher, token, k: tl.constexpr, columns, vocab, REVERSED: tl.constexpr):
+    """Logits of a token's view at some columns: of its own text (k = 0), or of the k-th of its counterfactuals."""
+    views, own, others, slots, moved, _norms, n, width, touched, inverse_temperature, _log_number = teacher
+    if k == 0:
+        row = views + tl.load(own + token).to(tl.int64) * width
+        return _teachers(row, moved, slots, columns, width, vocab, inverse_temperature, False)
+    place = (k - 1) * n + token
+    row = views + tl.load(others + place).to(tl.int64) * width
+    there = moved + place.to(tl.int64) * touched
+    return _teachers(row, there, slots, columns, width, vocab, inverse_temperature, REVERSED)
 
 
 @triton.jit
-def _views(
-    token, views, own, others, slots, moved, norms, columns, n, view_width, vocab, touched, inverse_temperature,
-    log_number, OTHERS: tl.constexpr, OP: tl.constexpr, REVERSED: tl.constexpr,
-):  # fmt: skip
-    """Log-probabilities of the teacher's own view, and what the operation makes of all, which may want normalising."""
-    x = _teachers(
-        _row_of(views, own, token, view_width), moved, slots, columns, view_width, vocab, inverse_temperature, False
-    )
-    mine = (x - tl.load(norms)) - tl.load(norms + 1)
-    result = mine
-    for k in tl.static_range(OTHERS):
-        row = _row_of(views, others, k * n + token, view_width)
-        at = moved + (k * n + token).to(tl.int64) * touched
-        x = _teachers(row, at, slots, columns, view_width, vocab, inverse_temperature, REVERSED)
-        other = (x - tl.load(norms + 2 * k + 2)) - tl.load(norms + 2 * k + 3)
+def _log_view(teacher, token, k: tl.constexpr, columns, vocab, REVERSED: tl.constexpr):
+    """Its log-probabilities; `_norms_of_views` was here."""
+    norms = teacher[5] + 2 * k
+    return (_view(teacher, token, k, columns, vocab, REVERSED) - tl.load(norms)) - tl.load(norms + 1)
+
+
+@triton.jit
+def _norms_of_views(teacher, token, vocab, OTHERS: tl.constexpr, REVERSED: tl.constexpr, COLUMNS: tl.constexpr):
+    """Write the normalisers of a token's views, where all threads read them."""
+    norms = teacher[5]
+    for k in tl.static_range(OTHERS + 1):
+        top, total = tl.zeros((COLUMNS,), tl.float32) + _LOWEST, tl.zeros((COLUMNS,), tl.float32)
+        for start in range(0, vocab, COLUMNS):
+            columns = start + tl.arange(0, COLUMNS)
+            top, total = _merged(top, total, _view(teacher, token, k, columns, vocab, REVERSED))
+        view_top, view_log = _of_lanes(top, total)
+        tl.store(norms + 2 * k, view_top)
+        tl.store(norms + 2 * k + 1, view_log)
+    tl.debug_barrier()
+
+
+@triton.jit
+def _operation(teacher, token, columns, vocab, OTHERS: tl.constexpr, OP: tl.constexpr, REVERSED: tl.constexpr):
+    """What the operation makes of all views, which after max and mean wants normalising; and the own view alone."""
+    own = _log_view(teacher, token, 0, columns, vocab, REVERSED)
+    result = own
+    for k in tl.static_range(1, OTHERS + 1):
+        other = _log_view(teacher, token, k, columns, vocab, REVERSED)
         if OP == "max":
             result = tl.maximum(result, other)
         elif OP == "mean":
             result = result + other
-        elif OP == "swap" and k == 0:
+        elif OP == "swap" and k == 1:
             result = other
         else:
             result = _log_add(result, other)
     if OP == "mean":
         result = result / (OTHERS + 1)
     elif OP == "expmean" or OP == "swap":
-        result = result - log_number
-    return mine, result
+        result = result - teacher[10]
+    return result, own
+
+
+@triton.jit
+def _norm_of_target(
+    teacher, token, vocab, OTHERS: tl.constexpr, OP: tl.constexpr, REVERSED: tl.constexpr, COLUMNS: tl.constexpr
+):
+    top, total = tl.zeros((COLUMNS,), tl.float32) + _LOWEST, tl.zeros((COLUMNS,), tl.float32)
+    for start in range(0, vocab, COLUMNS):
+        columns = start + tl.arange(0, COLUMNS)
+        x, _own = _operation(teacher, token, columns, vocab, OTHERS, OP, REVERSED)
+        top, total = _merged(top, total, tl.where(columns < vocab, x, _LOWEST))
+    return _of_lanes(top, total)
 
 
 @triton.jit
 def _log_target(
-    token, views, own, others, slots, moved, norms, columns, n, view_width, vocab, touched, inverse_temperature,
-    log_number, top, log_sum, strength,
+    teacher, token, columns, vocab, norm, strength,
     OTHERS: tl.constexpr, OP: tl.constexpr, REVERSED: tl.constexpr, MIXED: tl.constexpr,
 ):  # fmt: skip
-    mine, result = _views(
-        token, views, own, others, slots, moved, norms, columns, n, view_width, vocab, touched, inverse_temperature,
-        log_number, OTHERS, OP, REVERSED,
-    )  # fmt: skip
-    result = (result - top) - log_sum
+    result, own = _operation(teacher, token, columns, vocab, OTHERS, OP, REVERSED)
+    result = (result - norm[0]) - norm[1]
     if MIXED:
-        result = _log_add(mine + tl.log(1 - strength), result + tl.log(strength))
+        result = _log_add(own + tl.log(1 - strength), result + tl.log(strength))
     return tl.maximum(result, _LOWEST)
+
+
+@triton.jit
+def _students_norm(z, width, vocab, scale, cap, inverse_temperature, CAPPED: tl.constexpr, COLUMNS: tl.constexpr):
+    top, total = tl.zeros((COLUMNS,), tl.float32) + _LOWEST, tl.zeros((COLUMNS,), tl.float32)
+    for start in range(0, vocab, COLUMNS):
+        x, _slope = _students(z, start + tl.arange(0, COLUMNS), width, vocab, scale, cap, CAPPED)
+        top, total = _merged(top, total, x * inverse_temperature)
+    return _of_lanes(top, total)
+
+
+@triton.jit
+def _divergence(log_p, log_q, beta, DIVERGENCE: tl.constexpr):
+    """Its parts from target and student at each column, and the log-ratio that the gradient holds."""
+    log_m = _log_between(tl.exp(log_p), tl.exp(log_q), beta) if DIVERGENCE == "jsd" else log_p
+    return tl.exp(log_p) * (log_p - log_m), tl.exp(log_q) * (log_q - log_m), log_q - log_m
 
 
 @triton.jit
@@ -275,100 +320,51 @@ def _loss_of_row(
     nothing = tl.zeros((COLUMNS,), tl.float32)
     z += token.to(tl.int64) * width
     norms += token * 2 * (OTHERS + 1)
-
-    top, total, top_at_one, total_at_one = nothing + _LOWEST, nothing, nothing + _LOWEST, nothing
-    for start in range(0, vocab, COLUMNS):
-        x, _slope = _students(z, start + lanes, width, vocab, scale, cap, CAPPED)
-        top, total = _merged(top, total, x * inverse_temperature)
-        if CE:
-            top_at_one, total_at_one = _merged(top_at_one, total_at_one, x)
-    student_top, student_log = _of_lanes(top, total)
-    cross_entropy, student_top_at_one, student_log_at_one = 0.0, 0.0, 0.0
+    teacher = (views, own, others, slots, moved, norms, n, view_width, touched, inverse_temperature, log_number)
+    norm = _students_norm(z, width, vocab, scale, cap, inverse_temperature, CAPPED, COLUMNS)
+    norm_at_one, of_target, of_student = norm, (0.0, 0.0), 0.0
     if CE:
-        student_top_at_one, student_log_at_one = _of_lanes(top_at_one, total_at_one)
+        norm_at_one = _students_norm(z, width, vocab, scale, cap, 1.0, CAPPED, COLUMNS)
         at_label, _there = _students(z, tl.load(label + token) + tl.arange(0, 1), width, vocab, scale, cap, CAPPED)
-        cross_entropy = student_log_at_one - (tl.sum(at_label, 0) - student_top_at_one)
-
-    target_top, target_log = 0.0, 0.0
+        tl.store(sums + n + token, norm_at_one[1] - (tl.sum(at_label, 0) - norm_at_one[0]))
     if TARGET:
-        for k in tl.static_range(OTHERS + 1):
-            top, total = nothing + _LOWEST, nothing
-            for start in range(0, vocab, COLUMNS):
-                columns = start + lanes
-                if k == 0:
-                    row = _row_of(views, own, token, view_width)
-                    x = _teachers(row, moved, slots, columns, view_width, vocab, inverse_temperature, False)
-                else:
-                    row = _row_of(views, others, (k - 1) * n + token, view_width)
-                    at = moved + ((k - 1) * n + token).to(tl.int64) * touched
-                    x = _teachers(row, at, slots, columns, view_width, vocab, inverse_temperature, REVERSED)
-                top, total = _merged(top, total, x)
-            view_top, view_log = _of_lanes(top, total)
-            tl.store(norms + 2 * k, view_top)
-            tl.store(norms + 2 * k + 1, view_log)
-        tl.debug_barrier()
+        _norms_of_views(teacher, token, vocab, OTHERS, REVERSED, COLUMNS)
         if OP == "max" or OP == "mean":
-            top, total = nothing + _LOWEST, nothing
-            for start in range(0, vocab, COLUMNS):
-                _mine, x = _views(
-                    token, views, own, others, slots, moved, norms, start + lanes, n, view_width, vocab, touched,
-                    inverse_temperature, log_number, OTHERS, OP, REVERSED,
-                )  # fmt: skip
-                top, total = _merged(top, total, tl.where(start + lanes < vocab, x, _LOWEST))
-            target_top, target_log = _of_lanes(top, total)
-
-    from_target, from_student = nothing, nothing
+            of_target = _norm_of_target(teacher, token, vocab, OTHERS, OP, REVERSED, COLUMNS)
     if KD and DIVERGENCE != "forward_kl":
+        from_target, from_student = nothing, nothing
         for start in range(0, vocab, COLUMNS):
-            columns = start + lanes
-            x, _slope = _students(z, columns, width, vocab, scale, cap, CAPPED)
-            log_q = (x * inverse_temperature - student_top) - student_log
-            log_p = _log_target(
-                token, views, own, others, slots, moved, norms, columns, n, view_width, vocab, touched,
-                inverse_temperature, log_number, target_top, target_log, strength, OTHERS, OP, REVERSED, MIXED,
-            )  # fmt: skip
-            p, q = tl.exp(log_p), tl.exp(log_q)
-            log_m = log_p
-            if DIVERGENCE == "jsd":
-                log_m = _log_between(p, q, beta)
-                from_target += p * (log_p - log_m)
-            from_student += q * (log_q - log_m)
-    of_student = tl.sum(from_student, 0)
-    divergence = nothing
+            x, _slope = _students(z, start + lanes, width, vocab, scale, cap, CAPPED)
+            log_p = _log_target(teacher, token, start + lanes, vocab, of_target, strength, OTHERS, OP, REVERSED, MIXED)
+            log_q = (x * inverse_temperature - norm[0]) - norm[1]
+            mine, theirs, _ratio = _divergence(log_p, log_q, beta, DIVERGENCE)
+            from_target, from_student = from_target + mine, from_student + theirs
+        of_student = tl.sum(from_student, 0)
+        share = 1 - beta if DIVERGENCE == "jsd" else 1.0
+        tl.store(sums + token, (1 - share) * tl.sum(from_target, 0) + share * of_student)
+        kd = kd * share
 
+    value = nothing
     for start in range(0, width, COLUMNS):
         columns = start + lanes
         x, slope = _students(z, columns, width, vocab, scale, cap, CAPPED)
         gradient = nothing
         if TARGET:
-            log_p = _log_target(
-                token, views, own, others, slots, moved, norms, columns, n, view_width, vocab, touched,
-                inverse_temperature, log_number, target_top, target_log, strength, OTHERS, OP, REVERSED, MIXED,
-            )  # fmt: skip
+            log_p = _log_target(teacher, token, columns, vocab, of_target, strength, OTHERS, OP, REVERSED, MIXED)
             if LISTED:
                 slot = tl.load(slots + columns, mask=columns < view_width, other=-1)
                 tl.store(target + token.to(tl.int64) * touched + slot, log_p, mask=slot >= 0)
             if KD:
-                log_q = (x * inverse_temperature - student_top) - student_log
-                p, q = tl.exp(log_p), tl.exp(log_q)
+                log_q = (x * inverse_temperature - norm[0]) - norm[1]
                 if DIVERGENCE == "forward_kl":
-                    divergence += p * (log_p - log_q)
-                    gradient = kd * (q - p)
-                elif DIVERGENCE == "reverse_kl":
-                    gradient = kd * q * (log_q - log_p - of_student)
+                    value += tl.exp(log_p) * (log_p - log_q)
+                    gradient = kd * (tl.exp(log_q) - tl.exp(log_p))
                 else:
-                    log_m = _log_between(p, q, beta)
-                    gradient = kd * (1 - beta) * q * (log_q - log_m - of_student)
+                    _mine, _theirs, ratio = _divergence(log_p, log_q, beta, DIVERGENCE)
+                    gradient = kd * tl.exp(log_q) * (ratio - of_student)
         if CE:
             hit = tl.where(columns == tl.load(label + token), 1.0, 0.0)
-            gradient += ce * (tl.exp((x - student_top_at_one) - student_log_at_one) - hit)
+            gradient += ce * (tl.exp((x - norm_at_one[0]) - norm_at_one[1]) - hit)
         tl.store(z + columns, tl.where(columns < vocab, gradient * slope, 0.0), mask=columns < width)
-
-    if DIVERGENCE == "forward_kl":
-        value = tl.sum(divergence, 0)
-    elif DIVERGENCE == "reverse_kl":
-        value = of_student
-    else:
-        value = beta * tl.sum(from_target, 0) + (1 - beta) * of_student
-    tl.store(sums + token, value)
-    tl.store(sums + n + token, cross_entropy)
+    if KD and DIVERGENCE == "forward_kl":
+        tl.store(sums + token, tl.sum(value, 0))

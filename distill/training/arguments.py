@@ -106,7 +106,7 @@ def _defaults_of_device(recipe: Recipe) -> dict[str, Any]:
     if not torch.cuda.is_available() or recipe.trainer.get("use_cpu"):
         return {}
     found = dict(_GPU_DEFAULTS)
-    # Private steps draw their own documents, and readers of a stream share out its text: so many is the recipe's choice.
+    # Private steps draw their own documents; readers of a stream share out its text, so that their number changes it.
     if not recipe.is_private and recipe.corpus.pack == "before_training":
         found["dataloader_num_workers"] = 2
     if recipe.trainer.get("dataloader_pin_memory") is False:

@@ -95,9 +95,9 @@ assert_same = partial(torch.testing.assert_close, rtol=1e-5, atol=1e-5)
 
 @pytest.fixture
 def on_gpu_pass(monkeypatch):
-    """The pass of a GPU, where there is none in Triton's interpreter; rows are gone through in several pieces."""
+    """The pass of a GPU, where there is none in Triton's interpreter, which takes its time: few tokens do there."""
     pytest.importorskip("triton", reason="needs triton, which is there on Linux alone")
-    monkeypatch.setattr(importlib.import_module("distill.objective.kernels"), "_COLUMNS", 16)
+    monkeypatch.setattr(importlib.import_module("distill.objective.kernels"), "_COLUMNS", 64)
     monkeypatch.setattr(kd_loss, "_pass_of", lambda hidden: kd_loss._pass_on_gpu)
 
 
@@ -230,7 +230,6 @@ def test_gradients_through_scale_and_cap_pass_gradcheck(student):
     assert torch.autograd.gradcheck(lambda *x: loss(*x, *inputs[3:], settings, ROLE_MAPS[2]).total, leaves)
 
 
-@pytest.mark.usefixtures("each_pass")
 @pytest.mark.parametrize("op", OPERATIONS)
 @pytest.mark.parametrize("loss", [kd_loss.fused_loss, kd_loss.reference_loss])
 def test_rows_behind_the_tokens_change_nothing_and_get_no_gradient(op, loss):
@@ -476,7 +475,6 @@ def test_extreme_logits_stay_finite(divergence):
     torch.testing.assert_close(ours[0].total, theirs[0].total)
 
 
-@pytest.mark.usefixtures("each_pass")
 @pytest.mark.parametrize("divergence", DIVERGENCES)
 @pytest.mark.parametrize("op", OPERATIONS)
 def test_tokens_that_both_models_exclude_do_no_harm(divergence, op):
@@ -498,7 +496,6 @@ def test_tokens_that_both_models_exclude_do_no_harm(divergence, op):
         torch.testing.assert_close(gradients[1], pad(expected_gradients[1]), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.usefixtures("each_pass")
 def test_half_precision_is_reduced_and_summed_in_full():
     inputs = make_inputs(15, n=400, valid=1.0)
     half = Inputs(*(x.bfloat16() if x.is_floating_point() else x for x in inputs))
@@ -607,7 +604,7 @@ def test_a_student_like_its_target_has_nothing_to_learn(divergence):
 @pytest.mark.parametrize("with_bias", [True, False])
 def test_heads_are_padded_for_the_products_alone(v, with_bias):
     """Vocabularies that are odd, prime and aligned; what comes back has their size."""
-    inputs = make_inputs(22, v=v)
+    inputs = make_inputs(22, n=8, v=v)
     if not with_bias:
         inputs = inputs._replace(student_bias=None, teacher_bias=None)
     settings = LossSettings(0.7, 0.4, 0.0, 2.0, chunk_tokens=12)
@@ -680,15 +677,21 @@ def test_the_logits_of_a_chunk_on_a_gpu_have_a_bound_in_bytes():
 @pytest.mark.parametrize("op", OPERATIONS)
 @pytest.mark.parametrize("divergence", DIVERGENCES)
 @pytest.mark.parametrize("case", [(2.0, 2, True, "capped"), (1.0, 3, True, "both"), (2.0, 3, False, "scaled")])
-def test_the_kernel_equals_the_reference(op, divergence, case):
-    """In fp32 within 1e-5; in bf16 within its rounding: the logits themselves have 8 bits."""
+def test_the_kernel_equals_the_reference(monkeypatch, op, divergence, case):
+    """In fp32 within 1e-5; in bf16 within its rounding: the logits themselves have 8 bits.
+
+    Rows are gone through in several pieces, and some tokens are excluded by both models.
+    """
+    monkeypatch.setattr(importlib.import_module("distill.objective.kernels"), "_COLUMNS", 16)
     temperature, groups, reverse_roles, shape = case
     settings = LossSettings(0.7, 0.4, 0.0, temperature, divergence, 0.3, op, 0.6, chunk_tokens=12, listed=0.9)
     role_maps = ROLE_MAPS[groups] if reverse_roles else None
-    inputs, run_listed = make_inputs(25, n=10, v=V + 5, groups=groups), partial(run, listed=LISTED[groups])
-    inputs.labels.clamp_(max=V - 1)
+    inputs, run_listed = make_inputs(25, n=6, v=V + 5, groups=groups), partial(run, listed=LISTED[groups])
+    inputs.labels.clamp_(max=V - 3)
+    if "cap" not in SHAPES[shape] and op == "expmean":
+        inputs.student_bias[V - 2 : V] = inputs.teacher_bias[V - 2 : V] = -math.inf
     fused, reference = (
-        shaped(loss, SHAPES[shape], SHAPES["both"], vocab=V) for loss in (kd_loss.fused_loss, kd_loss.reference_loss)
+        shaped(loss, SHAPES[shape], SHAPES["scaled"], vocab=V) for loss in (kd_loss.fused_loss, kd_loss.reference_loss)
     )
     assert_same(*(run_listed(loss, inputs, settings, role_maps) for loss in (fused, reference)))
     half = Inputs(*(x.bfloat16() if x is not None and x.is_floating_point() else x for x in inputs))

@@ -1,0 +1,117 @@
+"""Documents by their lengths: what the positions say, and that attention keeps to them."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from architectures import toy
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers.masking_utils import find_packed_sequence_indices
+
+from distill.models import document_attention
+from distill.models.architecture import backbone, hidden_states
+from distill.models.document_attention import Documents, try_documents
+
+ROWS = st.lists(st.lists(st.integers(1, 6), min_size=1, max_size=4), min_size=1, max_size=3)
+
+
+def positions_of(rows: list[list[int]]) -> np.ndarray:
+    """(B, T) positions of documents of such lengths, the last of a row drawn out to the longest row."""
+    longest = max(map(sum, rows))
+    filled = [[*row[:-1], row[-1] + longest - sum(row)] for row in rows]
+    return np.stack([np.concatenate([np.arange(length) for length in row]) for row in filled])
+
+
+@given(ROWS)
+def test_documents_are_those_that_transformers_finds(rows):
+    positions = positions_of(rows)
+    documents = Documents.of(positions)
+    assert documents.per_row == tuple(map(len, rows)) and documents.length == positions.shape[1]
+    packed = find_packed_sequence_indices(torch.from_numpy(positions))
+    expected = torch.zeros(positions.shape, dtype=torch.int64) if packed is None else packed
+    starts = documents.starts.tolist()
+    assert starts[0] == 0 and starts[-1] == positions.size
+    found = np.repeat(np.arange(len(starts) - 1), np.diff(starts)).reshape(positions.shape)
+    for row, other in zip(found, expected, strict=True):
+        assert (row - row[0] == other.numpy()).all()
+    assert documents.alone == (packed is None)
+    first = documents.first(1)
+    assert first.starts.tolist() == [s for s in starts if s <= positions.shape[1]] and first.per_row == (len(rows[0]),)
+
+
+def naive(query, key, value, *, starts, longest, dropout, scale):
+    """Document by document; the kernel of a GPU in its place."""
+    assert dropout == 0 and longest >= starts.diff().max()
+    parts = [
+        F.scaled_dot_product_attention(
+            *(x[begin:end].transpose(0, 1) for x in (query, key, value)), is_causal=True, scale=scale, enable_gqa=True
+        ).transpose(0, 1)
+        for begin, end in zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True)
+    ]
+    return torch.cat(parts)
+
+
+@pytest.fixture
+def by_length(monkeypatch):
+    """As on a GPU in 16 bits, by the naive computation in float32."""
+    monkeypatch.setattr(document_attention, "_within", naive)
+    monkeypatch.setattr(document_attention, "_format", lambda decoder, device: torch.bfloat16)
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+@pytest.mark.parametrize("rows", [[[4, 8], [3, 2, 7]], [[12], [12]]])
+def test_a_model_reads_documents_by_length_as_by_mask(by_length, kind, rows):
+    model = toy(kind)
+    positions = positions_of(rows)
+    ids = torch.randint(10, 60, positions.shape, generator=torch.Generator().manual_seed(0))
+    documents, positions = Documents.of(positions), torch.from_numpy(positions)
+    expected = hidden_states(model, ids, positions)
+    assert torch.equal(hidden_states(model, ids, positions, documents=documents), expected)  # it was not tried
+    calls = []
+    attention = document_attention._attention
+    document_attention.ALL_ATTENTION_FUNCTIONS.register(
+        document_attention._NAME, lambda *args, **kwargs: calls.append(1) or attention(*args, **kwargs)
+    )
+    try:
+        assert try_documents(backbone(model))
+        del calls[:]
+        found = hidden_states(model, ids, positions, documents=documents)
+    finally:
+        document_attention.ALL_ATTENTION_FUNCTIONS.register(document_attention._NAME, attention)
+    assert calls  # each layer was there
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    assert model.config._attn_implementation == "sdpa"
+
+
+def test_a_model_that_reads_otherwise_is_left_to_its_mask(by_length, monkeypatch):
+    model = toy("gpt2")
+    monkeypatch.setattr(document_attention, "_within", lambda q, k, v, **_: naive(q, k, v.flip(0), **_))
+    assert not try_documents(backbone(model))
+    monkeypatch.setattr(document_attention, "_within", lambda *_, **__: 1 / 0)
+    assert not try_documents(backbone(model))
+    assert model.config._attn_implementation == "sdpa"
+
+
+def test_a_model_with_windows_is_left_to_its_mask(by_length):
+    """Which the few tokens that are tried would not show."""
+    assert not try_documents(backbone(toy("mistral", sliding_window=4096)))
+    assert try_documents(backbone(toy("mistral", sliding_window=None)))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_the_kernel_of_a_gpu_keeps_to_the_documents(dropout):
+    generator = torch.Generator("cuda").manual_seed(0)
+    query, key, value = torch.randn(3, 40, 4, 64, device="cuda", dtype=torch.bfloat16, generator=generator).unbind()
+    starts = torch.tensor([0, 7, 8, 25, 40], dtype=torch.int32, device="cuda")
+    arguments = {"starts": starts, "longest": 20, "dropout": dropout, "scale": 0.125}
+    found = document_attention._within(query, key, value, **arguments)
+    if not dropout:
+        expected = naive(query, key, value, **arguments)
+        torch.testing.assert_close(found.float(), expected.float(), rtol=2e-2, atol=2e-2)
+    key[8:25] = 0
+    again = document_attention._within(query, key, value, **arguments)
+    changed = (again != found).flatten(1).any(dim=1) if not dropout else None
+    assert changed is None or (not changed[:8].any() and changed[9:25].any() and not changed[25:].any())
