@@ -11,7 +11,8 @@ one pass over chunks of tokens: project to the vocabulary, combine the teacher's
 logits into their gradient by the closed forms below and multiply it back into the gradients of the hidden states and
 of the head. A (N, V) tensor never exists. On a CPU, a chunk is large enough for the products with the heads, and is
 gone through in blocks of a few tokens, whose logits stay in the cache from one operation to the next. On a GPU, what
-is done to the logits is compiled into a few kernels, and the heads are padded to a size that its products are fast at.
+is done to the logits is a kernel of kernels.py, and the heads are padded to a size that its products are fast at; where
+Triton is not there, or numbers have more than 32 bits, a GPU goes the way of a CPU.
 
 Shapes: N tokens, M teacher positions, V vocabulary, Ds and Dt hidden sizes of student and teacher, K groups (so K - 1
 counterfactuals); inside a chunk n tokens and u distinct teacher positions.
@@ -551,8 +552,8 @@ def _weighted(kd: Tensor, ce: Tensor, on_listed: Tensor, settings: LossSettings)
 def _pass_on_gpu(
     student: ModelView, teacher: ModelView | None, work: _Work, needed: list[bool]
 ) -> tuple[_Sums, list[Tensor | None]]:
-    """As `_pass_over_chunks`, where the memory's speed decides: few passes over the logits, which have the format of
-    the heads, and heads whose number of rows suits the products. Rows that pad them are never looked at.
+    """As `_pass_over_chunks`, where the memory's speed decides: one kernel for all that is done to the logits, which
+    have the format of the heads, and heads whose number of rows suits the products. Rows that pad them count nowhere.
     """
     settings, vocab = work.settings, len(student.tokens[0])
     wide = torch.promote_types(student.hidden.dtype, torch.float32)

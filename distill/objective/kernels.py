@@ -124,8 +124,8 @@ def block_loss(
     _loss_of_row[(n,)](
         z, label, *of_teacher, z if found is None else found.slots, moved, target, sums, norms,
         n, width, of_teacher[0].shape[1], vocab, 0 if found is None else len(found.columns),
-        1 / settings.temperature, math.log(averaged), settings.kd * settings.temperature, settings.ce, settings.strength,
-        settings.jsd_beta, scale, 1.0 if cap is None else cap,
+        1 / settings.temperature, math.log(averaged), settings.kd * settings.temperature, settings.ce,
+        settings.strength, settings.jsd_beta, scale, 1.0 if cap is None else cap,
         OTHERS=number, OP=settings.op if number else "none", DIVERGENCE=settings.divergence, TARGET=views is not None,
         KD=views is not None and settings.kd > 0, CE=settings.ce > 0, MIXED=number > 0 and settings.strength < 1,
         CAPPED=cap is not None, REVERSED=reverses, LISTED=lists, COLUMNS=_COLUMNS, num_warps=_WARPS,

@@ -25,13 +25,17 @@ note "matrix rate: ${rate:-unknown}"
 
 if [ "$device" = cuda ]; then
     note "tests that need a GPU"
-    "$python" -m pytest -q -n 0 -m gpu tests/objective >"$out/tests.log" 2>&1 || note "some failed; see tests.log"
+    "$python" -m pytest -q -p no:benchmark -o addopts=--import-mode=importlib -n 8 --dist load -m gpu \
+        tests/objective tests/models >"$out/tests.log" 2>&1 || note "some failed; see tests.log"
 fi
+ours=(ours_forward_kl ours_jsd ours_two_view_augment)
 for compiled in "" --compile; do
+    peers=(gkd_forward_kl gkd_jsd trl_chunked)
+    [ -n "$compiled" ] && peers=()
     note "the step ${compiled:-as it is}"
     # shellcheck disable=SC2086  # an empty word is no option
     "$python" $benchmarks/step.py --json --repeats 1 --device "$device" --dtype bfloat16 "${step[@]}" $compiled \
-        --contenders ours_forward_kl ours_jsd ours_two_view_augment gkd_forward_kl gkd_jsd trl_chunked \
+        --contenders "${ours[@]}" "${peers[@]}" \
         >"$out/step$compiled.json" 2>"$out/step$compiled.log" || note "failed; see step$compiled.log"
 done
 note "sampling"

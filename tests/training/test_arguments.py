@@ -10,9 +10,9 @@ from transformers import TrainerCallback
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
 from distill.base.errors import UserError
-from distill.recipe import PrivacyConfig, Recipe, TargetConfig
+from distill.recipe import CorpusConfig, PrivacyConfig, Recipe, TargetConfig
 from distill.recipe_check import parse_recipe
-from distill.training.arguments import _check_private, training_arguments
+from distill.training.arguments import _check_private, _defaults_of_device, training_arguments
 
 
 def test_one_kept_checkpoint_is_too_few(tmp_path):
@@ -21,6 +21,24 @@ def test_one_kept_checkpoint_is_too_few(tmp_path):
     for key, value in (("lr_scheduler_type", "cosinus"), ("optim", "adam"), ("report_to", "mlflowx")):
         with pytest.raises(UserError, match=rf"^trainer\.{key}: {value} is not"):
             training_arguments(Recipe(trainer={key: value}), tmp_path)
+
+
+def test_a_gpu_has_defaults_of_its_own(monkeypatch):
+    assert _defaults_of_device(Recipe()) == {}
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    everything = {
+        "optim": "adamw_torch_fused",
+        "dataloader_pin_memory": True,
+        "dataloader_num_workers": 2,
+        "accelerator_config": {"non_blocking": True},
+    }
+    assert _defaults_of_device(Recipe()) == everything
+    assert _defaults_of_device(Recipe(trainer={"use_cpu": True})) == {}
+    without = Recipe(trainer={"dataloader_pin_memory": False})  # what lies elsewhere is not copied meanwhile
+    assert "accelerator_config" not in _defaults_of_device(without)
+    # Readers would take each other's text, and private steps have none.
+    for recipe in (Recipe(corpus=CorpusConfig(pack="while_training")), Recipe(privacy=PrivacyConfig(epsilon=8.0))):
+        assert "dataloader_num_workers" not in _defaults_of_device(recipe)
 
 
 def test_no_is_a_strategy_although_yaml_reads_it_as_false(tmp_path):

@@ -52,8 +52,8 @@ def poisoned(monkeypatch, where: str, token: int, value: float) -> None:
     """Let the teacher's or student's head give `value` at every position of one token."""
     plain = trainer.hidden_states
 
-    def hidden_states(model, input_ids, *others):
-        states = plain(model, input_ids, *others)
+    def hidden_states(model, input_ids, *others, **named):
+        states = plain(model, input_ids, *others, **named)
         mine = model.training == (where != "teacher")
         bad = (input_ids == token).unsqueeze(-1)
         return states.masked_fill(bad, value) if mine else states
@@ -116,8 +116,8 @@ def test_a_gradient_that_is_not_finite_is_found_where_the_loss_is_finite(monkeyp
     token = toy(" coat")["input_ids"][-1]
     plain = student_loss.hidden_states
 
-    def hidden_states(model, input_ids, *others):
-        states = plain(model, input_ids, *others)
+    def hidden_states(model, input_ids, *others, **named):
+        states = plain(model, input_ids, *others, **named)
         if states.requires_grad:
             bad = (input_ids == token).unsqueeze(-1)
             states.register_hook(lambda gradient: gradient.masked_fill(bad & (gradient != 0), float("inf")))
@@ -144,6 +144,50 @@ def test_steps_that_are_not_finite_can_be_left_out(monkeypatch, tmp_path, toy, c
     assert all(torch.equal(got[key], untrained[key]) for key in got)
     state = json.loads((tmp_path / "checkpoints" / "checkpoint-3" / "trainer_state.json").read_text())
     assert all(torch.tensor([v for v in entry.values()]).isfinite().all() for entry in state["log_history"])
+
+
+class Copied:
+    """In the place of an event of a GPU, which says when numbers have been copied from there."""
+
+    def record(self) -> None:
+        """Nothing is under way on a CPU."""
+
+    synchronize = record
+
+
+@pytest.fixture
+def asked_later(monkeypatch):
+    """As on a GPU: the optimizer leaves out what is not finite, and the step is looked at when the next is made."""
+    monkeypatch.setattr(trainer.DistillationTrainer, "_optimizer_can_skip", lambda self: True)
+    monkeypatch.setattr(torch.cuda, "Event", Copied)
+
+
+@pytest.mark.parametrize("steps", [3, 6])  # the bad step is the last, or others follow
+def test_a_step_that_is_looked_at_later_stops_the_run_as_well(monkeypatch, asked_later, tmp_path, toy, steps):
+    train_toy.main(str(tmp_path), 4, 2, steps=2, save_steps=1, optim="adamw_torch_fused")
+    shutil.rmtree(tmp_path / "student")
+    poisoned(monkeypatch, "teacher", toy(" coat")["input_ids"][-1], float("nan"))
+    with pytest.raises(UserError, match="step 3: a logit of the teacher is not finite in block") as stopped:
+        train_toy.main(str(tmp_path), 4, 2, steps=steps, save_steps=2, optim="adamw_torch_fused")
+    assert str(tmp_path / "checkpoints" / "checkpoint-2") in str(stopped.value)
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["checkpoint-1", "checkpoint-2"]
+    assert not (tmp_path / "student").exists()
+
+
+def test_steps_that_are_looked_at_later_are_left_out_as_well(monkeypatch, asked_later, tmp_path, toy, capsys):
+    poisoned(monkeypatch, "teacher", toy.bos_token_id, float("nan"))
+    train_toy.main(str(tmp_path), 4, 2, steps=3, on_nonfinite="skip", optim="adamw_torch_fused")
+    assert "3 steps were left out of training" in capsys.readouterr().err
+    got, untrained = (load_file(tmp_path / name) for name in ("student/model.safetensors", "untrained.safetensors"))
+    assert all(torch.equal(got[key], untrained[key]) for key in got)
+
+
+def test_steps_that_are_looked_at_later_give_the_same_weights(asked_later, monkeypatch, tmp_path):
+    train_toy.main(str(tmp_path / "later"), 4, 2, steps=3, optim="adamw_torch_fused")
+    monkeypatch.undo()
+    train_toy.main(str(tmp_path / "at once"), 4, 2, steps=3, optim="adamw_torch_fused")
+    later, at_once = (load_file(tmp_path / name / "student" / "model.safetensors") for name in ("later", "at once"))
+    assert all(torch.equal(later[key], at_once[key]) for key in at_once)
 
 
 def test_weights_that_a_step_made_infinite_are_never_saved(monkeypatch, tmp_path):
