@@ -322,7 +322,7 @@ def _loss_of_row(
     norms += token * 2 * (OTHERS + 1)
     teacher = (views, own, others, slots, moved, norms, n, view_width, touched, inverse_temperature, log_number)
     norm = _students_norm(z, width, vocab, scale, cap, inverse_temperature, CAPPED, COLUMNS)
-    norm_at_one, of_target, of_student = norm, (0.0, 0.0), 0.0
+    norm_at_one, of_target, of_student, value = norm, (0.0, 0.0), 0.0, nothing
     if CE:
         norm_at_one = _students_norm(z, width, vocab, scale, cap, 1.0, CAPPED, COLUMNS)
         at_label, _there = _students(z, tl.load(label + token) + tl.arange(0, 1), width, vocab, scale, cap, CAPPED)
@@ -343,8 +343,6 @@ def _loss_of_row(
         share = 1 - beta if DIVERGENCE == "jsd" else 1.0
         tl.store(sums + token, (1 - share) * tl.sum(from_target, 0) + share * of_student)
         kd = kd * share
-
-    value = nothing
     for start in range(0, width, COLUMNS):
         columns = start + lanes
         x, slope = _students(z, columns, width, vocab, scale, cap, CAPPED)

@@ -138,22 +138,9 @@ class DistillationTrainer(Trainer):
         # We divide by the tokens of the whole step ourselves, so Trainer must not divide by accumulation steps.
         self.model_accepts_loss_kwargs = True
         self.settings = settings
-        for model in (self.model, teacher):
-            if model is not None:
-                fuse_activations(model)
         self.teacher = teacher
         self.vocab = vocab
-        if teacher is not None and not is_sharded(teacher):
-            teacher.to(self.args.device).eval()
-            if shard_teacher and self.args.world_size > 1:
-                shard_layers(teacher)
-        if self.args.device.type == "cuda":
-            for model in (self.model, self.teacher):
-                if model is not None and not is_sharded(model):
-                    with self._autocast(model):
-                        try_documents(backbone(model.to(self.args.device)))
-        if self.args.torch_compile:
-            self._compile()
+        self._place_models(shard_teacher)
         #: Of the hidden states of `train_dataset`; without one, the teacher runs in every epoch.
         self.teacher_cache: TeacherCache | None = None
         self.role_maps = [m.to(self.args.device) for m in role_maps] if role_maps else None
@@ -187,11 +174,24 @@ class DistillationTrainer(Trainer):
             return self.accelerator.autocast()
         return torch.autocast(self.args.device.type, enabled=False)
 
-    def _compile(self) -> None:
-        """Compile the bodies of both models, and not what stands around them, as accelerate would: the loss."""
-        self.accelerator.state.dynamo_plugin.backend = DynamoBackend.NO
-        for model in (self.model, self.teacher):
-            if model is not None:
+    def _place_models(self, shard_teacher: bool) -> None:
+        """Both models as steps read them: the teacher where it is read, layers fused, tried and compiled."""
+        models = [model for model in (self.model, self.teacher) if model is not None]
+        for model in models:
+            fuse_activations(model)
+        if self.teacher is not None and not is_sharded(self.teacher):
+            self.teacher.to(self.args.device).eval()
+            if shard_teacher and self.args.world_size > 1:
+                shard_layers(self.teacher)
+        if self.args.device.type == "cuda":
+            for model in models:
+                if not is_sharded(model):
+                    with self._autocast(model):
+                        try_documents(backbone(model.to(self.args.device)))
+        if self.args.torch_compile:
+            # Their bodies, and not what stands around them, as accelerate would: the loss.
+            self.accelerator.state.dynamo_plugin.backend = DynamoBackend.NO
+            for model in models:
                 head(model)  # read once, as it is
                 backbone(model).compile(backend=self.args.torch_compile_backend, mode=self.args.torch_compile_mode)
 

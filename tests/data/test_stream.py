@@ -182,6 +182,7 @@ def test_a_loader_goes_on_after_the_last_batch_that_was_taken(make, tmp_path, wo
         rest = batches(tmp_path / str(at), 12 - at)
         for want, got in zip(whole[at:], rest, strict=True):
             assert want.keys() == got.keys()
+            want, got = (batch | {"documents": batch["documents"].starts} for batch in (want, got))
             assert all(torch.equal(torch.as_tensor(want[name]), torch.as_tensor(got[name])) for name in want)
 
 

@@ -123,9 +123,9 @@ def test_fused_adamw(tmp_path, plain, monkeypatch):
 def test_bf16_autocast_of_student_and_teacher(tmp_path, plain, monkeypatch):
     autocast = []
 
-    def watched(model, *args):
+    def watched(model, *args, **named):
         autocast.append((model.training, torch.is_autocast_enabled("cpu")))
-        return hidden_states(model, *args)
+        return hidden_states(model, *args, **named)
 
     for module in ("trainer", "student_loss"):  # the teacher's, the student's
         monkeypatch.setattr(f"distill.training.{module}.hidden_states", watched)
