@@ -145,7 +145,10 @@ _tried: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 
 def _heeds(decoder: nn.Module) -> bool:
     config: Any = decoder.config
-    return _tried.get(decoder, False) and config._attn_implementation == "sdpa"
+    if not _tried.get(decoder, False) or config._attn_implementation != "sdpa":
+        return False
+    # Layers whose activations are computed again in the backward pass would not be told again.
+    return not any(getattr(module, "gradient_checkpointing", False) for module in decoder.modules())
 
 
 def _format(decoder: nn.Module, device: torch.device) -> torch.dtype:

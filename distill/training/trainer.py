@@ -184,8 +184,9 @@ class DistillationTrainer(Trainer):
             if shard_teacher and self.args.world_size > 1:
                 shard_layers(self.teacher)
         if self.args.device.type == "cuda":
+            # FSDP may compute activations again in the backward pass, where layers would not be told again.
             for model in models:
-                if not is_sharded(model):
+                if not is_sharded(model) and not (self.is_fsdp_enabled and model is self.model):
                     with self._autocast(model):
                         try_documents(backbone(model.to(self.args.device)))
         if self.args.torch_compile:

@@ -99,6 +99,25 @@ def test_a_model_with_windows_is_left_to_its_mask(by_length):
     assert try_documents(backbone(toy("mistral", sliding_window=None)))
 
 
+def test_activations_that_are_computed_again_are_computed_alike(by_length):
+    """In the backward pass, where no layer is told of documents."""
+    model, positions = (
+        toy("gpt2", resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0).train(),
+        positions_of([[4, 8], [3, 2, 7]]),
+    )
+    documents, ids = Documents.of(positions), torch.randint(10, 60, positions.shape)
+    assert try_documents(backbone(model))
+    gradients = []
+    for again in (False, True):
+        model.zero_grad()
+        if again:
+            model.gradient_checkpointing_enable()
+        torch.manual_seed(0)
+        hidden_states(model, ids, torch.from_numpy(positions), documents=documents).square().sum().backward()
+        gradients.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
