@@ -116,7 +116,7 @@ def test_activations_that_are_computed_again_are_computed_alike(by_length):
         torch.manual_seed(0)
         hidden_states(model, ids, torch.from_numpy(positions), documents=documents).square().sum().backward()
         gradients.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
-    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.gpu
