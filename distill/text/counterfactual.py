@@ -1,8 +1,8 @@
 """A document and a word list -> its counterfactual and the edit spans.
 
-1. One compiled automaton finds every listed word in each of its letter cases (he, He, HE), and every phrase of the list
-   -> candidates.
-2. Dropped are candidates that are only part of a longer word (the, he\u0301) or of a protected phrase (King Street),
+1. One compiled automaton finds every listed word in each of its letter cases (he, He, HE), and every phrase of the
+   list, where a word begins -> candidates.
+2. Dropped are candidates that are only part of a longer word (hero, he\u0301) or of a protected phrase (King Street),
    what stands in links, tags and code, names and titles that are none here (Mr. James, Miss), and words that are
    others here (man the desk) -> matches.
 3. Sentences that hold a word to skip are left alone. Every other match gets its counterpart in the other group; where a
@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal, NamedTuple
 
-from ahocorasick_rs import AhoCorasick, MatchKind
+from ahocorasick_rs import AhoCorasick, BytesAhoCorasick, MatchKind
 
 from distill.base.errors import UserError
 from distill.base.long_input import encodable
@@ -50,7 +50,9 @@ class Span(NamedTuple):
     cf_end: int
 
 
-_new_span: Callable[[tuple[int, int, int, int]], Span] = partial(tuple.__new__, Span)  # faster than Span(...)
+# Faster than Span(...) and Ambiguity(...).
+_new_span: Callable[[tuple[int, int, int, int]], Span] = partial(tuple.__new__, Span)
+_new_ambiguity: Callable[[tuple[int, int, tuple[str, ...]]], Ambiguity] = partial(tuple.__new__, Ambiguity)
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,7 @@ class _Found(NamedTuple):
 # What stands in the place of a role's index.
 _AS_TITLE, _AS_NAME = -1, -2
 
-_HIDES_PHRASE = 1 + max(senses.NEVER, senses.ALWAYS, senses.SLASHES, *senses.MAY_BE)  # beside when to look at a form
+_NOT_LISTED = -1  # in the place of a form: what differs from a compound of the list in its spaces, hyphens or accents
 
 # What a character beside a word may be.
 _NO_MARK, _IN_WORD, _MARK = range(3)
@@ -179,7 +181,7 @@ class Swapper:
         self.resolver = resolver or PronounModel()
         self.skip = skip
         _refuse_what_is_not_read(wordlist, self.resolver)
-        forms = _forms(wordlist)
+        forms = dict(sorted(_forms(wordlist).items(), key=lambda form: not form[0].isalnum()))  # single words first
         protected = {
             written
             for phrase in wordlist.protected
@@ -189,7 +191,9 @@ class Swapper:
         patterns = [*forms, *sorted(protected), *sorted(skipping - forms.keys() - protected)]
         self._forms = list(forms.values())
         self._first_skip = len(forms) + len(protected)
-        self._is_compound = [not _is_one_word(pattern) for pattern in patterns]
+        self._first_compound = next((place for place, form in enumerate(forms) if not form.isalnum()), len(forms))
+        self._compounds = {pattern: place for place, pattern in enumerate(patterns) if place >= self._first_compound}
+        self._longest = max(map(len, patterns))
         self._is_plain = [bool(form.options[0]) and not (form.as_title or form.as_name) for form in self._forms]
         self._needs_choice = [bool(form.roles or form.as_title or form.as_name) for form in self._forms]
         # By shift - 1 and form; None where a choice decides.
@@ -203,31 +207,22 @@ class Swapper:
         self._has_names = any(form.as_name for form in self._forms)
         # The rules for English are for lists that say that they are English.
         self._is_english = "language" in wordlist.metadata and language_of(wordlist) == "en"
-        self._when_to_look = [
-            senses.when_to_look(form.word, written) if self._is_english else senses.NEVER
-            for written, form in zip(forms, self._forms, strict=True)
+        self._doubts = [
+            [_look(form.word, written, slashed) if self._is_english else None for written, form in forms.items()]
+            for slashed in (False, True)
         ]
-        self._worth_a_look = [self._kinds_of_forms(_hiding(forms, protected), slashed) for slashed in (False, True)]
+        self._looks = [
+            [look if plain else _always for look, plain in zip(doubts, self._is_plain, strict=True)]
+            for doubts in self._doubts
+        ]
         self._inflected = (
             {index for index, (written, form) in enumerate(forms.items()) if _may_inflect(written, form)}
             if self._is_english
             else frozenset()
         )
-        self._leftmost_longest = AhoCorasick(patterns, matchkind=MatchKind.LeftmostLongest)
+        code_page = _code_page(patterns)
+        self._candidates = None if code_page is None else _Candidates(patterns, code_page)
         self._overlapping = AhoCorasick(patterns, matchkind=MatchKind.Standard)
-
-    def _kinds_of_forms(self, hiding: frozenset[int], slashed: bool) -> list[int]:
-        """By form: when to look at it, in texts with or without slashes; always at those that are more than words.
-
-        hiding: the forms in which a protected phrase may begin.
-        """
-        kinds = [
-            (senses.NEVER if kind == senses.SLASHES and not slashed else kind) if plain else senses.ALWAYS
-            for plain, kind in zip(self._is_plain, self._when_to_look, strict=True)
-        ]
-        for form in hiding:
-            kinds[form] = _HIDES_PHRASE
-        return kinds
 
     def __reduce__(self) -> tuple:
         return Swapper, (self.wordlist, self.resolver, self.skip)
@@ -282,34 +277,53 @@ class Swapper:
 
     def _find(self, text: str) -> _Found:
         """The listed words, leftmost and then longest first, and what else matters."""
+        if self._candidates is None:
+            return self._find_among_overlapping(text)
         words, skip, beside_marks, seen = [], [], [], []
-        num_forms, kinds, is_compound = len(self._forms), _KINDS, self._is_compound
-        emphasised, padded = "_" in text, f" {text} "
-        worth_a_look = self._worth_a_look[_is_slashed(text)]
-        always, hides_phrase, may_be = senses.ALWAYS, _HIDES_PHRASE, senses.MAY_BE
-        for place in self._leftmost_longest.find_matches_as_indexes(encodable(text)):
-            form, start, end = place
-            # Half of all candidates are a part of a word (the, this), and known by the first character that is asked.
-            if (before := kinds[padded[start]]) == _IN_WORD or (after := kinds[padded[end + 1]]) == _IN_WORD:
-                if not (emphasised and "_" in padded[start : end + 2] and _is_whole(text, start, end)):
+        padded, emphasised = f" {text} ", "_" in text
+        kinds, looks, first_compound = _KINDS, self._looks[_is_slashed(text)], self._first_compound
+        for form, start, behind in self._candidates(text):
+            before, after, end = kinds[padded[start]], kinds[padded[behind]], behind - 1
+            if before or after:
+                if (before == _IN_WORD or after == _IN_WORD) and not (emphasised and _is_whole(text, start, end)):
                     # A dropped compound ("step-son" in "step-sonship") may hide a listed word in it ("step").
-                    if is_compound[form]:
+                    if form >= first_compound and self._begin_within(text, start, end):
                         return self._find_among_overlapping(text)
                     continue
-                after = kinds[padded[end + 1]]
-            if form < num_forms:
-                words.append(place)
-                if look := worth_a_look[form]:
-                    if look == hides_phrase:
-                        return self._find_among_overlapping(text)
-                    if look == always or look not in may_be or may_be[look](text, end):
-                        seen.append(place)
                 # A mark that ends a sentence or a clause, as most do, joins the word to nothing.
-                if before == _MARK or (after == _MARK and padded[end + 2] not in prose.RUN_ENDS):
-                    beside_marks.append(place)
-            elif form >= self._first_skip:
-                skip.append((start, end))
+                if before == _MARK or (after == _MARK and padded[behind + 1] not in prose.RUN_ENDS):
+                    beside_marks.append((start, end))
+            if form >= first_compound:
+                form = self._compounds.get(text[start:end], _NOT_LISTED)
+                if self._hides_another(text, form, start, end):
+                    return self._find_among_overlapping(text)
+                if form >= self._first_skip:
+                    skip.append((start, end))
+                if form == _NOT_LISTED or form >= len(self._forms):
+                    continue
+            place = form, start, end
+            words.append(place)
+            if (look := looks[form]) and look(text, end):
+                seen.append(place)
         return self._judged(text, words, skip, beside_marks, seen)
+
+    def _hides_another(self, text: str, form: int, start: int, end: int) -> bool:
+        """Whether a protected phrase begins in a listed compound, and goes before it, or anything in one not listed."""
+        if form >= len(self._forms):
+            return False
+        within = self._begin_within(text, start, end)
+        if form == _NOT_LISTED:
+            return bool(within)
+        return any(begin > start and len(self._forms) <= other < self._first_skip for other, begin, _ in within)
+
+    def _begin_within(self, text: str, start: int, end: int) -> list[_Place]:
+        """What of the list begins in [start, end]; at its end, if a candidate took the space that belongs to it."""
+        near = encodable(text[start : end + self._longest])
+        return [
+            (form, start + first, start + last)
+            for form, first, last in self._overlapping.find_matches_as_indexes(near, overlapping=True)
+            if start + first <= end and _is_whole(text, start + first, start + last)
+        ]
 
     def _find_among_overlapping(self, text: str) -> _Found:
         """`_find` from every candidate; slower."""
@@ -332,20 +346,21 @@ class Swapper:
                 words.append((form, start, end))
             elif form >= self._first_skip:
                 skip.append((start, end))
-        worth_a_look = self._worth_a_look[_is_slashed(text)]
-        return self._judged(text, words, skip, words, [place for place in words if worth_a_look[place[0]]])
+        looks, spans = self._looks[_is_slashed(text)], [(start, end) for _, start, end in words]
+        seen = [place for place in words if (look := looks[place[0]]) and look(text, place[2])]
+        return self._judged(text, words, skip, spans, seen)
 
     def _judged(
         self,
         text: str,
         words: list[_Place],
         skip: list[tuple[int, int]],
-        beside_marks: list[_Place],
+        beside_marks: list[tuple[int, int]],
         seen: list[_Place],
     ) -> _Found:
         """Without the words in links and code, those that are titles or names only and are neither, and other words.
 
-        beside_marks: at least the words that a mark of `prose.MARKS` joins to something.
+        beside_marks: (start, end) of at least the words that a mark of `prose.MARKS` joins to something.
         seen: at least the words that may be none, or names.
         """
         if not words:
@@ -384,14 +399,11 @@ class Swapper:
 
     def _others(self, text: str, seen: list[_Place], names: frozenset[int]) -> set[int]:
         """Where those begin that are other words here: man the desk."""
-        when_to_look, may_be, slashed = self._when_to_look, senses.MAY_BE, _is_slashed(text)
-        never, slashes = senses.NEVER, senses.SLASHES
+        doubts = self._doubts[_is_slashed(text)]
         doubtful = [
             senses.Place(start, end, self._forms[form].word)
             for form, start, end in seen
-            if (kind := when_to_look[form]) != never
-            and (may_be[kind](text, end) if kind in may_be else slashed or kind != slashes)
-            and start not in names
+            if (look := doubts[form]) and start not in names and look(text, end)
         ]
         if not doubtful:
             return set()
@@ -413,7 +425,7 @@ class Swapper:
             elif form.as_title and is_title(text, start, end):
                 choices[start] = _AS_TITLE
             elif form.roles:
-                ambiguities.append(Ambiguity(start, end, form.roles))
+                ambiguities.append(_new_ambiguity((start, end, form.roles)))
         if ambiguities:
             chosen = self.resolver(text, ambiguities)
             choices.update(zip((ambiguity.start for ambiguity in ambiguities), chosen, strict=True))
@@ -609,25 +621,35 @@ def _outside_sentences(text: str, words: list[_Place], skip: Iterable[tuple[int,
     return kept, len(lost)
 
 
+_Look = Callable[[str, int], object]  # (text, end) of a listed word -> whether it may be another one
+
+
+def _always(_text: str, _end: int) -> bool:
+    return True
+
+
+def _look(word: str, written: str, slashed: bool) -> _Look | None:
+    """What tells where a word is worth a look, in texts with or without slashes; None where it never is."""
+    kind = senses.when_to_look(word, written)
+    if kind == senses.NEVER or (kind == senses.SLASHES and not slashed):
+        return None
+    return senses.MAY_BE.get(kind, _always)
+
+
 def _is_slashed(text: str) -> bool:
     """Whether a text may have she and he in one word: s/he, (s)he."""
     return "/" in text or (")" in text and ")he" in text)
 
 
-def _in_prose(text: str, words: list[_Place], beside_marks: list[_Place]) -> list[_Place]:
+def _in_prose(text: str, words: list[_Place], beside_marks: list[tuple[int, int]]) -> list[_Place]:
     """The words that do not stand in links, tags or code."""
     blocks = prose.blocks(text)
-    if not (blocks or beside_marks):
-        return words
     if blocks:
         return [place for place in words if prose.is_prose(text, place[1], place[2], blocks)]
-    if not any(map(text.__contains__, prose.SIGNS)):
-        beside_marks = [place for place in beside_marks if text[place[2] : place[2] + 1] in prose.JOINED]
-    odd = [place for place in beside_marks if not prose.is_prose(text, place[1], place[2], blocks)]
-    if not odd:
-        return words
-    left_alone = set(odd)
-    return [place for place in words if place not in left_alone]
+    if beside_marks and not any(map(text.__contains__, prose.SIGNS)):
+        beside_marks = [(start, end) for start, end in beside_marks if text[end : end + 1] in prose.JOINED]
+    odd = {start for start, end in beside_marks if not prose.is_prose(text, start, end, blocks)}
+    return [place for place in words if place[1] not in odd] if odd else words
 
 
 def _is_whole(text: str, start: int, end: int) -> bool:
@@ -667,27 +689,42 @@ def _closes_emphasis(text: str, start: int, end: int) -> bool:
     )
 
 
-def _is_one_word(form: str) -> bool:
-    return form.isalnum() or all(map(_is_word_character, form))
+# Encodings of one byte a character; Windows' hold what Latin-1 lacks.
+_CODE_PAGES = ("latin-1", *(f"cp{number}" for number in range(1250, 1258)))
 
 
-def _hiding(forms: Iterable[str], protected: Iterable[str]) -> frozenset[int]:
-    """Indices of the forms in which a protected phrase may begin, beyond their own beginning."""
-    phrases, hiding = sorted(protected), set()
-    known = set(phrases)
-    for index, form in enumerate(forms):
-        if form.isalnum():
-            continue
-        for at in range(1, len(form)):
-            if _is_word_character(form[at - 1]) or not _is_word_character(form[at]):
-                continue
-            rest = form[at:]
-            near = bisect_left(phrases, rest)
-            if (near < len(phrases) and phrases[near].startswith(rest)) or any(
-                rest[:length] in known for length in range(1, len(rest))
-            ):
-                hiding.add(index)
-    return frozenset(hiding)
+def _code_page(patterns: Iterable[str]) -> str | None:
+    """The first code page that holds all letters of a list; there is none for some scripts, and for several at once."""
+    letters = "".join(filter(str.isalnum, set().union(*patterns)))
+    return next((page for page in _CODE_PAGES if len(letters.encode(page, "ignore")) == len(letters)), None)
+
+
+class _Candidates:
+    """Finds where the words and phrases of a list may stand: where a word begins.
+
+    Every other "he" of a text is a part of a word (the, she), and to drop it takes longer than to find it. So the
+    automaton looks for " he", in a copy of the text that has a byte for every character, and a space for all that are
+    no letters or digits: it finds “he and -he, too. In the copy, other characters look alike; who asks compares with
+    the text: "step-son" is found in "step son", and "he" behind a letter that the code page lacks.
+
+    patterns: what is looked for; code_page: one that holds all their letters.
+    """
+
+    def __init__(self, patterns: Iterable[str], code_page: str) -> None:
+        self._code_page = code_page
+        self._spaced = bytes(
+            byte if is_word_character(character) and character != "_" else ord(" ")
+            for byte, character in enumerate(bytes(range(256)).decode(code_page, "replace"))
+        )
+        copies = [self._copy(f" {pattern}") for pattern in patterns]
+        self._automaton = BytesAhoCorasick(copies, matchkind=MatchKind.LeftmostLongest)
+
+    def _copy(self, text: str) -> bytes:
+        return text.encode(self._code_page, "replace").translate(self._spaced)
+
+    def __call__(self, text: str) -> list[tuple[int, int, int]]:
+        """The leftmost and then longest candidates: (pattern, start, end + 1)."""
+        return self._automaton.find_matches_as_indexes(self._copy(f" {text}"))
 
 
 def _forms(wordlist: WordList) -> dict[str, _Form]:

@@ -13,8 +13,9 @@ import io
 import re
 import unicodedata
 import zlib
-from collections.abc import Callable, Sequence
-from functools import cached_property, lru_cache
+from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property, lru_cache, partial
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -64,15 +65,19 @@ def is_title(text: str, start: int, end: int) -> bool:
 
 
 class Word(NamedTuple):
-    """A word or punctuation mark near the pronoun, as the model sees it.
+    """A word or punctuation mark near the pronoun, as the model sees it. All parts are UTF-8 behind a space.
 
     coarse, fine: classes of words that occur in like places, named by their numbers; words that are rare have their
         ending instead.
+    stem: without what tells the forms of a regular verb apart: earn, earned, earning.
+    tail: the last three letters.
     """
 
-    text: str
-    coarse: str
-    fine: str
+    text: bytes
+    coarse: bytes
+    fine: bytes
+    stem: bytes
+    tail: bytes
 
 
 class Context(NamedTuple):
@@ -86,6 +91,7 @@ class Context(NamedTuple):
     shape: str
 
 
+_new_context: Callable[[tuple], Context] = partial(tuple.__new__, Context)  # faster than Context(...)
 # What may stand between a word and its neighbour without being one: white space, marks of emphasis (*her*, _her_) and
 # tags of emphasis and links. Other tags (<br />, </p>) end what they stand behind, as a paragraph does.
 _INLINE_TAG = r"</?(?:a|abbr|b|big|cite|code|del|em|font|i|ins|mark|q|s|small|span|strong|sub|sup|tt|u)\b[^<>]{0,200}>"
@@ -270,14 +276,20 @@ def context(text: str, start: int, end: int) -> Context:
     next_tokens = _NEXT_TOKENS.match(text, end, end + _REACH)
     assert next_tokens is not None  # it matches nothing, too
     first, second, third = next_tokens.groups(PARAGRAPH)
-    gap = text[end : max(end, next_tokens.start(1))]
-    mark = "_" if gap == " " or any(map(str.isspace, gap)) else "-" if first == "-" else "."
+    if text[end : end + 1] == " " and next_tokens.lastindex:  # a token behind a space, as most often
+        mark = "_"
+    else:
+        gap = text[end : max(end, next_tokens.start(1))]
+        mark = "_" if any(map(str.isspace, gap)) else "-" if first == "-" else "."
     is_upper, next_is_upper = letter.isupper(), first[0].isupper()
     shape = f"{'U' if is_upper else 'l'}{mark}{'U' if next_is_upper else 'l'}{'U' if second[0].isupper() else 'l'}"
     if next_is_upper and mark == "_" and not is_upper and first.lower() in _TITLES_BEGIN:
         first = TITLE
     after = normalise(first), normalise(second), normalise(third)
-    return Context(_words_before(text, start, letter), after, shape)
+    return _new_context((_words_before(text, start, letter), after, shape))
+
+
+_ALONE = frozenset(",.;:!?'’\"”")  # marks that are a token by themselves wherever a space or another of them follows
 
 
 def _words_before(text: str, start: int, letter: str) -> tuple[str, ...]:
@@ -285,8 +297,17 @@ def _words_before(text: str, start: int, letter: str) -> tuple[str, ...]:
     head = text[start - _NEAR if start > _NEAR else 0 : start]
     if head[-1:] == " " and ">" not in head:
         parts = head.rsplit(" ", WORDS_BEFORE + 1)
-        if len(parts) == WORDS_BEFORE + 2 and parts[2].isalpha() and parts[1].isalpha():
-            return normalise(parts[2]), normalise(parts[1])  # two words between spaces, as most often
+        if len(parts) == WORDS_BEFORE + 2:
+            # Two words between spaces, or a mark or two behind one, as most often.
+            farther, nearest, is_known = parts[1], parts[2], True
+            if not nearest.isalpha():
+                farther, nearest = nearest[:-1] or farther, nearest[-1:]
+                is_known = nearest in _ALONE
+            if not farther.isalpha():
+                farther = farther[-1:]
+                is_known = is_known and farther in _ALONE
+            if is_known:
+                return normalise(nearest), normalise(farther)
     # The search takes in the pronoun's first letter, so that a line break before it is judged by what follows.
     before = TOKEN.findall(head + letter)
     if len(before) < WORDS_BEFORE + 2 or ">" in head:  # the first may be a part of a word
@@ -300,35 +321,25 @@ def _inline(token: str) -> bool:
 
 
 _VERB_ENDING = re.compile(r"(?<=\w\w\w)(?:e|es|ed|ing|s)$")
-
-
-def _stem(word: str) -> str:
-    """Forms of a regular verb without what tells them apart: earn, earned, earning."""
-    return _VERB_ENDING.sub("", word)
-
-
-# Each group of features joins some of the words around the pronoun (b2 b1 her a1 a2 a3) in several ways.
+# Each group of features joins some of the words around the pronoun (b2 b1 her a1 a2 a3) in several ways: of each way
+# the parts of these words (see `Word`).
 _B1, _B2, _A1, _A2, _A3 = range(WORDS_BEFORE + WORDS_AFTER)
-FEATURE_GROUPS: tuple[tuple[tuple[int, ...], Callable[..., tuple[str, ...]]], ...] = (
-    ((_A1,), lambda a: (a.text, a.text[-3:], a.coarse, a.fine)),
-    ((_A2,), lambda a: (a.text, a.coarse, a.fine)),
-    ((_B1,), lambda b: (b.text, b.coarse, b.fine, _stem(b.text))),
-    ((_B2,), lambda b: (b.text, b.coarse)),
+FEATURE_GROUPS: tuple[tuple[tuple[int, ...], tuple[str, ...]], ...] = (
+    ((_A1,), ("text", "tail", "coarse", "fine")),
+    ((_A2,), ("text", "coarse", "fine")),
+    ((_B1,), ("text", "coarse", "fine", "stem")),
+    ((_B2,), ("text", "coarse")),
     (
         (_B1, _A1),
-        lambda b, a: (
-            *(f"{b.text} {a.text}", f"{b.text} {a.coarse}", f"{b.text} {a.fine}"),
-            *(f"{b.coarse} {a.text}", f"{b.fine} {a.fine}"),
-            *(f"{_stem(b.text)} {a.coarse}", f"{_stem(b.text)} {a.fine}", f"{_stem(b.text)} {a.text[-3:]}"),
+        (
+            *("text text", "text coarse", "text fine", "coarse text", "fine fine"),
+            *("stem coarse", "stem fine", "stem tail"),
         ),
     ),
-    ((_A1, _A2), lambda a, c: (f"{a.text} {c.text}", f"{a.coarse} {c.coarse}", f"{a.fine} {c.fine}")),
-    ((_B2, _B1), lambda d, b: (f"{d.text} {b.text}",)),
-    (
-        (_B1, _A1, _A2),
-        lambda b, a, c: (f"{b.coarse} {a.coarse} {c.coarse}", f"{_stem(b.text)} {a.coarse} {c.coarse}"),
-    ),
-    ((_A1, _A2, _A3), lambda a, c, e: (f"{a.coarse} {c.coarse} {e.coarse}",)),
+    ((_A1, _A2), ("text text", "coarse coarse", "fine fine")),
+    ((_B2, _B1), ("text text",)),
+    ((_B1, _A1, _A2), ("coarse coarse coarse", "stem coarse coarse")),
+    ((_A1, _A2, _A3), ("coarse coarse coarse",)),
 )
 
 
@@ -348,46 +359,53 @@ def _summed_together() -> list[tuple[tuple[int, ...], list[int]]]:
 _MOST_WORDS = 1 << 16  # that are kept with their classes
 
 
-class WordClasses:
-    """Word -> its classes.
+class WordClasses(dict[str, Word]):
+    """Word -> its parts; those that were asked for are kept.
 
     words: the words that have classes; coarse and fine: (number of words,) class numbers.
     """
 
     def __init__(self, words: Sequence[str], coarse: "np.ndarray", fine: "np.ndarray") -> None:
+        super().__init__()
         self._number = dict(zip(words, range(len(words)), strict=True))
         self._coarse, self._fine = coarse.data, fine.data
-        self._known: dict[str, Word] = {}  # those that were asked for
 
-    def __getitem__(self, text: str) -> Word:
-        """The word with its classes."""
-        word = self._known.get(text)
-        if word is None:
-            if len(self._known) >= _MOST_WORDS:
-                self._known.clear()
-            word = self._known[text] = self._look_up(text)
-        return word
-
-    def _look_up(self, text: str) -> Word:
+    def __missing__(self, text: str) -> Word:
+        if len(self) >= _MOST_WORDS:
+            self.clear()
         number = self._number.get(text)
         if number is None:
-            return Word(text, *(f"?{text[-2:]}",) * 2)
-        return Word(text, f"c{self._coarse[number]}", f"f{self._fine[number]}")
+            coarse = fine = f"?{text[-2:]}"
+        else:
+            coarse, fine = f"c{self._coarse[number]}", f"f{self._fine[number]}"
+        parts = (text, coarse, fine, _VERB_ENDING.sub("", text), text[-3:])
+        word = self[text] = Word(*[f" {part}".encode(errors="replace") for part in parts])
+        return word
 
 
 def group_features(classes: WordClasses, group: int, *words: str) -> tuple[int, ...]:
-    """Hashes (32 bits) of the features of one group, which joins these words: of "group way feature"."""
-    features = FEATURE_GROUPS[group][1](*[classes[word] for word in words])
-    return tuple(
-        [
-            zlib.crc32(feature.encode(errors="replace"), begun)
-            for feature, begun in zip(features, _BEGUN[group], strict=False)
-        ]
-    )
+    """Hashes (32 bits) of the features of one group, which joins these words: of "group way part part"."""
+    hashes: Iterable[int] = _BEGUN[group]
+    for parts_of, word in zip(_PARTS[group], words, strict=True):
+        hashes = map(zlib.crc32, parts_of(classes[word]), hashes)
+    return tuple(hashes)
 
 
-# By group and way: the hash so far, of what goes before a feature.
-_BEGUN = [[zlib.crc32(f"{group} {way} ".encode()) for way in range(10)] for group in range(len(FEATURE_GROUPS))]
+# By group and way: the hash so far, of what goes before the words.
+_BEGUN = [
+    [zlib.crc32(f"{group} {way}".encode()) for way in range(len(ways))]
+    for group, (_, ways) in enumerate(FEATURE_GROUPS)
+]
+
+
+def _picked(parts: Sequence[str]) -> Callable[[Word], tuple[bytes, ...]]:
+    """What gives these parts of a word."""
+    first, *more = map(Word._fields.index, parts)
+    return itemgetter(first, *more) if more else itemgetter(slice(first, first + 1))
+
+
+# By group and word: what gives the word's part in each way.
+_PARTS = [[_picked(parts) for parts in zip(*(way.split() for way in ways), strict=True)] for _, ways in FEATURE_GROUPS]
 
 
 def shape_features(shape: str) -> tuple[int, ...]:
@@ -410,18 +428,20 @@ class _Scorer:
         def shape_score(shape: str) -> int:
             return sum(weights[hashed & mask] for hashed in shape_features(shape))
 
-        @lru_cache(maxsize=1 << 16)
         def group_score(group: int, *words: str) -> int:
-            return sum(weights[hashed & mask] for hashed in group_features(classes, group, *words))
+            return sum([weights[hashed & mask] for hashed in group_features(classes, group, *words)])
+
+        score_of_one = lru_cache(maxsize=1 << 16)(group_score)
 
         def sum_within(window: tuple[int, ...], groups: list[int]) -> Callable[..., int]:
             places = [(group, [window.index(position) for position in FEATURE_GROUPS[group][0]]) for group in groups]
+            scores = [(score_of_one if len(at) == 1 else group_score, group, at) for group, at in places]
             return lru_cache(maxsize=1 << 16)(
-                lambda *words: sum(group_score(group, *[words[place] for place in at]) for group, at in places)
+                lambda *words: sum([score(group, *[words[place] for place in at]) for score, group, at in scores])
             )
 
         self._shape_score = shape_score
-        self.of_next = lru_cache(maxsize=1 << 16)(lambda word: group_score(_OF_NEXT_WORD, normalise(word)))
+        self.of_next = lru_cache(maxsize=1 << 16)(lambda word: score_of_one(_OF_NEXT_WORD, normalise(word)))
         self._sums = [sum_within(window, groups) for window, groups in _summed_together()]
 
     def __call__(self, around: Context) -> int:
@@ -490,7 +510,7 @@ class PronounModel:
 
     def __call__(self, text: str, ambiguities: Sequence[Ambiguity]) -> list[int]:
         """For every ambiguity the index of the chosen role in its `roles`."""
-        return [self._choose(text, *ambiguity) for ambiguity in ambiguities]
+        return [self._choose(text, start, end, roles) for start, end, roles in ambiguities]
 
     def object_score(self, text: str, start: int, end: int) -> int:
         """Evidence that the pronoun [start, end) is an object (him) and no determiner (his); above 0, it is."""
@@ -568,7 +588,7 @@ def with_coordinated(text: str, start: int, end: int) -> tuple[int, int]:
     """ "his or her", "his (or her)" and "his/her" stand where a single pronoun could: the two share their role."""
     if text[end : end + 2] in _MAY_JOIN_AFTER and (after := _JOINED_AFTER.match(text, end)):
         end = after.end()
-    if text[max(0, start - 2) : start] in _MAY_JOIN_BEFORE and (
+    if text[start - 2 : start] in _MAY_JOIN_BEFORE and (
         before := _JOINED_BEFORE.search(text, max(0, start - 12), start)
     ):
         opened = text[before.start() : start].count("(")

@@ -16,6 +16,7 @@ memory of `distill swap` on an input and on one ten times as long.
 """
 
 import argparse
+import gc
 import json
 import lzma
 import os
@@ -154,6 +155,8 @@ def throughput(documents: Sequence[str], wordlist: WordList, repeats: int, say: 
         "alternation": alternation(wordlist),
     }
     megabytes = sum(len(text.encode()) for text in documents) / 1e6
+    gc.collect()
+    gc.freeze()  # what the imports hold; else one pass or another waits while all of it is looked through
     first = cpu_seconds(lambda: [Swapper(wordlist).swap(text) for text in documents[:1]])
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     for run in range(repeats):

@@ -4,6 +4,7 @@ import itertools
 import json
 import lzma
 import re
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from distill.text.counterfactual import Swapper
-from distill.text.roles import MODEL_FILE
+from distill.text.roles import MODEL_FILE, WordClasses, group_features
 from distill.text.wordlist import load_wordlist
 
 
@@ -180,3 +181,16 @@ def test_blank_and_recover_possessive_pronouns(shared_data):
             right += (edited.text[span.cf_start : span.cf_end] == "hers") == (word[0] in alone)
             words += 1
     assert words > 4500 and right / words >= 0.99
+
+
+def test_features_are_hashes_of_the_words_around():
+    """Of "group way part part", on words with classes and without."""
+    classes = WordClasses(["earned", "it"], np.array([3, 5], np.uint8), np.array([30, 50], np.uint8))
+    features = {
+        0: "it|it|c5|f50",
+        4: "earned it|earned c5|earned f50|c3 it|f30 f50|earn c5|earn f50|earn it",
+        7: "c3 c5 ?ré|earn c5 ?ré",
+    }
+    for group, words in ((0, ["it"]), (4, ["earned", "it"]), (7, ["earned", "it", "beurré"])):
+        expected = [f"{group} {way} {feature}" for way, feature in enumerate(features[group].split("|"))]
+        assert list(group_features(classes, group, *words)) == [zlib.crc32(text.encode()) for text in expected]
