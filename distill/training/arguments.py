@@ -106,8 +106,9 @@ def _defaults_of_device(recipe: Recipe) -> dict[str, Any]:
     if not torch.cuda.is_available() or recipe.trainer.get("use_cpu"):
         return {}
     found = dict(_GPU_DEFAULTS)
-    # Private steps draw their own documents; readers of a stream share out its text, so that their number changes it.
-    if not recipe.is_private and recipe.corpus.pack == "before_training":
+    # Private steps draw their own documents; readers of a stream share out its text, so that their number changes it; a
+    # client's few steps of a round are made before two processes have been started.
+    if not (recipe.is_private or recipe.federation.clients) and recipe.corpus.pack == "before_training":
         found["dataloader_num_workers"] = 2
     if recipe.trainer.get("dataloader_pin_memory") is False:
         del found["accelerator_config"]  # nothing else can be copied so

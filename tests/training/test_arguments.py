@@ -10,7 +10,7 @@ from transformers import TrainerCallback
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
 from distill.base.errors import UserError
-from distill.recipe import CorpusConfig, PrivacyConfig, Recipe, TargetConfig
+from distill.recipe import CorpusConfig, FederationConfig, PrivacyConfig, Recipe, TargetConfig
 from distill.recipe_check import parse_recipe
 from distill.training.arguments import _check_private, _defaults_of_device, training_arguments
 
@@ -36,8 +36,13 @@ def test_a_gpu_has_defaults_of_its_own(monkeypatch):
     assert _defaults_of_device(Recipe(trainer={"use_cpu": True})) == {}
     without = Recipe(trainer={"dataloader_pin_memory": False})  # what lies elsewhere is not copied meanwhile
     assert "accelerator_config" not in _defaults_of_device(without)
-    # Readers would take each other's text, and private steps have none.
-    for recipe in (Recipe(corpus=CorpusConfig(pack="while_training")), Recipe(privacy=PrivacyConfig(epsilon=8.0))):
+    # Readers would take each other's text, private steps have none, and a client makes few steps at a time.
+    for keys in (
+        {"corpus": CorpusConfig(pack="while_training")},
+        {"privacy": PrivacyConfig(epsilon=8.0)},
+        {"federation": FederationConfig(clients=4)},
+    ):
+        recipe = Recipe(**keys)
         assert "dataloader_num_workers" not in _defaults_of_device(recipe)
 
 
