@@ -12,14 +12,17 @@ Only a few chunks are on their way at a time: memory does not grow with the inpu
 """
 
 import json
+import multiprocessing
 import signal
 import sys
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from itertools import chain
 from lzma import LZMAError
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -127,9 +130,10 @@ def swap_lines(lines: Iterable[Line], swapper: Swapper, shift: int, num_proc: in
         for line in lines:
             yield render(line, swapper.swap(line[0], shift))
         return
-    import multiprocessing
-
-    with multiprocessing.get_context("spawn").Pool(num_proc, _keep, (swapper, shift, render)) as pool:
+    with ExitStack() as stack:
+        with _interrupts_wait():
+            started = multiprocessing.get_context("spawn").Pool(num_proc, _keep, (swapper, shift, render))
+            pool = stack.enter_context(started)
         pending: deque = deque()
         for chunk in _chunks(lines):
             pending.append(pool.apply_async(_swap_chunk, (chunk,)))
@@ -155,9 +159,22 @@ def _chunks(lines: Iterable[Line]) -> Iterator[list[Line]]:
 _kept: dict[str, tuple[Swapper, int, Render]] = {}
 
 
+@contextmanager
+def _interrupts_wait() -> Iterator[None]:
+    """Ctrl-C goes to all processes, and those that are started inside never hear of it: who started them ends them.
+
+    One that it stopped as it starts would tell so, or leave a pool behind that waits for it.
+    """
+    resource_tracker.ensure_running()  # or starting it would let signals through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _keep(swapper: Swapper, shift: int, render: Render) -> None:
     """What every process needs once: compiling a list takes a moment."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all of them; whoever started them ends them
     _kept["here"] = swapper, shift, render
 
 
