@@ -109,6 +109,15 @@ def test_a_long_table_is_printed_in_pieces(swapper, tmp_path, monkeypatch, capfd
     assert shown.count("counterfactual") == 3 and shown.count("[she]") == 5 and "5 of 5 lines edited" in shown
 
 
+# Tests that run in the background of a shell are started with Ctrl-C ignored, and what they start inherits that.
+SWAP = """
+import signal, sys
+from distill.cli import main
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.exit(main())
+"""
+
+
 def are_starting(process):
     """Whether there are two processes beside the one that tracks their resources."""
     return len(Process(process.pid).children()) == 3
@@ -122,8 +131,7 @@ def test_ctrl_c_ends_several_processes_in_one_line(tmp_path, working):
     """
     with (tmp_path / "out.txt").open("wb") as out, (tmp_path / "errors.txt").open("wb") as errors:
         process = subprocess.Popen(
-            [sys.executable, "-c", "import sys; from distill.cli import main; sys.exit(main())", "swap", "-",
-             "--num_proc", "2"],
+            [sys.executable, "-c", SWAP, "swap", "-", "--num_proc", "2"],
             env={**os.environ, "PYTHONPATH": str(REPOSITORY)}, stdin=subprocess.PIPE, stdout=out, stderr=errors,
             start_new_session=True,
         )  # fmt: skip
