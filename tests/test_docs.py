@@ -210,6 +210,13 @@ def test_links_and_paths_exist(document):
         assert "NAME" in target or (REPOSITORY / target).exists(), f"{document.name}: path {target}"
 
 
+@pytest.mark.parametrize("document", sorted(REPOSITORY.glob("tests/benchmarks/*.md")), ids=lambda path: path.name)
+def test_files_that_the_measured_documents_name_exist(document):
+    """What was measured is measured again by what they name."""
+    named = re.findall(r"(?<![\w/.])(?:tests|distill|recipes)/[\w./-]+\.(?:py|sh|yaml)", document.read_text())
+    assert not [path for path in named if not (REPOSITORY / path).exists()]
+
+
 def test_the_documents_hold_no_long_lines():
     for document in DOCUMENTS:
         prose = re.sub(r"^\|.*$", "", document.read_text(encoding="utf-8"), flags=re.MULTILINE)
