@@ -28,13 +28,12 @@ Logits that are scaled and soft-capped, logits = c tanh(s (W h + b) / c), hand t
 s (1 - (logits / c)^2).
 """
 
-import importlib
 import importlib.util
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -555,6 +554,8 @@ def _pass_on_gpu(
     """As `_pass_over_chunks`, where the memory's speed decides: one kernel for all that is done to the logits, which
     have the format of the heads, and heads whose number of rows suits the products. Rows that pad them count nowhere.
     """
+    from distill.objective import kernels  # needs Triton
+
     settings, vocab = work.settings, len(student.tokens[0])
     wide = torch.promote_types(student.hidden.dtype, torch.float32)
     weight, bias = _padded(*student.tokens)
@@ -568,7 +569,6 @@ def _pass_on_gpu(
     most_of_teacher = max((len(chunk.teacher) for chunk in work.chunks), default=0)
     logits = student.hidden.new_empty(most, len(weight))
     of_views = None if of_teacher is None else student.hidden.new_empty(most_of_teacher, len(of_teacher[0]))
-    kernels = _kernels()
     found = None
     if of_teacher is not None:
         found = kernels.touched(tuple(work.role_maps or ()), work.listed, len(of_teacher[0]), weight.device)
@@ -637,11 +637,6 @@ def _padded_once(view: ModelView, dtype: torch.dtype) -> tuple[Tensor, Tensor | 
         _PADDED_HEADS[view.weight] = state, _padded(*view.to(dtype).tokens)
     made: tuple[Tensor, Tensor | None] = _PADDED_HEADS[view.weight][1]
     return made
-
-
-def _kernels() -> Any:
-    """The module of Triton's kernels, loaded where they are asked for."""
-    return importlib.import_module("distill.objective.kernels")
 
 
 @lru_cache(maxsize=1)

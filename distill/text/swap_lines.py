@@ -12,7 +12,6 @@ Only a few chunks are on their way at a time: memory does not grow with the inpu
 """
 
 import json
-import multiprocessing
 import signal
 import sys
 import zlib
@@ -22,7 +21,6 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from itertools import chain
 from lzma import LZMAError
-from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -130,6 +128,8 @@ def swap_lines(lines: Iterable[Line], swapper: Swapper, shift: int, num_proc: in
         for line in lines:
             yield render(line, swapper.swap(line[0], shift))
         return
+    import multiprocessing
+
     with ExitStack() as stack:
         with _interrupts_wait():
             started = multiprocessing.get_context("spawn").Pool(num_proc, _keep, (swapper, shift, render))
@@ -165,6 +165,8 @@ def _interrupts_wait() -> Iterator[None]:
 
     One that it stopped as it starts would tell so, or leave a pool behind that waits for it.
     """
+    from multiprocessing import resource_tracker
+
     resource_tracker.ensure_running()  # or starting it would let signals through again
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
