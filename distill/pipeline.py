@@ -21,7 +21,6 @@ from distill.data.corpus import open_corpus, with_template
 from distill.data.counts import PackingCounts
 from distill.data.stream import training_blocks
 from distill.federation import clients, rounds
-from distill.metrics import chosen
 from distill.models.architecture import check_block_length, model_hash, vocab_size
 from distill.models.loading import load_teacher
 from distill.models.probe import any_mixes
@@ -32,7 +31,7 @@ from distill.recipe import Recipe, merge, read_recipe_file
 from distill.recipe_check import recipe_of
 from distill.reports.report import write_report
 from distill.run_folder import open_run
-from distill.scoring.measure import check_run, check_templates, run_prompts
+from distill.scoring.measure import check_metrics, check_run, check_templates, run_prompts
 from distill.scoring.run_phases import SAMPLING, follow_run
 from distill.scoring.score import run_models, score_run
 from distill.scoring.so_far import probe_of
@@ -122,7 +121,7 @@ def run(recipe: Recipe) -> dict[str, Any] | None:
 
 def _load(recipe: Recipe) -> _Asked:
     arguments = training_arguments(recipe, Path(recipe.output_dir))
-    chosen(recipe.scores.metrics, "scores.metrics")
+    check_metrics(recipe)
     wordlist = load_wordlist(recipe.wordlist)
     teacher, tokenizer = load_teacher(recipe.teacher) if recipe.teacher.path else (None, None)
     if teacher is not None:

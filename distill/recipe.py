@@ -435,6 +435,8 @@ class FederationConfig:
             A student without any round that counts is not published.
         deadline: Seconds after which a client's answer is too late; `null`: none is.
         watch: Metrics that are measured after each round on the held-out text, to be shown against rounds.
+        client_metrics: Metrics of text (corpus_disparity, perplexity) that are measured of the finished student on up
+            to 64 of each client's own documents: whom it serves worst, and how far clients lie apart.
     """
 
     clients: int = 0
@@ -450,6 +452,7 @@ class FederationConfig:
     min_fraction: float = 0.5
     deadline: float | None = None
     watch: list[str] = field(default_factory=lambda: ["perplexity", "next_word_disparity"])
+    client_metrics: list[str] = field(default_factory=list)
 
     def asked_of(self, with_text: int) -> int:
         """Clients that a round asks, of so many that have text."""

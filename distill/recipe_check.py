@@ -407,6 +407,11 @@ def _check_federation(recipe: Recipe) -> None:
             config.algorithm != "prox",
             "federation.algorithm is prox, and privacy.epsilon is set, which was not tried together; take avg or opt",
         )
+        _require(
+            not config.client_metrics,
+            "federation.client_metrics and privacy.epsilon are both set, but scores of each client's text tell of that "
+            "text, which epsilon does not cover; leave client_metrics out",
+        )
     if config.partition.by == "label" and config.partition.label == "corpus":
         _require(
             corpus.label is not None,

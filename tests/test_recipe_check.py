@@ -293,6 +293,11 @@ def test_a_recipe_goes_by_its_name(tmp_path, monkeypatch):
             "corpus: {source: files, files: [a]}",
             ["federation.algorithm is prox", "avg or opt"],
         ),
+        (
+            "federation: {clients: 4, client_metrics: [perplexity]}\nprivacy: {epsilon: 8, delta: 1.0e-4}\n"
+            "corpus: {source: files, files: [a]}",
+            ["federation.client_metrics and privacy.epsilon", "leave client_metrics out"],
+        ),
         ("corpus: {label: author, max_documents: 5}", ["corpus.label", "files"]),
         ("held_out: {label: author, max_documents: 5}", ["held_out.label"]),
         ("corpus: {source: files, files: [a], label: x, document_start: y}", ["corpus.label", "document_start"]),

@@ -27,6 +27,7 @@ from distill.data.counts import PackingCounts
 from distill.data.overlap import digests, held_out_documents, warn_of_held_out
 from distill.data.packing import NothingPackedError, check_packed, packed_blocks
 from distill.federation.aggregation import Answer, Weights
+from distill.federation.client_scores import sample
 from distill.federation.partitions import partition, periods
 from distill.models.adapters import trainable_state
 from distill.objective.kd_loss import IGNORED
@@ -47,10 +48,12 @@ class ClientText:
     Args:
         documents: How many documents it holds then.
         blocks: Those documents, packed; None where they give no block.
+        sample: Documents of all periods that the finished student is scored on; none where nothing is asked of it.
     """
 
     documents: tuple[int, ...]
     blocks: tuple[BlockDataset | None, ...]
+    sample: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -124,7 +127,8 @@ def client_blocks(
                 continue
             blocks.append(packed)
             total = total + counts
-        texts.append(ClientText(tuple(map(len, parts)), tuple(blocks)))
+        scored = sample([documents[i] for i in share]) if config.client_metrics else ()
+        texts.append(ClientText(tuple(map(len, parts)), tuple(blocks), scored))
         report(number + 1, config.clients)
     check_packed(total, swapper)
     say(total.summary())

@@ -19,7 +19,8 @@ from transformers import set_seed
 from distill.base.errors import UserError
 from distill.base.files import write_json
 from distill.data.corpus import open_corpus, with_template
-from distill.federation.clients import ClientText, client_blocks, many_updates, update
+from distill.federation.client_scores import scorer
+from distill.federation.clients import ClientText, client_blocks, many_updates, set_weights, update
 from distill.federation.rounds import period_of
 from distill.federation.worker import serve
 from distill.models.architecture import model_hash, vocab_size
@@ -29,6 +30,7 @@ from distill.models.student import make_student, student_tokenizer
 from distill.objective.logit_ops import build_role_maps
 from distill.recipe import Recipe
 from distill.recipe_check import parse_recipe
+from distill.scoring.measure import check_metrics
 from distill.text.counterfactual import Swapper
 from distill.text.role_map import token_roles
 from distill.text.wordlist import load_wordlist
@@ -55,10 +57,11 @@ _ANSWERED = "answered.json"
 
 
 def read_recipe(path: str) -> Recipe:
-    """A recipe with clients. Raises UserError for one without."""
+    """A recipe with clients. Raises UserError for one without, or with a metric that there is none of."""
     recipe = parse_recipe(["--config", path])
     if not recipe.federation.clients:
         raise UserError(f"{path}: federation.clients is 0, so there is nothing to federate; say how many there are")
+    check_metrics(recipe)
     return recipe
 
 
@@ -90,6 +93,7 @@ class Client:
     Args:
         recipe: Its copy of the recipe.
         models: Loaded and prepared.
+        swapper: Of the word list.
         text: Its blocks.
         number: Which one it is.
         folder: Of its blocks and checkpoints.
@@ -97,6 +101,7 @@ class Client:
 
     recipe: Recipe
     models: Models
+    swapper: Swapper
     text: ClientText
     number: int
     folder: Path
@@ -120,7 +125,7 @@ def open_client(request: Mapping[str, Any]) -> Client:
     one_document = recipe.is_private or any_mixes(recipe.block_length, models.student, *([teacher] if teacher else []))
     given = swapper if recipe.needs_counterfactuals else None
     clients, _ = client_blocks(dealt, corpus, tokenizer, given, place / "cache", (), one_document)
-    return Client(recipe, models, clients.texts[0 if own else number], number, place)
+    return Client(recipe, models, swapper, clients.texts[0 if own else number], number, place)
 
 
 class Answers:
@@ -132,19 +137,22 @@ class Answers:
         self._updating = ExitStack()
 
     def __call__(self, request: dict[str, Any], payload: bytes) -> tuple[dict[str, Any], bytes]:
-        """The answer to a request, see `open_client`, `described` and `updated`.
+        """The answer to a request, see `open_client`, `described`, `updated` and `scored`.
 
         Args:
-            request: `round` asks for an update, which counts from 0; without it the client is asked who it is.
-            payload: The round's weights.
+            request: `round` asks for an update, which counts from 0; `score` for scores; without them the client is
+                asked who it is.
+            payload: The weights of the round, or of the finished student.
         """
-        number = request.pop("round", None)
+        number, scores = request.pop("round", None), request.pop("score", False)
         if self._client is None or request != self._of:
             self._updating.close()
             self._client = None
             gc.collect()  # its memory is free before the next one's is taken
             self._client, self._of = open_client(request), request
             self._updating.enter_context(many_updates())
+        if scores:
+            return scored(self._client, payload), b""
         if number is None:
             return described(self._client), b""
         return updated(self._client, number, payload)
@@ -195,6 +203,21 @@ def updated(client: Client, number: int, weights: bytes) -> tuple[dict[str, Any]
         "privacy": answer.privacy,
     }
     return told, b"" if answer.weights is None else save(answer.weights)
+
+
+def scored(client: Client, weights: bytes) -> dict[str, Any]:
+    """What the finished student scores on the client's own text, see `over_clients`.
+
+    Args:
+        client: Whose text.
+        weights: Of the student, as safetensors.
+    """
+    student, documents = client.models.student, client.text.sample
+    set_weights(student, load(weights))
+    names = client.recipe.federation.client_metrics
+    values = scorer(client.recipe, client.models.tokenizer, client.swapper, names, "federation.client_metrics")
+    figures = values(student, documents) if documents else {}
+    return {"client": client.number, "documents": len(documents), "figures": figures}
 
 
 def _answered(folder: Path) -> list[int]:

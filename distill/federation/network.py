@@ -76,7 +76,7 @@ class Uniform(Strategy):
         return ArrayRecord(self.state.weights), MetricRecord(figures)
 
     def configure_evaluate(self, server_round: int, arrays: Any, config: Any, grid: Any) -> Iterable[Any]:
-        """Nothing: the finished student is scored."""
+        """Nothing: the finished student is scored, see `scores_of_clients`."""
         return []
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Any]) -> Any:
@@ -146,6 +146,29 @@ def introduced(recipe: Recipe, grid: Any, wait: float) -> tuple[dict[int, int], 
     return found, documents
 
 
+def scores_of_clients(weights: Any, nodes: dict[int, int], grid: Any, wait: float) -> list[dict[str, Any]]:
+    """What the finished student scores on the text of each client that answers, see `over_clients`.
+
+    Args:
+        weights: Of the student.
+        nodes: Client -> its node.
+        grid: Flower's.
+        wait: Seconds, for all of them.
+    """
+    asked = [
+        Message(RecordDict({ARRAYS: ArrayRecord(weights)}), dst_node_id=node, message_type=MessageType.EVALUATE)
+        for node in nodes.values()
+    ]
+    found = []
+    for reply in grid.send_and_receive(asked, timeout=wait):
+        if reply.has_error():
+            say(f"node {reply.metadata.src_node_id} gives no scores of its text: {reply.error.reason}")
+        elif documents := int(reply.content[FACTS]["documents"]):
+            number = int(reply.content[FACTS]["client"])
+            found.append({"client": number, "documents": documents, **reply.content[FIGURES]})
+    return sorted(found, key=lambda of_client: of_client["client"])
+
+
 @server.main()
 def serve(grid: Any, context: Any) -> None:
     """All rounds, and the student in `student/` of the recipe's output folder; goes on from the last whole round."""
@@ -158,9 +181,10 @@ def serve(grid: Any, context: Any) -> None:
     strategy = {"uniform": Uniform, "activity": ByActivity}[recipe.federation.select](
         recipe, state, checkpoints, nodes, documents
     )
-    left = recipe.federation.rounds - len(state.records)
+    left, timeout = recipe.federation.rounds - len(state.records), recipe.federation.deadline or 24 * 3600.0
     if left > 0:
-        timeout = recipe.federation.deadline or 24 * 3600.0
         strategy.start(grid, ArrayRecord(state.weights), num_rounds=left, timeout=timeout)
-    publish(recipe, models, strategy.state, folder / "student")
+    asks = bool(recipe.federation.client_metrics)
+    found = scores_of_clients(strategy.state.weights, nodes, grid, timeout) if asks else []
+    publish(recipe, models, strategy.state, folder / "student", found)
     say(f"the student lies in {folder / 'student'}")

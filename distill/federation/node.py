@@ -36,8 +36,7 @@ def describe(message: Any, context: Any) -> Any:
 @client.train()
 def train(message: Any, context: Any) -> Any:
     """A client's update."""
-    weights = {name: np.asarray(array.numpy(), order="C") for name, array in message.content[ARRAYS].items()}
-    answer, trained = _ask(context, save(weights), round=int(message.content[FACTS]["round"]))
+    answer, trained = _ask(context, _weights(message), round=int(message.content[FACTS]["round"]))
     content = RecordDict({FACTS: ConfigRecord(answer["facts"])})
     if trained:
         content[ARRAYS] = ArrayRecord({name: Array(weight) for name, weight in load(trained).items()})
@@ -45,6 +44,19 @@ def train(message: Any, context: Any) -> Any:
         content[TOTALS] = MetricRecord({name: float(value) for name, value in answer["totals"].items()})
         content[PRIVACY] = ConfigRecord(answer["privacy"])
     return Message(content, reply_to=message)
+
+
+@client.evaluate()
+def score(message: Any, context: Any) -> Any:
+    """What the finished student scores on the client's own text."""
+    answer, _ = _ask(context, _weights(message), score=True)
+    facts = ConfigRecord({name: answer[name] for name in ("client", "documents")})
+    return Message(RecordDict({FACTS: facts, FIGURES: MetricRecord(answer["figures"])}), reply_to=message)
+
+
+def _weights(message: Any) -> bytes:
+    """Those of a message, as safetensors."""
+    return save({name: np.asarray(array.numpy(), order="C") for name, array in message.content[ARRAYS].items()})
 
 
 def _ask(context: Any, payload: bytes = b"", **request: Any) -> tuple[dict[str, Any], bytes]:

@@ -21,12 +21,11 @@ from distill.base.console import Stopped, say, stop_signals_kept
 from distill.base.errors import UserError, storage_errors_as_user_errors
 from distill.base.files import write_json
 from distill.federation.aggregation import NO_ANSWER, Answer, Change, Weights, fault, server_step
+from distill.federation.client_scores import over_clients, scorer
 from distill.federation.clients import Clients, get_weights, many_updates, set_weights, update
 from distill.federation.selection import select_clients
-from distill.metrics import Evaluation, cards, chosen, measured, score
 from distill.objective.logit_ops import RoleMap
 from distill.recipe import FederationConfig, Recipe
-from distill.scoring.measure import run_prompts
 from distill.training import checkpoints as checkpoint_folder
 from distill.training.run import Models, cache_folder, log_file, prepare, write_student
 from distill.training.training_log import Totals
@@ -198,14 +197,22 @@ def train_federated(
     """
     models = prepare(recipe, student, teacher, tokenizer, role_maps, checkpoints)
     state = State.load(checkpoints) or State(get_weights(student))
-    watch = _watch(recipe, blocks, tokenizer)
+    config = recipe.federation
+    watch = scorer(recipe, tokenizer, blocks.swapper, config.watch, "federation.watch")
+    score = scorer(recipe, tokenizer, blocks.swapper, config.client_metrics, "federation.client_metrics")
     with stop_signals_kept() as signals, many_updates():
-        while len(state.records) < recipe.federation.rounds:
+        while len(state.records) < config.rounds:
             state = _round(recipe, models, blocks, state, checkpoints, cache_folder(recipe, destination), signals)
             set_weights(student, state.weights)
-            state.records[-1]["scores"] = watch(student)
+            state.records[-1]["scores"] = watch(student, blocks.held_out)
             state.save(checkpoints)
-    publish(recipe, models, state, destination)
+    set_weights(student, state.weights)
+    found = []
+    for client, text in enumerate(blocks.texts):
+        if text.sample:
+            say(f"scores on the text of client {client} ({client + 1} of {len(blocks.texts)})")
+            found.append({"client": client, "documents": len(text.sample), **score(student, text.sample)})
+    publish(recipe, models, state, destination, found)
     if signals:
         raise Stopped(signals[0])
 
@@ -240,30 +247,21 @@ def _round(
     return finish_round(config, state, asked, answers())
 
 
-def _watch(recipe: Recipe, clients: Clients, tokenizer: Any) -> Any:
-    """A function that measures `federation.watch` of a student: name -> value, of those that have one."""
-    metrics = chosen(recipe.federation.watch, "federation.watch")
-    prompts = run_prompts(recipe, clients.swapper)[0] if metrics else []
-
-    def values(student: Any) -> dict[str, float]:
-        evaluation = Evaluation(
-            student, tokenizer, clients.swapper.wordlist, clients.held_out, prompts, recipe.scores, recipe.seed,
-            clients.swapper,
-        )  # fmt: skip
-        found = {}
-        for metric in metrics.values():
-            measurements = measured(metric, evaluation)
-            for card in cards(metric):
-                value = score(card, measurements[card.name], resamples=0, seed=0).value
-                if value is not None:
-                    found[card.name] = value
-        return found
-
-    return values
-
-
-def publish(recipe: Recipe, models: Models, state: State, destination: Path) -> None:
+def publish(
+    recipe: Recipe,
+    models: Models,
+    state: State,
+    destination: Path,
+    found: Sequence[Mapping[str, Any]] = (),
+) -> None:
     """Put the student of finished rounds at `destination`, and what they were beside it.
+
+    Args:
+        recipe: The run's.
+        models: Their student takes the weights.
+        state: After all rounds.
+        destination: Folder of the student.
+        found: What it scores on the text of each client, see `over_clients`.
 
     Raises:
         UserError: no round changed the weights.
@@ -284,10 +282,14 @@ def publish(recipe: Recipe, models: Models, state: State, destination: Path) -> 
          **{f"score_{name}": value for name, value in record.get("scores", {}).items()}}
         for record in state.records
     ]  # fmt: skip
-    for path in (destination.parent / "federation" / f"{destination.name}.json", log_file(destination)):
-        path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(destination.parent / "federation" / f"{destination.name}.json", list(state.records))
-    told = {"history": history, **state.totals}
+    folder = destination.parent / "federation"
+    for parent in (folder, log_file(destination).parent):
+        parent.mkdir(parents=True, exist_ok=True)
+    write_json(folder / f"{destination.name}.json", list(state.records))
+    told: dict[str, Any] = {"history": history, **state.totals}
+    if found:
+        write_json(folder / f"{destination.name}-clients.json", list(found))
+        told["over_clients"] = over_clients(found)
     if spent := [record["privacy"] for record in state.records if "privacy" in record]:
         told["privacy"] = ranges(spent) | {"clients": recipe.federation.clients}
     write_json(log_file(destination), told)

@@ -613,6 +613,27 @@ def round_table(scores: Scores, training: Mapping[str, Mapping[str, Any]]) -> tu
     return [*headings, *(label(scores, key.removeprefix("score_")) for key in watched)], rows
 
 
+#: What a record of training says of each score over clients, see `federation.client_scores.over_clients`.
+OVER_CLIENTS = frozenset({"clients", "mean", "spread", "least", "largest", "worst", "worst_client"})
+
+
+def client_table(scores: Scores, training: Mapping[str, Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """Headings and rows of what finished students score on the text of each client by itself, see `over_clients`."""
+    headings = ["model", "score", "clients", "mean", "spread", "from", "to", "worst"]
+    rows = [
+        [
+            name,
+            label(scores, metric),
+            f"{found['clients']:.0f}",
+            *(number(found[key]) for key in ("mean", "spread", "least", "largest")),
+            f"client {found['worst_client']:.0f}, {number(found['worst'])}",
+        ]
+        for name, record in training.items()
+        for metric, found in record.get("over_clients", {}).items()
+    ]
+    return headings, rows
+
+
 def undefined_scores(scores: Scores) -> list[str]:
     """What was asked for and could not be measured, with the reason, a sentence each."""
     lines = []

@@ -23,9 +23,11 @@ from distill.data.counts import PackingCounts
 from distill.recipe import Recipe
 from distill.reports.findings import (
     LIMITS,
+    OVER_CLIENTS,
     TOO_LITTLE,
     Scored,
     all_cards,
+    client_table,
     coverage,
     difference_rows,
     headline,
@@ -256,6 +258,10 @@ def report_markdown(
     if rounds:
         lines += ["Rounds, each with the clients' mean loss, and the scores of the student after it:", ""]
         lines += table(headings, rounds)
+    headings, clients = client_table(scores, training or {})
+    if clients:
+        lines += ["Scores of the finished student on each client's own text; spread is the standard deviation:", ""]
+        lines += table(headings, clients)
     if counts is not None:
         lines += [f"Training text: {escape(counts.summary())}.", ""]
     lines += ["## What the word list covers", "", *items(coverage(scores, counts))]
@@ -289,8 +295,14 @@ def _is_training(record: Mapping[str, Any]) -> bool:
     history = record.get("history", [])
     if not isinstance(history, list) or not all(isinstance(entry, dict) for entry in history):
         return False
-    totals = {name: value for name, value in record.items() if name != "history"}
-    numbers = [value for entry in (totals, *history) for value in entry.values() if value is not None]
+    clients = record.get("over_clients", {})
+    if not isinstance(clients, dict):
+        return False
+    if not all(isinstance(entry, dict) and entry.keys() >= OVER_CLIENTS for entry in clients.values()):
+        return False
+    totals = {name: value for name, value in record.items() if name not in ("history", "over_clients", "privacy")}
+    entries = (totals, *history, *clients.values())
+    numbers = [value for entry in entries for value in entry.values() if value is not None]
     return all(isinstance(n, (int, float)) and math.isfinite(n) for n in numbers)
 
 

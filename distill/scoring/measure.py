@@ -151,6 +151,14 @@ def check_run(
     check_room(recipe.scores, recipe.seed, swapper, run_prompts(recipe, swapper)[0], tokenizer, contexts)
 
 
+def check_metrics(recipe: Recipe) -> None:
+    """Raise UserError if a key of the recipe names a metric that there is none of."""
+    federation = recipe.federation
+    chosen(recipe.scores.metrics, "scores.metrics")
+    chosen(federation.watch, "federation.watch")
+    chosen(federation.client_metrics, "federation.client_metrics")
+
+
 def run_prompts(recipe: Recipe, swapper: Swapper) -> tuple[list[Prompt], int]:
     """`usable_prompts` of a recipe."""
     scores = recipe.scores

@@ -27,6 +27,7 @@ from distill.recipe import (
     reject_unknown_keys,
 )
 from distill.recipe_check import LARGEST_SEED, check_recipe, typed
+from distill.scoring.measure import check_metrics
 from distill.scoring.score_cache import content_hash
 from distill.study.schema import BASELINE, HALVES, PromptedRow, Study
 from distill.training.trainer_keys import check_trainer_keys
@@ -266,7 +267,7 @@ def _checked_recipe(values: str, source: str) -> Recipe:
     with _naming(source):
         check_recipe(recipe)
         check_trainer_keys(recipe.trainer)
-        chosen(recipe.scores.metrics, "scores.metrics")
+        check_metrics(recipe)
     return recipe
 
 

@@ -111,6 +111,22 @@ def test_both_ways_give_the_same_weights(tmp_path, one_process):
     assert [r["used"] for r in records[0]] == [r["used"] for r in records[1]] == [[0, 1, 2, 3]] * 3
 
 
+def test_clients_score_the_finished_student_on_their_own_text_as_one_process_does(tmp_path):
+    run = {"rounds": 1, "client_metrics": ["perplexity", "corpus_disparity"]}
+    one = tmp_path / "one"
+    one.mkdir()
+    train(recipe_file(one, **run))
+    path = recipe_file(tmp_path, **run)
+    network.serve(Grid(contexts(tmp_path, path, 4)), SimpleNamespace(run_config={"recipe": path, "wait": 5}))
+    ours, theirs = (
+        json.loads((out / "federation/student-clients.json").read_text()) for out in (tmp_path / "out", one / "out")
+    )
+    assert [(c["client"], c["documents"]) for c in ours] == [(c["client"], c["documents"]) for c in theirs]
+    assert len(ours) == 4 and sum(c["documents"] for c in ours) == 40
+    for mine, of_one in zip(ours, theirs, strict=True):
+        assert mine == pytest.approx(of_one, rel=1e-4) and mine.keys() == of_one.keys()
+
+
 PRIVATE = {"epsilon": 200.0, "delta": 1e-3, "batch_size": 40}  # of so little text, for a student that may learn
 
 

@@ -15,7 +15,7 @@ from distill.base.markdown_text import escape
 from distill.data.counts import PackingCounts
 from distill.metrics import CARDS, card_dicts
 from distill.recipe import FederationConfig, Recipe, ScoreConfig, TargetConfig
-from distill.reports.findings import cell, headline, number, ratio_cell, round_table, training_rows
+from distill.reports.findings import cell, client_table, headline, number, ratio_cell, round_table, training_rows
 from distill.reports.page import run_page
 from distill.reports.report import print_table, read_training, report_markdown, with_speeds, write_report
 from distill.scoring.score import score_models
@@ -67,11 +67,15 @@ def test_training_is_read_where_it_lies_and_damage_is_left_out(tmp_path):
     (tmp_path / "training").mkdir()
     record = {"seconds": 93.2, "student_tokens": 1234567, "tokens_per_second": 13246.4, "history": []}
     broken = {"half": "{", "list": "[]", "words": '{"seconds": "an hour"}', "nan": '{"seconds": NaN}'}
+    broken |= {"no_worst": '{"over_clients": {"perplexity": {"mean": 1.5}}}', "no_scores": '{"over_clients": [1]}'}
     broken |= {"no_list": '{"history": 1}', "deep": '{"history": [{"step": [1]}]}', "flat": '{"history": [1]}'}
-    for name, content in {"student": json.dumps(record), **broken}.items():
+    over = {"clients": 3, "mean": 0.2, "spread": 0.5, "least": -0.5, "largest": 1.0, "worst": 1.0, "worst_client": 7}
+    private = record | {"privacy": {"epsilon": 8.0, "accountant": "prv"}, "over_clients": {"perplexity": over}}
+    for name, content in {"student": json.dumps(record), "private": json.dumps(private), **broken}.items():
         (tmp_path / "training" / f"{name}.json").write_text(content, encoding="utf-8")
     training = read_training(tmp_path)
-    assert training == {"student": record}
+    assert training == {"private": private, "student": record}
+    del training["private"]
     assert training_rows(training) == [["student", "93 s", "1,234,567", "–", "13,246"]]
     assert training_rows({"student": {}}) == [["student", "–", "–", "–", "–"]]
     (row,) = training_rows({"student": record | {"matrix_rate_share": 0.3281}})
@@ -99,6 +103,17 @@ def test_rounds_of_a_federation_stand_in_a_table_of_their_own(scores):
     assert "Rounds, each" not in report_markdown(RECIPE, scores, training={"baseline": training["baseline"]})
     assert "<h3>Rounds</h3>" in run_page(recipe, scores, training=training)
     assert "<h3>Rounds</h3>" not in run_page(RECIPE, scores)
+
+
+def test_scores_over_clients_stand_in_a_table_of_their_own(scores):
+    over = {"clients": 3, "mean": 0.25, "spread": 0.5, "least": -0.5, "largest": 1.0, "worst": 1.0, "worst_client": 7}
+    training = {"student": {"history": [], "over_clients": {"corpus_disparity": over}}, "baseline": {"history": []}}
+    row = ["student", "corpus disparity", "3", "0.250", "0.500", "-0.500", "1.000", "client 7, 1.000"]
+    assert client_table(scores, training)[1] == [row]
+    report = report_markdown(RECIPE, scores, training=training)
+    assert [[cell.replace("\\", "") for cell in row] for table in _tables(report) for row in table].count(row) == 1
+    assert "<h3>Scores over clients</h3>" in run_page(RECIPE, scores, training=training)
+    assert "<h3>Scores over clients</h3>" not in run_page(RECIPE, scores)
 
 
 def _tables(markdown: str) -> list[list[list[str]]]:

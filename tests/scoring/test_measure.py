@@ -12,9 +12,9 @@ from transformers import BertConfig, BertForSequenceClassification
 
 from distill.base.errors import UserError
 from distill.models.architecture import weights_hash
-from distill.recipe import Recipe, ScoreConfig
+from distill.recipe import FederationConfig, Recipe, ScoreConfig
 from distill.scoring.examples import example_prompts
-from distill.scoring.measure import check_room, decisive, open_model, run_prompts, usable_prompts
+from distill.scoring.measure import check_metrics, check_room, decisive, open_model, run_prompts, usable_prompts
 from distill.text.counterfactual import Swapper
 from distill.text.prompts import Prompt, load_prompts
 
@@ -128,3 +128,12 @@ def test_what_will_be_sampled_must_fit_into_the_models(toy_tokenizer, short_word
     check(1 + shown + 10, tokenizer)
     with pytest.raises(UserError, match="the student"):
         check(1 + shown + 10, tokenizer, chat=True)
+
+
+@pytest.mark.parametrize("key", ["scores.metrics", "federation.watch", "federation.client_metrics"])
+def test_a_misspelt_metric_is_told_by_the_key_that_names_it(key):
+    section, name = key.split(".")
+    config = {"scores": ScoreConfig, "federation": FederationConfig}[section]
+    check_metrics(Recipe(**{section: config(**{name: ["perplexity"]})}))
+    with pytest.raises(UserError, match=f"^{key}: unknown metric 'perplexty'; did you mean 'perplexity'"):
+        check_metrics(Recipe(**{section: config(**{name: ["perplexty"]})}))
