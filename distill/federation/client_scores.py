@@ -18,9 +18,9 @@ DOCUMENTS = 64  # of a client, at most, that its scores are measured on
 ENOUGH = 16  # documents; of fewer, a score is left out of what is said over all clients
 
 
-def sample(documents: Sequence[str]) -> tuple[str, ...]:
-    """`DOCUMENTS` of a client's documents, spread evenly over them, or all if there are no more."""
-    places = np.linspace(0, len(documents) - 1, min(DOCUMENTS, len(documents))).round().astype(int)
+def sample(documents: Sequence[str], most: int = DOCUMENTS) -> tuple[str, ...]:
+    """So many of a client's documents, spread evenly over them, or all if there are no more."""
+    places = np.linspace(0, len(documents) - 1, min(most, len(documents))).round().astype(int)
     return tuple(documents[place] for place in places)
 
 
