@@ -2,8 +2,8 @@
 
 The closed forms are those at the head of kd_loss.py, the operations those of operations.py; tests hold the kernel to
 `kd_loss.reference_loss`, on a CPU in Triton's interpreter. One program goes through a token's rows: once for the
-normalisers of the student and of each of the teacher's views, once more for each number that a whole row must be known
-for, and once to write.
+normalisers of the student and of all of the teacher's views together, once more for each number that a whole row must
+be known for, and once to write.
 
 The few columns that role maps and listed tokens touch are looked after outside, on (n, C) tensors and by functions that
 exist: the kernel takes the reversed logits from there, and leaves the log target there.
@@ -36,7 +36,8 @@ class Touched(NamedTuple):
 
     Attributes:
         columns: (C,) int64, ascending.
-        slots: (S,) int32, the place of a column among the C, -1 for all others.
+        slots: (S,) int16 where they suffice, or int32: the place of a column among the C, -1 for all others. Every row
+            reads them all, so that they are kept short.
         role_maps: One for each of the K - 1 counterfactuals; none without role reversal.
         listed: The sets of counterparts, or None.
     """
@@ -57,8 +58,9 @@ def touched(
     if not tokens:
         return None
     columns = torch.tensor(sorted(tokens))
-    slots = torch.full((width,), -1, dtype=torch.int32)
-    slots[columns] = torch.arange(len(columns), dtype=torch.int32)
+    short = torch.int16 if len(columns) <= torch.iinfo(torch.int16).max else torch.int32
+    slots = torch.full((width,), -1, dtype=short)
+    slots[columns] = torch.arange(len(columns), dtype=short)
     slot_of = dict(zip(columns.tolist(), range(len(columns)), strict=True))
     compact = tuple(
         RoleMap([(slot_of[source], slot_of[to]) for source, to in role_map.edges], len(columns)).to(device)
@@ -118,11 +120,10 @@ def block_loss(
     if found is not None and views is not None and reverses:
         moved = _reversed(views, found, settings.temperature)
     sums = z.new_zeros((2, n), dtype=torch.float32)
-    norms = z.new_empty((n, 2 * (number + 1)), dtype=torch.float32)
     of_teacher = (z, label, label) if views is None else views[:3]
     averaged = max(1, number if settings.op == "swap" else number + 1)  # views, where the operation is a mean
     _loss_of_row[(n,)](
-        z, label, *of_teacher, z if found is None else found.slots, moved, target, sums, norms,
+        z, label, *of_teacher, z if found is None else found.slots, moved, target, sums,
         n, width, of_teacher[0].shape[1], vocab, 0 if found is None else len(found.columns),
         1 / settings.temperature, math.log(averaged), settings.kd * settings.temperature, settings.ce,
         settings.strength, settings.jsd_beta, scale, 1.0 if cap is None else cap,
@@ -210,47 +211,66 @@ def _students(row, columns, width, vocab, scale, cap, CAPPED: tl.constexpr):
 
 
 @triton.jit
-def _view(teacher, token, k: tl.constexpr, columns, vocab, REVERSED: tl.constexpr):
+def _rows_of_views(views, own, others, moved, token, n, width, touched, OTHERS: tl.constexpr):
+    """Where each of a token's views begins, its own text's first, and where their reversed logits do."""
+    rows, reversed_rows = (views + tl.load(own + token).to(tl.int64) * width,), (moved,)
+    for k in tl.static_range(OTHERS):
+        place = k * n + token
+        rows = rows + (views + tl.load(others + place).to(tl.int64) * width,)  # type: ignore[assignment]
+        reversed_rows = reversed_rows + (moved + place.to(tl.int64) * touched,)  # type: ignore[assignment]
+    return rows, reversed_rows
+
+
+@triton.jit
+def _view(teacher, k: tl.constexpr, columns, vocab, REVERSED: tl.constexpr):
     """Logits of a token's view at some columns: of its own text (k = 0), or of the k-th of its counterfactuals."""
-    views, own, others, slots, moved, _norms, n, width, touched, inverse_temperature, _log_number = teacher
-    if k == 0:
-        row = views + tl.load(own + token).to(tl.int64) * width
-        return _teachers(row, moved, slots, columns, width, vocab, inverse_temperature, False)
-    place = (k - 1) * n + token
-    row = views + tl.load(others + place).to(tl.int64) * width
-    there = moved + place.to(tl.int64) * touched
-    return _teachers(row, there, slots, columns, width, vocab, inverse_temperature, REVERSED)
+    rows, reversed_rows, slots, width, inverse_temperature, _log_number = teacher
+    return _teachers(rows[k], reversed_rows[k], slots, columns, width, vocab, inverse_temperature, REVERSED and k > 0)
 
 
 @triton.jit
-def _log_view(teacher, token, k: tl.constexpr, columns, vocab, REVERSED: tl.constexpr):
-    """Its log-probabilities; `_norms_of_views` was here."""
-    norms = teacher[5] + 2 * k
-    return (_view(teacher, token, k, columns, vocab, REVERSED) - tl.load(norms)) - tl.load(norms + 1)
+def _log_view(teacher, norms, k: tl.constexpr, columns, vocab, REVERSED: tl.constexpr):
+    """Its log-probabilities."""
+    return (_view(teacher, k, columns, vocab, REVERSED) - norms[2 * k]) - norms[2 * k + 1]
 
 
 @triton.jit
-def _norms_of_views(teacher, token, vocab, OTHERS: tl.constexpr, REVERSED: tl.constexpr, COLUMNS: tl.constexpr):
-    """Write the normalisers of a token's views, where all threads read them."""
-    norms = teacher[5]
-    for k in tl.static_range(OTHERS + 1):
-        top, total = tl.zeros((COLUMNS,), tl.float32) + _LOWEST, tl.zeros((COLUMNS,), tl.float32)
-        for start in range(0, vocab, COLUMNS):
-            columns = start + tl.arange(0, COLUMNS)
-            top, total = _merged(top, total, _view(teacher, token, k, columns, vocab, REVERSED))
-        view_top, view_log = _of_lanes(top, total)
-        tl.store(norms + 2 * k, view_top)
-        tl.store(norms + 2 * k + 1, view_log)
-    tl.debug_barrier()
+def _norms(
+    z, teacher, width, vocab, scale, cap, inverse_temperature,
+    VIEWS: tl.constexpr, CE: tl.constexpr, CAPPED: tl.constexpr, REVERSED: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """Normalisers of the student at the temperature and at 1, and of all views: two numbers each, one after the other.
+
+    All rows are read side by side, so that a load does not wait for the one before.
+    """
+    lowest, nothing = tl.zeros((COLUMNS,), tl.float32) + _LOWEST, tl.zeros((COLUMNS,), tl.float32)
+    student, student_at_one, views = (lowest, nothing), (lowest, nothing), (lowest, nothing) * VIEWS
+    for start in range(0, vocab, COLUMNS):
+        columns = start + tl.arange(0, COLUMNS)
+        x, _slope = _students(z, columns, width, vocab, scale, cap, CAPPED)
+        student = _merged(student[0], student[1], x * inverse_temperature)
+        if CE:
+            student_at_one = _merged(student_at_one[0], student_at_one[1], x)
+        seen = ()
+        for k in tl.static_range(VIEWS):
+            x = _view(teacher, k, columns, vocab, REVERSED)
+            seen = seen + _merged(views[2 * k], views[2 * k + 1], x)
+        views = seen
+    of_views = ()
+    for k in tl.static_range(VIEWS):
+        of_views = of_views + _of_lanes(views[2 * k], views[2 * k + 1])
+    of_student = _of_lanes(student[0], student[1])
+    at_one = _of_lanes(student_at_one[0], student_at_one[1]) if CE else of_student
+    return of_student, at_one, of_views
 
 
 @triton.jit
-def _operation(teacher, token, columns, vocab, OTHERS: tl.constexpr, OP: tl.constexpr, REVERSED: tl.constexpr):
+def _operation(teacher, norms, columns, vocab, OTHERS: tl.constexpr, OP: tl.constexpr, REVERSED: tl.constexpr):
     """What the operation makes of all views, which after max and mean wants normalising; and the own view alone."""
-    own = _log_view(teacher, token, 0, columns, vocab, REVERSED)
+    own = _log_view(teacher, norms, 0, columns, vocab, REVERSED)
     result = own
     for k in tl.static_range(1, OTHERS + 1):
-        other = _log_view(teacher, token, k, columns, vocab, REVERSED)
+        other = _log_view(teacher, norms, k, columns, vocab, REVERSED)
         if OP == "max":
             result = tl.maximum(result, other)
         elif OP == "mean":
@@ -262,41 +282,33 @@ def _operation(teacher, token, columns, vocab, OTHERS: tl.constexpr, OP: tl.cons
     if OP == "mean":
         result = result / (OTHERS + 1)
     elif OP == "expmean" or OP == "swap":
-        result = result - teacher[10]
+        result = result - teacher[5]
     return result, own
 
 
 @triton.jit
 def _norm_of_target(
-    teacher, token, vocab, OTHERS: tl.constexpr, OP: tl.constexpr, REVERSED: tl.constexpr, COLUMNS: tl.constexpr
-):
+    teacher, norms, vocab,
+    OTHERS: tl.constexpr, OP: tl.constexpr, REVERSED: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
     top, total = tl.zeros((COLUMNS,), tl.float32) + _LOWEST, tl.zeros((COLUMNS,), tl.float32)
     for start in range(0, vocab, COLUMNS):
         columns = start + tl.arange(0, COLUMNS)
-        x, _own = _operation(teacher, token, columns, vocab, OTHERS, OP, REVERSED)
+        x, _own = _operation(teacher, norms, columns, vocab, OTHERS, OP, REVERSED)
         top, total = _merged(top, total, tl.where(columns < vocab, x, _LOWEST))
     return _of_lanes(top, total)
 
 
 @triton.jit
 def _log_target(
-    teacher, token, columns, vocab, norm, strength,
+    teacher, norms, columns, vocab, norm, strength,
     OTHERS: tl.constexpr, OP: tl.constexpr, REVERSED: tl.constexpr, MIXED: tl.constexpr,
 ):  # fmt: skip
-    result, own = _operation(teacher, token, columns, vocab, OTHERS, OP, REVERSED)
+    result, own = _operation(teacher, norms, columns, vocab, OTHERS, OP, REVERSED)
     result = (result - norm[0]) - norm[1]
     if MIXED:
         result = _log_add(own + tl.log(1 - strength), result + tl.log(strength))
     return tl.maximum(result, _LOWEST)
-
-
-@triton.jit
-def _students_norm(z, width, vocab, scale, cap, inverse_temperature, CAPPED: tl.constexpr, COLUMNS: tl.constexpr):
-    top, total = tl.zeros((COLUMNS,), tl.float32) + _LOWEST, tl.zeros((COLUMNS,), tl.float32)
-    for start in range(0, vocab, COLUMNS):
-        x, _slope = _students(z, start + tl.arange(0, COLUMNS), width, vocab, scale, cap, CAPPED)
-        top, total = _merged(top, total, x * inverse_temperature)
-    return _of_lanes(top, total)
 
 
 @triton.jit
@@ -308,7 +320,7 @@ def _divergence(log_p, log_q, beta, DIVERGENCE: tl.constexpr):
 
 @triton.jit
 def _loss_of_row(
-    z, label, views, own, others, slots, moved, target, sums, norms,
+    z, label, views, own, others, slots, moved, target, sums,
     n, width, view_width, vocab, touched, inverse_temperature, log_number, kd, ce, strength, beta, scale, cap,
     OTHERS: tl.constexpr, OP: tl.constexpr, DIVERGENCE: tl.constexpr, TARGET: tl.constexpr, KD: tl.constexpr,
     CE: tl.constexpr, MIXED: tl.constexpr, CAPPED: tl.constexpr, REVERSED: tl.constexpr, LISTED: tl.constexpr,
@@ -319,23 +331,23 @@ def _loss_of_row(
     lanes = tl.arange(0, COLUMNS)
     nothing = tl.zeros((COLUMNS,), tl.float32)
     z += token.to(tl.int64) * width
-    norms += token * 2 * (OTHERS + 1)
-    teacher = (views, own, others, slots, moved, norms, n, view_width, touched, inverse_temperature, log_number)
-    norm = _students_norm(z, width, vocab, scale, cap, inverse_temperature, CAPPED, COLUMNS)
-    norm_at_one, of_target, of_student, value = norm, (0.0, 0.0), 0.0, nothing
+    rows, reversed_rows = _rows_of_views(views, own, others, moved, token, n, view_width, touched, OTHERS)
+    teacher = (rows, reversed_rows, slots, view_width, inverse_temperature, log_number)
+    norm, norm_at_one, norms = _norms(
+        z, teacher, width, vocab, scale, cap, inverse_temperature,
+        OTHERS + 1 if TARGET else 0, CE, CAPPED, REVERSED, COLUMNS,
+    )  # fmt: skip
+    of_target, of_student, value = (0.0, 0.0), 0.0, nothing
     if CE:
-        norm_at_one = _students_norm(z, width, vocab, scale, cap, 1.0, CAPPED, COLUMNS)
         at_label, _there = _students(z, tl.load(label + token) + tl.arange(0, 1), width, vocab, scale, cap, CAPPED)
         tl.store(sums + n + token, norm_at_one[1] - (tl.sum(at_label, 0) - norm_at_one[0]))
-    if TARGET:
-        _norms_of_views(teacher, token, vocab, OTHERS, REVERSED, COLUMNS)
-        if OP == "max" or OP == "mean":
-            of_target = _norm_of_target(teacher, token, vocab, OTHERS, OP, REVERSED, COLUMNS)
+    if TARGET and (OP == "max" or OP == "mean"):
+        of_target = _norm_of_target(teacher, norms, vocab, OTHERS, OP, REVERSED, COLUMNS)
     if KD and DIVERGENCE != "forward_kl":
         from_target, from_student = nothing, nothing
         for start in range(0, vocab, COLUMNS):
             x, _slope = _students(z, start + lanes, width, vocab, scale, cap, CAPPED)
-            log_p = _log_target(teacher, token, start + lanes, vocab, of_target, strength, OTHERS, OP, REVERSED, MIXED)
+            log_p = _log_target(teacher, norms, start + lanes, vocab, of_target, strength, OTHERS, OP, REVERSED, MIXED)
             log_q = (x * inverse_temperature - norm[0]) - norm[1]
             mine, theirs, _ratio = _divergence(log_p, log_q, beta, DIVERGENCE)
             from_target, from_student = from_target + mine, from_student + theirs
@@ -348,7 +360,7 @@ def _loss_of_row(
         x, slope = _students(z, columns, width, vocab, scale, cap, CAPPED)
         gradient = nothing
         if TARGET:
-            log_p = _log_target(teacher, token, columns, vocab, of_target, strength, OTHERS, OP, REVERSED, MIXED)
+            log_p = _log_target(teacher, norms, columns, vocab, of_target, strength, OTHERS, OP, REVERSED, MIXED)
             if LISTED:
                 slot = tl.load(slots + columns, mask=columns < view_width, other=-1)
                 tl.store(target + token.to(tl.int64) * touched + slot, log_p, mask=slot >= 0)

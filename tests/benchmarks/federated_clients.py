@@ -47,7 +47,8 @@ def clients_text(recipe: Recipe, folder: Path) -> list[tuple[str, ...]]:
     """Documents of each client, spread evenly over what it holds."""
     config = recipe.federation
     documents = list(open_corpus(recipe.corpus, 2 * recipe.seed, folder, None, None).documents())
-    shares = partition(documents, config.partition, config.clients, recipe.seed, Swapper(load_wordlist(recipe.wordlist)))
+    swapper = Swapper(load_wordlist(recipe.wordlist))
+    shares = partition(documents, config.partition, config.clients, recipe.seed, swapper)
     return [sample([documents[i] for i in share], min(DOCUMENTS, READ // config.clients)) for share in shares]
 
 

@@ -42,6 +42,14 @@ def test_nothing_is_touched_without_role_maps_and_listed_tokens():
     assert kernels.touched((), None, 64, torch.device("cpu")) is None
 
 
+@pytest.mark.parametrize(("pairs", "dtype"), [(16_000, torch.int16), (17_000, torch.int32)])
+def test_places_of_columns_are_kept_short_where_they_can_be(pairs, dtype):
+    edges = [edge for i in range(pairs) for edge in ((2 * i, 2 * i + 1), (2 * i + 1, 2 * i))]
+    found = kernels.touched((RoleMap(edges, 2 * pairs + 1),), None, 2 * pairs + 64, torch.device("cpu"))
+    assert found.slots.dtype == dtype
+    assert found.slots.tolist() == [*range(2 * pairs), *[-1] * 64]
+
+
 COMPILE = """
 import sys
 from triton.backends.compiler import GPUTarget
@@ -51,8 +59,8 @@ from distill.objective.kernels import _loss_of_row as kernel
 names = kernel.arg_names
 plain = dict(OTHERS=1, OP="expmean", DIVERGENCE="forward_kl", TARGET=True, KD=True, CE=False, MIXED=False,
              CAPPED=False, REVERSED=True, LISTED=True, COLUMNS=1024)
-types = dict(label="*i64", own="*i64", others="*i64", slots="*i32", moved="*fp32", target="*fp32", sums="*fp32",
-             norms="*fp32", n="i32", width="i32", view_width="i32", vocab="i32", touched="i32")
+types = dict(label="*i64", own="*i64", others="*i64", slots="*i16", moved="*fp32", target="*fp32", sums="*fp32",
+             n="i32", width="i32", view_width="i32", vocab="i32", touched="i32")
 for logits, settings in (
     ("*bf16", {}),
     ("*fp32", dict(OP="max", DIVERGENCE="jsd", MIXED=True, CE=True, CAPPED=True, OTHERS=2)),
