@@ -41,6 +41,11 @@ def write_text(path: Path, text: str) -> None:
     os.replace(partial, path)
 
 
+def training_record(model: Path) -> Path:
+    """Where a run tells of the training of the model in this folder: `training/NAME.json` beside it."""
+    return model.parent / "training" / f"{model.name}.json"
+
+
 def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
     """Let `fill` write a folder that appears at `path`, with a manifest, only when it is whole.
 

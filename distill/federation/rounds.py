@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 
 from distill.base.console import Stopped, say, stop_signals_kept
 from distill.base.errors import UserError, storage_errors_as_user_errors
-from distill.base.files import write_json
+from distill.base.files import training_record, write_json
 from distill.federation.aggregation import NO_ANSWER, Answer, Change, Weights, fault, server_step
 from distill.federation.client_scores import over_clients, scorer
 from distill.federation.clients import Clients, get_weights, many_updates, set_weights, update
@@ -27,7 +27,7 @@ from distill.federation.selection import select_clients
 from distill.objective.logit_ops import RoleMap
 from distill.recipe import FederationConfig, Recipe
 from distill.training import checkpoints as checkpoint_folder
-from distill.training.run import Models, cache_folder, log_file, prepare, write_student
+from distill.training.run import Models, cache_folder, prepare, write_student
 from distill.training.training_log import Totals
 
 _KEPT = 2  # rounds
@@ -283,7 +283,7 @@ def publish(
         for record in state.records
     ]  # fmt: skip
     folder = destination.parent / "federation"
-    for parent in (folder, log_file(destination).parent):
+    for parent in (folder, training_record(destination).parent):
         parent.mkdir(parents=True, exist_ok=True)
     write_json(folder / f"{destination.name}.json", list(state.records))
     told: dict[str, Any] = {"history": history, **state.totals}
@@ -292,5 +292,5 @@ def publish(
         told["over_clients"] = over_clients(found)
     if spent := [record["privacy"] for record in state.records if "privacy" in record]:
         told["privacy"] = ranges(spent) | {"clients": recipe.federation.clients}
-    write_json(log_file(destination), told)
+    write_json(training_record(destination), told)
     write_student(recipe, models, models.student.state_dict(), destination)

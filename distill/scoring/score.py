@@ -34,6 +34,7 @@ import torch
 
 from distill.base.console import counter, phase, say
 from distill.base.errors import UserError, suggestion
+from distill.base.files import training_record
 from distill.data.audit import run_scores
 from distill.metrics import Evaluation, chosen
 from distill.metrics.audited import Audited, read_audited
@@ -224,7 +225,7 @@ def score_run(
         settings = replace(settings, reference="teacher")
     asked = {key: value for key, value in vars(settings).items() if key not in WHILE_TRAINING}
     scores = score(sources, wordlist=wordlist, texts=documents, seed=recipe.seed, folder=folder, **asked)
-    told = folder / "training" / "student.json"
+    told = training_record(folder / "student")
     if recipe.is_private and told.exists():
         # What was spent is the same for each student of a run: they share the plan.
         scores["privacy"] = json.loads(told.read_text(encoding="utf-8"))["privacy"]

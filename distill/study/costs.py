@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from distill.base.files import write_json
+from distill.base.files import training_record, write_json
 from distill.scoring.speed import tokens_per_second
 from distill.study.file import needed_rows, prompted_row, run_folder
 from distill.study.schema import Study
@@ -57,7 +57,7 @@ def _with_needed(study: Study, row: str) -> list[str]:
 
 def _training(study: Study, row: str, seed: int) -> tuple[float, int]:
     """Seconds of a run's training, and its steps."""
-    told = json.loads((run_folder(study, row, seed) / "training" / "student.json").read_text(encoding="utf-8"))
+    told = json.loads(training_record(run_folder(study, row, seed) / "student").read_text(encoding="utf-8"))
     seconds = told["seconds" if torch.cuda.is_available() else "processor_seconds"]
     return seconds, max((entry.get("step", 0) for entry in told["history"]), default=0)
 

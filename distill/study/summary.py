@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from distill.base.files import training_record
 from distill.metrics import Outcome, card_dicts, cards, chosen
 from distill.metrics.bootstrap import CONFIDENCE, interval, no_difference
 from distill.models.architecture import default_device
@@ -166,7 +167,7 @@ def _private_training(study: Study, name: str) -> dict[str, Any]:
     """
     if name in study.teachers or not any(row_recipe(study, row, study.seeds[0]).is_private for row in study.students):
         return {}
-    logs = [run_folder(study, name, seed) / "training" / "student.json" for seed in study.seeds]
+    logs = [training_record(run_folder(study, name, seed) / "student") for seed in study.seeds]
     told = [json.loads(log.read_text(encoding="utf-8")) for log in logs if log.exists()]
     seconds = [one["seconds"] / steps for one in told if (steps := max(e.get("step", 0) for e in one["history"]))]
     return {

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArgum
 
 from distill.base.console import Stopped, say, stop_signals_kept
 from distill.base.errors import UserError
-from distill.base.files import write_folder
+from distill.base.files import training_record, write_folder
 from distill.data.batches import Collator
 from distill.data.blocks import BlockDataset
 from distill.data.stream import BlockStream
@@ -100,7 +100,7 @@ def train_student(
         trainer.accelerator.wait_for_everyone()
         state = trainer.accelerator.get_state_dict(trainer.model)
         if trainer.is_world_process_zero():
-            trainer.training_log.write(log_file(destination), trainer.state.log_history)
+            trainer.training_log.write(training_record(destination), trainer.state.log_history)
             unwrapped = trainer.accelerator.unwrap_model(trainer.model)
             write_student(recipe, replace(models, student=unwrapped), state, destination)
         trainer.accelerator.wait_for_everyone()
@@ -192,11 +192,6 @@ def fit(
 def cache_folder(recipe: Recipe, destination: Path) -> Path:
     """Where a run keeps the teacher's hidden states; `destination` is the folder of one of its students."""
     return Path(recipe.cache_dir or destination.parent / "cache")
-
-
-def log_file(destination: Path) -> Path:
-    """Where a run keeps what was logged of the training of a student, by that student's folder."""
-    return destination.parent / "training" / f"{destination.name}.json"
 
 
 def _watch(trainer: DistillationTrainer, probe: Probe | None, steps: int | None) -> None:

@@ -85,7 +85,7 @@ def test_a_study_tells_how_it_was_made(finished_study):
     made = results["made"]
     assert made["command"] == "distill study small.yaml"
     assert re.fullmatch(r"[0-9a-f]{7,}(-dirty)?|version \S+", made["commit"])
-    assert made["machine"]["cores"] == len(os.sched_getaffinity(0))
+    assert 1 <= made["machine"]["cores"] <= len(os.sched_getaffinity(0))  # a quota may allow fewer than are there
     assert made["hours"].keys() == {"text", "training", "scoring"}
     spent = json.loads((Path(study.output_dir) / "seconds.json").read_text(encoding="utf-8"))
     assert spent["training"]["processor"] == pytest.approx(of_children, abs=0.2) and of_children > 0.5

@@ -1,0 +1,165 @@
+"""Outputs of the federated studies -> the tables of FEDERATED.md, and the figure beside it.
+
+    python tests/benchmarks/federated_study.py people=outputs/study-federated fiction=outputs/study-federated-fiction
+
+reads study.json, what each run kept of its rounds, and clients.json of `federated_clients.py` where it is there; prints
+the tables of each study and writes `federated.svg` beside this file. What they mean is written by hand.
+"""
+
+import json
+import statistics
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from distill.reports.figures import alone, curves
+from distill.reports.findings import cell, number
+from distill.study.report import Results, how_averaged
+
+FIGURE = Path(__file__).with_name("federated.svg")
+SCORES = {
+    "next_word_disparity": "next-word disparity",
+    "corpus_disparity": "corpus disparity",
+    "equivariance_gap": "equivariance gap",
+    "perplexity": "perplexity",
+}
+WATCHED = {"next_word_disparity": "next-word disparity", "perplexity": "perplexity"}
+CENTRALISED = "centralised"
+SHOWN_ROUNDS = (1, 2, 4, 8, 12)
+# Rows of the figure -> their styles.
+CURVES = {"uniform-plain": "none", "uniform": "expmean", "activity": "mean", "prox": "max", "opt": "swap"}
+_HEIGHT = 250  # of a panel
+
+
+def score_table(results: Results) -> list[str]:
+    """Markdown lines: the scores of each row, and how many times those of the row in one place they are."""
+    places = {row["name"]: row["metrics"] for row in results["rows"]}
+    headings = [*SCORES.values(), "disparity, to one place", "perplexity, to one place"]
+    lines = ["| row | " + " | ".join(headings) + " |", "|---" * (1 + len(headings)) + "|"]
+    for name, metrics in places.items():
+        ratios = [_ratio(metrics, places.get(CENTRALISED, {}), score) for score in WATCHED]
+        lines.append(f"| {name} | " + " | ".join([*(cell(metrics.get(s)) for s in SCORES), *ratios]) + " |")
+    return lines
+
+
+def _ratio(metrics: dict[str, Any], others: dict[str, Any], score: str) -> str:
+    ours, theirs = (of.get(score, {}).get("value") for of in (metrics, others))
+    return f"{ours / theirs:.2f}" if ours is not None and theirs else "–"
+
+
+Rounds = dict[str, list[dict[str, float]]]  # row -> of each round, the means over seeds
+
+
+def rounds_of(folder: Path) -> Rounds:
+    """What was watched after each round, the passages that its clients read, and the megabytes that they sent."""
+    kept: dict[str, list[list[dict[str, float]]]] = {}
+    for path in sorted(folder.glob("runs/*/federation/student.json")):
+        row = path.parent.parent.name.rpartition("-")[0]
+        recipe = json.loads((folder / "study.json").read_text(encoding="utf-8"))["settings"]
+        batch = recipe["study"]["settings"]["trainer"]["per_device_train_batch_size"]
+        steps = recipe["study"]["students"][row]["federation"]["local_steps"]
+        kept.setdefault(row, []).append(
+            [
+                {
+                    **record["scores"],
+                    "round": float(record["round"]),
+                    "passages": float(batch * steps * len(record["used"])),
+                    "megabytes": record["bytes"] / 1e6,
+                }
+                for record in json.loads(path.read_text(encoding="utf-8"))
+            ]
+        )
+    return {row: [_means(of_round) for of_round in zip(*seeds, strict=True)] for row, seeds in kept.items()}
+
+
+def _means(entries: Sequence[dict[str, float]]) -> dict[str, float]:
+    return {name: statistics.fmean(entry[name] for entry in entries) for name in entries[0]}
+
+
+def round_table(rounds: Rounds) -> list[str]:
+    """Markdown lines: what was watched after some rounds, by how much was read and sent until then."""
+    shown = [r for r in SHOWN_ROUNDS if r <= max(map(len, rounds.values()), default=0)]
+    lines = []
+    for score, words in WATCHED.items():
+        lines += [f"| {words} after rounds | " + " | ".join(map(str, shown)) + " |", "|---" * (1 + len(shown)) + "|"]
+        for row, of_row in rounds.items():
+            lines.append(f"| {row} | " + " | ".join(number(of_row[r - 1][score]) for r in shown) + " |")
+        lines.append("")
+    read, sent = (
+        [sum(entry[what] for entry in of_row) for of_row in rounds.values()] for what in ("passages", "megabytes")
+    )
+    if read:
+        lines.append(f"In all rounds {_span(read)} passages were read, and {_span(sent)} MB of weights sent back.")
+    return lines
+
+
+def _span(values: Iterable[float]) -> str:
+    low, high = min(values := list(values)), max(values)
+    return f"{low:,.0f}" if round(low) == round(high) else f"{low:,.0f} to {high:,.0f}"
+
+
+def client_table(found: Sequence[dict[str, Any]]) -> list[str]:
+    """Markdown lines: for each deal and row, disparity and perplexity over clients, means over seeds."""
+    lines = ["| clients | row | mean disparity | spread | worst | mean perplexity | spread | worst |", "|---" * 8 + "|"]
+    kept: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for entry in found:
+        kept.setdefault((entry["deal"], entry["row"]), []).append(entry["over"])
+    for (deal, row), seeds in kept.items():
+        disparity, perplexity = (
+            [
+                number(statistics.fmean(take(over[score][key]) for over in seeds))
+                for key, take in (("mean", float), ("spread", float), ("worst", worst))
+            ]
+            for score, worst in (("corpus_disparity", abs), ("perplexity", float))
+        )
+        lines.append(f"| {deal} | {row} | " + " | ".join([*disparity, *perplexity]) + " |")
+    return lines
+
+
+def figure(studies: dict[str, tuple[Results, Rounds]]) -> str:
+    """Disparity and perplexity against rounds, a panel for each study and score, as an SVG file."""
+    panels = []
+    for place, (name, (results, rounds)) in enumerate(studies.items()):
+        in_one_place = next(row for row in results["rows"] if row["name"] == CENTRALISED)["metrics"]
+        for column, (score, words) in enumerate(WATCHED.items()):
+            lines = [
+                (style, [(entry["round"], entry[score]) for entry in rounds[row]])
+                for row, style in CURVES.items()
+                if row in rounds
+            ]
+            last = max(x for _, points in lines for x, _ in points)
+            level = in_one_place[score]["value"]
+            lines.append(("teacher", [(1.0, level), (last, level)]))
+            drawn = curves(lines, f"{words} over {name}", ("round", f"{words}, {name}"), [level])
+            panel = '<svg x="{}%" y="{}" width="49%" height="{}">{}</svg>'
+            panels.append(Markup(panel).format(51 * column, place * _HEIGHT, _HEIGHT, drawn))
+    whole = Markup('<svg width="100%" height="{}">{}</svg>').format(_HEIGHT * len(studies), Markup("").join(panels))
+    legend = [(f"{style} filled", "plain", row) for row, style in CURVES.items()]
+    legend.append(("teacher filled", "plain", f"{CENTRALISED}, at its end"))
+    notes = [
+        "Means over seeds. 16 clients, half of them a round, at alpha 0.1; plain is not mitigated, all others are."
+    ]
+    return alone(whole, "Does mitigation survive federation?", legend, notes)
+
+
+def main(*given: str) -> None:
+    """Print the tables and draw the figure."""
+    studies = {}
+    for argument in given:
+        name, _, path = argument.partition("=")
+        folder = Path(path)
+        results = json.loads((folder / "study.json").read_text(encoding="utf-8"))
+        studies[name] = results, rounds_of(folder)
+        made = results["made"]
+        print(f"\n## {name}\n\nBy `{made['command']}` at {made['commit']} ({made['machine']}).", how_averaged(results))
+        print("", *score_table(results), "", *round_table(studies[name][1]), sep="\n")
+        if (clients := folder / "clients.json").exists():
+            print("", *client_table(json.loads(clients.read_text(encoding="utf-8"))), sep="\n")
+    FIGURE.write_text(figure(studies), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
