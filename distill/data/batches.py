@@ -10,7 +10,7 @@ from torch.utils.data import BatchSampler
 
 from distill.data.blocks import Filler, PairBlock
 from distill.models.document_attention import Documents
-from distill.objective.kd_loss import IGNORED, Plan, Positions
+from distill.objective.chunks import IGNORED, Plan, Positions
 from distill.text.alignment import NO_PARTNER, partner_positions
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from torch.utils.data import Dataset as TorchDataset
 
-from distill.objective.kd_loss import IGNORED
+from distill.objective.chunks import IGNORED
 
 
 class Filler(int):

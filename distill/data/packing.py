@@ -30,7 +30,7 @@ from distill.data.blocks import COLUMNS, BlockDataset, PairBlock
 from distill.data.corpus import Corpus
 from distill.data.counts import PackingCounts
 from distill.models.architecture import begins_itself, special_tokens
-from distill.objective.kd_loss import IGNORED
+from distill.objective.chunks import IGNORED
 from distill.text.alignment import NO_PARTNER, encode_marked
 from distill.text.conversations import Conversation
 from distill.text.counterfactual import Counterfactual, Swapper

@@ -30,7 +30,7 @@ from distill.federation.aggregation import Answer, Weights
 from distill.federation.client_scores import sample
 from distill.federation.partitions import partition, periods
 from distill.models.adapters import trainable_state
-from distill.objective.kd_loss import IGNORED
+from distill.objective.chunks import IGNORED
 from distill.recipe import Recipe
 from distill.recipe_check import LARGEST_SEED
 from distill.text.counterfactual import Swapper

@@ -29,7 +29,6 @@ s (1 - (logits / c)^2).
 """
 
 import importlib.util
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -41,6 +40,17 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from distill.objective.chunks import (
+    ALIGNED,
+    IGNORED,
+    Block,
+    Chunk,
+    Plan,
+    Positions,
+    chunk_sizes,
+    plan_by_document,
+    plan_chunks,
+)
 from distill.objective.clipped_head import ClippedHead
 from distill.objective.divergences import DIVERGENCES
 from distill.objective.listed_tokens import ListedTokens, listed_divergence, listed_gradient
@@ -48,11 +58,7 @@ from distill.objective.logit_ops import LOG_ZERO, RoleMap, log_probabilities_, m
 from distill.objective.operations import OPERATIONS
 from distill.objective.settings import LossSettings
 
-IGNORED = -100  # the label of a token that does not count
-_CACHED_LOGITS = 2**18  # numbers that stay in the cache of a processor core while one operation follows another
 _TILE = 1024  # vocabulary entries that are projected at once on a CPU
-_GPU_BYTES = 5 * 2**28  # of logits, in a chunk on a GPU
-_ALIGNED = 64  # the rows of a matrix come in such numbers where a GPU's products are fast, in every 16-bit format
 
 
 @dataclass(frozen=True)
@@ -97,30 +103,6 @@ class ModelView:
     def slope(self, logits: Tensor) -> Tensor | float:
         """What `shape_` multiplies a gradient by, from the (n, V) logits that it gave."""
         return self.scale if self.cap is None else (logits / self.cap).square_().neg_().add_(1).mul_(self.scale)
-
-
-@dataclass(frozen=True)
-class Positions:
-    """What each of the student's N tokens is compared with.
-
-    Attributes:
-        labels: (N,) int64, the next tokens; -100 where a token does not count.
-        own: (N,) int64, the row of the teacher's hidden states that predicts the same token as the student's; None
-            where there is no teacher.
-        partner: (K - 1, N) int64, the rows at the aligned positions of the counterfactuals, -1 where there is none;
-            None: no counterfactuals.
-    """
-
-    labels: Tensor
-    own: Tensor | None = None
-    partner: Tensor | None = None
-
-    @classmethod
-    def of_first_rows(cls, labels: Tensor, partner: Tensor | None) -> "Positions":
-        """Of rows that are the first of the teacher's: ``labels`` (R, T), ``partner`` (K - 1, R, T) or None."""
-        flat = labels.flatten()
-        own = torch.arange(len(flat), device=flat.device)
-        return cls(flat, own, None if partner is None else partner.flatten(1))
 
 
 class LossParts(NamedTuple):
@@ -242,154 +224,6 @@ _GRADIENTS: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor, float], Tensor]]
     "reverse_kl": _reverse_kl_gradient,
     "jsd": _jsd_gradient,
 }
-
-
-class Block(NamedTuple):
-    """The tokens start:end of a chunk, which have partners in the same counterfactuals."""
-
-    counterfactuals: tuple[int, ...]  # indices 0..K-2
-    start: int
-    end: int
-
-
-class Chunk(NamedTuple):
-    """One step of the fused loss."""
-
-    tokens: Tensor  # (n,) which of the N tokens
-    teacher: Tensor  # (u,) the distinct teacher positions that they look at
-    own: Tensor  # (n,) into `teacher`
-    partner: Tensor  # (K - 1, n) into `teacher`; 0 where there is no partner
-    blocks: tuple[Block, ...]
-    document: int = 0  # whose gradient of the head is clipped by itself
-    last: bool = False  # of its document's
-
-
-@dataclass(frozen=True)
-class Plan:
-    """All chunks of a batch. It goes to a device, and into pinned memory, as the tensors of the batch do."""
-
-    chunks: tuple[Chunk, ...]
-
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> "Plan":
-        """The same with its tensors on a device."""
-        return self._with(lambda tensor: tensor.to(device, non_blocking=non_blocking))
-
-    def pin_memory(self) -> "Plan":
-        """The same in memory that a GPU copies from while the processor goes on."""
-        return self._with(Tensor.pin_memory)
-
-    def _with(self, moved: Callable[[Tensor], Tensor]) -> "Plan":
-        return Plan(
-            tuple(
-                c._replace(tokens=moved(c.tokens), teacher=moved(c.teacher), own=moved(c.own), partner=moved(c.partner))
-                for c in self.chunks
-            )
-        )
-
-
-class ChunkSizes(NamedTuple):
-    """How large the chunks of a plan are, and the blocks in them, in tokens.
-
-    even: As few chunks as these sizes allow, all of one size but for a token.
-    """
-
-    chunk: int
-    block: int
-    even: bool = False
-
-
-def plan_chunks(positions: Positions, settings: LossSettings, sizes: ChunkSizes) -> Plan:
-    """Cut the valid tokens into chunks in such an order that a chunk needs few distinct teacher positions.
-
-    A token of a text and the aligned token of its counterfactual look at the same two positions; sorting by the
-    smallest one puts them side by side. Planned on the CPU: a GPU would have to be waited for. Who makes the batch can
-    plan before it goes there.
-
-    Args:
-        positions: What the N tokens are compared with; of its parts, only those are planned for that the settings use.
-        settings: weights and operation.
-        sizes: from `chunk_sizes`.
-
-    Returns:
-        The chunks, on the device of the positions.
-    """
-    positions = _looked_at(positions, settings)
-    chunk_tokens, block_tokens, even = sizes
-    device = positions.labels.device
-    tokens = (positions.labels != IGNORED).nonzero().squeeze(1).cpu()
-    own = torch.zeros_like(tokens) if positions.own is None else positions.own.cpu()[tokens]
-    partner = tokens.new_zeros(0, len(tokens)) if positions.partner is None else positions.partner.cpu()[:, tokens]
-    first = own
-    for row in partner:
-        first = torch.where(row >= 0, row.minimum(first), first)
-    order = first.argsort(stable=True)
-    tokens, own, partner = tokens[order], own[order], partner[:, order]
-    # Which partners a token has, as the bits of a number.
-    present = ((partner >= 0).long() << torch.arange(len(partner)).unsqueeze(1)).sum(dim=0)
-
-    # Every counterfactual may bring a teacher position of its own: fewer tokens then, so that a chunk has the logits of
-    # 2 * chunk_tokens positions of student and teacher at most, whatever the number of views.
-    chunk_tokens = max(1, 2 * chunk_tokens // (2 + len(partner)))
-    if even and len(tokens):
-        chunk_tokens = -(-len(tokens) // -(-len(tokens) // chunk_tokens))
-    chunks = []
-    for start in range(0, len(tokens), chunk_tokens):
-        there = slice(start, start + chunk_tokens)
-        patterns, counts = torch.unique(present[there], return_counts=True)
-        order = present[there].argsort(stable=True)
-        chunk_own, chunk_partner = own[there][order], partner[:, there][:, order]
-        ends = counts.cumsum(0).tolist()
-        blocks = tuple(
-            Block(
-                tuple(k for k in range(len(partner)) if pattern >> k & 1), begin, min(begin + block_tokens, group_end)
-            )
-            for pattern, group_start, group_end in zip(patterns.tolist(), [0, *ends[:-1]], ends, strict=True)
-            for begin in range(group_start, group_end, block_tokens)
-        )
-        chunk_partner = torch.where(chunk_partner >= 0, chunk_partner, chunk_own)
-        teacher, inverse = torch.unique(torch.cat([chunk_own.unsqueeze(0), chunk_partner]), return_inverse=True)
-        chunks.append(
-            Chunk(
-                tokens[there][order].to(device),
-                teacher.to(device),
-                inverse[0].to(device),
-                inverse[1:].to(device),
-                blocks,
-            )
-        )
-    return Plan(tuple(chunks))
-
-
-def _plan_by_document(positions: Positions, settings: LossSettings, sizes: ChunkSizes, head: ClippedHead) -> Plan:
-    """Chunks as `plan_chunks` cuts them, each of one document's tokens, document after document."""
-    chunks: list[Chunk] = []
-    for document in range(len(head.scales)):
-        of_document = replace(positions, labels=positions.labels.masked_fill(head.documents != document, IGNORED))
-        found = plan_chunks(of_document, settings, sizes).chunks
-        chunks += [c._replace(document=document, last=n == len(found)) for n, c in enumerate(found, start=1)]
-    return Plan(tuple(chunks))
-
-
-def _looked_at(positions: Positions, settings: LossSettings) -> Positions:
-    """Without the teacher's rows that the settings do not ask for."""
-    own = positions.own if settings.needs_target else None
-    with_partners = own is not None and settings.op != "none" and settings.strength
-    return Positions(positions.labels, own, positions.partner if with_partners else None)
-
-
-def chunk_sizes(settings: LossSettings, device: torch.device, vocab: int, dtype: torch.dtype) -> ChunkSizes:
-    """How large the chunks are that suit a device, and the blocks where every operation reads and writes their logits.
-
-    Args:
-        settings: whose `chunk_tokens` goes first.
-        device: few tokens for a CPU's cache, many to fill a GPU.
-        vocab: V, the length of a row of logits.
-        dtype: the format of the products with the heads.
-    """
-    if device.type == "cpu":
-        return ChunkSizes(settings.chunk_tokens or 96, max(1, _CACHED_LOGITS // vocab))
-    of_gpu = max(_ALIGNED, _GPU_BYTES // dtype.itemsize // (2 * vocab) // _ALIGNED * _ALIGNED)
-    return ChunkSizes(settings.chunk_tokens or (of_gpu if device.type == "cuda" else 1024), sys.maxsize, even=True)
 
 
 class _Work(NamedTuple):
@@ -619,8 +453,8 @@ def _add_product_(total: Tensor, a: Tensor, b: Tensor) -> None:
 
 
 def _padded(weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """A head's weight (P, D) and bias (P,) or None: zeros behind the V rows fill up to a multiple of `_ALIGNED`."""
-    padding = -len(weight) % _ALIGNED
+    """A head's weight (P, D) and bias (P,) or None: zeros behind the V rows fill up to a multiple of `ALIGNED`."""
+    padding = -len(weight) % ALIGNED
     if not padding:
         return weight, bias
     return F.pad(weight, (0, 0, 0, padding)), None if bias is None else F.pad(bias, (0, padding))
@@ -759,7 +593,7 @@ def fused_loss(
     sizes = chunk_sizes(settings, weight.device, len(student.tokens[0]), _format_of_products(student.hidden))
     looked_at = positions if asked is not None else Positions(positions.labels)
     if clipped_head is not None:
-        plan = _plan_by_document(looked_at, settings, sizes, clipped_head)
+        plan = plan_by_document(looked_at, settings, sizes, clipped_head)
     elif plan is None:
         plan = plan_chunks(looked_at, settings, sizes)
     work = _Work(

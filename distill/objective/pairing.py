@@ -23,7 +23,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from distill.objective.kd_loss import IGNORED, ModelView, Positions, chunk_sizes
+from distill.objective.chunks import IGNORED, Positions, chunk_sizes
+from distill.objective.kd_loss import ModelView
 from distill.objective.settings import LossSettings
 
 

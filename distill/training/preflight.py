@@ -22,7 +22,7 @@ from distill.data.blocks import BlockDataset
 from distill.data.counts import PackingCounts
 from distill.data.stream import BlockStream
 from distill.models.architecture import parameter_count
-from distill.objective.kd_loss import chunk_sizes
+from distill.objective.chunks import chunk_sizes
 from distill.privacy.clipping import check_layers, layers_of
 from distill.recipe import Recipe
 from distill.text.counterfactual import Swapper

@@ -23,8 +23,8 @@ from distill.base.errors import UserError
 from distill.data.blocks import BlockDataset, Filler
 from distill.data.stream import BlockStream
 from distill.objective import kd_loss
+from distill.objective.chunks import IGNORED
 from distill.objective.clipped_head import ClippedHead
-from distill.objective.kd_loss import IGNORED
 from distill.privacy.accountant import MOST_NOISE, Plan, make_plan, require_learnable
 from distill.privacy.clipping import Layer, Rows, add_clipped, check_layers, layers_of, recorded
 from distill.privacy.draws import Draws

@@ -23,7 +23,7 @@ from distill.data.stream import BlockStream
 from distill.models.adapters import has_adapter, save_adapter
 from distill.models.architecture import head, vocab_size
 from distill.models.projection import group_directions, project_out
-from distill.objective.kd_loss import Plan, Positions, chunk_sizes, plan_chunks
+from distill.objective.chunks import Plan, Positions, chunk_sizes, plan_chunks
 from distill.objective.listed_tokens import ListedTokens
 from distill.objective.logit_ops import RoleMap
 from distill.objective.pairing import pairs_of

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from distill.models.architecture import head, hidden_states, view_of
 from distill.models.document_attention import Documents
 from distill.objective import kd_loss
+from distill.objective.chunks import Plan, Positions
 from distill.objective.clipped_head import ClippedHead
 from distill.objective.listed_tokens import ListedTokens
 from distill.objective.logit_ops import RoleMap
@@ -59,7 +60,7 @@ def attach_loss(student: PreTrainedModel, vocab: int | None = None) -> None:
         teacher: kd_loss.ModelView | None = None,
         partner: Tensor | None = None,
         role_maps: Sequence[RoleMap] | None = None,
-        plan: kd_loss.Plan | None = None,
+        plan: Plan | None = None,
         documents: Documents | None = None,
         clipped_head: ClippedHead | None = None,
         listed: ListedTokens | None = None,
@@ -77,7 +78,7 @@ def attach_loss(student: PreTrainedModel, vocab: int | None = None) -> None:
         hidden = hidden_states(student, input_ids, position_ids, embedded, documents)
         view = view_of(student, hidden, vocab)  # under FSDP2, the head is whole only now
         projection = getattr(student, PROJECTION, None)
-        positions = kd_loss.Positions.of_first_rows(labels, partner)
+        positions = Positions.of_first_rows(labels, partner)
         parts = kd_loss.fused_loss(
             view,
             teacher,

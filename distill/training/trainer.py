@@ -43,8 +43,8 @@ from distill.models.architecture import (
 from distill.models.document_attention import Documents, try_documents
 from distill.models.matrix_rate import seconds_at_matrix_rate
 from distill.objective import kd_loss
+from distill.objective.chunks import IGNORED
 from distill.objective.clipped_head import ClippedHead
-from distill.objective.kd_loss import IGNORED
 from distill.objective.listed_tokens import ListedTokens
 from distill.objective.logit_ops import RoleMap
 from distill.objective.settings import LossSettings

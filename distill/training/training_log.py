@@ -20,7 +20,7 @@ from transformers import TrainerCallback, TrainerState
 
 from distill.base.console import speed
 from distill.base.files import write_json
-from distill.objective.kd_loss import IGNORED
+from distill.objective.chunks import IGNORED
 
 _KEPT_AS = "distill"  # the name of our totals in the trainer's state
 _GIB = 2**30

@@ -29,7 +29,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from distill.objective.kd_loss import ModelView, Positions, fused_loss, reference_loss
+from distill.objective.chunks import Positions
+from distill.objective.kd_loss import ModelView, fused_loss, reference_loss
 from distill.objective.logit_ops import RoleMap
 from distill.objective.settings import LossSettings
 

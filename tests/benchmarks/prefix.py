@@ -19,7 +19,7 @@ from distill.data.blocks import PairBlock
 from distill.data.counts import PackingCounts
 from distill.data.packing import pack
 from distill.models.loading import load_tokenizer
-from distill.objective.kd_loss import IGNORED
+from distill.objective.chunks import IGNORED
 from distill.recipe import CorpusConfig
 from distill.text.counterfactual import Swapper
 from distill.text.documents import read_documents

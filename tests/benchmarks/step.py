@@ -36,7 +36,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel, Trainer, 
 from distill.data.batches import Collator
 from distill.data.blocks import PairBlock
 from distill.models.student import student_from_layers, train_tokenizer
-from distill.objective.kd_loss import IGNORED
+from distill.objective.chunks import IGNORED
 from distill.objective.logit_ops import RoleMap
 from distill.recipe import LossConfig, Recipe, TargetConfig
 from distill.training.arguments import loss_settings, training_arguments

@@ -23,7 +23,7 @@ import torch
 
 from distill.data.batches import Collator
 from distill.data.blocks import PairBlock
-from distill.objective.kd_loss import IGNORED
+from distill.objective.chunks import IGNORED
 from distill.objective.logit_ops import RoleMap
 from distill.objective.settings import LossSettings
 from distill.recipe import Recipe

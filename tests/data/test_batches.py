@@ -11,7 +11,7 @@ from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
 from distill.data.batches import Collator, FilledBatches, Filler
 from distill.data.counts import PackingCounts
 from distill.data.packing import pack
-from distill.objective.kd_loss import Plan, Positions, chunk_sizes, plan_chunks
+from distill.objective.chunks import Plan, Positions, chunk_sizes, plan_chunks
 from distill.objective.settings import LossSettings
 from distill.text.counterfactual import Swapper
 from distill.text.wordlist import load_wordlist

@@ -11,7 +11,7 @@ from distill.data.corpus import Corpus
 from distill.data.counts import PackingCounts
 from distill.data.packing import pack, packed_blocks
 from distill.models.student import train_tokenizer
-from distill.objective.kd_loss import IGNORED
+from distill.objective.chunks import IGNORED
 from distill.text.counterfactual import Swapper
 from distill.text.wordlist import load_wordlist
 

@@ -19,7 +19,7 @@ from distill.data.corpus import Corpus
 from distill.data.counts import PackingCounts
 from distill.data.packing import pack, packed_blocks
 from distill.models.architecture import special_tokens
-from distill.objective.kd_loss import IGNORED
+from distill.objective.chunks import IGNORED
 from distill.text.alignment import partner_positions
 from distill.text.conversations import Messages, rendered
 from distill.text.counterfactual import Swapper

@@ -11,7 +11,7 @@ from distill.base.errors import UserError
 from distill.data.batches import Collator
 from distill.data.corpus import Corpus
 from distill.federation.clients import client_blocks, client_recipe, get_weights, loss_tokens, set_weights
-from distill.objective.kd_loss import IGNORED
+from distill.objective.chunks import IGNORED
 from distill.text.counterfactual import Swapper
 
 

@@ -17,7 +17,8 @@ from distill.data.counts import PackingCounts
 from distill.data.packing import pack
 from distill.models.architecture import hidden_states, vocab_size
 from distill.models.student import make_student, train_tokenizer
-from distill.objective.kd_loss import IGNORED, ModelView, Positions, reference_loss
+from distill.objective.chunks import IGNORED, Positions
+from distill.objective.kd_loss import ModelView, reference_loss
 from distill.objective.listed_tokens import ListedTokens
 from distill.objective.logit_ops import build_role_maps
 from distill.objective.settings import LossSettings

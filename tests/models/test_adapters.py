@@ -23,7 +23,7 @@ from distill.models.adapters import has_adapter, sharing, trainable_state
 from distill.models.architecture import hidden_states
 from distill.models.loading import load_model, load_tokenizer
 from distill.models.student import make_student
-from distill.objective.kd_loss import IGNORED
+from distill.objective.chunks import IGNORED
 from distill.recipe import LoraConfig, LossConfig, StudentConfig, TargetConfig
 
 pytest.importorskip("peft", reason="needs the extra lora")

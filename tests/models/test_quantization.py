@@ -18,7 +18,7 @@ from distill.models.generation import generate
 from distill.models.loading import load_model, load_teacher, load_tokenizer
 from distill.models.quantization import is_quantized, quantize_weights
 from distill.models.student import make_student
-from distill.objective.kd_loss import IGNORED
+from distill.objective.chunks import IGNORED
 from distill.recipe import LoraConfig, LossConfig, StudentConfig, TargetConfig, TeacherConfig
 from distill.scoring.measure import common_context
 

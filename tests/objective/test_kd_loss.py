@@ -14,9 +14,10 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from distill.objective import kd_loss
+from distill.objective import chunks, kd_loss
+from distill.objective.chunks import Positions, chunk_sizes, plan_chunks
 from distill.objective.divergences import DIVERGENCES
-from distill.objective.kd_loss import LossParts, ModelView, Positions, tied_embedding
+from distill.objective.kd_loss import LossParts, ModelView, tied_embedding
 from distill.objective.listed_tokens import ListedTokens
 from distill.objective.logit_ops import RoleMap
 from distill.objective.operations import OPERATIONS
@@ -204,7 +205,7 @@ def shaped(loss, student_shape, teacher_shape, vocab=None):
 @pytest.mark.parametrize("teacher", SHAPES)
 def test_fused_equals_reference_for_scaled_and_capped_logits(monkeypatch, divergence, temperature, student, teacher):
     """At such a size that the caps show: most of the products lie beyond them."""
-    monkeypatch.setattr(kd_loss, "_CACHED_LOGITS", 3 * V)
+    monkeypatch.setattr(chunks, "_CACHED_LOGITS", 3 * V)
     monkeypatch.setattr(kd_loss, "_TILE", 5)
     settings = LossSettings(0.7, 0.4, 0.0, temperature, divergence, 0.3, "expmean", 0.6, chunk_tokens=12)
     losses = (shaped(loss, SHAPES[student], SHAPES[teacher]) for loss in (kd_loss.fused_loss, kd_loss.reference_loss))
@@ -268,7 +269,7 @@ def test_chunk_size_does_not_matter(chunk_tokens):
 @pytest.mark.parametrize("groups", [2, 3])
 def test_blocks_of_a_few_tokens_and_tiles_of_the_vocabulary_do_not_matter(monkeypatch, op, divergence, groups):
     """What a toy vocabulary never needs: several blocks a chunk, and several tiles, the last one smaller."""
-    monkeypatch.setattr(kd_loss, "_CACHED_LOGITS", 3 * V)
+    monkeypatch.setattr(chunks, "_CACHED_LOGITS", 3 * V)
     monkeypatch.setattr(kd_loss, "_TILE", 5)
     inputs = make_inputs(20, groups=groups)
     settings = LossSettings(0.7, 0.4, 0.3, 2.0, divergence, 0.3, op, 0.6, chunk_tokens=12)
@@ -658,19 +659,10 @@ def test_chunks_that_were_planned_before_are_those_that_would_be_planned():
     inputs = make_inputs(24, groups=3)
     for settings in (LossSettings(), LossSettings(op="none"), LossSettings(0.0, 1.0), LossSettings(strength=0.0)):
         positions = Positions(inputs.labels, inputs.own, inputs.partner)
-        sizes = kd_loss.chunk_sizes(settings, torch.device("cpu"), V, torch.float32)
-        plan = kd_loss.plan_chunks(positions, settings, sizes)
+        sizes = chunk_sizes(settings, torch.device("cpu"), V, torch.float32)
+        plan = plan_chunks(positions, settings, sizes)
         given = run(partial(fused_loss, plan=plan), inputs, settings, ROLE_MAPS[3])
         torch.testing.assert_close(given, run(fused_loss, inputs, settings, ROLE_MAPS[3]), rtol=0, atol=0)
-
-
-def test_the_logits_of_a_chunk_on_a_gpu_have_a_bound_in_bytes():
-    gpu = torch.device("cuda")
-    for vocab, dtype in ((50257, torch.bfloat16), (50257, torch.float32), (262144, torch.bfloat16)):
-        chunk, block, even = kd_loss.chunk_sizes(LossSettings(), gpu, vocab, dtype)
-        assert 1.1 * 2**30 < 2 * chunk * vocab * dtype.itemsize <= 1.25 * 2**30 and chunk % 64 == 0 and block > chunk
-        assert even
-    assert kd_loss.chunk_sizes(LossSettings(chunk_tokens=7), gpu, 50257, torch.float32).chunk == 7
 
 
 @pytest.mark.usefixtures("on_gpu_pass")

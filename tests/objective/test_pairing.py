@@ -6,7 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from distill.objective.kd_loss import IGNORED, ModelView, Positions, naive_logits
+from distill.objective.chunks import IGNORED, Positions
+from distill.objective.kd_loss import ModelView, naive_logits
 from distill.objective.pairing import pairing_loss, pairs_of
 from distill.objective.settings import LossSettings
 

@@ -16,7 +16,7 @@ from transformers.pytorch_utils import Conv1D
 
 from distill.base.errors import UserError
 from distill.data.batches import Collator
-from distill.objective.kd_loss import IGNORED
+from distill.objective.chunks import IGNORED
 from distill.objective.listed_tokens import ListedTokens
 from distill.privacy import accountant, clipping
 from distill.privacy.accountant import Plan

@@ -4,7 +4,7 @@ import pytest
 import torch
 from toy_trainer import make_trainer, toy_batch
 
-from distill.objective.kd_loss import IGNORED
+from distill.objective.chunks import IGNORED
 from distill.recipe import LossConfig, TargetConfig
 
 

@@ -9,7 +9,7 @@ from distill.data.batches import Collator
 from distill.data.counts import PackingCounts
 from distill.data.packing import pack
 from distill.models.architecture import head, hidden_states
-from distill.objective.kd_loss import IGNORED
+from distill.objective.chunks import IGNORED
 from distill.objective.listed_tokens import ListedTokens
 from distill.objective.logit_ops import RoleMap
 from distill.recipe import LossConfig, TargetConfig

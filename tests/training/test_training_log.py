@@ -15,7 +15,7 @@ from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 from distill.data.batches import Collator
 from distill.data.counts import PackingCounts
 from distill.data.packing import pack
-from distill.objective.kd_loss import IGNORED
+from distill.objective.chunks import IGNORED
 from distill.text.alignment import partner_positions
 from distill.text.counterfactual import Swapper
 from distill.text.wordlist import load_wordlist
