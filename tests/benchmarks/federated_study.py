@@ -9,7 +9,8 @@ the tables of each study and writes `federated.svg` beside this file. What they 
 import json
 import statistics
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -54,22 +55,15 @@ Rounds = dict[str, list[dict[str, float]]]  # row -> of each round, the means ov
 
 
 def rounds_of(folder: Path) -> Rounds:
-    """What was watched after each round, the passages that its clients read, and the megabytes that they sent."""
+    """What was watched after each round, and how many tokens were trained on and megabytes sent back until then."""
     kept: dict[str, list[list[dict[str, float]]]] = {}
     for path in sorted(folder.glob("runs/*/federation/student.json")):
-        row = path.parent.parent.name.rpartition("-")[0]
-        recipe = json.loads((folder / "study.json").read_text(encoding="utf-8"))["settings"]
-        batch = recipe["study"]["settings"]["trainer"]["per_device_train_batch_size"]
-        steps = recipe["study"]["students"][row]["federation"]["local_steps"]
-        kept.setdefault(row, []).append(
+        records = json.loads(path.read_text(encoding="utf-8"))
+        tokens, sent = (list(accumulate(record[what] for record in records)) for what in ("tokens", "bytes"))
+        kept.setdefault(path.parent.parent.name.rpartition("-")[0], []).append(
             [
-                {
-                    **record["scores"],
-                    "round": float(record["round"]),
-                    "passages": float(batch * steps * len(record["used"])),
-                    "megabytes": record["bytes"] / 1e6,
-                }
-                for record in json.loads(path.read_text(encoding="utf-8"))
+                {**record["scores"], "round": float(record["round"]), "tokens": read / 1e3, "megabytes": way / 1e6}
+                for record, read, way in zip(records, tokens, sent, strict=True)
             ]
         )
     return {row: [_means(of_round) for of_round in zip(*seeds, strict=True)] for row, seeds in kept.items()}
@@ -80,25 +74,16 @@ def _means(entries: Sequence[dict[str, float]]) -> dict[str, float]:
 
 
 def round_table(rounds: Rounds) -> list[str]:
-    """Markdown lines: what was watched after some rounds, by how much was read and sent until then."""
+    """Markdown lines: what was watched after some rounds, and what was read and sent back until the last one."""
     shown = [r for r in SHOWN_ROUNDS if r <= max(map(len, rounds.values()), default=0)]
-    lines = []
-    for score, words in WATCHED.items():
-        lines += [f"| {words} after rounds | " + " | ".join(map(str, shown)) + " |", "|---" * (1 + len(shown)) + "|"]
-        for row, of_row in rounds.items():
-            lines.append(f"| {row} | " + " | ".join(number(of_row[r - 1][score]) for r in shown) + " |")
-        lines.append("")
-    read, sent = (
-        [sum(entry[what] for entry in of_row) for of_row in rounds.values()] for what in ("passages", "megabytes")
-    )
-    if read:
-        lines.append(f"In all rounds {_span(read)} passages were read, and {_span(sent)} MB of weights sent back.")
+    headings = [f"{words} after {r}" for words in ("disparity", "perplexity") for r in shown]
+    lines = ["| row | " + " | ".join([*headings, "thousand tokens", "MB sent"]) + " |"]
+    lines.append("|---" * (3 + len(headings)) + "|")
+    for row, of_row in rounds.items():
+        watched = [number(of_row[r - 1][score]) for score in WATCHED for r in shown]
+        ends = (f"{of_row[-1][what]:,.0f}" for what in ("tokens", "megabytes"))
+        lines.append(f"| {row} | " + " | ".join([*watched, *ends]) + " |")
     return lines
-
-
-def _span(values: Iterable[float]) -> str:
-    low, high = min(values := list(values)), max(values)
-    return f"{low:,.0f}" if round(low) == round(high) else f"{low:,.0f} to {high:,.0f}"
 
 
 def client_table(found: Sequence[dict[str, Any]]) -> list[str]:
@@ -120,28 +105,31 @@ def client_table(found: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def figure(studies: dict[str, tuple[Results, Rounds]]) -> str:
-    """Disparity and perplexity against rounds, a panel for each study and score, as an SVG file."""
+    """Disparity and perplexity against rounds and against tokens, for each study, as an SVG file."""
     panels = []
-    for place, (name, (results, rounds)) in enumerate(studies.items()):
+    for name, (results, rounds) in studies.items():
         in_one_place = next(row for row in results["rows"] if row["name"] == CENTRALISED)["metrics"]
-        for column, (score, words) in enumerate(WATCHED.items()):
-            lines = [
-                (style, [(entry["round"], entry[score]) for entry in rounds[row]])
-                for row, style in CURVES.items()
-                if row in rounds
-            ]
-            last = max(x for _, points in lines for x, _ in points)
-            level = in_one_place[score]["value"]
-            lines.append(("teacher", [(1.0, level), (last, level)]))
-            drawn = curves(lines, f"{words} over {name}", ("round", f"{words}, {name}"), [level])
-            panel = '<svg x="{}%" y="{}" width="49%" height="{}">{}</svg>'
-            panels.append(Markup(panel).format(51 * column, place * _HEIGHT, _HEIGHT, drawn))
-    whole = Markup('<svg width="100%" height="{}">{}</svg>').format(_HEIGHT * len(studies), Markup("").join(panels))
+        for across, unit in (("round", "round"), ("tokens", "thousand tokens that clients trained on")):
+            for score, words in WATCHED.items():
+                lines = [
+                    (style, [(entry[across], entry[score]) for entry in rounds[row]])
+                    for row, style in CURVES.items()
+                    if row in rounds
+                ]
+                places = [x for _, points in lines for x, _ in points]
+                level = in_one_place[score]["value"]
+                lines.append(("teacher", [(min(places), level), (max(places), level)]))
+                panels.append(curves(lines, f"{words} over {name}", (unit, f"{words}, {name}"), [level]))
+    panel = '<svg x="{}%" y="{}" width="49%" height="{}">{}</svg>'
+    drawn = [
+        Markup(panel).format(51 * (place % 2), place // 2 * _HEIGHT, _HEIGHT, figure)
+        for place, figure in enumerate(panels)
+    ]
+    height = _HEIGHT * len(panels) // 2
+    whole = Markup('<svg width="100%" height="{}">{}</svg>').format(height, Markup("").join(drawn))
     legend = [(f"{style} filled", "plain", row) for row, style in CURVES.items()]
     legend.append(("teacher filled", "plain", f"{CENTRALISED}, at its end"))
-    notes = [
-        "Means over seeds. 16 clients, half of them a round, at alpha 0.1; plain is not mitigated, all others are."
-    ]
+    notes = ["Means over seeds. 16 clients, half of them a round, alpha 0.1. Only uniform-plain is not mitigated."]
     return alone(whole, "Does mitigation survive federation?", legend, notes)
 
 
