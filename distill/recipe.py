@@ -26,7 +26,8 @@ class TeacherConfig:
     Args:
         path: `demo` for the bundled demo teacher, a folder, or a hub id. `null`: no teacher, plain language modelling.
         revision: Branch, tag or commit of a hub id.
-        dtype: Number format of the teacher's weights while it predicts.
+        dtype: Number format of the teacher's weights while it predicts; `null`: float32, and on a GPU that trains with
+            `trainer.bf16` steps read a copy in bfloat16. Scores and sampled text are those of float32 then.
         trust_remote_code: Run code that comes with the model or its tokenizer. Only for sources you trust.
         allow_pickle: Load weights from a pickle (.bin) where there are no safetensors. Only for sources you trust.
         quantization: Quantise the linear layers as the teacher is loaded: `int8` or `nf4` (4 bits), by bitsandbytes.
@@ -44,7 +45,7 @@ class TeacherConfig:
 
     path: str | None = "demo"
     revision: str | None = None
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
     trust_remote_code: bool = False
     allow_pickle: bool = False
     quantization: Literal["int8", "nf4"] | None = None
@@ -53,6 +54,11 @@ class TeacherConfig:
     cache_hidden_states: bool = False
     cache_dtype: Literal["float32", "bfloat16", "float16"] | None = None
     shard: bool = False
+
+    @property
+    def loaded_in(self) -> str:
+        """The number format in which the weights are loaded."""
+        return self.dtype or "float32"
 
 
 @dataclass(frozen=True)

@@ -136,7 +136,7 @@ def _model(source: Source, place: Path) -> Source:
         return source  # a hub id, or `demo`
     to = place / "models" / source.short
     if adapter_folder(str(path)):
-        load_model(str(path), source.model.dtype, source.model.trust_remote_code).save_pretrained(to)
+        load_model(str(path), source.model.loaded_in, source.model.trust_remote_code).save_pretrained(to)
         load_tokenizer(str(path), source.model.trust_remote_code).save_pretrained(to)
     else:
         shutil.copytree(path, to, ignore=_NOT_THE_MODEL)

@@ -129,6 +129,12 @@ def is_sharded(model: PreTrainedModel) -> bool:
     return isinstance(model.base_model, FSDPModule)
 
 
+def is_plain(model: PreTrainedModel) -> bool:
+    """Whether a model's weights are parameters in float32 and nothing else, and its `forward` is its class's."""
+    weights = model.parameters()
+    return "forward" not in vars(model) and all(type(w) is nn.Parameter and w.dtype == torch.float32 for w in weights)
+
+
 def vocab_rows(model: PreTrainedModel) -> int:
     """How many rows the output head has: one a token, and what it may be padded with behind them."""
     return model.get_output_embeddings().weight.shape[0]

@@ -1,5 +1,6 @@
 """A folder or hub id -> model and tokenizer, whole, or one sentence that says what is wrong with it."""
 
+import copy
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -88,6 +89,25 @@ def load_model(
     model = _read_model(folder, dtype, trust_remote_code, allow_pickle, **({"gguf_file": file} if file else {}) | hub)
     behaviour(model, path)
     return model
+
+
+def in_format(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
+    """A copy of a model in another number format, as if it had been loaded in that one.
+
+    It is made anew, so that buffers that are in no file (rotary frequencies, masks) have the format that the model's
+    class gives them; what transformers keeps in float32 whatever it is asked for stays so.
+    """
+    with torch.device(model.device):
+        other = type(model)._from_config(copy.deepcopy(model.config), dtype=dtype)
+    kept = [re.compile(rf"(^|\.){part}($|\.)") for part in model._keep_in_fp32_modules_strict or ()]
+    tensors = model.state_dict()
+    for name, twin in other.state_dict(keep_vars=True).items():
+        if any(part.search(name) for part in kept):
+            twin.data = twin.data.to(tensors[name].dtype)
+    other.load_state_dict(tensors)
+    for buffer, twin in zip(model.buffers(), other.buffers(), strict=True):
+        twin.data.copy_(buffer)
+    return other.train(model.training)
 
 
 def _gguf_in(path: str) -> tuple[str, str | None]:
@@ -186,7 +206,7 @@ def load_frozen(config: TeacherConfig) -> tuple[PreTrainedModel, PreTrainedToken
     assert config.path is not None  # nothing is loaded without a teacher
     hub = {"revision": config.revision} if config.revision else {}
     small = {"quantization": config.quantization, "gguf_file": config.gguf_file}
-    model = _read_model(config.path, config.dtype, config.trust_remote_code, config.allow_pickle, **small, **hub)
+    model = _read_model(config.path, config.loaded_in, config.trust_remote_code, config.allow_pickle, **small, **hub)
     set_attention(model, config.attention, "teacher.attention")
     behaviour(model, config.path)  # may differ with the attention
     tokenizer = load_tokenizer(config.path, config.trust_remote_code, config.gguf_file, **hub)

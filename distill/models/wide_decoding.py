@@ -24,7 +24,7 @@ from torch.overrides import TorchFunctionMode
 from transformers import DynamicCache, PretrainedConfig, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-from distill.models.architecture import fuse_activations, number_of_layers
+from distill.models.architecture import fuse_activations, is_plain, number_of_layers
 from distill.models.probe import reads_alike
 from distill.models.sampler import BLOCK
 
@@ -176,13 +176,9 @@ def in_double(model: PreTrainedModel) -> PreTrainedModel | None:
     A model of that kind is one whose weights are plain and in float32, and whose `forward` is its class's, on a card
     that is fast in float64 and large enough.
     """
-    if "forward" in vars(model):
+    if not is_plain(model) or torch.is_autocast_enabled(model.device.type) or not fast_in_double(model.device):
         return None
-    weights = list(model.parameters())
-    plain = all(type(weight) is nn.Parameter and weight.dtype == torch.float32 for weight in weights)
-    if not plain or torch.is_autocast_enabled(model.device.type) or not fast_in_double(model.device):
-        return None
-    if 8 * sum(weight.numel() for weight in weights) > _SHARE_OF_COPY * total_memory(model.device):
+    if 8 * sum(weight.numel() for weight in model.parameters()) > _SHARE_OF_COPY * total_memory(model.device):
         return None
     twin = copy.deepcopy(model).double().eval().requires_grad_(False)
     fuse_activations(twin)

@@ -15,20 +15,21 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 
 from distill.base.console import Stopped, say, stop_signals_kept
-from distill.base.errors import UserError
+from distill.base.errors import UserError, first_line
 from distill.base.files import training_record, write_folder
 from distill.data.batches import Collator
 from distill.data.blocks import BlockDataset
 from distill.data.stream import BlockStream
 from distill.models.adapters import has_adapter, save_adapter
-from distill.models.architecture import head, vocab_size
+from distill.models.architecture import head, is_plain, vocab_size
+from distill.models.loading import in_format
 from distill.models.projection import group_directions, project_out
 from distill.objective.chunks import Plan, Positions, chunk_sizes, plan_chunks
 from distill.objective.listed_tokens import ListedTokens
 from distill.objective.logit_ops import RoleMap
 from distill.objective.pairing import pairs_of
 from distill.privacy.draws import Draws
-from distill.recipe import Recipe
+from distill.recipe import Recipe, TeacherConfig
 from distill.training import checkpoints as checkpoint_folder
 from distill.training.arguments import loss_settings, training_arguments
 from distill.training.hub import hub_repository
@@ -121,13 +122,33 @@ def prepare(
     Raises:
         UserError: see `training_arguments` and `hub_repository`.
     """
-    _ask_hub(training_arguments(recipe, checkpoints))
+    _ask_hub(arguments := training_arguments(recipe, checkpoints))
     padding = _padding_rows(student, vocab := vocab_size(tokenizer))
     attach_loss(student, vocab)
     if recipe.is_private:
         freeze_what_is_not_trained(recipe, student)
     _project(recipe, student, teacher)
-    return Models(student, teacher, tokenizer, role_maps, padding)
+    return Models(student, read_by_steps(recipe.teacher, teacher, arguments), tokenizer, role_maps, padding)
+
+
+def read_by_steps(
+    config: TeacherConfig, teacher: PreTrainedModel | None, arguments: TrainingArguments
+) -> PreTrainedModel | None:
+    """The teacher as training steps read it: itself, or see `TeacherConfig.dtype`, a copy of it in bfloat16.
+
+    Under autocast a step would turn its weights and hidden states into that format, and some of them back, over and
+    over. A copy is made of plain weights alone: of none that are quantised or shared among processes.
+    """
+    asked = config.dtype is None and not config.shard and arguments.bf16 and arguments.device.type == "cuda"
+    if teacher is None or not asked or not is_plain(teacher):
+        return teacher
+    try:
+        copied = in_format(teacher, torch.bfloat16)
+    except Exception as error:  # of a class that is no library's, perhaps; steps can do without
+        say(f"steps read the teacher in float32, as no copy of it in bfloat16 can be made: {first_line(error)}")
+        return teacher
+    say("steps read the teacher in bfloat16; teacher.dtype: float32 keeps its format")
+    return copied.requires_grad_(False)
 
 
 def fit(

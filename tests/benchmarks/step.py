@@ -40,7 +40,7 @@ from distill.objective.chunks import IGNORED
 from distill.objective.logit_ops import RoleMap
 from distill.recipe import LossConfig, Recipe, TargetConfig
 from distill.training.arguments import loss_settings, training_arguments
-from distill.training.run import loss_planner
+from distill.training.run import loss_planner, read_by_steps
 from distill.training.student_loss import attach_loss
 from distill.training.trainer import DistillationTrainer
 
@@ -119,7 +119,7 @@ def our_trainer(divergence: str, views: int = 1) -> Callable[..., Trainer]:
             args=arguments,
             train_dataset=blocks,
             data_collator=Collator(views, views > 1, plan=loss_planner(arguments, recipe, True, vocabulary)),
-            teacher=teacher,
+            teacher=read_by_steps(recipe.teacher, teacher, arguments),
             settings=loss_settings(recipe),
             role_maps=[role_map(vocabulary)] if views > 1 else None,
         )

@@ -1,9 +1,11 @@
 """Models and tokenizers from folders and the hub, and what is said where there is none."""
 
 import json
+from itertools import chain
 
 import pytest
 import torch
+from architectures import ARCHITECTURES, toy
 from huggingface_hub.errors import RepositoryNotFoundError
 from safetensors.torch import load_file, save_file
 from shared import TOY_ARCHITECTURES
@@ -11,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from distill.base.errors import UserError
 from distill.cli import main
-from distill.models.loading import load_model, load_teacher, load_tokenizer
+from distill.models.loading import in_format, load_model, load_teacher, load_tokenizer
 from distill.recipe import TeacherConfig
 
 
@@ -170,3 +172,48 @@ def test_an_adapter_is_not_left_out_silently(toy_model, tmp_path):
     (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA"}))
     with pytest.raises(UserError, match="merge it into its base"):
         load_model(str(tmp_path))
+
+
+FORMATS = ["gpt2", "llama", "openai-gpt", "codegen", "deepseek_v3", "gemma3_text"]
+
+
+@pytest.mark.parametrize(
+    "architecture",
+    [pytest.param(name, marks=() if name in FORMATS else pytest.mark.slow) for name in sorted(ARCHITECTURES)],
+)
+def test_a_copy_in_another_format_is_what_would_have_been_loaded(architecture, tmp_path):
+    """Every weight and buffer, and the logits, to the bit."""
+    toy(architecture).save_pretrained(tmp_path)
+    whole, half = (
+        AutoModelForCausalLM.from_pretrained(tmp_path, dtype=dtype).eval() for dtype in (torch.float32, torch.bfloat16)
+    )
+    before = {name: tensor.clone() for name, tensor in whole.state_dict().items()}
+    copied = in_format(whole, torch.bfloat16)
+    ours, theirs = (dict(chain(model.named_parameters(), model.named_buffers())) for model in (copied, half))
+    assert ours.keys() == theirs.keys()
+    assert all(ours[name].dtype == theirs[name].dtype and torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in whole.state_dict().items())
+    assert copied.config._attn_implementation == whole.config._attn_implementation
+    assert not copied.training
+    ids = torch.arange(24).view(2, 12)
+    with torch.no_grad():
+        try:
+            expected = half(input_ids=ids).logits
+        except (RuntimeError, ValueError) as error:
+            pytest.skip(f"transformers cannot read with it in bfloat16: {error}")
+        assert torch.equal(copied(input_ids=ids).logits, expected)
+
+
+def test_tied_weights_stay_tied_in_another_format(toy_model):
+    copied = in_format(toy_model(), torch.bfloat16)
+    assert copied.get_output_embeddings().weight is copied.get_input_embeddings().weight
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_copy_in_another_format_lies_where_the_model_does(toy_model):
+    model = toy_model().cuda()
+    copied = in_format(model, torch.bfloat16)
+    ids = torch.arange(24, device="cuda").view(2, 12)
+    with torch.no_grad():
+        assert (copied(input_ids=ids).logits.float() - model(input_ids=ids).logits).abs().max() < 0.05

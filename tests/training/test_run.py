@@ -4,6 +4,7 @@ import json
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from unittest.mock import Mock
 
 import pytest
@@ -17,6 +18,8 @@ from transformers import AutoModelForCausalLM
 
 from distill.base.errors import UserError
 from distill.models.architecture import hidden_states
+from distill.recipe import TeacherConfig
+from distill.training.run import read_by_steps
 
 
 def test_training_goes_on_bit_for_bit(tmp_path):
@@ -163,3 +166,44 @@ def test_compiled(tmp_path, backend):
     # number of rows, when a batch comes with another one.
     assert counters["stats"]["unique_graphs"] == 4
     assert [reason for reason in counters["graph_break"] if "fused_loss" not in reason] == []
+
+
+class TestTheTeacherThatStepsRead:
+    """On a GPU that trains in bfloat16 a copy of a float32 teacher, unless something else was asked for."""
+
+    ON_GPU = SimpleNamespace(bf16=True, device=torch.device("cuda"))
+
+    def test_is_a_copy_in_bfloat16_and_the_teacher_stays_as_it_was(self, toy_model, capsys):
+        teacher = toy_model()
+        before = {name: weight.clone() for name, weight in teacher.named_parameters()}
+        copied = read_by_steps(TeacherConfig(), teacher, self.ON_GPU)
+        assert copied is not teacher and copied.dtype == torch.bfloat16
+        assert not any(weight.requires_grad for weight in copied.parameters())
+        assert all(torch.equal(weight, before[name]) for name, weight in teacher.named_parameters())
+        assert "teacher.dtype: float32 keeps its format" in capsys.readouterr().err
+
+    @pytest.mark.parametrize(
+        ("config", "arguments"),
+        [
+            (TeacherConfig(dtype="float32"), {}),
+            (TeacherConfig(dtype="float16"), {}),
+            (TeacherConfig(shard=True), {}),
+            (TeacherConfig(), {"bf16": False}),
+            (TeacherConfig(), {"device": torch.device("cpu")}),
+        ],
+    )
+    def test_is_the_teacher_itself_otherwise(self, toy_model, config, arguments):
+        teacher = toy_model()
+        assert read_by_steps(config, teacher, SimpleNamespace(**{**vars(self.ON_GPU), **arguments})) is teacher
+        assert read_by_steps(config, None, self.ON_GPU) is None
+
+    def test_is_itself_where_its_weights_are_not_plain_or_no_copy_can_be_made(self, toy_model, monkeypatch, capsys):
+        half = toy_model().to(torch.float16)
+        assert read_by_steps(TeacherConfig(), half, self.ON_GPU) is half
+        changed = toy_model()
+        changed.forward = lambda *args, **kwargs: None
+        assert read_by_steps(TeacherConfig(), changed, self.ON_GPU) is changed
+        teacher = toy_model()
+        monkeypatch.setattr(type(teacher), "_from_config", Mock(side_effect=RuntimeError("not of this kind")))
+        assert read_by_steps(TeacherConfig(), teacher, self.ON_GPU) is teacher
+        assert "no copy of it in bfloat16 can be made: not of this kind" in capsys.readouterr().err
