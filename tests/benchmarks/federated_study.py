@@ -66,7 +66,8 @@ def rounds_of(folder: Path) -> Rounds:
                 for record, read, way in zip(records, tokens, sent, strict=True)
             ]
         )
-    return {row: [_means(of_round) for of_round in zip(*seeds, strict=True)] for row, seeds in kept.items()}
+    rows = [row["name"] for row in json.loads((folder / "study.json").read_text(encoding="utf-8"))["rows"]]
+    return {row: [_means(of_round) for of_round in zip(*kept[row], strict=True)] for row in rows if row in kept}
 
 
 def _means(entries: Sequence[dict[str, float]]) -> dict[str, float]:
