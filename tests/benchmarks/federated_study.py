@@ -54,20 +54,23 @@ def _ratio(metrics: dict[str, Any], others: dict[str, Any], score: str) -> str:
 Rounds = dict[str, list[dict[str, float]]]  # row -> of each round, the means over seeds
 
 
-def rounds_of(folder: Path) -> Rounds:
+def rounds_of(folder: Path, results: Results) -> Rounds:
     """What was watched after each round, and how many tokens were trained on and megabytes sent back until then."""
-    kept: dict[str, list[list[dict[str, float]]]] = {}
-    for path in sorted(folder.glob("runs/*/federation/student.json")):
-        records = json.loads(path.read_text(encoding="utf-8"))
-        tokens, sent = (list(accumulate(record[what] for record in records)) for what in ("tokens", "bytes"))
-        kept.setdefault(path.parent.parent.name.rpartition("-")[0], []).append(
-            [
-                {**record["scores"], "round": float(record["round"]), "tokens": read / 1e3, "megabytes": way / 1e6}
-                for record, read, way in zip(records, tokens, sent, strict=True)
-            ]
-        )
-    rows = [row["name"] for row in json.loads((folder / "study.json").read_text(encoding="utf-8"))["rows"]]
-    return {row: [_means(of_round) for of_round in zip(*kept[row], strict=True)] for row in rows if row in kept}
+    kept: Rounds = {}
+    for row in results["rows"]:
+        paths = [folder / "runs" / f"{row['name']}-{seed}" / "federation" / "student.json" for seed in row["seeds"]]
+        if all(path.exists() for path in paths):
+            seeds = [_entries(json.loads(path.read_text(encoding="utf-8"))) for path in paths]
+            kept[row["name"]] = [_means(of_round) for of_round in zip(*seeds, strict=True)]
+    return kept
+
+
+def _entries(records: Sequence[dict[str, Any]]) -> list[dict[str, float]]:
+    tokens, sent = (list(accumulate(record[what] for record in records)) for what in ("tokens", "bytes"))
+    return [
+        {**record["scores"], "round": float(record["round"]), "tokens": read / 1e3, "megabytes": way / 1e6}
+        for record, read, way in zip(records, tokens, sent, strict=True)
+    ]
 
 
 def _means(entries: Sequence[dict[str, float]]) -> dict[str, float]:
@@ -141,7 +144,7 @@ def main(*given: str) -> None:
         name, _, path = argument.partition("=")
         folder = Path(path)
         results = json.loads((folder / "study.json").read_text(encoding="utf-8"))
-        studies[name] = results, rounds_of(folder)
+        studies[name] = results, rounds_of(folder, results)
         made = results["made"]
         print(f"\n## {name}\n\nBy `{made['command']}` at {made['commit']} ({made['machine']}).", how_averaged(results))
         print("", *score_table(results), "", *round_table(studies[name][1]), sep="\n")

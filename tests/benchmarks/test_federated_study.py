@@ -26,9 +26,9 @@ def study(tmp_path):
             ("uniform", 0.5, 121.0),
         )
     }
-    rows = [{"name": name, "metrics": scores} for name, scores in metrics.items()]
+    rows = [{"name": name, "seeds": [0, 1], "metrics": scores} for name, scores in metrics.items()]
     (tmp_path / "study.json").write_text(json.dumps({"rows": rows}))
-    for seed in (0, 1):
+    for seed in (0, 1, 2):  # the last one is not in study.json
         records = [
             {"round": n, "tokens": 1000 * (1 + seed), "bytes": 2_000_000,
              "scores": {"next_word_disparity": 1.0 / n + seed, "perplexity": 100.0 * n}}
@@ -55,7 +55,7 @@ def test_scores_are_set_beside_those_of_one_place(study):
 
 
 def test_rounds_are_means_over_seeds_and_sums_of_what_was_read_and_sent(study):
-    rounds = federated_study.rounds_of(study)
+    rounds = federated_study.rounds_of(study, json.loads((study / "study.json").read_text()))
     assert list(rounds) == ["uniform"]
     assert [of_round["next_word_disparity"] for of_round in rounds["uniform"]] == pytest.approx([1.5, 1.0, 5 / 6])
     assert [of_round["tokens"] for of_round in rounds["uniform"]] == pytest.approx([1.5, 3.0, 4.5])
@@ -80,7 +80,7 @@ def test_over_clients_worst_is_the_size_of_a_disparity_and_means_are_over_seeds(
 
 def test_the_figure_has_a_panel_for_each_score_and_axis(study):
     results = json.loads((study / "study.json").read_text())
-    drawn = federated_study.figure({"people": (results, federated_study.rounds_of(study))})
+    drawn = federated_study.figure({"people": (results, federated_study.rounds_of(study, results))})
     root = ElementTree.fromstring(drawn)
     lines = list(root.iter("{http://www.w3.org/2000/svg}polyline"))
     assert len(lines) == 2 * 2 * 2  # scores, axes; uniform, and the level of one place
