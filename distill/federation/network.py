@@ -13,16 +13,18 @@ from typing import Any
 
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")  # before flwr reads it
 
-from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
+from flwr.app import ConfigRecord, Message, MessageType, MetricRecord, RecordDict
 from flwr.serverapp import ServerApp
 from flwr.serverapp.strategy import Strategy
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 
 from distill.base.console import say
-from distill.base.errors import UserError
+from distill.base.errors import UserError, first_line
 from distill.federation.aggregation import Answer
 from distill.federation.clients import get_weights
 from distill.federation.device import SHARED, agreed, load_models, read_recipe
-from distill.federation.node import ARRAYS, FACTS, FIGURES, PRIVACY, TOTALS
+from distill.federation.node import ARRAYS, FACTS, FIGURES, PRIVACY, TOTALS, packed, unpacked
 from distill.federation.rounds import State, finish_round, period_of, publish
 from distill.federation.selection import select_clients
 from distill.recipe import Recipe
@@ -58,7 +60,7 @@ class Uniform(Strategy):
         self._asked = select_clients(sizes, replace(federation, select=self.select), self.recipe.seed, number)
         return [
             Message(
-                RecordDict({ARRAYS: ArrayRecord(self.state.weights), FACTS: ConfigRecord({"round": number})}),
+                RecordDict({ARRAYS: packed(save(self.state.weights)), FACTS: ConfigRecord({"round": number})}),
                 dst_node_id=self.nodes[number_of],
                 message_type=MessageType.TRAIN,
             )
@@ -73,7 +75,7 @@ class Uniform(Strategy):
         self.state = finish_round(self.recipe.federation, self.state, self._asked, answers)
         self.state.save(self.folder)
         figures = {name: float(value) for name, value in self.state.records[-1]["figures"].items()}
-        return ArrayRecord(self.state.weights), MetricRecord(figures)
+        return packed(save(self.state.weights)), MetricRecord(figures)
 
     def configure_evaluate(self, server_round: int, arrays: Any, config: Any, grid: Any) -> Iterable[Any]:
         """Nothing: the finished student is scored, see `scores_of_clients`."""
@@ -98,13 +100,16 @@ def _answer(number: int, reply: Any) -> Answer:
     if reply.has_error():
         return Answer(number, None, error=str(reply.error.reason))
     facts = reply.content[FACTS]
-    weights = reply.content[ARRAYS].to_torch_state_dict() if ARRAYS in reply.content else None
+    try:
+        weights = load(unpacked(reply.content[ARRAYS])) if ARRAYS in reply.content else None
+    except (SafetensorError, KeyError) as error:
+        return Answer(number, None, error=f"sends weights that cannot be read: {first_line(error)}")
     figures, totals, privacy = (
         dict(reply.content[name]) if name in reply.content else {} for name in (FIGURES, TOTALS, PRIVACY)
     )
     return Answer(
         number,
-        dict(weights) if weights is not None else None,
+        weights,
         int(facts["weight"]),
         float(facts["seconds"]),
         str(facts["error"]),
@@ -156,7 +161,7 @@ def scores_of_clients(weights: Any, nodes: dict[int, int], grid: Any, wait: floa
         wait: Seconds, for all of them.
     """
     asked = [
-        Message(RecordDict({ARRAYS: ArrayRecord(weights)}), dst_node_id=node, message_type=MessageType.EVALUATE)
+        Message(RecordDict({ARRAYS: packed(save(weights))}), dst_node_id=node, message_type=MessageType.EVALUATE)
         for node in nodes.values()
     ]
     found = []
@@ -183,7 +188,7 @@ def serve(grid: Any, context: Any) -> None:
     )
     left, timeout = recipe.federation.rounds - len(state.records), recipe.federation.deadline or 24 * 3600.0
     if left > 0:
-        strategy.start(grid, ArrayRecord(state.weights), num_rounds=left, timeout=timeout)
+        strategy.start(grid, packed(save(state.weights)), num_rounds=left, timeout=timeout)
     asks = bool(recipe.federation.client_metrics)
     found = scores_of_clients(strategy.state.weights, nodes, grid, timeout) if asks else []
     publish(recipe, models, strategy.state, folder / "student", found)

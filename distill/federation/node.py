@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import load, save
 
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")  # before flwr reads it
 
@@ -21,6 +20,7 @@ from distill.federation.worker import ask
 #: Names of the records in the messages between server and clients.
 ARRAYS, FACTS, FIGURES, TOTALS, PRIVACY = "arrays", "facts", "figures", "totals", "privacy"
 
+_WEIGHTS = "safetensors"
 _KEEP = 600.0  # seconds
 
 client = ClientApp()
@@ -36,10 +36,10 @@ def describe(message: Any, context: Any) -> Any:
 @client.train()
 def train(message: Any, context: Any) -> Any:
     """A client's update."""
-    answer, trained = _ask(context, _weights(message), round=int(message.content[FACTS]["round"]))
+    answer, trained = _ask(context, unpacked(message.content[ARRAYS]), round=int(message.content[FACTS]["round"]))
     content = RecordDict({FACTS: ConfigRecord(answer["facts"])})
     if trained:
-        content[ARRAYS] = ArrayRecord({name: Array(weight) for name, weight in load(trained).items()})
+        content[ARRAYS] = packed(trained)
         content[FIGURES] = MetricRecord({name: float(value) for name, value in answer["figures"].items()})
         content[TOTALS] = MetricRecord({name: float(value) for name, value in answer["totals"].items()})
         content[PRIVACY] = ConfigRecord(answer["privacy"])
@@ -49,14 +49,19 @@ def train(message: Any, context: Any) -> Any:
 @client.evaluate()
 def score(message: Any, context: Any) -> Any:
     """What the finished student scores on the client's own text."""
-    answer, _ = _ask(context, _weights(message), score=True)
+    answer, _ = _ask(context, unpacked(message.content[ARRAYS]), score=True)
     facts = ConfigRecord({name: answer[name] for name in ("client", "documents")})
     return Message(RecordDict({FACTS: facts, FIGURES: MetricRecord(answer["figures"])}), reply_to=message)
 
 
-def _weights(message: Any) -> bytes:
-    """Those of a message, as safetensors."""
-    return save({name: np.asarray(array.numpy(), order="C") for name, array in message.content[ARRAYS].items()})
+def packed(weights: bytes) -> Any:
+    """Safetensors as a record of one array: Flower hands on every array by itself, in several requests each time."""
+    return ArrayRecord({_WEIGHTS: Array(np.frombuffer(weights, dtype=np.uint8))})
+
+
+def unpacked(record: Any) -> bytes:
+    """What `packed` was given."""
+    return record[_WEIGHTS].numpy().tobytes()
 
 
 def _ask(context: Any, payload: bytes = b"", **request: Any) -> tuple[dict[str, Any], bytes]:

@@ -8,7 +8,7 @@ import json
 import re
 import subprocess
 import time
-from collections import OrderedDict, defaultdict
+from collections import defaultdict
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -18,12 +18,12 @@ import loopback
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save
 from shared import REPOSITORY
 
 pytest.importorskip("flwr", reason="the extra federated (flwr) is not installed")
 
-from flwr.app import ArrayRecord, ConfigRecord, MessageType, RecordDict
+from flwr.app import ConfigRecord, MessageType, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
 from distill.base.errors import UserError
@@ -176,28 +176,35 @@ def test_strategies_draw_as_one_process_does(tmp_path):
 
 
 def test_an_error_of_a_node_and_weights_of_another_shape_are_left_out(tmp_path):
-    recipe = Recipe(federation=FederationConfig(clients=3, min_fraction=0.3))
+    recipe = Recipe(federation=FederationConfig(clients=4, min_fraction=0.2))
     state = State({"w": torch.zeros(2)})
-    strategy = network.Uniform(recipe, state, tmp_path, {0: 100, 1: 101, 2: 102}, {k: [4] for k in range(3)})
+    strategy = network.Uniform(recipe, state, tmp_path, {k: 100 + k for k in range(4)}, {k: [4] for k in range(4)})
     strategy.configure_train(1, None, None, None)
 
-    def reply(node, weights=None, reason=""):
+    def reply(place, weights=None, reason=""):
         facts = ConfigRecord({"weight": 5, "seconds": 1.0, "error": ""})
         content = RecordDict({"facts": facts})
         if weights is not None:
-            content["arrays"] = ArrayRecord(OrderedDict(weights))
+            content["arrays"] = node.packed(weights if isinstance(weights, bytes) else save(weights))
         return SimpleNamespace(
-            metadata=SimpleNamespace(src_node_id=node), content=content,
+            metadata=SimpleNamespace(src_node_id=place), content=content,
             has_error=lambda: bool(reason), error=SimpleNamespace(reason=reason),
         )  # fmt: skip
 
     strategy.aggregate_train(
-        1, [reply(100, {"w": torch.ones(2)}), reply(101, reason="out of memory"), reply(102, {"w": torch.ones(3)})]
+        1,
+        [
+            reply(100, {"w": torch.ones(2)}),
+            reply(101, reason="out of memory"),
+            reply(102, {"w": torch.ones(3)}),
+            reply(103, save({"w": torch.ones(2)})[:-1]),
+        ],
     )
     record = strategy.state.records[0]
     assert record["used"] == [0]
     assert record["left_out"]["1"] == "dropped out: out of memory"
     assert "other weights" in record["left_out"]["2"]
+    assert "sends weights that cannot be read" in record["left_out"]["3"]
     assert State.load(tmp_path).weights["w"].tolist() == [1.0, 1.0]
 
 

@@ -32,3 +32,10 @@ def test_the_worker_is_told_all_that_it_must_know(monkeypatch):
     ((folder, request, payload, keep),) = seen
     assert (str(folder), payload, keep) == ("here/worker", b"w", 5.0)
     assert request == {"recipe": "r.yaml", "client": 3, "folder": "here", "own": True, "run": 9, "round": 2}
+
+
+def test_weights_travel_as_one_array_and_arrive_as_they_were():
+    weights = bytes(range(256)) * 5
+    record = node.packed(weights)
+    assert len(record) == 1
+    assert node.unpacked(record) == weights
