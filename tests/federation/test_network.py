@@ -283,6 +283,7 @@ def readme_certificates(folder: Path) -> Path:
 
 @pytest.mark.slow
 def test_over_tls_private_updates_are_those_of_one_process_and_a_stranger_is_refused(tmp_path):
+    pytest.importorskip("opacus")
     keys = {"privacy": PRIVATE, "rounds": 2, "documents": 160}
     one = tmp_path / "one"
     one.mkdir()
