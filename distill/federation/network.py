@@ -53,14 +53,14 @@ class Uniform(Strategy):
         self._asked: dict[int, float] = {}
 
     def configure_train(self, server_round: int, arrays: Any, config: Any, grid: Any) -> Iterable[Any]:
-        """A message to each client that the round asks."""
+        """A message to each client that the round asks; `arrays` holds the state's weights, see `aggregate_train`."""
         federation, number = self.recipe.federation, len(self.state.records)
         period = period_of(federation, number)
         sizes = [self.documents[k][period] if k in self.documents else 0 for k in range(federation.clients)]
         self._asked = select_clients(sizes, replace(federation, select=self.select), self.recipe.seed, number)
         return [
             Message(
-                RecordDict({ARRAYS: packed(save(self.state.weights)), FACTS: ConfigRecord({"round": number})}),
+                RecordDict({ARRAYS: arrays, FACTS: ConfigRecord({"round": number})}),
                 dst_node_id=self.nodes[number_of],
                 message_type=MessageType.TRAIN,
             )
@@ -160,8 +160,9 @@ def scores_of_clients(weights: Any, nodes: dict[int, int], grid: Any, wait: floa
         grid: Flower's.
         wait: Seconds, for all of them.
     """
+    arrays = packed(save(weights))
     asked = [
-        Message(RecordDict({ARRAYS: packed(save(weights))}), dst_node_id=node, message_type=MessageType.EVALUATE)
+        Message(RecordDict({ARRAYS: arrays}), dst_node_id=node, message_type=MessageType.EVALUATE)
         for node in nodes.values()
     ]
     found = []

@@ -86,6 +86,12 @@ def ratio(row: Row, score: str) -> Entry | None:
     return row["against_plain"].get(score, {}).get("ratio")
 
 
+def lines_of(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """Markdown lines of a table whose cells are Markdown already: nothing is escaped."""
+    lines = ["| " + " | ".join(headings) + " |", "|---" * len(headings) + "|"]
+    return [*lines, *("| " + " | ".join(row) + " |" for row in rows)]
+
+
 def table(
     results: Results, rows: Iterable[Row], scores: Sequence[str], entry: Callable[[Row, str], Entry | None]
 ) -> list[str]:
@@ -97,8 +103,8 @@ def table(
         scores: The columns.
         entry: What is shown of a row and a score: `value`, `ratio`.
     """
-    lines = ["| row | " + " | ".join(label(results, s) for s in scores) + " |", "|---" * (1 + len(scores)) + "|"]
-    return [*lines, *(f"| {row['name']} | " + " | ".join(cell(entry(row, s)) for s in scores) + " |" for row in rows)]
+    headings = ["row", *(label(results, s) for s in scores)]
+    return lines_of(headings, ([row["name"], *(cell(entry(row, s)) for s in scores)] for row in rows))
 
 
 def score_tables(results: Results, groups: Mapping[str, Sequence[str]]) -> list[str]:
@@ -131,11 +137,11 @@ def privacy_table(results: Results) -> list[str]:
     rows = [row for row in results["rows"] if "epsilon" in row]
     if not rows:
         return []
-    lines = ["## Privacy", "", "| row | epsilon | seconds a step |", "|---|---|---|"]
-    for row in rows:
-        epsilon = "none" if row["epsilon"] is None else f"{row['epsilon']:g}"
-        lines.append(f"| {row['name']} | {epsilon} | {number(row['step_seconds'])} |")
-    return [*lines, ""]
+    cells = (
+        [row["name"], "none" if row["epsilon"] is None else f"{row['epsilon']:g}", number(row["step_seconds"])]
+        for row in rows
+    )
+    return ["## Privacy", "", *lines_of(["row", "epsilon", "seconds a step"], cells), ""]
 
 
 def cost_table(results: Results) -> list[str]:
@@ -143,9 +149,8 @@ def cost_table(results: Results) -> list[str]:
     rows = [row for row in results["rows"] if "costs" in row]
     if not rows:
         return []
-    lines = ["## Costs", "", "| row | training, s | a step, s | a token, ms |", "|---|---|---|---|"]
-    lines += [f"| {row['name']} | " + " | ".join(cost_cells(row)) + " |" for row in rows]
-    return [*lines, ""]
+    headings = ["row", "training, s", "a step, s", "a token, ms"]
+    return ["## Costs", "", *lines_of(headings, ([row["name"], *cost_cells(row)] for row in rows)), ""]
 
 
 def cost_cells(row: Row) -> list[str]:

@@ -43,11 +43,10 @@ def dealt(study: Study, seed: int, rows: Sequence[str]) -> dict[str, tuple[Recip
     return {key: (recipe, [TEACHER, *in_one_place, *those]) for key, (recipe, those) in deals.items()}
 
 
-def clients_text(recipe: Recipe, folder: Path) -> list[tuple[str, ...]]:
+def clients_text(recipe: Recipe, swapper: Swapper, folder: Path) -> list[tuple[str, ...]]:
     """Documents of each client, spread evenly over what it holds."""
     config = recipe.federation
     documents = list(open_corpus(recipe.corpus, 2 * recipe.seed, folder, None, None).documents())
-    swapper = Swapper(load_wordlist(recipe.wordlist))
     shares = partition(documents, config.partition, config.clients, recipe.seed, swapper)
     return [sample([documents[i] for i in share], min(DOCUMENTS, READ // config.clients)) for share in shares]
 
@@ -57,17 +56,18 @@ def measured(study: Study, seed: int, rows: Sequence[str], known: Sequence[dict[
     there = {(entry["deal"], entry["row"], entry["seed"]) for entry in known}
     for deal, (recipe, models) in dealt(study, seed, rows).items():
         texts: list[tuple[str, ...]] = []
+        swapper = Swapper(load_wordlist(recipe.wordlist))
         for row in models:
             student = run_folder(study, row, seed) / "student"
             if (deal, row, seed) in there or not (row == TEACHER or (student / "config.json").exists()):
                 continue
-            texts = texts or clients_text(recipe, Path(study.output_dir, "cache"))
+            texts = texts or clients_text(recipe, swapper, Path(study.output_dir, "cache"))
             model, tokenizer = (
                 load_teacher(recipe.teacher)
                 if row == TEACHER
                 else (load_model(str(student)), load_tokenizer(str(student)))
             )
-            values = scorer(recipe, tokenizer, Swapper(load_wordlist(recipe.wordlist)), METRICS, "METRICS")
+            values = scorer(recipe, tokenizer, swapper, METRICS, "METRICS")
             found = [
                 {"client": client, "documents": len(text), **values(model, text)}
                 for client, text in enumerate(texts)

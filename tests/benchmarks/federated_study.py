@@ -18,7 +18,7 @@ from markupsafe import Markup
 
 from distill.reports.figures import alone, curves
 from distill.reports.findings import cell, number
-from distill.study.report import Results, how_averaged
+from distill.study.report import Results, how_averaged, lines_of
 
 FIGURE = Path(__file__).with_name("federated.svg")
 SCORES = {
@@ -38,12 +38,11 @@ _HEIGHT = 250  # of a panel
 def score_table(results: Results) -> list[str]:
     """Markdown lines: the scores of each row, and how many times those of the row in one place they are."""
     places = {row["name"]: row["metrics"] for row in results["rows"]}
-    headings = [*SCORES.values(), "disparity, to one place", "perplexity, to one place"]
-    lines = ["| row | " + " | ".join(headings) + " |", "|---" * (1 + len(headings)) + "|"]
+    rows = []
     for name, metrics in places.items():
         ratios = [_ratio(metrics, places.get(CENTRALISED, {}), score) for score in WATCHED]
-        lines.append(f"| {name} | " + " | ".join([*(cell(metrics.get(s)) for s in SCORES), *ratios]) + " |")
-    return lines
+        rows.append([name, *(cell(metrics.get(s)) for s in SCORES), *ratios])
+    return lines_of(["row", *SCORES.values(), "disparity, to one place", "perplexity, to one place"], rows)
 
 
 def _ratio(metrics: dict[str, Any], others: dict[str, Any], score: str) -> str:
@@ -81,18 +80,17 @@ def round_table(rounds: Rounds) -> list[str]:
     """Markdown lines: what was watched after some rounds, and what was read and sent back until the last one."""
     shown = [r for r in SHOWN_ROUNDS if r <= max(map(len, rounds.values()), default=0)]
     headings = [f"{words} after {r}" for words in ("disparity", "perplexity") for r in shown]
-    lines = ["| row | " + " | ".join([*headings, "thousand tokens", "MB sent"]) + " |"]
-    lines.append("|---" * (3 + len(headings)) + "|")
+    rows = []
     for row, of_row in rounds.items():
         watched = [number(of_row[r - 1][score]) for score in WATCHED for r in shown]
         ends = (f"{of_row[-1][what]:,.0f}" for what in ("tokens", "megabytes"))
-        lines.append(f"| {row} | " + " | ".join([*watched, *ends]) + " |")
-    return lines
+        rows.append([row, *watched, *ends])
+    return lines_of(["row", *headings, "thousand tokens", "MB sent"], rows)
 
 
 def client_table(found: Sequence[dict[str, Any]]) -> list[str]:
     """Markdown lines: for each deal and row, disparity and perplexity over clients, means over seeds."""
-    lines = ["| clients | row | mean disparity | spread | worst | mean perplexity | spread | worst |", "|---" * 8 + "|"]
+    rows = []
     kept: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for entry in found:
         kept.setdefault((entry["deal"], entry["row"]), []).append(entry["over"])
@@ -104,8 +102,9 @@ def client_table(found: Sequence[dict[str, Any]]) -> list[str]:
             ]
             for score, worst in (("corpus_disparity", abs), ("perplexity", float))
         )
-        lines.append(f"| {deal} | {row} | " + " | ".join([*disparity, *perplexity]) + " |")
-    return lines
+        rows.append([deal, row, *disparity, *perplexity])
+    of_scores = ["mean disparity", "spread", "worst", "mean perplexity", "spread", "worst"]
+    return lines_of(["clients", "row", *of_scores], rows)
 
 
 def figure(studies: dict[str, tuple[Results, Rounds]]) -> str:

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from distill.reports.findings import cell
-from distill.study.report import Results, Row, cost_cells, how_averaged, pareto, scores_of, table, value
+from distill.study.report import Results, Row, cost_cells, how_averaged, lines_of, pareto, scores_of, table, value
 
 FIGURE = Path(__file__).with_name("rivals.svg")
 # The columns of the table: what is mitigated, what may break, what it costs.
@@ -28,9 +28,8 @@ SIDE = ("crows_pairs_", "stereoset_", "bbq_")
 
 def main_table(results: Results) -> list[str]:
     """Markdown lines: disparity, agreement, perplexity as a multiple of plain's, and costs, a row each."""
-    headings = [*SCORES.values(), "perplexity, to plain", "training, s", "a step, s", "a token, ms"]
-    lines = ["| row | " + " | ".join(headings) + " |", "|---" * (1 + len(headings)) + "|"]
-    return lines + [f"| {row['name']} | " + " | ".join(_cells(row)) + " |" for row in results["rows"]]
+    headings = ["row", *SCORES.values(), "perplexity, to plain", "training, s", "a step, s", "a token, ms"]
+    return lines_of(headings, ([row["name"], *_cells(row)] for row in results["rows"]))
 
 
 def _cells(row: Row) -> list[str]:

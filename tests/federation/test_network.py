@@ -171,7 +171,9 @@ def test_strategies_draw_as_one_process_does(tmp_path):
     for strategy, select in ((network.Uniform, "uniform"), (network.ByActivity, "activity")):
         recipe = Recipe(seed=5, federation=replace(config, select=select))
         made = strategy(recipe, state, tmp_path, {k: 100 + k for k in documents}, documents)
-        asked = [m.metadata.dst_node_id - 100 for m in made.configure_train(1, None, None, None)]
+        asked = [
+            m.metadata.dst_node_id - 100 for m in made.configure_train(1, node.packed(save(state.weights)), None, None)
+        ]
         assert asked == list(select_clients([100, 1, 5, 50, 20, 0], recipe.federation, 5, 0))
 
 
@@ -179,7 +181,7 @@ def test_an_error_of_a_node_and_weights_of_another_shape_are_left_out(tmp_path):
     recipe = Recipe(federation=FederationConfig(clients=4, min_fraction=0.2))
     state = State({"w": torch.zeros(2)})
     strategy = network.Uniform(recipe, state, tmp_path, {k: 100 + k for k in range(4)}, {k: [4] for k in range(4)})
-    strategy.configure_train(1, None, None, None)
+    strategy.configure_train(1, node.packed(save(state.weights)), None, None)
 
     def reply(place, weights=None, reason=""):
         facts = ConfigRecord({"weight": 5, "seconds": 1.0, "error": ""})
