@@ -26,6 +26,7 @@ MARKS = {
 # Of a figure that is a file of its own.
 STYLE_SHEET = PACKAGE / "assets" / "report" / "figure.css"
 _WIDTH, _LEGEND_COLUMNS = 900, 5
+_LEGEND_MARKS = MARKS | {"line": "M-18 0H8"}
 _TOP, _BOTTOM = 26, 24  # Room for the numbers of an axis above and below a plot, in pixels.
 _RATIO_STEPS = (1.2, 1.5, 2, 4, 10, 100, 10_000)
 _MOST_TICKS = 7
@@ -245,7 +246,7 @@ def alone(figure: Markup, title: str, legend: Sequence[tuple[str, str, str]], no
     Args:
         figure: A figure of this module, its styles those of `STYLE_SHEET`.
         title: Its heading.
-        legend: (style, mark, words) of each entry.
+        legend: (style, mark, words) of each entry; a mark is one of `MARKS`, or `line`.
         notes: Lines below it.
     """
     height = int(ElementTree.fromstring(figure).get("height", "0"))
@@ -263,7 +264,7 @@ def alone(figure: Markup, title: str, legend: Sequence[tuple[str, str, str]], no
         "svg",
         _element("title", title),
         _element("style", Markup(STYLE_SHEET.read_text(encoding="utf-8"))),
-        _element("defs", *(_element("path", id=f"mark-{name}", d=path) for name, path in MARKS.items())),
+        _element("defs", *(_element("path", id=f"mark-{name}", d=path) for name, path in _LEGEND_MARKS.items())),
         _element("rect", class_="ground", x=0.5, y=0.5, width=_WIDTH - 1, height=total - 1, rx=6),
         _element("text", title, class_="title", x=18, y=28),
         *keys,

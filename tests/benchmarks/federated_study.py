@@ -54,12 +54,15 @@ Rounds = dict[str, list[dict[str, float]]]  # row -> of each round, the means ov
 
 
 def rounds_of(folder: Path, results: Results) -> Rounds:
-    """What was watched after each round, and how many tokens were trained on and megabytes sent back until then."""
+    """What was watched after each round, and how many tokens were trained on and megabytes sent back until then.
+
+    Rows that were not watched are left out.
+    """
     kept: Rounds = {}
     for row in results["rows"]:
         paths = [folder / "runs" / f"{row['name']}-{seed}" / "federation" / "student.json" for seed in row["seeds"]]
-        if all(path.exists() for path in paths):
-            seeds = [_entries(json.loads(path.read_text(encoding="utf-8"))) for path in paths]
+        seeds = [_entries(json.loads(path.read_text(encoding="utf-8"))) for path in paths if path.exists()]
+        if len(seeds) == len(paths) and WATCHED.keys() <= seeds[0][-1].keys():
             kept[row["name"]] = [_means(of_round) for of_round in zip(*seeds, strict=True)]
     return kept
 
@@ -130,8 +133,8 @@ def figure(studies: dict[str, tuple[Results, Rounds]]) -> str:
     ]
     height = _HEIGHT * len(panels) // 2
     whole = Markup('<svg width="100%" height="{}">{}</svg>').format(height, Markup("").join(drawn))
-    legend = [(f"{style} filled", "plain", row) for row, style in CURVES.items()]
-    legend.append(("teacher filled", "plain", f"{CENTRALISED}, at its end"))
+    legend = [(f"curve {style}", "line", row) for row, style in CURVES.items()]
+    legend.append(("curve teacher", "line", f"{CENTRALISED}, at its end"))
     notes = ["Means over seeds. 16 clients, half of them a round, alpha 0.1. Only uniform-plain is not mitigated."]
     return alone(whole, "Does mitigation survive federation?", legend, notes)
 

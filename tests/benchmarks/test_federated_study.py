@@ -26,6 +26,7 @@ def study(tmp_path):
             ("uniform", 0.5, 121.0),
         )
     }
+    metrics["unwatched"] = metrics["uniform"]
     rows = [{"name": name, "seeds": [0, 1], "metrics": scores} for name, scores in metrics.items()]
     (tmp_path / "study.json").write_text(json.dumps({"rows": rows}))
     for seed in (0, 1, 2):  # the last one is not in study.json
@@ -34,9 +35,11 @@ def study(tmp_path):
              "scores": {"next_word_disparity": 1.0 / n + seed, "perplexity": 100.0 * n}}
             for n in (1, 2, 3)
         ]  # fmt: skip
-        folder = tmp_path / "runs" / f"uniform-{seed}" / "federation"
-        folder.mkdir(parents=True)
-        (folder / "student.json").write_text(json.dumps(records))
+        unwatched = [record | {"scores": {}} for record in records]
+        for row, of_row in (("uniform", records), ("unwatched", unwatched)):
+            folder = tmp_path / "runs" / f"{row}-{seed}" / "federation"
+            folder.mkdir(parents=True)
+            (folder / "student.json").write_text(json.dumps(of_row))
     return tmp_path
 
 
@@ -48,7 +51,7 @@ def test_scores_are_set_beside_those_of_one_place(study):
     results = json.loads((study / "study.json").read_text())
     head, _, *rows = map(cells, federated_study.score_table(results))
     found = {row[0]: dict(zip(head, row, strict=True)) for row in rows}
-    assert list(found) == ["plain", "centralised", "uniform"]
+    assert list(found) == ["plain", "centralised", "uniform", "unwatched"]
     assert found["uniform"]["disparity, to one place"] == "2.00"
     assert found["uniform"]["perplexity, to one place"] == "1.10"
     assert found["uniform"]["equivariance gap"] == "–"
@@ -85,3 +88,5 @@ def test_the_figure_has_a_panel_for_each_score_and_axis(study):
     lines = list(root.iter("{http://www.w3.org/2000/svg}polyline"))
     assert len(lines) == 2 * 2 * 2  # scores, axes; uniform, and the level of one place
     assert "thousand tokens that clients trained on →" in {e.text for e in root.iter()}
+    marks = {e.get("href").removeprefix("#") for e in root.iter("{http://www.w3.org/2000/svg}use")}
+    assert marks == {"mark-line"} <= {e.get("id") for e in root.iter()}
