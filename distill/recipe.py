@@ -441,8 +441,9 @@ class FederationConfig:
             A student without any round that counts is not published.
         deadline: Seconds after which a client's answer is too late; `null`: none is.
         watch: Metrics that are measured after each round on the held-out text, to be shown against rounds.
-        client_metrics: Metrics of text (corpus_disparity, perplexity) that are measured of the finished student on up
-            to 64 of each client's own documents: whom it serves worst, and how far clients lie apart.
+        client_metrics: Metrics that read documents (bits_per_byte, corpus_disparity, equivariance_gap, perplexity), to
+            be measured of the finished student on up to 64 of each client's own: whom it serves worst, and how far
+            clients lie apart.
     """
 
     clients: int = 0

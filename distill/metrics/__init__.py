@@ -8,7 +8,8 @@
     classifier.py, downstream.py    what several metrics share
     NAME/NAME.py    CARD (what it says about itself), measure(evaluation) -> Measurement, and a class for `evaluate`;
                     a metric of several scores has CARDS and gives a Measurement for the name of each, or None for one
-                    that was not asked for; one that looks at sampled continuations says SAMPLES_TEXT = True
+                    that was not asked for; one that looks at sampled continuations says SAMPLES_TEXT = True, one that
+                    measures the documents it is given READS_DOCUMENTS = True
 
 A new metric is a new file; it then has a name that recipes can list. Outside of this package:
 
@@ -55,6 +56,7 @@ __all__ = [
     "difference_of",
     "measured",
     "not_asked",
+    "reads_documents",
     "reported",
     "resampled",
     "samples_text",
@@ -77,6 +79,11 @@ def cards(metric: ModuleType) -> tuple[Card, ...]:
 def samples_text(metric: ModuleType) -> bool:
     """Whether a metric looks at sampled continuations, as its `SAMPLES_TEXT` says."""
     return getattr(metric, "SAMPLES_TEXT", False)
+
+
+def reads_documents(metric: ModuleType) -> bool:
+    """Whether a metric measures the documents that it is given, as its `READS_DOCUMENTS` says."""
+    return getattr(metric, "READS_DOCUMENTS", False)
 
 
 # The card of every score that scores.json may hold, by its name there.

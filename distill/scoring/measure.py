@@ -12,7 +12,18 @@ from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from distill.base.errors import UserError
 from distill.base.files import DEMO_TEACHER
-from distill.metrics import Evaluation, Outcome, chosen, measured, reported, resampled, samples_text
+from distill.metrics import (
+    METRICS,
+    Evaluation,
+    Outcome,
+    cards,
+    chosen,
+    measured,
+    reads_documents,
+    reported,
+    resampled,
+    samples_text,
+)
 from distill.metrics.evaluation import given_prompts, least
 from distill.models.architecture import model_hash, own_context
 from distill.models.generation import check_context
@@ -152,11 +163,22 @@ def check_run(
 
 
 def check_metrics(recipe: Recipe) -> None:
-    """Raise UserError if a key of the recipe names a metric that there is none of."""
+    """Raise UserError if a key of the recipe names a metric that there is none of, or that says nothing there."""
     federation = recipe.federation
     chosen(recipe.scores.metrics, "scores.metrics")
-    chosen(federation.watch, "federation.watch")
-    chosen(federation.client_metrics, "federation.client_metrics")
+    for name, metric in chosen(federation.watch, "federation.watch").items():
+        if any(card.role == "memory" for card in cards(metric)):
+            raise UserError(
+                f"federation.watch: {name} needs the texts of an audit, which no round is given; "
+                "name it in scores.metrics alone"
+            )
+    of_text = [name for name, metric in METRICS.items() if reads_documents(metric)]
+    for name in chosen(federation.client_metrics, "federation.client_metrics"):
+        if name not in of_text:
+            raise UserError(
+                f"federation.client_metrics: {name} does not read a client's documents, so that it tells no client "
+                f"from another; take {', '.join(of_text[:-1])} or {of_text[-1]}"
+            )
 
 
 def run_prompts(recipe: Recipe, swapper: Swapper) -> tuple[list[Prompt], int]:

@@ -16,6 +16,7 @@ from distill.metrics import (
     NotMeasured,
     cards,
     chosen,
+    reads_documents,
     samples_text,
 )
 from distill.metrics import evaluation as evaluation_module
@@ -84,6 +85,25 @@ def test_every_metric_says_whether_it_samples(name, toy_model, evaluated, classi
     evaluation = evaluated(toy_model(), settings=ScoreConfig(**vars(SMALL) | judges))
     all_scored(name, evaluation)
     assert samples_text(METRICS[name]) == ("continuations" in vars(evaluation))
+
+
+class Watched(list):
+    """Documents that know whether somebody looked at them."""
+
+    read = False
+
+    def __iter__(self):
+        self.read = True
+        return super().__iter__()
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_every_metric_says_whether_it_reads_documents(name, toy_model, evaluated):
+    """What does not would be the same on the text of every client of a federation."""
+    evaluation = evaluated(toy_model())
+    evaluation.documents = Watched(evaluation.documents)
+    all_scored(name, evaluation)
+    assert reads_documents(METRICS[name]) == evaluation.documents.read
 
 
 @pytest.mark.parametrize("name", METRICS)

@@ -137,3 +137,21 @@ def test_a_misspelt_metric_is_told_by_the_key_that_names_it(key):
     check_metrics(Recipe(**{section: config(**{name: ["perplexity"]})}))
     with pytest.raises(UserError, match=f"^{key}: unknown metric 'perplexty'; did you mean 'perplexity'"):
         check_metrics(Recipe(**{section: config(**{name: ["perplexty"]})}))
+
+
+def test_metrics_of_clients_read_the_documents_of_a_client():
+    """Of the prompts, or of the sentences of a benchmark, every client would score alike."""
+    of_text = ["bits_per_byte", "corpus_disparity", "equivariance_gap", "perplexity"]
+    check_metrics(Recipe(federation=FederationConfig(client_metrics=of_text)))
+    for name in ("next_word_disparity", "generation_disparity", "minimal_pairs", "ceat", "memorisation"):
+        with pytest.raises(UserError) as told:
+            check_metrics(Recipe(federation=FederationConfig(client_metrics=["perplexity", name])))
+        assert str(told.value).startswith(f"federation.client_metrics: {name} does not read")
+        assert str(told.value).endswith("take bits_per_byte, corpus_disparity, equivariance_gap or perplexity")
+
+
+@pytest.mark.parametrize("name", ["canary_exposure", "membership_inference", "memorisation"])
+def test_a_round_is_not_watched_by_what_needs_an_audit(name):
+    check_metrics(Recipe(scores=ScoreConfig(metrics=[name])))
+    with pytest.raises(UserError, match=rf"^federation\.watch: {name} needs .* scores\.metrics"):
+        check_metrics(Recipe(federation=FederationConfig(watch=["perplexity", name])))

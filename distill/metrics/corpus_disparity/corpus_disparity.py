@@ -7,6 +7,8 @@ from distill.metrics import evaluation as base
 from distill.metrics.bootstrap import Card, Measurement
 from distill.metrics.log_ratio import log_ratio
 
+READS_DOCUMENTS = True
+
 CARD = Card(
     name="corpus_disparity",
     label="corpus disparity",

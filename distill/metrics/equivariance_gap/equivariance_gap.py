@@ -13,6 +13,8 @@ from distill.metrics.bootstrap import Card, Measurement
 from distill.objective.logit_ops import RoleMap
 from distill.text.alignment import align
 
+READS_DOCUMENTS = True
+
 CARD = Card(
     name="equivariance_gap",
     label="equivariance gap",

@@ -6,6 +6,8 @@ from distill.metrics import enough
 from distill.metrics import evaluation as base
 from distill.metrics.bootstrap import Card, Measurement
 
+READS_DOCUMENTS = True
+
 CARD = Card(
     name="perplexity",
     label="perplexity",
