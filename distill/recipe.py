@@ -386,8 +386,9 @@ class PartitionConfig:
         by: `quantity`: the clients hold more or less text of the same kind. `label`: documents of a label go to few
             clients or to all. `cluster`: so do documents of like words.
         alpha: Concentration of the Dirichlet distribution that the shares are drawn from (once for `quantity`, for each
-            label, or for each cluster): near 0 one client takes all, 1 is uneven, 100 nearly even.
-        label: `group`: the group to which most of a document's listed words belong. `corpus`: what `corpus.label` says.
+            label, or for each cluster): near 0 one client takes all, 1 is uneven, 100 nearly even; at most 1,000,000.
+        label: For `by: label`. `group`: the group to which most of a document's listed words belong. `corpus`: what
+            `corpus.label` says.
         clusters: How many clusters `by: cluster` finds (k-means over the documents' words).
     """
 
@@ -424,11 +425,11 @@ class FederationConfig:
     its own that begins anew, and the server averages what they send. Clients run one after another in one process.
 
     Args:
-        clients: How many there are; 0: no federation.
+        clients: How many there are, at most 1,000,000; 0: no federation.
         rounds: How many rounds.
         fraction: Share of the clients with text that a round asks.
-        select: How they are drawn: `uniform`, or `activity`, in proportion to their documents. A client's weight is its
-            tokens over its chance to be drawn, so that both mean the same over many rounds.
+        select: How they are drawn: `uniform`, or `activity`, in proportion to their documents (`fraction` below 1).
+            A client's weight is its tokens over its chance to be drawn, so that both mean the same over many rounds.
         algorithm: `avg` (FedAvg), `prox` (FedProx: a proximal term in each client's loss) or `opt` (FedOpt: the
             server's optimizer steps along the clients' mean change).
         mu: Weight of the proximal term for `prox`; 0 is `avg`.

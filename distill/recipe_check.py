@@ -21,6 +21,7 @@ from distill.recipe import (
     CorpusConfig,
     FederationConfig,
     LoraConfig,
+    PartitionConfig,
     PrivacyConfig,
     Recipe,
     ScoreConfig,
@@ -31,6 +32,8 @@ from distill.recipe import (
 )
 
 LARGEST_SEED = 2**32 - 1  # of NumPy's generator, which transformers seeds too
+MOST_CLIENTS = 1_000_000
+LARGEST_ALPHA = 1e6  # nobody's share is off by more than a few thousandths of it; far beyond, NumPy's draw overflows
 
 
 def _dotted_names(section: type, prefix: str = "") -> list[str]:
@@ -396,7 +399,14 @@ def _check_federation(recipe: Recipe) -> None:
             "federation.clients is 0, so that the other keys of federation have no effect; say how many there are",
         )
         return
+    _require(
+        config.clients <= MOST_CLIENTS,
+        f"federation.clients is {config.clients}, but must be at most {MOST_CLIENTS:,}: one process draws the shares "
+        "of all of them",
+    )
     _check_rounds(config)
+    _check_server(config)
+    _check_partition(config.partition)
     if recipe.is_private:
         _require(
             recipe.privacy.delta is not None,
@@ -449,9 +459,17 @@ def _check_rounds(config: FederationConfig) -> None:
         config.algorithm == "prox" or config.mu == FederationConfig().mu,
         f"federation.mu is {config.mu}, but federation.algorithm is {config.algorithm}; set that to prox, or drop mu",
     )
-    server, partition = config.server, config.partition
     _require(
-        config.algorithm == "opt" or server == ServerConfig(),
+        config.select == "uniform" or config.fraction < 1,
+        f"federation.select is {config.select}, but federation.fraction is 1, so that every client is asked; set that "
+        "to less, or drop select",
+    )
+
+
+def _check_server(config: FederationConfig) -> None:
+    server, default = config.server, ServerConfig()
+    _require(
+        config.algorithm == "opt" or server == default,
         f"federation.server is set, but federation.algorithm is {config.algorithm}; set it to opt, or leave server out",
     )
     for key in ("momentum", "beta2"):
@@ -460,11 +478,33 @@ def _check_rounds(config: FederationConfig) -> None:
     for key in ("lr", "tau"):
         value = getattr(server, key)
         _require(value > 0, f"federation.server.{key} is {value}, but must be above 0")
+    for key in ("beta2", "tau"):
+        value = getattr(server, key)
+        _require(
+            server.optimizer == "adam" or value == getattr(default, key),
+            f"federation.server.{key} is {value}, but federation.server.optimizer is {server.optimizer}; set that to "
+            f"adam, or drop {key}",
+        )
+
+
+def _check_partition(partition: PartitionConfig) -> None:
+    alpha, default = partition.alpha, PartitionConfig()
     _require(
-        partition.alpha > 0,
-        f"federation.partition.alpha is {partition.alpha}, but must be above 0: near 0 one client takes all of a kind",
+        alpha > 0,
+        f"federation.partition.alpha is {alpha}, but must be above 0: near 0 one client takes all of a kind",
+    )
+    _require(
+        alpha <= LARGEST_ALPHA,
+        f"federation.partition.alpha is {alpha}, but must be at most {LARGEST_ALPHA:,.0f}, which is as even as can be",
     )
     _require(partition.clusters >= 2, f"federation.partition.clusters is {partition.clusters}, but must be at least 2")
+    for key, by in (("label", "label"), ("clusters", "cluster")):
+        value = getattr(partition, key)
+        _require(
+            partition.by == by or value == getattr(default, key),
+            f"federation.partition.{key} is {value}, but federation.partition.by is {partition.by}; set that to {by}, "
+            f"or drop {key}",
+        )
 
 
 def _check_small_teacher(recipe: Recipe) -> None:

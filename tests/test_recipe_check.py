@@ -279,7 +279,35 @@ def test_a_recipe_goes_by_its_name(tmp_path, monkeypatch):
         ("federation: {clients: 4, algorithm: opt, server: {momentum: 1}}", ["federation.server.momentum is 1"]),
         ("federation: {clients: 4, algorithm: opt, server: {tau: 0}}", ["federation.server.tau is 0"]),
         ("federation: {clients: 4, partition: {alpha: 0}}", ["federation.partition.alpha is 0"]),
-        ("federation: {clients: 4, partition: {clusters: 1}}", ["federation.partition.clusters is 1"]),
+        ("federation: {clients: 4, partition: {alpha: 1.0e+308}}", ["alpha is 1e+308", "at most 1,000,000,"]),
+        ("federation: {clients: 4, partition: {alpha: 1000001}}", ["federation.partition.alpha is 1000001"]),
+        ("federation: {clients: 1000001}", ["federation.clients is 1000001", "at most 1,000,000: one process"]),
+        ("federation: {clients: 4, partition: {by: cluster, clusters: 1}}", ["federation.partition.clusters is 1"]),
+        (
+            "federation: {clients: 4, partition: {clusters: 3}}",
+            ["partition.clusters is 3", "partition.by is quantity", "to cluster, or drop clusters"],
+        ),
+        (
+            "federation: {clients: 4, partition: {by: label, clusters: 3}}",
+            ["partition.clusters is 3", "partition.by is label"],
+        ),
+        (
+            "federation: {clients: 4, partition: {label: corpus}}",
+            ["partition.label is corpus", "partition.by is quantity", "to label, or drop label"],
+        ),
+        (
+            "federation: {clients: 4, partition: {by: cluster, label: corpus}}",
+            ["partition.label is corpus", "partition.by is cluster"],
+        ),
+        (
+            "federation: {clients: 4, algorithm: opt, server: {optimizer: sgd, tau: 0.1}}",
+            ["server.tau is 0.1", "server.optimizer is sgd", "to adam, or drop tau"],
+        ),
+        (
+            "federation: {clients: 4, algorithm: opt, server: {optimizer: sgd, beta2: 0.9}}",
+            ["server.beta2 is 0.9", "server.optimizer is sgd", "drop beta2"],
+        ),
+        ("federation: {clients: 4, select: activity}", ["select is activity", "fraction is 1", "drop select"]),
         ("federation: {clients: 4, partition: {by: label, label: corpus}}", ["corpus.label is missing"]),
         ("federation: {clients: 4}\ntrainer: {max_steps: 5}", ["trainer.max_steps is 5", "-1", "local_steps"]),
         ("federation: {clients: 4}\ntrainer: {num_train_epochs: 2}", ["trainer.num_train_epochs is 2", "leave it out"]),
@@ -311,6 +339,25 @@ def test_a_federation_that_cannot_be(tmp_path, text, words):
         recipe_of(values, "r.yaml")
     for word in words:
         assert word in str(mistake.value)
+
+
+@pytest.mark.parametrize(
+    "federation",
+    [
+        {"clients": 1_000_000, "partition": {"alpha": 1e6}},
+        {"partition": {"alpha": 5e-324}},
+        {"partition": {"by": "label"}},
+        {"partition": {"by": "cluster", "clusters": 3}},
+        {"algorithm": "opt", "server": {"optimizer": "sgd", "momentum": 0.5}},
+        {"algorithm": "opt", "server": {"beta2": 0.9, "tau": 0.1}},
+        {"select": "activity", "fraction": 0.5},
+    ],
+)
+def test_what_a_federation_may_say_is_read_again_with_all_defaults(federation):
+    """A resolved recipe names the keys without effect too, each with its default."""
+    values = {"corpus": {"max_documents": 5}, "held_out": {"max_documents": 5}}
+    recipe = recipe_of({**values, "federation": {"clients": 4, **federation}}, "r.yaml")
+    assert recipe_of(recipe.to_dict(), "recipe.yaml") == recipe
 
 
 def test_a_federation_of_a_recipe_that_had_steps():

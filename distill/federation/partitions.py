@@ -21,6 +21,7 @@ from distill.text.documents import label_of
 _WORD = re.compile(r"[^\W\d_]+")
 _WORDS = 1000  # the most frequent words, by which documents are alike
 _ITERATIONS = 25
+_LEAST_ALPHA = 1e-300  # below, NumPy's draw runs out of digits and prefers the first clients; one takes all either way
 
 
 def partition(
@@ -62,7 +63,7 @@ def periods(documents: np.ndarray, number: int) -> list[np.ndarray]:
 
 def _cuts(number: int, clients: int, alpha: float, rng: np.random.Generator) -> np.ndarray:
     """(clients - 1,) where so many documents are cut: sizes have their share as their mean, and are whole numbers."""
-    edges = np.cumsum(rng.dirichlet(np.full(clients, alpha)))[:-1].clip(0, 1)
+    edges = np.cumsum(rng.dirichlet(np.full(clients, max(alpha, _LEAST_ALPHA))))[:-1].clip(0, 1)
     return np.floor(edges * number + rng.random()).astype(int)
 
 

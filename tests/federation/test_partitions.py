@@ -26,7 +26,7 @@ def shared_out(number=400, clients=5, seed=0, **keys):
     st.integers(1, 60),
     st.integers(1, 20),
     st.integers(0, 9),
-    st.floats(0.001, 1e6),
+    st.floats(5e-324, 1e6) | st.floats(0.001, 10),
     st.sampled_from([("quantity", "group"), ("label", "group"), ("label", "corpus"), ("cluster", "group")]),
     st.integers(1, 4),
 )
@@ -53,6 +53,14 @@ def test_alpha_says_how_even_quantities_are():
     assert even[0] >= 79
     assert even[-1] <= 81
     assert uneven[-1] > 200
+
+
+@pytest.mark.parametrize("alpha", [5e-324, 1e-320, 1e-300, 1e-30])
+def test_the_least_alpha_gives_all_to_one_client_and_each_client_alike(alpha):
+    """With 300 draws, a client's are binomial: 150 of two clients, give or take 5 standard deviations of 8.7."""
+    sizes = np.array([list(map(len, shared_out(10, 2, seed, alpha=alpha)[1])) for seed in range(300)])
+    assert (sizes.max(axis=1) == 10).all()
+    assert abs((sizes[:, 0] == 10).sum() - 150) <= 43
 
 
 @pytest.mark.parametrize(("by", "label"), [("label", "group"), ("label", "corpus"), ("cluster", "group")])
