@@ -32,6 +32,25 @@ def adapter_weights(model: GPT2LMHeadModel, rank: int = RANK) -> int:
     return sum(rank * sum(module.weight.shape) for module in model.modules() if isinstance(module, Conv1D))
 
 
+def met(devices: int, share: float, rounds: int) -> float:
+    """Different devices that so many rounds meet, in expectation, each of which draws a share of them anew."""
+    return devices * (1 - (1 - share) ** rounds)
+
+
+def traffic(travels: int, once: int, asked: int, distinct: float, rounds: int) -> tuple[float, float]:
+    """Bytes of all rounds, and the part of them that devices fetch once.
+
+    Args:
+        travels: Weights that a device and the server send one another in a round.
+        once: Weights that a device fetches before its first round.
+        asked: Devices a round.
+        distinct: Different devices in all rounds.
+        rounds: How many.
+    """
+    first = BYTES * distinct * once
+    return BYTES * 2 * rounds * asked * travels + first, first
+
+
 def megabytes(number: float) -> str:
     return f"{BYTES * number / 1e6:,.1f} MB"
 
@@ -40,22 +59,22 @@ def main() -> None:
     """Print what the tables hold."""
     whole, half = gpt2(12), gpt2(6)
     sent = {
-        "GPT-2 into itself": (weights(whole), weights(whole)),
-        "its half": (weights(half), weights(half)),
-        "GPT-2 into itself, LoRA": (weights(whole), adapter_weights(whole)),
-        "its half, LoRA": (weights(half), adapter_weights(half)),
+        "GPT-2 into itself": weights(whole),
+        "its half": weights(half),
+        "GPT-2 into itself, LoRA": adapter_weights(whole),
+        "its half, LoRA": adapter_weights(half),
     }
     asked = round(CLIENTS * SHARE)
-    distinct = CLIENTS * (1 - (1 - SHARE) ** ROUNDS)
+    distinct = met(CLIENTS, SHARE, ROUNDS)
     print(
         f"teacher, once a device: {megabytes(weights(whole))}; {asked:,} devices a round, {distinct:,.0f} in {ROUNDS}"
     )
-    for name, (base, travels) in sent.items():
-        first = 0 if base == travels else distinct * base
-        total = BYTES * (2 * ROUNDS * asked * travels + first + distinct * weights(whole))
+    for name, travels in sent.items():
+        # The base of an adapter is layers of the teacher, which is there.
+        total, first = traffic(travels, weights(whole), asked, distinct, ROUNDS)
         print(
             f"{name}: {megabytes(travels)} each way; a round {2 * asked * travels * BYTES / 1e9:,.1f} GB; "
-            f"{ROUNDS} rounds with what each device needs once {total / 1e12:,.1f} TB"
+            f"{ROUNDS} rounds with what each device needs once {total / 1e12:,.1f} TB, the teacher {first / total:.0%}"
         )
     tokens = STEPS * ROWS * LENGTH
     read = VIEWS * tokens
