@@ -428,8 +428,8 @@ class FederationConfig:
         clients: How many there are, at most 1,000,000; 0: no federation.
         rounds: How many rounds.
         fraction: Share of the clients with text that a round asks.
-        select: How they are drawn: `uniform`, or `activity`, in proportion to their documents (`fraction` below 1).
-            A client's weight is its tokens over its chance to be drawn, so that both mean the same over many rounds.
+        select: How they are drawn: `uniform`, or `activity`, in proportion to their documents. A client's weight is its
+            tokens over its chance to be drawn, so that both mean the same over many rounds.
         algorithm: `avg` (FedAvg), `prox` (FedProx: a proximal term in each client's loss) or `opt` (FedOpt: the
             server's optimizer steps along the clients' mean change).
         mu: Weight of the proximal term for `prox`; 0 is `avg`.
@@ -440,7 +440,7 @@ class FederationConfig:
         local_steps: Optimizer steps of a client in a round; takes the place of `trainer.max_steps`.
         min_fraction: Least share of a round's clients whose answers must be usable, or else the round changes nothing.
             A student without any round that counts is not published.
-        deadline: Seconds after which a client's answer is too late; `null`: none is.
+        deadline: Seconds after which a client's answer is too late; `null`: none is (over machines: a day).
         watch: Metrics that are measured after each round on the held-out text, to be shown against rounds.
         client_metrics: Metrics that read documents (bits_per_byte, corpus_disparity, equivariance_gap, perplexity), to
             be measured of the finished student on up to 64 of each client's own: whom it serves worst, and how far

@@ -459,11 +459,6 @@ def _check_rounds(config: FederationConfig) -> None:
         config.algorithm == "prox" or config.mu == FederationConfig().mu,
         f"federation.mu is {config.mu}, but federation.algorithm is {config.algorithm}; set that to prox, or drop mu",
     )
-    _require(
-        config.select == "uniform" or config.fraction < 1,
-        f"federation.select is {config.select}, but federation.fraction is 1, so that every client is asked; set that "
-        "to less, or drop select",
-    )
 
 
 def _check_server(config: FederationConfig) -> None:

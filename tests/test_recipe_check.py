@@ -307,7 +307,6 @@ def test_a_recipe_goes_by_its_name(tmp_path, monkeypatch):
             "federation: {clients: 4, algorithm: opt, server: {optimizer: sgd, beta2: 0.9}}",
             ["server.beta2 is 0.9", "server.optimizer is sgd", "drop beta2"],
         ),
-        ("federation: {clients: 4, select: activity}", ["select is activity", "fraction is 1", "drop select"]),
         ("federation: {clients: 4, partition: {by: label, label: corpus}}", ["corpus.label is missing"]),
         ("federation: {clients: 4}\ntrainer: {max_steps: 5}", ["trainer.max_steps is 5", "-1", "local_steps"]),
         ("federation: {clients: 4}\ntrainer: {num_train_epochs: 2}", ["trainer.num_train_epochs is 2", "leave it out"]),
@@ -350,7 +349,7 @@ def test_a_federation_that_cannot_be(tmp_path, text, words):
         {"partition": {"by": "cluster", "clusters": 3}},
         {"algorithm": "opt", "server": {"optimizer": "sgd", "momentum": 0.5}},
         {"algorithm": "opt", "server": {"beta2": 0.9, "tau": 0.1}},
-        {"select": "activity", "fraction": 0.5},
+        {"select": "activity"},
     ],
 )
 def test_what_a_federation_may_say_is_read_again_with_all_defaults(federation):

@@ -4,6 +4,7 @@ FedAvg (McMahan et al. 2017) and FedProx (Li et al. 2020) take the clients' weig
 takes the mean change for a gradient. Sums are in float64, so that the order of clients is lost in rounding.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -56,7 +57,7 @@ def fault(answer: Answer, sent: Weights, deadline: float | None) -> str:
         return f"dropped out: {answer.error or NO_ANSWER}"
     if deadline is not None and answer.seconds > deadline:
         return f"late: answered after {answer.seconds:.3g} s, and had {deadline:g}"
-    if {name: w.shape for name, w in answer.weights.items()} != {name: w.shape for name, w in sent.items()}:
+    if _form(answer.weights) != _form(sent):
         return "sent other weights than it was sent"
     if answer.weight <= 0:
         return "trained on no text"
@@ -65,6 +66,16 @@ def fault(answer: Answer, sent: Weights, deadline: float | None) -> str:
             f" and {len(broken) - 1} more" * (len(broken) > 1)
         )
     return ""
+
+
+def _form(weights: Weights) -> dict[str, tuple[torch.Size, torch.dtype]]:
+    """What two sets of weights have alike that can be averaged."""
+    return {name: (weight.shape, weight.dtype) for name, weight in weights.items()}
+
+
+def finite(values: Mapping[str, Any]) -> dict[str, float]:
+    """Those of some values that are finite numbers."""
+    return {name: v for name, v in values.items() if isinstance(v, int | float) and math.isfinite(v)}
 
 
 class Change:

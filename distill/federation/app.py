@@ -15,6 +15,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from distill.base.console import run_entry
 from distill.base.errors import UserError
@@ -43,14 +44,18 @@ wait = 600
 
 def main(argv: Sequence[str]) -> None:
     """The three verbs of this module's head."""
-    parser = argparse.ArgumentParser(prog="python -m distill.federation.app", description=__doc__)
-    parser.add_argument("verb", choices=["superlink", "supernode", "run"])
-    given, rest = parser.parse_known_args(argv)
-    if given.verb == "run":
+    parser = argparse.ArgumentParser(
+        prog="python -m distill.federation.app",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("verb", choices=["superlink", "supernode", "run"], help="--help after it tells its options")
+    verb, rest = parser.parse_args(argv[:1]).verb, argv[1:]
+    if verb == "run":
         _run(rest)
         return
-    offline = ["--disable-runtime-dependency-installation"] if given.verb == "superlink" else []
-    program = _program(f"flower-{given.verb}")
+    offline = ["--disable-runtime-dependency-installation"] if verb == "superlink" else []
+    program = _program(f"flower-{verb}")
     os.environ["PATH"] = f"{Path(program).parent}{os.pathsep}{os.environ['PATH']}"  # it starts others by their names
     os.execv(program, [program, *offline, *rest])
 
@@ -94,10 +99,34 @@ def _run(argv: Sequence[str]) -> None:
         lines += [secure or f"insecure = {str(given.insecure).lower()}"]
         (Path(home) / "config.toml").write_text("\n".join(lines) + "\n", encoding="utf-8")
         settings = f"recipe={json.dumps(str(Path(given.config).resolve()))} wait={given.wait}"
-        command = [_program("flwr"), "run", str(app), "distill", "--stream", "-c", settings]
-        code = subprocess.run(command, env={**os.environ, "FLWR_HOME": home}, check=False).returncode
-    if code:
-        raise UserError(f"flwr run ended with code {code}; its lines above say why")
+        number = _asked(home, "run", str(app), "distill", "-c", settings)["run-id"]
+        _flower(home, "log", number, "distill", "--stream")
+        (ended,) = _asked(home, "list", "distill", "--run-id", number)["runs"]
+    if ended["status"] != "finished:completed":
+        why = ended["status-details"].removeprefix("ServerApp failed with exception: ")
+        raise UserError(why or f"Flower's run {number} is {ended['status']}")
+
+
+def _flower(home: str, *words: str, **options: Any) -> "subprocess.CompletedProcess[str]":
+    """One of Flower's commands, over the connection that `home` describes."""
+    environment = {**os.environ, "FLWR_HOME": home}
+    return subprocess.run([_program("flwr"), *words], env=environment, text=True, check=False, **options)
+
+
+def _asked(home: str, *words: str) -> dict[str, Any]:
+    """What one of Flower's commands answers.
+
+    Raises:
+        UserError: it does not do what it was asked for.
+    """
+    done = _flower(home, *words, "--format", "json", stdout=subprocess.PIPE)
+    try:
+        answer = json.loads(done.stdout)
+    except ValueError:
+        raise UserError(f"flwr {words[0]} ended with code {done.returncode}; its lines above say why") from None
+    if not answer["success"]:
+        raise UserError(f"flwr {words[0]}: {' '.join(answer['error-message'].split())}")
+    return dict(answer)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from distill.data.corpus import Corpus
 from distill.data.counts import PackingCounts
 from distill.data.overlap import digests, held_out_documents, warn_of_held_out
 from distill.data.packing import NothingPackedError, check_packed, packed_blocks
-from distill.federation.aggregation import Answer, Weights
+from distill.federation.aggregation import Answer, Weights, finite
 from distill.federation.client_scores import sample
 from distill.federation.partitions import partition, periods
 from distill.models.adapters import trainable_state
@@ -268,6 +268,9 @@ def update(
 
 
 def _means(entries: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Of what every entry of a log holds, but for where it stands."""
+    """Of what every entry of a log holds, but for where it stands; entries that are not finite (a step that was left
+    out has such a norm) do not count."""
+    kept = [finite(entry) for entry in entries]
     names = set.intersection(*(set(entry) for entry in entries)) - {"step", "epoch"} if entries else set()
-    return {name: sum(entry[name] for entry in entries) / len(entries) for name in sorted(names)}
+    of_each = {name: [entry[name] for entry in kept if name in entry] for name in sorted(names)}
+    return {name: sum(values) / len(values) for name, values in of_each.items() if values}

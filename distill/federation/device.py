@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load, save
+from safetensors import torch as tensors
 from transformers import set_seed
 
 from distill.base.errors import UserError
@@ -26,6 +26,7 @@ from distill.federation.worker import serve
 from distill.models.architecture import model_hash, vocab_size
 from distill.models.loading import load_teacher
 from distill.models.probe import any_mixes
+from distill.models.resolvers import load_resolver
 from distill.models.student import make_student, student_tokenizer
 from distill.objective.logit_ops import build_role_maps
 from distill.recipe import Recipe
@@ -36,11 +37,13 @@ from distill.text.role_map import token_roles
 from distill.text.wordlist import load_wordlist
 from distill.training.run import Models, prepare
 
-#: Sections of a recipe in which server and clients must agree; where the text lies is each client's own business.
+#: Keys of a recipe in which server and clients must agree; where the text lies is each client's own business.
 SHARED = (
     "seed",
     "wordlist",
     "skip",
+    "resolver",
+    "on_nonfinite",
     "block_length",
     "teacher",
     "student",
@@ -57,30 +60,64 @@ _ANSWERED = "answered.json"
 
 
 def read_recipe(path: str) -> Recipe:
-    """A recipe with clients. Raises UserError for one without, or with a metric that there is none of."""
+    """A recipe with clients.
+
+    Raises:
+        UserError: it has none, names a metric that there is none of, or asks for an audit.
+    """
     recipe = parse_recipe(["--config", path])
     if not recipe.federation.clients:
         raise UserError(f"{path}: federation.clients is 0, so there is nothing to federate; say how many there are")
+    if recipe.audit.members or recipe.audit.canaries:
+        raise UserError(
+            f"{path}: audit draws from the text of all clients, which nobody holds over machines; leave it out, or run "
+            "the recipe in one process"
+        )
     check_metrics(recipe)
     return recipe
 
 
-def agreed(recipe: Recipe) -> str:
-    """A hash of all in which server and clients must agree."""
+@dataclass(frozen=True)
+class Loaded:
+    """What a run of the same recipe in one process has.
+
+    Args:
+        models: Teacher and untrained student, prepared.
+        swapper: Of the word list.
+        teacher: `model_hash` of the teacher that the recipe names; "" for none.
+    """
+
+    models: Models
+    swapper: Swapper
+    teacher: str
+
+
+def agreed(recipe: Recipe, loaded: Loaded) -> dict[str, str]:
+    """Key of a recipe -> a hash of its value, of all in which server and clients must agree.
+
+    A word list and a teacher are what is in them, not what they are called: on another machine they lie elsewhere.
+    """
     values = {key: value for key, value in recipe.to_dict().items() if key in SHARED}
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+    values["wordlist"] = loaded.swapper.wordlist.sha256
+    values["corpus.mask"] = recipe.corpus.mask
+    values["teacher"] = {**values["teacher"], "path": loaded.teacher}
+    told = {key: json.dumps(value, sort_keys=True) for key, value in values.items()}
+    return {key: hashlib.sha256(value.encode()).hexdigest()[:16] for key, value in told.items()}
 
 
-def load_models(recipe: Recipe, folder: Path) -> tuple[Models, Any]:
-    """Teacher and untrained student, prepared, and the swapper: what a run of the same recipe in one process has."""
-    swapper = Swapper(load_wordlist(recipe.wordlist), skip=recipe.skip)
+def load(recipe: Recipe, folder: Path) -> Loaded:
+    """Load what a recipe names; `folder` is that of the training's checkpoints."""
     teacher, tokenizer = (
         load_teacher(recipe.teacher) if recipe.teacher.path else (None, student_tokenizer(recipe.student))
     )
+    resolver = load_resolver(recipe.resolver, teacher, tokenizer)
+    swapper = Swapper(load_wordlist(recipe.wordlist), resolver, recipe.skip)
     roles = token_roles(swapper.wordlist, tokenizer, vocab_size(tokenizer))
     set_seed(recipe.seed)
     student = make_student(recipe.student, teacher, tokenizer, recipe.teacher.path)
-    return prepare(recipe, student, teacher, tokenizer, build_role_maps(roles.edges, roles.vocab_size), folder), swapper
+    role_maps = build_role_maps(roles.edges, roles.vocab_size)
+    key = model_hash(teacher, tokenizer) if teacher is not None else ""
+    return Loaded(prepare(recipe, student, teacher, tokenizer, role_maps, folder), swapper, key)
 
 
 # ------------------------------------------------------------------------------------------------------------ a client
@@ -92,16 +129,14 @@ class Client:
 
     Args:
         recipe: Its copy of the recipe.
-        models: Loaded and prepared.
-        swapper: Of the word list.
+        loaded: What the recipe names.
         text: Its blocks.
         number: Which one it is.
         folder: Of its blocks and checkpoints.
     """
 
     recipe: Recipe
-    models: Models
-    swapper: Swapper
+    loaded: Loaded
     text: ClientText
     number: int
     folder: Path
@@ -113,19 +148,24 @@ def open_client(request: Mapping[str, Any]) -> Client:
     Args:
         request: recipe, its file; client, its number; folder; own, whether the text of the recipe is the client's own:
             otherwise it takes its share of a text that is dealt to all.
+
+    Raises:
+        UserError: see `read_recipe`; or there is no such number.
     """
     recipe, place, number = read_recipe(request["recipe"]), Path(request["folder"]), request["client"]
-    models, swapper = load_models(recipe, place / "checkpoints")
+    if not 0 <= number < (there := recipe.federation.clients):
+        raise UserError(f"--node-config says client={number}, but federation.clients is {there}: give 0 to {there - 1}")
+    loaded = load(recipe, place / "checkpoints")
+    models, swapper = loaded.models, loaded.swapper
     teacher, tokenizer = models.teacher, models.tokenizer
-    key = model_hash(teacher, tokenizer) if teacher is not None else ""
-    corpus = open_corpus(recipe.corpus, 2 * recipe.seed, place / "cache", teacher, tokenizer, key)
+    corpus = open_corpus(recipe.corpus, 2 * recipe.seed, place / "cache", teacher, tokenizer, loaded.teacher)
     corpus = with_template(corpus, tokenizer, recipe.corpus.mask)
     own = request["own"]
     dealt = replace(recipe, federation=replace(recipe.federation, clients=1)) if own else recipe
     one_document = recipe.is_private or any_mixes(recipe.block_length, models.student, *([teacher] if teacher else []))
     given = swapper if recipe.needs_counterfactuals else None
-    clients, _ = client_blocks(dealt, corpus, tokenizer, given, place / "cache", (), one_document)
-    return Client(recipe, models, swapper, clients.texts[0 if own else number], number, place)
+    found, _ = client_blocks(dealt, corpus, tokenizer, given, place / "cache", (), one_document)
+    return Client(recipe, loaded, found.texts[0 if own else number], number, place)
 
 
 class Answers:
@@ -162,7 +202,8 @@ def described(client: Client) -> dict[str, Any]:
     """What the server must know before it draws clients: who this is, and how many documents each period has."""
     text = client.text
     documents = [n if blocks is not None else 0 for n, blocks in zip(text.documents, text.blocks, strict=True)]
-    return {"client": client.number, "documents": documents, "agreed": agreed(client.recipe)}
+    ours = json.dumps(agreed(client.recipe, client.loaded))
+    return {"client": client.number, "documents": documents, "agreed": ours}
 
 
 def updated(client: Client, number: int, weights: bytes) -> tuple[dict[str, Any], bytes]:
@@ -191,7 +232,7 @@ def updated(client: Client, number: int, weights: bytes) -> tuple[dict[str, Any]
             f"tells more of its text than privacy.epsilon says; {client.folder / _ANSWERED} remembers it"
         )
     answer = update(
-        client.recipe, client.models, blocks, load(weights), number=number, client=client.number,
+        client.recipe, client.loaded.models, blocks, tensors.load(weights), number=number, client=client.number,
         folder=client.folder / "checkpoints" / str(number), cache=client.folder / "cache",
     )  # fmt: skip
     if once:
@@ -202,7 +243,7 @@ def updated(client: Client, number: int, weights: bytes) -> tuple[dict[str, Any]
         "totals": answer.totals,
         "privacy": answer.privacy,
     }
-    return told, b"" if answer.weights is None else save(answer.weights)
+    return told, b"" if answer.weights is None else tensors.save(answer.weights)
 
 
 def scored(client: Client, weights: bytes) -> dict[str, Any]:
@@ -212,11 +253,11 @@ def scored(client: Client, weights: bytes) -> dict[str, Any]:
         client: Whose text.
         weights: Of the student, as safetensors.
     """
-    student, documents = client.models.student, client.text.sample
-    set_weights(student, load(weights))
-    names = client.recipe.federation.client_metrics
-    values = scorer(client.recipe, client.models.tokenizer, client.swapper, names, "federation.client_metrics")
-    figures = values(student, documents) if documents else {}
+    models, documents = client.loaded.models, client.text.sample
+    set_weights(models.student, tensors.load(weights))
+    names, swapper = client.recipe.federation.client_metrics, client.loaded.swapper
+    values = scorer(client.recipe, models.tokenizer, swapper, names, "federation.client_metrics")
+    figures = values(models.student, documents) if documents else {}
     return {"client": client.number, "documents": len(documents), "figures": figures}
 
 

@@ -4,6 +4,7 @@ A round's end is `rounds.finish_round`, and clients are drawn by `select_clients
 The clients' side is `node`; `app` starts both.
 """
 
+import json
 import os
 import time
 from collections.abc import Iterable, Sequence
@@ -16,18 +17,22 @@ os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")  # before flwr reads it
 from flwr.app import ConfigRecord, Message, MessageType, MetricRecord, RecordDict
 from flwr.serverapp import ServerApp
 from flwr.serverapp.strategy import Strategy
-from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import load as tensors_of
+from safetensors.torch import save
 
 from distill.base.console import say
 from distill.base.errors import UserError, first_line
-from distill.federation.aggregation import Answer
+from distill.base.files import is_finished
+from distill.federation.aggregation import NO_ANSWER, Answer, finite
 from distill.federation.clients import get_weights
-from distill.federation.device import SHARED, agreed, load_models, read_recipe
+from distill.federation.device import Loaded, agreed, load, read_recipe
 from distill.federation.node import ARRAYS, FACTS, FIGURES, PRIVACY, TOTALS, packed, unpacked
 from distill.federation.rounds import State, finish_round, period_of, publish
 from distill.federation.selection import select_clients
-from distill.recipe import Recipe
+from distill.recipe import FederationConfig, Recipe
+from distill.run_folder import open_run
+
+ABSENT = "not connected when the run began"
 
 server = ServerApp()
 
@@ -70,9 +75,11 @@ class Uniform(Strategy):
     def aggregate_train(self, server_round: int, replies: Iterable[Any]) -> tuple[Any, Any]:
         """The end of the round, and its state on disk."""
         client_of = {node: number for number, node in self.nodes.items()}
-        answers = [_answer(client_of[reply.metadata.src_node_id], reply) for reply in replies]
-        answers.sort(key=lambda answer: answer.client)
-        self.state = finish_round(self.recipe.federation, self.state, self._asked, answers)
+        by_client = sorted(replies, key=lambda reply: client_of[reply.metadata.src_node_id])
+        # One after another: Flower holds the bytes that all of them sent, but a single client's tensors are in memory.
+        answers = (_answer(client_of[reply.metadata.src_node_id], reply, self.recipe.is_private) for reply in by_client)
+        absent = dict.fromkeys(set(range(self.recipe.federation.clients)) - self.nodes.keys(), ABSENT)
+        self.state = finish_round(self.recipe.federation, self.state, self._asked, answers, absent)
         self.state.save(self.folder)
         figures = {name: float(value) for name, value in self.state.records[-1]["figures"].items()}
         return packed(save(self.state.weights)), MetricRecord(figures)
@@ -96,59 +103,89 @@ class ByActivity(Uniform):
     select = "activity"
 
 
-def _answer(number: int, reply: Any) -> Answer:
+def _answer(number: int, reply: Any, private: bool) -> Answer:
+    """What a client's message says; of one that cannot be read, why not: it is another's program that wrote it."""
     if reply.has_error():
         return Answer(number, None, error=str(reply.error.reason))
-    facts = reply.content[FACTS]
     try:
-        weights = load(unpacked(reply.content[ARRAYS])) if ARRAYS in reply.content else None
-    except (SafetensorError, KeyError) as error:
-        return Answer(number, None, error=f"sends weights that cannot be read: {first_line(error)}")
-    figures, totals, privacy = (
-        dict(reply.content[name]) if name in reply.content else {} for name in (FIGURES, TOTALS, PRIVACY)
-    )
+        return _read(number, reply.content, private)
+    except Exception as error:
+        told = f"{type(error).__name__}: {first_line(error)}"
+        return Answer(number, None, error=f"sends an answer that cannot be read: {told}")
+
+
+def _read(number: int, content: Any, private: bool) -> Answer:
+    facts = content[FACTS]
+    weights = tensors_of(unpacked(content[ARRAYS])) if ARRAYS in content else None
+    figures, totals, told = (dict(content[name]) if name in content else {} for name in (FIGURES, TOTALS, PRIVACY))
+    privacy = finite(told) | {name: value for name, value in told.items() if isinstance(value, str)}
+    if private and weights is not None and "epsilon" not in privacy:
+        raise ValueError("privacy.epsilon is set, and it does not say what it spent")
     return Answer(
         number,
         weights,
         int(facts["weight"]),
         float(facts["seconds"]),
         str(facts["error"]),
-        figures,
-        totals,
+        finite(figures),
+        finite(totals),
         privacy,
     )
 
 
-def introduced(recipe: Recipe, grid: Any, wait: float) -> tuple[dict[int, int], dict[int, Sequence[int]]]:
+def introduced(
+    recipe: Recipe, loaded: Loaded, grid: Any, wait: float
+) -> tuple[dict[int, int], dict[int, Sequence[int]]]:
     """Client -> its node, and client -> its documents by period: of those that are there when all are, or time is up.
 
     Args:
         recipe: The server's.
+        loaded: What it names.
         grid: Flower's.
         wait: Seconds.
 
     Raises:
-        UserError: two clients have one number, or a client's recipe trains otherwise.
+        UserError: two clients have one number, a client's recipe trains otherwise, or fewer are there than
+            `min_fraction` asks for.
     """
     clients, begun = recipe.federation.clients, time.monotonic()
     while len(nodes := list(grid.get_node_ids())) < clients and time.monotonic() - begun < wait:
         time.sleep(1)
     asked = [Message(RecordDict(), dst_node_id=node, message_type=MessageType.QUERY) for node in nodes]
-    found: dict[int, int] = {}
+    ours, found = agreed(recipe, loaded), dict[int, int]()
     documents: dict[int, Sequence[int]] = {}
     for reply in grid.send_and_receive(asked, timeout=wait):
         node = reply.metadata.src_node_id
         if reply.has_error():
             say(f"node {node} does not answer: {reply.error.reason}")
             continue
-        facts = reply.content[FACTS]
-        number = int(facts["client"])
+        try:
+            facts = reply.content[FACTS]
+            number, held, theirs = int(facts["client"]), list(facts["documents"]), dict(json.loads(facts["agreed"]))
+        except Exception as error:  # it is another's program that wrote it
+            say(f"node {node} says nothing that can be read: {type(error).__name__}: {first_line(error)}")
+            continue
         if number in found or not 0 <= number < clients:
             raise UserError(f"a node says that it is client {number}, which is taken or not one of {clients}")
-        if facts["agreed"] != agreed(recipe):
-            raise UserError(f"client {number} has another recipe: {', '.join(SHARED)} must be the server's")
-        found[number], documents[number] = node, list(facts["documents"])
+        if differ := [key for key in ours | theirs if ours.get(key) != theirs.get(key)]:
+            raise UserError(f"client {number} has another recipe: its {', '.join(differ)} must be as the server has it")
+        found[number], documents[number] = node, held
+    _require_enough(recipe.federation, found)
     return found, documents
+
+
+def _require_enough(config: FederationConfig, found: Iterable[int]) -> None:
+    """Say which clients are not there. Raises UserError where those that are there are too few."""
+    there = set(found)
+    if not (missing := sorted(set(range(config.clients)) - there)):
+        return
+    who = f"of {config.clients} clients, {len(there)} are connected; {', '.join(map(str, missing))} are missing"
+    if not there or len(there) < config.min_fraction * config.clients:
+        raise UserError(
+            f"{who}, and federation.min_fraction asks for {config.min_fraction:g} of them; start their SuperNodes, or "
+            "wait longer (--wait)"
+        )
+    say(f"{who}, and left out of every round")
 
 
 def scores_of_clients(weights: Any, nodes: dict[int, int], grid: Any, wait: float) -> list[dict[str, Any]]:
@@ -161,29 +198,39 @@ def scores_of_clients(weights: Any, nodes: dict[int, int], grid: Any, wait: floa
         wait: Seconds, for all of them.
     """
     arrays = packed(save(weights))
-    asked = [
+    messages = [
         Message(RecordDict({ARRAYS: arrays}), dst_node_id=node, message_type=MessageType.EVALUATE)
         for node in nodes.values()
     ]
-    found = []
-    for reply in grid.send_and_receive(asked, timeout=wait):
+    client_of = {node: number for number, node in nodes.items()}
+    found, silent = [], set(nodes)
+    for reply in grid.send_and_receive(messages, timeout=wait):
+        silent.discard(number := client_of[reply.metadata.src_node_id])
         if reply.has_error():
-            say(f"node {reply.metadata.src_node_id} gives no scores of its text: {reply.error.reason}")
+            say(f"client {number} gives no scores of its text: {reply.error.reason}")
         elif documents := int(reply.content[FACTS]["documents"]):
-            number = int(reply.content[FACTS]["client"])
-            found.append({"client": number, "documents": documents, **reply.content[FIGURES]})
+            found.append({"client": number, "documents": documents, **finite(reply.content[FIGURES])})
+    for number in sorted(silent):
+        say(f"client {number} gives no scores of its text: {NO_ANSWER}")
     return sorted(found, key=lambda of_client: of_client["client"])
 
 
 @server.main()
 def serve(grid: Any, context: Any) -> None:
-    """All rounds, and the student in `student/` of the recipe's output folder; goes on from the last whole round."""
+    """All rounds, and the student in `student/` of the recipe's output folder; goes on from the last whole round.
+
+    Raises:
+        UserError: the folder holds another recipe's run, or one that has not ended; see `introduced` and `publish`.
+    """
     recipe = read_recipe(str(context.run_config["recipe"]))
-    folder = Path(recipe.output_dir)
-    checkpoints = folder / "checkpoints" / "student"
-    models, _ = load_models(recipe, checkpoints)
-    state = State.load(checkpoints) or State(get_weights(models.student))
-    nodes, documents = introduced(recipe, grid, float(context.run_config["wait"]))
+    with open_run(recipe) as folder:
+        if is_finished(folder / "student"):
+            say(f"{folder / 'student'} is finished")
+            return
+        checkpoints = folder / "checkpoints" / "student"
+        loaded = load(recipe, checkpoints)
+        nodes, documents = introduced(recipe, loaded, grid, float(context.run_config["wait"]))
+    state = State.load(checkpoints) or State(get_weights(loaded.models.student))
     strategy = {"uniform": Uniform, "activity": ByActivity}[recipe.federation.select](
         recipe, state, checkpoints, nodes, documents
     )
@@ -192,5 +239,5 @@ def serve(grid: Any, context: Any) -> None:
         strategy.start(grid, packed(save(state.weights)), num_rounds=left, timeout=timeout)
     asks = bool(recipe.federation.client_metrics)
     found = scores_of_clients(strategy.state.weights, nodes, grid, timeout) if asks else []
-    publish(recipe, models, strategy.state, folder / "student", found)
+    publish(recipe, loaded.models, strategy.state, folder / "student", found)
     say(f"the student lies in {folder / 'student'}")

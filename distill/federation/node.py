@@ -3,6 +3,7 @@
 It loads no torch: what it is asked, it asks the node's worker, which stays (see `worker`).
 """
 
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,19 @@ _WEIGHTS = "safetensors"
 _KEEP = 600.0  # seconds
 
 client = ClientApp()
+
+
+class _InOneLine(logging.Filter):
+    """A mistake of a user is a sentence in Flower's log, without a traceback."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Changes the record; all pass."""
+        if record.exc_info and isinstance(error := record.exc_info[1], UserError):
+            record.msg, record.args, record.exc_info = f"error: {error}", (), None
+        return True
+
+
+logging.getLogger("flwr").addFilter(_InOneLine())
 
 
 @client.query()
@@ -74,11 +88,15 @@ def _ask(context: Any, payload: bytes = b"", **request: Any) -> tuple[dict[str, 
     config = context.node_config
     if missing := [name for name in ("recipe", "client", "folder") if name not in config]:
         raise UserError(f"--node-config of a SuperNode lacks {' and '.join(missing)}; see recipes/federated/README.md")
+    if not isinstance(own := config.get("own", False), bool):
+        raise UserError(f"--node-config says own={own!r}; write own=true or own=false, without quotation marks")
+    if not isinstance(number := config["client"], int):
+        raise UserError(f"--node-config says client={number!r}; write a number without quotation marks")
     request |= {
         "recipe": str(config["recipe"]),
-        "client": int(config["client"]),
+        "client": number,
         "folder": str(config["folder"]),
-        "own": bool(config.get("own", False)),
+        "own": own,
         "run": int(context.run_id),  # another one may find another recipe and other text
     }
     return ask(Path(request["folder"], "worker"), request, payload, float(config.get("keep", _KEEP)))

@@ -13,6 +13,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from safetensors.torch import load_file, save_file
@@ -82,7 +83,11 @@ def period_of(config: FederationConfig, number: int) -> int:
 
 
 def finish_round(
-    config: FederationConfig, state: State, asked: Mapping[int, float], answers: Iterable[Answer]
+    config: FederationConfig,
+    state: State,
+    asked: Mapping[int, float],
+    answers: Iterable[Answer],
+    absent: Mapping[int, str] = MappingProxyType({}),
 ) -> State:
     """The state after a round: the same function for clients in one process and over a network.
 
@@ -94,6 +99,8 @@ def finish_round(
         state: Before the round.
         asked: Client -> its chance to be asked, see `select_clients`.
         answers: Taken one after the other, so that a single client's weights are in memory at a time.
+        absent: Clients that no round can ask -> why. They are named, and are not among those of which a round has to
+            use `min_fraction`.
 
     Returns:
         Its last record holds: round and period, counted from 1; used, clients; left_out, client -> why; counted,
@@ -115,7 +122,7 @@ def finish_round(
         "round": number,
         "period": period_of(config, number - 1) + 1,
         "used": sorted(used),
-        "left_out": {str(client): why for client, why in sorted(left_out.items())},
+        "left_out": {str(client): why for client, why in sorted({**absent, **left_out}.items())},
         "counted": counted,
         "tokens": totals["student_tokens"] - state.totals["student_tokens"],
         "bytes": len(used) * sum(weight.numel() * weight.element_size() for weight in weights.values()),
@@ -149,9 +156,12 @@ def _collected(
 def ranges(facts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """What several say of the same things: the value where they agree, [least, largest] where not."""
     found = {}
-    for name in facts[0]:
-        values = [value for of in facts for value in (of[name] if isinstance(of[name], list) else [of[name]])]
-        least, largest = min(values), max(values)
+    for name in dict.fromkeys(name for of in facts for name in of):
+        told = [of[name] for of in facts if name in of]
+        values = [value for one in told for value in (one if isinstance(one, list) else [one])]
+        # Clients on other machines may send words where others send numbers.
+        in_order = sorted(values, key=lambda value: (isinstance(value, str), value))
+        least, largest = in_order[0], in_order[-1]
         found[name] = least if least == largest else [least, largest]
     return found
 

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distill.federation.aggregation import Answer, Change, fault, server_step
+from distill.federation.aggregation import Answer, Change, fault, finite, server_step
 from distill.recipe import FederationConfig, ServerConfig
 
 WEIGHTS = {"a": torch.tensor([1.0, -2.0]), "b": torch.tensor([[0.5]])}
@@ -76,3 +76,15 @@ def test_faults_are_named(answer, words):
 
 def test_a_sound_answer_has_no_fault():
     assert fault(Answer(0, WEIGHTS, 5, seconds=9.0), WEIGHTS, None) == ""
+
+
+def test_weights_of_another_format_are_not_averaged():
+    """1e300 is finite in float64, and would be infinite in the student's float32."""
+    wide = {name: torch.full_like(weight, 1e300, dtype=torch.float64) for name, weight in WEIGHTS.items()}
+    assert "other weights" in fault(Answer(0, wide, 1), WEIGHTS, None)
+    assert fault(Answer(0, WEIGHTS, 1), WEIGHTS, None) == ""
+
+
+def test_finite_keeps_numbers_alone():
+    given = {"a": 1, "b": 0.5, "nan": float("nan"), "inf": float("inf"), "word": "x", "list": [1.0], "none": None}
+    assert finite(given) == {"a": 1, "b": 0.5}

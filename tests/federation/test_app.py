@@ -1,9 +1,11 @@
 """What starts Flower: nothing of it and no torch is needed to say what is missing; telemetry is off."""
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -44,35 +46,74 @@ def test_the_launcher_passes_options_on_and_flower_installs_nothing(monkeypatch,
     assert os.environ["PATH"].startswith(str(tmp_path))
 
 
-def test_a_run_gets_an_app_a_connection_and_no_telemetry(monkeypatch, tmp_path, recipe):
+@pytest.fixture
+def flower(monkeypatch, tmp_path):
+    """Stands for Flower's commands, which answer as those of 1.42 do: `answers` by verb; `seen` is what they got."""
     (tmp_path / "flwr").touch()
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
-    seen = {}
+    done = {"status": "finished:completed", "status-details": ""}
+    answers = {"run": {"success": True, "run-id": "17"}, "log": None, "list": {"success": True, "runs": [done]}}
+    seen = {"commands": []}
 
-    def run(command, env, check):
+    def run(command, env, check, text, stdout=None):
         home = Path(env["FLWR_HOME"])
-        seen.update(command=command, telemetry=env["FLWR_TELEMETRY_ENABLED"])
+        seen["commands"].append(command[1:])
         seen.update(
+            telemetry=env["FLWR_TELEMETRY_ENABLED"],
             config=(home / "config.toml").read_text(),
             app=(home / "app/server_app.py").read_text(),
             client=(home / "app/client_app.py").read_text(),
         )
-        return subprocess.CompletedProcess(command, seen["code"])
+        answer = answers[command[1]]
+        return subprocess.CompletedProcess(command, 1, answer if isinstance(answer, str) else json.dumps(answer))
 
     monkeypatch.setattr(subprocess, "run", run)
-    seen["code"] = 0
+    return SimpleNamespace(answers=answers, seen=seen, done=done)
+
+
+def test_a_run_gets_an_app_a_connection_and_no_telemetry(tmp_path, recipe, flower):
     app.main(["run", "--config", recipe, "--superlink", "host:9091", "--root-certificates", str(tmp_path / "ca.crt")])
+    seen = flower.seen
     assert seen["telemetry"] == "0"
     assert 'address = "host:9091"' in seen["config"]
     assert f'root-certificates = "{tmp_path}/ca.crt"' in seen["config"]
     assert "insecure" not in seen["config"]
     assert "server = " in seen["app"]
     assert "client = " in seen["client"]
-    assert f'recipe="{recipe}"' in seen["command"][-1]
-    seen["code"] = 3
-    with pytest.raises(UserError, match="code 3"):
-        app.main(["run", "--config", recipe, "--insecure"])
+    started, shown, ended = seen["commands"]
+    assert f'recipe="{recipe}" wait=600' in started
+    assert shown[:3] == ["log", "17", "distill"]
+    assert ended[:4] == ["list", "distill", "--run-id", "17"]
+    app.main(["run", "--config", recipe, "--insecure"])
     assert "insecure = true" in seen["config"]
+
+
+def test_a_run_that_fails_says_why(recipe, flower):
+    """Flower's own `run --stream` ends with 0 then."""
+    flower.done.update({"status": "finished:failed", "status-details": "ServerApp failed with exception: out is taken"})
+    with pytest.raises(UserError, match=r"^out is taken$"):
+        app.main(["run", "--config", recipe, "--insecure"])
+    flower.done.update({"status": "finished:stopped", "status-details": ""})
+    with pytest.raises(UserError, match="run 17 is finished:stopped"):
+        app.main(["run", "--config", recipe, "--insecure"])
+
+
+def test_a_run_that_does_not_start_says_why(recipe, flower):
+    flower.answers["run"] = {"success": False, "error-message": "Connection\n  refused"}
+    with pytest.raises(UserError, match=r"^flwr run: Connection refused$"):
+        app.main(["run", "--config", recipe, "--insecure"])
+    flower.answers["run"] = "Usage: flwr"
+    with pytest.raises(UserError, match="code 1"):
+        app.main(["run", "--config", recipe, "--insecure"])
+    assert len(flower.seen["commands"]) == 2
+
+
+@pytest.mark.parametrize(("words", "told"), [([], "superlink"), (["run"], "--root-certificates")])
+def test_each_verb_has_help_of_its_own(capsys, words, told):
+    with pytest.raises(SystemExit) as ended:
+        app.main([*words, "--help"])
+    assert ended.value.code == 0
+    assert told in capsys.readouterr().out
 
 
 def test_a_recipe_without_clients_is_refused():

@@ -10,7 +10,7 @@ from toy_federation import TOKENIZER, WORDLIST, text_of, toy_recipe
 from distill.base.errors import UserError
 from distill.data.batches import Collator
 from distill.data.corpus import Corpus
-from distill.federation.clients import client_blocks, client_recipe, get_weights, loss_tokens, set_weights
+from distill.federation.clients import _means, client_blocks, client_recipe, get_weights, loss_tokens, set_weights
 from distill.objective.chunks import IGNORED
 from distill.text.counterfactual import Swapper
 
@@ -76,3 +76,9 @@ def test_a_tied_head_travels_once():
     assert sum(w.numel() for w in weights.values()) == sum(p.numel() for p in student.parameters())
     set_weights(student, {name: torch.full_like(weight, 0.5) for name, weight in weights.items()})
     assert (student.get_output_embeddings().weight == 0.5).all()
+
+
+def test_a_step_that_was_left_out_does_not_make_the_updates_figures_infinite():
+    log = [{"step": 1, "loss": 1.0, "grad_norm": float("inf")}, {"step": 2, "loss": 3.0, "grad_norm": 0.5}]
+    assert _means(log) == {"loss": 2.0, "grad_norm": 0.5}
+    assert _means([{"loss": float("nan")}]) == {}

@@ -5,15 +5,20 @@ from dataclasses import replace
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load, save
+from shared import REPOSITORY
 from toy_federation import TOKENIZER, WORDLIST, student_of, toy_recipe
 
 from distill.base.errors import UserError
 from distill.federation import device
 from distill.federation.aggregation import Answer
 from distill.federation.clients import get_weights
+from distill.models.architecture import model_hash
+from distill.models.resolvers import load_resolver
 from distill.recipe import PrivacyConfig
 from distill.text.counterfactual import Swapper
+from distill.text.wordlist import load_wordlist
 from distill.training.run import prepare
 
 DOCUMENTS = [f"Number {n}: she saw him." for n in range(12)]
@@ -28,7 +33,7 @@ def opened(tmp_path, monkeypatch):
         loaded.append(folder)
         student = student_of(recipe)
         given = {"teacher": None, "tokenizer": TOKENIZER, "role_maps": [], "checkpoints": folder}
-        return prepare(recipe, student, **given), Swapper(WORDLIST)
+        return device.Loaded(prepare(recipe, student, **given), Swapper(WORDLIST), "a teacher")
 
     def recipe_of(path):
         recipe = toy_recipe(tmp_path, 1, clients=2, rounds=2)
@@ -36,7 +41,7 @@ def opened(tmp_path, monkeypatch):
         corpus = replace(recipe.corpus, source="files", files=[path])
         return replace(recipe, corpus=corpus, loss=replace(recipe.loss, kd=0.0, ce=1.0))
 
-    monkeypatch.setattr(device, "load_models", models)
+    monkeypatch.setattr(device, "load", models)
     monkeypatch.setattr(device, "read_recipe", recipe_of)
     return loaded
 
@@ -101,17 +106,55 @@ def test_with_noise_that_no_run_repeats_a_round_is_answered_once(tmp_path, opene
     assert done == [0, 1, 0, 1]
 
 
+def differ(ours, theirs):
+    """Keys in which a recipe and another, each with what it loaded, do not agree."""
+    first, second = device.agreed(*ours), device.agreed(*theirs)
+    return [key for key in first if first[key] != second[key]]
+
+
 def test_server_and_clients_agree_on_all_but_text_and_folders(tmp_path):
-    recipe = toy_recipe(tmp_path, clients=2)
-    elsewhere = replace(recipe, output_dir="elsewhere", corpus=replace(recipe.corpus, files=["mine.txt"]))
-    assert device.agreed(elsewhere) == device.agreed(recipe)
+    recipe, loaded = toy_recipe(tmp_path, clients=2), device.Loaded(None, Swapper(WORDLIST), "a teacher")
     for name in device.SHARED:
         assert hasattr(recipe, name)
-    assert device.agreed(replace(recipe, seed=recipe.seed + 1)) != device.agreed(recipe)
+    elsewhere = replace(recipe, output_dir="elsewhere", corpus=replace(recipe.corpus, files=["mine.txt"]))
+    assert not differ((recipe, loaded), (elsewhere, loaded))
+    other = replace(recipe, seed=recipe.seed + 1, resolver="teacher", corpus=replace(recipe.corpus, mask="assistant"))
+    assert differ((recipe, loaded), (other, loaded)) == ["seed", "resolver", "corpus.mask"]
 
 
-def test_a_recipe_without_clients_is_refused():
-    from shared import REPOSITORY
+def test_a_word_list_and_a_teacher_are_what_is_in_them(tmp_path):
+    recipe, loaded = toy_recipe(tmp_path, clients=2), device.Loaded(None, Swapper(WORDLIST), "a teacher")
+    elsewhere = replace(recipe, wordlist="copied.tsv", teacher=replace(recipe.teacher, path="/elsewhere/teacher"))
+    assert not differ((recipe, loaded), (elsewhere, loaded))
+    others = device.Loaded(None, Swapper(load_wordlist("english_religion")), "another teacher")
+    assert differ((recipe, loaded), (recipe, others)) == ["wordlist", "teacher"]
 
+
+def recipe_of(tmp_path, **keys):
+    values = {
+        "base": str(REPOSITORY / "recipes/debug.yaml"), "federation": {"clients": 2, "rounds": 1},
+        "trainer": {"max_steps": -1, "warmup_steps": 0}, **keys,
+    }  # fmt: skip
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(values), encoding="utf-8")
+    return str(path)
+
+
+def test_recipes_that_no_machines_can_run_are_refused(tmp_path):
     with pytest.raises(UserError, match="clients is 0"):
         device.read_recipe(str(REPOSITORY / "recipes/debug.yaml"))
+    with pytest.raises(UserError, match="audit draws from the text of all clients"):
+        device.read_recipe(recipe_of(tmp_path, audit={"members": 5}))
+
+
+def test_a_client_that_there_is_not_is_refused(tmp_path, opened):
+    with pytest.raises(UserError, match=r"client=2, but federation\.clients is 2: give 0 to 1"):
+        device.open_client(request(tmp_path, "a", DOCUMENTS, client=2))
+
+
+def test_the_recipes_resolver_tells_the_roles_of_pronouns(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(device, "load_resolver", lambda spec, *given: asked.append(spec) or load_resolver("log_linear"))
+    loaded = device.load(device.read_recipe(recipe_of(tmp_path, resolver="teacher")), tmp_path)
+    assert asked == ["teacher"]
+    assert loaded.teacher == model_hash(loaded.models.teacher, loaded.models.tokenizer)

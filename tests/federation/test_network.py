@@ -9,6 +9,7 @@ import re
 import subprocess
 import time
 from collections import defaultdict
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ import loopback
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file, save
+from safetensors.torch import load, load_file, save
 from shared import REPOSITORY
 
 pytest.importorskip("flwr", reason="the extra federated (flwr) is not installed")
@@ -28,7 +29,7 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from distill.base.errors import UserError
 from distill.federation import network, node
-from distill.federation.device import Answers
+from distill.federation.device import Answers, Loaded, agreed
 from distill.federation.partitions import partition
 from distill.federation.rounds import State
 from distill.federation.selection import select_clients
@@ -68,47 +69,174 @@ def here(monkeypatch):
 
 
 class Grid:
-    """Flower's grid, with the clients in this process. Node 100 + k is client k; those in `dead` do not answer."""
+    """Flower's grid, with the clients in this process. Node 100 + k is client k; those in `dead` do not answer.
 
-    def __init__(self, contexts, dead=()):
-        self.contexts, self.dead = contexts, dead
+    `change` is called with the client and its reply to be trained, before that is delivered; `trained` lists whom it
+    was delivered of, and `timeouts` what each call was given.
+    """
+
+    def __init__(self, contexts, dead=(), change=lambda client, reply: None):
+        self.contexts, self.dead, self.change = contexts, dead, change
+        self.trained, self.timeouts = [], []
 
     def get_node_ids(self):
         return list(self.contexts)
 
     def send_and_receive(self, messages, *, timeout=None):
+        self.timeouts.append(timeout)
         for message in messages:
             place = message.metadata.dst_node_id
-            if message.metadata.message_type == MessageType.TRAIN and place in self.dead:
+            training = message.metadata.message_type == MessageType.TRAIN
+            if training and place in self.dead:
                 continue
             message.metadata._message_id = "1"
-            yield node.client(message, self.contexts[place])
+            reply = node.client(message, self.contexts[place])
+            if training:
+                self.change(place - 100, reply)
+                self.trained.append(place - 100)
+            yield reply
 
 
-def contexts(folder: Path, path: str, clients: int):
+def contexts(folder: Path, path: str, clients: Iterable[int] = range(4)):
     return {
         100 + k: SimpleNamespace(
             node_config={"recipe": path, "client": k, "folder": str(folder / f"client-{k}")}, run_id=7
         )
-        for k in range(clients)
+        for k in clients
     }
+
+
+def serve(grid: Grid, path: str) -> None:
+    network.serve(grid, SimpleNamespace(run_config={"recipe": path, "wait": 0}))
+
+
+def records_of(folder: Path) -> list[dict]:
+    return json.loads((folder / "out/federation/student.json").read_text(encoding="utf-8"))
+
+
+def weights_of(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "out/student/model.safetensors")
+
+
+def furthest(ours: Path, theirs: Path) -> float:
+    """The largest difference between two runs' students."""
+    first, second = weights_of(ours), weights_of(theirs)
+    assert first.keys() == second.keys()
+    return max(float((first[name] - second[name]).abs().max()) for name in first)
 
 
 @pytest.fixture(scope="module")
 def one_process(tmp_path_factory):
     folder = tmp_path_factory.mktemp("one")
     train(recipe_file(folder))
-    return folder / "out"
+    return folder
 
 
 def test_both_ways_give_the_same_weights(tmp_path, one_process):
     path = recipe_file(tmp_path)
-    network.serve(Grid(contexts(tmp_path, path, 4)), SimpleNamespace(run_config={"recipe": path, "wait": 5}))
-    ours, theirs = (load_file(out / "student/model.safetensors") for out in (tmp_path / "out", one_process))
-    assert ours.keys() == theirs.keys()
-    assert max(float((ours[k] - theirs[k]).abs().max()) for k in theirs) < 1e-5
-    records = [json.loads((out / "federation/student.json").read_text()) for out in (tmp_path / "out", one_process)]
-    assert [r["used"] for r in records[0]] == [r["used"] for r in records[1]] == [[0, 1, 2, 3]] * 3
+    serve(Grid(contexts(tmp_path, path)), path)
+    assert furthest(tmp_path, one_process) < 1e-5
+    assert [[r["used"] for r in records_of(folder)] for folder in (tmp_path, one_process)] == [[[0, 1, 2, 3]] * 3] * 2
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"select": "activity", "fraction": 0.5, "partition": {"by": "quantity", "alpha": 1.0}},
+        {"algorithm": "opt", "server": {"lr": 0.003}},
+        {"algorithm": "prox", "mu": 1.0, "fraction": 0.5},
+        {"periods": 2},
+    ],
+    ids=["activity", "opt", "prox", "periods"],
+)
+def test_so_they_do_whoever_is_drawn_and_whatever_the_server_does(tmp_path, keys):
+    keys = {"rounds": 2, "local_steps": 1, **keys}
+    one, over_machines = tmp_path / "one", tmp_path / "machines"
+    for folder in (one, over_machines):
+        folder.mkdir()
+    train(recipe_file(one, **keys))
+    path = recipe_file(over_machines, **keys)
+    serve(Grid(contexts(over_machines, path)), path)
+    assert furthest(over_machines, one) < 1e-5
+    ours, theirs = records_of(over_machines), records_of(one)
+    assert [(r["period"], r["used"]) for r in ours] == [(r["period"], r["used"]) for r in theirs]
+
+
+def test_a_killed_server_goes_on_from_its_last_whole_round(tmp_path, one_process):
+    path = recipe_file(tmp_path)
+    grid = Grid(contexts(tmp_path, path), change=lambda client, reply: killed() if len(grid.trained) == 5 else None)
+
+    def killed():
+        raise SystemExit
+
+    with pytest.raises(SystemExit):
+        serve(grid, path)
+    assert not (tmp_path / "out/student").exists()
+    goes_on = Grid(contexts(tmp_path, path))
+    serve(goes_on, path)
+    assert goes_on.trained == [0, 1, 2, 3] * 2
+    assert furthest(tmp_path, one_process) < 1e-5
+    finished = Grid(contexts(tmp_path, path))
+    serve(finished, path)
+    assert finished.trained == []
+
+
+def test_a_folder_of_another_recipe_is_left_as_it_is(tmp_path):
+    path = recipe_file(tmp_path, rounds=1)
+    serve(Grid(contexts(tmp_path, path)), path)
+    before = weights_of(tmp_path)
+    other = Grid(contexts(tmp_path, recipe_file(tmp_path, rounds=2)))
+    with pytest.raises(UserError, match=r"holds another recipe's run \(federation.rounds is 1 there, 2 here\)"):
+        serve(other, path)
+    assert other.trained == []
+    assert all(torch.equal(weight, before[name]) for name, weight in weights_of(tmp_path).items())
+
+
+def test_too_few_clients_are_refused_before_anything_is_written(tmp_path):
+    path = recipe_file(tmp_path, rounds=1)
+    with pytest.raises(UserError, match=r"of 4 clients, 1 are connected; 0, 2, 3 are missing, and .* asks for 0\.5"):
+        serve(Grid(contexts(tmp_path, path, [1])), path)
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(UserError, match="0 are connected"):
+        serve(Grid({}), path)
+    assert not (tmp_path / "out").exists()
+
+
+def test_clients_that_are_not_there_are_named_in_every_round(tmp_path, capsys):
+    path = recipe_file(tmp_path, rounds=2, local_steps=1)
+    serve(Grid(contexts(tmp_path, path, [0, 2, 3])), path)
+    assert "of 4 clients, 3 are connected; 1 are missing, and left out of every round" in capsys.readouterr().err
+    assert [(r["used"], r["left_out"]) for r in records_of(tmp_path)] == [([0, 2, 3], {"1": network.ABSENT})] * 2
+
+
+def test_a_reply_that_is_not_as_it_should_be_does_not_end_the_run(tmp_path):
+    def change(client, reply):
+        if client == 0:
+            del reply.content[node.FACTS]
+        elif client == 1:
+            reply.content[node.FIGURES]["loss"] = float("nan")
+        elif client == 2:
+            weights = {name: weight.double() for name, weight in load(node.unpacked(reply.content["arrays"])).items()}
+            reply.content[node.ARRAYS] = node.packed(save(weights))
+
+    path = recipe_file(tmp_path, rounds=1, deadline=77.0)
+    grid = Grid(contexts(tmp_path, path), change=change)
+    serve(grid, path)
+    (record,) = records_of(tmp_path)
+    assert record["used"] == [1, 3]
+    assert "an answer that cannot be read: KeyError" in record["left_out"]["0"]
+    assert "other weights" in record["left_out"]["2"]
+    assert record["figures"]["loss"] > 0  # that of client 3
+    assert 77.0 in grid.timeouts, "the deadline was to be Flower's"
+
+
+def test_a_private_answer_without_its_epsilon_is_left_out():
+    content = RecordDict({"facts": ConfigRecord({"weight": 5, "seconds": 1.0, "error": ""})})
+    content["arrays"] = node.packed(save({"w": torch.zeros(2)}))
+    reply = SimpleNamespace(content=content, has_error=lambda: False)
+    assert network._answer(3, reply, private=False).weights is not None
+    refused = network._answer(3, reply, private=True)
+    assert refused.weights is None and "does not say what it spent" in refused.error
 
 
 def test_clients_score_the_finished_student_on_their_own_text_as_one_process_does(tmp_path):
@@ -117,7 +245,7 @@ def test_clients_score_the_finished_student_on_their_own_text_as_one_process_doe
     one.mkdir()
     train(recipe_file(one, **run))
     path = recipe_file(tmp_path, **run)
-    network.serve(Grid(contexts(tmp_path, path, 4)), SimpleNamespace(run_config={"recipe": path, "wait": 5}))
+    serve(Grid(contexts(tmp_path, path)), path)
     ours, theirs = (
         json.loads((out / "federation/student-clients.json").read_text()) for out in (tmp_path / "out", one / "out")
     )
@@ -151,15 +279,14 @@ def test_private_updates_are_those_of_one_process(tmp_path):
     one.mkdir()
     train(recipe_file(one, privacy=PRIVATE, rounds=1, documents=160))
     path = recipe_file(tmp_path, privacy=PRIVATE, rounds=1, documents=160)
-    network.serve(Grid(contexts(tmp_path, path, 4)), SimpleNamespace(run_config={"recipe": path, "wait": 5}))
+    serve(Grid(contexts(tmp_path, path)), path)
     assert_alike(tmp_path / "out", one / "out")
 
 
 def test_a_node_that_does_not_answer_is_left_out_and_the_round_goes_on(tmp_path):
     path = recipe_file(tmp_path, rounds=1)
-    grid = Grid(contexts(tmp_path, path, 4), dead=[102])
-    network.serve(grid, SimpleNamespace(run_config={"recipe": path, "wait": 5}))
-    record = json.loads((tmp_path / "out/federation/student.json").read_text())[0]
+    serve(Grid(contexts(tmp_path, path), dead=[102]), path)
+    (record,) = records_of(tmp_path)
     assert record["used"] == [0, 1, 3]
     assert record["left_out"] == {"2": "dropped out: no answer"}
 
@@ -206,12 +333,13 @@ def test_an_error_of_a_node_and_weights_of_another_shape_are_left_out(tmp_path):
     assert record["used"] == [0]
     assert record["left_out"]["1"] == "dropped out: out of memory"
     assert "other weights" in record["left_out"]["2"]
-    assert "sends weights that cannot be read" in record["left_out"]["3"]
+    assert "an answer that cannot be read: SafetensorError" in record["left_out"]["3"]
     assert State.load(tmp_path).weights["w"].tolist() == [1.0, 1.0]
 
 
-def test_clients_with_another_recipe_or_a_number_twice_are_refused(tmp_path):
+def test_clients_with_another_recipe_or_a_number_twice_are_refused(tmp_path, capsys):
     recipe = network.read_recipe(recipe_file(tmp_path))
+    loaded = Loaded(None, Swapper(load_wordlist(recipe.wordlist)), "a teacher")
 
     class Answers(Grid):
         def send_and_receive(self, messages, *, timeout=None):
@@ -221,13 +349,16 @@ def test_clients_with_another_recipe_or_a_number_twice_are_refused(tmp_path):
                     metadata=SimpleNamespace(src_node_id=place), content=content, has_error=lambda: False
                 )
 
-    ours = network.agreed(recipe)
+    ours = json.dumps(agreed(recipe, loaded))
     with pytest.raises(UserError, match="client 0, which is taken"):
-        network.introduced(recipe, Answers({n: {"client": 0, "agreed": ours} for n in (1, 2)}), 0)
-    with pytest.raises(UserError, match="another recipe"):
-        network.introduced(recipe, Answers({1: {"client": 0, "agreed": "x"}}), 0)
-    assert network.agreed(replace(recipe, output_dir="elsewhere")) == ours
-    assert network.agreed(replace(recipe, seed=9)) != ours
+        network.introduced(recipe, loaded, Answers({n: {"client": 0, "agreed": ours} for n in (1, 2)}), 0)
+    theirs = json.dumps(agreed(replace(recipe, seed=9, loss=replace(recipe.loss, ce=0.25)), loaded))
+    with pytest.raises(UserError, match="client 0 has another recipe: its seed, loss must be as the server has it"):
+        network.introduced(recipe, loaded, Answers({1: {"client": 0, "agreed": theirs}}), 0)
+    two = {1: {"client": 0, "agreed": ours}, 2: {"client": 1, "agreed": ours}}
+    odd = {3: {"client": 2, "agreed": "["}, 4: {"number": 3}}
+    assert network.introduced(recipe, loaded, Answers(two | odd), 0)[0] == {0: 1, 1: 2}
+    assert capsys.readouterr().err.count("says nothing that can be read") == 2
 
 
 # --------------------------------------------------------------------------------------------------------- over Flower
@@ -260,9 +391,14 @@ def test_four_machines_with_text_of_their_own_on_the_loopback(tmp_path, one_proc
     (tmp_path / "text.jsonl").unlink()
     with loopback.machines(tmp_path, nodes) as run:
         done = run(path)
+        other = yaml.safe_load(Path(path).read_text()) | {"seed": 9}
+        (tmp_path / "other.yaml").write_text(yaml.safe_dump(other), encoding="utf-8")
+        refused = run(str(tmp_path / "other.yaml"))
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    ours, theirs = (load_file(out / "student/model.safetensors") for out in (tmp_path / "out", one_process))
-    assert max(float((ours[k] - theirs[k]).abs().max()) for k in theirs) < 1e-5
+    assert furthest(tmp_path, one_process) < 1e-5
+    assert refused.returncode == 2
+    assert "holds another recipe's run (seed is" in refused.stderr
+    assert "Traceback" not in refused.stdout + refused.stderr
     for k in range(4):  # a question and three updates
         log = (tmp_path / f"node-{k}.log").read_text()
         assert log.count("Sent successfully") == 4

@@ -168,6 +168,23 @@ def test_clients_that_cannot_be_used_are_left_out_counted_and_named(capsys):
     assert "client 2 is left out" in told
 
 
+def test_what_clients_say_is_summed_up_whatever_they_say():
+    assert rounds.ranges([{"epsilon": 2.0, "n": 5}, {"epsilon": 1.0, "n": 5}]) == {"epsilon": [1.0, 2.0], "n": 5}
+    assert rounds.ranges([{"epsilon": 2.0}, {"other": 1}]) == {"epsilon": 2.0, "other": 1}
+    assert rounds.ranges([{"epsilon": 2.0}, {"epsilon": "much"}]) == {"epsilon": [2.0, "much"]}
+    assert rounds.ranges([{"n": [1, 4]}, {"n": 9}]) == {"n": [1, 9]}
+
+
+def test_those_that_are_not_there_are_named_and_no_round_waits_for_them():
+    state = State({"w": torch.zeros(1)})
+    config = FederationConfig(clients=5, min_fraction=1.0)
+    answers = [Answer(k, {"w": torch.ones(1)}, weight=2) for k in (1, 3)]
+    after = finish_round(config, state, {1: 1.0, 3: 1.0}, answers, {4: "is elsewhere"})
+    assert after.records[0]["counted"]
+    assert after.records[0]["used"] == [1, 3]
+    assert after.records[0]["left_out"] == {"4": "is elsewhere"}
+
+
 def test_who_says_nothing_has_dropped_out():
     state = finish_round(
         FederationConfig(clients=4), STATE, ASKED, [answer(0), answer(2), Answer(1, None, error="gone")]
