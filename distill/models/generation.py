@@ -39,7 +39,7 @@ from distill.models.architecture import (
 from distill.models.matrix_rate import count_forward
 from distill.models.probe import behaviour
 from distill.models.sampler import Shape, draw, draw_wide
-from distill.models.wide_decoding import cache_for, in_double, on_gpu, read_once, rows_at_once
+from distill.models.wide_decoding import cache_argument, cache_for, in_double, on_gpu, read_once, rows_at_once
 
 Progress = Callable[[int, int], None]
 
@@ -249,7 +249,7 @@ def _continue_at_once(writer: _Writer, before: list[list[int]], uniforms: Tensor
         "attention_mask": torch.tensor(mask, device=model.device),
     }
     if writer.wide and config.use_cache and (cache := cache_for(model, width + max(rooms))):
-        given["past_key_values"] = cache
+        given[str(cache_argument(model))] = cache
         read_once(model, cache, before, given["input_ids"], given["attention_mask"])
     output = model.generate(**given, logits_processor=LogitsProcessorList([sampler]), max_new_tokens=max(rooms))
     ends = set(config.eos_token_id)

@@ -94,12 +94,22 @@ def pass_factor(device: torch.device) -> int:
     return 1 if device.type != "cuda" else 2 ** max(0, total_memory(device).bit_length() - 33)
 
 
+def cache_argument(model: torch.nn.Module) -> str | None:
+    """How a model's forward, and what it gives, call a cache of keys and values; None for one that takes none.
+
+    `cache` since transformers 5.24, where the older `past_key_values` ends with 5.40. Models whose code comes with them
+    may keep the older name.
+    """
+    takes = inspect.signature(model.forward).parameters
+    return next((name for name in ("cache", "past_key_values") if name in takes), None)
+
+
 def cache_for(model: PreTrainedModel, length: int) -> DynamicCache | None:
     """A cache of keys and values for texts of so many tokens; None for a model that keeps a past of another kind.
 
     It is transformers' own, but copies nothing of what it has when it grows.
     """
-    if model.config.is_encoder_decoder or "past_key_values" not in inspect.signature(model.forward).parameters:
+    if model.config.is_encoder_decoder or cache_argument(model) is None:
         return None
     cache: Any = DynamicCache(config=model.config)
     cache.layers = [_GrowingLayer(length) if type(layer) is DynamicLayer else layer for layer in cache.layers]
@@ -163,7 +173,8 @@ def read_once(model: PreTrainedModel, cache: Any, before: Sequence[Sequence[int]
         given["position_ids"] = (given["attention_mask"].cumsum(1) - 1).clamp(min=0)
     if "logits_to_keep" in takes:
         given["logits_to_keep"] = 1
-    model(**given, past_key_values=cache, use_cache=True)
+    given[str(cache_argument(model))] = cache
+    model(**given, use_cache=True)
     cache.batch_select_indices(torch.tensor([numbers[tuple(row)] for row in before], device=ids.device))
 
 

@@ -3,6 +3,8 @@
 from typing import Any
 
 import torch
+import transformers
+from packaging.version import Version
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 _PLAIN = {
@@ -155,6 +157,8 @@ MIXING = {
     "bamba", "bart", "biogpt", "bloom", "falcon", "falcon_h1", "gpt_oss", "jamba", "lfm2", "mamba", "mamba2", "mpt",
     "openai-gpt", "opt", "qwen3_next", "recurrent_gemma", "rwkv", "xglm", "xlstm",
 }  # fmt: skip
+if Version(transformers.__version__) >= Version("5.24"):
+    MIXING.discard("falcon")  # mended there
 
 #: Those whose layers are told apart by their number in a way that the configuration of fewer layers cannot tell: a
 #: pattern (Jamba), or a factor that goes with the number of layers (MiniCPM 3).

@@ -10,7 +10,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from distill.models import generation, wide_decoding
 from distill.models.generation import generate
 from distill.models.probe import behaviour, made_up_ids
-from distill.models.wide_decoding import cache_for, in_double, pass_factor, rows_at_once
+from distill.models.wide_decoding import cache_argument, cache_for, in_double, pass_factor, rows_at_once
 
 TEXTS = ["The nurse said that", "A", "The king saw her and the", "The doctor"]
 SHAPES = [{}, {"top_p": 0.9}, {"top_k": 5, "temperature": 0.7}, {"top_k": 40, "top_p": 0.8, "temperature": 1.3}]
@@ -141,6 +141,21 @@ def test_models_in_16_bits_are_written_with_in_their_own_format_and_read_once(to
     assert len(calls) <= 7
 
 
+def test_a_cache_has_the_name_that_the_model_gives_it():
+    """transformers 5.24 calls it `cache`; code that comes with a model may know the older name alone, or neither."""
+
+    class Newer(torch.nn.Module):
+        def forward(self, input_ids, cache=None): ...
+
+    class Older(torch.nn.Module):
+        def forward(self, input_ids, past_key_values=None): ...
+
+    class Without(torch.nn.Module):
+        def forward(self, input_ids): ...
+
+    assert [cache_argument(kind()) for kind in (Newer, Older, Without)] == ["cache", "past_key_values", None]
+
+
 def test_the_cache_keeps_its_place(toy_tokenizer):
     model = odd_model(toy_tokenizer)
     ids = made_up_ids(model, 2, 10)
@@ -148,7 +163,7 @@ def test_the_cache_keeps_its_place(toy_tokenizer):
     places = []
     with torch.no_grad():
         for first, last in ((0, 4), (4, 5), (5, 9), (9, 10)):  # the last is more than was said
-            logits = model(input_ids=ids[:, first:last], past_key_values=cache).logits
+            logits = model(input_ids=ids[:, first:last], **{cache_argument(model): cache}).logits
             places.append(cache.layers[0].keys.data_ptr())
             assert cache.get_seq_length() == last
             expected = model(input_ids=ids[:, :last], use_cache=False).logits[:, first:]

@@ -19,6 +19,7 @@ from transformers.cache_utils import DynamicLayer
 from distill.metrics.evaluation import Evaluation
 from distill.models.architecture import backbone, evaluating
 from distill.models.probe import behaviour
+from distill.models.wide_decoding import cache_argument
 
 _NODES = 256  # of one level, whose caches are held at one time
 _END = -1  # behind the last token of a code
@@ -98,9 +99,12 @@ def _shares_caches(evaluation: Evaluation, prefix: Sequence[int]) -> bool:
     model = evaluation.model
     if not (isinstance(model, PreTrainedModel) and evaluation.projects and behaviour(model).caches):
         return False
+    body = backbone(model)
+    if (name := cache_argument(body)) is None:
+        return False
     with evaluating(model), torch.inference_mode():
-        output = backbone(model)(input_ids=torch.tensor([list(prefix)], device=model.device), use_cache=True)
-    cache = output.get("past_key_values")
+        output = body(input_ids=torch.tensor([list(prefix)], device=model.device), use_cache=True)
+    cache = output.get(name)
     return isinstance(cache, DynamicCache) and all(isinstance(layer, DynamicLayer) for layer in cache.layers)
 
 
@@ -127,6 +131,8 @@ def _walk(evaluation: Evaluation, prefix: Sequence[int], tokens: np.ndarray) -> 
     """(N, L) log-probabilities of some codes: level by level, a row of the batch a node."""
     model, found = evaluation.model, np.zeros(tokens.shape)
     device = model.device
+    body = backbone(model)
+    named = str(cache_argument(body))
     cache, node_of = None, np.zeros(len(tokens), dtype=np.int64)  # of each code, in the level before
     with evaluating(model), torch.inference_mode():
         for depth in range(tokens.shape[1]):
@@ -139,8 +145,8 @@ def _walk(evaluation: Evaluation, prefix: Sequence[int], tokens: np.ndarray) -> 
             else:
                 cache.batch_select_indices(torch.from_numpy(node_of[reach[first]]).to(device))
                 ids = torch.from_numpy(tokens[reach[first], depth - 1, None]).to(device)
-            output = backbone(model)(input_ids=ids, past_key_values=cache, use_cache=True)
-            cache = output.past_key_values
+            output = body(input_ids=ids, use_cache=True, **{named: cache})
+            cache = output[named]
             wanted = torch.from_numpy(tokens[reach, depth]).to(device)
             found[reach, depth] = _log_probs(evaluation, output.last_hidden_state[:, -1], inverse, wanted)
             node_of = np.zeros(len(tokens), dtype=np.int64)
