@@ -5,9 +5,11 @@ bounds the memory is a limit that is looked at while there are only bytes, or ne
 """
 
 import io
+import zlib
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE, getincrementaldecoder
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from lzma import LZMAError
 from pathlib import Path
 from typing import IO, Any
 
@@ -99,13 +101,20 @@ def open_text(path: Path, opener: Callable[..., Any] = open) -> Iterator[IO[str]
 
     Raises:
         OSError: it cannot be opened.
-        UserError: what is read of it within the context is not UTF-8.
+        UserError: what is read of it within the context is not UTF-8, or not what its name says it is compressed with.
     """
     try:
         with opener(path, "rt", encoding="utf-8-sig", newline="") as stream:
             yield stream
     except UnicodeDecodeError:  # tells a place in the bytes that were read last
         raise _first_mistake(path, opener) from None
+    except (OSError, EOFError, LZMAError, zlib.error) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        told = " ".join(str(error).split()).rstrip(".")
+        raise UserError(
+            f"{path}: cannot be decompressed ({told}); is it whole, and compressed as its name says?"
+        ) from None
 
 
 def _first_mistake(path: Path, opener: Callable[..., Any]) -> UserError:

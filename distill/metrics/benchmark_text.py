@@ -1,6 +1,7 @@
 """Texts of a benchmark, from files of its authors or of our own, and their likelihood under a model."""
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -77,12 +78,15 @@ def own_table(name: str) -> list[list[str]]:
     return [line.split("\t") for line in lines if not line.startswith("#")][1:]
 
 
-def data_rows(path: Path, columns: Mapping[str, type]) -> list[tuple[str, dict[str, Any]]]:
+_KINDS = {str: "a text", dict: "an object", int: "a whole number", int | str: "a whole number or a text"}
+
+
+def data_rows(path: Path, columns: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     """Where each row of a .jsonl stands, and what it holds.
 
     Args:
         path: The file, compressed or not.
-        columns: What each row must have, and of which type; a text must not be blank.
+        columns: What each row must have, and of which type, one of `_KINDS`; a text must not be blank.
 
     Raises:
         UserError: a row is malformed, or there is none; names the line.
@@ -91,9 +95,9 @@ def data_rows(path: Path, columns: Mapping[str, type]) -> list[tuple[str, dict[s
     for where, row in whole_rows(path, None):
         for column, kind in columns.items():
             value = row.get(column)
-            if not isinstance(value, kind) or (isinstance(value, str) and not value.strip()):
-                what = {str: "text", dict: "object", int: "whole number"}[kind]
-                raise UserError(f"{where}: '{column}' is {value!r:.60}, but must be a{'n' * (kind is dict)} {what}")
+            blank = isinstance(value, str) and not value.strip()
+            if blank or isinstance(value, bool) or not isinstance(value, kind):
+                raise UserError(f"{where}: '{column}' is {value!r:.60}, but must be {_KINDS[kind]}")
         rows.append((where, dict(row)))
     if not rows:
         raise UserError(f"{path}: holds no rows; JSON objects with {', '.join(columns)} are expected")
@@ -101,11 +105,19 @@ def data_rows(path: Path, columns: Mapping[str, type]) -> list[tuple[str, dict[s
 
 
 def data_files(evaluation: Evaluation, folder: str) -> list[Path]:
-    """The .jsonl files of a folder of the benchmark data, by name, compressed or not. Raises NotMeasured."""
+    """The .jsonl files of a folder of the benchmark data, by name, compressed or not.
+
+    Raises:
+        NotMeasured: there is none.
+        UserError: one is there twice, compressed and not: its rows would count twice.
+    """
     where = evaluation.data_file(folder)
     found = sorted(path for end in _COMPRESSED for path in where.glob(f"*.jsonl{end}"))
     if not found:
         raise NotMeasured(f"{where} holds no .jsonl file")
+    for first, second in pairwise(found):
+        if first.name.split(".jsonl")[0] == second.name.split(".jsonl")[0]:
+            raise UserError(f"{first} and {second.name} beside it would be read both; remove one of them")
     return found
 
 

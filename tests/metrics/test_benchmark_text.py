@@ -1,6 +1,8 @@
 """The likelihood of a continuation, one sentence at a time."""
 
+import bz2
 import gzip
+import lzma
 
 import numpy as np
 import pytest
@@ -43,6 +45,30 @@ def test_rows_of_data_files_are_what_they_must_be(tmp_path):
         data_rows(path, {"n": int})
     with pytest.raises(UserError, match=r"line 1: 'b' is None, but must be an object"):
         data_rows(path, {"b": dict})
+    with pytest.raises(UserError, match=r"line 1: 'b' is None, but must be a whole number or a text"):
+        data_rows(path, {"b": int | str})
+    path.write_bytes(gzip.compress(b'{"a": true}\n'))
+    with pytest.raises(UserError, match=r"'a' is True, but must be a whole number$"):
+        data_rows(path, {"a": int})
+
+
+@pytest.mark.parametrize(
+    ("ending", "compress"), [(".gz", gzip.compress), (".xz", lzma.compress), (".bz2", bz2.compress)]
+)
+def test_files_that_are_not_compressed_as_they_say_or_not_whole_are_one_sentence(tmp_path, ending, compress):
+    path = tmp_path / f"rows.jsonl{ending}"
+    whole = compress(b'{"a": "x"}\n' * 2000)
+    assert len(list_of(path, whole)) == 2000
+    for content in (whole[:-12], b"hello", b"hello hello hello hello", whole[:20]):
+        with pytest.raises(
+            UserError, match=f"{path}: cannot be decompressed .*; is it whole, and compressed as its name"
+        ):
+            list_of(path, content)
+
+
+def list_of(path, content):
+    path.write_bytes(content)
+    return data_rows(path, {"a": str})
 
 
 def test_files_are_found_compressed_too(toy_model, toy_tokenizer, short_wordlist, tmp_path):
@@ -52,6 +78,9 @@ def test_files_are_found_compressed_too(toy_model, toy_tokenizer, short_wordlist
         (tmp_path / "x" / name).touch()
     assert [path.name for path in data_files(evaluation, "x")] == ["a.jsonl", "b.jsonl.xz"]
     assert one_of(evaluation, "x", ["c.jsonl", "b.jsonl", "a.jsonl"]).name == "b.jsonl.xz"
+    (tmp_path / "x" / "a.jsonl.gz").touch()
+    with pytest.raises(UserError, match=r"x/a\.jsonl and a\.jsonl\.gz beside it would be read both"):
+        data_files(evaluation, "x")
     with pytest.raises(NotMeasured, match=r"x/c\.jsonl is not in the folder"):
         one_of(evaluation, "x", ["c.jsonl"])
 

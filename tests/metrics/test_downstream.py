@@ -218,8 +218,8 @@ def test_a_malformed_person_is_a_users_mistake(line, tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"no xz", ": not a whole .xz file"),
-        (lzma.compress(GOOD * 9)[:-20], ": not a whole .xz file"),
+        (b"no xz", ": cannot be decompressed"),
+        (lzma.compress(GOOD * 9)[:-20], ": cannot be decompressed"),
         (lzma.compress(b"\xff\xfe\n"), ", line 1: the file is UTF-16"),
         (lzma.compress(GOOD + b"\xff\n"), ", line 2: byte 0xff is not UTF-8"),
     ],

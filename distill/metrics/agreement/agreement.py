@@ -8,7 +8,7 @@ import numpy as np
 from distill.metrics import evaluation as base
 from distill.metrics.benchmark_text import larger, likelihood, own_table
 from distill.metrics.bootstrap import Card, Measurement, finite, undefined
-from distill.metrics.winobias.winobias import read_pairs
+from distill.metrics.winobias.winobias import FEMALE, read_pairs
 
 _FITS = (
     "log P(the pronoun that fits and the rest of the sentence) against log P(its counterpart and the same rest), both "
@@ -125,8 +125,7 @@ def _winobias(evaluation: base.Evaluation) -> dict[str, Measurement]:
     texts = []
     for pair in pairs:
         for sentence, other in (pair, pair[::-1]):
-            group = next(place for forms in PRONOUNS.values() for place in (0, 1) if forms[place] == sentence.pronoun)
-            told = f"The {sentence.referent} is a {('man', 'woman')[group]}."
+            told = f"The {sentence.referent} is a {'woman' if sentence.pronoun in FEMALE else 'man'}."
             texts += [(told, f" {sentence.text}"), (told, f" {other.text}")]
     outcome = likelihood(evaluation, texts, "agreement, WinoBias")
     ratios = (outcome.total[0::2] - outcome.total[1::2]).reshape(-1, 2)

@@ -45,7 +45,7 @@ CARDS = (
     _card(2, "grammar alone tells whom the pronoun means"),
 )
 
-_FEMALE, _MALE = frozenset({"she", "her", "hers", "herself"}), frozenset({"he", "him", "his", "himself"})
+FEMALE, _MALE = frozenset({"she", "her", "hers", "herself"}), frozenset({"he", "him", "his", "himself"})
 _NUMBERED = re.compile(r"\d+\s+(?P<sentence>\S.*)")
 _MENTION = re.compile(r"\[([^\[\]]*)\]")
 
@@ -165,7 +165,7 @@ def _read_sentences(path: Path, stereotypes: dict[str, str]) -> list[tuple[int, 
         where = f"{path}, line {number}"
         numbered = _NUMBERED.fullmatch(line.strip())
         mentions = _MENTION.findall(line)
-        pronoun = next((mention for mention in mentions if mention.strip().lower() in _MALE | _FEMALE), None)
+        pronoun = next((mention for mention in mentions if mention.strip().lower() in _MALE | FEMALE), None)
         people = [spelling[name.lower()] for mention in mentions for name in names.findall(mention)]
         if not numbered or pronoun is None or not people:
             raise UserError(
