@@ -9,8 +9,10 @@ FROM python:3.11.13-slim-bookworm
 # The default package index has torch's CUDA build for Linux, several gigabytes that a CPU has no use for. An index with
 # CPU builds, such as PyTorch's own, is named by
 #   docker build --build-arg TORCH_INDEX=URL -t distill .
-# For GPUs leave it out, and run with --gpus all.
+# For GPUs leave it out, and run with --gpus all. What is slow without it there, a GPU's own kernels, a C compiler builds:
+#   docker build --build-arg PACKAGES="gcc libc6-dev" -t distill .
 ARG TORCH_INDEX=
+ARG PACKAGES=
 
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 \
     PIP_NO_CACHE_DIR=1 \
@@ -20,6 +22,10 @@ WORKDIR /app
 COPY constraints.txt pyproject.toml README.md LICENSE ./
 COPY distill distill
 COPY recipes recipes
+
+RUN if [ -n "$PACKAGES" ]; then \
+        apt-get update && apt-get install -y --no-install-recommends $PACKAGES && rm -rf /var/lib/apt/lists/*; \
+    fi
 
 # With an index of its own, torch goes in first and alone, so that everything else comes from the default index.
 RUN if [ -n "$TORCH_INDEX" ]; then \

@@ -79,6 +79,9 @@ def _attention(
     """As transformers calls it: (B, H, T, E) queries, keys and values -> (B, T, H, E)."""
     if max_length_q is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
+    # Rotary positions leave queries and keys in float32 under autocast, which does not reach the kernel in `_within`.
+    form = _of_products(value)
+    query, key, value = (x.to(form) for x in (query, key, value))
     if cu_seq_lens_q is None:
         grouped = key.shape[1] != query.shape[1]
         read = F.scaled_dot_product_attention(
@@ -152,10 +155,14 @@ def _heeds(decoder: nn.Module) -> bool:
 
 
 def _format(decoder: nn.Module, device: torch.device) -> torch.dtype:
-    """That of its attention."""
-    if torch.is_autocast_enabled(device.type):
-        return torch.get_autocast_dtype(device.type)
-    return next(decoder.parameters()).dtype
+    """That of its attention on a device."""
+    return _of_products(next(decoder.parameters()).new_empty(0, device=device))
+
+
+def _of_products(of: Tensor) -> torch.dtype:
+    """The format of products with a tensor: autocast's, or its own."""
+    device = of.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else of.dtype
 
 
 @torch.no_grad()

@@ -17,6 +17,8 @@ from torch.nn.functional import pad
 try:
     import triton
     import triton.language as tl
+
+    from distill.objective.kernels import works
 except ImportError:
     triton = None
 
@@ -111,7 +113,7 @@ def least_of_nucleus(probabilities: Tensor, top_p: float) -> Tensor:
     It is the largest number such that those not below it have `top_p` together; 0 where rounding leaves all of a row
     below `top_p`. Of tokens that have just this probability, some may be outside.
     """
-    if triton is not None and probabilities.is_cuda:
+    if triton is not None and probabilities.is_cuda and works(probabilities.device):
         return _least_by_triton(probabilities, top_p)
     bits = probabilities.view(torch.int32)
     least = bits.new_zeros(len(bits), 1)

@@ -467,15 +467,22 @@ _PADDED_HEADS = WeakTensorKeyDictionary()
 def _padded_once(view: ModelView, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
     """As `_padded`, for the rows of tokens of a head that no training changes, in ``dtype``."""
     state = (view.weight._version, view.vocab, dtype)
-    if view.weight not in _PADDED_HEADS or _PADDED_HEADS[view.weight][0] != state:
-        _PADDED_HEADS[view.weight] = state, _padded(*view.to(dtype).tokens)
-    made: tuple[Tensor, Tensor | None] = _PADDED_HEADS[view.weight][1]
+    if view.weight in _PADDED_HEADS and _PADDED_HEADS[view.weight][0] == state:
+        made: tuple[Tensor, Tensor | None] = _PADDED_HEADS[view.weight][1]
+        return made
+    made = _padded(*view.to(dtype).tokens)
+    if made[0].data_ptr() != view.weight.data_ptr():  # a part of the weight itself would never let go of it
+        _PADDED_HEADS[view.weight] = state, made
     return made
 
 
-@lru_cache(maxsize=1)
-def _has_triton() -> bool:
-    return importlib.util.find_spec("triton") is not None
+@lru_cache
+def _has_triton(device: torch.device) -> bool:
+    if importlib.util.find_spec("triton") is None:
+        return False
+    from distill.objective.kernels import works
+
+    return works(device)
 
 
 def _format_of_products(hidden: Tensor) -> torch.dtype:
@@ -486,7 +493,7 @@ def _format_of_products(hidden: Tensor) -> torch.dtype:
 
 def _pass_of(hidden: Tensor) -> Callable[..., tuple[_Sums, list[Tensor | None]]]:
     """The pass over the chunks that suits a device and a number format."""
-    suits = hidden.is_cuda and hidden.dtype.itemsize <= 4 and _has_triton()
+    suits = hidden.is_cuda and hidden.dtype.itemsize <= 4 and _has_triton(hidden.device)
     return _pass_on_gpu if suits else _pass_over_chunks
 
 

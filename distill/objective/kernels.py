@@ -22,6 +22,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from distill.base.console import say
+from distill.base.errors import first_line
 from distill.objective.listed_tokens import ListedTokens, listed_gradient
 from distill.objective.logit_ops import LOG_ZERO, RoleMap
 from distill.objective.settings import LossSettings
@@ -29,6 +31,24 @@ from distill.objective.settings import LossSettings
 _COLUMNS = 1024  # of a row that a program reads at a time; with 8 warps the fastest of those tried on an H100
 _WARPS = 8
 _LOWEST = tl.constexpr(LOG_ZERO)
+
+
+@triton.jit
+def _one(x):
+    tl.store(x, 1)
+
+
+@lru_cache
+def works(device: torch.device) -> bool:
+    """Whether Triton can build and start a kernel for a device, which takes a C compiler. Tried once, and told."""
+    try:
+        tried = torch.zeros(1, dtype=torch.int32, device=device)
+        _one[(1,)](tried)
+        return bool(tried.item())
+    except Exception as error:  # of its own kinds, of the compiler's, of the driver's
+        why = f"{type(error).__name__}: {first_line(error)}"
+        say(f"Triton cannot build a kernel here ({why}), so a slower way is taken; it needs a C compiler, gcc say")
+        return False
 
 
 class Touched(NamedTuple):
@@ -163,22 +183,28 @@ def _reversed(views: Views, found: Touched, temperature: float) -> Tensor:
 
 
 @triton.jit
+def _larger(a, b):
+    """The larger of two numbers, and NaN where one of them is: a GPU's own maximum gives the other, and hides it."""
+    return tl.maximum(a, b, propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton.jit
 def _log_add(a, b):
     """Log of exp(a) + exp(b)."""
-    return tl.maximum(a, b) + tl.log(1 + tl.exp(-tl.abs(a - b)))
+    return _larger(a, b) + tl.log(1 + tl.exp(-tl.abs(a - b)))
 
 
 @triton.jit
 def _log_between(p, q, beta):
     """Log of beta * p + (1 - beta) * q."""
     m = q + beta * (p - q)
-    return tl.where(m > 0, tl.log(tl.where(m > 0, m, 1)), _LOWEST)
+    return tl.where(m > 0, tl.log(tl.where(m > 0, m, 1)), tl.where(m == m, _LOWEST, m))  # a NaN stays one
 
 
 @triton.jit
 def _merged(top, total, x):
     """A running maximum and the sum of exponentials below it, lane by lane, with another number in each lane."""
-    new = tl.maximum(top, x)
+    new = _larger(top, x)
     return new, total * tl.exp(top - new) + tl.exp(x - new)
 
 
@@ -196,7 +222,7 @@ def _teachers(row, moved, slots, columns, width, vocab, inverse_temperature, REV
     if REVERSED:
         slot = tl.load(slots + columns, mask=columns < width, other=-1)
         x = tl.where(slot >= 0, tl.load(moved + slot, mask=slot >= 0, other=0), x)
-    return tl.where(columns < vocab, tl.maximum(x, _LOWEST), _LOWEST)
+    return tl.where(columns < vocab, _larger(x, _LOWEST), _LOWEST)
 
 
 @triton.jit
@@ -207,7 +233,7 @@ def _students(row, columns, width, vocab, scale, cap, CAPPED: tl.constexpr):
     if CAPPED:
         share = 1 - 2 / (tl.exp(2 * x / cap) + 1)  # tanh
         x, slope = cap * share, scale * (1 - share * share)
-    return tl.where(columns < vocab, tl.maximum(x, _LOWEST), _LOWEST), slope
+    return tl.where(columns < vocab, _larger(x, _LOWEST), _LOWEST), slope
 
 
 @triton.jit
@@ -272,7 +298,7 @@ def _operation(teacher, norms, columns, vocab, OTHERS: tl.constexpr, OP: tl.cons
     for k in tl.static_range(1, OTHERS + 1):
         other = _log_view(teacher, norms, k, columns, vocab, REVERSED)
         if OP == "max":
-            result = tl.maximum(result, other)
+            result = _larger(result, other)
         elif OP == "mean":
             result = result + other
         elif OP == "swap" and k == 1:
@@ -308,7 +334,7 @@ def _log_target(
     result = (result - norm[0]) - norm[1]
     if MIXED:
         result = _log_add(own + tl.log(1 - strength), result + tl.log(strength))
-    return tl.maximum(result, _LOWEST)
+    return _larger(result, _LOWEST)
 
 
 @triton.jit

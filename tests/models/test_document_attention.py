@@ -84,6 +84,23 @@ def test_a_model_reads_documents_by_length_as_by_mask(by_length, kind, rows):
     assert model.config._attn_implementation == "sdpa"
 
 
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+def test_under_autocast_the_kernel_gets_one_format_of_16_bits(monkeypatch, kind):
+    """Rotary positions are in float32, and so are the queries and keys that they turn; it takes 16 bits alone."""
+    formats = []
+
+    def within(query, key, value, **told):
+        formats.append({x.dtype for x in (query, key, value)})
+        return naive(*(x.float() for x in (query, key, value)), **told).to(query.dtype)
+
+    monkeypatch.setattr(document_attention, "_within", within)
+    model = toy(kind)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert try_documents(backbone(model))
+    assert formats and all(of_call == {torch.bfloat16} for of_call in formats)
+    assert model.dtype == torch.float32
+
+
 def test_a_model_that_reads_otherwise_is_left_to_its_mask(by_length, monkeypatch):
     model = toy("gpt2")
     monkeypatch.setattr(document_attention, "_within", lambda q, k, v, **_: naive(q, k, v.flip(0), **_))

@@ -3,9 +3,11 @@
 import gc
 import importlib
 import math
+import weakref
 from functools import partial, wraps
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed
@@ -96,8 +98,13 @@ assert_same = partial(torch.testing.assert_close, rtol=1e-5, atol=1e-5)
 
 @pytest.fixture
 def on_gpu_pass(monkeypatch):
-    """The pass of a GPU, where there is none in Triton's interpreter, which takes its time: few tokens do there."""
+    """The pass of a GPU, where there is none in Triton's interpreter, which takes its time: few tokens do there.
+
+    The interpreter's maximum hands on what is not a number; a GPU's gives the other number, and so does it here.
+    """
     pytest.importorskip("triton", reason="needs triton, which is there on Linux alone")
+    builder = importlib.import_module("triton.runtime.interpreter").InterpreterBuilder
+    monkeypatch.setattr(builder, "create_maxnumf", lambda self, a, b: self.binary_op(a, b, np.fmax))
     monkeypatch.setattr(importlib.import_module("distill.objective.kernels"), "_COLUMNS", 64)
     monkeypatch.setattr(kd_loss, "_pass_of", lambda hidden: kd_loss._pass_on_gpu)
 
@@ -466,6 +473,31 @@ def test_a_tied_head_and_its_embedding_share_one_gradient(dtype, passes):
 
 
 @pytest.mark.usefixtures("each_pass")
+@pytest.mark.parametrize("op", OPERATIONS)
+@pytest.mark.parametrize("divergence", DIVERGENCES)
+@pytest.mark.parametrize("number", [math.nan, math.inf])
+@pytest.mark.parametrize("whose", ["teacher_hidden", "student_hidden"])
+def test_what_is_not_finite_makes_a_loss_that_is_not(op, divergence, number, whose):
+    """A loss and gradients that are finite would be trained on, and no one would hear of it."""
+    inputs = make_inputs(3, n=6, valid=1.0)
+    getattr(inputs, whose)[:] = number
+    parts, gradients = run(fused_loss, inputs, LossSettings(divergence=divergence, op=op, chunk_tokens=12))
+    assert not parts.kd.isfinite() and not parts.total.isfinite()
+    assert not gradients[0].isfinite().all()
+
+
+@pytest.mark.usefixtures("each_pass")
+@pytest.mark.parametrize("op", OPERATIONS)
+def test_one_view_that_is_not_finite_is_enough(op):
+    """The operation is not to choose the other: max of a number and of none is none."""
+    inputs = make_inputs(3, n=6, valid=1.0)
+    rows = set(inputs.partner[inputs.partner >= 0].tolist()) - set(inputs.own.tolist())
+    inputs.teacher_hidden[sorted(rows)] = math.nan
+    parts, _ = run(fused_loss, inputs, LossSettings(op=op, chunk_tokens=12))
+    assert bool(parts.kd.isfinite()) == (op == "none")
+
+
+@pytest.mark.usefixtures("each_pass")
 @pytest.mark.parametrize("divergence", DIVERGENCES)
 def test_extreme_logits_stay_finite(divergence):
     inputs = make_inputs(13, dtype=torch.float64)
@@ -653,6 +685,17 @@ def test_a_frozen_head_is_forgotten_with_its_model():
     del weight
     gc.collect()
     assert len(kd_loss._PADDED_HEADS) == before - 1
+
+
+def test_a_head_that_needs_no_padding_is_forgotten_with_its_model_too():
+    """What is made of it then is a part of itself."""
+    weight = torch.randn(64, 4)
+    made, _ = kd_loss._padded_once(ModelView(torch.randn(1, 4), weight), torch.float32)
+    assert made.data_ptr() == weight.data_ptr()
+    gone = weakref.ref(weight)
+    del weight, made
+    gc.collect()
+    assert gone() is None
 
 
 def test_chunks_that_were_planned_before_are_those_that_would_be_planned():

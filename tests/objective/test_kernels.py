@@ -17,6 +17,25 @@ from distill.objective.logit_ops import RoleMap
 kernels = pytest.importorskip("distill.objective.kernels", reason="needs triton, which is there on Linux alone")
 
 V = 30
+
+
+def test_a_machine_on_which_no_kernel_can_be_built_is_told_once(monkeypatch, capsys):
+    """As where there is no C compiler: the way without Triton is taken."""
+    kernels.works.cache_clear()
+    if not torch.cuda.is_available():
+        assert kernels.works(torch.device("cpu"))  # in the interpreter
+        kernels.works.cache_clear()
+
+    def fails(*_):
+        raise RuntimeError("Failed to find C compiler. Please specify via CC environment variable.")
+
+    monkeypatch.setattr(kernels, "_one", {(1,): fails})
+    for _ in range(2):
+        assert not kernels.works(torch.device("cpu"))
+    assert capsys.readouterr().err.count("cannot build a kernel here (RuntimeError: Failed to find C compiler") == 1
+    kernels.works.cache_clear()
+
+
 EDGES = [(4, 9), (9, 4), (20, 11), (20, 25), (11, 20), (25, 20)]
 
 
