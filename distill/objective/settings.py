@@ -28,8 +28,8 @@ class LossSettings:
         op: a key of `OPERATIONS`.
         strength: in [0, 1], how much of the operation is mixed into the plain teacher.
         chunk_tokens: tokens whose logits are in memory at once in the fused loss, the student's and one view of the
-            teacher's; with more views there are fewer tokens in a chunk, but no more logits. None: 96 on a CPU, 1,024
-            elsewhere.
+            teacher's; with more views there are fewer tokens in a chunk, but no more logits. None: what suits the
+            device, see `chunks.chunk_sizes`.
         pairing: weight of the divergence between what the student says of a text and of its counterfactual, see
             `pairing`.
 

@@ -432,7 +432,8 @@ class DistillationTrainer(Trainer):
         teacher, _ = self._teacher_view(inputs)
         if teacher is not None:
             for row, hidden in enumerate(teacher.hidden.view(*counted.shape, -1)):
-                logits = nn.functional.linear(hidden, *teacher.tokens)
+                weight, bias = teacher.tokens
+                logits = nn.functional.linear(hidden.to(weight.dtype), weight, bias)  # outside of autocast
                 bad = (counted[row] & ~logits.isfinite().all(-1)).nonzero()
                 if len(bad):
                     return f"a logit of the teacher is not finite {self._place(inputs, row, int(bad[0]))}"
