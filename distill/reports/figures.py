@@ -26,7 +26,7 @@ MARKS = {
 # Of a figure that is a file of its own.
 STYLE_SHEET = PACKAGE / "assets" / "report" / "figure.css"
 _WIDTH, _LEGEND_COLUMNS = 900, 5
-_LEGEND_MARKS = MARKS | {"line": "M-18 0H8"}
+_LEGEND_MARKS = MARKS | {"line": "M-8 0H10"}
 _TOP, _BOTTOM = 26, 24  # Room for the numbers of an axis above and below a plot, in pixels.
 _RATIO_STEPS = (1.2, 1.5, 2, 4, 10, 100, 10_000)
 _MOST_TICKS = 7
