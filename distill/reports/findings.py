@@ -103,7 +103,7 @@ def instead(entry: Mapping[str, Any] | None) -> str:
     entry = entry or {}
     details = entry.get("details", {})
     reason = entry.get("instead") or details.get("instead")
-    return reason or ("not measured" if "reason" in details else "–")
+    return str(reason) if reason else "not measured" if "reason" in details else "–"
 
 
 def ratio_cell(entry: Mapping[str, Any] | None) -> str:

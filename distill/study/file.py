@@ -98,7 +98,12 @@ def _study_values(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
         values["recipe"] = str(base_file(path, values.get("recipe", Study.recipe)))
     if base is None:
         return values
-    below = _study_values(base_file(path, base), (*seen, path.resolve()))
+    if not (named := base_file(path, base)).exists():
+        raise UserError(
+            f"{path}: key 'base' names {base!r}, but there is no file {named}; give its path from here, or a name that "
+            "`distill recipes` lists"
+        )
+    below = _study_values(named, (*seen, path.resolve()))
     settings = {} if own_recipe else below.get("settings", {})
     return below | merge({"settings": settings}, values)
 

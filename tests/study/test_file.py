@@ -104,6 +104,7 @@ def test_no_teacher_has_the_size_of_the_others():
         ({"settings": 3}, ["settings", "mapping", "3"]),
         ({"base": str(STUDY), "settings": None}, ["settings", "mapping", "None"]),
         ({"base": 3}, ["study.yaml", "base", "3"]),
+        ({"base": "Infinity"}, ["study.yaml", "base", "there is no file", "Infinity"]),
         ({"base": ["study.yaml"]}, ["study.yaml", "base", "['study.yaml']"]),
         # Values of the wrong type, by the parser that recipes have.
         ({"output_dir": 3}, ["study.yaml", "output_dir", "3"]),

@@ -272,7 +272,7 @@ def test_compressed_files_are_written_as_what_they_hold(name, tmp_path, capsys):
     (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:-12])
     code, _, err = _swap(capsys, tmp_path / name)
     assert code == 2
-    assert f"{name}: cannot be read" in err
+    assert f"{name}: cannot be " in err and "end-of-stream" in err
 
 
 TALK = [
