@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from safetensors import torch as tensors
+from safetensors.torch import load, save
 from transformers import set_seed
 
 from distill.base.errors import UserError
@@ -105,7 +105,7 @@ def agreed(recipe: Recipe, loaded: Loaded) -> dict[str, str]:
     return {key: hashlib.sha256(value.encode()).hexdigest()[:16] for key, value in told.items()}
 
 
-def load(recipe: Recipe, folder: Path) -> Loaded:
+def load_models(recipe: Recipe, folder: Path) -> Loaded:
     """Load what a recipe names; `folder` is that of the training's checkpoints."""
     teacher, tokenizer = (
         load_teacher(recipe.teacher) if recipe.teacher.path else (None, student_tokenizer(recipe.student))
@@ -155,7 +155,7 @@ def open_client(request: Mapping[str, Any]) -> Client:
     recipe, place, number = read_recipe(request["recipe"]), Path(request["folder"]), request["client"]
     if not 0 <= number < (there := recipe.federation.clients):
         raise UserError(f"--node-config says client={number}, but federation.clients is {there}: give 0 to {there - 1}")
-    loaded = load(recipe, place / "checkpoints")
+    loaded = load_models(recipe, place / "checkpoints")
     models, swapper = loaded.models, loaded.swapper
     teacher, tokenizer = models.teacher, models.tokenizer
     corpus = open_corpus(recipe.corpus, 2 * recipe.seed, place / "cache", teacher, tokenizer, loaded.teacher)
@@ -232,7 +232,7 @@ def updated(client: Client, number: int, weights: bytes) -> tuple[dict[str, Any]
             f"tells more of its text than privacy.epsilon says; {client.folder / _ANSWERED} remembers it"
         )
     answer = update(
-        client.recipe, client.loaded.models, blocks, tensors.load(weights), number=number, client=client.number,
+        client.recipe, client.loaded.models, blocks, load(weights), number=number, client=client.number,
         folder=client.folder / "checkpoints" / str(number), cache=client.folder / "cache",
     )  # fmt: skip
     if once:
@@ -243,7 +243,7 @@ def updated(client: Client, number: int, weights: bytes) -> tuple[dict[str, Any]
         "totals": answer.totals,
         "privacy": answer.privacy,
     }
-    return told, b"" if answer.weights is None else tensors.save(answer.weights)
+    return told, b"" if answer.weights is None else save(answer.weights)
 
 
 def scored(client: Client, weights: bytes) -> dict[str, Any]:
@@ -254,7 +254,7 @@ def scored(client: Client, weights: bytes) -> dict[str, Any]:
         weights: Of the student, as safetensors.
     """
     models, documents = client.loaded.models, client.text.sample
-    set_weights(models.student, tensors.load(weights))
+    set_weights(models.student, load(weights))
     names, swapper = client.recipe.federation.client_metrics, client.loaded.swapper
     values = scorer(client.recipe, models.tokenizer, swapper, names, "federation.client_metrics")
     figures = values(models.student, documents) if documents else {}

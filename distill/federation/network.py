@@ -17,15 +17,14 @@ os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")  # before flwr reads it
 from flwr.app import ConfigRecord, Message, MessageType, MetricRecord, RecordDict
 from flwr.serverapp import ServerApp
 from flwr.serverapp.strategy import Strategy
-from safetensors.torch import load as tensors_of
-from safetensors.torch import save
+from safetensors.torch import load, save
 
 from distill.base.console import say
 from distill.base.errors import UserError, first_line
 from distill.base.files import is_finished
 from distill.federation.aggregation import NO_ANSWER, Answer, finite
 from distill.federation.clients import get_weights
-from distill.federation.device import Loaded, agreed, load, read_recipe
+from distill.federation.device import Loaded, agreed, load_models, read_recipe
 from distill.federation.node import ARRAYS, FACTS, FIGURES, PRIVACY, TOTALS, packed, unpacked
 from distill.federation.rounds import State, finish_round, period_of, publish
 from distill.federation.selection import select_clients
@@ -116,7 +115,7 @@ def _answer(number: int, reply: Any, private: bool) -> Answer:
 
 def _read(number: int, content: Any, private: bool) -> Answer:
     facts = content[FACTS]
-    weights = tensors_of(unpacked(content[ARRAYS])) if ARRAYS in content else None
+    weights = load(unpacked(content[ARRAYS])) if ARRAYS in content else None
     figures, totals, told = (dict(content[name]) if name in content else {} for name in (FIGURES, TOTALS, PRIVACY))
     privacy = finite(told) | {name: value for name, value in told.items() if isinstance(value, str)}
     if private and weights is not None and "epsilon" not in privacy:
@@ -152,7 +151,8 @@ def introduced(
     while len(nodes := list(grid.get_node_ids())) < clients and time.monotonic() - begun < wait:
         time.sleep(1)
     asked = [Message(RecordDict(), dst_node_id=node, message_type=MessageType.QUERY) for node in nodes]
-    ours, found = agreed(recipe, loaded), dict[int, int]()
+    ours = agreed(recipe, loaded)
+    found: dict[int, int] = {}
     documents: dict[int, Sequence[int]] = {}
     for reply in grid.send_and_receive(asked, timeout=wait):
         node = reply.metadata.src_node_id
@@ -180,7 +180,7 @@ def _require_enough(config: FederationConfig, found: Iterable[int]) -> None:
     if not (missing := sorted(set(range(config.clients)) - there)):
         return
     who = f"of {config.clients} clients, {len(there)} are connected; {', '.join(map(str, missing))} are missing"
-    if not there or len(there) < config.min_fraction * config.clients:
+    if len(there) < config.min_fraction * config.clients:
         raise UserError(
             f"{who}, and federation.min_fraction asks for {config.min_fraction:g} of them; start their SuperNodes, or "
             "wait longer (--wait)"
@@ -228,7 +228,7 @@ def serve(grid: Any, context: Any) -> None:
             say(f"{folder / 'student'} is finished")
             return
         checkpoints = folder / "checkpoints" / "student"
-        loaded = load(recipe, checkpoints)
+        loaded = load_models(recipe, checkpoints)
         nodes, documents = introduced(recipe, loaded, grid, float(context.run_config["wait"]))
     state = State.load(checkpoints) or State(get_weights(loaded.models.student))
     strategy = {"uniform": Uniform, "activity": ByActivity}[recipe.federation.select](

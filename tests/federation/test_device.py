@@ -41,7 +41,7 @@ def opened(tmp_path, monkeypatch):
         corpus = replace(recipe.corpus, source="files", files=[path])
         return replace(recipe, corpus=corpus, loss=replace(recipe.loss, kd=0.0, ce=1.0))
 
-    monkeypatch.setattr(device, "load", models)
+    monkeypatch.setattr(device, "load_models", models)
     monkeypatch.setattr(device, "read_recipe", recipe_of)
     return loaded
 
@@ -155,6 +155,6 @@ def test_a_client_that_there_is_not_is_refused(tmp_path, opened):
 def test_the_recipes_resolver_tells_the_roles_of_pronouns(tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(device, "load_resolver", lambda spec, *given: asked.append(spec) or load_resolver("log_linear"))
-    loaded = device.load(device.read_recipe(recipe_of(tmp_path, resolver="teacher")), tmp_path)
+    loaded = device.load_models(device.read_recipe(recipe_of(tmp_path, resolver="teacher")), tmp_path)
     assert asked == ["teacher"]
     assert loaded.teacher == model_hash(loaded.models.teacher, loaded.models.tokenizer)

@@ -261,7 +261,7 @@ def _question(where: str, row: dict[str, Any]) -> Question:
     unknown = [place for place, of_answer in enumerate(groups) if _UNKNOWN in of_answer]
     if len(unknown) != 1:
         raise UserError(f"{where}: {len(unknown)} of the answers are of the group '{_UNKNOWN}', but one is expected")
-    named = {_SPELLINGS.get(group, group) for group in (str(group).lower() for group in stereotyped)}
+    named = set(map(_spelled, stereotyped))
     targets = [place for place in range(3) if place not in unknown and groups[place] & named]
     biased = None
     if len(targets) == 1:
@@ -285,12 +285,17 @@ def groups_of(info: Sequence[str]) -> set[str]:
     A crossed label (`F-Black`, `nonTrans_F`) is of both groups; a woman or girl is of `f`, a man or boy of `m`.
     """
     found = set()
-    for text in (str(part).lower() for part in info):
+    for text in map(_spelled, info):
         prefix = next((prefix for prefix in _PREFIXES if text.startswith(prefix)), "")
         parts = {text, prefix.rstrip("-"), text.removeprefix(prefix), *text.split("_")} - {""}
         found |= parts | {_SAME_GROUP[part] for part in parts if part in _SAME_GROUP}
-        found |= {_SPELLINGS[part] for part in parts if part in _SPELLINGS}
     return found
+
+
+def _spelled(group: Any) -> str:
+    """A group in small letters, in one of the ways in which the files write it."""
+    text = str(group).lower()
+    return _SPELLINGS.get(text, text)
 
 
 class BBQ(base.ModelMetric):
