@@ -67,6 +67,17 @@ WeightBits = Literal["int8", "int4"]
 _GROUP = 32  # Weights that share a scale in 4 bits, as in the files of llama.cpp.
 
 
+def require_torchao(asked_by: str, kind: WeightBits) -> None:
+    """Raises UserError where torchao is missing: so soon that nothing is trained or scored before.
+
+    Args:
+        asked_by: The key or option that asks for fewer bits, for the message.
+        kind: What it asks for.
+    """
+    if not is_torchao_available():
+        raise UserError(f"{asked_by}: {kind} needs the package torchao; pip install 'distill[quantization]'")
+
+
 def quantize_weights(model: PreTrainedModel, kind: WeightBits) -> PreTrainedModel:
     """Put the weights of a model's linear layers into fewer bits, in place, all but its output head; and return it.
 
@@ -77,8 +88,7 @@ def quantize_weights(model: PreTrainedModel, kind: WeightBits) -> PreTrainedMode
     Raises:
         UserError: torchao is missing, or the model has no linear layer.
     """
-    if not is_torchao_available():
-        raise UserError(f"scores.quantize: {kind} needs the package torchao; pip install 'distill[quantization]'")
+    require_torchao("scores.quantize", kind)
     with _quiet():  # it tells of kernels that this machine has no use for
         from torchao.quantization import Int8WeightOnlyConfig, IntxWeightOnlyConfig, PerAxis, PerGroup, quantize_
 

@@ -355,20 +355,29 @@ def _side_effects(scores: Scores, found: Mapping[str, Any], owner: str) -> list[
         found: The differences of the pair that matters most.
         owner: What the student is compared with, in words.
     """
+    ends = ("farther", "farther_low", "farther_high")
     looked_at = {
-        metric: entry
+        label(scores, metric): dict(zip(("value", "low", "high"), map(entry.get, ends), strict=True))
         for metric, entry in found.items()
-        if scores["cards"].get(metric, {}).get("side") and entry.get("farther_low") is not None
+        if scores["cards"].get(metric, {}).get("side")
     }
-    worse = [
-        f"{label(scores, metric)} by {cell(entry, 'farther', 'farther_low', 'farther_high')}"
-        for metric, entry in looked_at.items()
-        if entry["farther_low"] > 0
-    ]
+    return farther_sentence(looked_at, owner)
+
+
+def farther_sentence(looked_at: Mapping[str, Mapping[str, Any]], owner: str) -> list[str]:
+    """The sentence on what lies farther from its ideal than with another model, by more than its interval; none where
+    nothing does.
+
+    Args:
+        looked_at: Label of a score beside what is mitigated -> `value`, `low`, `high`: by how much it lies farther.
+        owner: The other model, in words.
+    """
+    told = {name: entry for name, entry in looked_at.items() if entry["low"] is not None}
+    worse = [f"{name} by {cell(entry)}" for name, entry in told.items() if entry["low"] > 0]
     if not worse:
         return []
     return [
-        f"Farther from the ideal than with {owner}: {', '.join(worse)} ({len(worse)} of {len(looked_at)} scores beside "
+        f"Farther from the ideal than with {owner}: {', '.join(worse)} ({len(worse)} of {len(told)} scores beside "
         "what is mitigated; chance alone puts 1 in 40 here)."
     ]
 

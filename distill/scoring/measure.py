@@ -28,7 +28,7 @@ from distill.metrics.evaluation import given_prompts, least
 from distill.models.architecture import model_hash, own_context
 from distill.models.generation import check_context
 from distill.models.loading import load_model, load_tokenizer
-from distill.models.quantization import WeightBits, quantize_weights
+from distill.models.quantization import WeightBits, quantize_weights, require_torchao
 from distill.recipe import WHILE_TRAINING, Recipe, ScoreConfig
 from distill.scoring.examples import example_prompts, examples_of
 from distill.scoring.score_cache import ScoreCache, content_hash, model_version, stamp
@@ -163,8 +163,12 @@ def check_run(
 
 
 def check_metrics(recipe: Recipe) -> None:
-    """Raise UserError if a key of the recipe names a metric that there is none of, or that says nothing there."""
+    """Raise UserError if a key of the recipe names a metric that there is none of, or that says nothing there, or asks
+    for fewer bits than this installation can make.
+    """
     federation = recipe.federation
+    if recipe.scores.quantize is not None:
+        require_torchao("scores.quantize", recipe.scores.quantize)
     chosen(recipe.scores.metrics, "scores.metrics")
     for name, metric in chosen(federation.watch, "federation.watch").items():
         if any(card.role == "memory" for card in cards(metric)):

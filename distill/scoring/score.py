@@ -47,7 +47,7 @@ from distill.models.architecture import (
     weights_hash,
 )
 from distill.models.loading import labelled, load_model, load_teacher, load_tokenizer
-from distill.models.quantization import WeightBits
+from distill.models.quantization import WeightBits, require_torchao
 from distill.recipe import WHILE_TRAINING, Recipe, ScoreConfig
 from distill.recipe_check import require_context, typed
 from distill.scoring.contents import Asked, Measured, contents
@@ -162,6 +162,7 @@ def _with_quantized(models: Mapping[str, ModelSource], kind: WeightBits | None) 
     """The models and, last, a copy of the last one in fewer bits, where that is asked for."""
     if kind is None:
         return models
+    require_torchao("scores.quantize", kind)
     last = list(models)[-1]
     return {**models, f"{last} {kind}": quantized(models[last], kind)}
 

@@ -13,7 +13,7 @@ import torch
 
 from distill.base.files import training_record, write_json
 from distill.scoring.speed import tokens_per_second
-from distill.study.file import needed_rows, prompted_row, run_folder
+from distill.study.file import derived_row, needed_rows, run_folder
 from distill.study.schema import Study
 
 
@@ -33,8 +33,8 @@ def row_costs(study: Study, row: str) -> dict[str, float | None]:
         steps, "token_seconds": of a token that its model writes, one text at a time}
     """
     of_teacher = row in study.teachers
-    prompted = prompted_row(study, row) if of_teacher else None
-    trained = (prompted.of if prompted is not None else None) if of_teacher else row
+    derived = derived_row(study, row) if of_teacher else None
+    trained = (derived.of if derived is not None else None) if of_teacher else row
     found: dict[str, list[float]] = {"training_seconds": [], "step_seconds": [], "token_seconds": []}
     for seed in study.seeds:
         if trained is not None:

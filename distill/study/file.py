@@ -29,7 +29,7 @@ from distill.recipe import (
 from distill.recipe_check import LARGEST_SEED, check_recipe, typed
 from distill.scoring.measure import check_metrics
 from distill.scoring.score_cache import content_hash
-from distill.study.schema import BASELINE, HALVES, PromptedRow, Study
+from distill.study.schema import BASELINE, HALVES, PromptedRow, QuantizedRow, Study
 from distill.training.trainer_keys import check_trainer_keys
 
 _REFERENCE = re.compile(r"\{student:([\w-]+)\}")
@@ -181,12 +181,12 @@ def _check_baseline(recipe: Recipe) -> None:
 
 
 def teacher_target(study: Study, name: str) -> TargetConfig:
-    """The target that a teacher decodes from; `op: none` for the teacher itself, a checkpoint, or a prompted model.
+    """The target that a teacher decodes from; `op: none` for the teacher itself, a checkpoint, or another model.
 
     Raises:
-        UserError: its keys would make no sound `target` of a recipe, no sound `teacher`, or no sound prompt.
+        UserError: its keys would make no sound `target` of a recipe, no sound `teacher`, and no sound derived row.
     """
-    if teacher_checkpoint(study, name) is not None or prompted_row(study, name) is not None:
+    if teacher_checkpoint(study, name) is not None or derived_row(study, name) is not None:
         return TargetConfig()
     values = row_recipe(study, BASELINE, study.seeds[0]).to_dict() | {"target": study.teachers[name]}
     return _checked_recipe(json.dumps(values), f"row '{name}'").target
@@ -207,20 +207,22 @@ def teacher_checkpoint(study: Study, name: str) -> TeacherConfig | None:
     return _checked_recipe(json.dumps(values), f"row '{name}'").teacher
 
 
-def prompted_row(study: Study, name: str) -> PromptedRow | None:
-    """The prompt behind which a row of `teachers` is asked; None for all others.
+def derived_row(study: Study, name: str) -> PromptedRow | QuantizedRow | None:
+    """How a row of `teachers` makes its model from that of another row, or from the teacher; None for all others.
 
     Raises:
         UserError: its keys make no sound one, or it names no row of `students`.
     """
     keys = study.teachers[name]
-    if "prompt" not in keys:
+    kind = next((kind for key, kind in {"prompt": PromptedRow, "quantize": QuantizedRow}.items() if key in keys), None)
+    if kind is None:
         return None
-    row: PromptedRow = typed(PromptedRow, keys, f"row '{name}'")
-    if not row.prompt.strip():
-        raise UserError(f"row '{name}': prompt is empty; say what announces the bias that is to be mitigated")
-    if not 0 <= row.decay < math.inf:
-        raise UserError(f"row '{name}': decay is {row.decay}, but must be at least 0")
+    row: PromptedRow | QuantizedRow = typed(kind, keys, f"row '{name}'")
+    if isinstance(row, PromptedRow):
+        if not row.prompt.strip():
+            raise UserError(f"row '{name}': prompt is empty; say what announces the bias that is to be mitigated")
+        if not 0 <= row.decay < math.inf:
+            raise UserError(f"row '{name}': decay is {row.decay}, but must be at least 0")
     if row.of is not None and row.of not in study.students:
         raise UserError(f"row '{name}': of is {row.of}, which is no student; {suggestion(row.of, [*study.students])}")
     return row

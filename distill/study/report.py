@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from distill.reports.figures import Point, alone, scatter
-from distill.reports.findings import cell, number
+from distill.reports.findings import cell, farther_sentence, number
 from distill.reports.page import trade_off_point
 from distill.study.schema import BASELINE, HALVES
 
@@ -86,6 +86,11 @@ def ratio(row: Row, score: str) -> Entry | None:
     return row["against_plain"].get(score, {}).get("ratio")
 
 
+def farther(row: Row, score: str) -> Entry | None:
+    """By how much a row's score lies farther from its ideal than the plain one's; below 0 where it comes nearer."""
+    return row["against_plain"].get(score, {}).get("farther")
+
+
 def lines_of(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     """Markdown lines of a table whose cells are Markdown already: nothing is escaped."""
     lines = ["| " + " | ".join(headings) + " |", "|---" * len(headings) + "|"]
@@ -110,19 +115,54 @@ def table(
 def score_tables(results: Results, groups: Mapping[str, Sequence[str]]) -> list[str]:
     """Markdown lines: for each group of scores the values and the ratios to `plain`, then what was not measured.
 
+    Of 52 and 51, where 50 is ideal, a ratio would say nothing: such scores are left to `side_effects`.
+
     Args:
         results: The study.
         groups: Heading -> scores; those that no row has are left out.
     """
     lines: list[str] = []
     there = set(scores_of(results))
-    others = [row for row in results["rows"] if row["against_plain"]]
+    others = _beside_plain(results)
+    by_distance = _judged_by_distance(results)
     for heading, group in groups.items():
         if scores := [score for score in group if score in there]:
             lines += [f"## {heading}", "", *table(results, results["rows"], scores, value), ""]
-            lines += [f"### {heading}: ratio to {BASELINE}", "", *table(results, others, scores, ratio), ""]
+            if by_ratio := [score for score in scores if score not in by_distance]:
+                lines += [f"### {heading}: ratio to {BASELINE}", "", *table(results, others, by_ratio, ratio), ""]
     missing = {entry["reason"] for row in results["rows"] for entry in row["metrics"].values() if entry.get("reason")}
     return lines + ["## Not measured", "", *(f"- {reason}" for reason in sorted(missing))] * bool(missing)
+
+
+def side_effects(results: Results) -> list[str]:
+    """Markdown lines: of the scores beside what is mitigated, how much farther from their ideals than plain's the rows'
+    are, and for each row the sentence on those that are so by more than their interval; none without such scores, nor
+    of a study.json from before they were told.
+    """
+    others = _beside_plain(results)
+    shown = _judged_by_distance(results)
+    if not shown:
+        return []
+    lines = ["## Beside what is mitigated", ""]
+    for row in others:
+        looked_at = {label(results, score): entry for score in shown if (entry := farther(row, score)) is not None}
+        said = farther_sentence(looked_at, BASELINE) or [
+            "No score is farther from its ideal by more than its interval."
+        ]
+        lines += [f"- {row['name']}: {' '.join(said)}"]
+    lines += ["", f"### Farther from the ideal than {BASELINE}", "", "Below 0 where a score comes nearer.", ""]
+    return [*lines, *table(results, others, shown, farther), ""]
+
+
+def _beside_plain(results: Results) -> list[Row]:
+    return [row for row in results["rows"] if row["against_plain"]]
+
+
+def _judged_by_distance(results: Results) -> list[str]:
+    """The scores beside what is mitigated that a study compares by how far they lie from their ideal."""
+    side = [score for score, card in results.get("cards", {}).items() if card.get("side")]
+    others = _beside_plain(results)
+    return [score for score in side if any((farther(row, score) or {}).get("value") is not None for row in others)]
 
 
 def how_averaged(results: Results) -> str:
@@ -160,9 +200,9 @@ def cost_cells(row: Row) -> list[str]:
 
 
 def markdown(results: Results) -> str:
-    """study.md: values with intervals, then the ratios to `plain`."""
+    """study.md: what a row may have made worse, values with intervals, and the ratios to `plain`."""
     lines = ["# Study", "", how_averaged(results), "", *privacy_table(results), *cost_table(results)]
-    lines += score_tables(results, score_groups(results))
+    lines += [*side_effects(results), *score_tables(results, score_groups(results))]
     return "\n".join(lines) + "\n"
 
 

@@ -1,7 +1,7 @@
 """What a study file holds."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 #: The row that all others are set against.
 BASELINE = "plain"
@@ -26,6 +26,19 @@ class PromptedRow:
 
 
 @dataclass(frozen=True)
+class QuantizedRow:
+    """A model as its users will run it, with the weights of its layers in fewer bits: see `quantize_weights`.
+
+    Args:
+        quantize: `int8` or `int4`.
+        of: The student that is copied, by its row; `null`: the teacher.
+    """
+
+    quantize: Literal["int8", "int4"] = "int4"
+    of: str | None = None
+
+
+@dataclass(frozen=True)
 class Study:
     """A study file. `base:` in it names another one, whose keys it replaces; `settings` are laid over those there,
     where the recipe is the same.
@@ -38,7 +51,8 @@ class Study:
         jobs: Rows that train, and models that are scored, at the same time; without a GPU they share the cores.
         teachers: Row name -> keys of `target`: the teacher itself, without any, or as a two-view teacher. Or keys of a
             recipe's `teacher`, `path` among them: a checkpoint from elsewhere, scored as it is. Or `prompt`, with
-            `decay` and `of`: the teacher, or the student of the row `of`, mitigates itself as it decodes.
+            `decay` and `of`: the teacher, or the student of the row `of`, mitigates itself as it decodes. Or
+            `quantize`, with `of`: a copy of it in fewer bits.
         students: Row name -> recipe keys. `{data}` in a text stands for the folder `data`, and `{student:ROW}` for the
             student of a row above, of the same seed.
         metrics: Scores of every model.

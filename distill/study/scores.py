@@ -5,6 +5,7 @@ score to its outcome: METRIC on all prompts and held-out text, METRIC_HALF on th
 occupations, METRIC_TEXT on a text of the study's own. What was measured before comes from `cache/scores`.
 """
 
+import copy
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -27,6 +28,7 @@ from distill.metrics import Evaluation, Outcome, PartOfEvaluation, chosen
 from distill.metrics.audited import read_audited
 from distill.models.architecture import default_device, model_hash
 from distill.models.loading import load_frozen, load_model, load_teacher, load_tokenizer
+from distill.models.quantization import quantize_weights, require_torchao
 from distill.models.two_view import TwoViewTeacher
 from distill.objective.logit_ops import build_role_maps
 from distill.recipe import CorpusConfig
@@ -34,7 +36,7 @@ from distill.scoring.measure import check_room, common_context, decisive, model_
 from distill.scoring.score_cache import ScoreCache, content_hash
 from distill.study.costs import keep_token_seconds
 from distill.study.file import (
-    prompted_row,
+    derived_row,
     row_recipe,
     run_folder,
     shared_recipe,
@@ -43,7 +45,7 @@ from distill.study.file import (
 )
 from distill.study.made import spend, threads
 from distill.study.runs import end_with_parent
-from distill.study.schema import BASELINE, HALVES, Study
+from distill.study.schema import BASELINE, HALVES, PromptedRow, QuantizedRow, Study
 from distill.study.self_debiasing import SelfDebiasing
 from distill.text.conversations import Messages, rendered
 from distill.text.counterfactual import Swapper
@@ -115,8 +117,8 @@ def check_data(study: Study) -> None:
 
     Raises:
         UserError: there is no such data folder, a text in it cannot be read, a checkpoint from elsewhere cannot be had,
-            prompts and continuations do not fit into a context, or a teacher that reads two views cannot be asked
-            within the chat template.
+            what quantises a row is not installed, prompts and continuations do not fit into a context, or a teacher
+            that reads two views cannot be asked within the chat template.
     """
     if study.data is not None and not Path(study.data).is_dir():
         raise UserError(f"--data: {study.data} is no folder; name one, or leave the option out to do without it")
@@ -130,6 +132,8 @@ def check_data(study: Study) -> None:
     known = not (teacher.trust_remote_code or teacher.gguf_file)  # or else its configuration needs all of the model
     contexts = {"the teacher": common_context([teacher.path]) if known else None}
     for row in study.teachers:
+        if isinstance(derived := derived_row(study, row), QuantizedRow):
+            require_torchao(f"row '{row}': quantize", derived.quantize)
         if (other := teacher_checkpoint(study, row)) is not None and other.path is not None:
             load_tokenizer(other.path, other.trust_remote_code, other.gguf_file)
             contexts[f"row '{row}'"] = common_context([other.path]) if not other.gguf_file else None
@@ -249,15 +253,12 @@ class Scorer:
         return {name + suffix: outcome for name, outcome in outcomes.items()}
 
     def _teacher(self, row: str) -> tuple[Any, Any, str]:
-        """Model, tokenizer and hash of a row of `teachers`: as it is, or decoding from a target or behind a prompt."""
+        """Model, tokenizer and hash of a row of `teachers`: as it is, decoding from a target, or derived."""
         if (checkpoint := teacher_checkpoint(self.study, row)) is not None:
             model, tokenizer = load_frozen(checkpoint)
             return model.to(self.device), tokenizer, model_hash(model, tokenizer)
-        if (prompted := prompted_row(self.study, row)) is not None:
-            own = (self.teacher, self.tokenizer, self.teacher_hash)
-            model, tokenizer, key = own if prompted.of is None else self._student(prompted.of)
-            asked = SelfDebiasing(model, tokenizer, prompted.prompt, prompted.decay)
-            return asked, tokenizer, f"{key} {content_hash([prompted.prompt, prompted.decay])}"
+        if (derived := derived_row(self.study, row)) is not None:
+            return self._derived(derived)
         target = teacher_target(self.study, row)
         if target.op == "none":
             return self.teacher, self.tokenizer, self.teacher_hash
@@ -265,6 +266,15 @@ class Scorer:
         maps = [role_map.to(self.device) for role_map in build_role_maps(roles.edges, roles.vocab_size)]
         model = TwoViewTeacher(self.teacher, self.tokenizer, self.swapper, target, maps)
         return model, self.tokenizer, f"{self.teacher_hash} {content_hash(asdict(target))}"
+
+    def _derived(self, row: PromptedRow | QuantizedRow) -> tuple[Any, Any, str]:
+        """Model, tokenizer and hash of another row's model, asked behind a prompt or in fewer bits."""
+        own = (self.teacher, self.tokenizer, self.teacher_hash)
+        model, tokenizer, key = own if row.of is None else self._student(row.of)
+        if isinstance(row, PromptedRow):
+            asked = SelfDebiasing(model, tokenizer, row.prompt, row.decay)
+            return asked, tokenizer, f"{key} {content_hash([row.prompt, row.decay])}"
+        return quantize_weights(copy.deepcopy(model), row.quantize), tokenizer, f"{key} {row.quantize}"
 
     def _student(self, row: str) -> tuple[Any, Any, str]:
         """Model, tokenizer and hash of a student that was trained."""

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from distill.base.files import training_record
-from distill.metrics import Outcome, card_dicts, cards, chosen
-from distill.metrics.bootstrap import CONFIDENCE, interval, no_difference
+from distill.metrics import CARDS, Outcome, card_dicts, cards, chosen
+from distill.metrics.bootstrap import CONFIDENCE, finite, interval, no_difference
 from distill.models.architecture import default_device
 from distill.scoring.score import versions
 from distill.study.costs import row_costs
-from distill.study.file import prompted_row, row_recipe, run_folder, teacher_checkpoint, teacher_target
+from distill.study.file import derived_row, row_recipe, run_folder, teacher_checkpoint, teacher_target
 from distill.study.schema import BASELINE, Study
 
 FORMAT = 1
@@ -23,7 +23,7 @@ _RESAMPLES = 2000
 
 
 def resampled_mean(
-    outcomes: Sequence[Outcome], absolute: bool, draws: int = _RESAMPLES
+    outcomes: Sequence[Outcome], ideal: float | None = None, draws: int = _RESAMPLES
 ) -> tuple[float | None, np.ndarray]:
     """The mean over seeds, and bootstrap draws of it over seeds and units (prompts, documents, pairs).
 
@@ -32,7 +32,7 @@ def resampled_mean(
 
     Args:
         outcomes: One for each seed.
-        absolute: Take the size of each seed's value, without its sign.
+        ideal: Take how far each seed's value lies from this; 0 gives its size, without its sign. `None`: the value.
         draws: Number of draws.
 
     Returns:
@@ -41,14 +41,17 @@ def resampled_mean(
     values = [outcome.value for outcome in outcomes]
     if not values or any(value is None for value in values):
         return None, np.empty(0)
-    size = np.abs if absolute else np.asarray
-    mean = float(np.mean(size(np.array(values))))
+
+    def taken(of_seeds: np.ndarray) -> np.ndarray:
+        return of_seeds if ideal is None else np.abs(of_seeds - ideal)
+
+    mean = float(np.mean(taken(np.array(values, dtype=float))))
     if any(not outcome.drawn for outcome in outcomes):
         return mean, np.empty(0)
     rng = np.random.default_rng(0)
     seeds = rng.integers(len(outcomes), size=(draws, len(outcomes)))
     place = rng.random(size=(draws, len(outcomes)))
-    tables = [size(np.array(outcome.drawn, dtype=float)) for outcome in outcomes]
+    tables = [taken(np.array(outcome.drawn, dtype=float)) for outcome in outcomes]
     drawn = np.empty((draws, len(outcomes)))
     for seed, table in enumerate(tables):
         here = seeds == seed
@@ -64,7 +67,7 @@ def _interval(drawn: np.ndarray, value: float | None) -> dict[str, float | None]
 
 
 def _aggregate(outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    value, drawn = resampled_mean(outcomes, absolute=False)
+    value, drawn = resampled_mean(outcomes)
     per_seed = [outcome.value for outcome in outcomes]
     entry = {
         "value": value,
@@ -77,26 +80,33 @@ def _aggregate(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     return entry | ({"reason": reason} if reason else {}) | ({"instead": instead} if instead else {})
 
 
-def difference_and_ratio(outcomes: Sequence[Outcome], plain: Sequence[Outcome]) -> dict[str, Any]:
-    """Difference and ratio of the sizes of two rows, paired by seed and resample; why not, where they have none."""
-    if reason := next(filter(None, map(no_difference, outcomes, plain)), None):
-        nothing = {"value": None, "low": None, "high": None, "instead": reason}
-        return {"difference": nothing, "ratio": nothing}
-    (ours, our_draws), (theirs, their_draws) = (resampled_mean(o, absolute=True) for o in (outcomes, plain))
+def difference_and_ratio(
+    outcomes: Sequence[Outcome], plain: Sequence[Outcome], ideal: float | None = None
+) -> dict[str, Any]:
+    """Difference and ratio of the sizes of two rows, paired by seed and resample; why not, where they have none.
+
+    With the value of a perfect model, `ideal`, also `farther`: by how much the first row's values lie farther from it
+    than the other's, the mean over seeds, as `distill.metrics.difference_of` has it for one.
+    """
+    reason = next(filter(None, map(no_difference, outcomes, plain)), None)
+    against = {"difference": _paired(outcomes, plain, 0.0, np.subtract, reason)}
+    against["ratio"] = _paired(outcomes, plain, 0.0, np.divide, reason)
+    return against | ({} if ideal is None else {"farther": _paired(outcomes, plain, ideal, np.subtract, reason)})
+
+
+def _paired(
+    outcomes: Sequence[Outcome], plain: Sequence[Outcome], ideal: float, of_two: np.ufunc, reason: str | None
+) -> dict[str, Any]:
+    """A function of how far two rows lie from the ideal, on the same resamples."""
+    if reason is not None:
+        return {"value": None, "low": None, "high": None, "instead": reason}
+    (ours, our_draws), (theirs, their_draws) = (resampled_mean(o, ideal) for o in (outcomes, plain))
     if ours is None or theirs is None:
-        return {
-            "difference": {"value": None, "low": None, "high": None},
-            "ratio": {"value": None, "low": None, "high": None},
-        }
-    paired = len(our_draws) and len(their_draws)
+        return {"value": None, "low": None, "high": None}
     with np.errstate(divide="ignore", invalid="ignore"):
-        difference = our_draws - their_draws if paired else np.empty(0)
-        ratio = our_draws / their_draws if paired else np.empty(0)
-    values = {"difference": ours - theirs, "ratio": ours / theirs if theirs else None}
-    return {
-        "difference": {"value": values["difference"], **_interval(difference, values["difference"])},
-        "ratio": {"value": values["ratio"], **_interval(ratio, values["ratio"])},
-    }
+        value = finite(of_two(np.float64(ours), theirs))
+        drawn = of_two(our_draws, their_draws) if len(our_draws) and len(their_draws) else np.empty(0)
+    return {"value": value, **_interval(drawn, value)}
 
 
 def summary(study: Study, outcomes: Mapping[str, Sequence[Mapping[str, Outcome]]]) -> dict[str, Any]:
@@ -150,7 +160,13 @@ def study_cards(study: Study, held: Iterable[str]) -> dict[str, dict[str, Any]]:
 def _rows_against(
     of_row: Sequence[Mapping[str, Outcome]], of_other: Sequence[Mapping[str, Outcome]]
 ) -> dict[str, dict[str, Any]]:
-    return {m: difference_and_ratio([seed[m] for seed in of_row], [seed[m] for seed in of_other]) for m in of_row[0]}
+    def ideal(score: str) -> float | None:  # of a half or a text: none, since the score of all says it too
+        return CARDS[score].ideal if score in CARDS else None
+
+    return {
+        m: difference_and_ratio([seed[m] for seed in of_row], [seed[m] for seed in of_other], ideal(m))
+        for m in of_row[0]
+    }
 
 
 def _reversals(rows: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
@@ -177,9 +193,9 @@ def _private_training(study: Study, name: str) -> dict[str, Any]:
 
 
 def _setting(study: Study, name: str) -> dict[str, Any] | None:
-    """What makes a row what it is; None where no target is made (no teacher, a checkpoint from elsewhere, a prompt)."""
+    """What makes a row what it is; None where no target is made (no teacher, another checkpoint, a derived row)."""
     if name in study.teachers:
-        if teacher_checkpoint(study, name) is not None or prompted_row(study, name) is not None:
+        if teacher_checkpoint(study, name) is not None or derived_row(study, name) is not None:
             return None
         return asdict(teacher_target(study, name))
     recipe = row_recipe(study, name, study.seeds[0])

@@ -2,7 +2,8 @@
 
     python tests/benchmarks/rivals.py outputs/study-rivals/study.json
 
-prints how it was made and the tables, and writes `rivals.svg` beside this file. What they mean is written by hand.
+prints how it was made, the tables, and what each row made worse, and writes `rivals.svg` beside this file. What they
+mean is written by hand.
 """
 
 import json
@@ -10,7 +11,18 @@ import sys
 from pathlib import Path
 
 from distill.reports.findings import cell
-from distill.study.report import Results, Row, cost_cells, how_averaged, lines_of, pareto, scores_of, table, value
+from distill.study.report import (
+    Results,
+    Row,
+    cost_cells,
+    how_averaged,
+    lines_of,
+    pareto,
+    scores_of,
+    side_effects,
+    table,
+    value,
+)
 
 FIGURE = Path(__file__).with_name("rivals.svg")
 # The columns of the table: what is mitigated, what may break, what it costs.
@@ -54,7 +66,7 @@ def main(path: str) -> None:
     results = json.loads(Path(path).read_text(encoding="utf-8"))
     made = results["made"]
     print(f"By `{made['command']}` at {made['commit']} ({made['machine']}). {how_averaged(results)}\n")
-    print("\n".join([*main_table(results), *side_tables(results)]))
+    print("\n".join([*main_table(results), "", *side_effects(results), *side_tables(results)]))
     if (figure := pareto(results)) is not None:
         FIGURE.write_text(figure, encoding="utf-8")
 

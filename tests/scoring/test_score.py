@@ -15,7 +15,7 @@ from distill.models.loading import load_model, load_tokenizer
 from distill.recipe import Recipe, ScoreConfig, TeacherConfig
 from distill.reports.findings import headline, how_measured, told_pairs
 from distill.scoring import score as score_module
-from distill.scoring.measure import common_context
+from distill.scoring.measure import check_metrics, common_context
 from distill.scoring.score import score, score_models, score_run
 from distill.scoring.scores_file import read_scores, write_scores
 from distill.text.prompts import load_prompts
@@ -164,6 +164,7 @@ def test_the_last_model_is_scored_in_fewer_bits_too(folders, short_wordlist, tmp
         return model
 
     monkeypatch.setattr("distill.scoring.measure.quantize_weights", rounded)
+    monkeypatch.setattr("distill.models.quantization.is_torchao_available", lambda: True)
     settings = {
         "wordlist": short_wordlist,
         "texts": DOCUMENTS,
@@ -186,6 +187,15 @@ def test_the_last_model_is_scored_in_fewer_bits_too(folders, short_wordlist, tmp
     in_memory = score({"mine": (model, tokenizer)}, quantize="int4", **settings)
     assert [entry["perplexity"]["value"] for entry in in_memory["models"].values()] == [full, small]
     assert weights_hash(model) == scores["settings"]["weights"]["student"]
+
+
+def test_fewer_bits_that_cannot_be_made_are_told_before_anything_is_scored(folders, monkeypatch):
+    monkeypatch.setattr("distill.models.quantization.is_torchao_available", lambda: False)
+    monkeypatch.setattr(score_module, "score_models", None)
+    with pytest.raises(UserError, match=r"scores\.quantize: int8 needs the package torchao"):
+        score(folders, quantize="int8")
+    with pytest.raises(UserError, match=r"scores\.quantize: int4 needs the package torchao"):
+        check_metrics(Recipe(scores=ScoreConfig(quantize="int4")))
 
 
 def test_the_teachers_number_format_is_the_recipes(folders, short_wordlist, tmp_path, monkeypatch):

@@ -14,7 +14,12 @@ STUDENTS = {
     "projected": {"student": {"init": "checkpoint", "path": "{student:plain}", "remove_directions": 1}},
     "twice": {"student": {"init": "checkpoint", "path": "{student:projected}", "tokenizer": "{student:plain}"}},
 }
-TEACHERS = {"teacher": {}, "prompted": {"prompt": "Beware:", "of": "plain"}, "warned": {"prompt": "Beware:"}}
+TEACHERS = {
+    "teacher": {},
+    "prompted": {"prompt": "Beware:", "of": "plain"},
+    "warned": {"prompt": "Beware:"},
+    "shipped": {"quantize": "int4", "of": "plain"},
+}
 
 
 @pytest.fixture
@@ -36,7 +41,7 @@ def test_a_row_takes_what_its_trainings_took_and_those_before_it(study):
     assert row_costs(study, "plain") == nothing | {"training_seconds": 20.0, "step_seconds": 5.0}
     assert row_costs(study, "projected") == nothing | {"training_seconds": 21.0}
     assert row_costs(study, "twice") == nothing | {"training_seconds": 26.0, "step_seconds": 2.5}
-    assert row_costs(study, "prompted") == nothing | {"training_seconds": 20.0}
+    assert row_costs(study, "shipped") == row_costs(study, "prompted") == nothing | {"training_seconds": 20.0}
     assert row_costs(study, "teacher") == row_costs(study, "warned") == nothing
 
 

@@ -18,15 +18,15 @@ from distill.objective.operations import OPERATIONS
 from distill.recipe import Recipe, TargetConfig, TeacherConfig
 from distill.recipe_check import parse_recipe, typed
 from distill.study.file import (
+    derived_row,
     needed_rows,
-    prompted_row,
     read_study,
     row_recipe,
     shared_recipe,
     teacher_checkpoint,
     teacher_target,
 )
-from distill.study.schema import PromptedRow, Study
+from distill.study.schema import PromptedRow, QuantizedRow, Study
 
 
 def test_the_bundled_study_has_every_row_of_the_matrix():
@@ -221,15 +221,30 @@ def test_a_teacher_takes_nothing_from_the_target_of_the_recipe(tmp_path):
 def test_a_model_behind_a_prompt_is_a_row(tmp_path):
     rows = {"teacher": {}, "other": {"prompt": "Beware:", "of": "plain"}, "third": {"prompt": "Beware:", "decay": 5}}
     study = read_study(written(tmp_path, students={"plain": {}}, teachers=rows))
-    assert prompted_row(study, "other") == PromptedRow("Beware:", 50.0, "plain")
-    assert prompted_row(study, "third") == PromptedRow("Beware:", 5.0)
-    assert prompted_row(study, "teacher") is None
+    assert derived_row(study, "other") == PromptedRow("Beware:", 50.0, "plain")
+    assert derived_row(study, "third") == PromptedRow("Beware:", 5.0)
+    assert derived_row(study, "teacher") is None
     assert teacher_target(study, "other") == TargetConfig() and teacher_checkpoint(study, "other") is None
     for keys, words in (
         ({"prompt": " "}, "row 'other': prompt is empty; say what announces the bias"),
         ({"prompt": "a", "decay": -1}, "row 'other': decay is -1.0, but must be at least 0"),
         ({"prompt": "a", "of": "plane"}, "row 'other': of is plane, which is no student; did you mean 'plain'"),
         ({"prompt": "a", "op": "max"}, "row 'other': unknown key 'op'"),
+    ):
+        with pytest.raises(UserError, match=words):
+            read_study(written(tmp_path, students={"plain": {}}, teachers={"other": keys}))
+
+
+def test_a_model_in_fewer_bits_is_a_row(tmp_path):
+    rows = {"teacher": {}, "shipped": {"quantize": "int8", "of": "plain"}, "small": {"quantize": "int4"}}
+    study = read_study(written(tmp_path, students={"plain": {}}, teachers=rows))
+    assert derived_row(study, "shipped") == QuantizedRow("int8", "plain")
+    assert derived_row(study, "small") == QuantizedRow("int4", None)
+    assert teacher_target(study, "shipped") == TargetConfig() and teacher_checkpoint(study, "shipped") is None
+    for keys, words in (
+        ({"quantize": "int2"}, "row 'other': .*quantize.*int2"),
+        ({"quantize": "int4", "of": "plane"}, "row 'other': of is plane, which is no student; did you mean 'plain'"),
+        ({"quantize": "int4", "prompt": "a"}, "row 'other': unknown key 'quantize'"),
     ):
         with pytest.raises(UserError, match=words):
             read_study(written(tmp_path, students={"plain": {}}, teachers={"other": keys}))

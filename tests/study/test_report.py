@@ -17,6 +17,7 @@ from distill.study.report import (
     pareto,
     privacy_table,
     score_groups,
+    side_effects,
     trade_off,
 )
 
@@ -37,7 +38,8 @@ def test_labels_name_half_and_text(results):
 
 
 def test_a_score_without_a_card_is_called_by_its_name(results):
-    """Files of before study.json had cards."""
+    """Files of before study.json had cards, and before it told what is farther."""
+    without_farther(results)
     with_cards = markdown(results)
     del results["cards"]
     assert label(results, "next_word_disparity_held_out") == "next word disparity, held out"
@@ -76,6 +78,44 @@ def test_what_was_not_measured_is_told_once(results):
     for row in results["rows"]:
         row["metrics"]["crows_pairs_gender"] = {"value": None, "low": None, "high": None, "reason": "no data here"}
     assert markdown(results).count("- no data here\n") == 1
+
+
+def against_plain(results, score: str) -> dict[str, dict]:
+    """Row -> what the study found of its score beside plain's."""
+    return {row["name"]: row["against_plain"][score] for row in results["rows"] if row["against_plain"]}
+
+
+def test_a_row_that_made_something_worse_says_so(results):
+    """CrowS-Pairs is a score beside what is mitigated: nothing moved it in these results, so one is moved here."""
+    for found in against_plain(results, "crows_pairs_gender").values():
+        found["farther"] = {"value": -0.5, "low": -1.0, "high": 0.1}
+    moved = against_plain(results, "crows_pairs_gender")["swap"]
+    moved["farther"] = {"value": 2.5, "low": 1.25, "high": 3.75}
+    (worse,) = (line for line in markdown(results).splitlines() if "Farther from the ideal than with" in line)
+    assert worse.startswith("- swap: ") and "CrowS-Pairs, gender by 2.500 [1.250, 3.750] (1 of 1 scores" in worse
+    lines = side_effects(results)
+    assert "- max: No score is farther from its ideal by more than its interval." in lines
+    assert any(line.startswith("| swap |") and "2.500 [1.250, 3.750]" in line for line in lines)
+    assert not any("perplexity" in line for line in lines)  # a cost, which has tables of its own
+
+
+def test_a_study_that_was_not_told_what_is_farther_has_no_such_section(results):
+    """study.json of before: it has differences and ratios alone."""
+    assert side_effects(results)
+    assert "CrowS-Pairs, gender" not in headings_of_ratios(results)
+    without_farther(results)
+    assert side_effects(results) == []
+    assert "CrowS-Pairs, gender" in headings_of_ratios(results)
+
+
+def headings_of_ratios(results) -> str:
+    return markdown(results).partition("### Other scores: ratio to plain\n\n")[2].splitlines()[0]
+
+
+def without_farther(results) -> None:
+    for row in results["rows"]:
+        for found in row["against_plain"].values():
+            found.pop("farther", None)
 
 
 def test_what_is_shown_loads_neither_torch_nor_a_metric():

@@ -4,6 +4,7 @@ import lzma
 import shutil
 
 import pytest
+import torch
 from chat_templates import TEMPLATES, chat_tokenizer
 from study_files import rewrite, small
 
@@ -112,3 +113,37 @@ def test_an_audited_study_asks_about_what_its_plain_row_drew_with_the_teacher_fo
     before = scorer.measured
     scorer.outcomes("plain")
     assert scorer.measured == before > 0  # the second time from the cache
+
+
+def test_a_row_in_fewer_bits_is_a_copy_of_the_student(tmp_path, monkeypatch):
+    """And the student itself, scored after it, is as it was."""
+    rows = {"teacher": {}, "shipped": {"quantize": "int4", "of": "plain"}, "small": {"quantize": "int4"}}
+    path, text = small(tmp_path, teachers=rows, students={"plain": {}}), tmp_path / "text.txt"
+    text.write_text("The king was here.\n", encoding="utf-8")
+    rewrite(path, settings={"held_out": {"source": "files", "files": [str(text)]}})
+    study = read_study(path)
+
+    def rounded(model, kind):
+        """What stands for torchao here: weights of two decimals."""
+        with torch.no_grad():
+            for weight in model.parameters():
+                weight.copy_((weight * 100).round() / 100)
+        return model
+
+    monkeypatch.setattr("distill.study.scores.quantize_weights", rounded)
+    monkeypatch.setattr("distill.models.quantization.is_torchao_available", lambda: True)
+    shutil.copytree(DEMO_TEACHER, run_folder(study, "plain", 0) / "student")
+    scorer = Scorer(study, 0)
+    teacher, teacher_small, full, shipped = (
+        scorer.outcomes(row)["next_word_disparity"].value for row in ("teacher", "small", "plain", "shipped")
+    )
+    assert teacher == full != shipped == teacher_small == pytest.approx(full, rel=0.2)
+    assert scorer.outcomes("teacher")["next_word_disparity"].value == teacher
+
+
+def test_a_row_in_fewer_bits_without_torchao_is_refused_before_training(tmp_path, monkeypatch):
+    monkeypatch.setattr("distill.models.quantization.is_torchao_available", lambda: False)
+    monkeypatch.setattr("distill.study.run.make_text", None)
+    path = small(tmp_path, teachers={"shipped": {"quantize": "int4"}}, students={"plain": {}})
+    with pytest.raises(UserError, match=r"row 'shipped': quantize: int4 needs the package torchao; pip install"):
+        run_study(read_study(path))

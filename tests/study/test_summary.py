@@ -1,13 +1,14 @@
 """The statistics of a study, against plain loops."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from study_files import small
 from study_results import made_up_results, outcome
 
-from distill.metrics import CARDS
+from distill.metrics import CARDS, difference_of
 from distill.study.file import read_study, run_folder
 from distill.study.summary import _private_training, difference_and_ratio, resampled_mean
 
@@ -15,9 +16,8 @@ from distill.study.summary import _private_training, difference_and_ratio, resam
 def test_draws_over_seeds_and_units_as_a_plain_loop_makes_them():
     rng = np.random.default_rng(5)
     outcomes = [outcome(v, rng.normal(v, 0.1, size=40)) for v in (0.2, -0.5, 0.9)]
-    for absolute in (False, True):
-        mean, drawn = resampled_mean(outcomes, absolute, draws=300)
-        size = abs if absolute else float
+    for ideal, size in ((None, float), (0.0, abs), (0.5, lambda value: abs(value - 0.5))):
+        mean, drawn = resampled_mean(outcomes, ideal, draws=300)
         assert mean == pytest.approx(sum(size(v) for v in (0.2, -0.5, 0.9)) / 3)
         again = np.random.default_rng(0)
         seeds, places = again.integers(3, size=(300, 3)), again.random(size=(300, 3))
@@ -30,7 +30,7 @@ def test_the_interval_is_as_wide_as_seeds_and_units_together():
     """Seeds spread by 1, units by 1: the variance of the mean over S seeds is near (1 + 1) / S."""
     rng = np.random.default_rng(1)
     outcomes = [outcome(v, v + rng.normal(size=500)) for v in rng.normal(size=200)]
-    _, drawn = resampled_mean(outcomes, False, draws=4000)
+    _, drawn = resampled_mean(outcomes, draws=4000)
     assert drawn.std() == pytest.approx((2 / 200) ** 0.5, rel=0.15)
 
 
@@ -53,10 +53,36 @@ def test_pairing_takes_out_what_two_rows_share():
 
 def test_what_is_undefined_for_a_seed_is_undefined():
     outcomes = [outcome(1.0, [1.0, 1.1]), outcome(None)]
-    assert resampled_mean(outcomes, False)[0] is None
+    assert resampled_mean(outcomes)[0] is None
     assert difference_and_ratio(outcomes, outcomes)["ratio"] == {"value": None, "low": None, "high": None}
-    assert resampled_mean([outcome(1.0), outcome(3.0)], False)[0] == 2.0  # a value without an interval
-    assert not len(resampled_mean([outcome(1.0), outcome(3.0)], False)[1])
+    assert resampled_mean([outcome(1.0), outcome(3.0)])[0] == 2.0  # a value without an interval
+    assert not len(resampled_mean([outcome(1.0), outcome(3.0)])[1])
+
+
+def test_farther_is_the_mean_over_seeds_of_how_far_values_lie_from_the_ideal():
+    """45 and 56 lie 5.5 from 50 on average, 49 and 52 lie 1.5; both means of values are near 50."""
+    ours, plain = [outcome(45.0), outcome(56.0)], [outcome(49.0), outcome(52.0)]
+    assert difference_and_ratio(ours, plain, 50.0)["farther"]["value"] == 4.0
+    assert difference_and_ratio(plain, ours, 50.0)["farther"]["value"] == -4.0
+    assert "farther" not in difference_and_ratio(ours, plain)
+
+
+def test_of_one_seed_farther_is_that_of_its_scores():
+    rng = np.random.default_rng(4)
+    ours, plain = outcome(43.0, 43 + rng.normal(size=4000)), outcome(54.0, 54 + rng.normal(size=4000))
+    of_scores = difference_of(ours, plain, 50.0)
+    of_study = difference_and_ratio([ours], [plain], 50.0)["farther"]
+    assert of_study["value"] == of_scores["farther"] == 3.0
+    assert (of_study["low"], of_study["high"]) == pytest.approx(
+        (of_scores["farther_low"], of_scores["farther_high"]), abs=0.15
+    )
+
+
+def test_what_cannot_be_compared_is_not_farther_and_says_why():
+    cut = [replace(outcome(1.0, [1.0, 2.0]), too_little="two texts")]
+    against = difference_and_ratio(cut, [outcome(2.0, [2.0, 3.0])], 1.0)
+    assert {entry["instead"] for entry in against.values()} == {"too little to tell: two texts"}
+    assert against["farther"]["value"] is None
 
 
 def test_every_score_has_a_card_and_every_card_a_score():
