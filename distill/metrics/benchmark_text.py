@@ -63,7 +63,7 @@ def likelihood(evaluation: Evaluation, texts: Sequence[tuple[str, str]], what: s
         sequences.append(ids if alone else [evaluation.start, *ids])
         inside = (i for i, (_, end) in enumerate(offsets[alone:]) if end > len(context))
         firsts.append(next(inside, len(ids) - alone) if context else 0)
-    log_probs = evaluation.token_log_probs(sequences, what)
+    log_probs = evaluation.token_log_probs(sequences, what, firsts)
     kept = [of_text[first:] for of_text, first in zip(log_probs, firsts, strict=True)]
     return Likelihood(
         np.array([of_text.sum() for of_text in kept]),

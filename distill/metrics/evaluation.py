@@ -23,6 +23,8 @@ from distill.base.errors import UserError, suggestion
 from distill.metrics.audited import Audited, read_audited
 from distill.metrics.bootstrap import Card, Measurement, score
 from distill.metrics.polarity import group_counter, polarity_table
+from distill.metrics.shared_context import batches as batches_of_contexts
+from distill.metrics.shared_context import can_share, contexts, states_behind, targets
 from distill.models.architecture import backbone, begins_itself, evaluating, head, own_context, project, special_tokens
 from distill.models.generation import generate
 from distill.models.loading import load_model, load_tokenizer
@@ -221,6 +223,11 @@ class Evaluation:
             return project(self.model, states) if self.projects else states
 
     @cached_property
+    def shares(self) -> bool:
+        """Whether a context is read once for all that stands behind it, see `shared_context`."""
+        return self.projects and can_share(self.model)
+
+    @cached_property
     def projects(self) -> bool:
         """Whether the model's logits are what its head makes of its last hidden states.
 
@@ -235,22 +242,45 @@ class Evaluation:
             return False
         return True
 
-    def token_log_probs(self, sequences: Sequence[Sequence[int]], what: str = "likelihood") -> list[np.ndarray]:
+    def token_log_probs(
+        self, sequences: Sequence[Sequence[int]], what: str = "likelihood", behind: Sequence[int] | None = None
+    ) -> list[np.ndarray]:
         """log P(token | all before it) of every token but the first of each sequence; one (L - 1,) float64 for each.
 
         Sequences longer than the context are cut on the left, and the tokens cut off have log-probability 0.
+
+        Args:
+            sequences: Token ids, one list for each.
+            what: Name of the pass, for progress.
+            behind: How many of a sequence's log-probabilities are not asked for, those of its beginning: they are 0
+                too, and no logits are made there. Where neighbours begin alike, that is read once.
         """
         cut = [max(0, len(ids) - self.context) if self.context else 0 for ids in sequences]
         kept = [list(ids[first:]) for ids, first in zip(sequences, cut, strict=True)]
         found = [np.zeros(max(0, len(ids) - 1)) for ids in sequences]
+        before = behind if behind is not None else [0] * len(sequences)
+        asked = [max(0, len(ids) - 1 - max(first, b)) for ids, first, b in zip(sequences, cut, before, strict=True)]
         done, report = 0, self.report(what)
-        for batch in self.batches([len(ids) for ids in kept]):
-            losses = self._losses([kept[i] for i in batch], [len(kept[i]) - 1 for i in batch])
+        for batch, losses in self._losses_by_batch(kept, asked, share=behind is not None):
             for i, of_sequence in zip(batch, losses, strict=True):
-                found[i][cut[i] :] = -of_sequence.numpy()
+                found[i][len(found[i]) - asked[i] :] = -of_sequence.numpy()
             done += len(batch)
             report(done, len(sequences))
         return found
+
+    def _losses_by_batch(
+        self, sequences: Sequence[list[int]], asked: Sequence[int], share: bool
+    ) -> Iterator[tuple[list[int], Sequence[Tensor]]]:
+        """Places of some sequences, and `_losses` of them; first of those that share their context with neighbours."""
+        shared, others = contexts(sequences, asked) if share and self.shares else ([], list(range(len(sequences))))
+        room = self.factor * MAX_LOGITS // self.vocab_size
+        for together in batches_of_contexts(shared, room, self.factor * MAX_ROWS):
+            places = [place for one in together for place in one.places]
+            losses = self._losses_of(states_behind(self.model, together), targets(together))
+            yield places, losses.split([asked[place] for place in places])
+        for batch in self.batches([len(sequences[i]) for i in others]):
+            places = [others[i] for i in batch]
+            yield places, self._losses([sequences[i] for i in places], [asked[i] for i in places])
 
     def _losses(self, sequences: Sequence[Sequence[int]], counted: Sequence[int]) -> Sequence[Tensor]:
         """-log P of the last so many tokens of each sequence given all before them; float64 on the CPU, one for each.
@@ -258,16 +288,17 @@ class Evaluation:
         A sequence's first token is never among them.
         """
         spans = [range(len(ids) - 1 - new, len(ids) - 1) for ids, new in zip(sequences, counted, strict=True)]
-        states = self.states_at(sequences, spans)
-        targets = torch.tensor(
-            [ids[place + 1] for ids, span in zip(sequences, spans, strict=True) for place in span],
-            dtype=torch.long, device=states.device,
-        )  # fmt: skip
-        losses = torch.empty(len(targets), dtype=torch.float64, device=states.device)
-        for piece in self.pieces(len(targets)):
+        tokens = [ids[place + 1] for ids, span in zip(sequences, spans, strict=True) for place in span]
+        return self._losses_of(self.states_at(sequences, spans), tokens).split(list(counted))
+
+    def _losses_of(self, states: Tensor, tokens: Sequence[int]) -> Tensor:
+        """-log P of tokens that are predicted from these states; float64 on the CPU."""
+        wanted = torch.tensor(tokens, dtype=torch.long, device=states.device)
+        losses = torch.empty(len(wanted), dtype=torch.float64, device=states.device)
+        for piece in self.pieces(len(wanted)):
             logits = self.logits(states[piece]).float()
-            losses[piece] = torch.nn.functional.cross_entropy(logits, targets[piece], reduction="none").double()
-        return losses.cpu().split(list(counted))
+            losses[piece] = torch.nn.functional.cross_entropy(logits, wanted[piece], reduction="none").double()
+        return losses.cpu()
 
     def hidden_states(self, sequences: Sequence[Sequence[int]]) -> Tensor:
         """(B, T, D) last hidden states (what the output head reads) of a batch, padded on the right with zeros."""
