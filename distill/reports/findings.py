@@ -41,6 +41,7 @@ MEMORY = "what it remembers"  # heads the block of these scores in every table
 
 TOO_LITTLE = "too little to tell"  # begins what stands in the place of a number that saw nothing
 
+_FIRST = 3  # scores that head a report where none was measured that is meant to
 _BITS = {"int8": 8, "int4": 4}
 
 # Keys by which a recipe trusts what is otherwise refused.
@@ -340,6 +341,8 @@ def headline(scores: Scores) -> str:
         told = f"no clear change of disparity beside {owner} ({tried})" + (f", for {cost}" if cost else "")
     elif cost:
         told = f"no disparity could be compared; {cost} than {owner}"
+    elif shown := [m for m, entry in found.items() if entry.get("value") is not None][:_FIRST]:
+        told = f"differences to {owner}: {', '.join(f'{label(scores, m)} {cell(found[m])}' for m in shown)}"
     else:
         told = f"nothing could be compared with {owner}"
     size = _size_beside_teacher(scores, pair[0])
@@ -387,7 +390,9 @@ def _of_one_model(scores: Scores, name: str) -> str:
     of_model = scores["models"][name]
     heads = [*headliners(scores), *with_role(scores, "cost")[:1]]
     wanted = [m for m in heads if m in of_model] or with_role(scores, "memory")
-    parts = [f"{label(scores, m)} {cell(of_model[m])}" for m in wanted if of_model.get(m, {}).get("value") is not None]
+    there = {m: entry for m, entry in of_model.items() if entry.get("value") is not None}
+    shown = [m for m in wanted if m in there] or list(there)[:_FIRST]
+    parts = [f"{label(scores, m)} {cell(there[m])}" for m in shown]
     little = any("instead" in entry.get("details", {}) for entry in of_model.values())
     sentence = ", ".join(parts) or (TOO_LITTLE if little else "nothing was measured")
     return f"{sentence[:1].upper()}{sentence[1:]}."

@@ -192,6 +192,24 @@ def test_the_headline_of_fewer_models():
     assert headline(alone) == "Too little to tell."
 
 
+def test_a_headline_of_scores_that_head_no_report_names_the_first_of_them():
+    """As `distill score --metrics bbq` measures: it said that nothing was measured."""
+    names = ["bbq_gender_ambiguous_bias", "bbq_gender_ambiguous_accuracy", "bbq_age_ambiguous_bias", "minimal_pairs"]
+    models = {model: {name: _entry(value=n + 1.0) for n, name in enumerate(names)} for model in ("gpt2", "other")}
+    models["gpt2"]["bbq_gender_ambiguous_accuracy"]["value"] = None
+    scores = {"models": {"gpt2": models["gpt2"]}, "differences": {}, "cards": card_dicts(names)}
+    assert headline(scores) == (
+        "BBQ, gender: bias, ambiguous 1.000, BBQ, age: bias, ambiguous 3.000, grammar, minimal pairs 4.000."
+    )
+    found = {name: _entry(value=-1.5) | {"low": -2.0, "high": 1.0} for name in (names[0], names[3])}
+    scores = {"models": models, "differences": {"other - gpt2": found}, "cards": card_dicts(names)}
+    said = "BBQ, gender: bias, ambiguous -1.500 [-2.000, 1.000], grammar, minimal pairs -1.500 [-2.000, 1.000]"
+    assert headline(scores) == f"Differences to gpt2: {said}."
+    for entry in found.values():
+        entry["value"] = None
+    assert headline(scores) == "Nothing could be compared with gpt2."
+
+
 def test_what_the_list_covers(scores):
     sentences = coverage(scores, COUNTS)
     words = scores["models"]["teacher"]["next_word_disparity"]["details"]["words"]
