@@ -684,16 +684,22 @@ def read_recipe_file(path: str | Path, _seen: tuple[Path, ...] = ()) -> dict[str
     return merge(read_recipe_file(base_file(path, str(base)), (*_seen, path.resolve())), values)
 
 
-def base_file(path: Path, base: str) -> Path:
-    """The file that `base:` of another one names: a path relative to it, or a name that `distill recipes` lists.
+def base_file(path: Path, base: str, key: str = "base") -> Path:
+    """The file that a key of another one names: a path relative to it, or a name that `distill recipes` lists.
 
     Raises:
-        UserError: it is a folder, as the empty text is.
+        UserError: there is none, or it is a folder, as the empty text is.
     """
     beside, named = path.parent / base, named_file(base)
     if beside.is_dir() and not named.is_absolute():
         raise UserError(f"{path}: '{base}' is a folder, but another YAML file is named here; give its path, or a name")
-    return named if named.is_absolute() and not beside.is_file() else beside
+    found = named if named.is_absolute() and not beside.is_file() else beside
+    if not found.exists():
+        raise UserError(
+            f"{path}: key '{key}' names {base!r}, but there is no file {found}; give its path from here, or a name "
+            "that `distill recipes` lists"
+        )
+    return found
 
 
 def _check_plain(values: dict[Any, Any], path: Path) -> None:

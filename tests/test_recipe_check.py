@@ -60,7 +60,7 @@ PRIVATE = "corpus: {source: files, files: [a.txt]}\nheld_out: {max_documents: 5}
         ("seed: " + "1" * 2_000_000, [], ["r.yaml", "longer"]),
         ("- 1", [], ["r.yaml", "list"]),
         ("base: r.yaml", [], ["base"]),
-        ("base: absent.yaml", [], ["absent.yaml", "no such"]),
+        ("base: absent.yaml", [], ["r.yaml", "key 'base'", "absent.yaml", "no file"]),
         (SAMPLED + "target: {op: expmeen}", [], ["target.op", "expmeen", "'expmean'"]),
         (SAMPLED + "target: {op: max, strength: 1.5}", [], ["target.strength", "1.5", "[0, 1]"]),
         (SAMPLED + "target: {op: max, strength: -0.1}", [], ["target.strength", "-0.1"]),

@@ -95,15 +95,10 @@ def _study_values(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     _check_kinds(values, path)
     own_recipe = "recipe" in values
     if own_recipe or base is None:
-        values["recipe"] = str(base_file(path, values.get("recipe", Study.recipe)))
+        values["recipe"] = str(base_file(path, values.get("recipe", Study.recipe), "recipe"))
     if base is None:
         return values
-    if not (named := base_file(path, base)).exists():
-        raise UserError(
-            f"{path}: key 'base' names {base!r}, but there is no file {named}; give its path from here, or a name that "
-            "`distill recipes` lists"
-        )
-    below = _study_values(named, (*seen, path.resolve()))
+    below = _study_values(base_file(path, base), (*seen, path.resolve()))
     settings = {} if own_recipe else below.get("settings", {})
     return below | merge({"settings": settings}, values)
 

@@ -98,7 +98,7 @@ def test_no_teacher_has_the_size_of_the_others():
         ({"teachers": {"two": {"op": "maxx"}}}, ["two", "maxx", "max"]),
         ({"teachers": {"two": {"opp": "max"}}}, ["two", "opp"]),
         ({"metrics": ["perplexitty"]}, ["perplexitty", "perplexity"]),
-        ({"recipe": "nowhere.yaml"}, ["nowhere.yaml", "no such recipe file"]),
+        ({"recipe": "nowhere.yaml"}, ["study.yaml", "key 'recipe' names", "no file", "nowhere.yaml"]),
         ({"base": "study.yaml"}, ["study.yaml", "base", "leads back"]),
         ({"settings": {"corpus": {"files": ["{data}/a.txt"]}}}, ["{data}/a.txt", "--data"]),
         ({"settings": 3}, ["settings", "mapping", "3"]),
