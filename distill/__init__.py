@@ -18,12 +18,17 @@ Every wing imports only from above it. `base` is below all of them: errors, file
 through the wings in this order; `train` and `cli` are the entries.
 """
 
+import logging
 import sys
 from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+# As transformers imports them, in every process anew, they tell of kernels that nobody asked for.
+for _name in ("torchao", "torch.utils._pytree"):
+    logging.getLogger(_name).setLevel(logging.ERROR)
 
 if TYPE_CHECKING:
     from distill.pipeline import train as train

@@ -24,6 +24,14 @@ def test_what_a_notebook_wants_is_imported_when_it_is_asked_for():
     assert done.stdout.split() == ["False", "False", "False", "True"]
 
 
+def test_libraries_that_warn_as_they_are_imported_are_quiet():
+    """torchao tells of kernels that do not fit this torch, in four lines before any output, in every process."""
+    code = "import logging, distill; names = 'torchao', 'torch.utils._pytree'"
+    code += "; print(*(logging.getLogger(name).isEnabledFor(level) for name in names for level in (30, 40)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "True"] * 2
+
+
 def test_every_name_is_there_and_told():
     for name in distill.__all__:
         assert getattr(distill, name) is not None

@@ -4,7 +4,6 @@ Progress goes to standard error: a bar on a terminal, a line every few seconds e
 Results go to standard output and are none of this module's business.
 """
 
-import logging
 import os
 import signal
 import sys
@@ -272,12 +271,6 @@ def _switch_off_library_bars() -> None:
         sys.modules["transformers"].logging.disable_progress_bar()
 
 
-def _quieten_libraries() -> None:
-    """What torchao and torch say as transformers imports them is about kernels that were never asked for."""
-    for name in ("torchao", "torch.utils._pytree"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-
-
 def run_entry(main: Callable[[Sequence[str]], None], argv: Sequence[str], continues: bool = True) -> int:
     """Call an entry point and turn its end into an exit code.
 
@@ -295,7 +288,6 @@ def run_entry(main: Callable[[Sequence[str]], None], argv: Sequence[str], contin
     global _quiet
     _quiet = QUIET in argv
     share_cores()
-    _quieten_libraries()
     if _quiet or not on_terminal():
         _switch_off_library_bars()
     first = os.environ.get("LOCAL_RANK", "0") == "0"  # of each machine

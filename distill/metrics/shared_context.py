@@ -15,12 +15,10 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
-from distill.models.architecture import backbone, evaluating, own_context, without_warnings
+from distill.models.architecture import backbone, evaluating, own_context, turns_otherwise_from, without_warnings
 from distill.models.matrix_rate import count_forward
-from distill.models.probe import behaviour, made_up_ids
+from distill.models.probe import behaviour, made_up_ids, near
 from distill.models.wide_decoding import cache_argument
-
-_ROUNDING = 1e-3  # of states, as a share of their norm: batches of other shapes differ by 1e-6 in float32
 
 
 class Shared(NamedTuple):
@@ -40,6 +38,9 @@ class Shared(NamedTuple):
 def contexts(sequences: Sequence[list[int]], asked: Sequence[int]) -> tuple[list[Shared], list[int]]:
     """Runs of neighbours whose tokens before those that are asked for are the same ones, and the places of all others.
 
+    Of a run that is read once, fewer tokens are read than are spared: sentences that have the start token alone in
+    common are others.
+
     Args:
         sequences: Token ids.
         asked: Of how many of its last tokens each one's log-probability is asked for.
@@ -52,8 +53,9 @@ def contexts(sequences: Sequence[list[int]], asked: Sequence[int]) -> tuple[list
             runs[-1].behind.append(behind)
         else:
             runs.append(Shared([place], context, [behind]))
-    shared = [run for run in runs if len(run.places) > 1]
-    return shared, [place for run in runs if len(run.places) == 1 for place in run.places]
+    shared = [run for run in runs if len(run.context) * (len(run.places) - 1) > sum(map(len, run.behind))]
+    kept = {place for run in shared for place in run.places}
+    return shared, [place for place in range(len(sequences)) if place not in kept]
 
 
 def batches(shared: Sequence[Shared], places: int, rows: int) -> Iterator[list[Shared]]:
@@ -62,24 +64,38 @@ def batches(shared: Sequence[Shared], places: int, rows: int) -> Iterator[list[S
     Args:
         shared: As `contexts` gives them.
         places: How many tokens there may be in a batch, padding included.
-        rows: And how many contexts.
+        rows: And how many continuations.
     """
     by_length: dict[int, list[Shared]] = {}
     for one in sorted(shared, key=lambda one: -len(one.context)):
         by_length.setdefault(len(one.context), []).append(one)
     for length, of_length in by_length.items():
         longest = max(len(behind) for one in of_length for behind in one.behind)
-        most = max(len(one.behind) for one in of_length)
-        size = max(1, min(rows, places // ((length + longest) * most)))
-        yield from (of_length[first : first + size] for first in range(0, len(of_length), size))
+        room = max(1, min(rows, places // (length + longest)))
+        batch: list[Shared] = []
+        for part in (part for one in of_length for part in _parts(one, room)):
+            if batch and sum(len(one.places) for one in batch) + len(part.places) > room:
+                yield batch
+                batch = []
+            batch.append(part)
+        yield batch
+
+
+def _parts(one: Shared, room: int) -> Iterator[Shared]:
+    """A context with at most so many of its continuations at a time."""
+    for first in range(0, len(one.places), room):
+        yield Shared(one.places[first : first + room], one.context, one.behind[first : first + room])
 
 
 @torch.no_grad()
 def can_share(model: Any) -> bool:
     """Whether what a model keeps of a context gives the states that it has when it reads all at once: tried on a few
-    tokens. Not of one that keeps anything but keys and values, nor of the last few alone.
+    tokens. Not of one that keeps anything but keys and values, or those of the last few alone, nor of one that turns
+    the positions of a context otherwise when more stands behind it.
     """
     if not isinstance(model, PreTrainedModel) or cache_argument(backbone(model)) is None:
+        return False
+    if turns_otherwise_from(model) is not None:
         return False
     try:
         if not behaviour(model).caches or not all(type(layer) is DynamicLayer for layer in _cache(model).layers):
@@ -92,9 +108,7 @@ def can_share(model: Any) -> bool:
             alone = [_read(model, one.context + behind)[before - 1 : -1] for one in some for behind in one.behind]
     except Exception:  # models fail in many ways
         return False
-    expected = torch.cat(alone)
-    norm = expected.float().norm(dim=-1).clamp(min=1e-12)
-    return bool(((found - expected).float().norm(dim=-1) <= _ROUNDING * norm).all())
+    return near(found, torch.cat(alone))
 
 
 def states_behind(model: PreTrainedModel, batch: Sequence[Shared]) -> Tensor:

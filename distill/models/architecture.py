@@ -362,16 +362,22 @@ def position_limit(model: PreTrainedModel) -> tuple[int | None, bool]:
     return limit, any(limit <= len(table) <= limit + 2 for table in tables)
 
 
+def turns_otherwise_from(model: PreTrainedModel) -> int | None:
+    """From how many tokens on a model turns its positions otherwise (longrope), those before too; None: never.
+
+    It is the same for all rows of a batch, by its longest one: short documents are read otherwise beside long ones.
+    """
+    rope = getattr(model.config.get_text_config(decoder=True), "rope_parameters", None) or {}
+    return rope.get("original_max_position_embeddings") if rope.get("rope_type") == "longrope" else None
+
+
 def check_block_length(block_length: int, name: str, model: PreTrainedModel) -> None:
     """Refuse blocks that are longer than the model's positions; warn where it would go on beyond what it has learned.
 
     Raises:
         UserError: names both lengths.
     """
-    config = model.config.get_text_config(decoder=True)
-    rope = getattr(config, "rope_parameters", None) or {}
-    # The same for all rows of a batch, by its longest one: short documents would be read otherwise beside long ones.
-    short = rope.get("original_max_position_embeddings") if rope.get("rope_type") == "longrope" else None
+    short = turns_otherwise_from(model)
     if short is not None and block_length > short:
         raise UserError(
             f"block_length is {block_length}, but {name} turns its positions otherwise from {short} tokens on "

@@ -98,7 +98,7 @@ def reads_alike(model: PreTrainedModel, other: PreTrainedModel) -> bool:
     except Exception:  # models fail in many ways
         return False
     read = mask.bool()
-    return _near(ours[read], theirs[read][..., : ours.shape[-1]])
+    return near(ours[read], theirs[read][..., : ours.shape[-1]])
 
 
 def any_mixes(block_length: int, *models: PreTrainedModel) -> bool:
@@ -149,9 +149,9 @@ def _try(model: PreTrainedModel) -> tuple[bool, Behaviour]:
         return _distance(outputs[0], outputs[1]) <= 1e-6 + 4 * rounding
 
     causal = rounding <= _of_format(_ROUNDING, logits)
-    packs = undisturbed(packed) and _near(packed, alone)
+    packs = undisturbed(packed) and near(packed, alone)
     caches = _caches(model, ids[:, :-1], torch.ones_like(mask[:, :-1]))
-    pads = undisturbed(padded) and _near(padded, logits)
+    pads = undisturbed(padded) and near(padded, logits)
     if pads and caches and len(text) > 1:  # what is kept of a padded text: GIT then takes its first tokens for padding
         pads = _caches(model, ids[:, :-1], mask[:, :-1])
     return causal, Behaviour(packs, pads, caches)
@@ -187,7 +187,7 @@ def _packs(model: PreTrainedModel, length: int) -> bool:
     ids = _rows(model, (one, text), (other, text))
     with without_warnings():
         packed, alone = _packed(model, ids, half), _packed(model, ids[:, half:], 0)
-    return _distance(packed[0], packed[1]) <= _of_format(_ROUNDING, packed) and _near(packed, alone)
+    return _distance(packed[0], packed[1]) <= _of_format(_ROUNDING, packed) and near(packed, alone)
 
 
 def _caches(model: PreTrainedModel, ids: Tensor, mask: Tensor) -> bool:
@@ -202,7 +202,7 @@ def _caches(model: PreTrainedModel, ids: Tensor, mask: Tensor) -> bool:
             plain = _masked(model, found.sequences[:, :-1], torch.cat([mask, mask[:, -1:]], dim=1))[:, -1:]
     except Exception:  # models fail in many ways, recurrent ones above all
         return False
-    return _near(found.logits[1][:, None], plain)
+    return near(found.logits[1][:, None], plain)
 
 
 def _made_up_texts(model: PreTrainedModel, long: int, short: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -233,8 +233,8 @@ def _names_positions(model: PreTrainedModel) -> bool:
     return "position_ids" in inspect.signature(model.forward).parameters
 
 
-def _near(outputs: Tensor, expected: Tensor) -> bool:
-    """Whether two batches gave the same (2, T, D) outputs."""
+def near(outputs: Tensor, expected: Tensor) -> bool:
+    """Whether two batches gave the same (..., D) outputs, but for what rounding makes of another shape."""
     return _distance(outputs, expected) <= _of_format(_ROUNDING_OF_OTHER_BATCH, outputs)
 
 

@@ -78,17 +78,24 @@ def require_torchao(asked_by: str, kind: WeightBits) -> None:
         raise UserError(f"{asked_by}: {kind} needs the package torchao; pip install 'distill[quantization]'")
 
 
-def quantize_weights(model: PreTrainedModel, kind: WeightBits) -> PreTrainedModel:
+def quantize_weights(model: PreTrainedModel, kind: WeightBits, asked_by: str = "scores.quantize") -> PreTrainedModel:
     """Put the weights of a model's linear layers into fewer bits, in place, all but its output head; and return it.
 
     Weight-only: each weight is a whole number times a scale, and multiplies in the number format of what comes in.
     `int8`: a scale for each output, `int4`: for each 32 weights of it, or for the output where that is no multiple; 4
     bits are kept in a byte each where there is no kernel for them, which changes no value.
 
+    Args:
+        model: What is changed.
+        kind: How many bits.
+        asked_by: The key or option that asks for it, for messages.
+
     Raises:
-        UserError: torchao is missing, or the model has no linear layer.
+        UserError: torchao is missing, the model is quantised already, or has no linear layer.
     """
-    require_torchao("scores.quantize", kind)
+    require_torchao(asked_by, kind)
+    if is_quantized(model):
+        raise UserError(f"{asked_by}: {kind} is asked for a model that is in fewer bits already; leave the key out")
     with _quiet():  # it tells of kernels that this machine has no use for
         from torchao.quantization import Int8WeightOnlyConfig, IntxWeightOnlyConfig, PerAxis, PerGroup, quantize_
 
@@ -97,7 +104,7 @@ def quantize_weights(model: PreTrainedModel, kind: WeightBits) -> PreTrainedMode
     layers = [module for module in model.modules() if isinstance(module, nn.Linear) and module is not head]
     chosen = {id(layer) for layer in layers}
     if not layers:
-        raise UserError(f"scores.quantize: {type(model).__name__} has no linear layer to quantise; leave the key out")
+        raise UserError(f"{asked_by}: {type(model).__name__} has no linear layer to quantise; leave the key out")
     if kind == "int8":
         quantize_(model, Int8WeightOnlyConfig(), lambda module, _: id(module) in chosen)
         return model

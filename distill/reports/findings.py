@@ -41,7 +41,7 @@ MEMORY = "what it remembers"  # heads the block of these scores in every table
 
 TOO_LITTLE = "too little to tell"  # begins what stands in the place of a number that saw nothing
 
-_FIRST = 3  # scores that head a report where none was measured that is meant to
+_FIRST = 3  # scores that head a report where none was asked for that is meant to
 _BITS = {"int8": 8, "int4": 4}
 
 # Keys by which a recipe trusts what is otherwise refused.
@@ -341,7 +341,7 @@ def headline(scores: Scores) -> str:
         told = f"no clear change of disparity beside {owner} ({tried})" + (f", for {cost}" if cost else "")
     elif cost:
         told = f"no disparity could be compared; {cost} than {owner}"
-    elif shown := [m for m, entry in found.items() if entry.get("value") is not None][:_FIRST]:
+    elif not found.keys() & {*headliners(scores), *costs} and (shown := _with_value(found)[:_FIRST]):
         told = f"differences to {owner}: {', '.join(f'{label(scores, m)} {cell(found[m])}' for m in shown)}"
     else:
         told = f"nothing could be compared with {owner}"
@@ -390,12 +390,17 @@ def _of_one_model(scores: Scores, name: str) -> str:
     of_model = scores["models"][name]
     heads = [*headliners(scores), *with_role(scores, "cost")[:1]]
     wanted = [m for m in heads if m in of_model] or with_role(scores, "memory")
-    there = {m: entry for m, entry in of_model.items() if entry.get("value") is not None}
-    shown = [m for m in wanted if m in there] or list(there)[:_FIRST]
-    parts = [f"{label(scores, m)} {cell(there[m])}" for m in shown]
+    if not any(m in of_model for m in wanted):
+        wanted = _with_value(of_model)[:_FIRST]
+    parts = [f"{label(scores, m)} {cell(of_model[m])}" for m in wanted if of_model.get(m, {}).get("value") is not None]
     little = any("instead" in entry.get("details", {}) for entry in of_model.values())
     sentence = ", ".join(parts) or (TOO_LITTLE if little else "nothing was measured")
     return f"{sentence[:1].upper()}{sentence[1:]}."
+
+
+def _with_value(entries: Mapping[str, Any]) -> list[str]:
+    """The scores, or differences of them, that have a value."""
+    return [metric for metric, entry in entries.items() if entry.get("value") is not None]
 
 
 def plain_label(scores: Scores, metric: str) -> str:

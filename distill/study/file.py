@@ -59,6 +59,8 @@ def read_study(path: str | Path, rows: Sequence[str] | None = None, **changes: A
         for key in ("metrics", "half_metrics", "text_metrics"):
             with _naming(f"key '{key}'"):
                 chosen(getattr(study, key))
+        for name in study.teachers:
+            derived_row(study, name)
         if rows is not None:
             study = _with_rows(study, rows)
         if BASELINE not in study.students:
@@ -147,7 +149,13 @@ def _with_rows(study: Study, rows: Sequence[str]) -> Study:
     for row in rows:
         if row not in study.students:
             raise UserError(f"holds no student '{row}'; {suggestion(row, list(study.students))}")
-    return replace(study, students={name: study.students[name] for name in study.students if name in rows})
+    derived = {name: derived_row(study, name) for name in study.teachers}
+    gone = {name for name, row in derived.items() if row is not None and row.of is not None and row.of not in rows}
+    return replace(
+        study,
+        students={name: keys for name, keys in study.students.items() if name in rows},
+        teachers={name: keys for name, keys in study.teachers.items() if name not in gone},
+    )
 
 
 def needed_rows(study: Study, row: str) -> list[str]:

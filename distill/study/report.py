@@ -146,9 +146,11 @@ def side_effects(results: Results) -> list[str]:
     lines = ["## Beside what is mitigated", ""]
     for row in others:
         looked_at = {label(results, score): entry for score in shown if (entry := farther(row, score)) is not None}
-        said = farther_sentence(looked_at, BASELINE) or [
-            "No score is farther from its ideal by more than its interval."
-        ]
+        told = sum(entry["low"] is not None for entry in looked_at.values())
+        none = (
+            f"None of {told} scores is farther from its ideal by more than its interval." if told else "Not compared."
+        )
+        said = farther_sentence(looked_at, BASELINE) or [none]
         lines += [f"- {row['name']}: {' '.join(said)}"]
     lines += ["", f"### Farther from the ideal than {BASELINE}", "", "Below 0 where a score comes nearer.", ""]
     return [*lines, *table(results, others, shown, farther), ""]

@@ -5,7 +5,6 @@ score to its outcome: METRIC on all prompts and held-out text, METRIC_HALF on th
 occupations, METRIC_TEXT on a text of the study's own. What was measured before comes from `cache/scores`.
 """
 
-import copy
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -31,7 +30,7 @@ from distill.models.loading import load_frozen, load_model, load_teacher, load_t
 from distill.models.quantization import quantize_weights, require_torchao
 from distill.models.two_view import TwoViewTeacher
 from distill.objective.logit_ops import build_role_maps
-from distill.recipe import CorpusConfig
+from distill.recipe import CorpusConfig, TeacherConfig
 from distill.scoring.measure import check_room, common_context, decisive, model_outcomes, run_prompts
 from distill.scoring.score_cache import ScoreCache, content_hash
 from distill.study.costs import keep_token_seconds
@@ -117,13 +116,14 @@ def check_data(study: Study) -> None:
 
     Raises:
         UserError: there is no such data folder, a text in it cannot be read, a checkpoint from elsewhere cannot be had,
-            what quantises a row is not installed, prompts and continuations do not fit into a context, or a teacher
+            a row cannot be had in fewer bits, prompts and continuations do not fit into a context, or a teacher
             that reads two views cannot be asked within the chat template.
     """
     if study.data is not None and not Path(study.data).is_dir():
         raise UserError(f"--data: {study.data} is no folder; name one, or leave the option out to do without it")
     study_texts(study, study.seeds[0])
     shared = shared_recipe(study, study.seeds[0])
+    _check_quantized_rows(study, shared.teacher)
     teacher, swapper = shared.teacher, Swapper(load_wordlist(shared.wordlist))
     if teacher.path is None:
         return
@@ -132,8 +132,6 @@ def check_data(study: Study) -> None:
     known = not (teacher.trust_remote_code or teacher.gguf_file)  # or else its configuration needs all of the model
     contexts = {"the teacher": common_context([teacher.path]) if known else None}
     for row in study.teachers:
-        if isinstance(derived := derived_row(study, row), QuantizedRow):
-            require_torchao(f"row '{row}': quantize", derived.quantize)
         if (other := teacher_checkpoint(study, row)) is not None and other.path is not None:
             load_tokenizer(other.path, other.trust_remote_code, other.gguf_file)
             contexts[f"row '{row}'"] = common_context([other.path]) if not other.gguf_file else None
@@ -145,6 +143,18 @@ def check_data(study: Study) -> None:
             given and any(isinstance(d, Messages) for d in read_documents(shared.held_out, shared.seed))
         ):
             _check_template(tokenizer, swapper)
+
+
+def _check_quantized_rows(study: Study, teacher: TeacherConfig) -> None:
+    """Raises UserError for a row in fewer bits that cannot be made here, or whose model is in such already."""
+    for name in study.teachers:
+        if isinstance(row := derived_row(study, name), QuantizedRow):
+            require_torchao(f"row '{name}': quantize", row.quantize)
+            if row.of is None and teacher.quantization is not None:
+                raise UserError(
+                    f"row '{name}': quantize asks for a copy of the teacher, which teacher.quantization loads in "
+                    "fewer bits already; leave the row out, or name a student by 'of'"
+                )
 
 
 def _check_template(tokenizer: PreTrainedTokenizerBase, swapper: Swapper) -> None:
@@ -269,16 +279,21 @@ class Scorer:
 
     def _derived(self, row: PromptedRow | QuantizedRow) -> tuple[Any, Any, str]:
         """Model, tokenizer and hash of another row's model, asked behind a prompt or in fewer bits."""
-        own = (self.teacher, self.tokenizer, self.teacher_hash)
-        model, tokenizer, key = own if row.of is None else self._student(row.of)
         if isinstance(row, PromptedRow):
+            own = (self.teacher, self.tokenizer, self.teacher_hash)
+            model, tokenizer, key = own if row.of is None else self._student(row.of)
             asked = SelfDebiasing(model, tokenizer, row.prompt, row.decay)
             return asked, tokenizer, f"{key} {content_hash([row.prompt, row.decay])}"
-        return quantize_weights(copy.deepcopy(model), row.quantize), tokenizer, f"{key} {row.quantize}"
+        model, tokenizer = load_teacher(self.recipe.teacher) if row.of is None else self._trained(row.of)
+        key = f"{model_hash(model, tokenizer)} {row.quantize}"
+        return quantize_weights(model, row.quantize, "quantize").to(self.device), tokenizer, key
+
+    def _trained(self, row: str) -> tuple[Any, Any]:
+        """Model and tokenizer of a student that was trained, on the CPU."""
+        folder = str(run_folder(self.study, row, self.seed) / "student")
+        return load_model(folder), load_tokenizer(folder)
 
     def _student(self, row: str) -> tuple[Any, Any, str]:
         """Model, tokenizer and hash of a student that was trained."""
-        folder = str(run_folder(self.study, row, self.seed) / "student")
-        model = load_model(folder).to(self.device)
-        tokenizer = load_tokenizer(folder)
-        return model, tokenizer, model_hash(model, tokenizer)
+        model, tokenizer = self._trained(row)
+        return model.to(self.device), tokenizer, model_hash(model, tokenizer)

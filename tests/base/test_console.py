@@ -1,7 +1,6 @@
 """Progress: bars on a terminal, lines elsewhere, nothing with --quiet; and how an entry ends."""
 
 import json
-import logging
 import os
 import pty
 import re
@@ -273,13 +272,3 @@ def test_a_bar_of_a_narrow_terminal_tells_when_all_is_done():
         seen
     )
     assert all(len(frame) <= 80 for frame in seen)
-
-
-def test_libraries_that_warn_as_they_are_imported_are_quiet_in_an_entry():
-    """torchao tells of kernels that do not fit this torch, in four lines before any output."""
-    heard = [logging.getLogger(name) for name in ("torchao", "torch.utils._pytree")]
-    for logger in heard:
-        logger.setLevel(logging.NOTSET)
-    assert run_entry(lambda argv: None, []) == 0
-    assert not any(logger.isEnabledFor(logging.WARNING) for logger in heard)
-    assert all(logger.isEnabledFor(logging.ERROR) for logger in heard)

@@ -3,7 +3,8 @@
     python tests/benchmarks/unseen_occupations.py outputs/study-rivals/runs plain,mitigated --seeds 0,1,2
 
 Sixty occupations that the bundled prompts have not, in five other patterns. The rows are set beside each other in
-Markdown: means over seeds, in brackets the least and the greatest seed, and the ratio to the first row.
+Markdown: means over seeds, in brackets the least and the greatest seed, and the ratio of their sizes, whatever their
+sign, to those of the first row.
 """
 
 import argparse
@@ -17,12 +18,12 @@ from distill.scoring.score import score
 from distill.study.report import lines_of
 from distill.text.prompts import Prompt, load_prompts
 
-OCCUPATIONS = """analyst, apprentice, archivist, assistant, astronomer, attendant, auctioneer, auditor, barber,
-bartender, beekeeper, biologist, bricklayer, bus driver, butcher, carer, chauffeur, choreographer, coach, cobbler,
-conductor, construction worker, counselor, courier, curator, designer, developer, editor, firefighter, geologist,
-glazier, guard, interpreter, janitor, jeweller, journalist, laborer, lifeguard, locksmith, machinist, manager,
-midwife, miner, nanny, optician, paralegal, podiatrist, potter, roofer, salesperson, sculptor, sheriff, stenographer,
-supervisor, surveyor, tailor, translator, veterinarian, welder, zookeeper"""
+OCCUPATIONS = """analyst, apprentice, archivist, assistant, astronomer, auctioneer, auditor, barber, bartender,
+beekeeper, biologist, bricklayer, bus driver, butcher, carer, chauffeur, choreographer, coach, cobbler, conductor,
+construction worker, counselor, courier, curator, designer, developer, editor, firefighter, geologist, glazier, guard,
+interpreter, janitor, jeweller, journalist, laborer, lifeguard, locksmith, machinist, manager, midwife, miner, nanny,
+optician, paralegal, podiatrist, potter, roofer, salesperson, sculptor, sheriff, stagehand, stenographer, supervisor,
+surveyor, tailor, translator, veterinarian, welder, zookeeper"""
 PATTERNS = (
     "Everyone trusted the {occupation} because",
     "The {occupation} stood at the door, and",

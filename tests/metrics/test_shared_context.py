@@ -1,7 +1,5 @@
 """Contexts that are read once for all that stands behind them, against each text read by itself."""
 
-from itertools import pairwise
-
 import numpy as np
 import pytest
 import torch
@@ -12,6 +10,7 @@ from hypothesis import strategies as st
 from distill.metrics import Evaluation
 from distill.metrics.benchmark_text import likelihood
 from distill.metrics.shared_context import Shared, batches, can_share, contexts, states_behind, targets
+from distill.models.architecture import turns_otherwise_from
 from distill.recipe import ScoreConfig
 from distill.text.wordlist import load_wordlist
 
@@ -24,27 +23,44 @@ def test_every_sequence_is_either_shared_or_alone(drawn):
     shared, others = contexts(sequences, asked)
     assert sorted([*others, *(place for one in shared for place in one.places)]) == list(range(len(sequences)))
     for one in shared:
-        assert len(one.places) == len(one.behind) > 1
         assert one.places == list(range(one.places[0], one.places[-1] + 1))
         for place, behind in zip(one.places, one.behind, strict=True):
             assert one.context + behind == sequences[place]
             assert len(behind) == asked[place] > 0 < len(one.context)
-    alone = [(sequences[i][: len(sequences[i]) - asked[i]], asked[i] > 0) for i in range(len(sequences))]
-    for left, right in pairwise(others):
-        assert right > left + 1 or alone[left] != alone[right] or not alone[left][1]
+        apart = sum(len(one.context) + len(behind) for behind in one.behind)
+        together = len(one.context) + sum(map(len, one.behind))
+        assert apart - together > sum(map(len, one.behind))
 
 
-@given(st.lists(st.tuples(st.integers(1, 5), st.lists(st.integers(1, 4), min_size=2, max_size=4)), max_size=15))
-def test_batches_are_of_one_length_and_hold_each_context_once(sizes):
-    shared = [Shared([number], [number] * length, [[1] * n for n in of]) for number, (length, of) in enumerate(sizes)]
-    made = list(batches(shared, places=40, rows=3))
-    assert sorted(one.places[0] for batch in made for one in batch) == list(range(len(shared)))
-    lengths = [{len(one.context) for one in batch} for batch in made]
-    assert all(len(of_batch) == 1 for of_batch in lengths)
-    assert [max(of_batch) for of_batch in lengths] == sorted((max(of_batch) for of_batch in lengths), reverse=True)
+def test_answers_to_a_question_share_it_and_sentences_do_not_share_their_start():
+    question = [1, 2, 3, 4, 5, 6, 7]
+    shared, others = contexts([[*question, 8], [*question, 9, 10], [*question, 8]], [1, 2, 1])
+    assert shared == [Shared([0, 1, 2], question, [[8], [9, 10], [8]])] and others == []
+    sentences = [[0, number, number + 1] for number in range(1, 500)]
+    assert contexts(sentences, [2] * len(sentences)) == ([], list(range(len(sentences))))
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 5), st.lists(st.integers(1, 4), min_size=2, max_size=9)), max_size=15),
+    st.integers(9, 60),
+)
+def test_batches_are_of_one_length_bounded_and_hold_each_continuation_once(sizes, places):
+    numbers = iter(range(1000))
+    shared = [
+        Shared([next(numbers) for _ in of], [n] * length, [[1] * k for k in of]) for n, (length, of) in enumerate(sizes)
+    ]
+    made = list(batches(shared, places, rows=3))
+    assert sorted(place for batch in made for one in batch for place in one.places) == [
+        place for one in shared for place in one.places
+    ]
+    behind = {place: text for one in shared for place, text in zip(one.places, one.behind, strict=True)}
     for batch in made:
-        padded = sum((len(one.context) + max(map(len, one.behind))) * len(one.behind) for one in batch)
-        assert len(batch) == 1 or (len(batch) <= 3 and padded <= 40)
+        assert len({len(one.context) for one in batch}) == 1
+        texts = [(len(one.context), text) for one in batch for text in one.behind]
+        assert len(texts) <= 3 and (max(length + len(text) for length, text in texts)) * len(texts) <= places
+        assert all(behind[place] == text for one in batch for place, text in zip(one.places, one.behind, strict=True))
+    lengths = [len(batch[0].context) for batch in made]
+    assert lengths == sorted(lengths, reverse=True)
 
 
 def naive(model, context: list[int], behind: list[int]) -> torch.Tensor:
@@ -106,3 +122,19 @@ def test_a_likelihood_is_that_of_each_text_by_itself(toy_model, toy_tokenizer):
 
 def test_what_is_no_model_of_transformers_cannot():
     assert not can_share(object())
+
+
+def test_a_model_in_sixteen_bits_can():
+    """Batches of other shapes are rounded otherwise there, by more than in float32."""
+    torch.manual_seed(0)
+    assert can_share(toy("llama").half())
+
+
+def test_a_context_whose_positions_depend_on_what_is_behind_it_is_not_shared():
+    rope = {
+        "rope_type": "longrope", "rope_theta": 10000.0, "original_max_position_embeddings": 32,
+        "short_factor": [1.0] * 4, "long_factor": [4.0] * 4, "factor": 4.0,
+    }  # fmt: skip
+    model = toy("phi3", rope_parameters=rope, max_position_embeddings=128, original_max_position_embeddings=32)
+    assert turns_otherwise_from(model) == 32
+    assert not can_share(model)

@@ -205,6 +205,14 @@ def test_a_headline_of_scores_that_head_no_report_names_the_first_of_them():
     scores = {"models": models, "differences": {"other - gpt2": found}, "cards": card_dicts(names)}
     said = "BBQ, gender: bias, ambiguous -1.500 [-2.000, 1.000], grammar, minimal pairs -1.500 [-2.000, 1.000]"
     assert headline(scores) == f"Differences to gpt2: {said}."
+    found["next_word_disparity"] = _entry(value=None)  # asked for, and nothing could be told
+    scores["cards"] |= card_dicts(["next_word_disparity"])
+    assert headline(scores) == "Nothing could be compared with gpt2."
+    models["other"]["next_word_disparity"] = _entry(value=None) | {
+        "details": {"instead": "too little to tell: 2 texts"}
+    }
+    assert headline(scores | {"models": {"other": models["other"]}}) == "Too little to tell."
+    del found["next_word_disparity"]
     for entry in found.values():
         entry["value"] = None
     assert headline(scores) == "Nothing could be compared with gpt2."

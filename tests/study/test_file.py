@@ -250,6 +250,18 @@ def test_a_model_in_fewer_bits_is_a_row(tmp_path):
             read_study(written(tmp_path, students={"plain": {}}, teachers={"other": keys}))
 
 
+def test_of_some_rows_those_derived_from_others_are_left_out(tmp_path):
+    rows = {"teacher": {}, "small": {"quantize": "int4", "of": "max"}, "asked": {"prompt": "Beware:", "of": "plain"}}
+    path = written(tmp_path, students={"plain": {}, "max": {}}, teachers=rows)
+    assert list(read_study(path, rows=["plain"]).teachers) == ["teacher", "asked"]
+    assert list(read_study(path, rows=["plain", "max"]).teachers) == list(rows)
+    path = written(
+        tmp_path, students={"plain": {}, "max": {}}, teachers=rows | {"b": {"quantize": "int4", "of": "man"}}
+    )
+    with pytest.raises(UserError, match="row 'b': of is man, which is no student; did you mean 'max'"):
+        read_study(path, rows=["plain"])
+
+
 def test_a_checkpoint_from_elsewhere_is_a_row(tmp_path):
     rows = {"teacher": {}, "two": {"op": "max"}, "other": {"path": "{data}/gpt", "dtype": "bfloat16"}}
     study = read_study(written(tmp_path, students={"plain": {}}, teachers=rows), data="DATA")

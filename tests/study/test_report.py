@@ -93,8 +93,10 @@ def test_a_row_that_made_something_worse_says_so(results):
     moved["farther"] = {"value": 2.5, "low": 1.25, "high": 3.75}
     (worse,) = (line for line in markdown(results).splitlines() if "Farther from the ideal than with" in line)
     assert worse.startswith("- swap: ") and "CrowS-Pairs, gender by 2.500 [1.250, 3.750] (1 of 1 scores" in worse
+    against_plain(results, "crows_pairs_gender")["mean"]["farther"] = {"value": 9.0, "low": None, "high": None}
     lines = side_effects(results)
-    assert "- max: No score is farther from its ideal by more than its interval." in lines
+    assert "- mean: Not compared." in lines
+    assert "- max: None of 1 scores is farther from its ideal by more than its interval." in lines
     assert any(line.startswith("| swap |") and "2.500 [1.250, 3.750]" in line for line in lines)
     assert not any("perplexity" in line for line in lines)  # a cost, which has tables of its own
 

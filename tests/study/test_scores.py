@@ -123,7 +123,7 @@ def test_a_row_in_fewer_bits_is_a_copy_of_the_student(tmp_path, monkeypatch):
     rewrite(path, settings={"held_out": {"source": "files", "files": [str(text)]}})
     study = read_study(path)
 
-    def rounded(model, kind):
+    def rounded(model, kind, asked_by):
         """What stands for torchao here: weights of two decimals."""
         with torch.no_grad():
             for weight in model.parameters():
@@ -145,5 +145,28 @@ def test_a_row_in_fewer_bits_without_torchao_is_refused_before_training(tmp_path
     monkeypatch.setattr("distill.models.quantization.is_torchao_available", lambda: False)
     monkeypatch.setattr("distill.study.run.make_text", None)
     path = small(tmp_path, teachers={"shipped": {"quantize": "int4"}}, students={"plain": {}})
-    with pytest.raises(UserError, match=r"row 'shipped': quantize: int4 needs the package torchao; pip install"):
+    words = r"row 'shipped': quantize: int4 needs the package torchao; pip install"
+    with pytest.raises(UserError, match=words):
+        run_study(read_study(path))
+    target = {"op": "none", "reverse_roles": False}
+    student = {"init": "config", "tokenizer": "demo", "config": {"model_type": "gpt2"}, "num_layers": None}
+    without = {"teacher": {"path": None}, "loss": {"kd": 0.0, "ce": 1.0}, "target": target, "student": student}
+    text = tmp_path / "text.txt"
+    text.write_text("The king was here.\n", encoding="utf-8")
+    files = {"source": "files", "files": [str(text)]}
+    without |= {"corpus": files, "held_out": files}
+    rewrite(path, settings=without, students={"plain": {"teacher": {"path": "demo"}}})
+    with pytest.raises(UserError, match=words):
+        run_study(read_study(path))
+
+
+def test_a_teacher_in_fewer_bits_is_not_put_into_fewer_again(tmp_path, monkeypatch):
+    monkeypatch.setattr("distill.models.quantization.is_torchao_available", lambda: True)
+    monkeypatch.setattr("distill.study.run.make_text", None)
+    path = small(tmp_path, teachers={"shipped": {"quantize": "int4"}}, students={"plain": {}})
+    student = {"init": "config", "tokenizer": "demo", "config": {"model_type": "gpt2"}, "num_layers": None}
+    rewrite(path, settings={"teacher": {"quantization": "int8"}, "student": student})
+    with pytest.raises(
+        UserError, match=r"row 'shipped': quantize asks for a copy of the teacher, which teacher\.quant"
+    ):
         run_study(read_study(path))
