@@ -15,6 +15,7 @@ MOVABLE_WORDS = 1  # Words of each group for which a token stands.
 UNITS = 5  # Prompts, documents or subjects: fewer have too few resamples for an interval.
 EDITED_DOCUMENTS = 10  # Documents that hold a listed word, and so have a counterfactual.
 GROUP_TEXTS = 20  # Sampled texts that are about one of the groups.
+ANSWERS = 20  # Answers of a benchmark that name a group.
 AUDITED_TEXTS = 20  # Members, and others, of an audit.
 TEXTS = 20  # Sampled texts of all kinds: of fewer, one more or less moves a share by over five points.
 TOKENS = 100  # Tokens of held-out text: of fewer, other text like it may have half the perplexity, or twice.

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from distill.base.errors import UserError, suggestion
+from distill.metrics import enough
 from distill.metrics import evaluation as base
 from distill.metrics.benchmark_text import data_files, data_rows, likelihood
 from distill.metrics.bootstrap import Card, Measurement, finite, undefined
@@ -158,8 +159,21 @@ def measure(evaluation: base.Evaluation) -> dict[str, Measurement | None]:
                 n=sum(question.ambiguous == (context == "ambiguous") for question in of_category),
                 counted="questions",
                 details=details,
+                too_little=_too_little(by_sum[places], len(units), context, kind),
             )
     return found
+
+
+def _too_little(table: np.ndarray, templates: int, context: str, kind: str) -> str | None:
+    """Why too little was asked, or answered: where the text tells, a bias is a share of the answers that name a group.
+
+    Where it does not tell, to name none is the answer that is right.
+    """
+    reason = enough.few(templates, enough.UNITS, "templates")
+    if reason or (context, kind) != ("disambiguated", "bias"):
+        return reason
+    asked, known = table[:, [_PLACE[context] + _TARGETED, _PLACE[context] + _KNOWN]].sum(axis=0)
+    return enough.few(int(known), enough.ANSWERS, "answers name a group", int(asked))
 
 
 def _scores_of(key: str) -> list[str]:
