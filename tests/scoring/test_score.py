@@ -6,6 +6,7 @@ import re
 import numpy as np
 import pytest
 import torch
+from measuring import rounded
 from toy_run import DOCUMENTS, SETTINGS
 
 from distill.base.errors import UserError
@@ -155,14 +156,6 @@ def test_a_run_is_scored_as_its_recipe_says(folders, short_wordlist, tmp_path, c
 
 
 def test_the_last_model_is_scored_in_fewer_bits_too(folders, short_wordlist, tmp_path, monkeypatch):
-    def rounded(model, kind):
-        """What stands for torchao here: weights of two decimals."""
-        assert kind == "int4"
-        with torch.no_grad():
-            for weight in model.parameters():
-                weight.copy_((weight * 100).round() / 100)
-        return model
-
     monkeypatch.setattr("distill.scoring.measure.quantize_weights", rounded)
     monkeypatch.setattr("distill.models.quantization.is_torchao_available", lambda: True)
     settings = {

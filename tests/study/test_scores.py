@@ -4,8 +4,8 @@ import lzma
 import shutil
 
 import pytest
-import torch
 from chat_templates import TEMPLATES, chat_tokenizer
+from measuring import rounded
 from study_files import rewrite, small
 
 from distill.base.errors import UserError
@@ -122,13 +122,6 @@ def test_a_row_in_fewer_bits_is_a_copy_of_the_student(tmp_path, monkeypatch):
     text.write_text("The king was here.\n", encoding="utf-8")
     rewrite(path, settings={"held_out": {"source": "files", "files": [str(text)]}})
     study = read_study(path)
-
-    def rounded(model, kind, asked_by):
-        """What stands for torchao here: weights of two decimals."""
-        with torch.no_grad():
-            for weight in model.parameters():
-                weight.copy_((weight * 100).round() / 100)
-        return model
 
     monkeypatch.setattr("distill.study.scores.quantize_weights", rounded)
     monkeypatch.setattr("distill.models.quantization.is_torchao_available", lambda: True)
