@@ -54,6 +54,10 @@ _SAID_ELSEWHERE = {
 }
 
 
+# Not that of the run: runs of a study that differ in their seed are asked about the same prompts, by which they pair.
+_RESAMPLING_SEED = 0
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """A folder or hub id whose model is loaded in another way than by its path alone."""
@@ -256,7 +260,7 @@ def model_outcomes(
 
 
 def _resampled(metric: ModuleType, evaluation: Evaluation) -> dict[str, Outcome]:
-    given = {"resamples": evaluation.settings.bootstrap, "seed": evaluation.seed}
+    given = {"resamples": evaluation.settings.bootstrap, "seed": _RESAMPLING_SEED}
     found = {}
     for name, measurement in measured(metric, evaluation).items():
         if "decoding" in measurement.details:

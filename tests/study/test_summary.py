@@ -9,6 +9,7 @@ from study_files import small
 from study_results import made_up_results, outcome
 
 from distill.metrics import CARDS, difference_of
+from distill.metrics.bootstrap import resampled_totals
 from distill.study.file import read_study, run_folder
 from distill.study.summary import _private_training, difference_and_ratio, resampled_mean
 
@@ -20,18 +21,36 @@ def test_draws_over_seeds_and_units_as_a_plain_loop_makes_them():
         mean, drawn = resampled_mean(outcomes, ideal, draws=300)
         assert mean == pytest.approx(sum(size(v) for v in (0.2, -0.5, 0.9)) / 3)
         again = np.random.default_rng(0)
-        seeds, places = again.integers(3, size=(300, 3)), again.random(size=(300, 3))
+        seeds, places = again.integers(3, size=(300, 3)), again.random(size=300)
         for row in range(300):
-            of_row = [size(outcomes[s].drawn[int(p * 40)]) for s, p in zip(seeds[row], places[row], strict=True)]
+            of_row = [size(outcomes[s].drawn[int(places[row] * 40)]) for s in seeds[row]]
             assert drawn[row] == pytest.approx(sum(of_row) / 3)
 
 
 def test_the_interval_is_as_wide_as_seeds_and_units_together():
-    """Seeds spread by 1, units by 1: the variance of the mean over S seeds is near (1 + 1) / S."""
+    """Seeds spread by 1, units of each seed's own by 1: the variance of the mean over S seeds is near (1 + 2) / S, of
+    which one is too much, see there.
+    """
     rng = np.random.default_rng(1)
     outcomes = [outcome(v, v + rng.normal(size=500)) for v in rng.normal(size=200)]
     _, drawn = resampled_mean(outcomes, draws=4000)
-    assert drawn.std() == pytest.approx((2 / 200) ** 0.5, rel=0.15)
+    assert drawn.std() == pytest.approx((3 / 200) ** 0.5, rel=0.15)
+
+
+def test_the_same_prompts_asked_of_the_same_model_for_three_seeds_tell_no_more_than_once():
+    """A teacher has no seed: its interval is that of its prompts, however often they are asked."""
+    rng = np.random.default_rng(6)
+    totals = resampled_totals(rng.normal(1.0, 1.0, size=(60, 1)), 4000, seed=0)[:, 0] / 60
+    once, thrice = (resampled_mean([outcome(1.0, totals)] * n, draws=4000)[1] for n in (1, 3))
+    assert thrice.std() == pytest.approx(once.std(), rel=0.05) == pytest.approx(1 / 60**0.5, rel=0.3)
+
+
+def test_other_documents_for_each_seed_tell_more():
+    """By the number of seeds; the interval is wider than it need be by the square root of (2 - 1 / seeds)."""
+    rng = np.random.default_rng(7)
+    tables = [resampled_totals(rng.normal(size=(400, 1)), 4000, seed=0)[:, 0] / 400 for _ in range(16)]
+    _, drawn = resampled_mean([outcome(0.0, table - table.mean()) for table in tables], draws=4000)
+    assert drawn.std() == pytest.approx(((2 - 1 / 16) / 400 / 16) ** 0.5, rel=0.15)
 
 
 def test_a_row_does_not_differ_from_itself():
