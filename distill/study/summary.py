@@ -29,9 +29,9 @@ def resampled_mean(
 
     Every draw takes as many seeds as there are, with replacement, and of all of them the same resample of the units:
     prompts and pairs are the same ones in every seed, and asked again they tell nothing new. That is the pigeonhole
-    bootstrap (Owen 2007, doi 10.1214/07-AOAS122), which errs to the wide side: what a unit has in one seed alone, as held-out
-    documents of a seed's own have all of it, counts (2 - 1 / seeds) times. The same call for another row takes the same
-    seeds and resamples, so that two rows are paired.
+    bootstrap (Owen 2007, doi 10.1214/07-AOAS122), which errs to the wide side: what a unit has in one seed alone counts
+    (2 - 1 / seeds) times, and held-out documents of a seed's own have nothing else. The same call for another row takes
+    the same seeds and resamples, so that two rows are paired.
 
     Args:
         outcomes: One for each seed.
@@ -146,7 +146,7 @@ def summary(study: Study, outcomes: Mapping[str, Sequence[Mapping[str, Outcome]]
         "settings": {
             "study": {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(study).items() if key in told},
             "trainer": shared.trainer,
-            "interval": f"{CONFIDENCE:.0%} percentile bootstrap over seeds and over units, the same in each; rows paired",
+            "interval": f"{CONFIDENCE:.0%} percentile bootstrap over seeds and units, the same in each seed; rows paired",
             "recipe_sha256": hashlib.sha256(json.dumps(shared.to_dict(), sort_keys=True).encode()).hexdigest(),
         },
         "versions": versions(default_device()),
