@@ -146,7 +146,7 @@ def summary(study: Study, outcomes: Mapping[str, Sequence[Mapping[str, Outcome]]
         "settings": {
             "study": {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(study).items() if key in told},
             "trainer": shared.trainer,
-            "interval": f"{CONFIDENCE:.0%} percentile bootstrap over seeds and units, the same in each seed; rows paired",
+            "interval": f"{CONFIDENCE:.0%} percentile bootstrap over seeds and over units; rows paired",
             "recipe_sha256": hashlib.sha256(json.dumps(shared.to_dict(), sort_keys=True).encode()).hexdigest(),
         },
         "versions": versions(default_device()),
