@@ -364,9 +364,11 @@ def readme_results(results: Results, longer: Results) -> str:
     made, chosen, rows = results["made"], best(results), by_name(results)
     held_out = [cell(ratio(rows[name], "next_word_disparity_held_out")) for name in chosen]
     told = dict(made_rows(results))
+    # Those of before took the prompts of each seed for others.
+    narrow = " (up to 1.7 times too narrow, see STUDY.md)" if "within a seed" in results["settings"]["interval"] else ""
     text = (
-        f"Means and 95% intervals over seeds {told['seeds']} and prompts or documents; students have half of the "
-        f"teacher's layers and {told['training']}. Last come the best of "
+        f"Means and 95% intervals{narrow} over seeds {told['seeds']} and prompts or documents; students have half of "
+        f"the teacher's layers and {told['training']}. Last come the best of "
         f"{len(settings(results))} settings, chosen by half of the occupations; on the other half they have "
         f"{' and '.join(held_out) or 'an unknown share'} of {BASELINE}'s next-word disparity. "
         f"{after_longer_training(longer)}By `{made['command']}` at {made['commit']} ({machine_of(made['machine'])}). "
