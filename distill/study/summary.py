@@ -92,18 +92,19 @@ def difference_and_ratio(
     than the other's, the mean over seeds, as `distill.metrics.difference_of` has it for one.
     """
     reason = next(filter(None, map(no_difference, outcomes, plain)), None)
-    against = {"difference": _paired(outcomes, plain, 0.0, np.subtract, reason)}
-    against["ratio"] = _paired(outcomes, plain, 0.0, np.divide, reason)
-    return against | ({} if ideal is None else {"farther": _paired(outcomes, plain, ideal, np.subtract, reason)})
+    sizes = [resampled_mean(o, 0.0) for o in (outcomes, plain)]
+    against = {"difference": _paired(sizes, np.subtract, reason), "ratio": _paired(sizes, np.divide, reason)}
+    if ideal is None:
+        return against
+    distances = sizes if ideal == 0 else [resampled_mean(o, ideal) for o in (outcomes, plain)]
+    return against | {"farther": _paired(distances, np.subtract, reason)}
 
 
-def _paired(
-    outcomes: Sequence[Outcome], plain: Sequence[Outcome], ideal: float, of_two: np.ufunc, reason: str | None
-) -> dict[str, Any]:
-    """A function of how far two rows lie from the ideal, on the same resamples."""
+def _paired(of_rows: Sequence[tuple[float | None, np.ndarray]], of_two: np.ufunc, reason: str | None) -> dict[str, Any]:
+    """A function of the `resampled_mean` of two rows, on the same resamples."""
     if reason is not None:
         return {"value": None, "low": None, "high": None, "instead": reason}
-    (ours, our_draws), (theirs, their_draws) = (resampled_mean(o, ideal) for o in (outcomes, plain))
+    (ours, our_draws), (theirs, their_draws) = of_rows
     if ours is None or theirs is None:
         return {"value": None, "low": None, "high": None}
     with np.errstate(divide="ignore", invalid="ignore"):
