@@ -50,7 +50,8 @@ class Collator:
     - plan: how the loss goes through the student's rows, where it is planned here.
     - documents: where those of the rows begin.
     - student_rows: number of rows that the student trains on, counted from the first: R with augmentation, else B.
-    - source: (R, 2) the index of each row's block in its data set, and the view.
+    - source: (R, 2) the index of each row's block in its data set, and the view; of numpy, since what is asked of it is
+      asked on the CPU, and a tensor would be moved.
     - edited: (R,) whether the row's block has counterfactuals.
 
     Args:
@@ -102,7 +103,7 @@ class Collator:
             "partner": torch.from_numpy(partner),
             "documents": Documents.of(positions.numpy()),
             "student_rows": len(rows) if self.augment else len(blocks),
-            "source": torch.tensor([(blocks[b].index, view) for b, view in rows]),
+            "source": np.array([(blocks[b].index, view) for b, view in rows]),
             "edited": torch.tensor([self.num_groups > 1 and len(blocks[b].input_ids) > 1 for b, _ in rows]),
         }
         if self.plan is not None:

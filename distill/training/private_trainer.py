@@ -13,6 +13,7 @@ from dataclasses import asdict
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
@@ -113,9 +114,9 @@ class PrivateTrainer(DistillationTrainer):
     def _add_clipped(self, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Add the clipped gradients of a micro-batch's documents to `grad`; its loss and number of tokens."""
         labels = inputs["labels"][: inputs["student_rows"]]
-        found, place = torch.unique(inputs["source"][: len(labels), 0], return_inverse=True)
+        found, place = np.unique(inputs["source"][: len(labels), 0], return_inverse=True)
         forward = partial(self._loss_parts, self.model, inputs)
-        documents = Documents(Rows(place, len(found)), labels)
+        documents = Documents(Rows(torch.from_numpy(place).to(labels.device), len(found)), labels)
         parts, read = add_clipped_gradients(self.model, self._layers, forward, documents, self.plan.clip)
         self._log_parts(parts, inputs, read)
         return parts.total.detach(), documents.tokens.sum()

@@ -107,12 +107,12 @@ class TeacherCache:
         return int(np.count_nonzero(np.fromfile(self.folder / "checksums.bin", dtype=np.uint64) == 0))
 
     def hidden_states(
-        self, source: Tensor, predict: Callable[[Tensor], Tensor], device: torch.device
+        self, source: np.ndarray, predict: Callable[[Tensor], Tensor], device: torch.device
     ) -> tuple[Tensor, Tensor]:
         """The hidden states of rows, from the disk where they are there.
 
         Args:
-            source: (R, 2) index of the block and view of each row, on the CPU.
+            source: (R, 2) index of the block and view of each row.
             predict: Called with the (M,) indices into `source` of the rows that are not there, if any, for their
                 hidden states (M, T, D).
             device: Where they are wanted.
@@ -121,7 +121,7 @@ class TeacherCache:
             (R, T, D) hidden states in the cache's number format, whether they were there or not, and (R,) which of them
             were predicted.
         """
-        rows = (self._first_row[source[:, 0]] + source[:, 1].numpy()).tolist()
+        rows = (self._first_row[source[:, 0]] + source[:, 1]).tolist()
         hidden = torch.empty(len(rows), *self._shape, dtype=self._dtype, pin_memory=device.type == "cuda")
         predicted = torch.tensor([not self._read(row, out) for row, out in zip(rows, hidden, strict=True)])
         hidden = hidden.to(device, non_blocking=True)

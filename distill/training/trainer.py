@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate.data_loader import BatchSamplerShard
 from accelerate.utils import DynamoBackend, gather_object
@@ -218,6 +219,12 @@ class DistillationTrainer(Trainer):
         count = torch.stack(counts).sum().to(device)
         return self.accelerator.gather(count).sum() if self.args.world_size > 1 else count
 
+    def _prepare_input(self, data: Any) -> Any:
+        """Trainer's, but that no step waits for the batch of a stream, which accelerate's loader has not moved."""
+        if isinstance(data, Tensor) and not self.is_deepspeed_enabled:
+            return data.to(self.args.device, non_blocking=True)
+        return super()._prepare_input(data)
+
     @torch.no_grad()
     def _teacher_view(self, inputs: dict[str, Any]) -> tuple[kd_loss.ModelView | None, Tensor]:
         """What the teacher says of all R rows, and (R,) which of them it read to say so."""
@@ -234,7 +241,7 @@ class DistillationTrainer(Trainer):
         if self.teacher_cache is None:
             hidden = predict(slice(None), inputs["documents"].to(self.args.device, non_blocking=True))
         else:
-            hidden, read = self.teacher_cache.hidden_states(inputs["source"].cpu(), predict, self.args.device)
+            hidden, read = self.teacher_cache.hidden_states(inputs["source"], predict, self.args.device)
             hidden, read = hidden.to(head(self.teacher).weight.dtype), read.to(self.args.device)
         self.training_log.teacher_time.stop()
         return view_of(self.teacher, hidden, self.vocab), read
@@ -425,7 +432,7 @@ class DistillationTrainer(Trainer):
     def _culprit(self, inputs: dict[str, Any], loss: Tensor) -> str | None:
         """What is not finite in a micro-batch, and at which token; None if nothing is."""
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:  # a forward pass needs all processes at once
-            blocks = ", ".join(map(str, inputs["source"][:, 0].unique().tolist()))
+            blocks = ", ".join(map(str, np.unique(inputs["source"][:, 0])))
             return None if loss.isfinite() else f"the loss is not finite, in one of the blocks {blocks}"
         inputs = self._prepare_inputs(inputs)
         counted = inputs["labels"] != IGNORED

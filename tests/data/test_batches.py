@@ -54,6 +54,13 @@ def test_collator_rows_and_partners(swapper, toy_tokenizer):
     assert Collator(1, augment=False)(blocks)["input_ids"].shape == (3, 24)
 
 
+def test_which_blocks_a_batch_is_of_is_asked_of_no_device(swapper, toy_tokenizer):
+    blocks = [b for t in ("Nothing.", "his king") for b in pack([t], toy_tokenizer, swapper, 24, PackingCounts())]
+    sent = send_to_device(Collator(2, augment=True)(blocks), "meta")
+    assert sent["labels"].is_meta  # what is here cannot be read back
+    assert sent["source"][:, 1].tolist() == [0, 0, 1] and sent["source"][2, 0] == sent["source"][1, 0]
+
+
 def test_a_trimmed_batch_says_the_same_of_what_counts(swapper, toy_tokenizer):
     """It ends with its longest row; what it holds is what the full batch holds there, partners too."""
     texts = ["she saw her book", "Nothing happened.", "his king took her coat; a man took his coat"]

@@ -35,7 +35,7 @@ from distill.training.teacher_cache import TeacherCache, open_teacher_cache
 VIEWS = np.array([2, 1, 2])
 SHAPE = (4, 3)
 CPU = torch.device("cpu")
-SOURCE = torch.tensor([(0, 0), (1, 0), (2, 0), (0, 1), (2, 1)])
+SOURCE = np.array([(0, 0), (1, 0), (2, 0), (0, 1), (2, 1)])
 KEY = {"format": 1}
 
 
@@ -55,7 +55,7 @@ def open_toy(folder: Path, key: dict | None = None, dtype: torch.dtype = torch.f
     return TeacherCache(folder, key or KEY, VIEWS, SHAPE, dtype)
 
 
-def asked_by(cache: TeacherCache, source: torch.Tensor = SOURCE) -> list[int]:
+def asked_by(cache: TeacherCache, source: np.ndarray = SOURCE) -> list[int]:
     """The rows that the cache asks the teacher for; what it gives is always right."""
     teacher = Teacher()
     hidden, predicted = cache.hidden_states(source, teacher, CPU)
