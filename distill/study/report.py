@@ -19,7 +19,7 @@ Row = Mapping[str, Any]
 Entry = Mapping[str, Any]
 
 _HIGHEST_COST = 1.5  # ratio to plain, in the figure; beyond, all others would be crowded together
-_TEACHER, _ONCE, _TWICE = "teacher", "plain", "mitigated"  # shapes: square, circle, diamond
+_UNTRAINED, _ONCE, _TWICE = "teacher", "plain", "mitigated"  # shapes: square, circle, diamond
 
 
 # ----------------------------------------------------------------------------------------------------------- scores
@@ -234,7 +234,7 @@ def pareto(results: Results) -> str | None:
         ("key filled", _ONCE, "reverse_roles"),
         ("key", _ONCE, "without reverse_roles"),
         ("key", _TWICE, "with augmentation"),
-        ("key", _TEACHER, "teachers"),
+        ("key", _UNTRAINED, "not trained here"),
     ]
     students = results["settings"]["study"].get("students", {}).values()
     weaker = any(keys.get("target", {}).get("strength", 1) != 1 for keys in students)
@@ -253,7 +253,7 @@ def _point(results: Results, row: Row, scores: tuple[str, str]) -> tuple[Point, 
     style = "teacher" if setting is None or (teacher and setting["op"] == "none") else setting["op"]
     if setting is not None and setting["reverse_roles"]:
         style += " filled"
-    mark = _TEACHER if teacher else _TWICE if setting is not None and setting["augment"] else _ONCE
+    mark = _UNTRAINED if teacher else _TWICE if setting is not None and setting["augment"] else _ONCE
     costs = ratio(row, cost) if name != BASELINE else {"value": 1.0, "low": None, "high": None}
     names = label(results, cost), label(results, disparity)
     both = trade_off_point(costs, row["metrics"].get(disparity), names, style, name)

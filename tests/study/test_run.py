@@ -283,9 +283,9 @@ def test_a_copy_that_learns_what_it_knows_stays_its_teacher(tmp_path, shared_dat
     data = shared_data("corpus", "gutenberg_fiction.train.jsonl.xz").parent.parent
     path = reduced("smollm2-self", tmp_path, teacher=smollm2, student=smollm2)
     results = finished(read_study(path, data=str(data)), layers=30)
-    teacher, plain, mitigated = (row["metrics"]["perplexity"]["value"] for row in results["rows"])
+    teacher, plain, *mitigated = (row["metrics"]["perplexity"]["value"] for row in results["rows"])
     assert teacher == pytest.approx(plain, rel=1e-6)
-    assert mitigated != pytest.approx(teacher, rel=1e-6)
+    assert len({teacher, *mitigated}) == 3
 
 
 def random_gpt2(tmp_path, shared_data, **size) -> str:
