@@ -323,11 +323,14 @@ def main_pair(models: Sequence[str]) -> tuple[str, str] | None:
 
 
 def headline(scores: Scores) -> str:
-    """One sentence: how much less disparity than before, what it costs, and how large the model is."""
+    """How much less disparity than before, what it costs, how large the model is, and what got worse beside it."""
     models = list(scores["models"])
     pair = main_pair(models)
     if pair is None:
-        return _of_one_model(scores, models[-1]) if models else "Nothing was measured."
+        if not models:
+            return "Nothing was measured."
+        alone = full_models(models)[-1]
+        return " ".join([_of_one_model(scores, alone), *_in_fewer_bits(scores, alone)])
     found = scores["differences"].get(" - ".join(pair), {})
     owner = {"baseline": "plain distillation", "teacher": "the teacher"}.get(pair[1], pair[1])
     compared = [m for m in headliners(scores) if _has_ratio(found.get(m))]
@@ -347,7 +350,22 @@ def headline(scores: Scores) -> str:
         told = f"nothing could be compared with {owner}"
     size = _size_beside_teacher(scores, pair[0])
     told = f"{told}; {size}" if size else told
-    return " ".join([f"{told[:1].upper()}{told[1:]}.", *_side_effects(scores, found, owner)])
+    worse = _side_effects(scores, found, owner)
+    return " ".join([f"{told[:1].upper()}{told[1:]}.", *worse, *_in_fewer_bits(scores, pair[0])])
+
+
+def _in_fewer_bits(scores: Scores, name: str) -> list[str]:
+    """What changed in a model's copy in fewer bits: its users run that one. None of a model without such a copy."""
+    sentences = []
+    for copy in (model for model in scores["models"] if in_full(model) == name):
+        found, bits = scores["differences"].get(f"{copy} - {name}", {}), copy.rpartition(" ")[2]
+        looked_at = [m for m in (*headliners(scores), *with_role(scores, "cost")) if _has_ratio(found.get(m))]
+        told = [_less(found[m], plain_label(scores, m), 1) for m in looked_at if _is_clear(found[m])]
+        said = f"{' and '.join(told)} than in full" if told else "no clear change of disparity or perplexity"
+        if looked_at:
+            sentences.append(f"In {bits}: {said}.")
+        sentences += _side_effects(scores, found, "the same model in full")
+    return sentences
 
 
 def _side_effects(scores: Scores, found: Mapping[str, Any], owner: str) -> list[str]:

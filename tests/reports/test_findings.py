@@ -138,7 +138,16 @@ def test_a_copy_in_fewer_bits_stands_beside_and_heads_nothing(scores):
     found = {"next_word_disparity": _entry(ratio=0.4, ratio_low=0.3, ratio_high=0.5)}
     other = {"next_word_disparity": _entry(ratio=0.9, ratio_low=0.8, ratio_high=0.95)}
     pairs = {"student - baseline": found, "student int8 - baseline": other, "student int8 - student": other}
-    assert headline(_scores(["baseline", "student", "student int8"], pairs)).startswith("60% [50%, 70%] less")
+    assert headline(_scores(["baseline", "student", "student int8"], pairs)) == (
+        "60% [50%, 70%] less disparity after prompts than plain distillation. In int8: 10.0% [5.0%, 20.0%] less disparity "
+        "after prompts than in full."
+    )
+    unclear = {"next_word_disparity": _entry(ratio=0.9, ratio_low=0.8, ratio_high=1.1)}
+    alone = _scores(["demo", "demo int4"], {"demo int4 - demo": unclear})
+    for model, figure in (("demo", 0.692), ("demo int4", 0.686)):
+        alone["models"][model] = {"minimal_pairs": _entry(figure)}
+    alone["cards"] |= card_dicts(["minimal_pairs"])
+    assert headline(alone) == "Grammar, minimal pairs 0.692. In int4: no clear change of disparity or perplexity."
     assert main_pair(["teacher", "student", "student int4"]) == ("student", "teacher")
     assert main_pair(["a", "a int8"]) is None
     assert main_pair(["a int8", "b int8"]) == ("b int8", "a int8")  # checkpoints that are only called so
