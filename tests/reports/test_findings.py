@@ -139,8 +139,8 @@ def test_a_copy_in_fewer_bits_stands_beside_and_heads_nothing(scores):
     other = {"next_word_disparity": _entry(ratio=0.9, ratio_low=0.8, ratio_high=0.95)}
     pairs = {"student - baseline": found, "student int8 - baseline": other, "student int8 - student": other}
     assert headline(_scores(["baseline", "student", "student int8"], pairs)) == (
-        "60% [50%, 70%] less disparity after prompts than plain distillation. In int8: 10.0% [5.0%, 20.0%] less disparity "
-        "after prompts than in full."
+        "60% [50%, 70%] less disparity after prompts than plain distillation. In int8: 10.0% [5.0%, 20.0%] less "
+        "disparity after prompts than in full."
     )
     unclear = {"next_word_disparity": _entry(ratio=0.9, ratio_low=0.8, ratio_high=1.1)}
     alone = _scores(["demo", "demo int4"], {"demo int4 - demo": unclear})
