@@ -30,6 +30,7 @@ from distill.study.report import (
     ratio,
     score_tables,
     scores_of,
+    side_effects,
     table,
     value,
 )
@@ -87,6 +88,16 @@ TABLES: dict[str, tuple[str, ...]] = {
         "wikitext2_bits_per_byte",
     ),
     "Generation": ("distinct_1", "distinct_2", "repetition", "continuation_length", "continuation_perplexity"),
+    "What mitigation may break": (
+        "agreement_kept",
+        "agreement_log_ratio",
+        "agreement_winobias_kept",
+        "agreement_winobias_log_ratio",
+        "minimal_pairs",
+        *(f"crows_pairs_{name}" for name in ("race_color", "religion", "nationality", "age", "sexual_orientation")),
+        *(f"crows_pairs_{name}" for name in ("disability", "physical_appearance", "socioeconomic")),
+        *(f"stereoset_{name}_ss" for name in ("race", "religion", "profession")),
+    ),
     "Benchmarks": (
         "crows_pairs_gender",
         "stereoset_gender_ss",
@@ -265,6 +276,7 @@ def page(results: Results) -> str:
         "",
         *claims_sections(results),
         *benchmark_section(results),
+        *beside_what_is_mitigated(results),
         *score_tables(results, TABLES),
     ]
     return "\n".join(lines)
@@ -322,6 +334,11 @@ def benchmark_section(results: Results) -> list[str]:
     ]
 
 
+def beside_what_is_mitigated(results: Results) -> list[str]:
+    """The sections on what got farther from its ideal, with sentences that are broken into lines."""
+    return list(chain.from_iterable(wrapped(x) if x.startswith("- ") else [x] for x in side_effects(results)))
+
+
 def longer_training(results: Results, longer: Results) -> str:
     """What STUDY.md says between its other markers: rows of the study beside the same ones, trained for longer."""
     told, teachers = dict(made_rows(longer)), longer["settings"]["study"]["teachers"]
@@ -351,8 +368,9 @@ def longer_training(results: Results, longer: Results) -> str:
 
 
 def wrapped(text: str) -> list[str]:
-    """Lines of a paragraph."""
-    return textwrap.wrap(text, 120, break_long_words=False, break_on_hyphens=False)
+    """Lines of a paragraph, or of a point of a list."""
+    indent = "  " if text.startswith("- ") else ""
+    return textwrap.wrap(text, 120, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
 OF_FAIRNESS_RATIOS = "Chance lowers fairness ratios, those of resamples more: some intervals end at their value."

@@ -1,30 +1,39 @@
-"""study.json of `recipes/study/rivals.yaml` -> the tables of RIVALS.md, and the figure beside it.
+"""study.json of `recipes/study/rivals.yaml` -> what RIVALS.md shows of it: tables, figure, what each row made worse.
 
-    python tests/benchmarks/rivals.py outputs/study-rivals/study.json
+    python tests/benchmarks/rivals.py outputs/study-rivals/study.json outputs/study-rivals-answers/study.json
 
-prints how it was made, the tables, and what each row made worse, and writes `rivals.svg` beside this file. What they
-mean is written by hand.
+keeps the studies as `rivals.json` and `rivals-answers.json` beside this file, draws `rivals.svg`, and writes what stands
+between the markers of RIVALS.md. The second is of the benchmarks that take hours, of the rows that can be asked in that
+time. Files that are not given stay as they were published. What the figures mean is written by hand.
 """
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
+from publish_study import beside_what_is_mitigated, by_name, machine_of, published, wrapped
+
+from distill.base.markdown_text import between_markers
 from distill.reports.findings import cell
 from distill.study.report import (
     Results,
     Row,
     cost_cells,
+    farther,
     how_averaged,
     lines_of,
     pareto,
+    ratio,
     scores_of,
-    side_effects,
     table,
     value,
 )
 
-FIGURE = Path(__file__).with_name("rivals.svg")
+PAGE = Path(__file__).with_name("RIVALS.md")
+FIGURE, RESULTS, ANSWERS = (PAGE.with_name(name) for name in ("rivals.svg", "rivals.json", "rivals-answers.json"))
+BEGIN, END = "<!-- results -->", "<!-- /results -->"
+ALT = "Next-word disparity against perplexity of the rivals"
 # The columns of the table: what is mitigated, what may break, what it costs.
 SCORES = {
     "next_word_disparity": "next-word disparity",
@@ -35,18 +44,32 @@ SCORES = {
     "agreement_kept": "agreement kept",
     "agreement_log_ratio": "its log ratio",
 }
+RATIOS = {
+    "next_word_disparity_chosen": "disparity, to plain, half that chooses",
+    "next_word_disparity_held_out": "the other half",
+    "perplexity": "perplexity, to plain",
+}
+WORSE = "farther from the ideal than plain"
 SIDE = ("crows_pairs_", "stereoset_", "bbq_")
 
 
 def main_table(results: Results) -> list[str]:
-    """Markdown lines: disparity, agreement, perplexity as a multiple of plain's, and costs, a row each."""
-    headings = ["row", *SCORES.values(), "perplexity, to plain", "training, s", "a step, s", "a token, ms"]
-    return lines_of(headings, ([row["name"], *_cells(row)] for row in results["rows"]))
+    """Markdown lines: disparity, agreement, side effects, perplexity as a multiple of plain's, and costs, a row each."""
+    headings = ["row", *SCORES.values(), *RATIOS.values(), WORSE, "training, s", "a step, s", "a token, ms"]
+    cards = results.get("cards", {})
+    side = [score for score, card in cards.items() if card.get("side")]
+    return lines_of(headings, ([row["name"], *_cells(row, side)] for row in results["rows"]))
 
 
-def _cells(row: Row) -> list[str]:
-    ratio = row["against_plain"].get("perplexity", {}).get("ratio")
-    return [*(cell(row["metrics"].get(score)) for score in SCORES), cell(ratio) if ratio else "1", *cost_cells(row)]
+def _cells(row: Row, side: Sequence[str]) -> list[str]:
+    ratios = [cell(found) if (found := ratio(row, score)) else "1" for score in RATIOS]
+    return [*(cell(row["metrics"].get(score)) for score in SCORES), *ratios, _worse(row, side), *cost_cells(row)]
+
+
+def _worse(row: Row, side: Sequence[str]) -> str:
+    """How many of the scores beside what is mitigated lie farther from their ideal than plain's, by their interval."""
+    lows = [found["low"] for score in side if (found := farther(row, score)) and found["low"] is not None]
+    return f"{sum(low > 0 for low in lows)} of {len(lows)}" if lows else "–"
 
 
 def side_tables(results: Results) -> list[str]:
@@ -61,15 +84,45 @@ def side_tables(results: Results) -> list[str]:
     return lines
 
 
-def main(path: str) -> None:
-    """Print the tables and draw the figure."""
-    results = json.loads(Path(path).read_text(encoding="utf-8"))
-    made = results["made"]
-    print(f"By `{made['command']}` at {made['commit']} ({made['machine']}). {how_averaged(results)}\n")
-    print("\n".join([*main_table(results), "", *side_effects(results), *side_tables(results)]))
-    if (figure := pareto(results)) is not None:
-        FIGURE.write_text(figure, encoding="utf-8")
+def joined(results: Results, answers: Results) -> Results:
+    """One study with the scores of both; rows that the second has not keep those of the first."""
+    others = by_name(answers)
+    nothing: dict[str, dict] = {"metrics": {}, "against_plain": {}}
+    rows = [
+        {**row, **{key: {**row[key], **others.get(row["name"], nothing)[key]} for key in nothing}}
+        for row in results["rows"]
+    ]
+    return {**results, "rows": rows, "cards": {**results["cards"], **answers["cards"]}}
+
+
+def page(results: Results, answers: Results) -> str:
+    """What RIVALS.md holds between its markers."""
+    made = [
+        f"`{told['command']}` at {told['commit']} ({machine_of(told['machine'])}, jobs: {told['machine']['jobs']})"
+        for told in (results["made"], answers["made"])
+    ]
+    both = joined(results, answers)
+    lines = [*main_table(both), "", f"![{ALT}]({FIGURE.name})", "", *beside_what_is_mitigated(both)]
+    return "\n".join(
+        [
+            *wrapped(f"By {made[0]}, and StereoSet and BBQ by {made[1]}. {how_averaged(results)}"),
+            "",
+            *lines,
+            *side_tables(results),
+            *side_tables(answers),
+        ]
+    )
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Publish the studies, see the head of this module."""
+    for path, made in zip((RESULTS, ANSWERS), arguments, strict=False):
+        path.write_text(published(json.loads(Path(made).read_text(encoding="utf-8"))), encoding="utf-8")
+    results, answers = (json.loads(path.read_text(encoding="utf-8")) for path in (RESULTS, ANSWERS))
+    FIGURE.write_text(pareto(results) or "", encoding="utf-8")
+    text = between_markers(PAGE.read_text(encoding="utf-8"), BEGIN, END, page(results, answers))
+    PAGE.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1:])

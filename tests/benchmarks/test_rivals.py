@@ -1,6 +1,12 @@
-"""The tables of the rivals, from a study of two rows."""
+"""The tables of the rivals: of a study of two rows by hand, and those that are committed."""
 
+import json
+
+import pytest
 import rivals
+
+from distill.base.markdown_text import between_markers
+from distill.study.report import pareto
 
 
 def entry(value):
@@ -8,24 +14,58 @@ def entry(value):
 
 
 def test_a_row_has_its_scores_its_perplexity_beside_plain_and_its_costs():
-    ratio = {"perplexity": {"ratio": entry(1.25)}}
+    against = {
+        "perplexity": {"ratio": entry(1.25)},
+        "next_word_disparity_held_out": {"ratio": entry(0.2)},
+        "stereoset_gender_ss": {"farther": entry(3.0)},
+        "minimal_pairs": {"farther": entry(-0.1)},
+        "next_word_disparity": {"farther": entry(9.0)},
+    }
     costs = {"training_seconds": 120.0, "step_seconds": None, "token_seconds": 0.0015}
     metrics = {"next_word_disparity": entry(0.5), "bbq_gender_ambiguous_bias": entry(None)}
     metrics |= {"stereoset_gender_ss": entry(60.0)}
     rows = [
-        {"name": name, "metrics": metrics, "against_plain": against, "costs": costs}
-        for name, against in (("plain", {}), ("other", ratio))
+        {"name": name, "metrics": metrics, "against_plain": found, "costs": costs}
+        for name, found in (("plain", {}), ("other", against))
     ]
-    results = {"rows": rows, "cards": {}, "settings": {"study": {"texts": {}}}}
+    cards = {name: {"label": name, "side": name in ("stereoset_gender_ss", "minimal_pairs")} for name in against}
+    results = {"rows": rows, "cards": cards, "settings": {"study": {"texts": {}}}}
     heading, _, plain, other = rivals.main_table(results)
     columns = [cell.strip() for cell in heading.split("|")]
     found = [dict(zip(columns, (cell.strip() for cell in line.split("|")), strict=True)) for line in (plain, other)]
     assert [row["perplexity, to plain"] for row in found] == ["1", "1.250 [1.250, 1.250]"]
+    assert [row["the other half"] for row in found] == ["1", "0.200 [0.200, 0.200]"]
+    assert [row[rivals.WORSE] for row in found] == ["–", "1 of 2"]
     assert found[0]["next-word disparity"] == "0.500 [0.500, 0.500]" and found[0]["mean"] == "–"
     assert [found[1][name] for name in ("training, s", "a step, s", "a token, ms")] == ["120.0", "–", "1.500"]
     assert rivals.side_tables(results)[1:] == [
-        "| row | stereoset gender ss |",
+        "| row | stereoset_gender_ss |",
         "|---|---|",
         "| plain | 60.00 [60.00, 60.00] |",
         "| other | 60.00 [60.00, 60.00] |",
     ]
+
+
+def test_scores_of_a_second_study_are_added_to_the_rows_that_it_has():
+    def study(names, score):
+        rows = [{"name": n, "metrics": {score: entry(1.0)}, "against_plain": {score: {}}} for n in names]
+        return {"rows": rows, "cards": {score: {}}, "settings": {}}
+
+    both = rivals.joined(study(["plain", "other"], "perplexity"), study(["plain", "more"], "bbq"))
+    assert [(row["name"], list(row["metrics"]), list(row["against_plain"])) for row in both["rows"]] == [
+        ("plain", ["perplexity", "bbq"], ["perplexity", "bbq"]),
+        ("other", ["perplexity"], ["perplexity"]),
+    ]
+    assert list(both["cards"]) == ["perplexity", "bbq"]
+
+
+@pytest.fixture(scope="module")
+def committed():
+    return [json.loads(path.read_text(encoding="utf-8")) for path in (rivals.RESULTS, rivals.ANSWERS)]
+
+
+def test_the_page_shows_the_committed_studies(committed):
+    said = rivals.PAGE.read_text(encoding="utf-8")
+    assert said == between_markers(said, rivals.BEGIN, rivals.END, rivals.page(*committed))
+    assert rivals.BEGIN in said and rivals.END in said
+    assert rivals.FIGURE.read_text(encoding="utf-8") == pareto(committed[0])
