@@ -25,7 +25,7 @@ from distill.base.files import DEMO_TEACHER
 from distill.models.adapters import adapter_folder, base_of, merged, require_peft
 from distill.models.architecture import check_head, check_vocabulary, set_attention, without_warnings
 from distill.models.probe import behaviour
-from distill.models.quantization import check_quantized, forget_gguf, gguf_loading, quantized_loading
+from distill.models.quantization import check_quantized, forget_gguf, gguf_config, gguf_loading, quantized_loading
 from distill.recipe import TeacherConfig
 
 _SECONDS_TO_ANSWER = 10.0  # for the hub
@@ -46,7 +46,7 @@ def load_tokenizer(
     Raises:
         UserError: there is none, it is a slow one, which gives no character offsets, or it brings code of its own.
     """
-    path, gguf_file = (path, gguf_file) if gguf_file else _gguf_in(path)
+    path, gguf_file = (path, gguf_file) if gguf_file else gguf_in(path)
     path = _resolve(path)
     files = ("tokenizer.json", "vocab.json", "tokenizer.model", "spiece.model", "vocab.txt")
     beside = any((Path(path) / name).exists() for name in files)
@@ -60,7 +60,8 @@ def load_tokenizer(
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code, **from_file, **hub)
     except Exception as error:  # damaged files raise many kinds
         _refuse_remote_code(path, error)
-        raise UserError(f"{path}: no tokenizer can be loaded from it: {_reason(path, error)}") from None
+        read = str(Path(path, gguf_file)) if from_file and gguf_file else path
+        raise UserError(f"{read}: no tokenizer can be loaded from it: {_reason(read, error)}") from None
     if not tokenizer.is_fast:
         raise UserError(f"{path}: its tokenizer gives no character offsets; a fast one (tokenizer.json) is needed")
     return tokenizer
@@ -85,7 +86,7 @@ def load_model(
             brings code of its own or a pickle that was not allowed, its weights are not those of its configuration, or
             it is not causal.
     """
-    folder, file = _gguf_in(path)
+    folder, file = gguf_in(path)
     model = _read_model(folder, dtype, trust_remote_code, allow_pickle, **({"gguf_file": file} if file else {}) | hub)
     behaviour(model, path)
     return model
@@ -110,7 +111,7 @@ def in_format(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
     return other.train(model.training)
 
 
-def _gguf_in(path: str) -> tuple[str, str | None]:
+def gguf_in(path: str) -> tuple[str, str | None]:
     """The folder and the name of a GGUF file; of another path itself and None."""
     file = Path(path)
     return (str(file.parent), file.name) if file.suffix == ".gguf" and file.is_file() else (path, None)
@@ -138,6 +139,7 @@ def _read_model(
         base_hub = {"revision": revision} if revision else {}
         return merged(load_model(base, dtype, trust_remote_code, allow_pickle, **base_hub), adapter).eval()
     number_format = getattr(torch, dtype)
+    read = str(Path(path, gguf_file)) if gguf_file else path
     if gguf_file:
         small = gguf_loading(path, gguf_file)
     else:
@@ -145,6 +147,8 @@ def _read_model(
         small = quantized_loading(quantization, number_format)
     try:
         with without_warnings():
+            if gguf_file:  # else transformers reads one that may be of other shapes than the weights
+                small["config"] = gguf_config(path, gguf_file, **hub)
             model, report = AutoModelForCausalLM.from_pretrained(
                 path,
                 dtype=number_format,
@@ -159,8 +163,8 @@ def _read_model(
         _refuse_remote_code(path, error)
         if isinstance(error, ImportError):
             raise UserError(f"{path}: needs a package that is not there: {first_line(error)}") from None
-        raise UserError(f"{path}: no causal language model can be loaded from it: {_reason(path, error)}") from None
-    _require_its_weights(path, model, report)
+        raise UserError(f"{read}: no causal language model can be loaded from it: {_reason(read, error)}") from None
+    _require_its_weights(read, model, report, gguf_file is not None)
     if quantization:
         check_quantized(path, model)
     if gguf_file:
@@ -221,13 +225,14 @@ def labelled(checkpoints: Sequence[str]) -> dict[str, str]:
     return short if len(short) == len(set(checkpoints)) else {checkpoint: checkpoint for checkpoint in checkpoints}
 
 
-def _require_its_weights(path: str, model: PreTrainedModel, report: Mapping[str, Any]) -> None:
+def _require_its_weights(path: str, model: PreTrainedModel, report: Mapping[str, Any], in_gguf: bool) -> None:
     """Refuse weights that are not the model's: transformers would make up what is missing, at random.
 
     Args:
         path: For the message.
         model: As it was loaded.
         report: What `from_pretrained` says of it: names of weights that are missing, left over, or of another shape.
+        in_gguf: The path is that of a GGUF file, which holds the configuration too.
 
     Raises:
         UserError: names the first such weight.
@@ -235,23 +240,25 @@ def _require_its_weights(path: str, model: PreTrainedModel, report: Mapping[str,
     missing, left_over = sorted(report["missing_keys"]), sorted(report["unexpected_keys"])
     other_shapes = sorted(report["mismatched_keys"])
     kind = type(model).__name__
+    again = "Save the model again with save_pretrained, under the names that it has without wrappers "
+    again = "Convert the model to GGUF again" if in_gguf else f"{again}(torch.compile, DDP)"
     if missing:
         found = f"; it holds others, {left_over[0]} first" if left_over else ""
         raise UserError(
             f"{path}: {len(missing)} of the weights of a {kind} are missing, {missing[0]} first{found}; they would be "
-            "random numbers. Save the model again with save_pretrained, under the names that it has without wrappers "
-            "(torch.compile, DDP)"
+            f"random numbers. {again}"
         )
     if other_shapes:
         name, in_file, wanted = other_shapes[0]
-        raise UserError(
-            f"{path}: {name} is of shape {tuple(in_file)} in the file, but {tuple(wanted)} by config.json; the two are "
-            "not of one model"
-        )
+        shapes = f"{name} is of shape {tuple(in_file)} in the file, but {tuple(wanted)} by"
+        if in_gguf:
+            raise UserError(f"{path}: {shapes} the settings in that file. {again}")
+        raise UserError(f"{path}: {shapes} config.json; the two are not of one model")
     if left_over:
+        other = "it is the folder of another kind of model, or its config.json is another model's"
+        other = "its settings are another model's" if in_gguf else other
         raise UserError(
-            f"{path}: holds {len(left_over)} weights that a {kind} does not have, {left_over[0]} first; it is the "
-            "folder of another kind of model, or its config.json is another model's"
+            f"{path}: holds {len(left_over)} weights that a {kind} does not have, {left_over[0]} first; {other}"
         )
 
 
@@ -306,6 +313,8 @@ def _check_folder(path: str, allow_pickle: bool) -> None:
     folder = Path(path)
     if not folder.exists():
         return
+    if folder.is_file():
+        raise UserError(f"{path}: is a file; give its folder, and in teacher.gguf_file its name if it is GGUF")
     if any((folder / name).exists() for name in ("adapter_config.json", "adapter_model.safetensors")):
         raise UserError(
             f"{path}: holds an adapter beside a model; put the adapter into a folder of its own "
@@ -343,6 +352,8 @@ def _pickles_in_place_of_weights(folder: Path) -> list[str]:
 
 def _reason(path: str, error: Exception) -> str:
     said = first_line(error)
+    if Path(path).is_file():
+        return f"{said}; it must be a whole GGUF file"
     if Path(path).is_dir():
         return f"{said}; it must be a whole folder of a transformers model"
     return f"there is no such folder, and of the model hub: {said}; {hub_hint()}"

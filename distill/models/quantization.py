@@ -16,7 +16,7 @@ from typing import Any, Literal
 import torch
 import transformers
 from torch import nn
-from transformers import BitsAndBytesConfig, PreTrainedModel
+from transformers import AutoConfig, BitsAndBytesConfig, PretrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import is_bitsandbytes_available, is_gguf_available, is_torchao_available
 
@@ -147,6 +147,25 @@ def gguf_loading(path: str, file: str) -> dict[str, Any]:
     # Newer versions leave the weights packed where they have kernels for that, in the head too.
     settings = getattr(transformers, "GgufConfig", None)
     return {"gguf_file": file} | ({"quantization_config": settings(dequantize=True)} if settings else {})
+
+
+def gguf_config(path: str, file: str, **hub: Any) -> PretrainedConfig:
+    """The configuration of the model in a GGUF file, from the file alone.
+
+    transformers calls two settings of a GPT-2 by names that its class does not have, and leaves that class's own
+    values in their place: 1,024 positions, an inner layer four times as wide. The file has both.
+
+    Args:
+        path: A folder or hub id.
+        file: Its name there.
+        hub: `revision`.
+    """
+    config = AutoConfig.from_pretrained(path, gguf_file=file, **hub)
+    if config.model_type == "gpt2":
+        for name, own in (("n_ctx", "n_positions"), ("feed_forward_length", "n_inner")):
+            if (value := vars(config).pop(name, None)) is not None:
+                setattr(config, own, value)
+    return config
 
 
 def forget_gguf(model: PreTrainedModel) -> None:

@@ -554,6 +554,11 @@ def how_measured(scores: Scores, published: bool = False) -> list[str]:
         f"{settings['seed']}.",
         f"Held-out text: {held_out['documents']:,} documents, {held_out['bytes']:,} bytes{_windows(settings)}.",
         *(
+            ["Megabytes in memory: what the weights took here, not the size of a file."]
+            if settings.get("models") and not published  # a card has no such row
+            else []
+        ),
+        *(
             [
                 "Speed: tokens that are written one after the other, one text at a time, on the machine that scored, "
                 "measured beside whatever else ran there: mind large differences only."

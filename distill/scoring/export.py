@@ -145,7 +145,8 @@ def export(
         else:
             form.write(model, tokenizer, place)
         say("reading it back")
-        after = _ratios(form.read(place), tokenizer, swapper, asked)
+        read = form.read if converter is None else _read_converted
+        after = _ratios(read(place), tokenizer, swapper, asked)
         found.append(_compared(to, before, after, form.tolerance))
         of_list = {"name": swapper.wordlist.name, "sha256": swapper.wordlist.sha256}
         about = {"format": to, "wordlist": of_list, "prompts_of": prompts, "versions": versions("cpu")}
@@ -253,7 +254,12 @@ def _convert(converter: Path, model: PreTrainedModel, tokenizer: PreTrainedToken
 
 
 def _read_gguf(place: Path) -> PreTrainedModel:
-    # A file tells the length of the context, and not how many positions a GPT-2 has: config.json does.
+    with _silent():
+        return load_model(str(place / f"{MODEL}.gguf"))
+
+
+def _read_converted(place: Path) -> PreTrainedModel:
+    """By config.json: of other architectures transformers does not take all from a file that llama.cpp does."""
     settings = gguf_loading(str(place), f"{MODEL}.gguf")
     with _silent():
         config = AutoConfig.from_pretrained(place)

@@ -27,8 +27,8 @@ from distill.metrics import (
 from distill.metrics.evaluation import given_prompts, least
 from distill.models.architecture import model_hash, own_context
 from distill.models.generation import check_context
-from distill.models.loading import load_model, load_tokenizer
-from distill.models.quantization import WeightBits, quantize_weights, require_torchao
+from distill.models.loading import gguf_in, load_model, load_tokenizer
+from distill.models.quantization import WeightBits, gguf_config, quantize_weights, require_torchao
 from distill.recipe import WHILE_TRAINING, Recipe, ScoreConfig
 from distill.scoring.examples import example_prompts, examples_of
 from distill.scoring.score_cache import ScoreCache, content_hash, model_version, stamp
@@ -93,7 +93,8 @@ def _context_of(source: ModelSource) -> int | None:
     path = source.path if isinstance(source, Checkpoint) else source
     if isinstance(path, str | Path):
         try:
-            return own_context(AutoConfig.from_pretrained(str(DEMO_TEACHER if str(path) == "demo" else path)))
+            folder, file = gguf_in(str(DEMO_TEACHER if str(path) == "demo" else path))
+            return own_context(gguf_config(folder, file) if file else AutoConfig.from_pretrained(folder))
         except Exception:  # an adapter, code of its own, a mistake: whoever loads the model tells
             pass
     return own_context(open_model(source, "cpu")[0].config)

@@ -25,9 +25,10 @@ from distill.base.errors import UserError
 from distill.data.audit import run_scores
 from distill.metrics import Evaluation, Outcome, PartOfEvaluation, chosen
 from distill.metrics.audited import read_audited
-from distill.models.architecture import default_device, model_hash
+from distill.metrics.evaluation import least
+from distill.models.architecture import default_device, model_hash, own_context
 from distill.models.loading import load_frozen, load_model, load_teacher, load_tokenizer
-from distill.models.quantization import quantize_weights, require_torchao
+from distill.models.quantization import gguf_config, quantize_weights, require_torchao
 from distill.models.two_view import TwoViewTeacher
 from distill.objective.logit_ops import build_role_maps
 from distill.recipe import CorpusConfig, TeacherConfig
@@ -129,12 +130,12 @@ def check_data(study: Study) -> None:
         return
     hub = {"revision": teacher.revision} if teacher.revision else {}
     tokenizer = load_tokenizer(teacher.path, teacher.trust_remote_code, teacher.gguf_file, **hub)
-    known = not (teacher.trust_remote_code or teacher.gguf_file)  # or else its configuration needs all of the model
-    contexts = {"the teacher": common_context([teacher.path]) if known else None}
+    known = not teacher.trust_remote_code  # or else its configuration needs all of the model
+    contexts = {"the teacher": _context_of(teacher) if known else None}
     for row in study.teachers:
         if (other := teacher_checkpoint(study, row)) is not None and other.path is not None:
             load_tokenizer(other.path, other.trust_remote_code, other.gguf_file)
-            contexts[f"row '{row}'"] = common_context([other.path]) if not other.gguf_file else None
+            contexts[f"row '{row}'"] = _context_of(other)
     settings = replace(shared.scores, metrics=[*study.metrics, *study.half_metrics])
     check_room(settings, shared.seed, swapper, run_prompts(shared, swapper)[0], tokenizer, contexts)
     if any(teacher_target(study, row).op != "none" for row in study.teachers):
@@ -143,6 +144,19 @@ def check_data(study: Study) -> None:
             given and any(isinstance(d, Messages) for d in read_documents(shared.held_out, shared.seed))
         ):
             _check_template(tokenizer, swapper)
+
+
+def _context_of(checkpoint: TeacherConfig) -> int | None:
+    """Its context, as its configuration says: that of a GGUF file is in the file, not in a config.json beside it."""
+    assert checkpoint.path is not None  # as a row's is
+    if checkpoint.gguf_file is None:
+        return common_context([checkpoint.path])
+    hub = {"revision": checkpoint.revision} if checkpoint.revision else {}
+    try:
+        config = gguf_config(checkpoint.path, checkpoint.gguf_file, **hub)
+    except Exception:  # no such file, a damaged one, no package: told by what loads the model
+        config = load_frozen(checkpoint)[0].config
+    return own_context(config)
 
 
 def _check_quantized_rows(study: Study, teacher: TeacherConfig) -> None:
@@ -215,8 +229,8 @@ class Scorer:
         self.teacher_hash = model_hash(model, self.tokenizer)
         self.audited = read_audited(self.settings)
         folders = [run_folder(study, row, seed) / "student" for row in study.students]
-        others = [config.path for row in study.teachers if (config := teacher_checkpoint(study, row)) and config.path]
-        self.common = common_context([(model, self.tokenizer), *folders, *others])
+        others = [config for row in study.teachers if (config := teacher_checkpoint(study, row)) and config.path]
+        self.common = least(common_context([(model, self.tokenizer), *folders]), *map(_context_of, others))
 
     def outcomes(self, row: str) -> dict[str, Outcome]:
         """All scores of a row's model, by name: METRIC, METRIC_HALF and METRIC_TEXT."""

@@ -303,6 +303,60 @@ def test_a_gguf_file_goes_by_its_path(gguf_folder):
         load_model(f"{folder}/other.gguf")
 
 
+@pytest.fixture
+def gpt2_file(toy_model, toy_tokenizer, tmp_path):
+    """A function from settings to (model as its file rounds it, GGUF file), of a GPT-2 with odd sizes and biases."""
+    pytest.importorskip("gguf", reason="needs the extra quantization")
+    from distill.scoring.gguf_file import write_gguf
+
+    def make(**settings):
+        model = toy_model("gpt2", **{"n_positions": 37, "n_inner": 40, **settings})
+        torch.manual_seed(1)
+        for name, weight in model.named_parameters():
+            if weight.dim() == 1:  # zeros and ones, as a model begins: they could go wrong unseen
+                weight.data.add_(torch.randn_like(weight) / 10)
+            elif "wpe" not in name:
+                weight.data.copy_(weight.half())
+        (tmp_path / "gguf").mkdir()
+        write_gguf(model, toy_tokenizer, tmp_path / "gguf" / "model.gguf")
+        return model, tmp_path / "gguf" / "model.gguf"
+
+    return make
+
+
+@pytest.mark.parametrize("beside", [False, True])
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_gpt2_in_a_gguf_file_has_its_own_positions(gpt2_file, toy_model, toy_tokenizer, tied, beside):
+    """The truth is the model whose matrices were rounded to 16 bits; what lies beside the file decides nothing."""
+    model, path = gpt2_file(tie_word_embeddings=tied)
+    if beside:
+        toy_model("gpt2", n_positions=50, n_layer=2).config.save_pretrained(path.parent)
+        toy_tokenizer.save_pretrained(path.parent)
+    of_recipe = load_teacher(TeacherConfig(path=str(path.parent), gguf_file=path.name))[0]
+    for read in (load_model(str(path)), of_recipe):
+        assert (read.config.n_positions, read.config.n_inner) == (37, 40)
+        assert read.config.tie_word_embeddings == tied
+        torch.testing.assert_close(logits(read), logits(model), rtol=1e-5, atol=1e-6)
+        assert not hasattr(read.config, "n_ctx") and not hasattr(read.config, "feed_forward_length")
+    assert common_context([path]) == 37
+    assert load_tokenizer(str(path)).get_vocab() == toy_tokenizer.get_vocab()
+
+
+def test_a_gguf_file_whose_weights_are_not_its_settings_is_told_by_its_name(gpt2_file, toy_model):
+    """Not by a config.json, which is not read."""
+    import gguf
+
+    _, path = gpt2_file()
+    toy_model("gpt2").config.save_pretrained(path.parent)
+    (length,) = gguf.GGUFReader(path, "r+").fields["gpt2.context_length"].parts[-1:]
+    length[:] = 64
+    length.flush()
+    wanted = r"model\.gguf: transformer\.wpe\.weight is of shape \(37, 32\) in the file, but \(64, 32\) by the settings"
+    with pytest.raises(UserError, match=wanted) as told:
+        load_model(str(path))
+    assert "config.json" not in str(told.value)
+
+
 def test_gguf_files_that_cannot_be_had_are_one_sentence(gguf_folder, tmp_path):
     _, path = gguf_folder()
     teacher = TeacherConfig(path=path, gguf_file="other.gguf")
@@ -310,10 +364,13 @@ def test_gguf_files_that_cannot_be_had_are_one_sentence(gguf_folder, tmp_path):
         load_teacher(teacher)
     with pytest.raises(UserError, match=r"is a file; give its folder, and its name in teacher\.gguf_file"):
         load_teacher(replace(teacher, path=f"{path}/model.gguf"))
+    with pytest.raises(UserError, match=r"model\.gguf: is a file; give its folder, and in teacher\.gguf_file its name"):
+        load_teacher(TeacherConfig(path=f"{path}/model.gguf"))
     (tmp_path / "other.gguf").write_bytes(b"GGUF and no more")
-    with pytest.raises(UserError, match="no causal language model can be loaded from it") as told:
+    damaged = r"other\.gguf: no causal language model can be loaded from it: .*; it must be a whole GGUF file$"
+    with pytest.raises(UserError, match=damaged) as told:
         load_teacher(teacher)
     assert "\n" not in str(told.value)
     (tmp_path / "tokenizer.json").unlink()
-    with pytest.raises(UserError, match="no tokenizer can be loaded from it"):
+    with pytest.raises(UserError, match=r"model\.gguf: no tokenizer can be loaded from it"):
         load_tokenizer(path, gguf_file="model.gguf")

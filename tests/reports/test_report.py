@@ -258,6 +258,7 @@ def test_a_report_tells_sizes_and_speeds_beside_the_scores(scores, tmp_path):
         assert "as fast" not in text
     for name in ("report.md", "report.html"):
         assert "measured beside whatever else ran there" in (tmp_path / name).read_text()
+        assert "what the weights took here, not the size of a file." in (tmp_path / name).read_text()
     assert out.getvalue().splitlines()[-1] == str(tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()
     assert "mitigated / plain</th>" in page

@@ -88,6 +88,20 @@ def test_a_model_in_another_form_is_the_same(saved, write, short_wordlist, promp
     assert kept["wordlist"]["sha256"] == short_wordlist.sha256
 
 
+@pytest.mark.parametrize("architecture", ["gpt2", "llama"])
+def test_a_gguf_file_by_itself_scores_what_its_model_does(
+    saved, write, short_wordlist, prompts, tmp_path, architecture
+):
+    """Weights, settings and tokenizer from one file, in a folder where nothing else lies."""
+    pytest.importorskip("gguf", reason="needs the extra quantization")
+    checked = write(saved(architecture), "gguf", tmp_path / "out")
+    (tmp_path / "alone").mkdir()
+    file = shutil.copy(tmp_path / "out" / "model.gguf", tmp_path / "alone")
+    told = NextWordDisparity().compute(model=str(file), wordlist=short_wordlist, prompts=prompts, bootstrap=10)
+    assert told["value"] == pytest.approx(checked.export, rel=1e-5)
+    assert told["value"] == pytest.approx(checked.student, abs=0.01)
+
+
 def test_what_belongs_to_a_model_goes_along(saved, write, toy_tokenizer, tmp_path):
     write(saved("gpt2"), "safetensors-fp16", tmp_path / "out")
     names = {path.name for path in (tmp_path / "out").iterdir()}

@@ -51,7 +51,6 @@ def test_a_llama_as_llama_cpp_reads_it(toy_model, toy_tokenizer, tmp_path):
         assert np.allclose(tensors[f"blk.0.{name}.weight"], want.detach(), atol=1e-3)
     assert np.allclose(tensors["blk.0.attn_v.weight"], attention.v_proj.weight.detach(), atol=1e-3)
     assert settings["llama.attention.head_count_kv"] == 1 and settings["llama.rope.dimension_count"] == 16
-    # config.json stands in for these where transformers reads a file: only here is it seen that they are right.
     assert settings["llama.rope.freq_base"] == 500 and settings[
         "llama.attention.layer_norm_rms_epsilon"
     ] == pytest.approx(0.01)

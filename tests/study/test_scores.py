@@ -11,9 +11,10 @@ from study_files import rewrite, small
 from distill.base.errors import UserError
 from distill.base.files import DEMO_TEACHER
 from distill.metrics import Evaluation, PartOfEvaluation
+from distill.scoring.gguf_file import write_gguf
 from distill.study.file import read_study, run_folder
 from distill.study.run import run_study
-from distill.study.scores import Scorer, halves, study_texts
+from distill.study.scores import Scorer, check_data, halves, study_texts
 from distill.text.prompts import Prompt, load_prompts
 from distill.text.role_map import token_roles
 
@@ -113,6 +114,33 @@ def test_an_audited_study_asks_about_what_its_plain_row_drew_with_the_teacher_fo
     before = scorer.measured
     scorer.outcomes("plain")
     assert scorer.measured == before > 0  # the second time from the cache
+
+
+def test_a_row_of_a_gguf_file_reads_as_much_as_its_file_says(tmp_path, toy_model, toy_tokenizer):
+    """Neither the configuration of another model beside it nor that there is none decides the context of all rows."""
+    pytest.importorskip("gguf", reason="needs the extra quantization")
+    folder, text = tmp_path / "gguf", tmp_path / "text.txt"
+    folder.mkdir()
+    write_gguf(toy_model("gpt2", n_positions=90), toy_tokenizer, folder / "small.gguf")
+    text.write_text("The king was here.\n", encoding="utf-8")
+    path = small(tmp_path, teachers={"file": {"path": str(folder), "gguf_file": "small.gguf"}}, students={"plain": {}})
+    settings = {"held_out": {"source": "files", "files": [str(text)]}, "scores": {"max_new_tokens": 8}}
+    rewrite(path, settings=settings)
+    study = read_study(path)
+    shutil.copytree(DEMO_TEACHER, run_folder(study, "plain", 0) / "student")
+    for beside in (False, True):
+        if beside:
+            toy_model("gpt2", n_positions=20).config.save_pretrained(folder)
+        check_data(study)
+        scorer = Scorer(study, 0)
+        assert scorer.common == 90
+    assert scorer.outcomes("file")["next_word_disparity"].value > 0
+    rewrite(path, settings={"scores": {"max_new_tokens": 89}})
+    with pytest.raises(UserError, match="exceed the context of row 'file', 90 tokens"):
+        check_data(read_study(path))
+    (folder / "small.gguf").write_bytes(b"GGUF and no more")
+    with pytest.raises(UserError, match=r"small\.gguf"):
+        check_data(read_study(path))
 
 
 def test_a_row_in_fewer_bits_is_a_copy_of_the_student(tmp_path, monkeypatch):
