@@ -174,13 +174,41 @@ def _check_needed(study: Study, row: str) -> None:
 
 
 def _check_baseline(recipe: Recipe) -> None:
-    """All models are scored with the teacher and the held-out text of this row."""
+    """All models are scored with the teacher and the held-out text of this row, and set against it as unmitigated."""
     if recipe.teacher.path is None:
         raise UserError(f"row '{BASELINE}': teacher.path is null, but the models of a study are set beside its teacher")
     if recipe.held_out.source == "teacher":
         raise UserError(
             f"row '{BASELINE}': held_out.source is teacher, but text is drawn once for all rows; say it in 'settings'"
         )
+    if mitigating := _mitigating(recipe):
+        told, own = [], recipe.to_dict()
+        for section, keys in mitigating.items():
+            told += [f"{section}.{key} is {_yaml(own[section][key])}" for key in keys]
+        instead = ", ".join(f"{section}: {_yaml(keys)}" for section, keys in mitigating.items())
+        raise UserError(
+            f"row '{BASELINE}': {', '.join(told)}, which mitigates, but this row is to do without; write {instead}"
+        )
+
+
+def _mitigating(recipe: Recipe) -> dict[str, dict[str, Any]]:
+    """Section -> the keys by which a recipe mitigates, with the values that its run's own baseline has."""
+    plain = recipe.plain()
+    if recipe.target.op == "none":  # then there is nothing whose strength it could be
+        plain = replace(plain, target=replace(plain.target, strength=recipe.target.strength))
+    own, other = recipe.to_dict(), plain.to_dict()
+    return {
+        section: {key: value for key, value in keys.items() if value != own[section][key]}
+        for section, keys in other.items()
+        if isinstance(keys, dict) and keys != own[section]
+    }
+
+
+def _yaml(value: Any) -> str:
+    """A name, number, truth value or a mapping of them, as a study file has it."""
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{key}: {_yaml(of_key)}' for key, of_key in value.items())}}}"
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def teacher_target(study: Study, name: str) -> TargetConfig:

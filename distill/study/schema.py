@@ -54,7 +54,7 @@ class Study:
             `decay` and `of`: the teacher, or the student of the row `of`, mitigates itself as it decodes. Or
             `quantize`, with `of`: a copy of it in fewer bits.
         students: Row name -> recipe keys. `{data}` in a text stands for the folder `data`, and `{student:ROW}` for the
-            student of a row above, of the same seed.
+            student of a row above, of the same seed. The row `plain` mitigates by nothing, as the baseline of a run.
         metrics: Scores of every model.
         half_metrics: Those that are also given for each half of the occupations.
         text_metrics: Those that are also given for each of `texts`.

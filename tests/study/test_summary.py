@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from study_files import small
+from study_files import PLAIN, small
 from study_results import made_up_results, outcome
 
 from distill.metrics import CARDS, difference_of
@@ -117,7 +117,7 @@ def test_every_score_has_a_card_and_every_card_a_score():
 def test_a_study_with_private_rows_tells_their_epsilon_and_the_time_of_their_steps(tmp_path):
     """The mean over seeds, from what each training left behind; nothing in other studies, nor of teachers."""
     files = {"source": "files", "files": ["a.txt"]}
-    students = {"plain": {}, "private": {"privacy": {"epsilon": 3.0}, "corpus": files}}
+    students = {"plain": PLAIN, "private": {"privacy": {"epsilon": 3.0}, "corpus": files}}
     study = read_study(small(tmp_path, students=students), seeds=[0, 1])
     for seed, seconds in enumerate((10.0, 30.0)):
         log = run_folder(study, "private", seed) / "training" / "student.json"
