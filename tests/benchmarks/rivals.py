@@ -23,6 +23,7 @@ from distill.study.report import (
     table,
     value,
 )
+from distill.study.schema import BASELINE
 
 FIGURE = Path(__file__).with_name("rivals.svg")
 # The columns of the table: what is mitigated, what may break, what it costs.
@@ -46,7 +47,8 @@ def main_table(results: Results) -> list[str]:
 
 def _cells(row: Row) -> list[str]:
     ratio = row["against_plain"].get("perplexity", {}).get("ratio")
-    return [*(cell(row["metrics"].get(score)) for score in SCORES), cell(ratio) if ratio else "1", *cost_cells(row)]
+    to_plain = "1" if row["name"] == BASELINE else cell(ratio)
+    return [*(cell(row["metrics"].get(score)) for score in SCORES), to_plain, *cost_cells(row)]
 
 
 def side_tables(results: Results) -> list[str]:

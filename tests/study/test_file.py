@@ -354,6 +354,7 @@ JSON = st.recursive(
 PLACES = [(f.name,) for f in fields(Study)] + [("base",)]
 PLACES += [("students", "plain"), ("teachers", "two"), ("texts", "letters"), ("seeds", 0), ("metrics", 0)]
 PLACES += [("students", "plain", f.name) for f in fields(Recipe)]
+PLACES += [(kind, row, "against") for kind, row in (("students", "plain"), ("students", "max"), ("teachers", "two"))]
 PLACES += [("teachers", "two", f.name) for f in fields(TargetConfig)]
 
 
@@ -374,7 +375,7 @@ def test_any_value_at_any_place_is_sound_or_one_sentence(tmp_path, place, value)
         "recipe": str(REPOSITORY / "recipes" / "debug.yaml"),
         "seeds": [0],
         "teachers": {"two": {"op": "max"}},
-        "students": {"plain": PLAIN | {"seed": 1}},
+        "students": {"plain": PLAIN | {"seed": 1}, "max": {}},
         "metrics": ["perplexity"],
         "texts": {"letters": "letters.jsonl"},
     }
