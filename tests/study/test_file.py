@@ -2,7 +2,7 @@
 
 import json
 import re
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +17,7 @@ from distill.base.errors import UserError
 from distill.objective.operations import OPERATIONS
 from distill.recipe import Recipe, TargetConfig, TeacherConfig
 from distill.recipe_check import parse_recipe, typed
+from distill.study.against import against
 from distill.study.file import (
     derived_row,
     needed_rows,
@@ -299,6 +300,13 @@ def test_the_papers_protocol():
         base = "finetune-gpt2" if finetuned else "gpt2-medium" if medium else "gpt2"
         of_recipe = parse_recipe(["--config", str(REPOSITORY / "recipes" / f"{base}.yaml")])
         assert recipe.trainer == of_recipe.trainer
+        beside = "medium-plain" if medium else "finetuned-plain" if finetuned else "plain"
+        assert against(study, name) == (None if name == beside else beside)
+    for beside in ("plain", "medium-plain", "finetuned-plain"):  # each is what its rows would be without mitigation
+        assert recipes[beside] == recipes[beside].plain()
+        of_model = [recipe for name, recipe in recipes.items() if beside in (name, against(study, name))]
+        wanted = replace(recipes[beside], output_dir="")
+        assert all(replace(recipe.plain(), output_dir="") == wanted for recipe in of_model)
     assert scores.decoding() == of_recipe.scores.decoding()
     assert teacher_checkpoint(study, "distilgpt2").path.endswith("distilgpt2")
 
