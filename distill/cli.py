@@ -525,9 +525,9 @@ def report(arguments: Sequence[str]) -> None:
 # ------------------------------------------------------------------------------------------------------------ study
 
 _STUDY = """Train and score every row of a study for every seed, and write study.json, study.md and pareto.svg: values
-with intervals over seeds and prompts, and each row set against the plain one. What is finished is skipped, so a study
-that was stopped continues where it stopped, and a later call may add seeds. Benchmarks and further held-out text need
---data; without it they are not measured."""
+with intervals over seeds and prompts, and each row set against the plain one, or the one that it names. What is
+finished is skipped, so a study that was stopped continues where it stopped, and a later call may add seeds. Benchmarks
+and further held-out text need --data; without it they are not measured."""
 
 _STUDY_EXAMPLES = """examples:
   distill study study --data path/to/data

@@ -29,6 +29,7 @@ from distill.recipe import (
 from distill.recipe_check import LARGEST_SEED, check_recipe, typed
 from distill.scoring.measure import check_metrics
 from distill.scoring.score_cache import content_hash
+from distill.study.against import check_against, own_keys, without_left_out
 from distill.study.schema import BASELINE, HALVES, PromptedRow, QuantizedRow, Study
 from distill.training.trainer_keys import check_trainer_keys
 
@@ -61,6 +62,7 @@ def read_study(path: str | Path, rows: Sequence[str] | None = None, **changes: A
                 chosen(getattr(study, key))
         for name in study.teachers:
             derived_row(study, name)
+        check_against(study)
         if rows is not None:
             study = _with_rows(study, rows)
         if BASELINE not in study.students:
@@ -151,11 +153,12 @@ def _with_rows(study: Study, rows: Sequence[str]) -> Study:
             raise UserError(f"holds no student '{row}'; {suggestion(row, list(study.students))}")
     derived = {name: derived_row(study, name) for name in study.teachers}
     gone = {name for name, row in derived.items() if row is not None and row.of is not None and row.of not in rows}
-    return replace(
+    kept = replace(
         study,
         students={name: keys for name, keys in study.students.items() if name in rows},
         teachers={name: keys for name, keys in study.teachers.items() if name not in gone},
     )
+    return without_left_out(kept)
 
 
 def needed_rows(study: Study, row: str) -> list[str]:
@@ -174,13 +177,41 @@ def _check_needed(study: Study, row: str) -> None:
 
 
 def _check_baseline(recipe: Recipe) -> None:
-    """All models are scored with the teacher and the held-out text of this row."""
+    """All models are scored with the teacher and the held-out text of this row, and set against it as unmitigated."""
     if recipe.teacher.path is None:
         raise UserError(f"row '{BASELINE}': teacher.path is null, but the models of a study are set beside its teacher")
     if recipe.held_out.source == "teacher":
         raise UserError(
             f"row '{BASELINE}': held_out.source is teacher, but text is drawn once for all rows; say it in 'settings'"
         )
+    if mitigating := _mitigating(recipe):
+        told, own = [], recipe.to_dict()
+        for section, keys in mitigating.items():
+            told += [f"{section}.{key} is {_yaml(own[section][key])}" for key in keys]
+        instead = ", ".join(f"{section}: {_yaml(keys)}" for section, keys in mitigating.items())
+        raise UserError(
+            f"row '{BASELINE}': {', '.join(told)}, which mitigates, but this row is to do without; write {instead}"
+        )
+
+
+def _mitigating(recipe: Recipe) -> dict[str, dict[str, Any]]:
+    """Section -> the keys by which a recipe mitigates, with the values that its run's own baseline has."""
+    plain = recipe.plain()
+    if recipe.target.op == "none":  # then there is nothing whose strength it could be
+        plain = replace(plain, target=replace(plain.target, strength=recipe.target.strength))
+    own, other = recipe.to_dict(), plain.to_dict()
+    return {
+        section: {key: value for key, value in keys.items() if value != own[section][key]}
+        for section, keys in other.items()
+        if isinstance(keys, dict) and keys != own[section]
+    }
+
+
+def _yaml(value: Any) -> str:
+    """A name, number, truth value or a mapping of them, as a study file has it."""
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{key}: {_yaml(of_key)}' for key, of_key in value.items())}}}"
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def teacher_target(study: Study, name: str) -> TargetConfig:
@@ -191,7 +222,7 @@ def teacher_target(study: Study, name: str) -> TargetConfig:
     """
     if teacher_checkpoint(study, name) is not None or derived_row(study, name) is not None:
         return TargetConfig()
-    values = row_recipe(study, BASELINE, study.seeds[0]).to_dict() | {"target": study.teachers[name]}
+    values = row_recipe(study, BASELINE, study.seeds[0]).to_dict() | {"target": own_keys(study.teachers[name])}
     return _checked_recipe(json.dumps(values), f"row '{name}'").target
 
 
@@ -201,7 +232,7 @@ def teacher_checkpoint(study: Study, name: str) -> TeacherConfig | None:
     Raises:
         UserError: its keys would make no sound `teacher` of a recipe.
     """
-    keys = study.teachers[name]
+    keys = own_keys(study.teachers[name])
     if "path" not in keys:
         return None
     if keys["path"] is None:
@@ -216,7 +247,7 @@ def derived_row(study: Study, name: str) -> PromptedRow | QuantizedRow | None:
     Raises:
         UserError: its keys make no sound one, or it names no row of `students`.
     """
-    keys = study.teachers[name]
+    keys = own_keys(study.teachers[name])
     kind = next((kind for key, kind in {"prompt": PromptedRow, "quantize": QuantizedRow}.items() if key in keys), None)
     if kind is None:
         return None
@@ -251,7 +282,7 @@ def row_recipe(study: Study, row: str, seed: int) -> Recipe:
     }
     if recipe.audit.members or recipe.audit.canaries:
         own["audit"] = {"scored": False}  # the study asks all rows about the same
-    of_row = _with_data(study.students[row], study.data)
+    of_row = _with_data(own_keys(study.students[row]), study.data)
     values = json.dumps(merge(merge(shared, of_row), own))
     values = _REFERENCE.sub(lambda found: _inside_json(run_folder(study, found[1], seed) / "student"), values)
     return _checked_recipe(values, f"row '{row}'")

@@ -7,6 +7,7 @@ headings, and no figure.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from textwrap import wrap
 from typing import Any
 
 from distill.reports.figures import Point, alone, scatter
@@ -19,6 +20,7 @@ Row = Mapping[str, Any]
 Entry = Mapping[str, Any]
 
 _HIGHEST_COST = 1.5  # ratio to plain, in the figure; beyond, all others would be crowded together
+_NOTE_LENGTH = 120  # letters that fit below the figure
 _UNTRAINED, _ONCE, _TWICE = "teacher", "plain", "mitigated"  # shapes: square, circle, diamond
 
 
@@ -82,13 +84,38 @@ def value(row: Row, score: str) -> Entry | None:
 
 
 def ratio(row: Row, score: str) -> Entry | None:
-    """A row's score as a multiple of the plain one's."""
-    return row["against_plain"].get(score, {}).get("ratio")
+    """A row's score as a multiple of that of the row it is set against."""
+    return _beside(row).get(score, {}).get("ratio")
 
 
 def farther(row: Row, score: str) -> Entry | None:
-    """By how much a row's score lies farther from its ideal than the plain one's; below 0 where it comes nearer."""
-    return row["against_plain"].get(score, {}).get("farther")
+    """By how much a row's score lies farther from its ideal than that of the row it is set against; below 0 where it
+    comes nearer.
+    """
+    return _beside(row).get(score, {}).get("farther")
+
+
+def against(row: Row) -> str | None:
+    """The name of the row that a row is set against; None of `plain`, and of another one that is set against none."""
+    if "against" in row:
+        name: str | None = row["against"]["row"]
+        return name
+    return BASELINE if row["name"] != BASELINE else None
+
+
+def _beside(row: Row) -> Mapping[str, Any]:
+    """What was found of a row's scores beside those of the row it is set against."""
+    found: Mapping[str, Any] = row["against"]["metrics"] if "against" in row else row["against_plain"]
+    return found
+
+
+def _compared(results: Results) -> dict[str, list[Row]]:
+    """Name of a row -> those that are set against it, `plain` first."""
+    found: dict[str, list[Row]] = {BASELINE: []}
+    for row in results["rows"]:
+        if (other := against(row)) is not None and _beside(row):
+            found.setdefault(other, []).append(row)
+    return {other: rows for other, rows in found.items() if rows} or found
 
 
 def lines_of(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
@@ -113,7 +140,8 @@ def table(
 
 
 def score_tables(results: Results, groups: Mapping[str, Sequence[str]]) -> list[str]:
-    """Markdown lines: for each group of scores the values and the ratios to `plain`, then what was not measured.
+    """Markdown lines: for each group of scores the values and the ratios to `plain`, and to others that rows are set
+    against, then what was not measured.
 
     Of 52 and 51, where 50 is ideal, a ratio would say nothing: such scores are left to `side_effects`.
 
@@ -123,48 +151,45 @@ def score_tables(results: Results, groups: Mapping[str, Sequence[str]]) -> list[
     """
     lines: list[str] = []
     there = set(scores_of(results))
-    others = _beside_plain(results)
     by_distance = _judged_by_distance(results)
     for heading, group in groups.items():
         if scores := [score for score in group if score in there]:
             lines += [f"## {heading}", "", *table(results, results["rows"], scores, value), ""]
-            if by_ratio := [score for score in scores if score not in by_distance]:
-                lines += [f"### {heading}: ratio to {BASELINE}", "", *table(results, others, by_ratio, ratio), ""]
+            by_ratio = [score for score in scores if score not in by_distance]
+            for other, rows in _compared(results).items() if by_ratio else ():
+                lines += [f"### {heading}: ratio to {other}", "", *table(results, rows, by_ratio, ratio), ""]
     missing = {entry["reason"] for row in results["rows"] for entry in row["metrics"].values() if entry.get("reason")}
     return lines + ["## Not measured", "", *(f"- {reason}" for reason in sorted(missing))] * bool(missing)
 
 
 def side_effects(results: Results) -> list[str]:
-    """Markdown lines: of the scores beside what is mitigated, how much farther from their ideals than plain's the rows'
-    are, and for each row the sentence on those that are so by more than their interval; none without such scores, nor
-    of a study.json from before they were told.
+    """Markdown lines: of the scores beside what is mitigated, how much farther from their ideals a row's are than those
+    of the row it is set against, and for each row the sentence on those that are so by more than their interval; none
+    without such scores, nor of a study.json from before they were told.
     """
-    others = _beside_plain(results)
     shown = _judged_by_distance(results)
     if not shown:
         return []
     lines = ["## Beside what is mitigated", ""]
-    for row in others:
-        looked_at = {label(results, score): entry for score in shown if (entry := farther(row, score)) is not None}
-        told = sum(entry["low"] is not None for entry in looked_at.values())
-        none = (
-            f"None of {told} scores is farther from its ideal by more than its interval." if told else "Not compared."
-        )
-        said = farther_sentence(looked_at, BASELINE) or [none]
-        lines += [f"- {row['name']}: {' '.join(said)}"]
-    lines += ["", f"### Farther from the ideal than {BASELINE}", "", "Below 0 where a score comes nearer.", ""]
-    return [*lines, *table(results, others, shown, farther), ""]
-
-
-def _beside_plain(results: Results) -> list[Row]:
-    return [row for row in results["rows"] if row["against_plain"]]
+    for other, rows in _compared(results).items():
+        for row in rows:
+            looked_at = {label(results, score): entry for score in shown if (entry := farther(row, score)) is not None}
+            told = sum(entry["low"] is not None for entry in looked_at.values())
+            none = f"None of {told} scores is farther from its ideal by more than its interval."
+            said = farther_sentence(looked_at, other) or [none if told else "Not compared."]
+            lines += [f"- {row['name']}: {' '.join(said)}"]
+    lines += [""]
+    for other, rows in _compared(results).items():
+        lines += [f"### Farther from the ideal than {other}", "", "Below 0 where a score comes nearer.", ""]
+        lines += [*table(results, rows, shown, farther), ""]
+    return lines
 
 
 def _judged_by_distance(results: Results) -> list[str]:
     """The scores beside what is mitigated that a study compares by how far they lie from their ideal."""
     side = [score for score, card in results.get("cards", {}).items() if card.get("side")]
-    others = _beside_plain(results)
-    return [score for score in side if any((farther(row, score) or {}).get("value") is not None for row in others)]
+    rows = results["rows"]
+    return [score for score in side if any((farther(row, score) or {}).get("value") is not None for row in rows)]
 
 
 def how_averaged(results: Results) -> str:
@@ -172,6 +197,16 @@ def how_averaged(results: Results) -> str:
     seeds = results["rows"][0]["seeds"]
     word = "Means over seeds" if len(seeds) > 1 else "Seed"
     return f"{word} {', '.join(map(str, seeds))}; {results['settings']['interval']}."
+
+
+def set_against(rows: Iterable[Row]) -> str:
+    """A sentence: which rows are set against another one than `plain`; empty of rows without such."""
+    named: dict[str | None, list[str]] = {}
+    for row in rows:
+        if "against" in row:
+            named.setdefault(against(row), []).append(row["name"])
+    told = [f"against {other or 'none'}: {', '.join(names)}" for other, names in named.items()]
+    return f"Rows are set against {BASELINE}, but {'; '.join(told)}." if told else ""
 
 
 def privacy_table(results: Results) -> list[str]:
@@ -202,8 +237,10 @@ def cost_cells(row: Row) -> list[str]:
 
 
 def markdown(results: Results) -> str:
-    """study.md: what a row may have made worse, values with intervals, and the ratios to `plain`."""
-    lines = ["# Study", "", how_averaged(results), "", *privacy_table(results), *cost_table(results)]
+    """study.md: what a row may have made worse, values with intervals, and the ratios to what rows are set against."""
+    lines = ["# Study", "", how_averaged(results), ""]
+    lines += [told, ""] if (told := set_against(results["rows"])) else []
+    lines += [*privacy_table(results), *cost_table(results)]
     lines += [*side_effects(results), *score_tables(results, score_groups(results))]
     return "\n".join(lines) + "\n"
 
@@ -214,7 +251,8 @@ def markdown(results: Results) -> str:
 def pareto(results: Results) -> str | None:
     """A disparity against its cost with intervals, a point for each row, as an SVG file.
 
-    The cost is set against plain distillation's, paired: what documents have in common would hide the differences.
+    The cost is set against plain distillation's, or another row's that a row names, paired: what documents have in
+    common would hide the differences.
     Rows far beyond all others are named below. None where a study measured neither.
     """
     if (scores := trade_off(results)) is None:
@@ -226,7 +264,9 @@ def pareto(results: Results) -> str | None:
     if not shown:
         return None
     title = f"What mitigation costs: {disparity} against {cost}"
-    names = (f"{cost} as a multiple of {BASELINE}'s", f"{disparity} (lower is better)")
+    others = set_against(shown)
+    owner = "that of the row that each is set against" if others else f"{BASELINE}'s"
+    names = (f"{cost} as a multiple of {owner}", f"{disparity} (lower is better)")
     students_first = sorted(shown, key=lambda row: row["name"] in results["settings"]["study"]["teachers"])
     operations = dict.fromkeys(row["setting"]["op"] for row in students_first if row["setting"] is not None)
     legend = [
@@ -240,6 +280,7 @@ def pareto(results: Results) -> str | None:
     weaker = any(keys.get("target", {}).get("strength", 1) != 1 for keys in students)
     strength = " A number behind a name: strength, in %." if weaker else ""
     notes = [f"Bars: 95% intervals over seeds, and over prompts or documents.{strength}"]
+    notes += wrap(others, _NOTE_LENGTH)
     notes += [f"Not shown, far to the right, in the same units: {words}." for words in left_out.values()]
     drawn = [(*points[row["name"]], row["name"]) for row in shown]
     return alone(scatter(drawn, title, names, label_room=26), title, legend, notes)
@@ -254,7 +295,7 @@ def _point(results: Results, row: Row, scores: tuple[str, str]) -> tuple[Point, 
     if setting is not None and setting["reverse_roles"]:
         style += " filled"
     mark = _UNTRAINED if teacher else _TWICE if setting is not None and setting["augment"] else _ONCE
-    costs = ratio(row, cost) if name != BASELINE else {"value": 1.0, "low": None, "high": None}
+    costs = ratio(row, cost) if against(row) is not None else {"value": 1.0, "low": None, "high": None}
     names = label(results, cost), label(results, disparity)
     both = trade_off_point(costs, row["metrics"].get(disparity), names, style, name)
     if both is None:
@@ -274,7 +315,7 @@ def against_epsilon(results: Results) -> str | None:
         return None
     settings = [row["setting"] for row in private]
     # The first row of a setting is the setting itself; others may have another teacher, or other text.
-    without = [next((r for r in results["rows"] if _is_without(r, setting)), None) for setting in settings]
+    without = [next((r for r in results["rows"] if _is_without(r, row)), None) for row in private]
     shown = {row["name"]: row for row in [*without, *private] if row is not None}
     disparity = label(results, scores[1])
     drawn = []
@@ -298,5 +339,9 @@ def against_epsilon(results: Results) -> str | None:
     return alone(scatter(drawn, title, names, label_room=26), title, legend, notes)
 
 
-def _is_without(row: Row, setting: Mapping[str, Any] | None) -> bool:
-    return "epsilon" in row and row["epsilon"] is None and row["setting"] == setting
+def _is_without(row: Row, private: Row) -> bool:
+    """Whether a row is a private one's setting without privacy, and of the same models, as far as `against` tells."""
+    if "epsilon" not in row or row["epsilon"] is not None or row["setting"] != private["setting"]:
+        return False
+    others = against(row), against(private)
+    return others[0] == others[1] or row["name"] == others[1] or private["name"] == others[0]

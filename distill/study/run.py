@@ -5,8 +5,9 @@
 3. Each row is a run of `distill.train` in a process of its own. One that is finished is skipped, one that was stopped
    goes on.
 4. Each model is scored on all prompts, on both halves of the occupations, and on the texts that the study names.
-5. Values are averaged over seeds, with intervals over seeds and prompts; every row is set against `plain`, paired by
-   seed and by resample. -> study.json, study.md, pareto.svg; with private rows also epsilon.svg
+5. Values are averaged over seeds, with intervals over seeds and prompts; every row is set against `plain`, or against
+   the row that it names, paired by seed and by resample. -> study.json, study.md, pareto.svg; with private rows also
+   epsilon.svg
 
 Whatever is finished is found again by its name, so a study may be killed at any moment, and a later call may add rows
 and seeds.
@@ -38,7 +39,9 @@ def run_study(study: Study, command: str = "") -> dict[str, Any]:
              "rows": [{"name", "setting", "seeds", "metrics": {METRIC: {value, low, high, per_seed, n}},
                        "epsilon", "step_seconds": of the students of a study with private rows,
                        "costs": {"training_seconds", "step_seconds", "token_seconds"}, where they are asked for,
-                       "against_plain": {METRIC: {"difference": {value, low, high}, "ratio": {...}}}}],
+                       "against_plain": {METRIC: {"difference": {value, low, high}, "ratio": {...}}},
+                       "against": {"row", "metrics": as "against_plain", which is empty then}, of a row that is set
+                                  against another one, or (null, {}) none}],
              "reverse_roles": [{"row", "against", "metrics": as "against_plain"}],
              "cards": {METRIC: {label, meaning, formula, ideal, direction, limits ...}}, without halves and texts,
              "settings", "versions",

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-#: The row that all others are set against.
+#: The row that all others are set against which name no other.
 BASELINE = "plain"
 
 #: The halves of the occupations: settings may be chosen by one, and are then judged by the other.
@@ -52,9 +52,11 @@ class Study:
         teachers: Row name -> keys of `target`: the teacher itself, without any, or as a two-view teacher. Or keys of a
             recipe's `teacher`, `path` among them: a checkpoint from elsewhere, scored as it is. Or `prompt`, with
             `decay` and `of`: the teacher, or the student of the row `of`, mitigates itself as it decodes. Or
-            `quantize`, with `of`: a copy of it in fewer bits.
+            `quantize`, with `of`: a copy of it in fewer bits. And `against`, as below.
         students: Row name -> recipe keys. `{data}` in a text stands for the folder `data`, and `{student:ROW}` for the
-            student of a row above, of the same seed.
+            student of a row above, of the same seed. The row `plain` mitigates by nothing, as the baseline of a run.
+            `against: ROW`, of either kind: ratios and differences of this row are to that one, not to `plain`; `null`:
+            there are none, as for `plain` itself.
         metrics: Scores of every model.
         half_metrics: Those that are also given for each half of the occupations.
         text_metrics: Those that are also given for each of `texts`.

@@ -13,6 +13,7 @@ from distill.metrics import CARDS, Outcome, card_dicts, cards, chosen
 from distill.metrics.bootstrap import CONFIDENCE, finite, interval, no_difference
 from distill.models.architecture import default_device
 from distill.scoring.score import versions
+from distill.study.against import against, comparable
 from distill.study.costs import row_costs
 from distill.study.file import derived_row, row_recipe, run_folder, teacher_checkpoint, teacher_target
 from distill.study.schema import BASELINE, Study
@@ -131,7 +132,7 @@ def summary(study: Study, outcomes: Mapping[str, Sequence[Mapping[str, Outcome]]
                 **({"costs": row_costs(study, name)} if study.costs else {}),
                 "seeds": list(study.seeds),
                 "metrics": {metric: _aggregate(of_metric) for metric, of_metric in metrics.items()},
-                "against_plain": _rows_against(of_row, outcomes[BASELINE]) if name != BASELINE else {},
+                **_set_against(study, name, outcomes),
             }
         )
     shared = row_recipe(study, BASELINE, study.seeds[0])
@@ -142,6 +143,7 @@ def summary(study: Study, outcomes: Mapping[str, Sequence[Mapping[str, Outcome]]
         "reverse_roles": [
             {"row": row, "against": without, "metrics": _rows_against(outcomes[row], outcomes[without])}
             for row, without in _reversals([row for row in rows if row["name"] in study.students])
+            if comparable(study, row, without)
         ],
         "cards": study_cards(study, outcomes[BASELINE][0]),
         "settings": {
@@ -159,6 +161,19 @@ def study_cards(study: Study, held: Iterable[str]) -> dict[str, dict[str, Any]]:
     metrics = chosen([*study.metrics, *study.half_metrics, *study.text_metrics]).values()
     names = dict.fromkeys(card.name for metric in metrics for card in cards(metric))
     return card_dicts(name for name in names if any(f"{score}_".startswith(f"{name}_") for score in held))
+
+
+def _set_against(
+    study: Study, name: str, outcomes: Mapping[str, Sequence[Mapping[str, Outcome]]]
+) -> dict[str, dict[str, Any]]:
+    """A row beside `plain`, or else, if its key names another row or none, beside that one."""
+    if name == BASELINE:
+        return {"against_plain": {}}
+    other = against(study, name)
+    found = _rows_against(outcomes[name], outcomes[other]) if other is not None else {}
+    if other == BASELINE:
+        return {"against_plain": found}
+    return {"against_plain": {}, "against": {"row": other, "metrics": found}}
 
 
 def _rows_against(

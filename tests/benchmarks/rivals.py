@@ -29,6 +29,7 @@ from distill.study.report import (
     table,
     value,
 )
+from distill.study.schema import BASELINE
 
 PAGE = Path(__file__).with_name("RIVALS.md")
 FIGURE, RESULTS, ANSWERS = (PAGE.with_name(name) for name in ("rivals.svg", "rivals.json", "rivals-answers.json"))
@@ -62,7 +63,7 @@ def main_table(results: Results) -> list[str]:
 
 
 def _cells(row: Row, side: Sequence[str]) -> list[str]:
-    ratios = [cell(found) if (found := ratio(row, score)) else "1" for score in RATIOS]
+    ratios = ["1" if row["name"] == BASELINE else cell(ratio(row, score)) for score in RATIOS]
     return [*(cell(row["metrics"].get(score)) for score in SCORES), *ratios, _worse(row, side), *cost_cells(row)]
 
 

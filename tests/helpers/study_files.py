@@ -19,6 +19,9 @@ assert pipeline  # imported here, so that a row's process need not
 
 STUDY = REPOSITORY / "recipes" / "study.yaml"
 
+#: Keys of a row that does without whatever the recipe below it mitigates by, as the row `plain` has to.
+PLAIN = {"target": {"op": "none", "reverse_roles": False, "augment": False}, "loss": {"listed": 0.0}}
+
 
 def written(folder: Path, **changes) -> Path:
     """The bundled study with other keys, in a folder."""

@@ -3,14 +3,14 @@
 import json
 
 import pytest
-from study_files import small
+from study_files import PLAIN, small
 
 from distill.study import costs
 from distill.study.costs import keep_token_seconds, row_costs
 from distill.study.file import read_study, run_folder
 
 STUDENTS = {
-    "plain": {},
+    "plain": PLAIN,
     "projected": {"student": {"init": "checkpoint", "path": "{student:plain}", "remove_directions": 1}},
     "twice": {"student": {"init": "checkpoint", "path": "{student:projected}", "tokenizer": "{student:plain}"}},
 }

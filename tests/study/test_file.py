@@ -2,7 +2,7 @@
 
 import json
 import re
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 import pytest
@@ -10,13 +10,14 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from shared import REPOSITORY
-from study_files import STUDY, rewrite, small, written
+from study_files import PLAIN, STUDY, rewrite, small, written
 
 from distill import cli
 from distill.base.errors import UserError
 from distill.objective.operations import OPERATIONS
 from distill.recipe import Recipe, TargetConfig, TeacherConfig
 from distill.recipe_check import parse_recipe, typed
+from distill.study.against import against
 from distill.study.file import (
     derived_row,
     needed_rows,
@@ -93,8 +94,8 @@ def test_no_teacher_has_the_size_of_the_others():
         ({"jobs": 0}, ["jobs", "at least 1"]),
         ({"students": {"augment": {"target": {"augment": True}}}}, ["plain"]),
         ({"students": {"plain": {"target": {"operation": "max"}}}}, ["plain", "target.operation"]),
-        ({"students": {"plain": {}, "a/b": {}}}, ["a/b", "letters"]),
-        ({"students": {"plain": {}, "teacher": {}}}, ["teacher", "twice"]),
+        ({"students": {"plain": PLAIN, "a/b": {}}}, ["a/b", "letters"]),
+        ({"students": {"plain": PLAIN, "teacher": {}}}, ["teacher", "twice"]),
         ({"teachers": {"two": {"op": "maxx"}}}, ["two", "maxx", "max"]),
         ({"teachers": {"two": {"opp": "max"}}}, ["two", "opp"]),
         ({"metrics": ["perplexitty"]}, ["perplexitty", "perplexity"]),
@@ -196,7 +197,7 @@ TARGETS = [
 
 @pytest.mark.parametrize(("target", "words"), TARGETS)
 def test_a_teacher_is_checked_as_the_target_of_a_recipe(tmp_path, target, words):
-    path = written(tmp_path, students={"plain": {}}, teachers={"two": target})
+    path = written(tmp_path, students={"plain": PLAIN}, teachers={"two": target})
     with pytest.raises(UserError) as error:
         read_study(path)
     begin = f"{path}: row 'two': "
@@ -213,14 +214,16 @@ def test_a_teacher_is_checked_as_the_target_of_a_recipe(tmp_path, target, words)
 
 
 def test_a_teacher_takes_nothing_from_the_target_of_the_recipe(tmp_path):
-    study = read_study(written(tmp_path, students={"plain": {}}, teachers={"a": {}, "b": {"op": "max", "strength": 1}}))
+    study = read_study(
+        written(tmp_path, students={"plain": PLAIN}, teachers={"a": {}, "b": {"op": "max", "strength": 1}})
+    )
     assert teacher_target(study, "a") == TargetConfig()
     assert teacher_target(study, "b") == TargetConfig(op="max", strength=1.0)
 
 
 def test_a_model_behind_a_prompt_is_a_row(tmp_path):
     rows = {"teacher": {}, "other": {"prompt": "Beware:", "of": "plain"}, "third": {"prompt": "Beware:", "decay": 5}}
-    study = read_study(written(tmp_path, students={"plain": {}}, teachers=rows))
+    study = read_study(written(tmp_path, students={"plain": PLAIN}, teachers=rows))
     assert derived_row(study, "other") == PromptedRow("Beware:", 50.0, "plain")
     assert derived_row(study, "third") == PromptedRow("Beware:", 5.0)
     assert derived_row(study, "teacher") is None
@@ -232,12 +235,12 @@ def test_a_model_behind_a_prompt_is_a_row(tmp_path):
         ({"prompt": "a", "op": "max"}, "row 'other': unknown key 'op'"),
     ):
         with pytest.raises(UserError, match=words):
-            read_study(written(tmp_path, students={"plain": {}}, teachers={"other": keys}))
+            read_study(written(tmp_path, students={"plain": PLAIN}, teachers={"other": keys}))
 
 
 def test_a_model_in_fewer_bits_is_a_row(tmp_path):
     rows = {"teacher": {}, "shipped": {"quantize": "int8", "of": "plain"}, "small": {"quantize": "int4"}}
-    study = read_study(written(tmp_path, students={"plain": {}}, teachers=rows))
+    study = read_study(written(tmp_path, students={"plain": PLAIN}, teachers=rows))
     assert derived_row(study, "shipped") == QuantizedRow("int8", "plain")
     assert derived_row(study, "small") == QuantizedRow("int4", None)
     assert teacher_target(study, "shipped") == TargetConfig() and teacher_checkpoint(study, "shipped") is None
@@ -247,16 +250,16 @@ def test_a_model_in_fewer_bits_is_a_row(tmp_path):
         ({"quantize": "int4", "prompt": "a"}, "row 'other': unknown key 'quantize'"),
     ):
         with pytest.raises(UserError, match=words):
-            read_study(written(tmp_path, students={"plain": {}}, teachers={"other": keys}))
+            read_study(written(tmp_path, students={"plain": PLAIN}, teachers={"other": keys}))
 
 
 def test_of_some_rows_those_derived_from_others_are_left_out(tmp_path):
     rows = {"teacher": {}, "small": {"quantize": "int4", "of": "max"}, "asked": {"prompt": "Beware:", "of": "plain"}}
-    path = written(tmp_path, students={"plain": {}, "max": {}}, teachers=rows)
+    path = written(tmp_path, students={"plain": PLAIN, "max": {}}, teachers=rows)
     assert list(read_study(path, rows=["plain"]).teachers) == ["teacher", "asked"]
     assert list(read_study(path, rows=["plain", "max"]).teachers) == list(rows)
     path = written(
-        tmp_path, students={"plain": {}, "max": {}}, teachers=rows | {"b": {"quantize": "int4", "of": "man"}}
+        tmp_path, students={"plain": PLAIN, "max": {}}, teachers=rows | {"b": {"quantize": "int4", "of": "man"}}
     )
     with pytest.raises(UserError, match="row 'b': of is man, which is no student; did you mean 'max'"):
         read_study(path, rows=["plain"])
@@ -264,7 +267,7 @@ def test_of_some_rows_those_derived_from_others_are_left_out(tmp_path):
 
 def test_a_checkpoint_from_elsewhere_is_a_row(tmp_path):
     rows = {"teacher": {}, "two": {"op": "max"}, "other": {"path": "{data}/gpt", "dtype": "bfloat16"}}
-    study = read_study(written(tmp_path, students={"plain": {}}, teachers=rows), data="DATA")
+    study = read_study(written(tmp_path, students={"plain": PLAIN}, teachers=rows), data="DATA")
     assert teacher_checkpoint(study, "other") == TeacherConfig(path="DATA/gpt", dtype="bfloat16")
     assert teacher_checkpoint(study, "teacher") is teacher_checkpoint(study, "two") is None
     assert teacher_target(study, "other") == TargetConfig()
@@ -274,7 +277,7 @@ def test_a_checkpoint_from_elsewhere_is_a_row(tmp_path):
         ({"path": "a", "dtype": "float8"}, "row 'other': .*teacher.dtype"),
     ):
         with pytest.raises(UserError, match=words):
-            read_study(written(tmp_path, students={"plain": {}}, teachers={"other": keys}))
+            read_study(written(tmp_path, students={"plain": PLAIN}, teachers={"other": keys}))
 
 
 def test_the_papers_protocol():
@@ -297,12 +300,53 @@ def test_the_papers_protocol():
         base = "finetune-gpt2" if finetuned else "gpt2-medium" if medium else "gpt2"
         of_recipe = parse_recipe(["--config", str(REPOSITORY / "recipes" / f"{base}.yaml")])
         assert recipe.trainer == of_recipe.trainer
+        beside = "medium-plain" if medium else "finetuned-plain" if finetuned else "plain"
+        assert against(study, name) == (None if name == beside else beside)
+    for beside in ("plain", "medium-plain", "finetuned-plain"):  # each is what its rows would be without mitigation
+        assert recipes[beside] == recipes[beside].plain()
+        of_model = [recipe for name, recipe in recipes.items() if beside in (name, against(study, name))]
+        wanted = replace(recipes[beside], output_dir="")
+        assert all(replace(recipe.plain(), output_dir="") == wanted for recipe in of_model)
     assert scores.decoding() == of_recipe.scores.decoding()
     assert teacher_checkpoint(study, "distilgpt2").path.endswith("distilgpt2")
 
 
+MITIGATING = [
+    # Keys of the row `plain` over the quickstart, and what is said of them.
+    ({"target": PLAIN["target"]}, "loss.listed is 0.5, which mitigates, but this row is to do without; write loss: "
+     "{listed: 0.0}"),
+    ({"loss": {"listed": 0.0}}, "target.op is expmean, target.reverse_roles is true, target.augment is true, which "
+     "mitigates, but this row is to do without; write target: {op: none, reverse_roles: false, augment: false}"),
+    ({"target": {"op": "none", "reverse_roles": False}, "loss": {"listed": 0.0, "pairing": 0.1}},
+     "target.augment is true, loss.pairing is 0.1, which mitigates, but this row is to do without; write target: "
+     "{augment: false}, loss: {pairing: 0.0}"),
+    (PLAIN | {"student": {"remove_directions": 2}}, "student.remove_directions is 2, which mitigates"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("keys", "words"), MITIGATING)
+def test_a_plain_row_that_mitigates_is_refused(tmp_path, keys, words):
+    path = tmp_path / "mine.yaml"
+    values = {"recipe": str(REPOSITORY / "recipes" / "quickstart.yaml"), "students": {"plain": keys}}
+    path.write_text(yaml.safe_dump(values), encoding="utf-8")
+    with pytest.raises(UserError) as error:
+        read_study(path)
+    assert str(error.value).startswith(f"{path}: row 'plain': ") and words in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_plain_row_is_what_a_run_of_its_recipe_has_for_a_baseline(tmp_path):
+    """Of every study here, whatever its recipe mitigates by; a strength without an operation is none."""
+    for path in (STUDY, *(STUDY.parent / "study").glob("*.yaml")):
+        recipe = row_recipe(read_study(path, data="DATA"), "plain", 0)
+        assert recipe == recipe.plain()
+    weak = {"target": PLAIN["target"] | {"strength": 0.5}}
+    study = read_study(written(tmp_path, students={"plain": PLAIN | weak}))
+    assert row_recipe(study, "plain", 0).target.strength == 0.5
+
+
 def test_a_mistake_ends_the_command_before_anything_is_written(tmp_path, capsys):
-    path = small(tmp_path, students={"plain": {}}, teachers={"two": {"op": "max", "strength": 2.0}})
+    path = small(tmp_path, students={"plain": PLAIN}, teachers={"two": {"op": "max", "strength": 2.0}})
     assert cli.main(["study", str(path)]) == 2
     printed = capsys.readouterr()
     assert printed.out == "" and len(printed.err.strip().splitlines()) == 1
@@ -318,6 +362,7 @@ JSON = st.recursive(
 PLACES = [(f.name,) for f in fields(Study)] + [("base",)]
 PLACES += [("students", "plain"), ("teachers", "two"), ("texts", "letters"), ("seeds", 0), ("metrics", 0)]
 PLACES += [("students", "plain", f.name) for f in fields(Recipe)]
+PLACES += [(kind, row, "against") for kind, row in (("students", "plain"), ("students", "max"), ("teachers", "two"))]
 PLACES += [("teachers", "two", f.name) for f in fields(TargetConfig)]
 
 
@@ -338,11 +383,13 @@ def test_any_value_at_any_place_is_sound_or_one_sentence(tmp_path, place, value)
         "recipe": str(REPOSITORY / "recipes" / "debug.yaml"),
         "seeds": [0],
         "teachers": {"two": {"op": "max"}},
-        "students": {"plain": {"seed": 1}},
+        "students": {"plain": PLAIN | {"seed": 1}, "max": {}},
         "metrics": ["perplexity"],
         "texts": {"letters": "letters.jsonl"},
     }
     path = tmp_path / "study.yaml"
+    path.write_text(json.dumps(values), encoding="utf-8")
+    assert read_study(path).seeds == (0,)  # or else every other one would be refused, too
     path.write_text(json.dumps(put(values, place, value)), encoding="utf-8")
     try:
         study = read_study(path)
@@ -393,7 +440,7 @@ def test_settings_are_laid_over_those_of_the_base_key_by_key(tmp_path):
 
 
 def test_settings_belong_to_their_recipe(tmp_path):
-    path, top = written(tmp_path), tmp_path / "top.yaml"
+    path, top = written(tmp_path, students={"plain": PLAIN}), tmp_path / "top.yaml"
     recipe = REPOSITORY / "recipes" / "debug.yaml"
     top.write_text(f"base: study.yaml\nrecipe: {recipe}\n", encoding="utf-8")
     assert read_study(path, rows=["plain"]).settings
@@ -420,7 +467,7 @@ def test_held_out_text_may_come_from_files_where_the_corpus_is_drawn(tmp_path):
 
 def test_a_row_reads_the_student_of_a_row_above_with_its_seed(tmp_path):
     students = {
-        "plain": {"corpus": {"source": "files", "files": ["{data}/a.txt"]}},
+        "plain": PLAIN | {"corpus": {"source": "files", "files": ["{data}/a.txt"]}},
         "second": {"teacher": {"path": "{student:plain}"}},
     }
     study = read_study(small(tmp_path, students=students), data="DATA")
@@ -428,9 +475,9 @@ def test_a_row_reads_the_student_of_a_row_above_with_its_seed(tmp_path):
     assert row_recipe(study, "second", 0).teacher.path == str(tmp_path / "out" / "runs" / "plain-0" / "student")
     assert row_recipe(study, "plain", 0).corpus.files == ["DATA/a.txt"]
     for rows, words in (
-        ({"first": {"teacher": {"path": "{student:plain}"}}, "plain": {}}, "which comes behind it"),
-        ({"plain": {"teacher": {"path": "{student:plain}"}}}, "which comes behind it"),
-        ({"plain": {}, "second": {"teacher": {"path": "{student:plan}"}}}, "'plan', which is not among those"),
+        ({"first": {"teacher": {"path": "{student:plain}"}}, "plain": PLAIN}, "which comes behind it"),
+        ({"plain": PLAIN | {"teacher": {"path": "{student:plain}"}}}, "which comes behind it"),
+        ({"plain": PLAIN, "second": {"teacher": {"path": "{student:plan}"}}}, "'plan', which is not among those"),
     ):
         with pytest.raises(UserError, match=words):
             read_study(small(tmp_path, students=rows))

@@ -17,6 +17,7 @@ from distill.study.report import (
     pareto,
     privacy_table,
     score_groups,
+    set_against,
     side_effects,
     trade_off,
 )
@@ -224,3 +225,80 @@ def test_the_figure_explains_numbers_behind_names_only_where_they_are_strengths(
     students = results["settings"]["study"]["students"]
     results["settings"]["study"]["students"] = {name: keys for name, keys in students.items() if name[-1] not in "05"}
     assert "strength, in %" not in pareto(results)
+
+
+@pytest.fixture
+def beside_another(results):
+    """The same, but `swap` and `two_view_teacher` are set against `mean`, which is set against none."""
+    rows = {row["name"]: row for row in results["rows"]}
+    for name in ("swap", "two_view_teacher"):
+        rows[name] |= {"against": {"row": "mean", "metrics": rows[name]["against_plain"]}, "against_plain": {}}
+    rows["mean"] |= {"against": {"row": None, "metrics": {}}, "against_plain": {}}
+    return results
+
+
+def tables(text: str) -> dict[str, list[str]]:
+    """Heading -> the first cells of the lines of the table below it."""
+    found = {}
+    for part in text.split("# ")[1:]:
+        heading, *lines = part.splitlines()
+        found[heading] = [line.split(" | ")[0].removeprefix("| ") for line in lines if line.startswith("| ")][1:]
+    return found
+
+
+def test_rows_stand_in_the_tables_of_what_they_are_set_against(beside_another):
+    names = [row["name"] for row in beside_another["rows"]]
+    text = markdown(beside_another)
+    found = tables(text)
+    assert found["Scores"] == names
+    own = ["swap", "two_view_teacher"]
+    for kind in ("Scores: ratio to", "Farther from the ideal than"):
+        assert sorted(found[f"{kind} mean"]) == own
+        assert found[f"{kind} plain"] == [name for name in names if name not in (*own, "plain", "mean")]
+    said = "Rows are set against plain, but against mean: two_view_teacher, swap; against none: mean."
+    assert said in text.splitlines()
+
+
+def test_what_got_worse_is_said_of_the_row_that_it_is_set_against(beside_another):
+    rows = {row["name"]: row for row in beside_another["rows"]}
+    rows["swap"]["against"]["metrics"]["crows_pairs_gender"]["farther"] = {"value": 2.5, "low": 1.25, "high": 3.75}
+    (line,) = (line for line in side_effects(beside_another) if line.startswith("- swap: "))
+    assert line.startswith("- swap: Farther from the ideal than with mean: CrowS-Pairs, gender by 2.500 [1.250, 3.750]")
+    assert not any(line.startswith("- mean: ") for line in side_effects(beside_another))
+
+
+def test_a_study_whose_rows_name_none_says_nothing_of_it(results):
+    assert set_against(results["rows"]) == ""
+    assert not any("against" in row for row in results["rows"])
+    assert "set against" not in markdown(results) and "set against" not in pareto(results)
+    assert "perplexity as a multiple of plain" in pareto(results)
+
+
+def places(svg: str) -> dict[str, float]:
+    """Row -> where its point stands from left to right."""
+    name = "{http://www.w3.org/2000/svg}"
+    groups = ElementTree.fromstring(svg).iter(f"{name}g")
+    return {g.find(f"{name}title").text.partition(":")[0]: float(g.find(f"{name}use").get("x")[:-1]) for g in groups}
+
+
+def test_the_figure_has_each_cost_as_a_multiple_of_the_row_it_is_set_against(beside_another):
+    rows = {row["name"]: row for row in beside_another["rows"]}
+    ratio = {"value": 1.2, "low": 1.2, "high": 1.2}
+    rows["swap"]["against"]["metrics"]["perplexity"]["ratio"] = ratio
+    rows["max"]["against_plain"]["perplexity"]["ratio"] = ratio
+    found = places(pareto(beside_another))
+    assert found["mean"] == found["plain"] < found["swap"] == found["max"]
+    svg = pareto(beside_another)
+    assert "perplexity as a multiple of that of the row that each is set against" in svg
+    assert ">Rows are set against plain, but against mean: two_view_teacher, swap; against none: mean.<" in svg
+
+
+def test_a_private_row_stands_beside_the_same_setting_of_its_own_model(beside_another):
+    """Here mean is plain's setting with another model, and swap is private."""
+    rows = {row["name"]: row for row in beside_another["rows"]}
+    for name in ("plain", "mean", "swap"):
+        rows[name] |= {"epsilon": None, "step_seconds": 1.5, "setting": rows["plain"]["setting"]}
+    rows["swap"]["epsilon"] = 8.0
+    titles = [e.text for e in ElementTree.fromstring(against_epsilon(beside_another)).iter() if e.tag.endswith("title")]
+    shown = {title.partition(",")[0] for title in titles if ", no privacy: " in title or ", epsilon 8: " in title}
+    assert shown == {"mean", "swap"}

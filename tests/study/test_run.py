@@ -334,9 +334,11 @@ def reduced_protocol(tmp_path: Path, shared_data, model: str) -> Path:
     protocol = yaml.safe_load((STUDY.parent / "study" / "paper.yaml").read_text(encoding="utf-8"))["students"]
     values["students"] = {
         "plain": protocol["plain"],
-        "medium-expmean-augment": protocol["medium-expmean-augment"] | {"teacher": {"path": model}} | steps,
+        "medium-expmean-augment": protocol["medium-expmean-augment"]
+        | {"teacher": {"path": model}, "against": None}
+        | steps,
         "finetuned-expmean-reverse-augment": protocol["finetuned-expmean-reverse-augment"]
-        | {"student": {"init": "checkpoint", "path": model}}
+        | {"student": {"init": "checkpoint", "path": model}, "against": "teacher"}
         | steps,
     }
     values["settings"]["held_out"]["max_documents"] = 8  # of fewer than five nothing can be told
@@ -365,6 +367,8 @@ def protocol_results(path: Path, shared_data) -> None:
         assert metrics["gender_max_ratio_mean"]["n"] == metrics["fairness_ratio_mean"]["n"] == 8
     assert rows["elsewhere"]["metrics"]["perplexity"] == rows["teacher"]["metrics"]["perplexity"]
     assert rows["plain"]["metrics"]["perplexity"] != rows["teacher"]["metrics"]["perplexity"]
+    assert rows["medium-expmean-augment"]["against"] == {"row": None, "metrics": {}}
+    assert rows["finetuned-expmean-reverse-augment"]["against"]["row"] == "teacher"
 
 
 @pytest.mark.slow

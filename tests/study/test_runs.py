@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from study_files import rewrite, small
+from study_files import PLAIN, rewrite, small
 
 from distill.base.errors import UserError
 from distill.run_folder import open_run
@@ -57,7 +57,7 @@ def test_scores_seeds_and_the_place_of_a_study_may_change(tmp_path, monkeypatch)
 
 
 def test_a_row_that_fails_is_named_with_its_log(tmp_path):
-    students = {"bad": {"student": {"num_layers": 99}}, "plain": {}}  # the bad one first: it ends the study
+    students = {"bad": {"student": {"num_layers": 99}}, "plain": PLAIN}  # the bad one first: it ends the study
     study = read_study(small(tmp_path, teachers={}, students=students), seeds=[0])
     with pytest.raises(UserError) as error:
         run_study(study)
@@ -65,7 +65,7 @@ def test_a_row_that_fails_is_named_with_its_log(tmp_path):
 
 
 def test_a_row_waits_for_the_student_that_it_reads(tmp_path):
-    students = {"plain": {}, "second": {"teacher": {"path": "{student:plain}"}}}
+    students = {"plain": PLAIN, "second": {"teacher": {"path": "{student:plain}"}}}
     study = read_study(small(tmp_path, students=students), seeds=[0, 1])
     assert _is_ready(study, "plain", 0) and not _is_ready(study, "second", 0)
     done = run_folder(study, "plain", 0)

@@ -6,7 +6,7 @@ import shutil
 import pytest
 from chat_templates import TEMPLATES, chat_tokenizer
 from measuring import rounded
-from study_files import rewrite, small
+from study_files import PLAIN, rewrite, small
 
 from distill.base.errors import UserError
 from distill.base.files import DEMO_TEACHER
@@ -93,7 +93,7 @@ def test_what_the_teacher_cannot_be_asked_is_told_before_training(tmp_path, monk
 
 def test_an_audited_study_asks_about_what_its_plain_row_drew_with_the_teacher_for_reference(tmp_path):
     """A student that is its teacher is seen to be the reference itself."""
-    keys = {"teachers": {}, "students": {"plain": {}}}
+    keys = {"teachers": {}, "students": {"plain": PLAIN}}
     path = small(tmp_path, **keys)
     held_out = tmp_path / "held-out.txt"
     held_out.write_text("She was late.\n\nHe was early.", encoding="utf-8")
@@ -146,7 +146,7 @@ def test_a_row_of_a_gguf_file_reads_as_much_as_its_file_says(tmp_path, toy_model
 def test_a_row_in_fewer_bits_is_a_copy_of_the_student(tmp_path, monkeypatch):
     """And the student itself, scored after it, is as it was."""
     rows = {"teacher": {}, "shipped": {"quantize": "int4", "of": "plain"}, "small": {"quantize": "int4"}}
-    path, text = small(tmp_path, teachers=rows, students={"plain": {}}), tmp_path / "text.txt"
+    path, text = small(tmp_path, teachers=rows, students={"plain": PLAIN}), tmp_path / "text.txt"
     text.write_text("The king was here.\n", encoding="utf-8")
     rewrite(path, settings={"held_out": {"source": "files", "files": [str(text)]}})
     study = read_study(path)
@@ -165,7 +165,7 @@ def test_a_row_in_fewer_bits_is_a_copy_of_the_student(tmp_path, monkeypatch):
 def test_a_row_in_fewer_bits_without_torchao_is_refused_before_training(tmp_path, monkeypatch):
     monkeypatch.setattr("distill.models.quantization.is_torchao_available", lambda: False)
     monkeypatch.setattr("distill.study.run.make_text", None)
-    path = small(tmp_path, teachers={"shipped": {"quantize": "int4"}}, students={"plain": {}})
+    path = small(tmp_path, teachers={"shipped": {"quantize": "int4"}}, students={"plain": PLAIN})
     words = r"row 'shipped': quantize: int4 needs the package torchao; pip install"
     with pytest.raises(UserError, match=words):
         run_study(read_study(path))
@@ -184,7 +184,7 @@ def test_a_row_in_fewer_bits_without_torchao_is_refused_before_training(tmp_path
 def test_a_teacher_in_fewer_bits_is_not_put_into_fewer_again(tmp_path, monkeypatch):
     monkeypatch.setattr("distill.models.quantization.is_torchao_available", lambda: True)
     monkeypatch.setattr("distill.study.run.make_text", None)
-    path = small(tmp_path, teachers={"shipped": {"quantize": "int4"}}, students={"plain": {}})
+    path = small(tmp_path, teachers={"shipped": {"quantize": "int4"}}, students={"plain": PLAIN})
     student = {"init": "config", "tokenizer": "demo", "config": {"model_type": "gpt2"}, "num_layers": None}
     rewrite(path, settings={"teacher": {"quantization": "int8"}, "student": student})
     with pytest.raises(

@@ -5,13 +5,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from study_files import small
+from study_files import PLAIN, small
 from study_results import made_up_results, outcome
 
 from distill.metrics import CARDS, difference_of
 from distill.metrics.bootstrap import resampled_totals
 from distill.study.file import read_study, run_folder
-from distill.study.summary import _private_training, difference_and_ratio, resampled_mean
+from distill.study.summary import _private_training, difference_and_ratio, resampled_mean, summary
 
 
 def test_draws_over_seeds_and_units_as_a_plain_loop_makes_them():
@@ -117,7 +117,7 @@ def test_every_score_has_a_card_and_every_card_a_score():
 def test_a_study_with_private_rows_tells_their_epsilon_and_the_time_of_their_steps(tmp_path):
     """The mean over seeds, from what each training left behind; nothing in other studies, nor of teachers."""
     files = {"source": "files", "files": ["a.txt"]}
-    students = {"plain": {}, "private": {"privacy": {"epsilon": 3.0}, "corpus": files}}
+    students = {"plain": PLAIN, "private": {"privacy": {"epsilon": 3.0}, "corpus": files}}
     study = read_study(small(tmp_path, students=students), seeds=[0, 1])
     for seed, seconds in enumerate((10.0, 30.0)):
         log = run_folder(study, "private", seed) / "training" / "student.json"
@@ -127,3 +127,70 @@ def test_a_study_with_private_rows_tells_their_epsilon_and_the_time_of_their_ste
     assert _private_training(study, "plain") == {"epsilon": None, "step_seconds": None}
     assert _private_training(study, "teacher") == {}
     assert _private_training(read_study(small(tmp_path)), "plain") == {}
+
+
+def of_two_seeds(perplexities, crows, noise):
+    """The outcomes of a row: perplexities whose draws err as `noise` of their seed says, and CrowS-Pairs."""
+    return [
+        {"perplexity": outcome(p, p * (1 + err)), "crows_pairs_gender": outcome(c, c + err)}
+        for p, c, err in zip(perplexities, crows, noise, strict=True)
+    ]
+
+
+@pytest.fixture
+def of_two_models(tmp_path):
+    """A study of two models, and the outcomes of its rows; those of a model share their noise."""
+    reverse = {"target": {"op": "max", "reverse_roles": True}}
+    students = {
+        "plain": PLAIN,
+        "max": PLAIN | {"target": {"op": "max", "reverse_roles": False}},
+        "max-reverse": reverse,
+        "medium": {"against": None} | PLAIN,
+        "medium-max": PLAIN | {"target": {"op": "max", "reverse_roles": False}, "against": "medium"},
+        "medium-max-reverse": reverse | {"against": "medium"},
+    }
+    study = read_study(small(tmp_path, students=students, teachers={"teacher": {"against": "medium"}}), seeds=[0, 1])
+    small_noise, noise = np.random.default_rng(8).normal(0, 0.05, size=(2, 2, 60))
+    outcomes = {
+        "plain": of_two_seeds((100.0, 110.0), (60.0, 61.0), small_noise),
+        "max": of_two_seeds((105.0, 120.0), (58.0, 57.0), small_noise),
+        "max-reverse": of_two_seeds((104.0, 121.0), (57.0, 57.0), small_noise),
+        "medium": of_two_seeds((40.0, 60.0), (49.0, 52.0), noise),
+        "medium-max": of_two_seeds((50.0, 75.0), (40.0, 56.0), noise),
+        "medium-max-reverse": of_two_seeds((48.0, 72.0), (45.0, 53.0), noise),
+        "teacher": of_two_seeds((20.0, 30.0), (50.0, 50.0), noise),
+    }
+    return study, outcomes
+
+
+def test_a_row_is_set_against_the_one_that_it_names_on_the_same_resamples(of_two_models):
+    """50 and 75 are a quarter more than 40 and 60, in each draw of both. 40 and 56 lie 8 from 50, 49 and 52 lie 1.5."""
+    rows = {row["name"]: row for row in summary(*of_two_models)["rows"]}
+    row = rows["medium-max"]
+    assert row["against_plain"] == {} and row["against"]["row"] == "medium"
+    perplexity, crows = (row["against"]["metrics"][score] for score in ("perplexity", "crows_pairs_gender"))
+    assert {end: perplexity["ratio"][end] for end in ("value", "low", "high")} == pytest.approx(
+        {"value": 1.25, "low": 1.25, "high": 1.25}
+    )
+    assert perplexity["difference"]["value"] == pytest.approx(12.5)
+    assert crows["difference"]["value"] == pytest.approx(48 - 50.5)
+    assert crows["farther"]["value"] == pytest.approx(8 - 1.5)
+    assert rows["teacher"]["against"]["row"] == "medium"
+    assert rows["teacher"]["against"]["metrics"]["perplexity"]["ratio"]["high"] == pytest.approx(0.5)
+    assert rows["medium"]["against"] == {"row": None, "metrics": {}} and rows["medium"]["against_plain"] == {}
+
+
+def test_rows_that_name_no_other_are_what_they_are_without_those_that_do(of_two_models):
+    study, outcomes = of_two_models
+    own = {name: outcomes[name] for name in ("plain", "max", "max-reverse")}
+    small_study = replace(study, teachers={}, students={name: study.students[name] for name in own})
+    rows = {row["name"]: row for row in summary(study, outcomes)["rows"]}
+    assert [rows[name] for name in own] == summary(small_study, own)["rows"]
+    assert not any("against" in rows[name] for name in own)
+    assert rows["max"]["against_plain"]["perplexity"]["ratio"]["value"] == pytest.approx(112.5 / 105)
+
+
+def test_role_reversal_is_told_of_rows_of_one_model(of_two_models):
+    """The settings of max and of medium-max are the same."""
+    pairs = [(pair["row"], pair["against"]) for pair in summary(*of_two_models)["reverse_roles"]]
+    assert pairs == [("max-reverse", "max"), ("medium-max-reverse", "medium-max")]
