@@ -1,15 +1,16 @@
 """study.json of `recipes/study/rivals.yaml` -> what RIVALS.md shows of it: tables, figure, what each row made worse.
 
-    python tests/benchmarks/rivals.py outputs/study-rivals/study.json outputs/study-rivals-answers/study.json
+    python tests/benchmarks/rivals.py STUDY.json MORE.json ANSWERS.json
 
-keeps the studies as `rivals.json` and `rivals-answers.json` beside this file, draws `rivals.svg`, and writes what stands
-between the markers of RIVALS.md. The second is of the benchmarks that take hours, of the rows that can be asked in that
-time. Files that are not given stay as they were published. What the figures mean is written by hand.
+keeps the studies as `rivals.json`, `rivals-more.json` (rows that came later) and `rivals-answers.json` (StereoSet and
+BBQ, which take hours, of the rows that can be asked in that time) beside this file, draws `rivals.svg`, and writes what
+stands between the markers of RIVALS.md. Files that are not given stay as they were published. What the figures mean is
+written by hand.
 """
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from publish_study import beside_what_is_mitigated, by_name, machine_of, published, wrapped
@@ -32,7 +33,8 @@ from distill.study.report import (
 from distill.study.schema import BASELINE
 
 PAGE = Path(__file__).with_name("RIVALS.md")
-FIGURE, RESULTS, ANSWERS = (PAGE.with_name(name) for name in ("rivals.svg", "rivals.json", "rivals-answers.json"))
+FIGURE = PAGE.with_name("rivals.svg")
+STUDIES = tuple(PAGE.with_name(f"rivals{part}.json") for part in ("", "-more", "-answers"))
 BEGIN, END = "<!-- results -->", "<!-- /results -->"
 ALT = "Next-word disparity against perplexity of the rivals"
 # The columns of the table: what is mitigated, what may break, what it costs.
@@ -55,7 +57,7 @@ SIDE = ("crows_pairs_", "stereoset_", "bbq_")
 
 
 def main_table(results: Results) -> list[str]:
-    """Markdown lines: disparity, agreement, side effects, perplexity as a multiple of plain's, and costs, a row each."""
+    """Markdown lines: disparity, agreement, side effects, perplexity to plain's, and costs, a row each."""
     headings = ["row", *SCORES.values(), *RATIOS.values(), WORSE, "training, s", "a step, s", "a token, ms"]
     cards = results.get("cards", {})
     side = [score for score, card in cards.items() if card.get("side")]
@@ -85,43 +87,42 @@ def side_tables(results: Results) -> list[str]:
     return lines
 
 
-def joined(results: Results, answers: Results) -> Results:
-    """One study with the scores of both; rows that the second has not keep those of the first."""
-    others = by_name(answers)
-    nothing: dict[str, dict] = {"metrics": {}, "against_plain": {}}
-    rows = [
-        {**row, **{key: {**row[key], **others.get(row["name"], nothing)[key]} for key in nothing}}
-        for row in results["rows"]
-    ]
-    return {**results, "rows": rows, "cards": {**results["cards"], **answers["cards"]}}
+def joined(studies: Iterable[Results]) -> Results:
+    """One study with the rows and the scores of several: a row has what the first that measured a score found."""
+    first, *others = studies
+    rows, cards, teachers = by_name(first), dict(first["cards"]), dict(first["settings"]["study"]["teachers"])
+    for study in others:
+        for name, row in by_name(study).items():
+            known = rows.get(name, row)
+            rows[name] = {**known, **{key: {**row[key], **known[key]} for key in ("metrics", "against_plain")}}
+        cards = {**study["cards"], **cards}
+        teachers = {**study["settings"]["study"]["teachers"], **teachers}
+    study_file = {**first["settings"]["study"], "teachers": teachers}
+    settings = {**first["settings"], "study": study_file}
+    return {**first, "rows": list(rows.values()), "cards": cards, "settings": settings}
 
 
-def page(results: Results, answers: Results) -> str:
+def page(studies: Sequence[Results]) -> str:
     """What RIVALS.md holds between its markers."""
+    results, more, answers = studies
     made = [
         f"`{told['command']}` at {told['commit']} ({machine_of(told['machine'])}, jobs: {told['machine']['jobs']})"
-        for told in (results["made"], answers["made"])
+        for told in (study["made"] for study in studies)
     ]
-    both = joined(results, answers)
+    later = [row["name"] for row in more["rows"] if row["name"] not in by_name(results)]
+    told = f"By {made[0]}; {' and '.join(later)} by {made[1]}; StereoSet and BBQ by {made[2]}. {how_averaged(results)}"
+    both = joined(studies)
     lines = [*main_table(both), "", f"![{ALT}]({FIGURE.name})", "", *beside_what_is_mitigated(both)]
-    return "\n".join(
-        [
-            *wrapped(f"By {made[0]}, and StereoSet and BBQ by {made[1]}. {how_averaged(results)}"),
-            "",
-            *lines,
-            *side_tables(results),
-            *side_tables(answers),
-        ]
-    )
+    return "\n".join([*wrapped(told), "", *lines, *side_tables(joined((results, more))), *side_tables(answers)])
 
 
 def main(arguments: Sequence[str]) -> None:
     """Publish the studies, see the head of this module."""
-    for path, made in zip((RESULTS, ANSWERS), arguments, strict=False):
+    for path, made in zip(STUDIES, arguments, strict=False):
         path.write_text(published(json.loads(Path(made).read_text(encoding="utf-8"))), encoding="utf-8")
-    results, answers = (json.loads(path.read_text(encoding="utf-8")) for path in (RESULTS, ANSWERS))
-    FIGURE.write_text(pareto(results) or "", encoding="utf-8")
-    text = between_markers(PAGE.read_text(encoding="utf-8"), BEGIN, END, page(results, answers))
+    studies = [json.loads(path.read_text(encoding="utf-8")) for path in STUDIES]
+    FIGURE.write_text(pareto(joined(studies)) or "", encoding="utf-8")
+    text = between_markers(PAGE.read_text(encoding="utf-8"), BEGIN, END, page(studies))
     PAGE.write_text(text, encoding="utf-8")
 
 

@@ -46,26 +46,31 @@ def test_a_row_has_its_scores_its_perplexity_beside_plain_and_its_costs():
     ]
 
 
-def test_scores_of_a_second_study_are_added_to_the_rows_that_it_has():
+def test_rows_and_scores_of_other_studies_are_added():
     def study(names, score):
-        rows = [{"name": n, "metrics": {score: entry(1.0)}, "against_plain": {score: {}}} for n in names]
-        return {"rows": rows, "cards": {score: {}}, "settings": {}}
+        rows = [{"name": n, "metrics": {score: entry(n)}, "against_plain": {score: {}}} for n in names]
+        settings = {"study": {"teachers": {score: {}}}}
+        return {"rows": rows, "cards": {score: {}}, "settings": settings}
 
-    both = rivals.joined(study(["plain", "other"], "perplexity"), study(["plain", "more"], "bbq"))
-    assert [(row["name"], list(row["metrics"]), list(row["against_plain"])) for row in both["rows"]] == [
-        ("plain", ["perplexity", "bbq"], ["perplexity", "bbq"]),
-        ("other", ["perplexity"], ["perplexity"]),
+    one, two, three = study(["plain", "other"], "bbq"), study(["plain", "later"], "bbq"), study(["plain"], "perplexity")
+    one["rows"][0]["metrics"]["bbq"] = entry("first")
+    both = rivals.joined([one, two, three])
+    assert [(row["name"], sorted(row["metrics"]), sorted(row["against_plain"])) for row in both["rows"]] == [
+        ("plain", ["bbq", "perplexity"], ["bbq", "perplexity"]),
+        ("other", ["bbq"], ["bbq"]),
+        ("later", ["bbq"], ["bbq"]),
     ]
-    assert list(both["cards"]) == ["perplexity", "bbq"]
+    assert both["rows"][0]["metrics"]["bbq"] == entry("first")
+    assert set(both["cards"]) == set(both["settings"]["study"]["teachers"]) == {"bbq", "perplexity"}
 
 
 @pytest.fixture(scope="module")
 def committed():
-    return [json.loads(path.read_text(encoding="utf-8")) for path in (rivals.RESULTS, rivals.ANSWERS)]
+    return [json.loads(path.read_text(encoding="utf-8")) for path in rivals.STUDIES]
 
 
 def test_the_page_shows_the_committed_studies(committed):
     said = rivals.PAGE.read_text(encoding="utf-8")
-    assert said == between_markers(said, rivals.BEGIN, rivals.END, rivals.page(*committed))
+    assert said == between_markers(said, rivals.BEGIN, rivals.END, rivals.page(committed))
     assert rivals.BEGIN in said and rivals.END in said
-    assert rivals.FIGURE.read_text(encoding="utf-8") == pareto(committed[0])
+    assert rivals.FIGURE.read_text(encoding="utf-8") == pareto(rivals.joined(committed))
