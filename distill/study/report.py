@@ -274,7 +274,7 @@ def pareto(results: Results) -> str | None:
         ("key filled", _ONCE, "reverse_roles"),
         ("key", _ONCE, "without reverse_roles"),
         ("key", _TWICE, "with augmentation"),
-        ("key", _UNTRAINED, "not trained here"),
+        ("key", _UNTRAINED, "no training of its own"),
     ]
     students = results["settings"]["study"].get("students", {}).values()
     weaker = any(keys.get("target", {}).get("strength", 1) != 1 for keys in students)
