@@ -123,7 +123,9 @@ def test_a_row_of_a_gguf_file_reads_as_much_as_its_file_says(tmp_path, toy_model
     folder.mkdir()
     write_gguf(toy_model("gpt2", n_positions=90), toy_tokenizer, folder / "small.gguf")
     text.write_text("The king was here.\n", encoding="utf-8")
-    path = small(tmp_path, teachers={"file": {"path": str(folder), "gguf_file": "small.gguf"}}, students={"plain": {}})
+    path = small(
+        tmp_path, teachers={"file": {"path": str(folder), "gguf_file": "small.gguf"}}, students={"plain": PLAIN}
+    )
     settings = {"held_out": {"source": "files", "files": [str(text)]}, "scores": {"max_new_tokens": 8}}
     rewrite(path, settings=settings)
     study = read_study(path)
