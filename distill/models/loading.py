@@ -240,8 +240,12 @@ def _require_its_weights(path: str, model: PreTrainedModel, report: Mapping[str,
     missing, left_over = sorted(report["missing_keys"]), sorted(report["unexpected_keys"])
     other_shapes = sorted(report["mismatched_keys"])
     kind = type(model).__name__
-    again = "Save the model again with save_pretrained, under the names that it has without wrappers "
-    again = "Convert the model to GGUF again" if in_gguf else f"{again}(torch.compile, DDP)"
+    again = (
+        "Convert the model to GGUF again"
+        if in_gguf
+        else "Save the model again with save_pretrained, under the names that it has without wrappers "
+        "(torch.compile, DDP)"
+    )
     if missing:
         found = f"; it holds others, {left_over[0]} first" if left_over else ""
         raise UserError(
@@ -255,8 +259,11 @@ def _require_its_weights(path: str, model: PreTrainedModel, report: Mapping[str,
             raise UserError(f"{path}: {shapes} the settings in that file. {again}")
         raise UserError(f"{path}: {shapes} config.json; the two are not of one model")
     if left_over:
-        other = "it is the folder of another kind of model, or its config.json is another model's"
-        other = "its settings are another model's" if in_gguf else other
+        other = (
+            "its settings are another model's"
+            if in_gguf
+            else "it is the folder of another kind of model, or its config.json is another model's"
+        )
         raise UserError(
             f"{path}: holds {len(left_over)} weights that a {kind} does not have, {left_over[0]} first; {other}"
         )

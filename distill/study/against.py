@@ -23,9 +23,13 @@ def against(study: Study, row: str) -> str | None:
     return name
 
 
-def comparable(study: Study, row: str, other: str) -> bool:
-    """Whether two rows are set against the same row, or one of them against the other."""
-    of_row, of_other = against(study, row), against(study, other)
+def comparable(row: str, of_row: str | None, other: str, of_other: str | None) -> bool:
+    """Whether two rows are set against the same row, or one of them against the other.
+
+    Args:
+        row, other: Their names.
+        of_row, of_other: What they are set against.
+    """
     return of_row in (of_other, other) or of_other == row
 
 

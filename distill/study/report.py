@@ -13,6 +13,7 @@ from typing import Any
 from distill.reports.figures import Point, alone, scatter
 from distill.reports.findings import cell, farther_sentence, number
 from distill.reports.page import trade_off_point
+from distill.study.against import comparable
 from distill.study.schema import BASELINE, HALVES
 
 Results = Mapping[str, Any]
@@ -151,12 +152,12 @@ def score_tables(results: Results, groups: Mapping[str, Sequence[str]]) -> list[
     """
     lines: list[str] = []
     there = set(scores_of(results))
-    by_distance = _judged_by_distance(results)
+    by_distance, compared = _judged_by_distance(results), _compared(results)
     for heading, group in groups.items():
         if scores := [score for score in group if score in there]:
             lines += [f"## {heading}", "", *table(results, results["rows"], scores, value), ""]
             by_ratio = [score for score in scores if score not in by_distance]
-            for other, rows in _compared(results).items() if by_ratio else ():
+            for other, rows in compared.items() if by_ratio else ():
                 lines += [f"### {heading}: ratio to {other}", "", *table(results, rows, by_ratio, ratio), ""]
     missing = {entry["reason"] for row in results["rows"] for entry in row["metrics"].values() if entry.get("reason")}
     return lines + ["## Not measured", "", *(f"- {reason}" for reason in sorted(missing))] * bool(missing)
@@ -170,8 +171,8 @@ def side_effects(results: Results) -> list[str]:
     shown = _judged_by_distance(results)
     if not shown:
         return []
-    lines = ["## Beside what is mitigated", ""]
-    for other, rows in _compared(results).items():
+    lines, compared = ["## Beside what is mitigated", ""], _compared(results)
+    for other, rows in compared.items():
         for row in rows:
             looked_at = {label(results, score): entry for score in shown if (entry := farther(row, score)) is not None}
             told = sum(entry["low"] is not None for entry in looked_at.values())
@@ -179,7 +180,7 @@ def side_effects(results: Results) -> list[str]:
             said = farther_sentence(looked_at, other) or [none if told else "Not compared."]
             lines += [f"- {row['name']}: {' '.join(said)}"]
     lines += [""]
-    for other, rows in _compared(results).items():
+    for other, rows in compared.items():
         lines += [f"### Farther from the ideal than {other}", "", "Below 0 where a score comes nearer.", ""]
         lines += [*table(results, rows, shown, farther), ""]
     return lines
@@ -343,5 +344,4 @@ def _is_without(row: Row, private: Row) -> bool:
     """Whether a row is a private one's setting without privacy, and of the same models, as far as `against` tells."""
     if "epsilon" not in row or row["epsilon"] is not None or row["setting"] != private["setting"]:
         return False
-    others = against(row), against(private)
-    return others[0] == others[1] or row["name"] == others[1] or private["name"] == others[0]
+    return comparable(row["name"], against(row), private["name"], against(private))

@@ -143,7 +143,7 @@ def summary(study: Study, outcomes: Mapping[str, Sequence[Mapping[str, Outcome]]
         "reverse_roles": [
             {"row": row, "against": without, "metrics": _rows_against(outcomes[row], outcomes[without])}
             for row, without in _reversals([row for row in rows if row["name"] in study.students])
-            if comparable(study, row, without)
+            if comparable(row, against(study, row), without, against(study, without))
         ],
         "cards": study_cards(study, outcomes[BASELINE][0]),
         "settings": {

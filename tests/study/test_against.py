@@ -65,11 +65,12 @@ def test_what_a_row_is_set_against_is_nothing_of_its_model(tmp_path, study):
 
 
 def test_rows_are_comparable_that_are_set_against_the_same_or_one_against_the_other(study):
-    assert (
-        comparable(study, "max", "teacher") and comparable(study, "max-50", "max") and comparable(study, "max", "plain")
-    )
-    assert comparable(study, "medium", "medium-max") and comparable(study, "other", "medium-max")
-    assert not comparable(study, "max", "medium-max") and not comparable(study, "plain", "medium-max")
+    def are(row, other):
+        return comparable(row, against(study, row), other, against(study, other))
+
+    assert are("max", "teacher") and are("max-50", "max") and are("max", "plain")
+    assert are("medium", "medium-max") and are("other", "medium-max")
+    assert not are("max", "medium-max") and not are("plain", "medium-max")
 
 
 @pytest.mark.parametrize(
