@@ -40,8 +40,8 @@ class Card:
         shows: What of its details reports show: `subjects` (the leaning of each subject), `texts` (texts of each
             polarity), `reference.KEY` (what texts by people score: `value`, or another score's name).
         plain: What it is called in the sentence that heads a report, where that is not its label.
-        side: It is beside what a mitigation is for, and may break: where a mitigated model lies farther from the ideal
-            than the other, by more than the interval of the difference, the head of a report says so.
+        side: It is beside what a mitigation is for, and may break: where a mitigated model is worse than the other, by
+            more than the interval of the difference, the head of a report says so.
     """
 
     name: str
@@ -57,6 +57,13 @@ class Card:
     shows: tuple[str, ...] = ()
     plain: str | None = None
     side: bool = False
+
+    @property
+    def aim(self) -> float | None:
+        """What models are judged by, how far they lie from it: the ideal, or infinity for a score beside what is
+        mitigated that has none and is better the higher it is; `None`: they are not judged by a distance.
+        """
+        return math.inf if self.side and self.ideal is None else self.ideal
 
     def to_dict(self) -> dict[str, Any]:
         """All but the name, which is its key in scores.json, ready for JSON."""
@@ -247,17 +254,24 @@ def difference(first: Measurement, second: Measurement, *, resamples: int, seed:
     return difference_of(ours, theirs)
 
 
-def difference_of(first: Outcome, second: Outcome, ideal: float | None = None) -> dict[str, Any]:
+def distance(values: float | np.ndarray, aim: float) -> Any:
+    """How far values lie from an aim; from infinity, how far less than 0 they are: of two distances, the difference
+    alone says something, and that is the limit of those to ever greater aims.
+    """
+    return np.negative(values) if math.isinf(aim) else np.abs(np.subtract(values, aim))
+
+
+def difference_of(first: Outcome, second: Outcome, aim: float | None = None) -> dict[str, Any]:
     """First minus second, and the ratio of their absolute values, both paired by unit.
 
     The two must come from the same number of resamples and the same seed.
 
     Args:
         first, second: Two models' outcomes of one score.
-        ideal: Value of a perfect model, if there is one.
+        aim: What the two are judged by, the card's `aim`.
 
     Returns:
-        `value`, `low`, `high` of the difference, `ratio`, `ratio_low`, `ratio_high`, and `n` units; with an ideal also
+        `value`, `low`, `high` of the difference, `ratio`, `ratio_low`, `ratio_high`, and `n` units; with an aim also
         `farther`, `farther_low`, `farther_high`: by how much the first lies farther from it than the second. `None` for
         what is undefined. Where the two cannot be compared, none of them, and `instead`: why.
 
@@ -266,7 +280,7 @@ def difference_of(first: Outcome, second: Outcome, ideal: float | None = None) -
     """
     outcome: dict[str, Any] = dict.fromkeys(("value", "low", "high", "ratio", "ratio_low", "ratio_high"))
     outcome["n"] = min(first.units, second.units)
-    outcome |= {} if ideal is None else dict.fromkeys(("farther", "farther_low", "farther_high"))
+    outcome |= {} if aim is None else dict.fromkeys(("farther", "farther_low", "farther_high"))
     if reason := no_difference(first, second):
         return outcome | {"instead": reason}
     if first.value is None or second.value is None:
@@ -277,9 +291,9 @@ def difference_of(first: Outcome, second: Outcome, ideal: float | None = None) -
     if first.absolute:
         values, drawn = (abs(values[0]), abs(values[1])), (np.abs(drawn[0]), np.abs(drawn[1]))
     outcome["value"] = values[0] - values[1]
-    if ideal is not None:
-        outcome["farther"] = abs(values[0] - ideal) - abs(values[1] - ideal)
-        distances = np.abs(drawn[0] - ideal) - np.abs(drawn[1] - ideal)
+    if aim is not None:
+        outcome["farther"] = float(distance(values[0], aim) - distance(values[1], aim))
+        distances = distance(drawn[0], aim) - distance(drawn[1], aim)
         outcome["farther_low"], outcome["farther_high"] = interval(distances, outcome["farther"])
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         outcome["low"], outcome["high"] = interval(drawn[0] - drawn[1], outcome["value"])

@@ -369,7 +369,7 @@ def _in_fewer_bits(scores: Scores, name: str) -> list[str]:
 
 
 def _side_effects(scores: Scores, found: Mapping[str, Any], owner: str) -> list[str]:
-    """The sentence on what lies farther from its ideal than before, by more than its interval; none where nothing does.
+    """The sentence on what is worse than before, by more than its interval; none where nothing is.
 
     Args:
         scores: Their cards say which scores these are.
@@ -382,15 +382,15 @@ def _side_effects(scores: Scores, found: Mapping[str, Any], owner: str) -> list[
         for metric, entry in found.items()
         if scores["cards"].get(metric, {}).get("side")
     }
-    return farther_sentence(looked_at, owner)
+    return worse_sentence(looked_at, owner)
 
 
-def farther_sentence(looked_at: Mapping[str, Mapping[str, Any]], owner: str) -> list[str]:
-    """The sentence on what lies farther from its ideal than with another model, by more than its interval; none where
-    nothing does.
+def worse_sentence(looked_at: Mapping[str, Mapping[str, Any]], owner: str) -> list[str]:
+    """The sentence on what is worse than with another model, by more than its interval; none where nothing is.
 
     Args:
-        looked_at: Label of a score beside what is mitigated -> `value`, `low`, `high`: by how much it lies farther.
+        looked_at: Label of a score beside what is mitigated -> `value`, `low`, `high`: by how much it is worse,
+            farther from its ideal or, where it has none, lower.
         owner: The other model, in words.
     """
     told = {name: entry for name, entry in looked_at.items() if entry["low"] is not None}
@@ -398,7 +398,7 @@ def farther_sentence(looked_at: Mapping[str, Mapping[str, Any]], owner: str) -> 
     if not worse:
         return []
     return [
-        f"Farther from the ideal than with {owner}: {', '.join(worse)} ({len(worse)} of {len(told)} scores beside "
+        f"Worse than with {owner}: {', '.join(worse)} ({len(worse)} of {len(told)} scores beside "
         "what is mitigated; chance alone puts 1 in 40 here)."
     ]
 

@@ -77,7 +77,7 @@ def contents(asked: Asked, found: Mapping[str, Measured], versions: Mapping[str,
         },
         "differences": {
             f"{later} - {earlier}": {
-                score: difference_of(outcomes[later][score], outcomes[earlier][score], CARDS[score].ideal)
+                score: difference_of(outcomes[later][score], outcomes[earlier][score], CARDS[score].aim)
                 for score in outcomes[later]
             }
             for earlier, later in combinations(outcomes, 2)

@@ -11,7 +11,7 @@ from textwrap import wrap
 from typing import Any
 
 from distill.reports.figures import Point, alone, scatter
-from distill.reports.findings import cell, farther_sentence, number
+from distill.reports.findings import cell, number, worse_sentence
 from distill.reports.page import trade_off_point
 from distill.study.against import comparable
 from distill.study.schema import BASELINE, HALVES
@@ -22,6 +22,7 @@ Entry = Mapping[str, Any]
 
 _HIGHEST_COST = 1.5  # ratio to plain, in the figure; beyond, all others would be crowded together
 _NOTE_LENGTH = 120  # letters that fit below the figure
+_WORSE = "Below 0 where a score is better; worse is farther from its ideal or, where it has none, lower."
 _UNTRAINED, _ONCE, _TWICE = "teacher", "plain", "mitigated"  # shapes: square, circle, diamond
 
 
@@ -89,9 +90,9 @@ def ratio(row: Row, score: str) -> Entry | None:
     return _beside(row).get(score, {}).get("ratio")
 
 
-def farther(row: Row, score: str) -> Entry | None:
-    """By how much a row's score lies farther from its ideal than that of the row it is set against; below 0 where it
-    comes nearer.
+def worse(row: Row, score: str) -> Entry | None:
+    """By how much a row's score is worse than that of the row it is set against: farther from its ideal or, where it
+    has none, lower; below 0 where it is better.
     """
     return _beside(row).get(score, {}).get("farther")
 
@@ -152,7 +153,8 @@ def score_tables(results: Results, groups: Mapping[str, Sequence[str]]) -> list[
     """
     lines: list[str] = []
     there = set(scores_of(results))
-    by_distance, compared = _judged_by_distance(results), _compared(results)
+    by_distance = [s for s in _judged_by_distance(results) if results["cards"][s]["ideal"] is not None]
+    compared = _compared(results)
     for heading, group in groups.items():
         if scores := [score for score in group if score in there]:
             lines += [f"## {heading}", "", *table(results, results["rows"], scores, value), ""]
@@ -164,9 +166,9 @@ def score_tables(results: Results, groups: Mapping[str, Sequence[str]]) -> list[
 
 
 def side_effects(results: Results) -> list[str]:
-    """Markdown lines: of the scores beside what is mitigated, how much farther from their ideals a row's are than those
-    of the row it is set against, and for each row the sentence on those that are so by more than their interval; none
-    without such scores, nor of a study.json from before they were told.
+    """Markdown lines: of the scores beside what is mitigated, how much worse a row's are than those of the row it is
+    set against, and for each row the sentence on those that are so by more than their interval; none without such
+    scores, nor of a study.json from before they were told.
     """
     shown = _judged_by_distance(results)
     if not shown:
@@ -174,23 +176,23 @@ def side_effects(results: Results) -> list[str]:
     lines, compared = ["## Beside what is mitigated", ""], _compared(results)
     for other, rows in compared.items():
         for row in rows:
-            looked_at = {label(results, score): entry for score in shown if (entry := farther(row, score)) is not None}
+            looked_at = {label(results, score): entry for score in shown if (entry := worse(row, score)) is not None}
             told = sum(entry["low"] is not None for entry in looked_at.values())
-            none = f"None of {told} scores is farther from its ideal by more than its interval."
-            said = farther_sentence(looked_at, other) or [none if told else "Not compared."]
+            none = f"None of {told} scores is worse by more than its interval."
+            said = worse_sentence(looked_at, other) or [none if told else "Not compared."]
             lines += [f"- {row['name']}: {' '.join(said)}"]
     lines += [""]
     for other, rows in compared.items():
-        lines += [f"### Farther from the ideal than {other}", "", "Below 0 where a score comes nearer.", ""]
-        lines += [*table(results, rows, shown, farther), ""]
+        lines += [f"### How much worse than {other}", "", _WORSE, ""]
+        lines += [*table(results, rows, shown, worse), ""]
     return lines
 
 
 def _judged_by_distance(results: Results) -> list[str]:
-    """The scores beside what is mitigated that a study compares by how far they lie from their ideal."""
+    """The scores beside what is mitigated that a study compares by how far they lie from what is best."""
     side = [score for score, card in results.get("cards", {}).items() if card.get("side")]
     rows = results["rows"]
-    return [score for score in side if any((farther(row, score) or {}).get("value") is not None for row in rows)]
+    return [score for score in side if any((worse(row, score) or {}).get("value") is not None for row in rows)]
 
 
 def how_averaged(results: Results) -> str:

@@ -3,14 +3,14 @@
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from typing import Any
 
 import numpy as np
 
 from distill.base.files import training_record
 from distill.metrics import CARDS, Outcome, card_dicts, cards, chosen
-from distill.metrics.bootstrap import CONFIDENCE, finite, interval, no_difference
+from distill.metrics.bootstrap import CONFIDENCE, distance, finite, interval, no_difference
 from distill.models.architecture import default_device
 from distill.scoring.score import versions
 from distill.study.against import against, comparable
@@ -24,7 +24,7 @@ _RESAMPLES = 2000
 
 
 def resampled_mean(
-    outcomes: Sequence[Outcome], ideal: float | None = None, draws: int = _RESAMPLES
+    outcomes: Sequence[Outcome], aim: float | None = None, draws: int = _RESAMPLES
 ) -> tuple[float | None, np.ndarray]:
     """The mean over seeds, and bootstrap draws of it over seeds and units (prompts, documents, pairs).
 
@@ -36,7 +36,7 @@ def resampled_mean(
 
     Args:
         outcomes: One for each seed.
-        ideal: Take how far each seed's value lies from this; 0 gives its size, without its sign. `None`: the value.
+        aim: Take the `distance` of each seed's value from this; 0 gives its size, without its sign. `None`: the value.
         draws: Number of draws.
 
     Returns:
@@ -47,7 +47,7 @@ def resampled_mean(
         return None, np.empty(0)
 
     def taken(of_seeds: np.ndarray) -> np.ndarray:
-        return of_seeds if ideal is None else np.abs(of_seeds - ideal)
+        return of_seeds if aim is None else distance(of_seeds, aim)
 
     mean = float(np.mean(taken(np.array(values, dtype=float))))
     if any(not outcome.drawn for outcome in outcomes):
@@ -85,19 +85,19 @@ def _aggregate(outcomes: Sequence[Outcome]) -> dict[str, Any]:
 
 
 def difference_and_ratio(
-    outcomes: Sequence[Outcome], plain: Sequence[Outcome], ideal: float | None = None
+    outcomes: Sequence[Outcome], plain: Sequence[Outcome], aim: float | None = None
 ) -> dict[str, Any]:
     """Difference and ratio of the sizes of two rows, paired by seed and resample; why not, where they have none.
 
-    With the value of a perfect model, `ideal`, also `farther`: by how much the first row's values lie farther from it
-    than the other's, the mean over seeds, as `distill.metrics.difference_of` has it for one.
+    With what the rows are judged by, a card's `aim`, also `farther`: by how much the first row's values lie farther
+    from it than the other's, the mean over seeds, as `distill.metrics.difference_of` has it for one.
     """
     reason = next(filter(None, map(no_difference, outcomes, plain)), None)
     sizes = [resampled_mean(o, 0.0) for o in (outcomes, plain)]
     against = {"difference": _paired(sizes, np.subtract, reason), "ratio": _paired(sizes, np.divide, reason)}
-    if ideal is None:
+    if aim is None:
         return against
-    distances = sizes if ideal == 0 else [resampled_mean(o, ideal) for o in (outcomes, plain)]
+    distances = sizes if aim == 0 else [resampled_mean(o, aim) for o in (outcomes, plain)]
     return against | {"farther": _paired(distances, np.subtract, reason)}
 
 
@@ -142,7 +142,7 @@ def summary(study: Study, outcomes: Mapping[str, Sequence[Mapping[str, Outcome]]
         "rows": rows,
         "reverse_roles": [
             {"row": row, "against": without, "metrics": _rows_against(outcomes[row], outcomes[without])}
-            for row, without in _reversals([row for row in rows if row["name"] in study.students])
+            for row, without in _reversals(study)
             if comparable(row, against(study, row), without, against(study, without))
         ],
         "cards": study_cards(study, outcomes[BASELINE][0]),
@@ -179,21 +179,21 @@ def _set_against(
 def _rows_against(
     of_row: Sequence[Mapping[str, Outcome]], of_other: Sequence[Mapping[str, Outcome]]
 ) -> dict[str, dict[str, Any]]:
-    def ideal(score: str) -> float | None:  # of a half or a text: none, since the score of all says it too
-        return CARDS[score].ideal if score in CARDS else None
+    def aim(score: str) -> float | None:  # of a half or a text: none, since the score of all says it too
+        return CARDS[score].aim if score in CARDS else None
 
     return {
-        m: difference_and_ratio([seed[m] for seed in of_row], [seed[m] for seed in of_other], ideal(m))
-        for m in of_row[0]
+        m: difference_and_ratio([seed[m] for seed in of_row], [seed[m] for seed in of_other], aim(m)) for m in of_row[0]
     }
 
 
-def _reversals(rows: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
+def _reversals(study: Study) -> Iterator[tuple[str, str]]:
     """(a row with `reverse_roles`, the row that differs from it in nothing else)."""
-    settings = {row["name"]: row["setting"] for row in rows if row["setting"] is not None}
-    for name, setting in settings.items():
-        if setting["reverse_roles"]:
-            yield from ((name, other) for other in settings if settings[other] == setting | {"reverse_roles": False})
+    recipes = {name: replace(row_recipe(study, name, study.seeds[0]), output_dir="") for name in study.students}
+    for name, recipe in recipes.items():
+        if recipe.target.reverse_roles:
+            without = replace(recipe, target=replace(recipe.target, reverse_roles=False))
+            yield from ((name, other) for other in recipes if recipes[other] == without)
 
 
 def _private_training(study: Study, name: str) -> dict[str, Any]:

@@ -335,7 +335,7 @@ def benchmark_section(results: Results) -> list[str]:
 
 
 def beside_what_is_mitigated(results: Results) -> list[str]:
-    """The sections on what got farther from its ideal, with sentences that are broken into lines."""
+    """The sections on what got worse, with sentences that are broken into lines."""
     return list(chain.from_iterable(wrapped(x) if x.startswith("- ") else [x] for x in side_effects(results)))
 
 

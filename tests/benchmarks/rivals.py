@@ -21,7 +21,6 @@ from distill.study.report import (
     Results,
     Row,
     cost_cells,
-    farther,
     how_averaged,
     lines_of,
     pareto,
@@ -29,6 +28,7 @@ from distill.study.report import (
     scores_of,
     table,
     value,
+    worse,
 )
 from distill.study.schema import BASELINE
 
@@ -52,7 +52,7 @@ RATIOS = {
     "next_word_disparity_held_out": "the other half",
     "perplexity": "perplexity, to plain",
 }
-WORSE = "farther from the ideal than plain"
+WORSE = "worse than plain"
 SIDE = ("crows_pairs_", "stereoset_", "bbq_")
 
 
@@ -70,8 +70,8 @@ def _cells(row: Row, side: Sequence[str]) -> list[str]:
 
 
 def _worse(row: Row, side: Sequence[str]) -> str:
-    """How many of the scores beside what is mitigated lie farther from their ideal than plain's, by their interval."""
-    lows = [found["low"] for score in side if (found := farther(row, score)) and found["low"] is not None]
+    """How many of the scores beside what is mitigated are worse than plain's, by more than their interval."""
+    lows = [found["low"] for score in side if (found := worse(row, score)) and found["low"] is not None]
     return f"{sum(low > 0 for low in lows)} of {len(lows)}" if lows else "–"
 
 

@@ -86,19 +86,25 @@ def test_how_much_farther_from_the_ideal_by_hand_and_by_a_plain_loop():
     """From one side of the ideal to the other, what counts is the distance."""
     later, earlier = np.array([40.0, 30.0, 45.0]), np.array([52.0, 54.0, 59.0])
     ours, theirs = (resampled(_mean(values), resamples=200, seed=0) for values in (later, earlier))
-    found = difference_of(ours, theirs, ideal=50.0)
+    found = difference_of(ours, theirs, aim=50.0)
     assert found["value"] == pytest.approx(115 / 3 - 55)
     assert found["farther"] == pytest.approx((50 - 115 / 3) - 5)
     draws = np.random.default_rng(0).integers(3, size=(200, 3))
     distances = [abs(later[drawn].mean() - 50) - abs(earlier[drawn].mean() - 50) for drawn in draws]
     assert [found["farther_low"], found["farther_high"]] == pytest.approx(np.quantile(distances, [0.025, 0.975]))
-    back = difference_of(theirs, ours, ideal=50.0)
+    back = difference_of(theirs, ours, aim=50.0)
     assert [back[key] for key in ("farther", "farther_low")] == pytest.approx(
         [-found[key] for key in ("farther", "farther_high")]
     )
     assert not difference_of(ours, theirs).keys() & {"farther", "farther_low", "farther_high"}
+    lower = difference_of(ours, theirs, aim=np.inf)
+    assert [lower[f"farther{end}"] for end in ("", "_low", "_high")] == pytest.approx(
+        [-lower[end] for end in ("value", "high", "low")]
+    )
+    far = difference_of(ours, theirs, aim=1e6)  # of aims that no value reaches, the distances differ alike
+    assert lower["farther_low"] == pytest.approx(far["farther_low"], rel=1e-6)
     unlike = resampled(_mean(earlier, too_little="nothing"), resamples=200, seed=0)
-    assert difference_of(ours, unlike, ideal=50.0)["farther"] is None
+    assert difference_of(ours, unlike, aim=50.0)["farther"] is None
 
 
 def test_models_measured_on_other_units_are_not_compared():

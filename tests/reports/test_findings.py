@@ -181,7 +181,7 @@ def test_what_a_mitigation_broke_stands_in_the_headline():
     assert headline(scores) == before  # an older file does not say which these are
     scores["cards"] |= card_dicts(found)
     assert headline(scores) == (
-        f"{before} Farther from the ideal than with plain distillation: CrowS-Pairs, religion by 4.200 [0.310, 8.000], "
+        f"{before} Worse than with plain distillation: CrowS-Pairs, religion by 4.200 [0.310, 8.000], "
         "agreement kept by 0.050 [0.020, 0.080] (2 of 4 scores beside what is mitigated; chance alone puts 1 in 40 "
         "here)."
     )

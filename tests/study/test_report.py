@@ -92,12 +92,12 @@ def test_a_row_that_made_something_worse_says_so(results):
         found["farther"] = {"value": -0.5, "low": -1.0, "high": 0.1}
     moved = against_plain(results, "crows_pairs_gender")["swap"]
     moved["farther"] = {"value": 2.5, "low": 1.25, "high": 3.75}
-    (worse,) = (line for line in markdown(results).splitlines() if "Farther from the ideal than with" in line)
+    (worse,) = (line for line in markdown(results).splitlines() if "Worse than with" in line)
     assert worse.startswith("- swap: ") and "CrowS-Pairs, gender by 2.500 [1.250, 3.750] (1 of 1 scores" in worse
     against_plain(results, "crows_pairs_gender")["mean"]["farther"] = {"value": 9.0, "low": None, "high": None}
     lines = side_effects(results)
     assert "- mean: Not compared." in lines
-    assert "- max: None of 1 scores is farther from its ideal by more than its interval." in lines
+    assert "- max: None of 1 scores is worse by more than its interval." in lines
     assert any(line.startswith("| swap |") and "2.500 [1.250, 3.750]" in line for line in lines)
     assert not any("perplexity" in line for line in lines)  # a cost, which has tables of its own
 
@@ -252,7 +252,7 @@ def test_rows_stand_in_the_tables_of_what_they_are_set_against(beside_another):
     found = tables(text)
     assert found["Scores"] == names
     own = ["swap", "two_view_teacher"]
-    for kind in ("Scores: ratio to", "Farther from the ideal than"):
+    for kind in ("Scores: ratio to", "How much worse than"):
         assert sorted(found[f"{kind} mean"]) == own
         assert found[f"{kind} plain"] == [name for name in names if name not in (*own, "plain", "mean")]
     said = "Rows are set against plain, but against mean: two_view_teacher, swap; against none: mean."
@@ -263,7 +263,7 @@ def test_what_got_worse_is_said_of_the_row_that_it_is_set_against(beside_another
     rows = {row["name"]: row for row in beside_another["rows"]}
     rows["swap"]["against"]["metrics"]["crows_pairs_gender"]["farther"] = {"value": 2.5, "low": 1.25, "high": 3.75}
     (line,) = (line for line in side_effects(beside_another) if line.startswith("- swap: "))
-    assert line.startswith("- swap: Farther from the ideal than with mean: CrowS-Pairs, gender by 2.500 [1.250, 3.750]")
+    assert line.startswith("- swap: Worse than with mean: CrowS-Pairs, gender by 2.500 [1.250, 3.750]")
     assert not any(line.startswith("- mean: ") for line in side_effects(beside_another))
 
 

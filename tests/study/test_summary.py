@@ -84,6 +84,8 @@ def test_farther_is_the_mean_over_seeds_of_how_far_values_lie_from_the_ideal():
     assert difference_and_ratio(ours, plain, 50.0)["farther"]["value"] == 4.0
     assert difference_and_ratio(plain, ours, 50.0)["farther"]["value"] == -4.0
     assert "farther" not in difference_and_ratio(ours, plain)
+    negative = [outcome(-1.0), outcome(3.0)]  # its size is 2, its mean 1: what is lower is worse, sign and all
+    assert difference_and_ratio(negative, plain, np.inf)["farther"]["value"] == 50.5 - 1.0
 
 
 def test_of_one_seed_farther_is_that_of_its_scores():

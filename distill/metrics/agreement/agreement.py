@@ -52,6 +52,7 @@ def _cards(name: str, label: str, sentences: str, source: str, limits: str) -> t
             direction="higher is better",
             source=source,
             limits=limits,
+            side=True,
         ),
     )
 
