@@ -57,6 +57,9 @@ from distill.training.training_log import TrainingLog, log_line, token_counts
 
 COUNTER = "training"  # what is said of the steps
 _TRAINED = "trained.safetensors"  # in checkpoints of students with an adapter
+#: That torch.compile makes of one piece of code before new shapes run without it. Teacher and students of a family
+#: share their code, and each has a graph for any number of rows, one for a single row, one for other documents ...
+_GRAPHS = 64
 
 
 class NotFiniteError(UserError):
@@ -193,6 +196,7 @@ class DistillationTrainer(Trainer):
         if self.args.torch_compile:
             # Their bodies, and not what stands around them, as accelerate would: the loss.
             self.accelerator.state.dynamo_plugin.backend = DynamoBackend.NO
+            torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _GRAPHS)
             for model in models:
                 head(model)  # read once, as it is
                 backbone(model).compile(backend=self.args.torch_compile_backend, mode=self.args.torch_compile_mode)

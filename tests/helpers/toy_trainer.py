@@ -38,9 +38,10 @@ def make_trainer(
     loss: LossConfig,
     role_maps: Sequence[RoleMap] | None = None,
     listed: ListedTokens | None = None,
+    **keys: Any,
 ) -> DistillationTrainer:
-    """The trainer of a recipe with this target and loss, for one step."""
-    recipe = Recipe(target=target, loss=loss, trainer={"use_cpu": True, "max_steps": 1})
+    """The trainer of a recipe with this target and loss and these keys of its trainer, for one step."""
+    recipe = Recipe(target=target, loss=loss, trainer={"use_cpu": True, "max_steps": 1, **keys})
     attach_loss(student)
     return DistillationTrainer(
         model=student,

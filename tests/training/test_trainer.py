@@ -1,20 +1,25 @@
 """The trainer: the right loss, and one teacher pass."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from shared import TOY_ARCHITECTURES
+from torch._dynamo.utils import counters
 from toy_trainer import make_trainer, toy_batch
 
 from distill.data.batches import Collator
 from distill.data.counts import PackingCounts
 from distill.data.packing import pack
-from distill.models.architecture import head, hidden_states
+from distill.models.architecture import backbone, head, hidden_states
+from distill.models.document_attention import try_documents
 from distill.objective.chunks import IGNORED
 from distill.objective.listed_tokens import ListedTokens
 from distill.objective.logit_ops import RoleMap
 from distill.recipe import LossConfig, TargetConfig
 from distill.text.counterfactual import Swapper
 from distill.text.wordlist import load_wordlist
+from distill.training.probing import Probing, SoFar
 
 
 @pytest.fixture
@@ -109,3 +114,40 @@ def test_the_teacher_reads_every_text_once_and_nothing_twice(tmp_path, toy_model
     trainer.compute_loss(student, inputs)
     assert read["teacher"] == [24 * (3 + 2 * views)]
     assert read["student"] == [24 * (3 + 2 * (2 if augment else 1))]
+
+
+def test_all_shapes_of_all_students_are_compiled_and_those_of_a_probe_are_not(
+    tmp_path, toy_model, toy_tokenizer, batch
+):
+    """Dynamo counts the graphs of a teacher and of all its students together, as they share their code."""
+    _, blocks = batch
+    texts = ["she saw her book", "his king", "he was the king of her land"]
+    swapper = Swapper(load_wordlist("english_gender"))
+    alone = list(pack(texts, toy_tokenizer, swapper, 24, PackingCounts(), one_document=True))
+    teacher = toy_model(seed=9, n_layer=1)
+    torch._dynamo.reset()
+    counters.clear()
+    backend = {"torch_compile": True, "torch_compile_backend": "eager"}
+    with torch._dynamo.config.patch(recompile_limit=8, fail_on_recompile_limit_hit=True):
+        for seed, augment in ((1, True), (2, False)):
+            target = TargetConfig(op="expmean" if augment else "none", augment=augment)
+            student = toy_model(seed=seed, n_layer=1).train()
+            trainer = make_trainer(tmp_path, student, teacher, blocks, target, LossConfig(), **backend)
+            assert all(try_documents(backbone(model)) for model in (teacher, student))  # as on a GPU
+            for rows in (blocks[:1], blocks, alone[:1], alone):
+                trainer.compute_loss(student, Collator(1 + augment, augment)(rows)).backward()
+        compiled = counters["stats"]["unique_graphs"]
+        assert compiled > 8 and counters["frames"]["ok"] == counters["frames"]["total"]
+        assert not counters["unimplemented"]
+
+        lengths = []
+
+        def probe(model):
+            for length in (3, 5, 9):
+                model(input_ids=torch.ones(1, length, dtype=torch.long))
+                lengths.append(length)
+            return SoFar(None, None, "toy", 0)
+
+        state = SimpleNamespace(is_world_process_zero=True, global_step=0, max_steps=1)
+        Probing(trainer, probe, None).on_train_begin(trainer.args, state, SimpleNamespace())
+        assert lengths == [3, 5, 9] * 2 and counters["stats"]["unique_graphs"] == compiled
