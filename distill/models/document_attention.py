@@ -50,6 +50,14 @@ class Documents:
         per_row = self.per_row[:rows]
         return Documents(self.starts[: sum(per_row) + 1], per_row, self.length)
 
+    def of_rows(self, rows: np.ndarray) -> "Documents":
+        """Those of some rows, (M,) int64 on the CPU."""
+        per_row, begins = np.array(self.per_row), np.cumsum(self.per_row) - self.per_row
+        kept = np.concatenate([np.arange(begins[row], begins[row] + per_row[row]) for row in rows])
+        lengths = self.starts.diff()[torch.from_numpy(kept).to(self.starts.device, non_blocking=True)]
+        starts = torch.cat([lengths.new_zeros(1), lengths.cumsum(0, dtype=torch.int32)])
+        return Documents(starts, tuple(per_row[rows].tolist()), self.length)
+
     @property
     def alone(self) -> bool:
         """Whether each has a row of its own."""

@@ -37,6 +37,10 @@ def test_documents_are_those_that_transformers_finds(rows):
     for row, other in zip(found, expected, strict=True):
         assert (row - row[0] == other.numpy()).all()
     assert documents.alone == (packed is None)
+    again = Documents.of(positions[::-1])
+    turned = documents.of_rows(np.arange(len(rows))[::-1])
+    assert torch.equal(turned.starts, again.starts) and (turned.per_row, turned.length) == (again.per_row, again.length)
+    assert turned.starts.dtype == again.starts.dtype and isinstance(turned.per_row[0], int)
     first = documents.first(1)
     assert first.starts.tolist() == [s for s in starts if s <= positions.shape[1]] and first.per_row == (len(rows[0]),)
 
