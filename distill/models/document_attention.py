@@ -20,7 +20,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 _NAME = "distill_documents"
-_ALIKE = 3e-2  # share of the norm, for 16 bits
+_ALIKE, _ALIKE_IN_32_BITS = 3e-2, 1e-3  # shares of the norm
 
 
 @dataclass(frozen=True)
@@ -214,7 +214,8 @@ def _reads_alike(decoder: Any, rows: Sequence[Sequence[int]]) -> bool:
         _read(decoder, ids, torch.from_numpy(positions).to(device), documents)
         for documents in (None, Documents.of(positions).to(device))
     )
-    return bool((found - told).norm() <= _ALIKE * found.norm())
+    tolerance = _ALIKE if _format(decoder, device).itemsize <= 2 else _ALIKE_IN_32_BITS
+    return bool((found - told).norm() <= tolerance * found.norm())
 
 
 def _has_windows(config: Any) -> bool:

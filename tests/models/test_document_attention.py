@@ -149,6 +149,12 @@ def test_a_model_with_windows_is_left_to_its_mask(by_length):
     assert try_documents(backbone(toy("mistral", sliding_window=None)))
 
 
+@pytest.mark.parametrize("kind", ["bert", "opt"])
+def test_in_32_bits_a_model_that_reads_otherwise_is_left_to_itself(kind):
+    """One sees later tokens; the other wants a mask of its own."""
+    assert not try_documents(backbone(toy(kind)))
+
+
 def test_activations_that_are_computed_again_are_computed_alike(by_length):
     """In the backward pass, where no layer is told of documents; the mask that it gets then is there without asking."""
     model, positions = (
