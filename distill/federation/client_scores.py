@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 
 from distill.metrics import CARDS, Evaluation, cards, chosen, measured, score
 from distill.recipe import Recipe
@@ -48,7 +49,8 @@ def scorer(
         )
         found = {}
         for metric in metrics.values():
-            measurements = measured(metric, evaluation)
+            with torch.compiler.set_stance("force_eager"):  # the rounds' steps may be compiled, for other shapes
+                measurements = measured(metric, evaluation)
             for card in cards(metric):
                 value = score(card, measurements[card.name], resamples=0, seed=0).value
                 if value is not None:

@@ -1,11 +1,12 @@
-"""Attention within the documents that share a row, on a GPU: by their lengths, not by a mask.
+"""Attention within the documents that share a row, on a GPU, which is asked nothing.
 
 transformers makes a (B, 1, T, T) mask of positions that restart, for which attention takes its slow kernels, and asks
 the GPU whether there is more than one document in a row, for which the processor waits in every pass. Who makes the
-batch knows where its documents begin: `Documents` says so, and `attending_to` has a model's layers heed it.
+batch knows where its documents begin: `Documents` says so, and `attending_to` has a model's layers heed it: in 16 bits
+by their lengths, without a mask; else by the same mask, made without the question.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -13,14 +14,13 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 _NAME = "distill_documents"
-_ALIKE = 3e-2  # share of the norm, for 16 bits
+_ALIKE, _ALIKE_IN_32_BITS = 3e-2, 1e-3  # shares of the norm
 
 
 @dataclass(frozen=True)
@@ -50,10 +50,27 @@ class Documents:
         per_row = self.per_row[:rows]
         return Documents(self.starts[: sum(per_row) + 1], per_row, self.length)
 
+    def of_rows(self, rows: np.ndarray) -> "Documents":
+        """Those of some rows, (M,) int64 on the CPU."""
+        per_row, begins = np.array(self.per_row), np.cumsum(self.per_row) - self.per_row
+        kept = np.concatenate([np.arange(begins[row], begins[row] + per_row[row]) for row in rows])
+        lengths = self.starts.diff()[torch.from_numpy(kept).to(self.starts.device, non_blocking=True)]
+        starts = torch.cat([lengths.new_zeros(1), lengths.cumsum(0, dtype=torch.int32)])
+        return Documents(starts, tuple(per_row[rows].tolist()), self.length)
+
     @property
     def alone(self) -> bool:
         """Whether each has a row of its own."""
         return len(self.per_row) == len(self.starts) - 1
+
+    def mask(self) -> Tensor:
+        """(B, 1, T, T) bool, true where a token may read another: itself and those before it in its document.
+
+        As transformers has it. Its shape is known beforehand, so that no device is asked.
+        """
+        places = torch.arange(len(self.per_row) * self.length, dtype=torch.int32, device=self.starts.device)
+        numbers = torch.searchsorted(self.starts, places, right=True).view(-1, self.length)
+        return (numbers[:, :, None] == numbers[:, None, :]).tril().unsqueeze(1)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Documents":
         """The same on a device."""
@@ -83,11 +100,7 @@ def _attention(
     form = _of_products(value)
     query, key, value = (x.to(form) for x in (query, key, value))
     if cu_seq_lens_q is None:
-        grouped = key.shape[1] != query.shape[1]
-        read = F.scaled_dot_product_attention(
-            query, key, value, dropout_p=dropout, is_causal=True, scale=scaling, enable_gqa=grouped
-        )
-        return read.transpose(1, 2), None
+        return sdpa_attention_forward(module, query, key, value, None, dropout, scaling, **kwargs)
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key, value = (x.repeat_interleave(groups, dim=1) for x in (key, value))
@@ -127,8 +140,11 @@ def attending_to(decoder: nn.Module, documents: Documents | None) -> Iterator[di
         yield {}
         return
     starts = documents.starts
+    if _computes_again(decoder):
+        yield {} if documents.alone else {"attention_mask": documents.mask()}
+        return
     if not documents.alone and _format(decoder, starts.device).itemsize > 2:  # the kernel knows 16 bits alone
-        yield {}
+        yield {"attention_mask": documents.mask()}
         return
     bounds = {} if documents.alone else {"cu_seq_lens_q": starts, "cu_seq_lens_k": starts}
     lengths = {"max_length_q": documents.length, "max_length_k": documents.length}
@@ -148,10 +164,12 @@ _tried: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 
 def _heeds(decoder: nn.Module) -> bool:
     config: Any = decoder.config
-    if not _tried.get(decoder, False) or config._attn_implementation != "sdpa":
-        return False
-    # Layers whose activations are computed again in the backward pass would not be told again.
-    return not any(getattr(module, "gradient_checkpointing", False) for module in decoder.modules())
+    return _tried.get(decoder, False) and config._attn_implementation == "sdpa"
+
+
+def _computes_again(decoder: nn.Module) -> bool:
+    """Whether layers are run again in the backward pass: they get their mask again, but are not told again."""
+    return any(getattr(module, "gradient_checkpointing", False) for module in decoder.modules())
 
 
 def _format(decoder: nn.Module, device: torch.device) -> torch.dtype:
@@ -167,32 +185,37 @@ def _of_products(of: Tensor) -> torch.dtype:
 
 @torch.no_grad()
 def try_documents(decoder: Any) -> bool:
-    """Try a decoder once on a few tokens: whether it reads documents by their lengths as it does by a mask.
+    """Try a decoder once on a few tokens: whether it reads documents as it is told as it does when it finds them.
 
     It does not where it has another kind of attention (windows, caps, positions in the mask), or its layers are not
     told. Under the autocast of later; on a GPU alone.
     """
-    device = next(decoder.parameters()).device
-    lengths = ((5, 7, 4), (8, 2, 6))
     limit = getattr(decoder.config, "max_position_embeddings", None)
     if _has_windows(decoder.config) or (limit is not None and limit < 8):
         return False
-    positions = np.stack([np.concatenate([np.arange(length) for length in of_row]) for of_row in lengths])
-    ids = torch.arange(32, device=device).view(2, 16) % len(decoder.get_input_embeddings().weight)
     training, _tried[decoder] = decoder.training, True
     decoder.eval()
     try:
-        by_mask, by_length = (
-            _read(decoder, ids, torch.from_numpy(positions).to(device), documents)
-            for documents in (None, Documents.of(positions).to(device))
-        )
-        alike = (by_mask - by_length).norm() <= _ALIKE * by_mask.norm()
-        _tried[decoder] = bool(alike)
+        _tried[decoder] = all(_reads_alike(decoder, rows) for rows in (((5, 7, 4), (8, 2, 6)), ((8,), (8,))))
     except Exception:  # models fail in many ways; they read masks then
         _tried[decoder] = False
     finally:
         decoder.train(training)
     return _tried[decoder]
+
+
+def _reads_alike(decoder: Any, rows: Sequence[Sequence[int]]) -> bool:
+    """Whether a decoder reads rows of documents of such lengths as it is told as it does when it finds them."""
+    device = next(decoder.parameters()).device
+    positions = np.stack([np.concatenate([np.arange(length) for length in of_row]) for of_row in rows])
+    ids = torch.arange(positions.size, device=device).view(positions.shape)
+    ids = ids % len(decoder.get_input_embeddings().weight)
+    found, told = (
+        _read(decoder, ids, torch.from_numpy(positions).to(device), documents)
+        for documents in (None, Documents.of(positions).to(device))
+    )
+    tolerance = _ALIKE if _format(decoder, device).itemsize <= 2 else _ALIKE_IN_32_BITS
+    return bool((found - told).norm() <= tolerance * found.norm())
 
 
 def _has_windows(config: Any) -> bool:
@@ -205,6 +228,6 @@ def _has_windows(config: Any) -> bool:
 def _read(decoder: nn.Module, ids: Tensor, positions: Tensor, documents: Documents | None) -> Tensor:
     with attending_to(decoder, documents) as given:
         if documents is not None and not given:
-            raise ValueError("it is read by a mask")
+            raise ValueError("it was not told")
         read: Tensor = decoder(input_ids=ids, position_ids=positions, use_cache=False, **given).last_hidden_state
         return read.float()

@@ -14,7 +14,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from distill.objective.clipped_head import ClippedHead
 from distill.objective.settings import LossSettings
 
 IGNORED = -100  # the label of a token that does not count
@@ -163,11 +162,16 @@ def plan_chunks(positions: Positions, settings: LossSettings, sizes: ChunkSizes)
     return Plan(tuple(chunks))
 
 
-def plan_by_document(positions: Positions, settings: LossSettings, sizes: ChunkSizes, head: ClippedHead) -> Plan:
-    """Chunks as `plan_chunks` cuts them, each of one document's tokens, document after document."""
+def plan_by_document(positions: Positions, settings: LossSettings, sizes: ChunkSizes, documents: Tensor) -> Plan:
+    """Chunks as `plan_chunks` cuts them, each of one document's tokens, document after document.
+
+    Args:
+        positions, settings, sizes: As there.
+        documents: (N,) int64, the document of each token, counted from 0.
+    """
     chunks: list[Chunk] = []
-    for document in range(len(head.scales)):
-        of_document = replace(positions, labels=positions.labels.masked_fill(head.documents != document, IGNORED))
+    for document in range(int(documents.max()) + 1):
+        of_document = replace(positions, labels=positions.labels.masked_fill(documents != document, IGNORED))
         found = plan_chunks(of_document, settings, sizes).chunks
         chunks += [c._replace(document=document, last=n == len(found)) for n, c in enumerate(found, start=1)]
     return Plan(tuple(chunks))

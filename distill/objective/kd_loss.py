@@ -562,7 +562,8 @@ def _block_target(
     own = rows.index_select(0, chunk.own[block.start : block.end])
     if settings.op == "none" or not block.counterfactuals:
         return own
-    partner = chunk.partner[list(block.counterfactuals), block.start : block.end]
+    # One by one: for a list of them, as an index, a GPU would be waited for.
+    partner = torch.stack([chunk.partner[k, block.start : block.end] for k in block.counterfactuals])
     others = rows.index_select(0, partner.flatten()).unflatten(0, partner.shape)
     if role_maps is not None:
         for k, other in zip(block.counterfactuals, others, strict=True):
@@ -589,8 +590,8 @@ def fused_loss(
     forward, as the head's weight must be whole and must be seen by the gradient hooks there. Differentiable once.
 
     With a list ``head_gradient``, the backward pass puts the gradient of the student's head there and leaves it to
-    `tied_embedding` to hand it on. ``plan`` is what `plan_chunks` made of the same positions and settings; without
-    it the chunks are planned here, for which a GPU is waited for.
+    `tied_embedding` to hand it on. ``plan`` is what `plan_chunks`, with a `ClippedHead` `plan_by_document`, made of the
+    same positions and settings; without it the chunks are planned here, for which a GPU is waited for.
 
     With a `ClippedHead`, each document has chunks of its own, of which that makes the clipped gradient of the student's
     head as the loss is computed, for a backward pass from `total` itself; the head must want no gradient then.
@@ -599,8 +600,8 @@ def fused_loss(
     weight = student.weight
     sizes = chunk_sizes(settings, weight.device, len(student.tokens[0]), _format_of_products(student.hidden))
     looked_at = positions if asked is not None else Positions(positions.labels)
-    if clipped_head is not None:
-        plan = plan_by_document(looked_at, settings, sizes, clipped_head)
+    if plan is None and clipped_head is not None:
+        plan = plan_by_document(looked_at, settings, sizes, clipped_head.documents)
     elif plan is None:
         plan = plan_chunks(looked_at, settings, sizes)
     work = _Work(

@@ -42,15 +42,18 @@ def pairs_of(positions: Positions) -> Tensor:
 
 
 @torch.compiler.disable  # how many pairs there are depends on the data
-def pairing_loss(student: ModelView, positions: Positions, settings: LossSettings) -> Tensor:
+def pairing_loss(
+    student: ModelView, positions: Positions, settings: LossSettings, pairs: Tensor | None = None
+) -> Tensor:
     """The sum over all tokens and their partners, (), differentiable once; call it inside the model's forward.
 
     Args:
         student: Of N tokens, the texts and their counterfactuals.
         positions: The labels of these tokens, and their partners among them.
         settings: How many tokens are in a chunk.
+        pairs: What `pairs_of` finds in the positions; None: it is asked here, for which a GPU is waited for.
     """
-    pairs = pairs_of(positions)
+    pairs = pairs_of(positions) if pairs is None else pairs
     total: Tensor = _Pairing.apply(
         student.hidden, student.weight, student.bias, student, pairs, settings, torch.is_grad_enabled()
     )

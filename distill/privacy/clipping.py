@@ -32,12 +32,13 @@ class Rows:
     """Which documents the R rows of a batch belong to.
 
     Args:
-        documents: (R,) int64, from 0 to B - 1, each at least once.
+        documents: (R,) int64, from 0 to B - 1, each at least once; on the CPU, which answers at once.
         count: B.
+        device: Where the rows are.
     """
 
-    def __init__(self, documents: Tensor, count: int) -> None:
-        self.documents, self.count = documents, count
+    def __init__(self, documents: Tensor, count: int, device: torch.device | str = "cpu") -> None:
+        self.documents, self.count = documents.to(device, non_blocking=True), count
         views = torch.bincount(documents, minlength=count)
         order = documents.argsort(stable=True)
         ends = views.cumsum(0)
@@ -45,8 +46,8 @@ class Rows:
         self._groups: list[tuple[Tensor, Tensor]] = []
         for number in views.unique().tolist():
             of_number = (views == number).nonzero().squeeze(1)
-            places = (ends - views)[of_number, None] + torch.arange(number, device=documents.device)
-            self._groups.append((of_number, order[places]))
+            places = order[(ends - views)[of_number, None] + torch.arange(number)]
+            self._groups.append((of_number.to(device, non_blocking=True), places.to(device, non_blocking=True)))
 
     def side_by_side(self, *values: Tensor, most: int) -> Iterator[tuple[Tensor, list[Tensor]]]:
         """Some documents (b,) and their parts of (R, T, D) values as (b, V T, D), `most` documents at a time."""
@@ -124,12 +125,15 @@ def _embedding(layer: nn.Embedding, inputs: Tensor, gradient: Tensor, rows: Rows
     g = _wide(gradient)
     if layer.padding_idx is not None:
         g = g * (inputs != layer.padding_idx).unsqueeze(-1)
-    # A document's gradient of an embedding has as many rows as it has different tokens.
-    keys = rows.documents[:, None] * layer.num_embeddings + inputs
-    different, which = torch.unique(keys, return_inverse=True)
-    sums = g.new_zeros(len(different), g.shape[-1]).index_add_(0, which.flatten(), g.flatten(0, 1))
-    squared = g.new_zeros(rows.count)
-    squared.index_add_(0, different // layer.num_embeddings, sums.square_().sum(dim=1))
+    # A document's gradient of an embedding has as many rows as it has different tokens: at most one for each token, and
+    # so many are made, of which the last stay empty. How many are needed, a GPU would have to be waited for.
+    keys = (rows.documents[:, None] * layer.num_embeddings + inputs).flatten()
+    keys, order = keys.sort()
+    which = torch.cat([keys.new_zeros(1), (keys[1:] != keys[:-1]).cumsum(0)])
+    document = torch.zeros_like(keys).scatter_(0, which, keys // layer.num_embeddings)
+    of_token = torch.empty_like(which).scatter_(0, order, which)
+    sums = g.new_zeros(len(keys), g.shape[-1]).index_add_(0, of_token, g.flatten(0, 1))
+    squared = g.new_zeros(rows.count).index_add_(0, document, sums.square_().sum(dim=1))
 
     def weighted(weights: Tensor) -> dict[str, Tensor]:
         total = g.new_zeros(layer.weight.shape)
@@ -338,7 +342,7 @@ def check_layers(model: Any, layers: Sequence[Layer]) -> None:
     """
     ids = torch.arange(15, device=model.device).view(3, 5) % model.get_input_embeddings().weight.shape[0]
     positions = torch.arange(5, device=model.device).expand(3, 5).contiguous()
-    rows = Rows(torch.tensor([0, 1, 0], device=model.device), 2)
+    rows = Rows(torch.tensor([0, 1, 0]), 2, model.device)
 
     def outputs() -> Tensor:
         """(2,) a number for each of two documents, of which the first has two rows."""

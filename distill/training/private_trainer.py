@@ -13,7 +13,6 @@ from dataclasses import asdict
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
@@ -21,6 +20,7 @@ from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 
 from distill.base.console import say
 from distill.base.errors import UserError
+from distill.data.batches import documents_of
 from distill.data.blocks import BlockDataset, Filler
 from distill.data.stream import BlockStream
 from distill.objective import kd_loss
@@ -114,9 +114,8 @@ class PrivateTrainer(DistillationTrainer):
     def _add_clipped(self, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Add the clipped gradients of a micro-batch's documents to `grad`; its loss and number of tokens."""
         labels = inputs["labels"][: inputs["student_rows"]]
-        found, place = np.unique(inputs["source"][: len(labels), 0], return_inverse=True)
         forward = partial(self._loss_parts, self.model, inputs)
-        documents = Documents(Rows(torch.from_numpy(place).to(labels.device), len(found)), labels)
+        documents = Documents(Rows(*documents_of(inputs), labels.device), labels)
         parts, read = add_clipped_gradients(self.model, self._layers, forward, documents, self.plan.clip)
         self._log_parts(parts, inputs, read)
         return parts.total.detach(), documents.tokens.sum()

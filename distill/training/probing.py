@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from distill.base.console import say
@@ -61,7 +62,7 @@ class Probing(TrainerCallback):
     ) -> None:
         teacher = self._trainer.teacher
         if state.is_world_process_zero and teacher is not None and not is_sharded(teacher):
-            self._of_teacher = self._probe(teacher)
+            self._of_teacher = self._measured(teacher)
             figures = self._of_teacher.figures()
             self._trainer.training_log.beside |= {f"teacher_{name}": value for name, value in figures.items()}
         if state.global_step == 0 and state.max_steps > 0:
@@ -80,11 +81,16 @@ class Probing(TrainerCallback):
         if self._steps is None:  # a save at every epoch
             self.on_step_end(args, state, control)
 
+    def _measured(self, model: PreTrainedModel) -> SoFar:
+        # Where steps are compiled, the few prompts of a probe, each of another length, would be compiled for as well.
+        with torch.compiler.set_stance("force_eager"):
+            return self._probe(model)
+
     def _look(self, state: TrainerState, control: TrainerControl) -> None:
         if self._last == state.global_step or not state.is_world_process_zero:
             return
         self._last = state.global_step
-        found = self._probe(self._trainer.model)
+        found = self._measured(self._trainer.model)
         say(so_far_line(found, self._of_teacher, state.global_step, state.max_steps))
         if figures := found.figures():
             due = control.should_log

@@ -24,7 +24,7 @@ from distill.models.adapters import has_adapter, save_adapter
 from distill.models.architecture import head, is_plain, vocab_size
 from distill.models.loading import in_format
 from distill.models.projection import group_directions, project_out
-from distill.objective.chunks import Plan, Positions, chunk_sizes, plan_chunks
+from distill.objective.chunks import Plan, Positions, chunk_sizes, plan_by_document, plan_chunks
 from distill.objective.listed_tokens import ListedTokens
 from distill.objective.logit_ops import RoleMap
 from distill.objective.pairing import pairs_of
@@ -185,9 +185,7 @@ def fit(
     if not isinstance(blocks, BlockStream):  # which has its own readers to count, see `BlockStream.start`
         checkpoint_folder.refuse_other_processes(checkpoints, arguments.world_size)
     vocab = vocab_size(models.tokenizer)
-    # A clipped head has chunks of single documents, which the loss plans itself.
-    clips_head = recipe.is_private and recipe.privacy.weights == "all"
-    plan = None if clips_head else loss_planner(arguments, recipe, models.teacher is not None, vocab)
+    plan = loss_planner(arguments, recipe, models.teacher is not None, vocab)
     trainer = _trainer_of(recipe, arguments, models.student, blocks)(
         model=models.student,
         args=arguments,
@@ -251,10 +249,8 @@ def _ask_hub(arguments: TrainingArguments) -> None:
         hub_repository(arguments)
 
 
-def loss_planner(
-    arguments: TrainingArguments, recipe: Recipe, with_teacher: bool, vocab: int
-) -> Callable[[Positions], Plan]:
-    """What plans a batch for the loss, in the process that makes it; see `plan_chunks`.
+def loss_planner(arguments: TrainingArguments, recipe: Recipe, with_teacher: bool, vocab: int) -> Callable[..., Plan]:
+    """What plans a batch for the loss, in the process that makes it; see `plan_chunks` and `plan_by_document`.
 
     Args:
         arguments: Where and in which format it will be trained.
@@ -265,7 +261,13 @@ def loss_planner(
     half = torch.bfloat16 if arguments.bf16 else torch.float16 if arguments.fp16 else torch.float32
     settings = loss_settings(recipe)
     sizes = chunk_sizes(settings, torch.device(arguments.device), vocab, half)
-    return partial(plan_chunks, settings=settings if with_teacher else settings.without_target(), sizes=sizes)
+    plan = plan_by_document if _clips_head(recipe) else plan_chunks
+    return partial(plan, settings=settings if with_teacher else settings.without_target(), sizes=sizes)
+
+
+def _clips_head(recipe: Recipe) -> bool:
+    """Whether the head's gradient is clipped, for which the loss goes through each document by itself."""
+    return recipe.is_private and recipe.privacy.weights == "all"
 
 
 def _trainer_of(
@@ -289,12 +291,12 @@ def _trainer_of(
     return partial(PrivateTrainer, plan=plan, draws=Draws(None if recipe.privacy.secure else recipe.seed))
 
 
-def _collator(
-    recipe: Recipe, blocks: BlockDataset | BlockStream, groups: int, plan: Callable[[Positions], Plan] | None
-) -> Collator:
+def _collator(recipe: Recipe, blocks: BlockDataset | BlockStream, groups: int, plan: Callable[..., Plan]) -> Collator:
     # The rows of the cache have their full length.
     trim = blocks.one_document and not recipe.teacher.cache_hidden_states
-    return Collator(groups if recipe.trains_on_views else 1, recipe.target.augment, trim, plan)
+    groups = groups if recipe.trains_on_views else 1
+    pairs = recipe.loss.pairing > 0
+    return Collator(groups, recipe.target.augment, trim, plan, by_document=_clips_head(recipe), pairs=pairs)
 
 
 def _padding_rows(student: PreTrainedModel, vocab: int) -> dict[str, Tensor]:

@@ -64,6 +64,7 @@ def attach_loss(student: PreTrainedModel, vocab: int | None = None) -> None:
         documents: Documents | None = None,
         clipped_head: ClippedHead | None = None,
         listed: ListedTokens | None = None,
+        pairs: Tensor | None = None,
         **kwargs: Any,
     ) -> Any:
         if settings is None:
@@ -92,7 +93,7 @@ def attach_loss(student: PreTrainedModel, vocab: int | None = None) -> None:
             listed=listed,
         )
         if settings.pairing:
-            pairing = pairing_loss(view, positions, settings)
+            pairing = pairing_loss(view, positions, settings, pairs)
             parts = parts._replace(total=parts.total + settings.pairing * pairing, pairing=pairing.detach())
         return parts
 

@@ -20,7 +20,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -40,6 +40,28 @@ from distill.recipe import Recipe
 _FORMAT_VERSION = 1  # part of the key: raise it when the files change
 _CHECKSUM_BYTES = 8
 _GIB = 2**30
+
+
+class _Predicted(NamedTuple):
+    """Rows that are to be written.
+
+    rows: Their M numbers. hidden: (M, T, D), and was_finite: () bool, whether they were so before they were rounded;
+    both on the CPU, once `copied` has come, where that is set.
+    """
+
+    rows: list[int]
+    hidden: Tensor
+    was_finite: Tensor
+    copied: torch.cuda.Event | None
+
+    @classmethod
+    def of(cls, rows: list[int], hidden: Tensor, was_finite: Tensor) -> "_Predicted":
+        """From wherever they are, which is not waited for."""
+        copies = hidden.to("cpu", non_blocking=True), was_finite.to("cpu", non_blocking=True)
+        copied = torch.cuda.Event() if hidden.is_cuda else None
+        if copied is not None:
+            copied.record()
+        return cls(rows, *copies, copied)
 
 
 class TeacherCache:
@@ -65,6 +87,7 @@ class TeacherCache:
         self.row_bytes = shape[0] * shape[1] * dtype.itemsize
         self.damaged = 0  # rows that did not fit their checksums
         self._writable = True
+        self._unwritten: _Predicted | None = None
         self.rows = int(views.sum())
         sizes = {"hidden.bin": self.rows * self.row_bytes, "checksums.bin": self.rows * _CHECKSUM_BYTES}
         if not self._whole(key, sizes):
@@ -98,7 +121,12 @@ class TeacherCache:
             shutil.rmtree(partial)
 
     def close(self) -> None:
-        """Close the files."""
+        """Close the files.
+
+        Raises:
+            UserError: see `hidden_states`.
+        """
+        self._write_last()
         os.close(self._hidden)
         os.close(self._checksums)
 
@@ -107,38 +135,57 @@ class TeacherCache:
         return int(np.count_nonzero(np.fromfile(self.folder / "checksums.bin", dtype=np.uint64) == 0))
 
     def hidden_states(
-        self, source: np.ndarray, predict: Callable[[Tensor], Tensor], device: torch.device
-    ) -> tuple[Tensor, Tensor]:
+        self, source: np.ndarray, predict: Callable[[np.ndarray], Tensor], device: torch.device
+    ) -> tuple[Tensor, np.ndarray]:
         """The hidden states of rows, from the disk where they are there.
 
         Args:
             source: (R, 2) index of the block and view of each row.
             predict: Called with the (M,) indices into `source` of the rows that are not there, if any, for their
                 hidden states (M, T, D).
-            device: Where they are wanted.
+            device: Where they are wanted. What is predicted on a GPU is written when the next are asked for, or at the
+                end: it is copied meanwhile, and nobody waits.
 
         Returns:
             (R, T, D) hidden states in the cache's number format, whether they were there or not, and (R,) which of them
             were predicted.
+
+        Raises:
+            UserError: the format cannot hold what was predicted.
         """
+        self._write_last()
         rows = (self._first_row[source[:, 0]] + source[:, 1]).tolist()
         hidden = torch.empty(len(rows), *self._shape, dtype=self._dtype, pin_memory=device.type == "cuda")
-        predicted = torch.tensor([not self._read(row, out) for row, out in zip(rows, hidden, strict=True)])
+        predicted = np.array([not self._read(row, out) for row, out in zip(rows, hidden, strict=True)])
         hidden = hidden.to(device, non_blocking=True)
         if predicted.any():
-            missing = predicted.nonzero().squeeze(1)
+            missing = np.flatnonzero(predicted)
             exact = predict(missing)
             made = exact.to(self._dtype)
-            if exact.isfinite().all() and not made.isfinite().all():
-                raise UserError(
-                    f"the teacher's last hidden states are too large for {self._dtype}; set teacher.cache_dtype to "
-                    "bfloat16"
-                )
-            hidden[missing.to(device)] = made
-            for i, values in zip(missing.tolist(), made.cpu(), strict=True):
-                if values.isfinite().all():  # others stop the step by the loss, which names the text, and are not kept
-                    self._write(rows[i], values)
+            hidden.index_copy_(0, torch.from_numpy(missing).to(device, non_blocking=True), made)
+            self._unwritten = _Predicted.of([rows[i] for i in missing], made, exact.isfinite().all())
+            if device.type == "cpu":
+                self._write_last()
         return hidden, predicted
+
+    def _write_last(self) -> None:
+        """Write what was predicted last, if it is not written yet.
+
+        Raises:
+            UserError: see `hidden_states`.
+        """
+        last, self._unwritten = self._unwritten, None
+        if last is None:
+            return
+        if last.copied is not None:
+            last.copied.synchronize()
+        if last.was_finite and not last.hidden.isfinite().all():
+            raise UserError(
+                f"the teacher's last hidden states are too large for {self._dtype}; set teacher.cache_dtype to bfloat16"
+            )
+        for row, values in zip(last.rows, last.hidden, strict=True):
+            if values.isfinite().all():  # others stop the step by the loss, which names the text, and are not kept
+                self._write(row, values)
 
     def _read(self, row: int, out: Tensor) -> bool:
         """Fill `out`, (T, D), and say whether the row is there and whole."""

@@ -57,6 +57,9 @@ from distill.training.training_log import TrainingLog, log_line, token_counts
 
 COUNTER = "training"  # what is said of the steps
 _TRAINED = "trained.safetensors"  # in checkpoints of students with an adapter
+#: That torch.compile makes of one piece of code before new shapes run without it. Teacher and students of a family
+#: share their code, and each has a graph for any number of rows, one for a single row, one for other documents ...
+_GRAPHS = 64
 
 
 class NotFiniteError(UserError):
@@ -193,6 +196,7 @@ class DistillationTrainer(Trainer):
         if self.args.torch_compile:
             # Their bodies, and not what stands around them, as accelerate would: the loss.
             self.accelerator.state.dynamo_plugin.backend = DynamoBackend.NO
+            torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _GRAPHS)
             for model in models:
                 head(model)  # read once, as it is
                 backbone(model).compile(backend=self.args.torch_compile_backend, mode=self.args.torch_compile_mode)
@@ -215,8 +219,8 @@ class DistillationTrainer(Trainer):
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: torch.device) -> Tensor | None:
         if not batch_samples:
             return None
-        counts = [(b["labels"][: b["student_rows"]] != IGNORED).sum() for b in batch_samples]
-        count = torch.stack(counts).sum().to(device)
+        tokens = sum(int(b["tokens"][: b["student_rows"]].sum()) for b in batch_samples)
+        count = torch.full((), tokens, device=device)  # filled there: nothing is waited for
         return self.accelerator.gather(count).sum() if self.args.world_size > 1 else count
 
     def _prepare_input(self, data: Any) -> Any:
@@ -226,29 +230,34 @@ class DistillationTrainer(Trainer):
         return super()._prepare_input(data)
 
     @torch.no_grad()
-    def _teacher_view(self, inputs: dict[str, Any]) -> tuple[kd_loss.ModelView | None, Tensor]:
+    def _teacher_view(self, inputs: dict[str, Any]) -> tuple[kd_loss.ModelView | None, np.ndarray]:
         """What the teacher says of all R rows, and (R,) which of them it read to say so."""
-        read = torch.ones(len(inputs["input_ids"]), dtype=torch.bool, device=self.args.device)
+        read = np.ones(len(inputs["input_ids"]), dtype=bool)
         if (model := self.teacher) is None:
             return None, ~read
 
-        def predict(rows: Tensor | slice, documents: Documents | None = None) -> Tensor:
+        documents = inputs["documents"].to(self.args.device, non_blocking=True)
+
+        def predict(ids: Tensor, positions: Tensor, documents: Documents) -> Tensor:
             with self._autocast(model):
-                ids, positions = inputs["input_ids"][rows], inputs["position_ids"][rows]
                 return hidden_states(model, ids, positions, documents=documents)
+
+        def predict_some(rows: np.ndarray) -> Tensor:
+            there = torch.from_numpy(rows).to(self.args.device, non_blocking=True)
+            return predict(inputs["input_ids"][there], inputs["position_ids"][there], documents.of_rows(rows))
 
         self.training_log.teacher_time.start()
         if self.teacher_cache is None:
-            hidden = predict(slice(None), inputs["documents"].to(self.args.device, non_blocking=True))
+            hidden = predict(inputs["input_ids"], inputs["position_ids"], documents)
         else:
-            hidden, read = self.teacher_cache.hidden_states(inputs["source"], predict, self.args.device)
-            hidden, read = hidden.to(head(self.teacher).weight.dtype), read.to(self.args.device)
+            hidden, read = self.teacher_cache.hidden_states(inputs["source"], predict_some, self.args.device)
+            hidden = hidden.to(head(self.teacher).weight.dtype)
         self.training_log.teacher_time.stop()
         return view_of(self.teacher, hidden, self.vocab), read
 
     def _loss_parts(
         self, model: nn.Module, inputs: dict[str, Any], clipped_head: ClippedHead | None = None
-    ) -> tuple[kd_loss.LossParts, Tensor]:
+    ) -> tuple[kd_loss.LossParts, np.ndarray]:
         """The loss of a micro-batch, and (R,) which of its rows the teacher read."""
         rows = inputs["student_rows"]
         plan = inputs.get("plan")
@@ -264,6 +273,7 @@ class DistillationTrainer(Trainer):
             plan=None if plan is None else plan.to(self.args.device, non_blocking=True),
             documents=inputs["documents"].first(rows).to(self.args.device, non_blocking=True),
             listed=self.listed,
+            pairs=inputs.get("pairs"),
             **({} if clipped_head is None else {"clipped_head": clipped_head}),
         )
         return parts, read
@@ -278,15 +288,15 @@ class DistillationTrainer(Trainer):
         of_teacher = 0.0 if self.teacher is None else seconds_at_matrix_rate(self.teacher, tokens, dtype)
         return of_teacher, 3 * seconds_at_matrix_rate(student, tokens, dtype)
 
-    def _log_parts(self, parts: kd_loss.LossParts, inputs: dict[str, Tensor], read: Tensor) -> None:
+    def _log_parts(self, parts: kd_loss.LossParts, inputs: dict[str, Any], read: np.ndarray) -> None:
         """Add a micro-batch's loss and tokens to what the next log says."""
         passes = 0 if self.teacher is None else 1 if self.settings.op == "none" else len(inputs["partner"]) + 1
         names = ("kd", "ce", "hidden", "pairing", "listed")
         weighted = [name for name in names if getattr(self.settings, name)]
         if self.training_log.at_matrix_rate is None:
             self.training_log.at_matrix_rate = self._seconds_at_matrix_rate(inputs["input_ids"].shape[1])
-        tokens = token_counts(inputs, passes, read)
-        self.training_log.add({f"loss_{name}": getattr(parts, name) for name in weighted} | tokens)
+        of_loss = {f"loss_{name}": getattr(parts, name) for name in weighted}
+        self.training_log.add(of_loss, token_counts(inputs, passes, read))
 
     def compute_loss(
         self,
@@ -356,7 +366,7 @@ class DistillationTrainer(Trainer):
         losses = torch.stack([loss.float() for _, loss in micro_batches])
         # A gradient scaler (fp16) meets infinite gradients by itself.
         scaled = getattr(self.accelerator, "scaler", None) is not None
-        judged = torch.as_tensor(0.0 if norm is None or scaled else norm, device=losses.device, dtype=losses.dtype)
+        judged = losses.new_zeros(()) if norm is None or scaled else torch.as_tensor(norm).to(losses)
         asked = losses.new_full((), float(bool(self._stop_signals)))
         values = torch.stack([losses.sum(), judged, asked])
         if self.args.world_size > 1:
@@ -452,7 +462,7 @@ class DistillationTrainer(Trainer):
             labels = torch.full_like(inputs["labels"], IGNORED)
             rows, columns = torch.tensor(positions, device=labels.device).T
             labels[rows, columns] = inputs["labels"][rows, columns]
-            loss = self._loss_parts(self.model, {**inputs, "labels": labels, "plan": None})[0].total
+            loss = self._loss_parts(self.model, {**inputs, "labels": labels, "plan": None, "pairs": None})[0].total
             if not loss.isfinite():
                 what = "loss"
                 return True

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor
@@ -20,7 +21,6 @@ from transformers import TrainerCallback, TrainerState
 
 from distill.base.console import speed
 from distill.base.files import write_json
-from distill.objective.chunks import IGNORED
 
 _KEPT_AS = "distill"  # the name of our totals in the trainer's state
 _GIB = 2**30
@@ -60,8 +60,8 @@ class Stopwatch:
         return event
 
 
-def token_counts(inputs: Mapping[str, Any], passes: int, read: Tensor) -> dict[str, Tensor]:
-    """Valid tokens of a batch of `packing.Collator`, () each.
+def token_counts(inputs: Mapping[str, Any], passes: int, read: np.ndarray) -> dict[str, int]:
+    """Valid tokens of a batch of `batches.Collator`, from what that has counted: no device is asked.
 
     - student_tokens: that the student trains on; edited_tokens: of these, in blocks with counterfactuals;
       aligned_tokens: of these, with a partner in every other view.
@@ -74,24 +74,23 @@ def token_counts(inputs: Mapping[str, Any], passes: int, read: Tensor) -> dict[s
         passes: The views in a row's target: K, 1 without an operation on views, or 0 without a teacher.
         read: (R,) which rows the teacher read; the others were cached, if there is a teacher.
     """
-    rows, edited, partner = inputs["student_rows"], inputs["edited"], inputs["partner"]
-    valid = inputs["labels"] != IGNORED
-    tokens = valid.sum(dim=1)
-    of_student = torch.arange(len(tokens), device=tokens.device) < rows
+    rows, edited, tokens = inputs["student_rows"], inputs["edited"], inputs["tokens"]
+    of_student = np.arange(len(tokens)) < rows
     if passes > 1:
         # The target of each of a block's student rows takes all the block's rows. They are all the student's with
         # augmentation, else one is. An unedited block has one row, which stands for all views.
-        unshared = (tokens * torch.where(edited & (rows < len(tokens)), 1, passes)).sum()
+        unshared = tokens * np.where(edited & (rows < len(tokens)), 1, passes)
     else:
-        unshared = passes * (tokens * of_student).sum()
-    return {
-        "student_tokens": (tokens * of_student).sum(),
-        "edited_tokens": (tokens * (of_student & edited)).sum(),
-        "aligned_tokens": (valid & (partner >= 0).all(dim=0) & (of_student & edited)[:, None]).sum(),
-        "teacher_tokens": (tokens * read).sum(),
-        "cached_tokens": min(passes, 1) * (tokens * ~read).sum(),
+        unshared = passes * tokens * of_student
+    counts = {
+        "student_tokens": tokens * of_student,
+        "edited_tokens": tokens * (of_student & edited),
+        "aligned_tokens": inputs["aligned"] * (of_student & edited),
+        "teacher_tokens": tokens * read,
+        "cached_tokens": min(passes, 1) * tokens * ~read,
         "unshared_tokens": unshared,
     }
+    return {name: int(of_rows.sum()) for name, of_rows in counts.items()}
 
 
 @dataclass
@@ -127,8 +126,9 @@ class TrainingLog(TrainerCallback):
         self.teacher_time = Stopwatch(accelerator.device)
         self._accelerator = accelerator
         self._step_time = Stopwatch(accelerator.device)
-        self._names: tuple[str, ...] = ()
+        self._names: tuple[str, ...] = ()  # of the parts of the loss
         self._sums: Tensor | None = None  # this process's, since they were last gathered
+        self._counts: Counter[str] = Counter()  # and its counts
         self._interval: Counter[str] = Counter()  # all processes', since the last log
 
     def on_train_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
@@ -146,13 +146,16 @@ class TrainingLog(TrainerCallback):
         """The step's time ends, after the update."""
         self._step_time.stop()
 
-    def add(self, values: Mapping[str, Tensor | float]) -> None:
-        """Add a micro-batch's sums, () each; always the same names, on every process."""
-        self._names = tuple(values)
-        device = self._accelerator.device
-        sums = torch.stack([torch.as_tensor(v, device=device).detach().double() for v in values.values()])
+    def add(self, parts: Mapping[str, Tensor], counts: Mapping[str, int]) -> None:
+        """Add a micro-batch's parts of the loss, at least one, () each and on the device, and its counts of tokens.
+
+        Always the same names, on every process.
+        """
+        self._names = tuple(parts)
+        sums = torch.stack(list(parts.values())).double()
         sums = sums.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)  # a step that is left out must not stay in here
         self._sums = sums if self._sums is None else self._sums + sums
+        self._counts.update(counts)
 
     def gather(self) -> None:
         """Add the sums of all processes to the interval and to the totals. Every process must call it."""
@@ -161,12 +164,13 @@ class TrainingLog(TrainerCallback):
         seconds, self._since = now - self._since, now
         processor = time.process_time()
         on_processor, self._processor_since = processor - self._processor_since, processor
-        own = [_peak_memory(device), on_processor, self.teacher_time.take(), self._step_time.take()]
+        counts, self._counts = self._counts, Counter()
+        own = [_peak_memory(device), on_processor, self.teacher_time.take(), self._step_time.take(), *counts.values()]
         sums = torch.tensor(own, dtype=torch.float64, device=device)
         if self._sums is not None:  # there is nothing where a checkpoint follows a log
             sums, self._sums = torch.cat([sums, self._sums]), None
         peaks, *columns = self._accelerator.gather(sums[None]).T.tolist()
-        names = ("processor_seconds", "teacher_seconds", "step_seconds", *self._names)
+        names = ("processor_seconds", "teacher_seconds", "step_seconds", *counts, *self._names)
         new = Counter({name: sum(column) for name, column in zip(names, columns, strict=False)})
         self._peak = max(peaks)
         self._interval.update(new)

@@ -8,10 +8,10 @@ import torch
 from accelerate.utils import send_to_device
 from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
 
-from distill.data.batches import Collator, FilledBatches, Filler
+from distill.data.batches import Collator, FilledBatches, Filler, documents_of
 from distill.data.counts import PackingCounts
 from distill.data.packing import pack
-from distill.objective.chunks import Plan, Positions, chunk_sizes, plan_chunks
+from distill.objective.chunks import Plan, Positions, chunk_sizes, plan_by_document, plan_chunks
 from distill.objective.settings import LossSettings
 from distill.text.counterfactual import Swapper
 from distill.text.wordlist import load_wordlist
@@ -100,6 +100,31 @@ def test_batches_of_three_views(neutral_tokenizer):
     assert (batch["partner"][:, 1] == torch.arange(16, 32)).all()
     assert batch["student_rows"] == 4
     assert Collator(3, augment=False)(blocks)["student_rows"] == 2
+
+
+def test_what_the_loss_would_ask_of_a_device_is_found_where_the_batch_is_made(swapper, toy_tokenizer):
+    """Plans of single documents, by which private steps clip the head, and the pairs of both views."""
+    texts = ["she saw her book", "Nothing happened.", "his king"]
+    blocks = [
+        dataclasses.replace(block, index=7 * n)
+        for n, text in enumerate(texts)
+        for block in pack([text], toy_tokenizer, swapper, 24, PackingCounts(), one_document=True)
+    ]
+    settings = LossSettings(chunk_tokens=4)
+    sizes = chunk_sizes(settings, torch.device("cpu"), 400, torch.float32)
+    plan = partial(plan_by_document, settings=settings, sizes=sizes)
+    batch = Collator(2, augment=True, trim=True, plan=plan, by_document=True, pairs=True)(blocks)
+    place, count = documents_of(batch)
+    assert (place.tolist(), count) == ([0, 1, 2, 0, 2], 3)
+    labels, length = batch["labels"].flatten(), batch["labels"].shape[1]
+    planned = [(c.document, [int(t) // length for t in c.tokens], c.last) for c in batch["plan"].chunks]
+    assert all(int(place[row]) == document for document, rows, _ in planned for row in rows)
+    assert [document for document, _, last in planned if last] == [0, 1, 2]
+    tokens = sorted(int(t) for chunk in batch["plan"].chunks for t in chunk.tokens)
+    assert tokens == [n for n, label in enumerate(labels.tolist()) if label != -100]
+    partner = batch["partner"][0].flatten().tolist()
+    pairs = [[i, j] for i, j in enumerate(partner) if j > i and labels[i] != -100]
+    assert batch["pairs"].T.tolist() == pairs and pairs
 
 
 @pytest.mark.parametrize("augment", [True, False])

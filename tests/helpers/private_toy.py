@@ -11,7 +11,7 @@ import torch
 from shared import NEUTRAL_TEXT, TOY_ARCHITECTURES, TOY_TEXT
 from torch import Tensor
 
-from distill.data.batches import Collator
+from distill.data.batches import Collator, documents_of
 from distill.data.blocks import PairBlock
 from distill.data.counts import PackingCounts
 from distill.data.packing import pack
@@ -101,7 +101,6 @@ def private_gradients(toy: Toy, blocks: Sequence[PairBlock], clip: float, half: 
     """Clipped sums by book-keeping, by the names of the weights; they stay in `grad` too. `half`: under autocast."""
     inputs = Collator(toy.groups, augment=toy.groups > 1, trim=True)(blocks)
     rows = inputs["student_rows"]
-    found, place = np.unique(inputs["source"][:rows, 0], return_inverse=True)
 
     def forward(clipped_head: Any) -> tuple[Any, None]:
         hidden = hidden_states(toy.teacher, inputs["input_ids"], inputs["position_ids"])
@@ -121,7 +120,7 @@ def private_gradients(toy: Toy, blocks: Sequence[PairBlock], clip: float, half: 
         return parts, None
 
     layers = layers_of(toy.student, left_out=[toy.student.get_output_embeddings()])
-    documents = Documents(Rows(torch.from_numpy(place), len(found)), inputs["labels"][:rows])
+    documents = Documents(Rows(*documents_of(inputs)), inputs["labels"][:rows])
     add_clipped_gradients(toy.student, layers, forward, documents, clip)
     return {name: p.grad.clone() for name, p in toy.student.named_parameters() if p.grad is not None}
 

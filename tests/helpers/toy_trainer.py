@@ -11,13 +11,12 @@ from distill.data.batches import Collator
 from distill.data.blocks import PairBlock
 from distill.data.counts import PackingCounts
 from distill.data.packing import pack
-from distill.objective import kd_loss
 from distill.objective.listed_tokens import ListedTokens
 from distill.objective.logit_ops import RoleMap
 from distill.recipe import LossConfig, Recipe, TargetConfig
 from distill.text.counterfactual import Swapper
 from distill.text.wordlist import load_wordlist
-from distill.training.arguments import training_arguments
+from distill.training.arguments import loss_settings, training_arguments
 from distill.training.student_loss import attach_loss
 from distill.training.trainer import DistillationTrainer
 
@@ -38,9 +37,10 @@ def make_trainer(
     loss: LossConfig,
     role_maps: Sequence[RoleMap] | None = None,
     listed: ListedTokens | None = None,
+    **keys: Any,
 ) -> DistillationTrainer:
-    """The trainer of a recipe with this target and loss, for one step."""
-    recipe = Recipe(target=target, loss=loss, trainer={"use_cpu": True, "max_steps": 1})
+    """The trainer of a recipe with this target and loss and these keys of its trainer, for one step."""
+    recipe = Recipe(target=target, loss=loss, trainer={"use_cpu": True, "max_steps": 1, **keys})
     attach_loss(student)
     return DistillationTrainer(
         model=student,
@@ -48,7 +48,7 @@ def make_trainer(
         train_dataset=blocks,
         data_collator=Collator(2, target.augment),
         teacher=teacher,
-        settings=kd_loss.LossSettings(kd=loss.kd, ce=loss.ce, pairing=loss.pairing, op=target.op, listed=loss.listed),
+        settings=loss_settings(recipe),
         role_maps=role_maps,
         listed=listed,
     )

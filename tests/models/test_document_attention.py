@@ -5,6 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from architectures import toy
+from device_questions import Operations
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers.masking_utils import find_packed_sequence_indices
@@ -36,6 +37,10 @@ def test_documents_are_those_that_transformers_finds(rows):
     for row, other in zip(found, expected, strict=True):
         assert (row - row[0] == other.numpy()).all()
     assert documents.alone == (packed is None)
+    again = Documents.of(positions[::-1])
+    turned = documents.of_rows(np.arange(len(rows))[::-1])
+    assert torch.equal(turned.starts, again.starts) and (turned.per_row, turned.length) == (again.per_row, again.length)
+    assert turned.starts.dtype == again.starts.dtype and isinstance(turned.per_row[0], int)
     first = documents.first(1)
     assert first.starts.tolist() == [s for s in starts if s <= positions.shape[1]] and first.per_row == (len(rows[0]),)
 
@@ -50,6 +55,31 @@ def naive(query, key, value, *, starts, longest, dropout, scale):
         for begin, end in zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True)
     ]
     return torch.cat(parts)
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+@pytest.mark.parametrize("rows", [[[4, 8], [3, 2, 7]], [[12], [12]]])
+def test_in_32_bits_a_model_reads_the_same_bits_and_asks_the_device_nothing(kind, rows):
+    model = toy(kind, num_key_value_heads=2) if kind == "llama" else toy(kind)
+    positions = positions_of(rows)
+    ids = torch.randint(10, 60, positions.shape, generator=torch.Generator().manual_seed(0))
+    documents, positions = Documents.of(positions), torch.from_numpy(positions)
+    with Operations() as by_itself:
+        expected = hidden_states(model, ids, positions, documents=documents)
+    assert try_documents(backbone(model))
+    with Operations() as told:
+        found = hidden_states(model, ids, positions, documents=documents)
+    assert torch.equal(found, expected)
+    assert by_itself.questions == ["_local_scalar_dense"] and not told.questions
+
+
+@given(ROWS)
+def test_the_mask_is_that_of_a_loop_over_tokens(rows):
+    lengths = [[*row[:-1], row[-1] + max(map(sum, rows)) - sum(row)] for row in rows]
+    mask = Documents.of(positions_of(rows)).mask()
+    numbers = [[n for n, length in enumerate(row) for _ in range(length)] for row in lengths]
+    expected = [[[i >= j and row[i] == row[j] for j in range(len(row))] for i in range(len(row))] for row in numbers]
+    assert mask.squeeze(1).tolist() == expected
 
 
 @pytest.fixture
@@ -107,6 +137,9 @@ def test_a_model_that_reads_otherwise_is_left_to_its_mask(by_length, monkeypatch
     assert not try_documents(backbone(model))
     monkeypatch.setattr(document_attention, "_within", lambda *_, **__: 1 / 0)
     assert not try_documents(backbone(model))
+    monkeypatch.setattr(document_attention, "_within", naive)
+    monkeypatch.setattr(document_attention, "sdpa_attention_forward", lambda *_, **__: 1 / 0)  # of a document a row
+    assert not try_documents(backbone(model))
     assert model.config._attn_implementation == "sdpa"
 
 
@@ -116,8 +149,14 @@ def test_a_model_with_windows_is_left_to_its_mask(by_length):
     assert try_documents(backbone(toy("mistral", sliding_window=None)))
 
 
+@pytest.mark.parametrize("kind", ["bert", "opt"])
+def test_in_32_bits_a_model_that_reads_otherwise_is_left_to_itself(kind):
+    """One sees later tokens; the other wants a mask of its own."""
+    assert not try_documents(backbone(toy(kind)))
+
+
 def test_activations_that_are_computed_again_are_computed_alike(by_length):
-    """In the backward pass, where no layer is told of documents."""
+    """In the backward pass, where no layer is told of documents; the mask that it gets then is there without asking."""
     model, positions = (
         toy("gpt2", resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0).train(),
         positions_of([[4, 8], [3, 2, 7]]),
@@ -131,7 +170,9 @@ def test_activations_that_are_computed_again_are_computed_alike(by_length):
             enable = "activation_checkpointing_enable"  # gradient_ in older versions
             (getattr(model, enable, None) or model.gradient_checkpointing_enable)()
         torch.manual_seed(0)
-        hidden_states(model, ids, torch.from_numpy(positions), documents=documents).square().sum().backward()
+        with Operations() as done:
+            hidden_states(model, ids, torch.from_numpy(positions), documents=documents).square().sum().backward()
+        assert not (again and done.questions)
         gradients.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
     torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-4)
 

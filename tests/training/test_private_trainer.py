@@ -8,23 +8,29 @@ import numpy as np
 import pytest
 import torch
 import train_toy
+from device_questions import Operations
 from launched import train
 from private_toy import freeze_head, make_toy, naive_clipped, naive_gradients, norm, private_gradients, settings_of
 from safetensors.torch import load_file
 from torch import nn
+from torch.utils._python_dispatch import _disable_current_modes
 from transformers.pytorch_utils import Conv1D
 
 from distill.base.errors import UserError
 from distill.data.batches import Collator
+from distill.models.architecture import backbone
+from distill.models.document_attention import try_documents
 from distill.objective.chunks import IGNORED
 from distill.objective.listed_tokens import ListedTokens
 from distill.privacy import accountant, clipping
 from distill.privacy.accountant import Plan
+from distill.privacy.clipping import Rows
 from distill.privacy.draws import Draws
-from distill.recipe import Recipe
+from distill.recipe import PrivacyConfig, Recipe, TargetConfig
 from distill.training import arguments, private_trainer
 from distill.training.arguments import training_arguments
 from distill.training.private_trainer import PrivateTrainer
+from distill.training.run import loss_planner
 
 ARCHITECTURES = ("gpt2", "llama", "gpt_neox")
 
@@ -204,9 +210,11 @@ class Blocks(list):
         return np.array([(block.labels != IGNORED).any(axis=0).sum() for block in self])
 
 
-def make_trainer(folder: Path, seed: int | None = 0, batch_size: int = 2, noise: float = 0.5, **keys):
+def make_trainer(folder: Path, seed: int | None = 0, batch_size: int = 2, noise: float = 0.5, weights="all", **keys):
     """A private trainer of toy documents."""
     toy = make_toy("gpt2", 2, torch.float32)
+    if weights == "body":
+        freeze_head(toy.student)
     plan = Plan(8.0, 1e-3, noise, 0.5, len(toy.blocks), batch_size, 10, 1)
     return PrivateTrainer(
         plan=plan,
@@ -232,6 +240,28 @@ def test_a_step_that_draws_nothing_gets_the_noise_of_any_other(tmp_path, seed):
     assert noise.std() == pytest.approx(0.5 * 0.5 / 2, rel=0.03)
     assert abs(noise.mean()) < 4 * noise.std() / len(noise) ** 0.5
     assert all(weight.grad.std() > 0 for weight in trainer.model.parameters())
+
+
+@pytest.mark.parametrize("weights", ["body", "all"])
+def test_a_micro_batch_asks_the_device_nothing(tmp_path, weights, monkeypatch):
+    """Which rows are whose is asked of the CPU; how the loss goes through them, where the batch is made."""
+
+    def rows_on_the_cpu(*given):
+        with _disable_current_modes():
+            return Rows(*given)
+
+    monkeypatch.setattr(private_trainer, "Rows", rows_on_the_cpu)
+    trainer = make_trainer(tmp_path, weights=weights)
+    vocab = len(trainer.model.get_output_embeddings().weight)
+    recipe = Recipe(privacy=PrivacyConfig(epsilon=8.0, weights=weights), target=TargetConfig(op="expmean"))
+    plan = loss_planner(trainer.args, recipe, True, vocab)
+    collate = Collator(2, augment=True, trim=True, plan=plan, by_document=weights == "all")
+    inputs = collate(trainer.train_dataset[:4])
+    assert all(try_documents(backbone(model)) for model in (trainer.teacher, trainer.model))
+    trainer._add_clipped(inputs)
+    with Operations() as done:
+        trainer._add_clipped(inputs)
+    assert not done.questions
 
 
 def test_the_sum_is_divided_by_what_is_drawn_on_average(tmp_path):

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 import train_toy
+from device_questions import Operations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from launched import train
@@ -46,7 +47,7 @@ class Teacher:
         self.asked: list[int] = []
         self.hidden = torch.randn(len(SOURCE), *SHAPE, generator=torch.Generator().manual_seed(0))
 
-    def __call__(self, rows: torch.Tensor) -> torch.Tensor:
+    def __call__(self, rows: np.ndarray) -> torch.Tensor:
         self.asked += rows.tolist()
         return self.hidden[rows]
 
@@ -60,7 +61,7 @@ def asked_by(cache: TeacherCache, source: np.ndarray = SOURCE) -> list[int]:
     teacher = Teacher()
     hidden, predicted = cache.hidden_states(source, teacher, CPU)
     assert torch.equal(hidden, teacher.hidden[: len(source)].to(hidden.dtype))
-    assert predicted.nonzero().flatten().tolist() == teacher.asked
+    assert np.flatnonzero(predicted).tolist() == teacher.asked
     return teacher.asked
 
 
@@ -83,6 +84,21 @@ def test_rows_are_predicted_once(tmp_path, dtype):
     assert asked_by(cache) == []
     again = open_toy(tmp_path / "cache", dtype=dtype)
     assert asked_by(again) == [] and again.missing_rows() == again.damaged == 0
+
+
+@pytest.mark.parametrize("at_the_end", [False, True])
+def test_what_is_predicted_on_a_gpu_is_written_without_waiting_for_it(tmp_path, monkeypatch, at_the_end):
+    """Not until the next rows are asked for or the files are closed; asking the device nothing until then."""
+    cache, teacher = open_toy(tmp_path / "cache"), Teacher()
+    with monkeypatch.context() as patched, Operations() as done:
+        patched.setattr(cache, "_write_last", lambda: None)  # as where the device is a GPU
+        cache.hidden_states(SOURCE, teacher, CPU)
+    assert not done.questions and cache.missing_rows() == 5
+    if at_the_end:
+        cache.close()
+        cache = open_toy(tmp_path / "cache")
+        assert cache.missing_rows() == 0
+    assert asked_by(cache) == []
 
 
 def test_a_run_that_was_slower_to_make_the_files_takes_those_of_the_other(tmp_path, monkeypatch):

@@ -1,20 +1,27 @@
 """The trainer: the right loss, and one teacher pass."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
+from device_questions import Operations
 from shared import TOY_ARCHITECTURES
+from torch._dynamo.utils import counters
 from toy_trainer import make_trainer, toy_batch
 
 from distill.data.batches import Collator
 from distill.data.counts import PackingCounts
 from distill.data.packing import pack
-from distill.models.architecture import head, hidden_states
+from distill.models.architecture import backbone, head, hidden_states
+from distill.models.document_attention import try_documents
 from distill.objective.chunks import IGNORED
 from distill.objective.listed_tokens import ListedTokens
 from distill.objective.logit_ops import RoleMap
-from distill.recipe import LossConfig, TargetConfig
+from distill.recipe import LossConfig, Recipe, TargetConfig
 from distill.text.counterfactual import Swapper
 from distill.text.wordlist import load_wordlist
+from distill.training.probing import Probing, SoFar
+from distill.training.run import loss_planner
 
 
 @pytest.fixture
@@ -109,3 +116,84 @@ def test_the_teacher_reads_every_text_once_and_nothing_twice(tmp_path, toy_model
     trainer.compute_loss(student, inputs)
     assert read["teacher"] == [24 * (3 + 2 * views)]
     assert read["student"] == [24 * (3 + 2 * (2 if augment else 1))]
+
+
+@pytest.mark.parametrize("parts", [{}, {"listed": 0.5}, {"pairing": 0.5}, {"hidden": 0.5, "ce": 0.3}])
+def test_a_micro_batch_asks_the_device_nothing(tmp_path, toy_model, batch, parts):
+    """With what the collator has found, and the models told where documents begin, as they are on a GPU."""
+    _, blocks = batch
+    student, teacher = toy_model(seed=1), toy_model(seed=2)
+    vocab = len(head(student)[0])
+    maps = [RoleMap([(30, 41), (41, 30), (7, 9), (9, 7), (7, 11), (11, 7)], vocab)]
+    loss, target = LossConfig(**parts), TargetConfig(op="expmean", augment=True)
+    listed = ListedTokens.of([RoleMap([(30, 41), (41, 30)], vocab)])
+    trainer = make_trainer(tmp_path, student, teacher, blocks, target, loss, maps, listed)
+    recipe = Recipe(loss=loss, target=target)
+    plan = loss_planner(trainer.args, recipe, True, vocab)
+    inputs = Collator(2, True, plan=plan, pairs=bool(loss.pairing))(blocks)
+    assert all(try_documents(backbone(model)) for model in (teacher, student))
+    trainer.compute_loss(student, inputs)  # what is looked up once
+    with Operations() as done:
+        count = trainer._get_num_items_in_batch([inputs], trainer.args.device)
+        found = trainer.compute_loss(student, inputs, num_items_in_batch=count)
+        found.backward()
+    assert not done.questions
+    planless = Collator(2, True)(blocks)  # the loss finds all by itself
+    assert planless.keys().isdisjoint({"plan", "pairs"})
+    assert float(found.detach()) == pytest.approx(float(trainer.compute_loss(student, planless).detach()), rel=1e-6)
+
+
+def test_a_log_costs_a_micro_batch_few_operations(tmp_path, toy_model, batch):
+    """Each is a kernel's launch on a GPU; what is counted, the collator has counted."""
+    inputs, blocks = batch
+    student, teacher = toy_model(seed=1), toy_model(seed=2)
+    target, loss = TargetConfig(op="expmean", augment=True), LossConfig(ce=0.5, listed=0.1)
+    trainer = make_trainer(tmp_path, student, teacher, blocks, target, loss)
+    parts, read = trainer._loss_parts(student, inputs)
+    trainer._log_parts(parts, inputs, read)
+    with Operations() as done:
+        trainer._log_parts(parts, inputs, read)
+    assert len(done.names) <= 4 and not done.questions
+    trainer.training_log.on_train_begin(trainer.args, trainer.state, trainer.control)
+    figures = trainer.training_log.figures()
+    tokens = int((inputs["labels"] != IGNORED).sum())
+    assert trainer.training_log.totals.student_tokens == 2 * tokens == trainer.training_log.totals.teacher_tokens
+    assert figures["loss_kd"] == pytest.approx(float(parts.kd) / tokens)
+    assert figures["loss_ce"] == pytest.approx(float(parts.ce) / tokens)
+
+
+def test_all_shapes_of_all_students_are_compiled_and_those_of_a_probe_are_not(
+    tmp_path, toy_model, toy_tokenizer, batch
+):
+    """Dynamo counts the graphs of a teacher and of all its students together, as they share their code."""
+    _, blocks = batch
+    texts = ["she saw her book", "his king", "he was the king of her land"]
+    swapper = Swapper(load_wordlist("english_gender"))
+    alone = list(pack(texts, toy_tokenizer, swapper, 24, PackingCounts(), one_document=True))
+    teacher = toy_model(seed=9, n_layer=1)
+    torch._dynamo.reset()
+    counters.clear()
+    backend = {"torch_compile": True, "torch_compile_backend": "eager"}
+    with torch._dynamo.config.patch(recompile_limit=8, fail_on_recompile_limit_hit=True):
+        for seed, augment in ((1, True), (2, False)):
+            target = TargetConfig(op="expmean" if augment else "none", augment=augment)
+            student = toy_model(seed=seed, n_layer=1).train()
+            trainer = make_trainer(tmp_path, student, teacher, blocks, target, LossConfig(), **backend)
+            assert all(try_documents(backbone(model)) for model in (teacher, student))  # as on a GPU
+            for rows in (blocks[:1], blocks, alone[:1], alone):
+                trainer.compute_loss(student, Collator(1 + augment, augment)(rows)).backward()
+        compiled = counters["stats"]["unique_graphs"]
+        assert compiled > 8 and counters["frames"]["ok"] == counters["frames"]["total"]
+        assert not counters["unimplemented"]
+
+        lengths = []
+
+        def probe(model):
+            for length in (3, 5, 9):
+                model(input_ids=torch.ones(1, length, dtype=torch.long))
+                lengths.append(length)
+            return SoFar(None, None, "toy", 0)
+
+        state = SimpleNamespace(is_world_process_zero=True, global_step=0, max_steps=1)
+        Probing(trainer, probe, None).on_train_begin(trainer.args, state, SimpleNamespace())
+        assert lengths == [3, 5, 9] * 2 and counters["stats"]["unique_graphs"] == compiled

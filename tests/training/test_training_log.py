@@ -6,6 +6,7 @@ import socket
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 import train_toy
@@ -49,19 +50,19 @@ def test_counts_are_those_of_a_loop_over_blocks(toy_tokenizer, wordlist, augment
             if edited:
                 shared = (partner_positions(block.boundaries)[view] >= 0).all(axis=0)
                 want["aligned"] += int((shared & (block.labels[view] != IGNORED)).sum())
-    all_read = torch.ones(len(batch["labels"]), dtype=torch.bool)
-    got = {n.removesuffix("_tokens"): int(v) for n, v in token_counts(batch, groups, all_read).items()}
+    all_read = np.ones(len(batch["labels"]), dtype=bool)
+    got = {n.removesuffix("_tokens"): v for n, v in token_counts(batch, groups, all_read).items()}
     assert got == {**want, "cached": 0}
     assert 0 < want["aligned"] < want["edited"] < want["student"] < want["unshared"]
 
-    half = all_read.clone()
+    half = all_read.copy()
     half[::2] = False
     got = token_counts(batch, 1, half)
-    assert int(got["teacher_tokens"] + got["cached_tokens"]) == want["teacher"]
-    assert int(got["cached_tokens"]) == int((batch["labels"][::2] != IGNORED).sum())
-    assert int(got["unshared_tokens"]) == want["student"]
+    assert got["teacher_tokens"] + got["cached_tokens"] == want["teacher"]
+    assert got["cached_tokens"] == int((batch["labels"][::2] != IGNORED).sum())
+    assert got["unshared_tokens"] == want["student"]
     without_teacher = token_counts(batch, 0, ~all_read)
-    assert [int(without_teacher[f"{n}_tokens"]) for n in ("teacher", "cached", "unshared")] == [0, 0, 0]
+    assert [without_teacher[f"{n}_tokens"] for n in ("teacher", "cached", "unshared")] == [0, 0, 0]
 
 
 class Tracker(TrainerCallback):
