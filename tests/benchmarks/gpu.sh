@@ -85,7 +85,7 @@ part loss "$python" $benchmarks/loss.py --together --device "$device" --dtype bf
     ours_two_view ours_forward_kl ours_jsd gkd_forward_kl gkd_jsd trl_chunked naive_two_view ours naive \
     liger_own_chunks "${loss[@]}"
 # Warnings are no errors here: they are those of other versions than the pinned ones.
-mapfile -t files < <(grep -rl --include='test_*.py' 'mark.gpu$' tests)
+mapfile -t files < <(grep -rl --include='test_*.py' 'mark\.gpu\b' tests)
 part tests "$python" -m pytest -v -p no:benchmark -p no:cacheprovider -o addopts=--import-mode=importlib \
     -o filterwarnings=default -n 8 --dist load -m gpu --continue-on-collection-errors "${files[@]}"
 part suite "$python" $benchmarks/suite.py --device "$device" --save "$work/suite.json" "${suite[@]}"

@@ -307,10 +307,11 @@ def measure(contender: Contender, shape: argparse.Namespace) -> common.Record:
 
     Seconds are the median of the measured steps; on a GPU their mean, in which all that it waited for counts.
     """
-    # A toy first: what is loaded on the way is no part of a step. Not compiled, or dynamo would remember its shapes,
-    # and compile the real one for any.
-    toy = {"vocabulary": 64, "width": 64, "layers": 2, "tokens": 8, "steps": 1, "compile": False}
-    train(contender, argparse.Namespace(**{**vars(shape), **toy}))
+    # A toy first: what is loaded on the way is no part of a step. None before a step that is compiled: torch would
+    # remember the toy's shapes, and compile the real one for any.
+    if not shape.compile:
+        toy = {"vocabulary": 64, "width": 64, "layers": 2, "tokens": 8, "steps": 1}
+        train(contender, argparse.Namespace(**{**vars(shape), **toy}))
     before = common.settle_memory(shape.device)
     clock, losses = train(contender, shape)
     seconds = clock.seconds[-shape.steps :]

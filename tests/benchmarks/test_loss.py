@@ -264,6 +264,21 @@ def test_the_clock_of_a_gpu_waits_only_at_both_ends(load, monkeypatch):
     assert clock.seconds == [0.002, 0.003, 0.004]  # of the four marks from the end of the warm-up on
 
 
+@pytest.mark.parametrize("compiled", [False, True])
+def test_what_torch_compiled_for_a_toy_is_not_measured(load, monkeypatch, compiled):
+    """It would remember the toy's shapes, and compile the real step for any."""
+    step, tokens = load("step"), []
+
+    def train(contender, shape):
+        tokens.append(shape.tokens)
+        return argparse.Namespace(seconds=[9.0, 9.0, 0.5]), [1.0]
+
+    monkeypatch.setattr(step, "train", train)
+    record = step.measure(step.CONTENDERS["ours_jsd"], argparse.Namespace(**{**vars(TOY_STEP), "compile": compiled}))
+    assert tokens == ([64] if compiled else [8, 64])
+    assert record["seconds"] == 0.5 and record["each_step"] == {"least": 0.5, "median": 0.5, "most": 0.5}
+
+
 def test_what_a_card_did_is_told_by_kind(load):
     loss = load("loss")
 
