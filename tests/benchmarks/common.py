@@ -6,6 +6,9 @@ resident set right before it: the models and inputs are there already, everythin
 
 With `--device cuda`, time is that of the clock, from an empty queue to an empty queue, and memory is what torch has
 allocated on the card. `--compile` gives every contender torch.compile, `--dtype bfloat16` runs all under autocast.
+
+A contender that fails is told on standard error and loses nothing of the others. `--save FILE` has the JSON after each
+run, so that a benchmark that is stopped leaves what it found.
 """
 
 import argparse
@@ -45,8 +48,22 @@ def add_options(parser: argparse.ArgumentParser, choices: Sequence[str]) -> None
         "--peak-tflops", type=float, help="the card's matrix rate, to give each contender's share of it"
     )
     parser.add_argument("--profile", type=Path, help="folder for a table of operations of each contender")
+    add_save(parser)
     parser.add_argument("--contenders", nargs="+", choices=choices, help="default: those that `ratios` compares")
     parser.add_argument("--only", choices=choices, help=argparse.SUPPRESS)  # in the process that measures: which one
+
+
+def add_save(parser: argparse.ArgumentParser) -> None:
+    """The option for what is found so far."""
+    parser.add_argument("--save", type=Path, help="file for the JSON, written anew as soon as there is more to tell")
+
+
+def save(path: Path | None, figures: Any) -> None:
+    """Write JSON where a file was asked for; a reader sees the old one or the new one."""
+    if path is not None:
+        partial = path.with_name(f"{path.name}.partial")
+        partial.write_text(json.dumps(figures, indent=2), encoding="utf-8")
+        os.replace(partial, path)
 
 
 def available(needs: dict[str, str | None]) -> list[str]:
@@ -142,18 +159,46 @@ def run_alone(script: str, name: str, options: Sequence[str], threads: int) -> R
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def run_by_turns(
-    script: str, names: Sequence[str], options: Sequence[str], repeats: int, threads: int
+def by_turns(
+    names: Sequence[str],
+    repeats: int,
+    run: Callable[[str], Record],
+    then: Callable[[dict[str, list[Record]]], None] = lambda records: None,
 ) -> dict[str, list[Record]]:
-    """``repeats`` rounds in which each contender runs once, told on standard error."""
-    records: dict[str, list[Record]] = {name: [] for name in names}
+    """Rounds in which each contender runs once, told on standard error. One that fails takes no part any more.
+
+    Args:
+        names: The contenders.
+        repeats: Number of rounds.
+        run: Measures a contender, see `run_alone`.
+        then: Given all that was found, after each run.
+
+    Returns:
+        Contender -> its runs; one that never came through is missing.
+    """
+    records: dict[str, list[Record]] = {}
+    failed = set()
     for turn in range(1, repeats + 1):
         for name in names:
-            record = run_alone(script, name, options, threads)
-            records[name].append(record)
-            line = f"{turn}/{repeats} {name}: {record['seconds']:.2f} s, {record['bytes'] / 2**20:.0f} MiB"
+            if name in failed:
+                continue
+            try:
+                record = run(name)
+            except Exception as error:  # of whatever kind a peer, a compiler or a card raises
+                failed.add(name)
+                why = f"{type(error).__name__}: {error}"
+                print(f"{turn}/{repeats} {name} is left out: {why}", file=sys.stderr, flush=True)
+                continue
+            records.setdefault(name, []).append(record)
+            line = f"{turn}/{repeats} {name}: {record['seconds']:.4g} s, {record['bytes'] / 2**20:.0f} MiB"
             print(line, file=sys.stderr, flush=True)
+            then(records)
     return records
+
+
+def exit_code(names: Sequence[str], repeats: int, records: dict[str, list[Record]]) -> int:
+    """1 where a contender failed in one of the rounds, else 0."""
+    return int(any(len(records.get(name, ())) < repeats for name in names))
 
 
 def median(records: list[Record], field: str) -> float:

@@ -1,51 +1,93 @@
 #!/usr/bin/env bash
 # Everything that a GPU is asked for, in one go and one file: tests/benchmarks/gpu.sh OUT writes OUT/gpu.json.
 #
-# A bare machine is enough: torch, transformers, accelerate and what the package itself needs. TRL is measured where it
-# is installed. What fails is left out of the file, and says why in OUT/*.log. DEVICE=cpu and the sizes below make a trial
-# of the script itself out of it.
+# Parts run one after the other, the most valuable first, each with a limit in seconds. A part may also use what those
+# before it left of theirs, so that all together take no longer than the limits' sum: less than eight minutes. gpu.json is
+# written anew after each part, so that a part that fails, or is stopped, or the end of this script loses nothing of the
+# others; benchmarks save what they have after each run. What they say is in OUT/gpu.log, all of their figures in
+# OUT/figures.json, tables of where a step's time goes in OUT/profile: five files. All else that parts write is thrown away.
+#
+#     LIMITS="quickstart=120 suite=90" PARTS="quickstart suite" tests/benchmarks/gpu.sh OUT
+#
+# PARTS names those that shall run, of those below, in their order. DEVICE=cpu and the sizes below make a trial of the
+# script itself out of it. STEP, SAMPLING, LOSS and SUITE are options of the scripts; QUICKSTART is a recipe.
+#
+# A bare machine needs torch, transformers and accelerate with what these bring, pytest, and the packages of gpu-wheels.txt.
+# Where it reaches no registry, carry wheels, here for Python 3.12 on x86-64 (5 MB):
+#
+#     pip download --no-deps --only-binary=:all: --python-version 3.12 --implementation cp \
+#         --platform manylinux_2_28_x86_64 --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 \
+#         -c constraints.txt -r tests/benchmarks/gpu-wheels.txt -d .whl
+#     pip install -q --no-index --no-deps --no-compile --upgrade --target /tmp/site .whl/*.whl    # there
+#     PYTHONPATH=/tmp/site tests/benchmarks/gpu.sh OUT
 set -uo pipefail
 out="$(mkdir -p "$1" && cd "$1" && pwd)"
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
-export PYTHONPATH="$PWD" TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
+export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
 
 device="${DEVICE:-cuda}"
 python="${PYTHON:-python3}"
-read -r -a step <<<"${STEP:---rows 8 --tokens 1024 --steps 8}"
-read -r -a sampling <<<"${SAMPLING:---texts 4096 --batch_size 4096}"
+read -r -a step <<<"${STEP:---rows 8 --tokens 1024 --steps 32}"
+read -r -a sampling <<<"${SAMPLING:---texts 4096 --repeats 3 --promise 42}"
+read -r -a loss <<<"${LOSS:---rows 8 --tokens 1024 --repeats 5}"
+read -r -a suite <<<"${SUITE:-}"
 quickstart="${QUICKSTART:-quickstart}"
 benchmarks=tests/benchmarks
 
-note() { echo "[$(date +%T)] $*" >&2; }
-
-note "the card's matrix rate"
-rate="$("$python" $benchmarks/gpu_report.py --matrix_rate --device "$device" 2>"$out/rate.log")" || rate=
-note "matrix rate: ${rate:-unknown}"
-[ -n "$rate" ] && step+=(--peak-tflops "$rate")
-
-if [ "$device" = cuda ]; then
-    note "tests that need a GPU"
-    "$python" -m pytest -q -p no:benchmark -o addopts=--import-mode=importlib -n 8 --dist load -m gpu \
-        tests/objective tests/models >"$out/tests.log" 2>&1 || note "some failed; see tests.log"
-fi
-ours=(ours_forward_kl ours_jsd ours_two_view_augment)
-for compiled in "" --compile; do
-    peers=(gkd_forward_kl gkd_jsd trl_chunked)
-    [ -n "$compiled" ] && peers=()
-    note "the step ${compiled:-as it is}"
-    # shellcheck disable=SC2086  # an empty word is no option
-    "$python" $benchmarks/step.py --json --repeats 1 --device "$device" --dtype bfloat16 "${step[@]}" $compiled \
-        --contenders "${ours[@]}" "${peers[@]}" \
-        >"$out/step$compiled.json" 2>"$out/step$compiled.log" || note "failed; see step$compiled.log"
+parts="${PARTS:-rate step compiled sampling quickstart peers loss tests suite profile}"
+declare -A limit=([rate]=45 [step]=60 [compiled]=65 [sampling]=40 [quickstart]=80 [peers]=45 [loss]=40 [tests]=40 [suite]=55
+    [profile]=5)
+for given in ${LIMITS:-}; do
+    limit[${given%%=*}]="${given#*=}"
 done
-note "sampling"
-"$python" $benchmarks/sampling.py --json --device "$device" "${sampling[@]}" \
-    >"$out/sampling.json" 2>"$out/sampling.log" || note "failed; see sampling.log"
-note "the quickstart"
-start="$(date +%s.%N)"
-if "$python" distill/train.py --config "$quickstart" --output_dir "$out/quickstart" >"$out/quickstart.log" 2>&1; then
-    echo "$start $(date +%s.%N)" >"$out/quickstart.seconds"
-else
-    note "failed; see quickstart.log"
+
+work="$(mktemp -d)"
+trap 'rm -rf "$work"' EXIT
+: >"$out/gpu.log"
+deadline=$SECONDS
+
+note() { echo "[$(date +%T)] $*" | tee -a "$out/gpu.log" >&2; }
+
+# part NAME COMMAND...: runs it, where it was asked for, and writes the report.
+part() {
+    local name="$1" seconds start code
+    shift
+    [[ " $parts " == *" $name "* ]] || return 0
+    deadline=$((deadline + limit[$name]))
+    seconds=$((deadline - SECONDS))
+    ((seconds > 0)) || seconds=1 # one that had to be killed took a moment more; 0 would be no limit
+    note "$name: at most $seconds s"
+    start="$(date +%s.%N)"
+    timeout --kill-after=3 "$seconds" "$@" >>"$out/gpu.log" 2>&1 </dev/null
+    code=$?
+    echo "$code $start $(date +%s.%N)" >"$work/$name.ended"
+    ((code == 0)) || note "$name: exit code $code; see gpu.log"
+    "$python" $benchmarks/gpu_report.py "$work" "$out" || note "the report could not be written"
+}
+
+# part_step NAME OPTIONS...: a part of step.py; --contenders in STEP comes last, and so decides.
+part_step() {
+    part "$1" "$python" $benchmarks/step.py --repeats 1 --device "$device" --dtype bfloat16 --save "$work/$1.json" \
+        "${@:2}" "${step[@]}"
+}
+
+part rate "$python" $benchmarks/gpu_report.py --matrix_rate --device "$device" --save "$work/rate.json"
+if [ -s "$work/rate.json" ]; then
+    step+=(--peak-tflops "$(<"$work/rate.json")")
+    loss+=(--peak-tflops "$(<"$work/rate.json")")
 fi
-"$python" $benchmarks/gpu_report.py "$out" && note "written: $out/gpu.json"
+part_step step --contenders ours_two_view_augment ours_forward_kl ours_jsd
+part_step compiled --compile --contenders ours_two_view_augment ours_forward_kl
+part sampling "$python" $benchmarks/sampling.py --device "$device" --save "$work/sampling.json" "${sampling[@]}"
+part quickstart "$python" distill/train.py --config "$quickstart" --output_dir "$work/quickstart"
+part_step peers --contenders gkd_forward_kl trl_chunked gkd_jsd
+part loss "$python" $benchmarks/loss.py --together --device "$device" --dtype bfloat16 --save "$work/loss.json" --contenders \
+    ours_two_view ours_forward_kl ours_jsd gkd_forward_kl gkd_jsd trl_chunked naive_two_view ours naive \
+    liger_own_chunks "${loss[@]}"
+# Warnings are no errors here: they are those of other versions than the pinned ones.
+mapfile -t files < <(grep -rl --include='test_*.py' 'mark\.gpu\b' tests)
+part tests "$python" -m pytest -v -p no:benchmark -p no:cacheprovider -o addopts=--import-mode=importlib \
+    -o filterwarnings=default -n 8 --dist load -m gpu --continue-on-collection-errors "${files[@]}"
+part suite "$python" $benchmarks/suite.py --device "$device" --save "$work/suite.json" "${suite[@]}"
+part_step profile --profile "$out/profile" --contenders ours_two_view_augment ours_forward_kl
+cat "$out/gpu.json"

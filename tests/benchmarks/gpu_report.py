@@ -1,83 +1,170 @@
-"""What `gpu.sh` measured -> gpu.json; and the rate of products that a device reaches.
+"""What `gpu.sh` measured so far -> gpu.json; and the rate of products that a device reaches.
 
-python tests/benchmarks/gpu_report.py OUT
+python tests/benchmarks/gpu_report.py WORK OUT      the parts' files in WORK, and OUT/gpu.log, become OUT/gpu.json
+                                                    and, as they were saved, OUT/figures.json
 python tests/benchmarks/gpu_report.py --matrix_rate --device cuda
+
+Torch is loaded for the rate alone: the report is written anew after each part, in the card's time.
 """
 
 import argparse
 import json
+import re
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import torch
+Parts = dict[str, Any]  # part of gpu.sh -> what it saved
+
+STOPPED = (124, 137)  # exit codes of `timeout`: it ended a part, or had to kill it
 
 
 def matrix_rate(device: str, size: int = 8192, repeats: int = 20) -> float:
     """10^12 operations a second in products of two (size, size) matrices in bfloat16: the best of some."""
+    import torch
+
+    def wait() -> None:
+        if device == "cuda":
+            torch.cuda.synchronize()
+
     if device == "cpu":
         size, repeats = min(size, 512), 3
     a, b = (torch.randn(size, size, device=device).bfloat16() for _ in range(2))
     best = float("inf")
     for _ in range(repeats):
-        _wait(device)
+        wait()
         start = time.perf_counter()
         torch.mm(a, b)
-        _wait(device)
+        wait()
         best = min(best, time.perf_counter() - start)
     return 2 * size**3 / best / 1e12
 
 
-def _wait(device: str) -> None:
-    if device == "cuda":
-        torch.cuda.synchronize()
+def of_contenders(figures: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Contender -> milliseconds, tokens a second, share of the matrix rate, peak, n, and how the n differ.
 
-
-def steps_of(figures: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Contender -> milliseconds, rows' tokens a second, share of the matrix rate and peak, from `step.py --json`."""
-    return {
-        name: {
+    n are steps of one run in what `step.py` found, and calls in what `loss.py` did; tokens are those that the student
+    reads.
+    """
+    found = {}
+    for name, record in figures["contenders"].items():
+        least, most = record["seconds_range"]
+        each = record.get("each_step", {"least": least, "most": most})
+        found[name] = {
             "ms": 1000 * record["seconds"],
             "row_tokens_per_second": record["tokens_per_second"],
             "matrix_rate_share": record.get("matrix_rate_share"),
             "peak_gib": record["bytes"] / 2**30,
+            "n": record.get("steps", record["runs"]),
+            **{f"ms_{which}": 1000 * seconds for which, seconds in each.items()},
         }
-        for name, record in figures["contenders"].items()
-    }
+    return found
 
 
-def read(path: Path) -> dict[str, Any] | None:
-    """A file of JSON, or None where it was not written."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() and path.stat().st_size else None
+def endings(work: Path) -> dict[str, dict[str, Any]]:
+    """Part -> how it ended, and the seconds that it took, in the order in which they ran."""
+    found = []
+    for path in work.glob("*.ended"):
+        code, start, end = path.read_text(encoding="utf-8").split()
+        how = "well" if code == "0" else "stopped at its limit" if int(code) in STOPPED else f"with exit code {code}"
+        found.append((float(start), path.stem, {"ended": how, "seconds": float(end) - float(start)}))
+    return {name: ending for _, name, ending in sorted(found, key=lambda part: part[0])}
 
 
-def report(folder: Path) -> dict[str, Any]:
-    """All that lies in the folder; parts that failed are missing."""
+def outcomes_of_tests(log: str) -> dict[str, int]:
+    """Outcome -> how many tests had it so far, from the lines of several processes of `pytest -v`."""
+    found = re.findall(r"^\[gw\d+\] \[ *\d+%\] ([A-Z]+) ", log, flags=re.MULTILINE)
+    return dict(Counter(map(str.lower, found)))
+
+
+def steps(parts: Parts) -> dict[str, Any]:
+    """The training steps: ours and the peers', and the compiled ones."""
     found: dict[str, Any] = {}
-    for file, key in (("step.json", "step"), ("step--compile.json", "step_compiled")):
-        if (figures := read(folder / file)) is not None:
-            found |= {key: steps_of(figures), "setting": figures["setting"]}
-    if (figures := read(folder / "sampling.json")) is not None:
-        found["sampling"] = figures["sampling"]
-    if (folder / "quickstart.seconds").exists():
-        start, end = map(float, (folder / "quickstart.seconds").read_text(encoding="utf-8").split())
-        found["quickstart_seconds"] = end - start
+    for key, names in (("step", ("step", "peers")), ("step_compiled", ("compiled",))):
+        for figures in (parts[name] for name in names if name in parts):
+            found[key] = found.get(key, {}) | of_contenders(figures)
+            found.setdefault("setting", figures["setting"])
+    return found
+
+
+def losses_differ(parts: Parts) -> dict[str, Any]:
+    """Contender -> by what share its losses are at most other than those of the first that computes the same.
+
+    `step.py` compares those of one call; ours and the peers are in two.
+    """
+    first: dict[str, list[float]] = {}
+    found = {}
+    for figures in (parts[name] for name in ("step", "peers") if name in parts):
+        for name, record in figures["contenders"].items():
+            own = record["losses"]
+            if (want := first.setdefault(record["computes"], own)) is not own:
+                found[name] = max(abs(a - b) / (abs(b) or 1) for a, b in zip(own, want, strict=True))
+    return {"losses_differ": found} if found else {}
+
+
+def loss_alone(parts: Parts) -> dict[str, Any]:
+    """The loss alone, and where the card's time goes in ours."""
+    if (figures := parts.get("loss")) is None:
+        return {}
+    found = {"loss": of_contenders(figures), "loss_setting": figures["setting"]}
+    return found | ({"loss_card_ms_of_4096_tokens": figures["card"]} if "card" in figures else {})
+
+
+def others(parts: Parts) -> dict[str, Any]:
+    """What needs no more than its name."""
+    found = {name: parts[name] for name in ("sampling", "suite") if name in parts}
+    return found | ({"sampling": found["sampling"]["sampling"]} if "sampling" in found else {})
+
+
+def saved_in(work: Path) -> Parts:
+    """Part -> the JSON that it saved."""
+    files = sorted(work.glob("*.json"))
+    return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in files if path.stat().st_size}
+
+
+def report(work: Path, log: str = "") -> dict[str, Any]:
+    """All that was measured; what failed is missing, and what was stopped has what it had by then.
+
+    Args:
+        work: Folder of the parts' files: NAME.json, what a part saved, and NAME.ended, see `endings`.
+        log: What all parts said.
+    """
+    parts, ended = saved_in(work), endings(work)
+    found: dict[str, Any] = {"parts": ended, "matrix_rate_tflops": parts.get("rate")}
+    for section in (steps, losses_differ, loss_alone, others):
+        try:
+            found |= section(parts)
+        except Exception as error:  # figures of a kind that nobody thought of: the other sections are told
+            found.setdefault("unread", {})[section.__name__] = f"{type(error).__name__}: {error}"
+    if ended.get("quickstart", {}).get("ended") == "well":
+        found["quickstart_seconds"] = ended["quickstart"]["seconds"]
+    if tests := outcomes_of_tests(log):
+        found["tests"] = tests
     return found
 
 
 def main() -> None:
     """One of the two."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("folder", type=Path, nargs="?", help="where gpu.sh wrote")
+    parser.add_argument("work", type=Path, nargs="?", help="where the parts of gpu.sh saved")
+    parser.add_argument("out", type=Path, nargs="?", help="where gpu.json goes")
     parser.add_argument("--matrix_rate", action="store_true")
+    parser.add_argument("--save", type=Path, help="file for the rate")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda")
     options = parser.parse_args()
     if options.matrix_rate:
-        print(f"{matrix_rate(options.device):.4g}")
-    elif options.folder:
-        (options.folder / "gpu.json").write_text(json.dumps(report(options.folder), indent=2), encoding="utf-8")
+        rate = f"{matrix_rate(options.device):.4g}"
+        print(rate)
+        if options.save:
+            options.save.write_text(rate, encoding="utf-8")
+    elif options.work and options.out:
+        log = options.out / "gpu.log"
+        said = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
+        for name, content in (("figures", saved_in(options.work)), ("gpu", report(options.work, said))):
+            (options.out / f"{name}.json").write_text(json.dumps(content, indent=2), encoding="utf-8")
     else:
-        parser.error("give the folder, or --matrix_rate")
+        parser.error("give both folders, or --matrix_rate")
 
 
 if __name__ == "__main__":

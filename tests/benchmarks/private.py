@@ -12,8 +12,10 @@ weight; it does not see the gradient that the fused loss makes of the head, and 
 
 import argparse
 import json
+import sys
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -186,7 +188,7 @@ def report(records: dict[str, list[common.Record]]) -> common.Record:
     }
 
 
-def main() -> None:
+def main() -> int:
     """All contenders by turns, or one of them in the process that measures."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
@@ -203,20 +205,23 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     if options.only:
         print(json.dumps(measure(options.only, options)))
-        return
+        return 0
     names = common.available({name: "opacus" if name == "opacus" else None for name in CONTENDERS})
     fields = ("documents", "rows", "tokens", "vocabulary", "width", "layers")
     shape = {name: getattr(options, name) for name in fields}
-    records = common.run_by_turns(__file__, names, common.as_options(shape), options.repeats, options.threads)
+    given = common.as_options(shape)
+    run = partial(common.run_alone, __file__, options=given, threads=options.threads)
+    records = common.by_turns(names, options.repeats, run)
     figures = {**report(records), "setting": {**shape, "threads": options.threads, **common.machine()}}
     if options.json:
         print(json.dumps(figures, indent=2))
-        return
-    for record in figures["contenders"].values():
-        record["tokens_per_second"] = 2 * options.documents * options.tokens / record["seconds"]
-    common.print_contenders(figures)
-    common.print_ratios(figures["ratios"])
+    else:
+        for record in figures["contenders"].values():
+            record["tokens_per_second"] = 2 * options.documents * options.tokens / record["seconds"]
+        common.print_contenders(figures)
+        common.print_ratios(figures["ratios"])
+    return common.exit_code(names, options.repeats, records)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -11,12 +11,16 @@ text and a counterfactual, roles are reversed, and the student learns from both.
 Memory is the highest resident set while stepping above that before the models were made: weights, gradients, optimizer
 and activations count, the libraries' code does not.
 
+All steps of a run are one epoch of the same few texts in the same order: at an epoch's end trainers wait, and start
+their loader's processes anew, which is no part of a step.
+
 On a GPU (the tests run the same code on a CPU), with and without --compile; `gpu.sh` does so:
 
-    python tests/benchmarks/step.py --device cuda --dtype bfloat16 --rows 8 --tokens 1024 --peak-tflops 989
+    python tests/benchmarks/step.py --device cuda --dtype bfloat16 --rows 8 --tokens 1024 --steps 32 --peak-tflops 989
 """
 
 import argparse
+import itertools
 import json
 import math
 import statistics
@@ -24,6 +28,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +49,9 @@ from distill.training.run import loss_planner, read_by_steps
 from distill.training.student_loss import attach_loss
 from distill.training.trainer import DistillationTrainer
 
-WARM_UP = 2  # steps; the optimizer's state is made in the first
+#: Steps before those that count: the optimizer's state is made in the first; on a GPU kernels are compiled meanwhile,
+#: and the loader's processes get ahead.
+WARM_UP = {"cpu": 2, "cuda": 6}
 
 #: The same for all trainers: they differ in their defaults.
 TRAINER: dict[str, Any] = {
@@ -52,6 +59,7 @@ TRAINER: dict[str, Any] = {
     "lr_scheduler_type": "constant",
     "max_grad_norm": 1.0,
     "optim": "adamw_torch_fused",
+    "train_sampling_strategy": "sequential",
     "save_strategy": "no",
     "report_to": "none",
     "disable_tqdm": True,
@@ -59,6 +67,8 @@ TRAINER: dict[str, Any] = {
 
 #: Where TRL's default would make another step of it: activations computed twice.
 TRL: dict[str, Any] = {"gradient_checkpointing": False}
+
+SHAPE = ("steps", "rows", "tokens", "vocabulary", "width", "layers")
 
 
 def make_models(vocabulary: int, width: int, layers: int, tokens: int) -> tuple[PreTrainedModel, PreTrainedModel]:
@@ -81,7 +91,7 @@ def make_models(vocabulary: int, width: int, layers: int, tokens: int) -> tuple[
 
 
 def make_ids(vocabulary: int, rows: int, tokens: int) -> Tensor:
-    """(rows, tokens) random token ids: one batch, which is every step's, as trainers draw in orders of their own."""
+    """(rows, tokens) random token ids: one batch, which is every step's."""
     return torch.randint(vocabulary, (rows, tokens), generator=torch.Generator().manual_seed(1))
 
 
@@ -173,7 +183,8 @@ def trl_chunked_trainer(beta: float) -> Callable[..., Trainer]:
                     "completion_mask": mask[:, 1:],
                 }
 
-        arguments = DistillationConfig(str(folder), beta=beta, **settings, **TRL)
+        # Its sampler is its own, and asks for no strategy.
+        arguments = DistillationConfig(str(folder), beta=beta, shuffle_dataset=False, **settings, **TRL)
         dataset = Dataset.from_dict({"prompt": [""] * len(ids), "input_ids": ids.tolist()})
         return OnGivenTexts(student, teacher, arguments, dataset, processing_class=_tokenizer())
 
@@ -213,52 +224,63 @@ RATIOS = {
 class Clock(TrainerCallback):
     """Time of each step, from before its forward pass to after the optimizer's step.
 
-    On cuda of all measured steps together, a share of which each is given: to ask after every step when the card is
-    done would keep the processor from preparing the next one meanwhile.
+    On cuda from the end of one step to that of the next, as the card comes to it, of those after the warm-up: to wait
+    for the card after every step would keep the processor from preparing the next one meanwhile.
     """
 
     def __init__(self, device: str) -> None:
         self.device = device
         self.seconds: list[float] = []
+        self._ends: list[torch.cuda.Event] = []
+
+    def _mark(self) -> None:
+        self._ends.append(torch.cuda.Event(enable_timing=True))
+        self._ends[-1].record()
 
     def on_step_begin(self, arguments: Any, state: Any, *_: Any, **__: Any) -> None:
-        if state.global_step == WARM_UP:
+        first = state.global_step == WARM_UP[self.device]
+        if first:
             common.settle_memory(self.device)
-        if self.device == "cpu" or state.global_step == WARM_UP:
+        if self.device == "cpu":
             self._start = common.seconds(self.device)
+        elif first:
+            self._mark()
 
     def on_step_end(self, arguments: Any, state: Any, *_: Any, **__: Any) -> None:
         if self.device == "cpu":
             self.seconds.append(common.seconds(self.device) - self._start)
-        elif state.global_step == state.max_steps:
-            steps = state.max_steps - WARM_UP
-            each = (common.seconds(self.device) - self._start) / steps
-            self.seconds = [math.nan] * WARM_UP + [each] * steps
+        elif self._ends:
+            self._mark()
+            if state.global_step == state.max_steps:
+                torch.cuda.synchronize()
+                self.seconds = [a.elapsed_time(b) / 1000 for a, b in itertools.pairwise(self._ends)]
 
 
 class Profile(TrainerCallback):
     """Records the first step after the warm-up."""
 
     def __init__(self, device: str) -> None:
+        self.device = device
         self.profile = common.profiler(device)
 
     def on_step_begin(self, arguments: Any, state: Any, *_: Any, **__: Any) -> None:
-        if state.global_step == WARM_UP:
+        if state.global_step == WARM_UP[self.device]:
             self.profile.start()
 
     def on_step_end(self, arguments: Any, state: Any, *_: Any, **__: Any) -> None:
-        if state.global_step == WARM_UP + 1:
+        if state.global_step == WARM_UP[self.device] + 1:
             self.profile.stop()
 
 
 def train(contender: Contender, shape: argparse.Namespace, *callbacks: TrainerCallback) -> tuple[Clock, list[float]]:
-    """Train for some steps; returns the time of each step and the loss of each step."""
+    """Train for some steps, which are one epoch; returns the time of each step and the loss of each step."""
     teacher, student = make_models(shape.vocabulary, shape.width, shape.layers, shape.tokens)
-    ids = make_ids(shape.vocabulary, shape.rows, shape.tokens)
+    steps = WARM_UP[shape.device] + shape.steps
+    ids = make_ids(shape.vocabulary, shape.rows, shape.tokens).repeat(steps, 1)
     settings = {
         **TRAINER,
         "per_device_train_batch_size": shape.rows,
-        "max_steps": WARM_UP + shape.steps,
+        "max_steps": steps,
         "use_cpu": shape.device == "cpu",
         "dataloader_pin_memory": shape.device == "cuda",
         "bf16": shape.dtype == "bfloat16",
@@ -281,14 +303,24 @@ def train(contender: Contender, shape: argparse.Namespace, *callbacks: TrainerCa
 
 
 def measure(contender: Contender, shape: argparse.Namespace) -> common.Record:
-    """Median seconds of the measured steps, peak memory, and the loss of every step."""
-    # A toy first: what is loaded on the way is no part of a step.
-    toy = {"vocabulary": 64, "width": 64, "layers": 2, "tokens": 8, "steps": 1}
-    train(contender, argparse.Namespace(**{**vars(shape), **toy}))
+    """Seconds of a step, how they differ, peak memory, and the loss of every step.
+
+    Seconds are the median of the measured steps; on a GPU their mean, in which all that it waited for counts.
+    """
+    # A toy first: what is loaded on the way is no part of a step. None before a step that is compiled: torch would
+    # remember the toy's shapes, and compile the real one for any.
+    if not shape.compile:
+        toy = {"vocabulary": 64, "width": 64, "layers": 2, "tokens": 8, "steps": 1}
+        train(contender, argparse.Namespace(**{**vars(shape), **toy}))
     before = common.settle_memory(shape.device)
     clock, losses = train(contender, shape)
-    seconds = statistics.median(clock.seconds[WARM_UP:])
-    return {"seconds": seconds, "bytes": common.peak_memory(shape.device) - before, "losses": losses}
+    seconds = clock.seconds[-shape.steps :]
+    return {
+        "seconds": statistics.median(seconds) if shape.device == "cpu" else statistics.mean(seconds),
+        "each_step": {"least": min(seconds), "median": statistics.median(seconds), "most": max(seconds)},
+        "bytes": common.peak_memory(shape.device) - before,
+        "losses": losses,
+    }
 
 
 def forward_flops(vocabulary: int, width: int, layers: int, tokens: int) -> float:
@@ -321,35 +353,9 @@ def report(records: dict[str, list[common.Record]]) -> common.Record:
     return {"ratios": ratios, "contenders": common.summary(records)}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    common.add_options(parser, list(CONTENDERS))
-    parser.add_argument("--steps", type=int, default=3, help="measured steps of each run")
-    parser.add_argument("--rows", type=int, default=2, help="texts in a step")
-    parser.add_argument("--tokens", type=int, default=512, help="length of each text")
-    parser.add_argument("--vocabulary", type=int, default=50257)
-    parser.add_argument("--width", type=int, default=768)
-    parser.add_argument("--layers", type=int, default=12, help="layers of the teacher; the student has half of them")
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-
-    if options.only:
-        record = measure(CONTENDERS[options.only], options)
-        if options.profile:
-            profile = Profile(options.device)
-            train(CONTENDERS[options.only], options, profile)
-            common.write_profile(profile.profile, options.profile, options.only, options.device)
-        print(json.dumps(record))
-        return
-
-    names = options.contenders or list(CONTENDERS)
-    names = common.available({name: CONTENDERS[name].package for name in names})
-    fields = ("steps", "rows", "tokens", "vocabulary", "width", "layers", *common.HOW)
-    shape = {name: getattr(options, name) for name in fields}
-    given = common.as_options({**shape, "profile": options.profile})
-    records = common.run_by_turns(__file__, names, given, options.repeats, options.threads)
-    check_agreement(records, options.dtype)
-    figures = {**report(records), "setting": {**shape, "threads": options.threads, **common.machine(options.device)}}
+def figures_of(records: dict[str, list[common.Record]], options: argparse.Namespace) -> common.Record:
+    """All that `--json` tells: the report, with rates, what others are compared by, and where it comes from."""
+    figures = report(records)
     # The teacher's forward pass, the student's, and twice that for the student's backward pass.
     teacher, student = (
         forward_flops(options.vocabulary, options.width, layers, options.tokens)
@@ -358,11 +364,59 @@ def main() -> None:
     for name, record in figures["contenders"].items():
         rows = options.rows * CONTENDERS[name].views
         common.add_rates({name: record}, rows * options.tokens, teacher + 3 * student, options.peak_tflops)
+        first = records[name][0]
+        record |= {"computes": CONTENDERS[name].computes, "steps": options.steps}
+        record |= {field: first[field] for field in ("each_step", "losses") if field in first}
+    shape = {name: getattr(options, name) for name in (*SHAPE, *common.HOW)}
+    return {**figures, "setting": {**shape, "threads": options.threads, **common.machine(options.device)}}
+
+
+def add_own_options(parser: argparse.ArgumentParser) -> None:
+    """Those that say what a step is."""
+    parser.add_argument("--steps", type=int, default=3, help="measured steps of each run")
+    parser.add_argument("--rows", type=int, default=2, help="texts in a step")
+    parser.add_argument("--tokens", type=int, default=512, help="length of each text")
+    parser.add_argument("--vocabulary", type=int, default=50257)
+    parser.add_argument("--width", type=int, default=768)
+    parser.add_argument("--layers", type=int, default=12, help="layers of the teacher; the student has half of them")
+
+
+def measure_one(options: argparse.Namespace) -> None:
+    """In the process that measures: print the record of a contender as the last line."""
+    contender = CONTENDERS[options.only]
+    record = measure(contender, options)
+    if options.profile:
+        profile = Profile(options.device)
+        train(contender, options, profile)
+        common.write_profile(profile.profile, options.profile, options.only, options.device)
+    print(json.dumps(record))
+
+
+def main() -> int:
+    """All contenders by turns, or one of them in the process that measures."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    common.add_options(parser, list(CONTENDERS))
+    add_own_options(parser)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    if options.only:
+        measure_one(options)
+        return 0
+    names = options.contenders or list(CONTENDERS)
+    names = common.available({name: CONTENDERS[name].package for name in names})
+    given = {name: getattr(options, name) for name in (*SHAPE, *common.HOW, "profile")}
+    run = partial(common.run_alone, __file__, options=common.as_options(given), threads=options.threads)
+    records = common.by_turns(
+        names, options.repeats, run, lambda found: common.save(options.save, figures_of(found, options))
+    )
+    figures = figures_of(records, options)
     if options.json:
         print(json.dumps(figures, indent=2))
     else:
         common.print_contenders(figures)
         common.print_ratios(figures["ratios"])
+    check_agreement(records, options.dtype)  # last: who disagrees is wrong, but what was measured is told
+    return common.exit_code(names, options.repeats, records)
 
 
 if __name__ == "__main__":

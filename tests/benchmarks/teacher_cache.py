@@ -14,6 +14,7 @@ import argparse
 import json
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import common
@@ -118,7 +119,7 @@ def report(records: dict[str, list[common.Record]]) -> common.Record:
     return {"speed": speed, "contenders": common.summary(records)}
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     common.add_options(parser, CONTENDERS)
     parser.add_argument("--steps", type=int, default=4, help="steps of an epoch")
@@ -131,21 +132,26 @@ def main() -> None:
 
     if options.only:
         print(json.dumps(measure(options.only, options)))
-        return
+        return 0
 
     shape = {name: getattr(options, name) for name in ("steps", "tokens", "vocabulary", "width", "layers")}
     names = options.contenders or CONTENDERS
-    records = common.run_by_turns(__file__, names, common.as_options(shape), options.repeats, options.threads)
+    setting = {**shape, "rows": ROWS, "threads": options.threads, **common.machine()}
+    run = partial(common.run_alone, __file__, options=common.as_options(shape), threads=options.threads)
+    records = common.by_turns(
+        names, options.repeats, run, lambda found: common.save(options.save, {**report(found), "setting": setting})
+    )
     check_agreement(records)
-    figures = {**report(records), "setting": {**shape, "rows": ROWS, "threads": options.threads, **common.machine()}}
+    figures = {**report(records), "setting": setting}
     if options.json:
         print(json.dumps(figures, indent=2))
-        return
-    rows = [
-        [target, *("-" if speed[epoch] is None else f"{speed[epoch]:.2f}" for epoch in ("first", "later"))]
-        for target, speed in figures["speed"].items()
-    ]
-    common.print_table(("tokens/s, cache over no cache", "first epoch", "later epochs"), rows)
+    else:
+        rows = [
+            [target, *("-" if speed[epoch] is None else f"{speed[epoch]:.2f}" for epoch in ("first", "later"))]
+            for target, speed in figures["speed"].items()
+        ]
+        common.print_table(("tokens/s, cache over no cache", "first epoch", "later epochs"), rows)
+    return common.exit_code(names, options.repeats, records)
 
 
 if __name__ == "__main__":

@@ -6,11 +6,14 @@ import json
 import math
 import subprocess
 import sys
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import torch
+from torch.autograd import DeviceType
+from transformers import TrainerCallback
 
 from distill.models.architecture import head, hidden_states
 
@@ -187,7 +190,7 @@ def test_trainers_of_the_step_agree(load):
     records = {name: [{"losses": step.train(step.CONTENDERS[name], TOY_STEP)[1]}] for name in there(step.CONTENDERS)}
     step.check_agreement(records)
     losses = records["ours_forward_kl"][0]["losses"]
-    assert len(losses) == step.WARM_UP + 1 and losses[0] > losses[1] > losses[2]
+    assert len(losses) == step.WARM_UP["cpu"] + 1 and losses[0] > losses[1] > losses[2]
 
     teacher, student = step.make_models(512, 64, 2, 64)
     ids = step.make_ids(512, 2, 64)
@@ -196,6 +199,142 @@ def test_trainers_of_the_step_agree(load):
         log_p, log_q = ((hidden_states(m, ids, positions) @ head(m)[0].T).log_softmax(-1) for m in (teacher, student))
     first = (log_p.exp() * (log_p - log_q)).sum(-1)[:, :-1].mean()
     assert losses[0] == pytest.approx(float(first), rel=1e-4)
+
+
+def test_all_steps_of_a_run_are_one_epoch_of_the_same_batch(load):
+    """Between two epochs trainers wait and start their loader anew; a batch in another order would be another step."""
+    step = load("step")
+
+    class Epochs(TrainerCallback):
+        begun = 0
+
+        def on_epoch_begin(self, *_, **__):
+            self.begun += 1
+
+    def watched(make, read):
+        def made(*given):
+            trainer = make(*given)
+            train = trainer.training_step
+
+            def training_step(model, inputs, *more):
+                rows = inputs if isinstance(inputs, list) else [{"input_ids": row} for row in inputs["input_ids"]]
+                read.append([list(map(int, row["input_ids"])) for row in rows])
+                return train(model, inputs, *more)
+
+            trainer.training_step = training_step
+            return trainer
+
+        return made
+
+    for name in there(step.CONTENDERS):
+        epochs, read, contender = Epochs(), [], step.CONTENDERS[name]
+        step.train(replace(contender, trainer=watched(contender.trainer, read)), TOY_STEP, epochs)
+        assert epochs.begun == 1, name
+        assert len(read) == step.WARM_UP["cpu"] + TOY_STEP.steps and all(batch == read[0] for batch in read), name
+        assert read[0][:2] == step.make_ids(512, 2, 64).tolist(), name
+
+
+class CardClock:
+    """Stands in for a card's events: the n-th that is recorded comes n milliseconds after the one before."""
+
+    recorded = 0
+
+    def __init__(self, enable_timing):
+        assert enable_timing
+
+    def record(self):
+        CardClock.recorded += 1
+        self.number = CardClock.recorded
+
+    def elapsed_time(self, other):
+        return sum(range(self.number + 1, other.number + 1))
+
+
+def test_the_clock_of_a_gpu_waits_only_at_both_ends(load, monkeypatch):
+    step, waits = load("step"), []
+    monkeypatch.setattr(step.torch.cuda, "Event", CardClock)
+    monkeypatch.setattr(step.torch.cuda, "synchronize", lambda: waits.append("end"))
+    monkeypatch.setattr(step.common, "settle_memory", waits.append)
+    CardClock.recorded, clock = 0, step.Clock("cuda")
+    warm_up = step.WARM_UP["cuda"]
+    for at in range(warm_up + 3):
+        clock.on_step_begin(None, argparse.Namespace(global_step=at))
+        clock.on_step_end(None, argparse.Namespace(global_step=at + 1, max_steps=warm_up + 3))
+    assert waits == ["cuda", "end"]
+    assert clock.seconds == [0.002, 0.003, 0.004]  # of the four marks from the end of the warm-up on
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_what_torch_compiled_for_a_toy_is_not_measured(load, monkeypatch, compiled):
+    """It would remember the toy's shapes, and compile the real step for any."""
+    step, tokens = load("step"), []
+
+    def train(contender, shape):
+        tokens.append(shape.tokens)
+        return argparse.Namespace(seconds=[9.0, 9.0, 0.5]), [1.0]
+
+    monkeypatch.setattr(step, "train", train)
+    record = step.measure(step.CONTENDERS["ours_jsd"], argparse.Namespace(**{**vars(TOY_STEP), "compile": compiled}))
+    assert tokens == ([64] if compiled else [8, 64])
+    assert record["seconds"] == 0.5 and record["each_step"] == {"least": 0.5, "median": 0.5, "most": 0.5}
+
+
+def test_what_a_card_did_is_told_by_kind(load):
+    loss = load("loss")
+
+    def event(name, milliseconds, device=DeviceType.CUDA, annotation=False):
+        elapsed = argparse.Namespace(elapsed_us=lambda: 1000 * milliseconds)
+        return argparse.Namespace(
+            name=name, time_range=elapsed, device_type=device, is_user_annotation=annotation, self_device_time_total=-1
+        )
+
+    events = [
+        event("_loss_of_row", 3), event("nvjet_sm90_tst_128x256", 4), event("void cutlass::Kernel2", 1),
+        event("vectorized_elementwise_kernel", 2), event("Memcpy HtoD", 1), event("step", 90, annotation=True),
+        event("aten::mm", 50, device=DeviceType.CPU),
+    ]  # fmt: skip
+    found = loss.card_times(events, 2 * 4096, {"_loss_of_row"})
+    assert found == {"kernel": 1.5, "products": 2.5, "rest": 1.5}
+
+
+def test_a_contender_that_fails_loses_nothing_of_the_others(load, capsys):
+    common, kept = load("common"), []
+
+    def run(name):
+        if name == "bad" or (name == "late" and len(kept) > 2):
+            raise ImportError("no such peer")
+        return {"seconds": 1.0, "bytes": 2**20}
+
+    names = ["bad", "good", "late"]
+    records = common.by_turns(names, 2, run, lambda found: kept.append({name: len(of) for name, of in found.items()}))
+    assert kept == [{"good": 1}, {"good": 1, "late": 1}, {"good": 2, "late": 1}]
+    assert {name: len(of) for name, of in records.items()} == kept[-1]
+    told = capsys.readouterr().err
+    assert told.count("is left out: ImportError: no such peer") == 2 and "2/2 good: 1 s, 1 MiB" in told
+    assert common.exit_code(names, 2, records) == 1 and common.exit_code(["good"], 2, records) == 0
+
+
+def test_figures_are_there_before_and_although_contenders_disagree(load, monkeypatch, tmp_path, capsys):
+    step, saved = load("step"), tmp_path / "step.json"
+
+    def alone(script, name, options, threads):
+        assert not saved.exists() or "ours_forward_kl" in json.loads(saved.read_text())["contenders"]
+        loss = {"ours_forward_kl": 1.0, "ours_jsd": 2.0, "gkd_jsd": 3.0}[name]
+        return {"seconds": 0.5, "bytes": 2**20, "losses": [loss], "each_step": {"least": 0.4}}
+
+    monkeypatch.setattr(step.common, "run_alone", alone)
+    monkeypatch.setattr(step.common, "available", lambda needs: list(needs))
+    names = ["ours_forward_kl", "trl_chunked", "ours_jsd", "gkd_jsd"]  # the second fails: there is no loss for it
+    command = ["step.py", "--json", "--repeats", "1", "--save", str(saved), "--contenders", *names]
+    monkeypatch.setattr(sys, "argv", command)
+    with pytest.raises(RuntimeError, match="gkd_jsd and ours_jsd disagree"):
+        step.main()
+    figures = json.loads(capsys.readouterr().out)
+    assert figures == json.loads(saved.read_text())
+    assert list(figures["contenders"]) == ["ours_forward_kl", "ours_jsd", "gkd_jsd"]
+    record = figures["contenders"]["gkd_jsd"]
+    assert record["computes"] == "JSD" and record["losses"] == [3.0] and record["each_step"] == {"least": 0.4}
+    assert figures["ratios"]["time"] == {"gkd_forward_kl": None, "gkd_jsd": 1.0, "trl_chunked": None}
 
 
 @pytest.mark.slow
