@@ -57,7 +57,10 @@ def _only_results() -> contextlib.AbstractContextManager[Any]:
 
 def _count(text: str) -> int:
     """An option's value that counts something."""
-    number = int(text)
+    try:
+        number = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text} is no whole number") from None
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text} is too few; give 1 or more")
     return number

@@ -225,7 +225,7 @@ def parser_message(error: Exception, section: type, arguments: Sequence[str], so
         word = message.split("unrecognized arguments:", 1)[1].split()[0]
         name = word.partition("=")[0].lstrip("-")
         # A misspelt section hides the right key: compare the last part too.
-        known = _dotted_names(Recipe)
+        known = _dotted_names(section)
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.6) or [
             k for k in known if k.split(".")[-1] == name.split(".")[-1]
         ]
@@ -260,9 +260,7 @@ def check_recipe(recipe: Recipe) -> None:
         UserError: names the key, its value and what is allowed.
     """
     _check_objective(recipe)
-    _require(
-        0 <= recipe.seed <= LARGEST_SEED, f"seed is {recipe.seed}, but must be at least 0 and at most {LARGEST_SEED}"
-    )
+    check_seed(recipe.seed)
     _require(recipe.block_length >= 8, f"block_length is {recipe.block_length}, but must be at least 8 tokens")
     _check_text("corpus", recipe.corpus)
     _check_text("held_out", recipe.held_out)
@@ -293,19 +291,41 @@ def check_recipe(recipe: Recipe) -> None:
     _check_audit(recipe)
     _check_privacy(recipe)
     _check_federation(recipe)
-    require_context(recipe.scores)
+    check_scores(recipe.scores)
 
 
-def require_context(scores: ScoreConfig) -> None:
-    """Raises a UserError if the windows of text that scores read have no room for a token and one before it."""
+#: Key of `ScoreConfig` -> the least that it may be, and what that is; null is always in range where a key takes it.
+_LEAST: dict[str, tuple[int, str]] = {
+    "max_prompts": (1, "1; null: all"),
+    "samples": (1, "1 continuation"),
+    "max_new_tokens": (1, "1 token"),
+    "max_length": (2, "2 tokens; null: as long as max_new_tokens says"),
+    "top_k": (0, "1 token, or 0 for all"),
+    "batch_size": (1, "1; null: as the device takes"),
+    "bootstrap": (0, "1, better 1000, or 0 for no intervals"),
+    "context": (2, "2 tokens; null: as long as the models take"),
+    "stride": (1, "1 token; null: half of the context"),
+    "probe_steps": (0, "1 step, 0 for never, or null for every save"),
+}
+
+
+def check_scores(scores: ScoreConfig, prefix: str = "scores.") -> None:
+    """Raises a UserError for a number that nothing could be measured with; keys are named behind the prefix."""
+    for key, (least, told) in _LEAST.items():
+        value = getattr(scores, key)
+        _require(value is None or value >= least, f"{prefix}{key} is {value}, but must be at least {told}")
     _require(
-        scores.context is None or scores.context >= 2,
-        f"scores.context is {scores.context}, but must be at least 2 tokens; null: as long as the models take",
+        scores.temperature > 0,
+        f"{prefix}temperature is {scores.temperature}, but must be above 0; for nearly greedy decoding set top_k to 1",
     )
     _require(
-        scores.probe_steps is None or scores.probe_steps >= 0,
-        f"scores.probe_steps is {scores.probe_steps}, but must be at least 1 step, 0 for never, or null for every save",
+        0 < scores.top_p <= 1, f"{prefix}top_p is {scores.top_p}, but must be above 0 and at most 1, which keeps all"
     )
+
+
+def check_seed(seed: int) -> None:
+    """Raises a UserError for a seed that NumPy's generator cannot take."""
+    _require(0 <= seed <= LARGEST_SEED, f"seed is {seed}, but must be at least 0 and at most {LARGEST_SEED}")
 
 
 def _check_audit(recipe: Recipe) -> None:

@@ -65,7 +65,8 @@ def open_run(recipe: Recipe) -> Iterator[Path]:
         if folder.exists() and (not folder.is_dir() or {p.name for p in folder.iterdir()} - _CLAIMING):
             raise UserError(f"{folder} is not empty and holds no recipe.yaml; choose another --output_dir")
     else:
-        moved = refuse_another(recipe, folder)
+        # What is not measured yet may be asked for in another way: the training stays what it is.
+        moved = refuse_another(recipe, folder, free=() if (folder / "scores.json").exists() else ("scores.",))
         _refuse_links_out(folder)
     missing = [p for p in (folder, *folder.parents) if not p.exists()]
     try:
@@ -91,17 +92,21 @@ def open_run(recipe: Recipe) -> Iterator[Path]:
 
 
 def refuse_another(
-    recipe: Recipe, folder: Path, decisive: Callable[[dict[str, Any]], dict[str, Any]] = lambda values: values
+    recipe: Recipe,
+    folder: Path,
+    decisive: Callable[[dict[str, Any]], dict[str, Any]] = lambda values: values,
+    free: tuple[str, ...] = (),
 ) -> bool:
     """See to it that a run's folder is that of a recipe. Where a run lies, `output_dir`, does not change what it is.
 
     Args:
         recipe: What is wanted.
         folder: Of the run; holds its recipe.yaml.
-        decisive: Nested keys of a recipe -> those that must agree; all, without it.
+        decisive: Nested keys of a recipe -> those that are compared; all, without it.
+        free: Beginnings of dotted keys that may differ.
 
     Returns:
-        Whether the run lay elsewhere before.
+        Whether anything differs, so that the recipe must be written anew: the run lay elsewhere before.
 
     Raises:
         UserError: it is the run of another recipe; the first key that differs is named.
@@ -109,7 +114,7 @@ def refuse_another(
     here, there = (_flat(decisive(values)) for values in (recipe.to_dict(), read_resolved(folder / "recipe.yaml")))
     differ = [key for key in there | here if there.get(key) != here.get(key)]
     for key in differ:
-        if key != "output_dir":
+        if key != "output_dir" and not key.startswith(free):
             raise UserError(
                 f"{folder} holds another recipe's run ({key} is {there.get(key)!r} there, {here.get(key)!r} here); "
                 "choose another --output_dir, or remove that folder"

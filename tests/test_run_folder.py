@@ -12,7 +12,7 @@ from shared import REPOSITORY
 
 from distill import run_folder
 from distill.base.errors import UserError
-from distill.recipe import Recipe
+from distill.recipe import Recipe, read_resolved
 from distill.recipe_check import parse_recipe
 from distill.run_folder import open_run
 
@@ -67,6 +67,25 @@ def test_an_output_folder_belongs_to_one_recipe(tmp_path):
     ):
         pass
     assert (folder / "recipe.yaml").read_bytes() == before
+
+
+def test_what_is_measured_may_be_asked_for_in_another_way_until_it_is_measured(tmp_path):
+    """Else a training would be lost for a mistake that shows when its student is scored."""
+    arguments = ["--config", str(REPOSITORY / "recipes/debug.yaml"), "--output_dir", str(tmp_path / "run")]
+    with open_run(parse_recipe(arguments)) as folder:
+        pass
+    other = parse_recipe([*arguments, "--scores.samples", "1"])
+    with open_run(other):
+        pass
+    assert read_resolved(folder / "recipe.yaml")["scores"]["samples"] == 1
+    (folder / "scores.json").write_text("{}", encoding="utf-8")
+    with open_run(other):
+        pass
+    with (
+        pytest.raises(UserError, match=r"scores.samples is 1 there, 3 here"),
+        open_run(parse_recipe([*arguments, "--scores.samples", "3"])),
+    ):
+        pass
 
 
 def test_a_run_of_before_a_key_was_there_goes_on_with_its_default(tmp_path):

@@ -135,7 +135,7 @@ def generate(
     Raises:
         UserError: a prompt and its continuation do not fit into the model's context, or a setting is out of range.
     """
-    _check_sampling(temperature, top_p)
+    _check_sampling(temperature, top_p, top_k)
     encoded = _encode(tokenizer, prompts, special_tokens(tokenizer)[0])
     _require_room(own_context(model.config), prompts, encoded, max_new_tokens, max_length)
     uniforms = _uniforms(seed, (len(prompts), samples, max_new_tokens))
@@ -190,7 +190,9 @@ def _writer(model: Any, tokenizer: Any, shape: Shape, max_new_tokens: int) -> _W
 
 
 def _uniforms(seed: int | Sequence[int], sizes: tuple[int, int, int]) -> np.ndarray:
-    """(prompts, samples, tokens) numbers in [0, 1)."""
+    """(prompts, samples, tokens) numbers in [0, 1). Raises UserError for a seed below 0."""
+    if (least := min(seed, default=0) if isinstance(seed, Sequence) else seed) < 0:
+        raise UserError(f"seed must be at least 0, not {least}")
     if isinstance(seed, Sequence):
         return np.stack([np.random.default_rng(one).random(sizes[1:]) for one in seed])
     return np.random.default_rng(seed).random(sizes)
@@ -211,11 +213,13 @@ def _batches(
         first = last
 
 
-def _check_sampling(temperature: float, top_p: float) -> None:
+def _check_sampling(temperature: float, top_p: float, top_k: int) -> None:
     if not temperature > 0:  # nor a number that is none
         raise UserError(f"temperature must be above 0, not {temperature}; for nearly greedy decoding take top_k=1")
     if not 0 < top_p <= 1:
         raise UserError(f"top_p must be above 0 and at most 1, not {top_p}; 1 keeps the whole distribution")
+    if top_k < 0:
+        raise UserError(f"top_k must be at least 0, not {top_k}; 0 keeps all tokens")
 
 
 def _continue(writer: _Writer, before: list[list[int]], uniforms: Tensor, rooms: list[int]) -> list[list[int]]:
@@ -318,15 +322,14 @@ def _require_room(
     if longest is None:
         return
     length = len(encoded[longest])
+    prompt = f"the prompt '{prompts[longest][:60]}' ({length} tokens with the start token)"
     if (room := _room(length, max_new_tokens, max_length)) < 1:
-        raise UserError(
-            f"the prompt '{prompts[longest][:60]}' ({length} tokens with the start token) leaves nothing of max_length "
-            f"{max_length}; raise it"
-        )
+        raise UserError(f"{prompt} leaves nothing of max_length {max_length}; raise it")
     if limit is None or length + room <= limit:
         return
     whose = f"context of {name}," if name else "model's context of"
+    if length >= limit:
+        raise UserError(f"{prompt} leaves no room in the {whose} {limit} tokens; shorten it")
     raise UserError(
-        f"the prompt '{prompts[longest][:60]}' ({len(encoded[longest])} tokens with the start token) and "
-        f"max_new_tokens {max_new_tokens} exceed the {whose} {limit} tokens; lower max_new_tokens"
+        f"{prompt} and max_new_tokens {max_new_tokens} exceed the {whose} {limit} tokens; lower max_new_tokens"
     )

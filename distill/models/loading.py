@@ -47,7 +47,7 @@ def load_tokenizer(
         UserError: there is none, it is a slow one, which gives no character offsets, or it brings code of its own.
     """
     path, gguf_file = (path, gguf_file) if gguf_file else gguf_in(path)
-    path = _resolve(path)
+    path = model_source(path)
     files = ("tokenizer.json", "vocab.json", "tokenizer.model", "spiece.model", "vocab.txt")
     beside = any((Path(path) / name).exists() for name in files)
     from_file = {"gguf_file": gguf_file} if gguf_file and not beside else {}
@@ -127,7 +127,7 @@ def _read_model(
     **hub: Any,
 ) -> PreTrainedModel:
     """See `load_model`."""
-    path = _resolve(path)
+    path = model_source(path)
     if adapter := adapter_folder(path, **hub):
         if quantization or gguf_file:
             raise UserError(
@@ -269,7 +269,7 @@ def _require_its_weights(path: str, model: PreTrainedModel, report: Mapping[str,
         )
 
 
-def _resolve(path: str) -> str:
+def model_source(path: str) -> str:
     """The folder or hub id that `path` names. Raises UserError where it can be neither."""
     if path == "demo":
         return str(DEMO_TEACHER)

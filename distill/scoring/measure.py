@@ -3,13 +3,14 @@
 import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from distill.base.console import say
 from distill.base.errors import UserError
 from distill.base.files import DEMO_TEACHER
 from distill.metrics import (
@@ -24,10 +25,11 @@ from distill.metrics import (
     resampled,
     samples_text,
 )
+from distill.metrics.audited import read_audited
 from distill.metrics.evaluation import given_prompts, least
 from distill.models.architecture import model_hash, own_context
 from distill.models.generation import check_context
-from distill.models.loading import gguf_in, load_model, load_tokenizer
+from distill.models.loading import gguf_in, load_model, load_tokenizer, model_source
 from distill.models.quantization import WeightBits, gguf_config, quantize_weights, require_torchao
 from distill.recipe import WHILE_TRAINING, Recipe, ScoreConfig
 from distill.scoring.examples import example_prompts, examples_of
@@ -56,6 +58,7 @@ _SAID_ELSEWHERE = {
 
 # Not that of the run: runs of a study that differ in their seed are asked about the same prompts, by which they pair.
 _RESAMPLING_SEED = 0
+_MOST_REPEATS = 0.1  # of all prompts; a few are in published sets too
 
 
 @dataclass(frozen=True)
@@ -139,15 +142,10 @@ def check_room(
         contexts: Name of a model -> its context in tokens, see `own_context`.
 
     Raises:
-        UserError: names the longest prompt and the first model that has no room; there is no file of word vectors where
-            one is named; or see `chat_prompt`.
+        UserError: names the longest prompt and the first model that has no room; or see `chat_prompt`.
     """
     if not any(map(samples_text, chosen(settings.metrics).values())):
         return
-    if settings.word_vectors is not None and not Path(settings.word_vectors).is_file():
-        raise UserError(
-            f"scores.word_vectors: {settings.word_vectors} is no file; give word2vec (text or binary) or GloVe"
-        )
     texts = [*(prompt.text for prompt in prompts), *example_prompts(prompts, swapper, seed)]
     given = [chat_prompt(text, tokenizer) for text in texts] if settings.chat else texts
     for name, limit in contexts.items():
@@ -161,10 +159,32 @@ def check_run(
     teacher: PreTrainedModel | None,
     student: PreTrainedModel,
 ) -> None:
-    """`check_room` of a recipe's models, before they are trained."""
+    """`check_room` of a recipe's models and `check_files`, before they are trained."""
+    check_files(recipe.scores, "scores.")
     models = {"the teacher": teacher, "the student": student}
     contexts = {name: own_context(model.config) for name, model in models.items() if model is not None}
     check_room(recipe.scores, recipe.seed, swapper, run_prompts(recipe, swapper)[0], tokenizer, contexts)
+
+
+def check_files(settings: ScoreConfig, prefix: str = "") -> None:
+    """Make sure that the files are there which scores will read, perhaps hours later.
+
+    Args:
+        settings: They name the files.
+        prefix: What their keys stand behind.
+
+    Raises:
+        UserError: one is not there, or not what it should be; see also `read_audited`.
+    """
+    if settings.data is not None and not Path(settings.data).is_dir():
+        raise UserError(f"{prefix}data: {settings.data} is no folder; name one, or leave it out to do without")
+    for key, kind in (("word_vectors", "word2vec (text or binary) or GloVe"), ("canaries", "JSON lines")):
+        if (path := getattr(settings, key)) is not None and not Path(path).is_file():
+            raise UserError(f"{prefix}{key}: {path} is no file; give {kind}")
+    read_audited(settings)
+    for model in (settings.regard_model, settings.toxicity_model):
+        if model is not None:
+            model_source(model)
 
 
 def check_metrics(recipe: Recipe) -> None:
@@ -215,7 +235,17 @@ def usable_prompts(
     if left_out and not prompts:
         which = f"every prompt of '{source}'" if isinstance(source, str | Path) else "every prompt"
         raise UserError(f"scores.prompts: {which} holds a word of the list '{swapper.wordlist.name}'; use others")
+    if (repeats := len(prompts) - len({prompt.text for prompt in prompts})) > _MOST_REPEATS * len(prompts):
+        _tell_of_repeats(repeats, len(prompts))
     return limit_prompts(prompts, maximum, seed), left_out
+
+
+@cache
+def _tell_of_repeats(repeats: int, number: int) -> None:
+    say(
+        f"{repeats} of {number} prompts repeat others: intervals take each for a prompt of its own, and are too "
+        "narrow; leave the repeats out"
+    )
 
 
 def shown_texts(evaluation: Evaluation, shown: Sequence[Prompt], example_texts: Sequence[str]) -> dict[str, Any]:

@@ -49,11 +49,12 @@ from distill.models.architecture import (
 from distill.models.loading import labelled, load_model, load_teacher, load_tokenizer
 from distill.models.quantization import WeightBits, require_torchao
 from distill.recipe import WHILE_TRAINING, Recipe, ScoreConfig
-from distill.recipe_check import require_context, typed
+from distill.recipe_check import check_scores, check_seed, typed
 from distill.scoring.contents import Asked, Measured, contents
 from distill.scoring.measure import (
     Checkpoint,
     ModelSource,
+    check_files,
     common_context,
     decisive,
     model_outcomes,
@@ -113,6 +114,8 @@ def score(
         UserError: an unknown setting; a checkpoint, word list, prompt file or metric that cannot be used.
     """
     config = _config(settings)
+    check_seed(seed)
+    check_files(config)
     documents = _documents(texts)
     models = _with_quantized(_named(checkpoints), config.quantize)
     swapper = Swapper(wordlist if isinstance(wordlist, WordList) else load_wordlist(wordlist))
@@ -175,7 +178,7 @@ def _config(settings: Mapping[str, Any]) -> ScoreConfig:
     if isinstance(settings.get("metrics"), str):
         raise UserError(f"metrics is '{settings['metrics']}', but must be a list of names: [{settings['metrics']!r}]")
     config = typed(ScoreConfig, settings, "score")
-    require_context(config)
+    check_scores(config, prefix="")
     return _with_audit_metrics(config)
 
 

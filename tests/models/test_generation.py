@@ -189,8 +189,11 @@ def test_what_cannot_be_generated(toy_model, toy_tokenizer):
         check_context(None, toy_tokenizer, ["He said"], 1000, max_length=2)
     with pytest.raises(UserError, match="exceed the context of the student, 64 tokens"):
         check_context(64, toy_tokenizer, ["He said"], 64 - len(toy_tokenizer("He said")["input_ids"]), "the student")
-    with pytest.raises(UserError, match="temperature must be above 0"):
-        generate(toy_model(), toy_tokenizer, TEXTS, samples=1, max_new_tokens=6, temperature=0)
+    with pytest.raises(UserError, match="leaves no room in the model's context of 64 tokens; shorten it"):
+        generate(toy_model(), toy_tokenizer, ["he " * 80], samples=1, max_new_tokens=1)
+    for setting, told in (("temperature", "above 0"), ("top_k", "at least 0, not -1"), ("seed", "at least 0")):
+        with pytest.raises(UserError, match=f"{setting} must be {told}"):
+            generate(toy_model(), toy_tokenizer, TEXTS, samples=1, max_new_tokens=6, **{setting: -1})
 
 
 @pytest.mark.slow

@@ -14,7 +14,15 @@ from distill.base.errors import UserError
 from distill.models.architecture import weights_hash
 from distill.recipe import FederationConfig, Recipe, ScoreConfig
 from distill.scoring.examples import example_prompts
-from distill.scoring.measure import check_metrics, check_room, decisive, open_model, run_prompts, usable_prompts
+from distill.scoring.measure import (
+    check_files,
+    check_metrics,
+    check_room,
+    decisive,
+    open_model,
+    run_prompts,
+    usable_prompts,
+)
 from distill.text.counterfactual import Swapper
 from distill.text.prompts import Prompt, load_prompts
 
@@ -122,12 +130,38 @@ def test_what_will_be_sampled_must_fit_into_the_models(toy_tokenizer, short_word
         check(shown + 10)
     check(8, metrics=["perplexity", "next_word_disparity"])  # sample nothing
     check(1 + shown + 5, max_length=1 + shown + 5)
-    with pytest.raises(UserError, match=r"scores\.word_vectors: nowhere\.txt is no file"):
-        check(100, word_vectors="nowhere.txt")
     tokenizer = chat_tokenizer(toy_tokenizer, "chatml")
     check(1 + shown + 10, tokenizer)
     with pytest.raises(UserError, match="the student"):
         check(1 + shown + 10, tokenizer, chat=True)
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"word_vectors": "nowhere.txt"}, r"^scores\.word_vectors: nowhere\.txt is no file"),
+        ({"data": "nowhere"}, r"^scores\.data: nowhere is no folder"),
+        ({"members": "nowhere.txt"}, "members are given without others"),
+        ({"members": "nowhere.txt", "others": "nowhere.txt"}, r"nowhere\.txt"),
+        ({"canaries": "nowhere.jsonl"}, r"nowhere\.jsonl"),
+        ({"regard_model": "no/such/folder"}, "no/such/folder: no such folder"),
+        ({"toxicity_model": "./nowhere"}, r"\./nowhere: no such folder"),
+    ],
+)
+def test_files_that_scores_will_read_are_looked_for_before_anything_is_trained(settings, told, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=told):
+        check_files(ScoreConfig(**settings), "scores.")
+    check_files(ScoreConfig(data=str(tmp_path)))
+
+
+def test_prompts_that_repeat_others_are_told_of(short_wordlist, capsys):
+    """Ten of one text have no spread, and an interval as if nothing were left to chance; a few stay as they are."""
+    swapper = Swapper(short_wordlist)
+    assert len(usable_prompts(["The doctor said"] * 10, None, 0, swapper)[0]) == 10
+    assert "9 of 10 prompts repeat others" in capsys.readouterr().err
+    usable_prompts([f"The {n}th doctor said" for n in range(40)] + ["The 1th doctor said"], None, 0, swapper)
+    assert not capsys.readouterr().err
 
 
 @pytest.mark.parametrize("key", ["scores.metrics", "federation.watch", "federation.client_metrics"])

@@ -290,6 +290,10 @@ def test_an_unknown_setting_is_named(folders):
         ("demo", {"texts": None}, "texts is None, but must be a list of texts"),
         ("demo", {"texts": [5]}, r"texts\[0\] is 5, but must be a text"),
         ("demo", {"sampels": 3}, "did you mean 'samples'"),
+        ("demo", {"samples": 0}, "^samples is 0, but must be at least 1 continuation"),
+        ("demo", {"max_prompts": -3}, "^max_prompts is -3, but must be at least 1"),
+        ("demo", {"seed": -1}, "seed is -1, but must be at least 0"),
+        ("demo", {"data": "nowhere"}, "^data: nowhere is no folder"),
     ],
 )
 def test_what_a_notebook_gets_wrong_is_told_before_a_model_is_loaded(checkpoints, settings, message, monkeypatch):

@@ -157,6 +157,16 @@ def test_the_rivals_stand_in_one_table_with_what_they_cost(tmp_path, monkeypatch
     assert 0 < max(moved) < 0.05
 
 
+def test_a_mistake_leaves_no_folder_and_a_file_in_its_place_is_named(tmp_path):
+    study = read_study(small(tmp_path), data=str(tmp_path / "nowhere"))
+    with pytest.raises(UserError, match="nowhere is no folder"):
+        run_study(study)
+    assert not Path(study.output_dir).exists()
+    Path(study.output_dir).write_text("mine", encoding="utf-8")
+    with pytest.raises(UserError, match=r"out: cannot be written \(.*exists\); choose another --output_dir"):
+        run_study(replace(study, data=None))
+
+
 def test_a_folder_has_one_study_at_a_time(tmp_path):
     study = read_study(small(tmp_path), rows=["plain"])
     folder = Path(study.output_dir)
