@@ -60,7 +60,7 @@ def _count(text: str) -> int:
     try:
         number = int(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text} is no whole number") from None
+        raise argparse.ArgumentTypeError(f"'{text}' is no whole number") from None
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text} is too few; give 1 or more")
     return number

@@ -226,6 +226,7 @@ def parser_message(error: Exception, section: type, arguments: Sequence[str], so
         name = word.partition("=")[0].lstrip("-")
         # A misspelt section hides the right key: compare the last part too.
         known = _dotted_names(section)
+        known = [key for key in known if key != name]  # one that is known, but not to this command
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.6) or [
             k for k in known if k.split(".")[-1] == name.split(".")[-1]
         ]

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -226,6 +227,23 @@ def test_swap_ends_quietly_when_its_reader_leaves():
     command = f"yes he is a king | head -n 200000 | {sys.executable} -m distill.cli swap - | head -n 1"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=REPOSITORY)
     assert (done.stdout, done.stderr) == ("she is a queen\n", "")
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_closed_stream_fails_no_command(closed, tmp_path):
+    (tmp_path / "x.txt").write_text("he is a king\n", encoding="utf-8")
+    command = f"{sys.executable} -m distill.cli wordlist check english_gender {closed}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=REPOSITORY)
+    assert done.returncode == 0 and "Traceback" not in done.stderr
+
+
+def test_results_are_written_in_any_encoding():
+    """What it cannot write is escaped."""
+    command = [sys.executable, "-m", "distill.cli", "swap", "--show", "-"]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    given = "he is \u201ca king\u201d\n".encode()
+    done = subprocess.run(command, input=given, capture_output=True, cwd=REPOSITORY, env=environment)
+    assert done.returncode == 0 and b"\\u201c" in done.stdout, done.stderr
 
 
 # ------------------------------------------------------------------------------------------------------------ score

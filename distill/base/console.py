@@ -4,6 +4,7 @@ Progress goes to standard error: a bar on a terminal, a line every few seconds e
 Results go to standard output and are none of this module's business.
 """
 
+import io
 import os
 import signal
 import sys
@@ -271,6 +272,16 @@ def _switch_off_library_bars() -> None:
         sys.modules["transformers"].logging.disable_progress_bar()
 
 
+def _make_streams_usable() -> None:
+    """Standard streams that were closed lead nowhere, and what an encoding of results cannot write is escaped."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115  # for as long as this process runs
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def run_entry(main: Callable[[Sequence[str]], None], argv: Sequence[str], continues: bool = True) -> int:
     """Call an entry point and turn its end into an exit code.
 
@@ -287,6 +298,7 @@ def run_entry(main: Callable[[Sequence[str]], None], argv: Sequence[str], contin
     """
     global _quiet
     _quiet = QUIET in argv
+    _make_streams_usable()
     share_cores()
     if _quiet or not on_terminal():
         _switch_off_library_bars()
@@ -295,7 +307,7 @@ def run_entry(main: Callable[[Sequence[str]], None], argv: Sequence[str], contin
         with _handled(_stop_now, signal.SIGTERM):
             main(argv)
     except (UserError, OSError, RuntimeError) as error:
-        told = error if isinstance(error, UserError) else storage_error(error)
+        told = error if isinstance(error, UserError) else storage_error(error, continues)
         if told is None:
             raise
         _close_bar()

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
+_CONTINUES = ": it continues from what was whole before"
 _FEW = 8  # names that a hint may list
 _LONGEST_MESSAGE = 2_000  # characters
 # What a disk, a network drive, or whoever else has access to them can do to our files.
@@ -62,8 +63,13 @@ def first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
-def storage_error(error: Exception) -> UserError | None:
-    """The sentence for a full disk, a folder that may not be written, or a file that is gone; None for other errors."""
+def storage_error(error: Exception, continues: bool = True) -> UserError | None:
+    """The sentence for a full disk, a folder that may not be written, or a file that is gone; None for other errors.
+
+    Args:
+        error: What was raised.
+        continues: Whether the same command continues where it was stopped, which is told then.
+    """
     message = str(error)
     if isinstance(error, OSError) and error.errno in _STORAGE_ERRORS:
         assert error.errno is not None  # it is among the errors above
@@ -74,9 +80,10 @@ def storage_error(error: Exception) -> UserError | None:
         where, reason = None, "torch could not write all of a file; the disk may be full"
     else:
         return None
+    what = where or ("a file of the run" if continues else "the output")
     return UserError(
-        f"{where or 'a file of the run'}: {reason[0].lower() + reason[1:]}; free space, or mend access to it, "
-        "and give the same command again: it continues from what was whole before"
+        f"{what}: {reason[0].lower() + reason[1:]}; free space, or mend access to it, and give the same command again"
+        f"{_CONTINUES if continues else ''}"
     )
 
 

@@ -67,12 +67,14 @@ def read_runs(paths: Sequence[str]) -> list[Run]:
     """Runs from what a user names.
 
     Args:
-        paths: Each a folder with a scores.json (a run, or what `distill score` wrote), or a model in such a folder.
+        paths: Each a folder with a scores.json (a run, or what `distill score` wrote), that file itself, or a model in
+            such a folder.
 
     Raises:
         UserError: a path is neither, or its file is damaged.
     """
-    given = [Path(path) for path in dict.fromkeys(paths)]
+    named = [Path(path) for path in paths]
+    given = list(dict.fromkeys(path.parent if path.name == _SCORES and path.is_file() else path for path in named))
     short = [_short_name(path) for path in given]
     labels = short if len(set(short)) == len(short) else [str(path) for path in given]
     return [_read_run(path, name) for path, name in zip(given, labels, strict=True)]

@@ -9,6 +9,7 @@ from rich.text import Text
 
 from distill.base.console import counter
 from distill.base.highlight import marked, side_by_side
+from distill.base.long_input import encodable
 from distill.models.architecture import default_device
 from distill.models.generation import generate
 from distill.models.loading import load_model, load_tokenizer
@@ -51,7 +52,7 @@ def continuations(
     Raises:
         UserError: a checkpoint cannot be had, or a prompt does not fit into its context.
     """
-    wordlist = swapper.wordlist
+    wordlist, prompts = swapper.wordlist, [encodable(prompt) for prompt in prompts]
     rows: list[dict[str, Any]] = [{"prompt": prompt, "words": listed_from(prompt, 0, swapper)} for prompt in prompts]
     for row in rows:
         row["texts"] = {}

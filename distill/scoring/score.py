@@ -115,7 +115,6 @@ def score(
     """
     config = _config(settings)
     check_seed(seed)
-    check_files(config)
     documents = _documents(texts)
     models = _with_quantized(_named(checkpoints), config.quantize)
     swapper = Swapper(wordlist if isinstance(wordlist, WordList) else load_wordlist(wordlist))
@@ -179,6 +178,7 @@ def _config(settings: Mapping[str, Any]) -> ScoreConfig:
         raise UserError(f"metrics is '{settings['metrics']}', but must be a list of names: [{settings['metrics']!r}]")
     config = typed(ScoreConfig, settings, "score")
     check_scores(config, prefix="")
+    check_files(config)
     return _with_audit_metrics(config)
 
 

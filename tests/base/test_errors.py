@@ -81,6 +81,13 @@ def test_what_a_disk_does_is_a_sentence_with_the_file(name):
     )
 
 
+def test_a_full_output_of_a_command_that_does_not_continue_promises_nothing():
+    told = storage_error(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), continues=False)
+    assert str(told) == (
+        "the output: no space left on device; free space, or mend access to it, and give the same command again"
+    )
+
+
 @pytest.mark.parametrize("error", [OSError(errno.ECONNRESET, "reset"), ValueError("full"), RuntimeError("CUDA error")])
 def test_other_errors_are_none_of_a_disk(error):
     assert storage_error(error) is None

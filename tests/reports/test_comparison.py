@@ -60,6 +60,7 @@ def test_runs_and_checkpoints_are_found(runs, toy_scores):
     assert list(student.scores["models"]) == ["student"]
     assert student.scores["differences"] == {}
     assert (one.mitigated, student.mitigated) == (True, False)
+    assert read_runs([f"{runs[0]}/scores.json", runs[0]]) == [one]
 
 
 def test_runs_of_one_name_keep_their_paths(toy_scores, tmp_path):

@@ -42,6 +42,8 @@ def test_a_word_is_marked_by_what_stands_before_it_in_the_prompt(short_wordlist,
         [{"text": " he and a woman", "words": [[1, 3, 0], [10, 15, 1]]}],
         [{"text": "", "words": []}],
     ]
+    asked = continuations.continuations({"m": str(tmp_path)}, ["bad\udcff", "It"], Swapper(short_wordlist), samples=1)
+    assert [row["prompt"] for row in asked["prompts"]] == ["bad?", "It"]  # as no tokenizer and no page takes it
 
 
 def test_a_terminal_has_columns_colours_and_a_legend():
