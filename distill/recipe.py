@@ -253,7 +253,7 @@ class ScoreConfig:
         top_k: Sample among this many most likely tokens; 0: all.
         batch_size: Continuations sampled side by side; it changes the speed, not the scores. `null`: 64 on a CPU, on
             a GPU as many as its memory takes.
-        bootstrap: Resamples for the 95% intervals.
+        bootstrap: Resamples for the 95% intervals; 0: none are given.
         context: Longest window of text that a score reads at once, in tokens; `null`: as long as the models take.
             Models that are scored together share the least of their contexts, so that all are asked the same.
         stride: Tokens by which the window moves over documents longer than the context; `null`: half of it.
