@@ -53,13 +53,13 @@ def run_study(study: Study, command: str = "") -> dict[str, Any]:
             cannot be read; a run ended with a mistake in its recipe; or its model cannot be scored.
     """
     out = Path(study.output_dir)
+    refuse_other_rows(study)
     check_data(study)
     try:
         out.mkdir(parents=True, exist_ok=True)
         lock(out)
     except OSError as error:
         raise UserError(f"{out}: cannot be written ({error.strerror}); choose another --output_dir") from None
-    refuse_other_rows(study)
     for seed in study.seeds:
         make_text(study, seed)
     train_missing(study)

@@ -37,7 +37,7 @@ def test_what_was_trained_otherwise_is_not_taken_for_done(tmp_path, changes, wor
         run_study(read_study(path, rows=["plain"]))
     assert all(word in str(error.value) for word in (*words, "--output_dir")), error.value
     assert before == {p: p.stat().st_mtime_ns for p in (out / "runs").rglob("*")}
-    assert {p.name for p in out.iterdir()} == {"runs", ".lock"}
+    assert {p.name for p in out.iterdir()} == {"runs"}
 
 
 def test_scores_seeds_and_the_place_of_a_study_may_change(tmp_path, monkeypatch):
