@@ -47,6 +47,15 @@ def lock(folder: Path) -> None:
 
 
 @contextmanager
+def making(folder: Path) -> Iterator[None]:
+    """Around what makes an output folder. Raises UserError where it cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written ({error.strerror}); choose another --output_dir") from None
+
+
+@contextmanager
 def open_run(recipe: Recipe) -> Iterator[Path]:
     """Claim the output folder for this recipe, or find that it is this recipe's already.
 
@@ -69,7 +78,7 @@ def open_run(recipe: Recipe) -> Iterator[Path]:
         moved = refuse_another(recipe, folder, free=() if (folder / "scores.json").exists() else ("scores.",))
         _refuse_links_out(folder)
     missing = [p for p in (folder, *folder.parents) if not p.exists()]
-    try:
+    with making(folder):
         folder.mkdir(parents=True, exist_ok=True)
         if is_first_process():
             lock(folder)
@@ -79,8 +88,6 @@ def open_run(recipe: Recipe) -> Iterator[Path]:
             write_recipe(recipe, partial)
             sync(partial)
             os.replace(partial, record)
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be written ({error.strerror}); choose another --output_dir") from None
     try:
         yield folder
     except UserError:

@@ -16,9 +16,8 @@ and seeds.
 from pathlib import Path
 from typing import Any
 
-from distill.base.errors import UserError
 from distill.base.files import write_json, write_text
-from distill.run_folder import lock
+from distill.run_folder import lock, making
 from distill.study.made import commit, hours, machine
 from distill.study.report import against_epsilon, markdown, pareto
 from distill.study.runs import make_text, refuse_other_rows, train_missing
@@ -55,11 +54,9 @@ def run_study(study: Study, command: str = "") -> dict[str, Any]:
     out = Path(study.output_dir)
     refuse_other_rows(study)
     check_data(study)
-    try:
+    with making(out):
         out.mkdir(parents=True, exist_ok=True)
         lock(out)
-    except OSError as error:
-        raise UserError(f"{out}: cannot be written ({error.strerror}); choose another --output_dir") from None
     for seed in study.seeds:
         make_text(study, seed)
     train_missing(study)
