@@ -50,6 +50,10 @@ def _add_wordlist(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_trust_remote_code(parser: Any) -> None:
+    parser.add_argument("--trust_remote_code", action="store_true", help="run code that comes with the models")
+
+
 def _only_results() -> contextlib.AbstractContextManager[Any]:
     """Around imports and work: what libraries print goes to standard error, where it garbles no result."""
     return contextlib.redirect_stdout(sys.stderr)
@@ -406,6 +410,7 @@ def _score_parser() -> Any:
     parser.add_argument("--seed", type=int, default=0, help="Seed of sampling and intervals.")
     parser.add_argument("--metrics", metavar="A,B", help="What to measure (default: what a recipe measures).")
     parser.add_argument("--correlate", action="store_true", help="Also print rank correlations, see above.")
+    _add_trust_remote_code(parser)
     _add_wordlist(parser)
     _add_json(parser)
     _add_quiet(parser)
@@ -468,6 +473,7 @@ def score(arguments: Sequence[str]) -> None:
         documents = list(read_documents(corpus, options.seed)) if options.texts else []
         models = labelled([*([options.against] if options.against else []), *options.checkpoints])
         common = {"wordlist": options.wordlist, "texts": documents, "seed": options.seed, "folder": folder}
+        common["trust_remote_code"] = options.trust_remote_code
         scores = score(models, **common, **settings)
         keep_asked(folder, asked | settings)
         shown = with_speeds(scores, folder)
@@ -621,6 +627,7 @@ def _generate_parser() -> argparse.ArgumentParser:
             f"--{name}", type=kind, default=default, metavar="N",
             help=f"{meaning} (default: {'by device' if default is None else default})",
         )  # fmt: skip
+    _add_trust_remote_code(parser)
     _add_json(parser)
     _add_quiet(parser)
     return parser
@@ -645,7 +652,7 @@ def generate(arguments: Sequence[str]) -> None:
         prompts = options.prompt + (read_prompts(options.prompts, options.max_prompts) if options.prompts else [])
         models = labelled([*([options.against] if options.against else []), *options.checkpoints])
         decoding = ("samples", "max_new_tokens", "temperature", "top_p", "top_k", "batch_size", "seed")
-        settings = {name: getattr(options, name) for name in ("chat", *decoding)}
+        settings = {name: getattr(options, name) for name in ("chat", "trust_remote_code", *decoding)}
         found = continuations(models, prompts, Swapper(load_wordlist(options.wordlist)), **settings)
     print(json.dumps(found, indent=2, ensure_ascii=False)) if options.json else print_continuations(found)
 
@@ -675,6 +682,7 @@ def _demo_parser() -> argparse.ArgumentParser:
     parser.add_argument("--port", type=int, default=7860, metavar="N", help="0 for any free one (default: %(default)s)")
     parser.add_argument("--no-browser", action="store_true", help="open no browser")
     parser.add_argument("--export", metavar="DIR", help="write the page as a folder for a Space, and end")
+    _add_trust_remote_code(parser)
     _add_quiet(parser)
     return parser
 
@@ -691,7 +699,7 @@ def demo(arguments: Sequence[str]) -> None:
     with _only_results():
         from distill.demo.sources import read_shown
 
-        shown = read_shown(options.runs, options.wordlist)
+        shown = read_shown(options.runs, options.wordlist, options.trust_remote_code)
         if options.export is None:
             from distill.demo.server import serve
 
@@ -731,7 +739,7 @@ def _export_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--prompts", default="occupations", metavar="SOURCE", help="those of the check (default: %(default)s)"
     )
-    parser.add_argument("--trust_remote_code", action="store_true", help="run code that comes with the model")
+    _add_trust_remote_code(parser)
     _add_wordlist(parser)
     _add_json(parser)
     _add_quiet(parser)

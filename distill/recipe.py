@@ -541,6 +541,11 @@ class Recipe:
         return self.target.augment or self.target.op != "none"
 
     @property
+    def trusts_code(self) -> bool:
+        """Whether code that comes with its models is run; students lie there with it."""
+        return self.teacher.trust_remote_code or self.student.trust_remote_code
+
+    @property
     def needs_counterfactuals(self) -> bool:
         """Whether a second view of the text is looked at, by the steps or behind the last one: it is mitigated."""
         return self.trains_on_views or self.student.remove_directions > 0

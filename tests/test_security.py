@@ -14,18 +14,22 @@ import pytest
 import torch
 import yaml
 from markdown_it import MarkdownIt
+from own_code import with_keys, with_own_code
 from safetensors.torch import load_file
 from shared import REPOSITORY
 from transformers import PreTrainedModel, dynamic_module_utils
 
 from distill.base.errors import UserError
+from distill.cli import main
 from distill.data.batches import Collator
+from distill.demo.sources import read_shown
 from distill.models.loading import load_model, load_teacher, load_tokenizer
 from distill.models.student import make_student
 from distill.objective.settings import LossSettings
 from distill.pipeline import run
 from distill.recipe import Recipe, StudentConfig, TeacherConfig
 from distill.recipe_check import parse_recipe
+from distill.reports.model_card import write_cards
 from distill.reports.report import write_report
 from distill.run_folder import open_run
 from distill.scoring.score import score_models
@@ -159,22 +163,7 @@ def model_with_code(tmp_path, model_folder, monkeypatch):
     trace = tmp_path / "code-ran"
     monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
     monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("somebody was asked"))
-    (model_folder / "own.py").write_text(
-        "from pathlib import Path\n"
-        "from transformers import GPT2Config, GPT2LMHeadModel\n"
-        f"Path({str(trace)!r}).mkdir(exist_ok=True)\n"
-        "class OwnConfig(GPT2Config):\n    model_type = 'own_kind'\n"
-        "class OwnModel(GPT2LMHeadModel):\n    config_class = OwnConfig\n",
-        encoding="utf-8",
-    )
-    classes = {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.OwnModel"}
-    with_keys(model_folder / "config.json", model_type="own_kind", architectures=["OwnModel"], auto_map=classes)
-    return model_folder, trace
-
-
-def with_keys(path: Path, **keys: object) -> None:
-    content = json.loads(path.read_text(encoding="utf-8"))
-    path.write_text(json.dumps(content | keys), encoding="utf-8")
+    return with_own_code(model_folder, trace), trace
 
 
 def test_code_of_a_model_is_not_run(model_with_code):
@@ -210,6 +199,54 @@ def test_code_of_a_model_is_run_where_the_recipe_says_so(model_with_code, tmp_pa
     assert type(student).__name__ == "OwnModel"
     config = StudentConfig(init="checkpoint", path=str(folder), trust_remote_code=True)
     assert type(make_student(config, teacher, tokenizer, str(folder))).__name__ == "OwnModel"
+
+
+@pytest.mark.parametrize(
+    ("verb", "options"),
+    [
+        ("score", ["{model}", "demo", "--texts", "{text}", "--metrics", "perplexity", "--output_dir", "{out}"]),
+        ("score", ["demo", "--reference", "{model}", "--members", "{text}", "--others", "{other}",
+                   "--metrics", "memorisation", "--output_dir", "{out}"]),
+        ("generate", ["{model}", "--prompt", "The king", "--max_new_tokens", "2"]),
+        ("export", ["{model}", "--to", "safetensors-fp16", "--output", "{out}"]),
+    ],
+)  # fmt: skip
+def test_code_of_a_model_that_a_command_names_is_run_only_where_it_says_so(
+    model_with_code, tmp_path, verb, options, capsys
+):
+    folder, trace = model_with_code
+    places = {name: tmp_path / f"{name}.txt" for name in ("text", "other")}
+    for name, place in places.items():
+        place.write_text(f"The king was here, and the {name} too.\n", encoding="utf-8")
+    given = [option.format(model=folder, out=tmp_path / "out", **places) for option in options]
+    assert main([verb, *given]) == 2
+    assert "comes with code of its own, which is not run" in capsys.readouterr().err
+    assert not trace.exists() and not (tmp_path / "out").exists()
+    assert main([verb, *given, "--trust_remote_code"]) == 0
+    assert trace.exists()
+    if verb == "export":
+        assert type(load_model(str(tmp_path / "out"), trust_remote_code=True)).__name__ == "OwnModel"
+
+
+def test_the_page_of_a_checkpoint_runs_its_code_only_where_it_was_told_to(model_with_code):
+    folder, _ = model_with_code
+    assert [read_shown([str(folder)], None, trust).sources[0].model.trust_remote_code for trust in (False, True)] == [
+        False,
+        True,
+    ]
+
+
+def test_a_card_says_how_a_model_with_code_is_loaded(model_with_code, toy_scores):
+    folder, _ = model_with_code
+    for own_code in (True, False):
+        if not own_code:
+            with_keys(folder / "config.json", auto_map=None)
+        (folder.parent / "student").unlink(missing_ok=True)
+        (folder.parent / "student").symlink_to(folder)
+        write_cards(Recipe(), toy_scores, folder.parent)
+        card = (folder / "README.md").read_text(encoding="utf-8")
+        assert card.count("from_pretrained(folder, trust_remote_code=True)") == 2 * own_code
+        assert ("comes with code of its own" in card) == own_code
 
 
 def test_what_was_trusted_stands_in_the_card(tmp_path, toy_model, toy_tokenizer, short_wordlist):

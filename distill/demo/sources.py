@@ -74,12 +74,13 @@ class Shown:
         return asdict(self)
 
 
-def read_shown(paths: Sequence[str], wordlist: str | None = None) -> Shown:
+def read_shown(paths: Sequence[str], wordlist: str | None = None, trust_remote_code: bool = False) -> Shown:
     """What to show of some runs and checkpoints.
 
     Args:
         paths: Each the folder of a finished run, the folder of a checkpoint, a hub id, or `demo`.
         wordlist: Name or path; None: that of the first run, else `english_gender`.
+        trust_remote_code: Run code that comes with checkpoints; of runs, their recipes say.
 
     Raises:
         UserError: a folder is neither, or a run is not finished.
@@ -93,7 +94,7 @@ def read_shown(paths: Sequence[str], wordlist: str | None = None) -> Shown:
     names = _names(given)
     sources: list[Source] = []
     for path in given:
-        found = _of_run(Path(path), runs[path]) if path in runs else [_checkpoint(path)]
+        found = _of_run(Path(path), runs[path]) if path in runs else [_checkpoint(path, trust_remote_code)]
         if len(given) > 1 and path in runs:
             found = [replace(s, title=f"{s.title}, {names[path]}", short=f"{names[path]}-{s.short}") for s in found]
         # Runs often share a teacher: it is shown, and loaded, once.
@@ -157,18 +158,17 @@ def _of_run(folder: Path, recipe: Recipe) -> list[Source]:
     """Teacher, plain and mitigated student, as the report of the run names them."""
     mitigated = recipe.needs_counterfactuals
     titles = {"baseline": "plain student", _STUDENT: "mitigated student" if mitigated else "student"}
-    trusted = recipe.teacher.trust_remote_code or recipe.student.trust_remote_code
     found = []
     if recipe.teacher.path is not None:
         teacher = replace(recipe.teacher, cache_hidden_states=False, cache_dtype=None, shard=False)  # as it predicts
         found.append(Source("teacher", "teacher", teacher, "teacher"))
     for name in recipe.variants():
-        model = TeacherConfig(path=str(folder / name), trust_remote_code=trusted)
+        model = TeacherConfig(path=str(folder / name), trust_remote_code=recipe.trusts_code)
         found.append(Source(titles[name], model_style(name, mitigated), model, name))
     return found
 
 
-def _checkpoint(path: str) -> Source:
+def _checkpoint(path: str, trust_remote_code: bool) -> Source:
     folder = Path(path)
     if folder.exists() and not any((folder / file).exists() for file in _OF_A_MODEL):
         raise UserError(
@@ -176,7 +176,7 @@ def _checkpoint(path: str) -> Source:
             "folder of a run, such as outputs/quickstart, a checkpoint, or a hub id"
         )
     name = folder.resolve().name if folder.exists() else path
-    return Source(name, "plain", TeacherConfig(path=path), name.replace("/", "--"))
+    return Source(name, "plain", TeacherConfig(path=path, trust_remote_code=trust_remote_code), name.replace("/", "--"))
 
 
 def _place(path: str) -> str:

@@ -12,8 +12,10 @@ import torch
 from huggingface_hub import HfApi, constants, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -90,6 +92,28 @@ def load_model(
     model = _read_model(folder, dtype, trust_remote_code, allow_pickle, **({"gguf_file": file} if file else {}) | hub)
     behaviour(model, path)
     return model
+
+
+def load_config(
+    path: str, trust_remote_code: bool = False, gguf_file: str | None = None, **hub: Any
+) -> PretrainedConfig:
+    """The configuration of a model, without its weights.
+
+    Args:
+        path: `demo`, a folder, a hub id or a GGUF file.
+        trust_remote_code: Run code that comes with it.
+        gguf_file: Read from this file in `path`.
+        hub: `revision`.
+
+    Raises:
+        Exception: of many kinds, for an adapter, code that is not trusted, a mistake: whoever loads the model tells.
+    """
+    path, gguf_file = (path, gguf_file) if gguf_file else gguf_in(path)
+    path = model_source(path)
+    if gguf_file:
+        return gguf_config(path, gguf_file, **hub)
+    # Left open, transformers would ask the user whether to run the code.
+    return AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code, **hub)
 
 
 def in_format(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
@@ -312,7 +336,8 @@ def _refuse_remote_code(path: str, error: Exception) -> None:
     if "trust_remote_code" in str(error):
         raise UserError(
             f"{path}: comes with code of its own, which is not run; read that code, and if you trust its source, set "
-            "teacher.trust_remote_code (student.trust_remote_code for a student) to true"
+            "teacher.trust_remote_code (student.trust_remote_code for a student) to true; score, "
+            "generate, export and demo have the option --trust_remote_code"
         ) from None
 
 

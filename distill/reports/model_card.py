@@ -3,6 +3,7 @@
 A card is made to be published: it names hub ids, and of local files no more than the last part of their path.
 """
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -34,13 +35,14 @@ from distill.reports.privacy_notes import guarantee, not_covered
 _UNKNOWN_LICENCE = "unknown"  # as the hub calls it
 
 
-def model_card(recipe: Recipe, scores: Mapping[str, Any], name: str) -> str:
+def model_card(recipe: Recipe, scores: Mapping[str, Any], name: str, own_code: bool = False) -> str:
     """README.md of one model of a run, with the metadata block that the model hub reads.
 
     Args:
         recipe: The run's recipe.
         scores: Contents of its scores.json.
         name: Which model: `student` or `baseline`.
+        own_code: Whether code comes with it, without which it cannot be loaded.
     """
     metadata = card_metadata(recipe, scores, name)
     made = recipe if name == "student" else recipe.plain()
@@ -50,7 +52,8 @@ def model_card(recipe: Recipe, scores: Mapping[str, Any], name: str) -> str:
         "",
         f"A causal language model, {model_note(name, recipe.needs_counterfactuals)}.",
         "",
-        _HOW_TO_LOAD,
+        _HOW_TO_LOAD.format(trust=", trust_remote_code=True" if own_code else ""),
+        *([_OWN_CODE, ""] if own_code else []),
         "## How it was made",
         "",
         *table(["", ""], [*settings_rows(made, scores, published=True), *_hashes(scores, name)]),
@@ -95,12 +98,13 @@ _HOW_TO_LOAD = """\
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 folder = "."  # the folder that holds this file, or the id of its repository on the hub
-model = AutoModelForCausalLM.from_pretrained(folder)
-tokenizer = AutoTokenizer.from_pretrained(folder)
+model = AutoModelForCausalLM.from_pretrained(folder{trust})
+tokenizer = AutoTokenizer.from_pretrained(folder{trust})
 ```
 
 Every training text began with the tokenizer's start token; put it in front of a prompt.
 """
+_OWN_CODE = "It comes with code of its own: read it before you trust it."
 _LICENCE_UNKNOWN = (
     "Its licence is not known: the teacher's card was not at hand, or names none. The licences of the teacher and of "
     "the training text decide; look them up before you share this model."
@@ -221,4 +225,10 @@ def write_cards(recipe: Recipe, scores: Mapping[str, Any], folder: Path) -> None
     """
     for name in ("student", "baseline"):
         if (folder / name).is_dir():
-            write_text(folder / name / "README.md", model_card(recipe, scores, name))
+            card = model_card(recipe, scores, name, _brings_code(folder / name))
+            write_text(folder / name / "README.md", card)
+
+
+def _brings_code(model: Path) -> bool:
+    files = (model / name for name in ("config.json", "tokenizer_config.json"))
+    return any(json.loads(file.read_text(encoding="utf-8")).get("auto_map") for file in files if file.is_file())

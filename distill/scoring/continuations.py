@@ -34,7 +34,12 @@ def read_prompts(spec: str, maximum: int | None = None) -> list[str]:
 
 
 def continuations(
-    checkpoints: Mapping[str, str], prompts: Sequence[str], swapper: Swapper, chat: bool = False, **decoding: Any
+    checkpoints: Mapping[str, str],
+    prompts: Sequence[str],
+    swapper: Swapper,
+    chat: bool = False,
+    trust_remote_code: bool = False,
+    **decoding: Any,
 ) -> dict[str, Any]:
     """What each checkpoint writes after each prompt; all of them draw the same random numbers.
 
@@ -43,6 +48,7 @@ def continuations(
         prompts: Texts to continue.
         swapper: Finds the listed words.
         chat: Whether each checkpoint gets the prompts through its chat template, see `chat_prompt`.
+        trust_remote_code: Run code that comes with the checkpoints. Only for sources you trust.
         decoding: Settings of `generate`: samples, max_new_tokens, temperature, top_p, top_k, batch_size, seed.
 
     Returns:
@@ -57,9 +63,9 @@ def continuations(
     for row in rows:
         row["texts"] = {}
     for name, checkpoint in checkpoints.items():
-        model = load_model(checkpoint).to(default_device())
+        model = load_model(checkpoint, trust_remote_code=trust_remote_code).to(default_device())
         progress = counter(f"generating with {name}", "texts")
-        tokenizer = load_tokenizer(checkpoint)
+        tokenizer = load_tokenizer(checkpoint, trust_remote_code)
         given = [chat_prompt(prompt, tokenizer) for prompt in prompts] if chat else prompts
         texts = generate(model, tokenizer, given, progress=progress, **decoding)
         for row, samples in zip(rows, texts, strict=True):

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from distill.base.console import say
 from distill.base.errors import UserError, first_line
@@ -35,7 +35,7 @@ from distill.metrics import Evaluation
 from distill.metrics.log_ratio import log_ratio
 from distill.models.architecture import without_warnings
 from distill.models.generation import sound_settings
-from distill.models.loading import load_model, load_tokenizer
+from distill.models.loading import load_config, load_model, load_tokenizer
 from distill.models.quantization import forget_gguf, gguf_loading, is_quantized
 from distill.scoring.gguf_file import check_gguf, run_converter, write_gguf
 from distill.scoring.measure import usable_prompts
@@ -55,7 +55,7 @@ class Format:
 
     Args:
         write: (model, tokenizer, folder) -> the model's files in the folder.
-        read: folder -> the model in it, to be measured.
+        read: (folder, whether its own code is run) -> the model in it, to be measured.
         packages: What both need, by the names that are imported.
         extra: The extra that brings these.
         tolerance: What the next-word disparity, a mean of logarithms, may differ by; the log ratio of a single prompt
@@ -63,7 +63,7 @@ class Format:
     """
 
     write: Callable[[PreTrainedModel, PreTrainedTokenizerBase, Path], None]
-    read: Callable[[Path], Any]
+    read: Callable[[Path, bool], Any]
     packages: tuple[str, ...]
     extra: str
     tolerance: float
@@ -146,7 +146,7 @@ def export(
             form.write(model, tokenizer, place)
         say("reading it back")
         read = form.read if converter is None else _read_converted
-        after = _ratios(read(place), tokenizer, swapper, asked)
+        after = _ratios(read(place, trust_remote_code), tokenizer, swapper, asked)
         found.append(_compared(to, before, after, form.tolerance))
         of_list = {"name": swapper.wordlist.name, "sha256": swapper.wordlist.sha256}
         about = {"format": to, "wordlist": of_list, "prompts_of": prompts, "versions": versions("cpu")}
@@ -237,8 +237,8 @@ def _write_fp16(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, plac
         model.to(dtype)
 
 
-def _read_fp16(place: Path) -> PreTrainedModel:
-    return load_model(str(place))
+def _read_fp16(place: Path, trusted: bool) -> PreTrainedModel:
+    return load_model(str(place), trust_remote_code=trusted)
 
 
 def _write_gguf(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, place: Path) -> None:
@@ -253,17 +253,17 @@ def _convert(converter: Path, model: PreTrainedModel, tokenizer: PreTrainedToken
         run_converter(converter, Path(folder), place / f"{MODEL}.gguf")
 
 
-def _read_gguf(place: Path) -> PreTrainedModel:
+def _read_gguf(place: Path, _trusted: bool) -> PreTrainedModel:
     with _silent():
         return load_model(str(place / f"{MODEL}.gguf"))
 
 
-def _read_converted(place: Path) -> PreTrainedModel:
+def _read_converted(place: Path, trusted: bool) -> PreTrainedModel:
     """By config.json: of other architectures transformers does not take all from a file that llama.cpp does."""
     settings = gguf_loading(str(place), f"{MODEL}.gguf")
     with _silent():
-        config = AutoConfig.from_pretrained(place)
-        model = AutoModelForCausalLM.from_pretrained(place, config=config, dtype=torch.float32, **settings)
+        settings |= {"config": load_config(str(place), trusted), "trust_remote_code": trusted}
+        model = AutoModelForCausalLM.from_pretrained(place, dtype=torch.float32, **settings)
     forget_gguf(model)
     return model.eval()
 
@@ -304,8 +304,8 @@ class _OnnxModel(nn.Module):
         return SimpleNamespace(logits=torch.from_numpy(self._session.run(["logits"], wanted)[0]))
 
 
-def _read_onnx(place: Path) -> _OnnxModel:
-    return _OnnxModel(place / f"{MODEL}.onnx", AutoConfig.from_pretrained(place))
+def _read_onnx(place: Path, trusted: bool) -> _OnnxModel:
+    return _OnnxModel(place / f"{MODEL}.onnx", load_config(str(place), trusted))
 
 
 @contextmanager

@@ -2,13 +2,14 @@
 
 import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from distill.base.console import say
 from distill.base.errors import UserError
@@ -29,8 +30,8 @@ from distill.metrics.audited import read_audited
 from distill.metrics.evaluation import given_prompts, least
 from distill.models.architecture import model_hash, own_context
 from distill.models.generation import check_context
-from distill.models.loading import gguf_in, load_model, load_tokenizer, model_source
-from distill.models.quantization import WeightBits, gguf_config, quantize_weights, require_torchao
+from distill.models.loading import load_config, load_model, load_tokenizer, model_source
+from distill.models.quantization import WeightBits, quantize_weights, require_torchao
 from distill.recipe import WHILE_TRAINING, Recipe, ScoreConfig
 from distill.scoring.examples import example_prompts, examples_of
 from distill.scoring.score_cache import ScoreCache, content_hash, model_version, stamp
@@ -63,14 +64,28 @@ _MOST_REPEATS = 0.1  # of all prompts; a few are in published sets too
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A folder or hub id whose model is loaded in another way than by its path alone."""
+    """A folder, hub id or GGUF file whose model is loaded in another way than by its path alone.
+
+    path: Where it lies.
+    load: Gives model and tokenizer.
+    trusted: Whether code that comes with it is run.
+    """
 
     path: str
     load: Callable[[], tuple[Any, Any]]
+    trusted: bool = False
 
     def __call__(self) -> tuple[Any, Any]:
         """Model and tokenizer."""
         return self.load()
+
+
+def trusted(source: ModelSource) -> ModelSource:
+    """The same model, whose own code is run where it is named by its path."""
+    if not isinstance(source, str | Path):
+        return source
+    path = str(source)
+    return Checkpoint(path, lambda: (load_model(path, trust_remote_code=True), load_tokenizer(path, True)), True)
 
 
 def quantized(source: ModelSource, kind: WeightBits) -> ModelSource:
@@ -81,8 +96,9 @@ def quantized(source: ModelSource, kind: WeightBits) -> ModelSource:
         model = copy.deepcopy(model) if isinstance(source, tuple) else model
         return quantize_weights(model, kind), tokenizer
 
-    path = source.path if isinstance(source, Checkpoint) else source
-    return Checkpoint(str(path), load) if isinstance(path, str | Path) else load
+    if isinstance(source, Checkpoint):
+        return replace(source, load=load)
+    return Checkpoint(str(source), load) if isinstance(source, str | Path) else load
 
 
 def common_context(sources: Iterable[ModelSource]) -> int | None:
@@ -93,13 +109,10 @@ def common_context(sources: Iterable[ModelSource]) -> int | None:
 def _context_of(source: ModelSource) -> int | None:
     if isinstance(source, tuple):
         return own_context(source[0].config)
-    path = source.path if isinstance(source, Checkpoint) else source
+    path, run_code = (source.path, source.trusted) if isinstance(source, Checkpoint) else (source, False)
     if isinstance(path, str | Path):
-        try:
-            folder, file = gguf_in(str(DEMO_TEACHER if str(path) == "demo" else path))
-            return own_context(gguf_config(folder, file) if file else AutoConfig.from_pretrained(folder))
-        except Exception:  # an adapter, code of its own, a mistake: whoever loads the model tells
-            pass
+        with suppress(Exception):  # told by what loads the model
+            return own_context(load_config(str(path), run_code))
     return own_context(open_model(source, "cpu")[0].config)
 
 

@@ -46,7 +46,7 @@ from distill.models.architecture import (
     weight_bytes,
     weights_hash,
 )
-from distill.models.loading import labelled, load_model, load_teacher, load_tokenizer
+from distill.models.loading import labelled, load_teacher
 from distill.models.quantization import WeightBits, require_torchao
 from distill.recipe import WHILE_TRAINING, Recipe, ScoreConfig
 from distill.recipe_check import check_scores, check_seed, typed
@@ -62,6 +62,7 @@ from distill.scoring.measure import (
     quantized,
     shown_texts,
     source_key,
+    trusted,
     usable_prompts,
 )
 from distill.scoring.score_cache import ScoreCache
@@ -84,6 +85,7 @@ def score(
     prompts: str | Path | Sequence[str | Prompt] = DEFAULT_PROMPTS,
     seed: int = 0,
     folder: str | Path | None = None,
+    trust_remote_code: bool = False,
     **settings: Any,
 ) -> dict[str, Any]:
     """Measure checkpoints side by side: what `distill score` does, from Python.
@@ -105,6 +107,7 @@ def score(
         seed: Seed of sampling and intervals.
         folder: Where scores.json and speed.json go, and into `cache/scores` what was measured, for a later call. None
             writes nothing.
+        trust_remote_code: Run code that comes with the models that are named by a path. Only for sources you trust.
         settings: Any other setting of `distill.recipe.ScoreConfig`: metrics, samples, max_new_tokens, bootstrap, ...
 
     Returns:
@@ -116,20 +119,17 @@ def score(
     config = _config(settings)
     check_seed(seed)
     documents = _documents(texts)
-    models = _with_quantized(_named(checkpoints), config.quantize)
+    models = _named(checkpoints)
+    if trust_remote_code:
+        models = {name: trusted(source) for name, source in models.items()}
+    models = _with_quantized(models, config.quantize)
     swapper = Swapper(wordlist if isinstance(wordlist, WordList) else load_wordlist(wordlist))
     usable, left_out = usable_prompts(prompts, config.max_prompts, seed, swapper, config.listed_prompts)
     scores = score_models(
-        models,
-        wordlist=swapper.wordlist,
-        documents=documents,
-        prompts=usable,
-        settings=config,
-        seed=seed,
-        swapper=swapper,
-        progress=_console_progress(),
-        cache=Path(folder, "cache", "scores") if folder else None,
-    )
+        models, wordlist=swapper.wordlist, documents=documents, prompts=usable, settings=config, seed=seed,
+        swapper=swapper, progress=_console_progress(), cache=Path(folder, "cache", "scores") if folder else None,
+        trust_remote_code=trust_remote_code,
+    )  # fmt: skip
     named = isinstance(prompts, str | Path)
     scores["settings"]["prompts"] |= {"source": str(prompts) if named else None, "left_out_with_listed_word": left_out}
     if folder:
@@ -219,11 +219,11 @@ def score_run(
     # The recipe also knows its teacher's revision and number format, which a path does not tell.
     if "teacher" in models and models["teacher"] == recipe.teacher.path:
         load = partial(load_teacher, recipe.teacher)
-        sources["teacher"] = load if recipe.teacher.revision else Checkpoint(recipe.teacher.path, load)
+        trusts = recipe.teacher.trust_remote_code
+        sources["teacher"] = load if recipe.teacher.revision else Checkpoint(recipe.teacher.path, load, trusts)
     # Students lie there with the code that was trusted to make them.
-    if recipe.teacher.trust_remote_code or recipe.student.trust_remote_code:
-        for name in models.keys() - {"teacher"}:
-            sources[name] = partial(_load_trusted, models[name])
+    if recipe.trusts_code:
+        sources |= {name: trusted(path) for name, path in models.items() if name != "teacher"}
     settings = run_scores(recipe.scores, recipe.audit, folder)
     if settings.members and settings.reference is None and "teacher" in models:
         settings = replace(settings, reference="teacher")
@@ -237,10 +237,6 @@ def score_run(
     return scores
 
 
-def _load_trusted(path: str) -> tuple[Any, Any]:
-    return load_model(path, trust_remote_code=True), load_tokenizer(path, trust_remote_code=True)
-
-
 def score_models(
     models: Mapping[str, ModelSource],
     *,
@@ -252,6 +248,7 @@ def score_models(
     swapper: Swapper | None = None,
     progress: Progress | None = None,
     cache: Path | None = None,
+    trust_remote_code: bool = False,
 ) -> dict[str, Any]:
     """Measure models on the same prompts and texts, one model in memory at a time.
 
@@ -267,6 +264,7 @@ def score_models(
         swapper: The word list's swapper, if there is one already.
         progress: Called with (model name, what is being done, done, in all).
         cache: Folder that keeps what was measured; None keeps nothing.
+        trust_remote_code: Run code that comes with the models that the settings name, as reference or control.
 
     Returns:
         The contents of scores.json (see this module's head); differences are taken of each model against every
@@ -277,17 +275,23 @@ def score_models(
     """
     documents = [document for document in documents if document.strip()]
     asked = Asked(settings, seed, swapper or Swapper(wordlist), documents, prompts)
-    found = _measure_each(models, asked, progress, cache)
+    named = {name: getattr(settings, name) for name in ("reference", "control")}
+    sources = {name: models.get(path, path) for name, path in named.items() if path is not None}
+    if trust_remote_code:
+        sources = {name: trusted(source) for name, source in sources.items()}
+    found = _measure_each(models, sources, asked, progress, cache)
     return without_nan(contents(asked, found, versions(default_device())))
 
 
 def _measure_each(
-    models: Mapping[str, ModelSource], asked: Asked, progress: Progress | None, cache: Path | None
+    models: Mapping[str, ModelSource],
+    sources: Mapping[str, ModelSource],
+    asked: Asked,
+    progress: Progress | None,
+    cache: Path | None,
 ) -> dict[str, Measured]:
-    """Model -> what it gave; see `score_models`."""
+    """Model -> what it gave; see `score_models`. `sources` are those of reference and control."""
     metrics, device = chosen(asked.settings.metrics), default_device()
-    named = {name: getattr(asked.settings, name) for name in ("reference", "control")}
-    sources = {name: models.get(path, path) for name, path in named.items() if path is not None}
     compared = [*models.values(), *sources.values()]
     common = common_context(compared) if len(compared) > 1 else None
     given = decisive(asked.settings, asked.seed, asked.swapper, asked.documents, asked.prompts, common)

@@ -8,7 +8,7 @@ occupations, METRIC_TEXT on a text of the study's own. What was measured before 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from functools import cached_property
 from itertools import repeat
@@ -27,12 +27,21 @@ from distill.metrics import Evaluation, Outcome, PartOfEvaluation, chosen
 from distill.metrics.audited import read_audited
 from distill.metrics.evaluation import least
 from distill.models.architecture import default_device, model_hash, own_context
-from distill.models.loading import load_frozen, load_model, load_teacher, load_tokenizer
-from distill.models.quantization import gguf_config, quantize_weights, require_torchao
+from distill.models.loading import load_config, load_frozen, load_teacher, load_tokenizer
+from distill.models.quantization import quantize_weights, require_torchao
 from distill.models.two_view import TwoViewTeacher
 from distill.objective.logit_ops import build_role_maps
 from distill.recipe import CorpusConfig, TeacherConfig
-from distill.scoring.measure import check_room, common_context, decisive, model_outcomes, run_prompts
+from distill.scoring.measure import (
+    ModelSource,
+    check_room,
+    common_context,
+    decisive,
+    model_outcomes,
+    open_model,
+    run_prompts,
+    trusted,
+)
 from distill.scoring.score_cache import ScoreCache, content_hash
 from distill.study.costs import keep_token_seconds
 from distill.study.file import (
@@ -130,8 +139,7 @@ def check_data(study: Study) -> None:
         return
     hub = {"revision": teacher.revision} if teacher.revision else {}
     tokenizer = load_tokenizer(teacher.path, teacher.trust_remote_code, teacher.gguf_file, **hub)
-    known = not teacher.trust_remote_code  # or else its configuration needs all of the model
-    contexts = {"the teacher": _context_of(teacher) if known else None}
+    contexts = {"the teacher": _context_of(teacher)}
     for row in study.teachers:
         if (other := teacher_checkpoint(study, row)) is not None and other.path is not None:
             load_tokenizer(other.path, other.trust_remote_code, other.gguf_file)
@@ -147,16 +155,12 @@ def check_data(study: Study) -> None:
 
 
 def _context_of(checkpoint: TeacherConfig) -> int | None:
-    """Its context, as its configuration says: that of a GGUF file is in the file, not in a config.json beside it."""
+    """Its context in tokens, by its configuration; where that does not tell, by the model."""
     assert checkpoint.path is not None  # as a row's is
-    if checkpoint.gguf_file is None:
-        return common_context([checkpoint.path])
     hub = {"revision": checkpoint.revision} if checkpoint.revision else {}
-    try:
-        config = gguf_config(checkpoint.path, checkpoint.gguf_file, **hub)
-    except Exception:  # no such file, a damaged one, no package: told by what loads the model
-        config = load_frozen(checkpoint)[0].config
-    return own_context(config)
+    with suppress(Exception):  # told by what loads the model
+        return own_context(load_config(checkpoint.path, checkpoint.trust_remote_code, checkpoint.gguf_file, **hub))
+    return own_context(load_frozen(checkpoint)[0].config)
 
 
 def _check_quantized_rows(study: Study, teacher: TeacherConfig) -> None:
@@ -228,9 +232,9 @@ class Scorer:
         self.teacher = model.to(self.device)
         self.teacher_hash = model_hash(model, self.tokenizer)
         self.audited = read_audited(self.settings)
-        folders = [run_folder(study, row, seed) / "student" for row in study.students]
+        students = [self._source(row) for row in study.students]
         others = [config for row in study.teachers if (config := teacher_checkpoint(study, row)) and config.path]
-        self.common = least(common_context([(model, self.tokenizer), *folders]), *map(_context_of, others))
+        self.common = least(common_context([(model, self.tokenizer), *students]), *map(_context_of, others))
 
     def outcomes(self, row: str) -> dict[str, Outcome]:
         """All scores of a row's model, by name: METRIC, METRIC_HALF and METRIC_TEXT."""
@@ -302,10 +306,14 @@ class Scorer:
         key = f"{model_hash(model, tokenizer)} {row.quantize}"
         return quantize_weights(model, row.quantize, "quantize").to(self.device), tokenizer, key
 
+    def _source(self, row: str) -> ModelSource:
+        """Where a student that was trained lies, with the code that was trusted to make it."""
+        folder = run_folder(self.study, row, self.seed) / "student"
+        return trusted(folder) if row_recipe(self.study, row, self.seed).trusts_code else folder
+
     def _trained(self, row: str) -> tuple[Any, Any]:
         """Model and tokenizer of a student that was trained, on the CPU."""
-        folder = str(run_folder(self.study, row, self.seed) / "student")
-        return load_model(folder), load_tokenizer(folder)
+        return open_model(self._source(row), "cpu")
 
     def _student(self, row: str) -> tuple[Any, Any, str]:
         """Model, tokenizer and hash of a student that was trained."""

@@ -171,7 +171,7 @@ def test_what_is_another_model_does_not_appear(saved, write, toy_model, tmp_path
     other, form = toy_model(seed=5), FORMATS["safetensors-fp16"]
     with torch.no_grad():
         other.transformer.wte.weight.mul_(30)
-    monkeypatch.setitem(module.FORMATS, "safetensors-fp16", replace(form, read=lambda place: other))
+    monkeypatch.setitem(module.FORMATS, "safetensors-fp16", replace(form, read=lambda *_: other))
     with pytest.raises(UserError, match=r"is another model: next-word disparity 0\.\d+ of the student, \d\.\d+ of the"):
         write(saved("gpt2"), "safetensors-fp16", tmp_path / "out")
     assert not any(tmp_path.iterdir())

@@ -2,11 +2,14 @@
 
 import lzma
 import shutil
+from pathlib import Path
 
 import pytest
 from chat_templates import TEMPLATES, chat_tokenizer
 from measuring import rounded
+from own_code import with_own_code
 from study_files import PLAIN, rewrite, small
+from transformers import dynamic_module_utils
 
 from distill.base.errors import UserError
 from distill.base.files import DEMO_TEACHER
@@ -142,6 +145,28 @@ def test_a_row_of_a_gguf_file_reads_as_much_as_its_file_says(tmp_path, toy_model
         check_data(read_study(path))
     (folder / "small.gguf").write_bytes(b"GGUF and no more")
     with pytest.raises(UserError, match=r"small\.gguf"):
+        check_data(read_study(path))
+
+
+def test_models_with_code_of_their_own_are_scored_where_the_study_trusts_it(tmp_path, monkeypatch):
+    """Teacher, students that were made of it, and a model from elsewhere; nobody is asked in a terminal."""
+    monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("somebody was asked"))
+    own = with_own_code(Path(shutil.copytree(DEMO_TEACHER, tmp_path / "own")), tmp_path / "trace")
+    text = tmp_path / "text.txt"
+    text.write_text("The king was here.\n", encoding="utf-8")
+    teacher = {"path": str(own), "trust_remote_code": True}
+    path = small(tmp_path, teachers={"teacher": {}, "outside": dict(teacher)}, students={"plain": PLAIN})
+    files = {"source": "files", "files": [str(text)]}
+    rewrite(path, settings={"teacher": teacher, "corpus": files, "held_out": files})
+    study = read_study(path)
+    shutil.copytree(own, run_folder(study, "plain", 0) / "student")
+    check_data(study)
+    scorer = Scorer(study, 0)
+    found = {row: scorer.outcomes(row)["next_word_disparity"].value for row in ("teacher", "outside", "plain")}
+    assert len(set(found.values())) == 1 and found["plain"] > 0
+    rewrite(path, teachers={"outside": {"trust_remote_code": False}})
+    with pytest.raises(UserError, match="own: comes with code of its own, which is not run"):
         check_data(read_study(path))
 
 
