@@ -43,7 +43,7 @@ LONGER = RESULTS.with_name("study-longer.json")
 PAGE, FIGURE = RESULTS.with_name("STUDY.md"), RESULTS.with_name("study.svg")
 BEGIN, END = "<!-- results -->", "<!-- /results -->"
 BEGIN_PROMISE, END_PROMISE = "<!-- promise -->", "<!-- /promise -->"
-PROMISED = "expmean-reverse-augment"  # the setting of recipes/quickstart.yaml, but for its `loss.listed`
+PROMISED = "expmean-reverse-augment-listed"  # the setting of recipes/quickstart.yaml
 BEGIN_LONGER, END_LONGER = "<!-- longer training -->", "<!-- /longer training -->"
 
 AFFORDABLE = {"perplexity": (0.0, 1.05), "neutral_rate_chosen": (0.75, 1.25)}  # ratio to plain

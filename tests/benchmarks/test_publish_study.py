@@ -295,7 +295,7 @@ def test_reversal_is_compared_with_the_same_row_without_it(results):
 
 def test_the_first_sentence_of_the_readme_is_of_the_study():
     """Its figures, worked out here from the ratios that are committed."""
-    (row,) = [row for row in committed(RESULTS)["rows"] if row["name"] == "expmean-reverse-augment"]
+    (row,) = [row for row in committed(RESULTS)["rows"] if row["name"] == "expmean-reverse-augment-listed"]
     left = {
         score: row["against_plain"][score]["ratio"]["value"] for score in ("next_word_disparity", "corpus_disparity")
     }
