@@ -286,7 +286,7 @@ def pareto(results: Results) -> str | None:
     notes += wrap(others, _NOTE_LENGTH)
     notes += [f"Not shown, far to the right, in the same units: {words}." for words in left_out.values()]
     drawn = [(*points[row["name"]], row["name"]) for row in shown]
-    return alone(scatter(drawn, title, names, label_room=26), title, legend, notes)
+    return alone(scatter(drawn, title, names, label_room=_label_room(drawn)), title, legend, notes)
 
 
 def _point(results: Results, row: Row, scores: tuple[str, str]) -> tuple[Point, Point] | None:
@@ -305,6 +305,11 @@ def _point(results: Results, row: Row, scores: tuple[str, str]) -> tuple[Point, 
         return None
     x, y = (replace(point, mark=mark) for point in both)
     return x, y
+
+
+def _label_room(points: Sequence[tuple[Point, Point, str]]) -> float:
+    """Percent of the width that the names of points take, in a figure that is looked at by itself."""
+    return max(26.0, 3.5 + 0.85 * max((len(name) for _, _, name in points), default=0))
 
 
 def against_epsilon(results: Results) -> str | None:
@@ -339,7 +344,7 @@ def against_epsilon(results: Results) -> str | None:
     operations = dict.fromkeys(setting["op"] if setting is not None else "none" for setting in settings)
     legend = [(f"{op} filled", _ONCE, "no mitigation" if op == "none" else op) for op in operations]
     notes = ["Bars: 95% intervals over seeds and prompts. Epsilon is of each student by itself."]
-    return alone(scatter(drawn, title, names, label_room=26), title, legend, notes)
+    return alone(scatter(drawn, title, names, label_room=_label_room(drawn)), title, legend, notes)
 
 
 def _is_without(row: Row, private: Row) -> bool:

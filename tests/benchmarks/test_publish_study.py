@@ -307,10 +307,14 @@ def test_the_first_sentence_of_the_readme_is_of_the_study():
 
 def test_the_figure_shows_rows_whose_names_do_not_collide():
     drawn = figure(committed(RESULTS))
-    labels = re.findall(r'<text class="label" x="77.00%" y="([\d.]+)"', drawn)
+    labels = re.findall(r'<text class="label" x="7\d\.\d\d%" y="([\d.]+)"', drawn)
     heights = sorted(map(float, labels))
     assert 8 <= len(heights) <= 14
     assert all(above + 12 <= below for above, below in pairwise(heights))
+    names = re.findall(r'<text class="label" x="([\d.]+)%"[^>]*>([^<]*)</text>', drawn)
+    assert len(names) == len(heights)
+    widest = 864 / 100, 7.2  # pixels of a percent of the width, and of a letter of the figure's font
+    assert all(float(x) * widest[0] + len(name) * widest[1] <= 864 for x, name in names)
 
 
 def test_the_readme_gets_one_figure_and_one_short_table(results):
