@@ -382,10 +382,8 @@ def readme_results(results: Results, longer: Results) -> str:
     made, chosen, rows = results["made"], best(results), by_name(results)
     held_out = [cell(ratio(rows[name], "next_word_disparity_held_out")) for name in chosen]
     told = dict(made_rows(results))
-    # Those of before took the prompts of each seed for others.
-    narrow = " (up to 1.7 times too narrow, see STUDY.md)" if "within a seed" in results["settings"]["interval"] else ""
     text = (
-        f"Means and 95% intervals{narrow} over seeds {told['seeds']} and prompts or documents; students have half of "
+        f"Means and 95% intervals over seeds {told['seeds']} and prompts or documents; students have half of "
         f"the teacher's layers and {told['training']}. Last come the best of "
         f"{len(settings(results))} settings, chosen by half of the occupations; on the other half they have "
         f"{' and '.join(held_out) or 'an unknown share'} of {BASELINE}'s next-word disparity. "
@@ -432,7 +430,9 @@ def after_longer_training(longer: Results) -> str:
     for name in best(longer, most=1):
         row, steps = by_name(longer)[name], longer["settings"]["trainer"]["max_steps"]
         shares = [f"{cell(ratio(row, metric))} of its {label(longer, metric)}" for metric in DISPARITIES[:2]]
-        return f"After {steps:,} steps of both, {name} has {' and '.join(shares)}. "
+        # Intervals of before took the prompts of each seed for others.
+        before = " (in the study before, see STUDY.md)" if "within a seed" in longer["settings"]["interval"] else ""
+        return f"After {steps:,} steps of both{before}, {name} has {' and '.join(shares)}. "
     return ""
 
 
