@@ -3,11 +3,13 @@
 Whatever will be scored is asked now for what scoring will ask of it, and nothing is written.
 """
 
+import gc
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
 from transformers import PreTrainedTokenizerBase
 
 from distill.base.errors import UserError
@@ -78,6 +80,7 @@ def check_data(study: Study) -> None:
     students = {row: _Reader(found.tokenizer, found.context) for row, found in row_students(study).items()}
     _check_readers(asked, {f"row '{row}'": student for row, student in students.items()})
     _check_prompt_rows(study, of_teacher, students)
+    torch.cuda.empty_cache()  # rows train in processes of their own, which want what was loaded here
 
 
 def _asked(study: Study, texts: list[str]) -> _Asked:
@@ -114,6 +117,7 @@ def _checkpoints(study: Study) -> dict[str, _Reader]:
                 model, tokenizer = load_frozen(checkpoint)
             found[f"row '{row}'"] = _Reader(tokenizer, own_context(model.config))
             del model  # or else it would stay while the next one is loaded
+            gc.collect()
     return found
 
 

@@ -6,6 +6,7 @@ no more is known than the recipes of both say.
 """
 
 import copy
+import gc
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -60,6 +61,7 @@ def row_students(study: Study) -> dict[str, RowStudent]:
             by_teacher.setdefault(_as_loaded(recipe.teacher), []).append(row)
     for teacher, rows in by_teacher.items():
         found |= _of_teacher(teacher, {row: recipes[row] for row in rows}, awaited, tokenizers)
+        gc.collect()
     for row in study.students:  # a row comes behind those that it reads
         if row not in found:
             with naming(f"row '{row}'"):
@@ -130,6 +132,7 @@ def _of_teacher(
             key = content_hash([asdict(recipe.student), recipe.block_length])
             if key not in made:
                 made[key] = _made(recipe, teacher, of_teacher)
+                gc.collect()  # its memory is wanted for the next one
             found[row] = made[key]
     return found
 
