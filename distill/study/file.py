@@ -54,11 +54,11 @@ def read_study(path: str | Path, rows: Sequence[str] | None = None, **changes: A
     path = named_file(path)
     given = {key: value for key, value in changes.items() if value is not None}
     study: Study = typed(Study, _study_values(path) | given, str(path))
-    with _naming(path):
+    with naming(path):
         _check_ranges(study)
         _check_names(study)
         for key in ("metrics", "half_metrics", "text_metrics"):
-            with _naming(f"key '{key}'"):
+            with naming(f"key '{key}'"):
                 chosen(getattr(study, key))
         for name in study.teachers:
             derived_row(study, name)
@@ -71,13 +71,14 @@ def read_study(path: str | Path, rows: Sequence[str] | None = None, **changes: A
         for name in study.students:
             _check_needed(study, name)
             row_recipe(study, name, study.seeds[0])
+        _check_scores(study)
         for name in study.teachers:
             teacher_target(study, name)
     return study
 
 
 @contextmanager
-def _naming(source: Path | str) -> Iterator[None]:
+def naming(source: Path | str) -> Iterator[None]:
     """A mistake that shows in the body says first where it was made."""
     try:
         yield
@@ -194,6 +195,27 @@ def _check_baseline(recipe: Recipe) -> None:
         )
 
 
+#: Keys of `scores` that a study does not heed -> what to do instead.
+_NOT_OF_A_STUDY = {
+    "reference": "the reference of every row is the teacher",
+    "control": "a model that was trained on other text is a row of its own, beside the others",
+    "quantize": "a copy in fewer bits is a row of 'teachers', {quantize: int4, of: ROW}",
+}
+
+
+def _check_scores(study: Study) -> None:
+    """Raises UserError for a setting of the scores that would be read by no row, or whose results no table would show.
+
+    It may be that of the recipe below the study.
+    """
+    recipes = {"settings": shared_recipe(study, study.seeds[0])}
+    recipes |= {f"row '{row}'": row_recipe(study, row, study.seeds[0]) for row in study.students}
+    for source, recipe in recipes.items():
+        for key, instead in _NOT_OF_A_STUDY.items():
+            if (value := getattr(recipe.scores, key)) is not None:
+                raise UserError(f"{source}: scores.{key} is {value}, but in a study {instead}; set it to null")
+
+
 def _mitigating(recipe: Recipe) -> dict[str, dict[str, Any]]:
     """Section -> the keys by which a recipe mitigates, with the values that its run's own baseline has."""
     plain = recipe.plain()
@@ -305,7 +327,7 @@ def _shared_values(study: Study, seed: int) -> dict[str, Any]:
 @lru_cache(maxsize=512)  # the same recipe is asked for at every step of a study
 def _checked_recipe(values: str, source: str) -> Recipe:
     recipe: Recipe = typed(Recipe, json.loads(values), source)
-    with _naming(source):
+    with naming(source):
         check_recipe(recipe)
         check_trainer_keys(recipe.trainer)
         check_metrics(recipe)
@@ -331,6 +353,16 @@ def run_folder(study: Study, row: str, seed: int) -> Path:
 
 
 def text_path(study: Study, section: str, recipe: Recipe) -> Path:
-    """Where the text lies that is drawn as the shared recipe of a seed says in `section`."""
-    key = content_hash([recipe.teacher.path, asdict(getattr(recipe, section))])
+    """Where the text lies that is drawn as the shared recipe of a seed says in `section`.
+
+    Its name tells whatever decides which model draws it; of a teacher's keys those that are not left at their defaults,
+    so that texts keep the names that they had before these keys were told.
+    """
+    teacher = recipe.teacher
+    told = [teacher.path, asdict(getattr(recipe, section))]
+    which = {"revision": teacher.revision, "gguf_file": teacher.gguf_file, "quantization": teacher.quantization}
+    which |= {"dtype": teacher.loaded_in if teacher.loaded_in != TeacherConfig().loaded_in else None}
+    if other := {key: value for key, value in which.items() if value is not None}:
+        told.append(other)
+    key = content_hash(told)
     return Path(study.output_dir) / "text" / f"{section}-{recipe.seed}-{key[:8]}.jsonl"

@@ -18,11 +18,12 @@ from typing import Any
 
 from distill.base.files import write_json, write_text
 from distill.run_folder import lock, making
+from distill.study.checks import check_data
 from distill.study.made import commit, hours, machine
 from distill.study.report import against_epsilon, markdown, pareto
 from distill.study.runs import make_text, refuse_other_rows, train_missing
 from distill.study.schema import Study
-from distill.study.scores import check_data, score_all
+from distill.study.scores import score_all
 from distill.study.summary import summary
 
 
@@ -49,7 +50,8 @@ def run_study(study: Study, command: str = "") -> dict[str, Any]:
 
     Raises:
         UserError: the folder is in use, or holds a run of other settings; the data folder is missing, or a text in it
-            cannot be read; a run ended with a mistake in its recipe; or its model cannot be scored.
+            cannot be read; a model cannot be made or scored, see `check_data`; or a run ended with a mistake in its
+            recipe.
     """
     out = Path(study.output_dir)
     refuse_other_rows(study)

@@ -18,23 +18,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import PreTrainedTokenizerBase
 
 from distill.base.console import say
-from distill.base.errors import UserError
 from distill.data.audit import run_scores
 from distill.metrics import Evaluation, Outcome, PartOfEvaluation, chosen
 from distill.metrics.audited import read_audited
 from distill.metrics.evaluation import least
 from distill.models.architecture import default_device, model_hash, own_context
-from distill.models.loading import load_config, load_frozen, load_teacher, load_tokenizer
-from distill.models.quantization import quantize_weights, require_torchao
+from distill.models.loading import load_config, load_frozen, load_teacher
+from distill.models.quantization import quantize_weights
 from distill.models.two_view import TwoViewTeacher
 from distill.objective.logit_ops import build_role_maps
 from distill.recipe import CorpusConfig, TeacherConfig
 from distill.scoring.measure import (
     ModelSource,
-    check_room,
     common_context,
     decisive,
     model_outcomes,
@@ -56,7 +53,6 @@ from distill.study.made import spend, threads
 from distill.study.runs import end_with_parent
 from distill.study.schema import BASELINE, HALVES, PromptedRow, QuantizedRow, Study
 from distill.study.self_debiasing import SelfDebiasing
-from distill.text.conversations import Messages, rendered
 from distill.text.counterfactual import Swapper
 from distill.text.documents import read_documents
 from distill.text.prompts import Prompt, subject_halves
@@ -121,72 +117,13 @@ def halves(prompts: Sequence[Prompt]) -> dict[str, list[int]]:
     return dict(zip(HALVES, subject_halves(prompts), strict=True))
 
 
-def check_data(study: Study) -> None:
-    """Read the study's texts and prompts now: scoring reads them after hours of training.
-
-    Raises:
-        UserError: there is no such data folder, a text in it cannot be read, a checkpoint from elsewhere cannot be had,
-            a row cannot be had in fewer bits, prompts and continuations do not fit into a context, or a teacher
-            that reads two views cannot be asked within the chat template.
-    """
-    if study.data is not None and not Path(study.data).is_dir():
-        raise UserError(f"--data: {study.data} is no folder; name one, or leave the option out to do without it")
-    study_texts(study, study.seeds[0])
-    shared = shared_recipe(study, study.seeds[0])
-    _check_quantized_rows(study, shared.teacher)
-    teacher, swapper = shared.teacher, Swapper(load_wordlist(shared.wordlist))
-    if teacher.path is None:
-        return
-    hub = {"revision": teacher.revision} if teacher.revision else {}
-    tokenizer = load_tokenizer(teacher.path, teacher.trust_remote_code, teacher.gguf_file, **hub)
-    contexts = {"the teacher": _context_of(teacher)}
-    for row in study.teachers:
-        if (other := teacher_checkpoint(study, row)) is not None and other.path is not None:
-            load_tokenizer(other.path, other.trust_remote_code, other.gguf_file)
-            contexts[f"row '{row}'"] = _context_of(other)
-    settings = replace(shared.scores, metrics=[*study.metrics, *study.half_metrics])
-    check_room(settings, shared.seed, swapper, run_prompts(shared, swapper)[0], tokenizer, contexts)
-    if any(teacher_target(study, row).op != "none" for row in study.teachers):
-        given = shared.held_out.source != "teacher"
-        if shared.scores.chat or (
-            given and any(isinstance(d, Messages) for d in read_documents(shared.held_out, shared.seed))
-        ):
-            _check_template(tokenizer, swapper)
-
-
-def _context_of(checkpoint: TeacherConfig) -> int | None:
+def context_of(checkpoint: TeacherConfig) -> int | None:
     """Its context in tokens, by its configuration; where that does not tell, by the model."""
     assert checkpoint.path is not None  # as a row's is
     hub = {"revision": checkpoint.revision} if checkpoint.revision else {}
     with suppress(Exception):  # told by what loads the model
         return own_context(load_config(checkpoint.path, checkpoint.trust_remote_code, checkpoint.gguf_file, **hub))
     return own_context(load_frozen(checkpoint)[0].config)
-
-
-def _check_quantized_rows(study: Study, teacher: TeacherConfig) -> None:
-    """Raises UserError for a row in fewer bits that cannot be made here, or whose model is in such already."""
-    for name in study.teachers:
-        if isinstance(row := derived_row(study, name), QuantizedRow):
-            require_torchao(f"row '{name}': quantize", row.quantize)
-            if row.of is None and teacher.quantization is not None:
-                raise UserError(
-                    f"row '{name}': quantize asks for a copy of the teacher, which teacher.quantization loads in "
-                    "fewer bits already; leave the row out, or name a student by 'of'"
-                )
-
-
-def _check_template(tokenizer: PreTrainedTokenizerBase, swapper: Swapper) -> None:
-    """Raises UserError for a chat template whose own text a teacher that reads two views would swap too.
-
-    It is given tokens, in which template and messages cannot be told apart.
-    """
-    text = rendered(Messages(["user", "assistant"], ["1", "1"]), tokenizer)
-    if found := swapper.matches(str(text)):
-        raise UserError(
-            f"teachers: the chat template of {tokenizer.name_or_path} says '{found[0].word}' itself, a word of the "
-            f"list '{swapper.wordlist.name}', which a teacher that reads two views would swap and students never see "
-            "swapped; leave such teachers out of the study, or set scores.chat to false"
-        )
 
 
 def study_texts(study: Study, seed: int) -> dict[str, list[str]]:
@@ -234,7 +171,7 @@ class Scorer:
         self.audited = read_audited(self.settings)
         students = [self._source(row) for row in study.students]
         others = [config for row in study.teachers if (config := teacher_checkpoint(study, row)) and config.path]
-        self.common = least(common_context([(model, self.tokenizer), *students]), *map(_context_of, others))
+        self.common = least(common_context([(model, self.tokenizer), *students]), *map(context_of, others))
 
     def outcomes(self, row: str) -> dict[str, Outcome]:
         """All scores of a row's model, by name: METRIC, METRIC_HALF and METRIC_TEXT."""

@@ -17,9 +17,29 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from distill.base.errors import UserError
-from distill.models.architecture import own_context
+from distill.models.architecture import own_context, special_tokens
 from distill.models.decoding_time import DecodingTimeModel
 from distill.objective.logit_ops import log_probabilities
+
+
+def prompt_tokens(prompt: str, tokenizer: PreTrainedTokenizerBase, context: int | None) -> list[int]:
+    """What stands before every text, the start token first.
+
+    Args:
+        prompt: As `SelfDebiasing` takes it.
+        tokenizer: The model's.
+        context: The model's, in tokens; None: there is no limit.
+
+    Raises:
+        UserError: it leaves no room in the context.
+    """
+    tokens = [special_tokens(tokenizer)[0], *tokenizer(prompt, add_special_tokens=False)["input_ids"]]
+    if context is not None and context - len(tokens) < len(tokens):
+        raise UserError(
+            f"prompt: its {len(tokens)} tokens leave too little of the model's context of {context} to the text; "
+            "shorten it"
+        )
+    return tokens
 
 
 class SelfDebiasing(DecodingTimeModel):
@@ -32,21 +52,16 @@ class SelfDebiasing(DecodingTimeModel):
         decay: How strongly a difference counts, at least 0; 50 in the paper.
 
     Raises:
-        UserError: the prompt leaves no room in the model's context.
+        UserError: see `prompt_tokens`.
     """
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: str, decay: float) -> None:
         super().__init__(model, tokenizer)
-        self.prompt = [self.start, *tokenizer(prompt, add_special_tokens=False)["input_ids"]]
-        self.decay = decay
         context = own_context(model.config)
+        self.prompt = prompt_tokens(prompt, tokenizer, context)
+        self.decay = decay
         #: Tokens of a text that fit behind the prompt.
         self.room = None if context is None else context - len(self.prompt)
-        if self.room is not None and self.room < len(self.prompt):
-            raise UserError(
-                f"prompt: its {len(self.prompt)} tokens leave too little of the model's context of {context} to the "
-                "text; shorten it"
-            )
 
     def predictions(self, rows: Sequence[Sequence[int]]) -> Tensor:
         """As there: the corrected log-probabilities, (N, V)."""

@@ -17,6 +17,7 @@ from distill.base.errors import UserError
 from distill.objective.operations import OPERATIONS
 from distill.recipe import Recipe, TargetConfig, TeacherConfig
 from distill.recipe_check import parse_recipe, typed
+from distill.scoring.score_cache import content_hash
 from distill.study.against import against
 from distill.study.file import (
     derived_row,
@@ -26,6 +27,7 @@ from distill.study.file import (
     shared_recipe,
     teacher_checkpoint,
     teacher_target,
+    text_path,
 )
 from distill.study.schema import PromptedRow, QuantizedRow, Study
 
@@ -175,6 +177,48 @@ def test_a_mistake_in_the_file_is_one_sentence(tmp_path, changes, words):
         read_study(written(tmp_path, **changes))
     assert all(word in str(error.value) for word in words), error.value
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("where", ["settings", "row 'plain'", "the recipe"])
+@pytest.mark.parametrize(
+    ("key", "value", "hint"),
+    [
+        ("reference", "a-model", "the reference of every row is the teacher"),
+        ("control", "a-model", "is a row of its own"),
+        ("quantize", "int8", "is a row of 'teachers'"),
+    ],
+)
+def test_settings_of_scores_that_no_row_would_heed_are_refused(tmp_path, monkeypatch, where, key, value, hint):
+    monkeypatch.setattr("distill.models.quantization.is_torchao_available", lambda: True)
+    keys, recipe = {"scores": {key: value, "members": "a.txt", "others": "b.txt"}}, tmp_path / "recipe.yaml"
+    settings, row = (keys if where == "settings" else {}), (keys if where == "row 'plain'" else {})
+    base = str(REPOSITORY / "recipes" / "quickstart.yaml")
+    recipe.write_text(yaml.safe_dump({"base": base, **(keys if where == "the recipe" else {})}), encoding="utf-8")
+    path = written(tmp_path, recipe=str(recipe), settings=settings, students={"plain": PLAIN | row})
+    named = "settings" if where == "the recipe" else where  # where it is set to null
+    with pytest.raises(UserError, match=rf"{named}: scores\.{key} is {value}, but in a study .*{hint}.*set it to null"):
+        read_study(path)
+    if where == "the recipe":
+        read_study(written(tmp_path, recipe=str(recipe), settings={"scores": {key: None}}, students={"plain": PLAIN}))
+
+
+def test_the_name_of_drawn_text_tells_which_model_drew_it(tmp_path):
+    def drawn(**teacher):
+        study = read_study(written(tmp_path, settings={"teacher": teacher}, students={"plain": PLAIN}), data="DATA")
+        return text_path(study, "corpus", shared_recipe(study, 0)).name
+
+    plain = drawn()
+    # By path and section alone, as texts were named before the other keys were told.
+    study = read_study(written(tmp_path, settings={}, students={"plain": PLAIN}))
+    told = ["demo", asdict(shared_recipe(study, 0).corpus)]
+    assert plain == f"corpus-0-{content_hash(told)[:8]}.jsonl"
+    others = [
+        {"path": "other"}, {"revision": "main"}, {"dtype": "bfloat16"}, {"dtype": "float16"}, {"gguf_file": "a.gguf"},
+    ]  # fmt: skip
+    assert len({plain, *(drawn(**keys) for keys in others)}) == 1 + len(others)
+    # Nothing that leaves the texts as they are, and no default that is written out.
+    same = {"dtype": "float32", "revision": None, "cache_hidden_states": True, "shard": False}
+    assert drawn(**same) == plain
 
 
 # A teacher's keys -> what is said of them; the same is said of them as a recipe's `target`.

@@ -57,11 +57,14 @@ def test_scores_seeds_and_the_place_of_a_study_may_change(tmp_path, monkeypatch)
 
 
 def test_a_row_that_fails_is_named_with_its_log(tmp_path):
-    students = {"bad": {"student": {"num_layers": 99}}, "plain": PLAIN}  # the bad one first: it ends the study
+    students = {
+        "bad": {"corpus": {"source": "files", "files": ["no.txt"]}},
+        "plain": PLAIN,
+    }  # the bad one first: it ends the study
     study = read_study(small(tmp_path, teachers={}, students=students), seeds=[0])
     with pytest.raises(UserError) as error:
         run_study(study)
-    assert "row 'bad', seed 0" in str(error.value) and "num_layers is 99" in str(error.value)
+    assert "row 'bad', seed 0" in str(error.value) and "no.txt" in str(error.value)
 
 
 def test_a_row_waits_for_the_student_that_it_reads(tmp_path):

@@ -5,7 +5,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-from chat_templates import TEMPLATES, chat_tokenizer
 from measuring import rounded
 from own_code import with_own_code
 from study_files import PLAIN, rewrite, small
@@ -15,9 +14,9 @@ from distill.base.errors import UserError
 from distill.base.files import DEMO_TEACHER
 from distill.metrics import Evaluation, PartOfEvaluation
 from distill.scoring.gguf_file import write_gguf
+from distill.study.checks import check_data
 from distill.study.file import read_study, run_folder
-from distill.study.run import run_study
-from distill.study.scores import Scorer, check_data, halves, study_texts
+from distill.study.scores import Scorer, halves, study_texts
 from distill.text.prompts import Prompt, load_prompts
 from distill.text.role_map import token_roles
 
@@ -53,45 +52,6 @@ def test_texts_of_a_study_are_cut_as_it_says(tmp_path):
     rewrite(path, max_documents=2)
     assert study_texts(read_study(path, data=str(data)), 0)["letters"] == ["One two.", "Three four."]
     assert study_texts(read_study(path), 0) == {"letters": [], "none": []}
-
-
-@pytest.mark.parametrize(
-    ("file", "content", "words"),
-    [
-        ("letters.jsonl", '{"text": "a"}\n{"text"', ["letters.jsonl", "line 2"]),
-        ("letters.jsonl", '{"words": "a"}\n', ["letters.jsonl", "text"]),
-        ("letters.jsonl", "", ["letters.jsonl", "no text"]),
-        ("nowhere/letters.jsonl", None, ["--data", "nowhere", "no folder"]),
-    ],
-)
-def test_data_that_cannot_be_read_are_refused_before_training(tmp_path, monkeypatch, file, content, words):
-    path = small(tmp_path)
-    rewrite(path, texts={"letters": file.rpartition("/")[2]})
-    if content is not None:
-        (tmp_path / file).write_text(content, encoding="utf-8")
-    monkeypatch.setattr("distill.study.run.make_text", None)
-    with pytest.raises(UserError) as error:
-        run_study(read_study(path, data=str((tmp_path / file).parent), rows=["plain"]))
-    assert all(word in str(error.value) for word in words), error.value
-    assert not (tmp_path / "out").exists()
-
-
-def test_what_the_teacher_cannot_be_asked_is_told_before_training(tmp_path, monkeypatch, toy_model, toy_tokenizer):
-    monkeypatch.setattr("distill.study.run.make_text", None)
-
-    def refused(template, scores, words):
-        tokenizer = chat_tokenizer(toy_tokenizer, "chatml")
-        tokenizer.chat_template = template
-        toy_model(vocab_size=len(tokenizer), n_positions=200).save_pretrained(tmp_path / "teacher")
-        tokenizer.save_pretrained(tmp_path / "teacher")
-        path = small(tmp_path)
-        rewrite(path, settings={"teacher": {"path": str(tmp_path / "teacher")}, "scores": scores})
-        with pytest.raises(UserError, match=words):
-            run_study(read_study(path))
-
-    refused(None, {"max_new_tokens": 195}, "exceed the context of the teacher, 200 tokens")
-    refused(None, {"chat": True}, "has no chat template")
-    refused(TEMPLATES["plain"], {"chat": True}, "says 'her' itself, a word of the list")
 
 
 def test_an_audited_study_asks_about_what_its_plain_row_drew_with_the_teacher_for_reference(tmp_path):
@@ -187,34 +147,3 @@ def test_a_row_in_fewer_bits_is_a_copy_of_the_student(tmp_path, monkeypatch):
     )
     assert teacher == full != shipped == teacher_small == pytest.approx(full, rel=0.2)
     assert scorer.outcomes("teacher")["next_word_disparity"].value == teacher
-
-
-def test_a_row_in_fewer_bits_without_torchao_is_refused_before_training(tmp_path, monkeypatch):
-    monkeypatch.setattr("distill.models.quantization.is_torchao_available", lambda: False)
-    monkeypatch.setattr("distill.study.run.make_text", None)
-    path = small(tmp_path, teachers={"shipped": {"quantize": "int4"}}, students={"plain": PLAIN})
-    words = r"row 'shipped': quantize: int4 needs the package torchao; pip install"
-    with pytest.raises(UserError, match=words):
-        run_study(read_study(path))
-    target = {"op": "none", "reverse_roles": False}
-    student = {"init": "config", "tokenizer": "demo", "config": {"model_type": "gpt2"}, "num_layers": None}
-    without = {"teacher": {"path": None}, "loss": {"kd": 0.0, "ce": 1.0}, "target": target, "student": student}
-    text = tmp_path / "text.txt"
-    text.write_text("The king was here.\n", encoding="utf-8")
-    files = {"source": "files", "files": [str(text)]}
-    without |= {"corpus": files, "held_out": files}
-    rewrite(path, settings=without, students={"plain": {"teacher": {"path": "demo"}}})
-    with pytest.raises(UserError, match=words):
-        run_study(read_study(path))
-
-
-def test_a_teacher_in_fewer_bits_is_not_put_into_fewer_again(tmp_path, monkeypatch):
-    monkeypatch.setattr("distill.models.quantization.is_torchao_available", lambda: True)
-    monkeypatch.setattr("distill.study.run.make_text", None)
-    path = small(tmp_path, teachers={"shipped": {"quantize": "int4"}}, students={"plain": PLAIN})
-    student = {"init": "config", "tokenizer": "demo", "config": {"model_type": "gpt2"}, "num_layers": None}
-    rewrite(path, settings={"teacher": {"quantization": "int8"}, "student": student})
-    with pytest.raises(
-        UserError, match=r"row 'shipped': quantize asks for a copy of the teacher, which teacher\.quant"
-    ):
-        run_study(read_study(path))
