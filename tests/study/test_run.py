@@ -262,7 +262,7 @@ def finished(study, layers: int):
     from transformers import AutoConfig
 
     results = run_study(study)
-    assert {"plain", "expmean-reverse-augment"} <= study.students.keys()
+    assert "plain" in study.students and any("expmean-reverse" in row for row in study.students)
     assert [row["name"] for row in results["rows"]] == ["teacher", *study.students]
     for row in results["rows"]:
         assert row["metrics"]["perplexity"]["value"] > 1
