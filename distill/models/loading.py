@@ -55,7 +55,8 @@ def load_tokenizer(
     from_file = {"gguf_file": gguf_file} if gguf_file and not beside else {}
     if Path(path).is_dir() and not beside and not gguf_file:
         if adapter := adapter_folder(path):
-            return load_tokenizer(base_of(adapter)[0], trust_remote_code)
+            base, revision = base_of(adapter)
+            return load_tokenizer(base, trust_remote_code, **({"revision": revision} if revision else {}))
         # transformers would make an empty one up.
         raise UserError(f"{path}: holds no tokenizer; a file tokenizer.json is expected beside the model")
     try:

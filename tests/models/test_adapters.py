@@ -1,5 +1,6 @@
 """Adapters: loaded with their base, trained over a base that two models share, saved, merged; each by hand as well."""
 
+import copy
 import json
 import shutil
 from dataclasses import replace
@@ -165,13 +166,17 @@ def test_an_adapter_names_the_commit_of_its_base(toy_model, toy_tokenizer, tmp_p
     (repository / "refs").mkdir(parents=True)
     for seed, commit in enumerate(("a" * 40, "b" * 40)):
         toy_model(seed=seed).save_pretrained(repository / "snapshots" / commit)
-        toy_tokenizer.save_pretrained(repository / "snapshots" / commit)
+        tokenizer = copy.deepcopy(toy_tokenizer)
+        tokenizer.add_tokens([f"<{commit[0]}>"])
+        tokenizer.save_pretrained(repository / "snapshots" / commit)
     (repository / "refs" / "main").write_text("a" * 40, encoding="utf-8")
     base = load_model("someone/base").requires_grad_(False)
     student = stirred(make_student(replace(LORA, lora=LoraConfig(r=3)), base, toy_tokenizer, "base"))
     adapters.save_adapter(student, tmp_path / "adapter", torch.float32, merge=False)
     (repository / "refs" / "main").write_text("b" * 40, encoding="utf-8")
     torch.testing.assert_close(logits(load_model(str(tmp_path / "adapter"))), logits(student), rtol=1e-4, atol=1e-5)
+    assert "<a>" in load_tokenizer(str(tmp_path / "adapter")).get_vocab()
+    assert "<b>" in load_tokenizer("someone/base").get_vocab()
 
 
 # --------------------------------------------------------------------------------------------------------- training
