@@ -22,7 +22,7 @@ from distill.base.errors import UserError
 from distill.models import adapters
 from distill.models.adapters import has_adapter, sharing, trainable_state
 from distill.models.architecture import hidden_states
-from distill.models.loading import load_model, load_tokenizer
+from distill.models.loading import load_config, load_model, load_tokenizer
 from distill.models.student import make_student
 from distill.objective.chunks import IGNORED
 from distill.recipe import LoraConfig, LossConfig, StudentConfig, TargetConfig
@@ -165,7 +165,7 @@ def test_an_adapter_names_the_commit_of_its_base(toy_model, toy_tokenizer, tmp_p
     repository = tmp_path / "hub" / "models--someone--base"
     (repository / "refs").mkdir(parents=True)
     for seed, commit in enumerate(("a" * 40, "b" * 40)):
-        toy_model(seed=seed).save_pretrained(repository / "snapshots" / commit)
+        toy_model(seed=seed, n_positions=64 + seed).save_pretrained(repository / "snapshots" / commit)
         tokenizer = copy.deepcopy(toy_tokenizer)
         tokenizer.add_tokens([f"<{commit[0]}>"])
         tokenizer.save_pretrained(repository / "snapshots" / commit)
@@ -177,6 +177,7 @@ def test_an_adapter_names_the_commit_of_its_base(toy_model, toy_tokenizer, tmp_p
     torch.testing.assert_close(logits(load_model(str(tmp_path / "adapter"))), logits(student), rtol=1e-4, atol=1e-5)
     assert "<a>" in load_tokenizer(str(tmp_path / "adapter")).get_vocab()
     assert "<b>" in load_tokenizer("someone/base").get_vocab()
+    assert [load_config(path).n_positions for path in (str(tmp_path / "adapter"), "someone/base")] == [64, 65]
 
 
 # --------------------------------------------------------------------------------------------------------- training
