@@ -149,7 +149,7 @@ def _prepare(recipe: Recipe, asked: _Asked, folder: Path) -> tuple[_Text, PreTra
         tokenizer = corpus_tokenizer(recipe.student, corpus.documents, corpus.key, cache)
     corpus = with_audit(with_template(corpus, tokenizer, recipe.corpus.mask), recipe.audit, recipe.seed, folder)
     held_out_text = list(held_out.documents())
-    check_templates(recipe, held_out_text, tokenizer)
+    check_templates(recipe.scores, held_out_text, tokenizer)
     student = asked.student or _make_student(recipe, asked.swapper, teacher, tokenizer)
     one_document = recipe.is_private or any_mixes(recipe.block_length, student, *([teacher] if teacher else []))
     swapper = asked.swapper if recipe.needs_counterfactuals else None

@@ -93,8 +93,8 @@ class StudentConfig:
         layers: Which of the teacher's layers, counted from 0; `null`: spread evenly from the first to the last.
         path: Folder or hub id for `init: checkpoint`.
         config: Keys of a transformers configuration for `init: config`, `model_type` among them.
-        tokenizer: Folder or hub id of the tokenizer; `null`: the teacher's. `train`: train a byte-level BPE on the
-            corpus (only without a teacher).
+        tokenizer: Folder or hub id of the tokenizer; `null`: the teacher's, whose tokens another one beside a teacher
+            must have too. `train`: train a byte-level BPE on the corpus (only without a teacher).
         vocab_size: Entries of the vocabulary for `tokenizer: train`.
         save_dtype: Number format of the finished student's file; training is in float32.
         trust_remote_code: Run code that comes with the model in `path` or the tokenizer. Only for sources you trust.

@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from functools import cache
+from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin
 
@@ -699,3 +700,17 @@ def _check_lora(recipe: Recipe) -> None:
         "student.lora.merge is false, but whoever loads the adapter would have to trust its base's pickle or code "
         "anew; set it to true",
     )
+    gguf_file = _gguf_base(recipe)
+    _require(
+        lora.merge or gguf_file is None,
+        f"student.lora.merge is false, but the base lies in the GGUF file {gguf_file}, and an adapter names a folder "
+        "or hub id alone, so that it could not be loaded; set it to true",
+    )
+
+
+def _gguf_base(recipe: Recipe) -> str | None:
+    """The GGUF file that the base of a student's adapter is read from, if any."""
+    if recipe.student.init == "teacher":
+        return recipe.teacher.gguf_file
+    path = recipe.student.path
+    return path if path is not None and Path(path).suffix == ".gguf" and Path(path).is_file() else None

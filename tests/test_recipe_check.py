@@ -161,6 +161,11 @@ PRIVATE = "corpus: {source: files, files: [a.txt]}\nheld_out: {max_documents: 5}
         (SAMPLED + "student: {init: teacher, lora: {r: 2, targets: []}}", [], ["student.lora.targets is empty"]),
         (SAMPLED + "student: {init: teacher, lora: {r: 2}}\nteacher: {shard: true}", [], ["teacher.shard"]),
         (SAMPLED + "student: {init: teacher, lora: {r: 2}}\nteacher: {allow_pickle: true}", [], ["student.lora.merge"]),
+        (
+            SAMPLED + "student: {init: teacher, lora: {r: 2}}\nteacher: {gguf_file: a.gguf}",
+            [],
+            ["student.lora.merge", "the GGUF file a.gguf"],
+        ),
         (SAMPLED + "block_length: 2", [], ["block_length"]),
         (SAMPLED, ["--target.opp", "max"], ["--target.opp", "--target.op"]),
         (SAMPLED, ["--traget.op", "max"], ["--traget.op", "--target.op"]),
@@ -179,6 +184,25 @@ def test_a_mistake_is_one_sentence_that_names_it(tmp_path, text, arguments, word
     assert "\n" not in message
     for word in words:
         assert word in message, message
+
+
+def test_an_adapter_over_a_gguf_file_is_merged(tmp_path):
+    """Its settings could name the file's folder alone, so that it would be loaded over nothing, or another model."""
+    texts = {"corpus": {"max_documents": 5}, "held_out": {"max_documents": 5}}
+    (tmp_path / "folder.gguf").mkdir()
+    (tmp_path / "base.gguf").touch()
+
+    def check(name, merge=False, **keys):
+        student = {"init": "checkpoint", "path": str(tmp_path / name), "lora": {"r": 2, "merge": merge}}
+        recipe_of(texts | {"student": student} | keys, "it")
+
+    with pytest.raises(
+        UserError, match=r"^student\.lora\.merge is false, .* GGUF file .*base\.gguf.*; set it to true$"
+    ):
+        check("base.gguf")
+    check("base.gguf", merge=True)
+    check("folder.gguf", teacher={"gguf_file": "a.gguf"})  # the teacher is not its base
+    recipe_of(texts | {"student": {"init": "checkpoint", "path": str(tmp_path / "base.gguf")}}, "it")
 
 
 def test_missing_file_suggests_a_neighbour(tmp_path):

@@ -10,7 +10,8 @@
     NAME/NAME.py    CARD (what it says about itself), measure(evaluation) -> Measurement, and a class for `evaluate`;
                     a metric of several scores has CARDS and gives a Measurement for the name of each, or None for one
                     that was not asked for; one that looks at sampled continuations says SAMPLES_TEXT = True, one that
-                    measures the documents it is given READS_DOCUMENTS = True
+                    measures the documents it is given READS_DOCUMENTS = True; one that reads a file or model which the
+                    settings name has check_settings(settings), which looks at it before anything is measured
 
 A new metric is a new file; it then has a name that recipes can list. Outside of this package:
 
@@ -38,6 +39,7 @@ from distill.metrics.bootstrap import (
     undefined,
 )
 from distill.metrics.evaluation import Evaluation, ModelMetric, NotMeasured, PartOfEvaluation
+from distill.recipe import ScoreConfig
 
 __all__ = [
     "CARDS",
@@ -52,6 +54,7 @@ __all__ = [
     "Score",
     "card_dicts",
     "cards",
+    "check_settings",
     "chosen",
     "difference",
     "difference_of",
@@ -85,6 +88,16 @@ def samples_text(metric: ModuleType) -> bool:
 def reads_documents(metric: ModuleType) -> bool:
     """Whether a metric measures the documents that it is given, as its `READS_DOCUMENTS` says."""
     return getattr(metric, "READS_DOCUMENTS", False)
+
+
+def check_settings(metric: ModuleType, settings: ScoreConfig) -> None:
+    """Let a metric look at what the settings name for it: its mistakes shall not wait until models were trained.
+
+    Raises:
+        UserError: what they name is not what the metric reads.
+    """
+    if hasattr(metric, "check_settings"):
+        metric.check_settings(settings)
 
 
 # The card of every score that scores.json may hold, by its name there.

@@ -12,8 +12,9 @@ so that memory does not grow with the file.
 import gzip
 import re
 import zlib
-from collections.abc import Callable, Collection, Iterable, Iterator
-from itertools import chain
+from collections.abc import Callable, Collection, Container, Iterable, Iterator
+from contextlib import contextmanager
+from itertools import chain, islice
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -24,6 +25,7 @@ from distill.base.errors import UserError
 _CHUNK = 2**20  # Bytes read at a time.
 _LONGEST_WORD = 2**12  # Bytes.
 _REPORT_EVERY = 100_000  # Vectors.
+_FIRST = 10  # Vectors that are looked at beforehand.
 _PLAIN = re.compile(rb"\S+[\t ][\t -~]*")  # A word and something in ASCII: numbers in digits, never float32.
 
 Record = tuple[bytes, np.ndarray | None]
@@ -49,21 +51,47 @@ def read_word_vectors(
     path = Path(path)
     wanted = frozenset(word.encode() for word in words)
     found: dict[str, np.ndarray] = {}
+    with _opened(path) as file:
+        for number, (word, vector) in enumerate(_vectors(path, file, wanted), start=1):
+            if vector is not None:
+                found.setdefault(word.decode(), vector)
+            if progress and number % _REPORT_EVERY == 0:
+                progress(number)
+    return found
+
+
+class _AllWords(Container[bytes]):
+    """Holds every word."""
+
+    def __contains__(self, word: object) -> bool:
+        return True
+
+
+def check_word_vectors(path: str | Path) -> None:
+    """Read the head of a file of word vectors and the first of them, as if all of these were wanted.
+
+    Raises:
+        UserError: see `read_word_vectors`.
+    """
+    path = Path(path)
+    with _opened(path) as file:
+        for _ in islice(_vectors(path, file, _AllWords()), _FIRST):
+            pass
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    """The file's bytes, decompressed. Raises UserError where they cannot be read."""
     try:
         with cast(BinaryIO, gzip.open(path) if path.suffix == ".gz" else path.open("rb")) as file:
-            for number, (word, vector) in enumerate(_vectors(path, file, wanted), start=1):
-                if vector is not None:
-                    found.setdefault(word.decode(), vector)
-                if progress and number % _REPORT_EVERY == 0:
-                    progress(number)
+            yield file
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise UserError(f"{path}: cannot be decompressed ({error}); download it again") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); give a file of word vectors") from None
-    return found
 
 
-def _vectors(path: Path, file: BinaryIO, wanted: frozenset[bytes]) -> Iterator[Record]:
+def _vectors(path: Path, file: BinaryIO, wanted: Container[bytes]) -> Iterator[Record]:
     """Every word of the file, and the vector of a wanted one, else None."""
     lines = _lines(path, file)
     _, first = next(lines, (1, b""))
@@ -109,7 +137,7 @@ def _lines(path: Path, file: BinaryIO) -> Iterator[tuple[int, bytes]]:
 
 
 def _text(
-    path: Path, lines: Iterable[tuple[int, bytes]], wanted: frozenset[bytes], dimensions: int
+    path: Path, lines: Iterable[tuple[int, bytes]], wanted: Container[bytes], dimensions: int
 ) -> Iterator[Record]:
     for number, line in lines:
         if line.isspace():
@@ -122,13 +150,13 @@ def _text(
             phrase = vector is None and _numbers(rest.split()[-dimensions:]) is not None
             if not phrase and (vector is None or len(vector) != dimensions):
                 raise UserError(
-                    f"{path}, line {number}: '{word.decode()}' needs {dimensions} finite numbers behind it; "
+                    f"{path}, line {number}: '{_shown(word)}' needs {dimensions} finite numbers behind it; "
                     "download the file again"
                 )
         yield word, vector
 
 
-def _binary(path: Path, file: BinaryIO, wanted: frozenset[bytes], number: int, dimensions: int) -> Iterator[Record]:
+def _binary(path: Path, file: BinaryIO, wanted: Container[bytes], number: int, dimensions: int) -> Iterator[Record]:
     size = 4 * dimensions
     buffer, place = b"", 0
     for passed in range(number):
@@ -146,9 +174,14 @@ def _binary(path: Path, file: BinaryIO, wanted: frozenset[bytes], number: int, d
         if word in wanted:
             vector = np.frombuffer(buffer, "<f4", dimensions, offset=space + 1).astype(np.float32)
             if not np.isfinite(vector).all():
-                raise UserError(f"{path}, vector {passed + 1}: '{word.decode()}' has numbers that are not finite")
+                raise UserError(f"{path}, vector {passed + 1}: '{_shown(word)}' has numbers that are not finite")
         yield word, vector
         place = end
+
+
+def _shown(word: bytes) -> str:
+    """For messages: a word that is looked at beforehand need not be UTF-8."""
+    return word.decode(errors="replace")
 
 
 def _numbers(cells: list[bytes]) -> np.ndarray | None:

@@ -70,8 +70,8 @@ def _cached(path: str, name: str, **hub: Any) -> str | None:
         return None
 
 
-def base_of(folder: Path) -> tuple[str, str | None]:
-    """(folder or hub id, revision) of the model that an adapter was made for.
+def base_of(folder: Path) -> tuple[str, dict[str, str]]:
+    """The folder or hub id of the model that an adapter was made for, and its `revision`, where that is told.
 
     A relative folder counts from where the command runs, as to peft, else from the adapter's own folder.
 
@@ -89,10 +89,10 @@ def base_of(folder: Path) -> tuple[str, str | None]:
         if place.exists():
             if place.resolve() == folder.resolve():
                 raise UserError(f"{folder / _SETTINGS}: names its own folder as its base; name another model")
-            return str(place), None
+            return str(place), {}
     if base.startswith((".", "/", "~")) or base.count("/") > 1:
         raise UserError(f"{folder}: is an adapter of {base}, which is not there; set its base_model_name_or_path")
-    return base, revision
+    return base, {"revision": revision} if revision else {}
 
 
 def merged(base: PreTrainedModel, folder: Path) -> PreTrainedModel:

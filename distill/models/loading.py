@@ -55,7 +55,8 @@ def load_tokenizer(
     from_file = {"gguf_file": gguf_file} if gguf_file and not beside else {}
     if Path(path).is_dir() and not beside and not gguf_file:
         if adapter := adapter_folder(path):
-            return load_tokenizer(base_of(adapter)[0], trust_remote_code)
+            base, of_base = base_of(adapter)
+            return load_tokenizer(base, trust_remote_code, **of_base)
         # transformers would make an empty one up.
         raise UserError(f"{path}: holds no tokenizer; a file tokenizer.json is expected beside the model")
     try:
@@ -97,7 +98,7 @@ def load_model(
 def load_config(
     path: str, trust_remote_code: bool = False, gguf_file: str | None = None, **hub: Any
 ) -> PretrainedConfig:
-    """The configuration of a model, without its weights.
+    """The configuration of a model, without its weights; of an adapter, that of its base.
 
     Args:
         path: `demo`, a folder, a hub id or a GGUF file.
@@ -106,12 +107,15 @@ def load_config(
         hub: `revision`.
 
     Raises:
-        Exception: of many kinds, for an adapter, code that is not trusted, a mistake: whoever loads the model tells.
+        Exception: of many kinds, for code that is not trusted, or a mistake: whoever loads the model tells.
     """
     path, gguf_file = (path, gguf_file) if gguf_file else gguf_in(path)
     path = model_source(path)
     if gguf_file:
         return gguf_config(path, gguf_file, **hub)
+    if adapter := adapter_folder(path, **hub):
+        base, of_base = base_of(adapter)
+        return load_config(base, trust_remote_code, **of_base)
     # Left open, transformers would ask the user whether to run the code.
     return AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code, **hub)
 
@@ -158,10 +162,9 @@ def _read_model(
                 f"{path}: is an adapter, which is merged into its base, and quantised weights cannot take it; leave "
                 "teacher.quantization and gguf_file out, or merge it yourself"
             )
-        base, revision = base_of(adapter)
+        base, of_base = base_of(adapter)
         require_peft(path)
-        base_hub = {"revision": revision} if revision else {}
-        return merged(load_model(base, dtype, trust_remote_code, allow_pickle, **base_hub), adapter).eval()
+        return merged(load_model(base, dtype, trust_remote_code, allow_pickle, **of_base), adapter).eval()
     number_format = getattr(torch, dtype)
     read = str(Path(path, gguf_file)) if gguf_file else path
     if gguf_file:

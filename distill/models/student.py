@@ -103,13 +103,18 @@ def make_student(
         teacher_name: For messages.
 
     Raises:
-        UserError: layers that the teacher does not have, an unknown architecture or key, or another vocabulary.
+        UserError: layers that the teacher does not have, an unknown architecture or key, or another vocabulary, be it
+            that of `config.tokenizer`.
     """
     if teacher is not None and is_quantized(teacher) and config.init in ("layers", "teacher"):
         raise UserError(
             f"student.init is {config.init}, but the weights of the teacher {teacher_name} are quantised and cannot be "
             "trained; set init to checkpoint or config, or take a teacher that is not quantised"
         )
+    if teacher is not None and config.tokenizer is not None:
+        # The student reads the teacher's tokens: a tokenizer of its own may be named, but has to give the same.
+        own = load_tokenizer(config.tokenizer, config.trust_remote_code)
+        _same_tokens(own, config.tokenizer, tokenizer, teacher_name)
     if config.init == "layers":
         student = student_from_layers(teacher, chosen_layers(config, teacher))
         name = f"student of {teacher_name}"

@@ -11,8 +11,8 @@ from distill.base.console import counter
 from distill.base.highlight import marked, side_by_side
 from distill.base.long_input import encodable
 from distill.models.architecture import default_device
-from distill.models.generation import generate
-from distill.models.loading import load_model, load_tokenizer
+from distill.models.generation import check_context, generate
+from distill.scoring.measure import ModelSource, context_of, open_model, tokenizer_of, trusted
 from distill.text.conversations import chat_prompt
 from distill.text.counterfactual import Swapper
 from distill.text.prompts import limit_prompts, load_prompts
@@ -62,18 +62,30 @@ def continuations(
     rows: list[dict[str, Any]] = [{"prompt": prompt, "words": listed_from(prompt, 0, swapper)} for prompt in prompts]
     for row in rows:
         row["texts"] = {}
-    for name, checkpoint in checkpoints.items():
-        model = load_model(checkpoint, trust_remote_code=trust_remote_code).to(default_device())
+    sources = {name: trusted(path) if trust_remote_code else path for name, path in checkpoints.items()}
+    # Of all of them before the first one writes: a mistake shall not wait till then.
+    given = {name: _given(name, source, prompts, chat, decoding) for name, source in sources.items()}
+    for name, source in sources.items():
+        model, tokenizer = open_model(source, default_device())
         progress = counter(f"generating with {name}", "texts")
-        tokenizer = load_tokenizer(checkpoint, trust_remote_code)
-        given = [chat_prompt(prompt, tokenizer) for prompt in prompts] if chat else prompts
-        texts = generate(model, tokenizer, given, progress=progress, **decoding)
+        texts = generate(model, tokenizer, given[name], progress=progress, **decoding)
         for row, samples in zip(rows, texts, strict=True):
             before = len(row["prompt"])
             row["texts"][name] = [
                 {"text": text, "words": listed_from(row["prompt"] + text, before, swapper)} for text in samples
             ]
     return {"groups": list(wordlist.groups), "wordlist": wordlist.name, "decoding": decoding, "prompts": rows}
+
+
+def _given(
+    name: str, source: ModelSource, prompts: Sequence[str], chat: bool, decoding: Mapping[str, Any]
+) -> Sequence[str]:
+    """The prompts as a checkpoint is given them. Raises UserError, see `chat_prompt` and `check_context`."""
+    tokenizer = tokenizer_of(source)
+    given = [chat_prompt(prompt, tokenizer) for prompt in prompts] if chat else prompts
+    room = decoding["max_new_tokens"], name, decoding.get("max_length")
+    check_context(context_of(source), tokenizer, given, *room)
+    return given
 
 
 def listed_from(text: str, begin: int, swapper: Swapper) -> list[list[int]]:

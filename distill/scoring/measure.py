@@ -1,7 +1,7 @@
 """One model and its metrics -> outcomes, from the cache where they lie there."""
 
 import copy
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
@@ -19,6 +19,7 @@ from distill.metrics import (
     Evaluation,
     Outcome,
     cards,
+    check_settings,
     chosen,
     measured,
     reads_documents,
@@ -69,11 +70,13 @@ class Checkpoint:
     path: Where it lies.
     load: Gives model and tokenizer.
     trusted: Whether code that comes with it is run.
+    gguf_file: The file in `path` that it is read from, if it is one of GGUF.
     """
 
     path: str
     load: Callable[[], tuple[Any, Any]]
     trusted: bool = False
+    gguf_file: str | None = None
 
     def __call__(self) -> tuple[Any, Any]:
         """Model and tokenizer."""
@@ -86,6 +89,11 @@ def trusted(source: ModelSource) -> ModelSource:
         return source
     path = str(source)
     return Checkpoint(path, lambda: (load_model(path, trust_remote_code=True), load_tokenizer(path, True)), True)
+
+
+def copy_name(name: str, kind: WeightBits) -> str:
+    """What the copy of a model in fewer bits is called."""
+    return f"{name} {kind}"
 
 
 def quantized(source: ModelSource, kind: WeightBits) -> ModelSource:
@@ -103,17 +111,32 @@ def quantized(source: ModelSource, kind: WeightBits) -> ModelSource:
 
 def common_context(sources: Iterable[ModelSource]) -> int | None:
     """The least of the contexts of some models, in tokens, from their configurations; `None` for no limit."""
-    return least(*map(_context_of, sources))
+    return least(*map(context_of, sources))
 
 
-def _context_of(source: ModelSource) -> int | None:
+def context_of(source: ModelSource) -> int | None:
+    """A model's context in tokens, from its configuration; where that does not tell, from the model."""
     if isinstance(source, tuple):
         return own_context(source[0].config)
-    path, run_code = (source.path, source.trusted) if isinstance(source, Checkpoint) else (source, False)
-    if isinstance(path, str | Path):
+    if (place := _place_of(source)) is not None:
         with suppress(Exception):  # told by what loads the model
-            return own_context(load_config(str(path), run_code))
+            return own_context(load_config(*place))
     return own_context(open_model(source, "cpu")[0].config)
+
+
+def tokenizer_of(source: ModelSource) -> Any | None:
+    """A model's tokenizer, without the model; None where a function makes both."""
+    if isinstance(source, tuple):
+        return source[1]
+    place = _place_of(source)
+    return None if place is None else load_tokenizer(*place)
+
+
+def _place_of(source: ModelSource) -> tuple[str, bool, str | None] | None:
+    """Path, whether code there is run, and GGUF file, as `load_config` and `load_tokenizer` take them."""
+    if isinstance(source, Checkpoint):
+        return source.path, source.trusted, source.gguf_file
+    return (str(source), False, None) if isinstance(source, str | Path) else None
 
 
 def source_key(source: ModelSource) -> str:
@@ -124,13 +147,13 @@ def source_key(source: ModelSource) -> str:
     return model_hash(*open_model(source, "cpu"))
 
 
-def check_templates(recipe: Recipe, documents: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> None:
+def check_templates(settings: ScoreConfig, documents: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> None:
     """Let the chat template render what will be scored, where that is asked for: a mistake shall not wait till then.
 
     Raises:
         UserError: see `conversations.as_given` and `chat_prompt`.
     """
-    if recipe.scores.chat:
+    if settings.chat:
         chat_prompt("It", tokenizer)
     for document in documents:
         as_given(document, tokenizer)
@@ -165,6 +188,27 @@ def check_room(
         check_context(limit, tokenizer, given, settings.max_new_tokens, name, settings.max_length)
 
 
+def check_models(
+    models: Mapping[str, ModelSource],
+    settings: ScoreConfig,
+    seed: int,
+    swapper: Swapper,
+    documents: Sequence[str],
+    prompts: Sequence[Prompt],
+) -> None:
+    """`check_templates` and `check_room` of all models, before the first of them is measured.
+
+    What a function makes is left out: it would be loaded for this alone.
+
+    Raises:
+        UserError: see these two; or a tokenizer cannot be had.
+    """
+    for name, source in models.items():
+        if (tokenizer := tokenizer_of(source)) is not None:
+            check_templates(settings, documents, tokenizer)
+            check_room(settings, seed, swapper, prompts, tokenizer, {name: context_of(source)})
+
+
 def check_run(
     recipe: Recipe,
     swapper: Swapper,
@@ -173,21 +217,33 @@ def check_run(
     student: PreTrainedModel,
 ) -> None:
     """`check_room` of a recipe's models and `check_files`, before they are trained."""
-    check_files(recipe.scores, "scores.")
+    check_files(recipe.scores, _scored_in(recipe), "scores.", recipe.trusts_code)
     models = {"the teacher": teacher, "the student": student}
     contexts = {name: own_context(model.config) for name, model in models.items() if model is not None}
     check_room(recipe.scores, recipe.seed, swapper, run_prompts(recipe, swapper)[0], tokenizer, contexts)
 
 
-def check_files(settings: ScoreConfig, prefix: str = "") -> None:
-    """Make sure that the files are there which scores will read, perhaps hours later.
+def _scored_in(recipe: Recipe) -> list[str]:
+    """What the models of a run are called, its students also by the folders into which training has yet to put them."""
+    students, kind = [*recipe.variants()], recipe.scores.quantize
+    teacher = ["teacher"] if recipe.teacher.path is not None else []
+    copies = [copy_name(students[-1], kind)] if kind else []
+    return [*teacher, *students, *copies, *(str(Path(recipe.output_dir, name)) for name in students)]
+
+
+def check_files(
+    settings: ScoreConfig, models: Collection[str], prefix: str = "", trust_remote_code: bool = False
+) -> None:
+    """Make sure that files and models are there, and can be read, which scores will read, perhaps hours later.
 
     Args:
-        settings: They name the files.
+        settings: They name them.
+        models: What the models are called that will be scored: reference and control may be one of them.
         prefix: What their keys stand behind.
+        trust_remote_code: Run code that comes with reference and control.
 
     Raises:
-        UserError: one is not there, or not what it should be; see also `read_audited`.
+        UserError: one is not there, or not what it should be; see also `read_audited` and `metrics.check_settings`.
     """
     if settings.data is not None and not Path(settings.data).is_dir():
         raise UserError(f"{prefix}data: {settings.data} is no folder; name one, or leave it out to do without")
@@ -198,6 +254,20 @@ def check_files(settings: ScoreConfig, prefix: str = "") -> None:
     for model in (settings.regard_model, settings.toxicity_model):
         if model is not None:
             model_source(model)
+    for key in ("reference", "control"):
+        if (path := getattr(settings, key)) is not None and path not in models:
+            _check_compared(f"{prefix}{key}", trusted(path) if trust_remote_code else path)
+    for metric in chosen(settings.metrics).values():
+        check_settings(metric, settings)
+
+
+def _check_compared(key: str, source: ModelSource) -> None:
+    """Raises UserError, which names the key, if a model to compare with has no tokenizer or configuration."""
+    try:
+        tokenizer_of(source)
+        context_of(source)
+    except UserError as error:
+        raise UserError(f"{key}: {error}") from None
 
 
 def check_metrics(recipe: Recipe) -> None:

@@ -55,7 +55,9 @@ from distill.scoring.measure import (
     Checkpoint,
     ModelSource,
     check_files,
+    check_models,
     common_context,
+    copy_name,
     decisive,
     model_outcomes,
     open_model,
@@ -107,7 +109,8 @@ def score(
         seed: Seed of sampling and intervals.
         folder: Where scores.json and speed.json go, and into `cache/scores` what was measured, for a later call. None
             writes nothing.
-        trust_remote_code: Run code that comes with the models that are named by a path. Only for sources you trust.
+        trust_remote_code: Run code that comes with the models that are named by a path, reference and control among
+            them. Only for sources you trust.
         settings: Any other setting of `distill.recipe.ScoreConfig`: metrics, samples, max_new_tokens, bootstrap, ...
 
     Returns:
@@ -119,10 +122,10 @@ def score(
     config = _config(settings)
     check_seed(seed)
     documents = _documents(texts)
-    models = _named(checkpoints)
-    if trust_remote_code:
-        models = {name: trusted(source) for name, source in models.items()}
-    models = _with_quantized(models, config.quantize)
+    named = _named(checkpoints)
+    opened = {name: trusted(source) if trust_remote_code else source for name, source in named.items()}
+    models = _with_quantized(opened, config.quantize)
+    check_files(config, models, trust_remote_code=trust_remote_code)
     swapper = Swapper(wordlist if isinstance(wordlist, WordList) else load_wordlist(wordlist))
     usable, left_out = usable_prompts(prompts, config.max_prompts, seed, swapper, config.listed_prompts)
     scores = score_models(
@@ -130,8 +133,8 @@ def score(
         swapper=swapper, progress=_console_progress(), cache=Path(folder, "cache", "scores") if folder else None,
         trust_remote_code=trust_remote_code,
     )  # fmt: skip
-    named = isinstance(prompts, str | Path)
-    scores["settings"]["prompts"] |= {"source": str(prompts) if named else None, "left_out_with_listed_word": left_out}
+    source = str(prompts) if isinstance(prompts, str | Path) else None
+    scores["settings"]["prompts"] |= {"source": source, "left_out_with_listed_word": left_out}
     if folder:
         write_scores(scores, Path(folder, "scores.json"))
         write_speeds(measured_speeds(models, scores["settings"], read_speeds(Path(folder))), Path(folder))
@@ -166,7 +169,7 @@ def _with_quantized(models: Mapping[str, ModelSource], kind: WeightBits | None) 
         return models
     require_torchao("scores.quantize", kind)
     last = list(models)[-1]
-    return {**models, f"{last} {kind}": quantized(models[last], kind)}
+    return {**models, copy_name(last, kind): quantized(models[last], kind)}
 
 
 def _config(settings: Mapping[str, Any]) -> ScoreConfig:
@@ -178,7 +181,6 @@ def _config(settings: Mapping[str, Any]) -> ScoreConfig:
         raise UserError(f"metrics is '{settings['metrics']}', but must be a list of names: [{settings['metrics']!r}]")
     config = typed(ScoreConfig, settings, "score")
     check_scores(config, prefix="")
-    check_files(config)
     return _with_audit_metrics(config)
 
 
@@ -219,16 +221,15 @@ def score_run(
     # The recipe also knows its teacher's revision and number format, which a path does not tell.
     if "teacher" in models and models["teacher"] == recipe.teacher.path:
         load = partial(load_teacher, recipe.teacher)
-        trusts = recipe.teacher.trust_remote_code
-        sources["teacher"] = load if recipe.teacher.revision else Checkpoint(recipe.teacher.path, load, trusts)
-    # Students lie there with the code that was trusted to make them.
-    if recipe.trusts_code:
-        sources |= {name: trusted(path) for name, path in models.items() if name != "teacher"}
+        teacher = Checkpoint(recipe.teacher.path, load, recipe.teacher.trust_remote_code, recipe.teacher.gguf_file)
+        sources["teacher"] = load if recipe.teacher.revision else teacher
     settings = run_scores(recipe.scores, recipe.audit, folder)
     if settings.members and settings.reference is None and "teacher" in models:
         settings = replace(settings, reference="teacher")
     asked = {key: value for key, value in vars(settings).items() if key not in WHILE_TRAINING}
-    scores = score(sources, wordlist=wordlist, texts=documents, seed=recipe.seed, folder=folder, **asked)
+    # Students lie there with the code that was trusted to make them, and so may reference and control.
+    given: dict[str, Any] = {"seed": recipe.seed, "folder": folder, "trust_remote_code": recipe.trusts_code}
+    scores = score(sources, wordlist=wordlist, texts=documents, **given, **asked)
     told = training_record(folder / "student")
     if recipe.is_private and told.exists():
         # What was spent is the same for each student of a run: they share the plan.
@@ -279,6 +280,7 @@ def score_models(
     sources = {name: models.get(path, path) for name, path in named.items() if path is not None}
     if trust_remote_code:
         sources = {name: trusted(source) for name, source in sources.items()}
+    check_models(models, settings, seed, asked.swapper, documents, prompts)
     found = _measure_each(models, sources, asked, progress, cache)
     return without_nan(contents(asked, found, versions(default_device())))
 

@@ -13,7 +13,7 @@ from measuring import as_glove
 
 from distill.base.errors import UserError
 from distill.metrics import word_vectors as module
-from distill.metrics.word_vectors import read_word_vectors
+from distill.metrics.word_vectors import check_word_vectors, read_word_vectors
 
 
 def as_word2vec(vectors) -> bytes:
@@ -160,6 +160,21 @@ def test_malformed_files_name_the_line(tmp_path, content, message):
     with pytest.raises(UserError, match=message) as caught:
         read_word_vectors(path, ["he"])
     assert str(path) in str(caught.value)
+    with pytest.raises(UserError, match=message.replace("'he'", "'.*'")):
+        check_word_vectors(path)
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_the_beginning_of_a_file_tells_beforehand_what_it_is(tmp_path, form):
+    """By its first vectors alone: what comes behind is looked at when it is read."""
+    path = tmp_path / "vectors"
+    whole = FORMATS[form]([(f"word{i}", [0.5, 1.0]) for i in range(10)])
+    for content in (whole, whole + b"more\xff"):
+        path.write_bytes(content)
+        check_word_vectors(path)
+    path.write_bytes(as_binary([("x", [math.nan])]).replace(b"x ", b"\xff "))
+    with pytest.raises(UserError, match="vector 1: '\ufffd' has numbers that are not finite"):
+        check_word_vectors(path)
 
 
 def test_files_that_cannot_be_read(tmp_path):

@@ -1,5 +1,6 @@
 """Adapters: loaded with their base, trained over a base that two models share, saved, merged; each by hand as well."""
 
+import copy
 import json
 import shutil
 from dataclasses import replace
@@ -21,7 +22,7 @@ from distill.base.errors import UserError
 from distill.models import adapters
 from distill.models.adapters import has_adapter, sharing, trainable_state
 from distill.models.architecture import hidden_states
-from distill.models.loading import load_model, load_tokenizer
+from distill.models.loading import load_config, load_model, load_tokenizer
 from distill.models.student import make_student
 from distill.objective.chunks import IGNORED
 from distill.recipe import LoraConfig, LossConfig, StudentConfig, TargetConfig
@@ -164,14 +165,19 @@ def test_an_adapter_names_the_commit_of_its_base(toy_model, toy_tokenizer, tmp_p
     repository = tmp_path / "hub" / "models--someone--base"
     (repository / "refs").mkdir(parents=True)
     for seed, commit in enumerate(("a" * 40, "b" * 40)):
-        toy_model(seed=seed).save_pretrained(repository / "snapshots" / commit)
-        toy_tokenizer.save_pretrained(repository / "snapshots" / commit)
+        toy_model(seed=seed, n_positions=64 + seed).save_pretrained(repository / "snapshots" / commit)
+        tokenizer = copy.deepcopy(toy_tokenizer)
+        tokenizer.add_tokens([f"<{commit[0]}>"])
+        tokenizer.save_pretrained(repository / "snapshots" / commit)
     (repository / "refs" / "main").write_text("a" * 40, encoding="utf-8")
     base = load_model("someone/base").requires_grad_(False)
     student = stirred(make_student(replace(LORA, lora=LoraConfig(r=3)), base, toy_tokenizer, "base"))
     adapters.save_adapter(student, tmp_path / "adapter", torch.float32, merge=False)
     (repository / "refs" / "main").write_text("b" * 40, encoding="utf-8")
     torch.testing.assert_close(logits(load_model(str(tmp_path / "adapter"))), logits(student), rtol=1e-4, atol=1e-5)
+    assert "<a>" in load_tokenizer(str(tmp_path / "adapter")).get_vocab()
+    assert "<b>" in load_tokenizer("someone/base").get_vocab()
+    assert [load_config(path).n_positions for path in (str(tmp_path / "adapter"), "someone/base")] == [64, 65]
 
 
 # --------------------------------------------------------------------------------------------------------- training

@@ -228,3 +228,13 @@ def test_another_vocabulary_fails_at_once_with_both_names_and_sizes(toy_model, t
         make_student(config, toy_model(), toy_tokenizer, "the-teacher")
     for word in ("the-teacher", str(len(toy_tokenizer)), str(tmp_path), str(len(other))):
         assert word in str(error.value)
+
+
+def test_a_tokenizer_beside_a_teacher_has_the_teachers_tokens(toy_model, toy_tokenizer, tmp_path):
+    """It would be left unread otherwise, and the student's vocabulary be another than its recipe says."""
+    toy_tokenizer.save_pretrained(tmp_path / "same")
+    train_tokenizer(["completely different words in here"] * 9, 300).save_pretrained(tmp_path / "other")
+    make_student(StudentConfig(tokenizer=str(tmp_path / "same")), toy_model(), toy_tokenizer, "the-teacher")
+    for name, words in (("other", "tokenizers differ: teacher the-teacher"), ("nowhere", "nowhere: no such folder")):
+        with pytest.raises(UserError, match=words):
+            make_student(StudentConfig(tokenizer=str(tmp_path / name)), toy_model(), toy_tokenizer, "the-teacher")

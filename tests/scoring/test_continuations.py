@@ -4,6 +4,7 @@ import io
 import re
 
 import pytest
+from chat_templates import chat_tokenizer
 from rich.console import Console
 
 from distill.base.errors import UserError
@@ -36,14 +37,35 @@ def test_a_word_is_marked_by_what_stands_before_it_in_the_prompt(short_wordlist,
     toy_model().save_pretrained(tmp_path)
     toy_tokenizer.save_pretrained(tmp_path)
     monkeypatch.setattr(continuations, "generate", lambda *_, **__: [[" he and a woman"], [""]])
-    found = continuations.continuations({"m": str(tmp_path)}, ["A man:", "It"], Swapper(short_wordlist), samples=1)
+    asked_for = {"samples": 1, "max_new_tokens": 4}
+    found = continuations.continuations({"m": str(tmp_path)}, ["A man:", "It"], Swapper(short_wordlist), **asked_for)
     assert [row["words"] for row in found["prompts"]] == [[[2, 5, 0]], []]
     assert [row["texts"]["m"] for row in found["prompts"]] == [
         [{"text": " he and a woman", "words": [[1, 3, 0], [10, 15, 1]]}],
         [{"text": "", "words": []}],
     ]
-    asked = continuations.continuations({"m": str(tmp_path)}, ["bad\udcff", "It"], Swapper(short_wordlist), samples=1)
+    prompts = ["bad\udcff", "It"]
+    asked = continuations.continuations({"m": str(tmp_path)}, prompts, Swapper(short_wordlist), **asked_for)
     assert [row["prompt"] for row in asked["prompts"]] == ["bad?", "It"]  # as no tokenizer and no page takes it
+
+
+def test_what_a_later_checkpoint_cannot_take_is_told_before_the_first_writes(short_wordlist, toy_model, toy_tokenizer,
+                                                                             tmp_path, monkeypatch):  # fmt: skip
+    chat = chat_tokenizer(toy_tokenizer, "chatml")
+    for name, tokenizer, positions in (("first", chat, 256), ("bare", toy_tokenizer, 256), ("short", chat, 64)):
+        toy_model(n_positions=positions).save_pretrained(tmp_path / name)
+        tokenizer.save_pretrained(tmp_path / name)
+    monkeypatch.setattr(continuations, "generate", lambda *_, **__: pytest.fail("it went on"))
+
+    def write(name, chat=False):
+        checkpoints = {name: str(tmp_path / name) for name in ("first", name)}
+        asked_for = {"samples": 1, "max_new_tokens": 62}
+        continuations.continuations(checkpoints, ["A man: he"], Swapper(short_wordlist), chat, **asked_for)
+
+    with pytest.raises(UserError, match="bare: its tokenizer has no chat template"):
+        write("bare", chat=True)
+    with pytest.raises(UserError, match="exceed the context of short, 64 tokens"):
+        write("short")
 
 
 def test_a_terminal_has_columns_colours_and_a_legend():

@@ -7,22 +7,26 @@ import pytest
 import torch
 from chat_templates import chat_tokenizer
 from huggingface_hub import constants
+from own_code import with_own_code
 from toy_run import DOCUMENTS
 from transformers import BertConfig, BertForSequenceClassification
 
 from distill.base.errors import UserError
 from distill.models.architecture import weights_hash
-from distill.recipe import FederationConfig, Recipe, ScoreConfig
+from distill.recipe import FederationConfig, Recipe, ScoreConfig, StudentConfig, TargetConfig, TeacherConfig
 from distill.scoring.examples import example_prompts
 from distill.scoring.measure import (
     check_files,
     check_metrics,
+    check_models,
     check_room,
+    check_run,
     decisive,
     open_model,
     run_prompts,
     usable_prompts,
 )
+from distill.text.conversations import Messages
 from distill.text.counterfactual import Swapper
 from distill.text.prompts import Prompt, load_prompts
 
@@ -146,13 +150,94 @@ def test_what_will_be_sampled_must_fit_into_the_models(toy_tokenizer, short_word
         ({"canaries": "nowhere.jsonl"}, r"nowhere\.jsonl"),
         ({"regard_model": "no/such/folder"}, "no/such/folder: no such folder"),
         ({"toxicity_model": "./nowhere"}, r"\./nowhere: no such folder"),
+        ({"reference": "./nowhere"}, r"^scores\.reference: \./nowhere: no such folder"),
+        ({"control": "no/such/model"}, r"^scores\.control: no/such/model: no such folder"),
     ],
 )
 def test_files_that_scores_will_read_are_looked_for_before_anything_is_trained(settings, told, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=told):
-        check_files(ScoreConfig(**settings), "scores.")
-    check_files(ScoreConfig(data=str(tmp_path)))
+        check_files(ScoreConfig(**settings), [], "scores.")
+    check_files(ScoreConfig(data=str(tmp_path)), [])
+
+
+def test_what_files_hold_is_looked_at_where_a_metric_reads_it(toy_model, toy_tokenizer, tmp_path):
+    toy_model().save_pretrained(tmp_path / "model")
+    toy_tokenizer.save_pretrained(tmp_path / "model")
+    toy_model().save_pretrained(tmp_path / "bare")
+    (tmp_path / "junk.vec").write_bytes(b"\xeb\xad\n")
+    model, junk = str(tmp_path / "model"), str(tmp_path / "junk.vec")
+    for metric, settings, told in (
+        ("regard", {"regard_model": model}, "model: holds no trained classifier"),
+        ("toxicity", {"toxicity_model": model}, "model: holds no trained classifier"),
+        ("gender_polarity", {"word_vectors": junk}, r"junk\.vec, line 1: neither"),
+    ):
+        with pytest.raises(UserError, match=told):
+            check_files(ScoreConfig(metrics=[metric], **settings), [])
+        check_files(ScoreConfig(metrics=["perplexity"], **settings), [])
+        check_files(ScoreConfig(metrics=[metric]), [])
+    with pytest.raises(UserError, match=r"^reference: .*bare: holds no tokenizer"):
+        check_files(ScoreConfig(reference=str(tmp_path / "bare")), [])
+
+
+def test_models_to_compare_with_are_trusted_as_those_of_the_run(toy_model, toy_tokenizer, tmp_path):
+    toy_model().save_pretrained(tmp_path / "own")
+    toy_tokenizer.save_pretrained(tmp_path / "own")
+    trace = tmp_path / "trace"
+    settings = ScoreConfig(control=str(with_own_code(tmp_path / "own", trace)))
+    with pytest.raises(UserError, match=r"^scores\.control: .*own: comes with code of its own, which is not run"):
+        check_files(settings, [], "scores.")
+    assert not trace.exists()
+    check_files(settings, [], "scores.", trust_remote_code=True)
+    assert trace.exists()
+
+
+def test_a_run_may_be_compared_with_its_own_models(toy_model, toy_tokenizer, short_wordlist, tmp_path):
+    """By their names, or by the folders that they will have: nothing lies there before the training."""
+
+    def check(reference, **keys):
+        scores = ScoreConfig(metrics=["perplexity"], reference=reference, quantize="int4")
+        recipe = Recipe(output_dir=str(tmp_path / "run"), scores=scores, **keys)
+        check_run(recipe, Swapper(short_wordlist), toy_tokenizer, None, toy_model())
+
+    mitigated = {"target": TargetConfig(op="expmean")}
+    for name in ("teacher", "student", "baseline", "student int4", str(tmp_path / "run" / "baseline")):
+        check(name, **mitigated)
+    for name, keys in (("baseline", {}), ("teacher", mitigated | {"teacher": TeacherConfig(path=None)})):
+        with pytest.raises(UserError, match=rf"^scores\.reference: {name}: "):
+            check(name, **keys)
+    trusting = {"student": StudentConfig(trust_remote_code=True)}
+    toy_model().save_pretrained(tmp_path / "own")
+    toy_tokenizer.save_pretrained(tmp_path / "own")
+    check(str(with_own_code(tmp_path / "own", tmp_path / "trace")), **trusting)
+
+
+def test_what_a_later_model_cannot_be_asked_is_told_before_the_first_is_measured(
+    toy_model, toy_tokenizer, short_wordlist, tmp_path
+):
+    swapper, prompts = Swapper(short_wordlist), [Prompt("The doctor said", "a", "b")]
+    chat = chat_tokenizer(toy_tokenizer, "chatml")
+    for name, tokenizer, positions in (("first", chat, 128), ("bare", toy_tokenizer, 128), ("short", chat, 64)):
+        toy_model(n_positions=positions).save_pretrained(tmp_path / name)
+        tokenizer.save_pretrained(tmp_path / name)
+
+    def check(*names, **settings):
+        asked = ScoreConfig(**{"metrics": ["neutral_rate"], "max_new_tokens": 10, "chat": True} | settings)
+        check_models({name: tmp_path / name for name in names}, asked, 0, swapper, documents, prompts)
+
+    documents = ["A text."]
+    check("first")
+    with pytest.raises(UserError, match="bare: its tokenizer has no chat template to put prompts into"):
+        check("first", "bare")
+    check("first", "bare", chat=False)
+    with pytest.raises(UserError, match="context of short, 64 tokens"):
+        check("first", "short", max_new_tokens=60)
+    check("first", "short", max_new_tokens=60, metrics=["perplexity"])
+    documents = [Messages(["user"], ["Who is he?"])]
+    with pytest.raises(UserError, match="bare: its tokenizer has no chat template, so it cannot read conversations"):
+        check("first", "bare", chat=False)
+    unread = {"made": lambda: pytest.fail("it was loaded"), "in memory": (toy_model(), chat)}
+    check_models(unread, ScoreConfig(metrics=["neutral_rate"], max_new_tokens=10), 0, swapper, documents, prompts)
 
 
 def test_prompts_that_repeat_others_are_told_of(short_wordlist, capsys):

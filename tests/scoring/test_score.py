@@ -2,11 +2,14 @@
 
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from chat_templates import chat_tokenizer
 from measuring import rounded
+from own_code import with_own_code
 from toy_run import DOCUMENTS, SETTINGS
 
 from distill.base.errors import UserError
@@ -208,6 +211,43 @@ def test_the_teachers_number_format_is_the_recipes(folders, short_wordlist, tmp_
     scores = score_run(recipe, folders, short_wordlist, [], tmp_path)
     assert list(seen.values()) == [torch.bfloat16, torch.float32]
     assert np.isfinite(scores["models"]["teacher"]["next_word_disparity"]["value"])
+
+
+def test_a_run_that_trusts_code_trusts_that_of_reference_and_control(folders, short_wordlist, tmp_path):
+    own = str(with_own_code(Path(folders["teacher"]), tmp_path / "trace"))
+    for name in ("members", "others"):
+        texts = (json.dumps({"text": f"The {name} of {number} said so."}) for number in range(24))
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(texts), encoding="utf-8")
+    audited = {name: str(tmp_path / f"{name}.jsonl") for name in ("members", "others")}
+    settings = ScoreConfig(metrics=["membership_inference"], bootstrap=20, reference=own, control=own, **audited)
+    students = {"student": folders["student"]}
+
+    def scored(trusts):
+        recipe = Recipe(teacher=TeacherConfig(path=own, trust_remote_code=trusts), scores=settings)
+        return score_run(recipe, students, short_wordlist, [], tmp_path / "run")
+
+    with pytest.raises(UserError, match=r"^reference: .*: comes with code of its own"):
+        scored(False)
+    assert not (tmp_path / "trace").exists()
+    assert scored(True)["models"]["student"]["membership_excess_auc"]["value"] is not None
+
+
+def test_a_teacher_from_a_gguf_file_is_looked_at_there(folders, short_wordlist, tmp_path, monkeypatch):
+    """A config.json beside the file may be another model's, whose context all others would be cut to."""
+    given = {}
+    monkeypatch.setattr(score_module, "score", lambda sources, **_: given.update(sources))
+    recipe = Recipe(teacher=TeacherConfig(path=folders["teacher"], gguf_file="model.gguf"))
+    score_run(recipe, folders, short_wordlist, [], tmp_path)
+    assert given["teacher"].gguf_file == "model.gguf"
+
+
+def test_a_later_model_without_a_chat_template_is_told_before_the_first_is_measured(
+    folders, toy_tokenizer, monkeypatch
+):
+    monkeypatch.setattr(score_module, "Evaluation", lambda *_, **__: pytest.fail("it went on"))
+    chat_tokenizer(toy_tokenizer, "chatml").save_pretrained(folders["teacher"])
+    with pytest.raises(UserError, match="student: its tokenizer has no chat template to put prompts into"):
+        score(folders, chat=True, metrics=["next_word_disparity"], max_prompts=5)
 
 
 def test_what_cannot_be_scored(folders, short_wordlist, tmp_path):

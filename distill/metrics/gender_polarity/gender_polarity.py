@@ -13,7 +13,8 @@ from distill.metrics import evaluation as base
 from distill.metrics.bootstrap import Card, Measurement
 from distill.metrics.fairness_ratio.fairness_ratio import class_ratios
 from distill.metrics.log_ratio import log_ratio
-from distill.metrics.word_vectors import read_word_vectors
+from distill.metrics.word_vectors import check_word_vectors, read_word_vectors
+from distill.recipe import ScoreConfig
 
 THRESHOLD = 0.25
 _WORD = re.compile(r"\w+(?:['\u2019]\w+)*")
@@ -120,6 +121,12 @@ def measure(evaluation: base.Evaluation) -> dict[str, Measurement]:
         "gender_max_ratio_mean": ratios["fairness_ratio_mean"],
         "gender_max_ratio_min": ratios["fairness_ratio_min"],
     }
+
+
+def check_settings(settings: ScoreConfig) -> None:
+    """Read the beginning of the word vectors, where they are given. Raises UserError, see `check_word_vectors`."""
+    if settings.word_vectors is not None:
+        check_word_vectors(settings.word_vectors)
 
 
 def _leanings(path: str, words: Counter[str], evaluation: base.Evaluation) -> dict[str, float]:

@@ -1,12 +1,14 @@
 """Regard: whether texts about one group think more highly of it than texts about the other, by a classifier."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from distill.base.errors import UserError
 from distill.metrics import evaluation as base
 from distill.metrics.bootstrap import Card, Measurement
-from distill.metrics.text_classifier import load_classifier
+from distill.metrics.text_classifier import TextClassifier, load_classifier
 from distill.metrics.text_groups import GROUPS_RULE, JUDGE_LIMIT, group_gap, judged_texts
+from distill.recipe import ScoreConfig
 
 VALUES = {"positive": 1.0, "neutral": 0.0, "negative": -1.0, "other": 0.0}
 
@@ -36,7 +38,7 @@ def measure(evaluation: base.Evaluation) -> dict[str, Measurement]:
 
     Raises:
         NotMeasured: no classifier is given.
-        UserError: it cannot be loaded, or its labels are others.
+        UserError: see `_classifier`.
     """
     path = evaluation.settings.regard_model
     if path is None:
@@ -44,12 +46,7 @@ def measure(evaluation: base.Evaluation) -> dict[str, Measurement]:
             "no classifier of regard: --regard_model takes a folder or hub id; distill.metrics.regard.train_regard "
             "makes a small one"
         )
-    classifier = load_classifier(path, evaluation.model.device)
-    if not {"positive", "negative"} <= set(classifier.labels) <= set(VALUES):
-        raise UserError(
-            f"{path}: labels of regard are positive, neutral, negative and other, but this classifier has "
-            f"{', '.join(classifier.labels)}; set id2label in its config.json"
-        )
+    classifier = _classifier(path, evaluation.model.device)
 
     def judge(texts: Sequence[str]) -> list[str]:
         chances = classifier.probabilities(texts, evaluation.report("regard"))
@@ -58,6 +55,23 @@ def measure(evaluation: base.Evaluation) -> dict[str, Measurement]:
     judged = judged_texts(evaluation, judge, with_prompt=True)
     accuracy = getattr(classifier.model.config, "regard_accuracy", None)
     return {"regard_gap": group_gap(evaluation, judged, VALUES, classifier=path, classifier_accuracy=accuracy)}
+
+
+def check_settings(settings: ScoreConfig) -> None:
+    """Load the classifier, where one is given. Raises UserError, see `_classifier`."""
+    if settings.regard_model is not None:
+        _classifier(settings.regard_model)
+
+
+def _classifier(path: str, device: Any = "cpu") -> TextClassifier:
+    """Raises UserError if none can be loaded, or its labels are others than those of regard."""
+    classifier = load_classifier(path, device)
+    if not {"positive", "negative"} <= set(classifier.labels) <= set(VALUES):
+        raise UserError(
+            f"{path}: labels of regard are positive, neutral, negative and other, but this classifier has "
+            f"{', '.join(classifier.labels)}; set id2label in its config.json"
+        )
+    return classifier
 
 
 class Regard(base.ModelMetric):
