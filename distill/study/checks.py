@@ -103,7 +103,7 @@ def _check_readers(asked: _Asked, readers: Mapping[str, _Reader]) -> None:
             continue
         seen.add(key)
         with naming(name):
-            check_templates(asked.recipe, asked.documents, reader.tokenizer)
+            check_templates(asked.recipe.scores, asked.documents, reader.tokenizer)
         scores, seed = asked.recipe.scores, asked.recipe.seed
         check_room(scores, seed, asked.swapper, asked.prompts, reader.tokenizer, {name: reader.context})
 
