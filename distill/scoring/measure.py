@@ -238,7 +238,7 @@ def check_files(
 
     Args:
         settings: They name them.
-        models: What the models are called that will be scored: reference and control may be one of them.
+        models: Names and folders of the models that will be scored: reference and control may be one of them.
         prefix: What their keys stand behind.
         trust_remote_code: Run code that comes with reference and control.
 
@@ -254,8 +254,9 @@ def check_files(
     for model in (settings.regard_model, settings.toxicity_model):
         if model is not None:
             model_source(model)
+    places = {Path(model).resolve() for model in models}  # a folder may be spelled in several ways
     for key in ("reference", "control"):
-        if (path := getattr(settings, key)) is not None and path not in models:
+        if (path := getattr(settings, key)) is not None and Path(path).resolve() not in places:
             _check_compared(f"{prefix}{key}", trusted(path) if trust_remote_code else path)
     for metric in chosen(settings.metrics).values():
         check_settings(metric, settings)

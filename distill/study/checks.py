@@ -18,7 +18,7 @@ from distill.models.architecture import own_context, tokenizer_hash
 from distill.models.loading import load_config, load_frozen, load_tokenizer
 from distill.models.quantization import require_torchao
 from distill.recipe import Recipe, TeacherConfig
-from distill.scoring.measure import check_room, check_templates, run_prompts
+from distill.scoring.measure import check_files, check_room, check_templates, run_prompts
 from distill.study.file import (
     derived_row,
     naming,
@@ -70,6 +70,7 @@ def check_data(study: Study) -> None:
     teacher = row_recipe(study, BASELINE, study.seeds[0]).teacher
     _check_quantized_rows(study, teacher)
     asked = _asked(study, [document for documents in texts.values() for document in documents])
+    check_files(asked.recipe.scores, (), "scores.", asked.recipe.trusts_code)
     assert teacher.path is not None  # `read_study` asks for one
     hub = {"revision": teacher.revision} if teacher.revision else {}
     tokenizer = load_tokenizer(teacher.path, teacher.trust_remote_code, teacher.gguf_file, **hub)

@@ -201,7 +201,12 @@ def test_a_run_may_be_compared_with_its_own_models(toy_model, toy_tokenizer, sho
         check_run(recipe, Swapper(short_wordlist), toy_tokenizer, None, toy_model())
 
     mitigated = {"target": TargetConfig(op="expmean")}
-    for name in ("teacher", "student", "baseline", "student int4", str(tmp_path / "run" / "baseline")):
+    spelled = [
+        str(tmp_path / "run" / "baseline"),
+        f"{tmp_path}/other/../run/student/",
+        os.path.relpath(tmp_path / "run" / "student"),
+    ]
+    for name in ("teacher", "student", "baseline", "student int4", *spelled):
         check(name, **mitigated)
     for name, keys in (("baseline", {}), ("teacher", mitigated | {"teacher": TeacherConfig(path=None)})):
         with pytest.raises(UserError, match=rf"^scores\.reference: {name}: "):

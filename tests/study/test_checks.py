@@ -57,6 +57,16 @@ def test_what_the_teacher_cannot_be_asked_is_told_before_training(tmp_path, monk
     refused(TEMPLATES["plain"], {"chat": True}, "says 'her' itself, a word of the list")
 
 
+def test_files_that_the_studys_own_metrics_read_are_looked_at_before_training(tmp_path, monkeypatch):
+    monkeypatch.setattr("distill.study.run.make_text", None)
+    vectors = tmp_path / "vectors.txt"
+    vectors.write_text("no vectors\n", encoding="utf-8")
+    path = small(tmp_path)
+    rewrite(path, metrics=["gender_polarity"], settings={"scores": {"word_vectors": str(vectors)}})
+    with pytest.raises(UserError, match=r"vectors\.txt, line 1"):
+        run_study(read_study(path))
+
+
 def test_a_row_in_fewer_bits_without_torchao_is_refused_before_training(tmp_path, monkeypatch):
     monkeypatch.setattr("distill.models.quantization.is_torchao_available", lambda: False)
     monkeypatch.setattr("distill.study.run.make_text", None)
