@@ -341,7 +341,8 @@ def _number(model: PreTrainedModel, names: Sequence[str]) -> float | None:
 
 def own_context(config: PretrainedConfig) -> int | None:
     """Positions of a model by its configuration, in tokens; `None` where it names no limit."""
-    return getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
+    limit = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
+    return limit if limit is None or limit > 0 else None  # XLNet's is -1
 
 
 def position_limit(model: PreTrainedModel) -> tuple[int | None, bool]:

@@ -7,7 +7,7 @@ import torch
 from architectures import ARCHITECTURES, CAUSAL, toy
 from chat_templates import chat_tokenizer
 from shared import TOY_ARCHITECTURES
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, BloomConfig, GPT2Config, XLNetConfig
 from transformers.activations import NewGELUActivation
 
 from distill.base.errors import UserError
@@ -20,6 +20,7 @@ from distill.models.architecture import (
     head,
     hidden_states,
     model_hash,
+    own_context,
     position_limit,
     project,
     tokenizer_hash,
@@ -85,6 +86,12 @@ def refusal(function, *arguments) -> str:
     with pytest.raises(UserError) as refused:
         function(*arguments)
     return str(refused.value)
+
+
+def test_a_configuration_may_name_no_limit():
+    assert own_context(GPT2Config(n_positions=7)) == 7
+    assert own_context(XLNetConfig()) is None  # it says -1
+    assert own_context(BloomConfig()) is None
 
 
 def test_a_head_that_the_loss_cannot_reproduce_is_refused(toy_tokenizer):
