@@ -60,6 +60,15 @@ class TeacherConfig:
         """The number format in which the weights are loaded."""
         return self.dtype or "float32"
 
+    @property
+    def hub(self) -> dict[str, Any]:
+        """What `from_pretrained` is told beside the path: the revision, where there is one."""
+        return {"revision": self.revision} if self.revision else {}
+
+    def as_it_predicts(self) -> "TeacherConfig":
+        """The same without what decides nothing of how it is loaded and what it predicts."""
+        return replace(self, cache_hidden_states=False, cache_dtype=None, shard=False)
+
 
 @dataclass(frozen=True)
 class LoraConfig:

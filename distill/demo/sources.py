@@ -160,8 +160,7 @@ def _of_run(folder: Path, recipe: Recipe) -> list[Source]:
     titles = {"baseline": "plain student", _STUDENT: "mitigated student" if mitigated else "student"}
     found = []
     if recipe.teacher.path is not None:
-        teacher = replace(recipe.teacher, cache_hidden_states=False, cache_dtype=None, shard=False)  # as it predicts
-        found.append(Source("teacher", "teacher", teacher, "teacher"))
+        found.append(Source("teacher", "teacher", recipe.teacher.as_it_predicts(), "teacher"))
     for name in recipe.variants():
         model = TeacherConfig(path=str(folder / name), trust_remote_code=recipe.trusts_code)
         found.append(Source(titles[name], model_style(name, mitigated), model, name))

@@ -48,8 +48,7 @@ def load_tokenizer(
     Raises:
         UserError: there is none, it is a slow one, which gives no character offsets, or it brings code of its own.
     """
-    path, gguf_file = (path, gguf_file) if gguf_file else gguf_in(path)
-    path = model_source(path)
+    path, gguf_file = _placed(path, gguf_file)
     files = ("tokenizer.json", "vocab.json", "tokenizer.model", "spiece.model", "vocab.txt")
     beside = any((Path(path) / name).exists() for name in files)
     from_file = {"gguf_file": gguf_file} if gguf_file and not beside else {}
@@ -109,8 +108,7 @@ def load_config(
     Raises:
         Exception: of many kinds, for code that is not trusted, or a mistake: whoever loads the model tells.
     """
-    path, gguf_file = (path, gguf_file) if gguf_file else gguf_in(path)
-    path = model_source(path)
+    path, gguf_file = _placed(path, gguf_file)
     if gguf_file:
         return gguf_config(path, gguf_file, **hub)
     if adapter := adapter_folder(path, **hub):
@@ -137,6 +135,16 @@ def in_format(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
     for buffer, twin in zip(model.buffers(), other.buffers(), strict=True):
         twin.data.copy_(buffer)
     return other.train(model.training)
+
+
+def _placed(path: str, gguf_file: str | None) -> tuple[str, str | None]:
+    """The folder or hub id of a model, and the GGUF file there, which the path may lead to itself.
+
+    Raises:
+        UserError: see `model_source`.
+    """
+    path, gguf_file = (path, gguf_file) if gguf_file else gguf_in(path)
+    return model_source(path), gguf_file
 
 
 def gguf_in(path: str) -> tuple[str, str | None]:
@@ -235,12 +243,13 @@ def load_frozen(config: TeacherConfig) -> tuple[PreTrainedModel, PreTrainedToken
         UserError: see `load_model` and `load_tokenizer`.
     """
     assert config.path is not None  # nothing is loaded without a teacher
-    hub = {"revision": config.revision} if config.revision else {}
     small = {"quantization": config.quantization, "gguf_file": config.gguf_file}
-    model = _read_model(config.path, config.loaded_in, config.trust_remote_code, config.allow_pickle, **small, **hub)
+    model = _read_model(
+        config.path, config.loaded_in, config.trust_remote_code, config.allow_pickle, **small, **config.hub
+    )
     set_attention(model, config.attention, "teacher.attention")
     behaviour(model, config.path)  # may differ with the attention
-    tokenizer = load_tokenizer(config.path, config.trust_remote_code, config.gguf_file, **hub)
+    tokenizer = load_tokenizer(config.path, config.trust_remote_code, config.gguf_file, **config.hub)
     model.requires_grad_(False)
     check_vocabulary(config.path, tokenizer, config.path, model)
     return model, tokenizer

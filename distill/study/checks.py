@@ -72,8 +72,7 @@ def check_data(study: Study) -> None:
     asked = _asked(study, [document for documents in texts.values() for document in documents])
     check_files(asked.recipe.scores, (), "scores.", asked.recipe.trusts_code)
     assert teacher.path is not None  # `read_study` asks for one
-    hub = {"revision": teacher.revision} if teacher.revision else {}
-    tokenizer = load_tokenizer(teacher.path, teacher.trust_remote_code, teacher.gguf_file, **hub)
+    tokenizer = load_tokenizer(teacher.path, teacher.trust_remote_code, teacher.gguf_file, **teacher.hub)
     of_teacher = _Reader(tokenizer, context_of(teacher))
     _check_readers(asked, {"the teacher": of_teacher})
     _check_two_views(study, asked, tokenizer)
@@ -150,9 +149,8 @@ def _in_fewer_bits(teacher: TeacherConfig) -> str | None:
         return "teacher.quantization loads"
     if teacher.gguf_file is not None or teacher.path is None:  # a GGUF file's weights become plain ones
         return None
-    hub = {"revision": teacher.revision} if teacher.revision else {}
     with suppress(Exception):  # told by what loads the model
-        config = load_config(teacher.path, teacher.trust_remote_code, **hub)
+        config = load_config(teacher.path, teacher.trust_remote_code, **teacher.hub)
         if getattr(config, "quantization_config", None) is not None:
             return f"{teacher.path} holds"
     return None

@@ -117,12 +117,18 @@ def halves(prompts: Sequence[Prompt]) -> dict[str, list[int]]:
     return dict(zip(HALVES, subject_halves(prompts), strict=True))
 
 
+def student_source(study: Study, row: str, seed: int) -> ModelSource:
+    """Where a student that was trained lies, with the code that was trusted to make it."""
+    folder = run_folder(study, row, seed) / "student"
+    return trusted(folder) if row_recipe(study, row, seed).trusts_code else folder
+
+
 def context_of(checkpoint: TeacherConfig) -> int | None:
     """Its context in tokens, by its configuration; where that does not tell, by the model."""
     assert checkpoint.path is not None  # as a row's is
-    hub = {"revision": checkpoint.revision} if checkpoint.revision else {}
     with suppress(Exception):  # told by what loads the model
-        return own_context(load_config(checkpoint.path, checkpoint.trust_remote_code, checkpoint.gguf_file, **hub))
+        place = checkpoint.path, checkpoint.trust_remote_code, checkpoint.gguf_file
+        return own_context(load_config(*place, **checkpoint.hub))
     return own_context(load_frozen(checkpoint)[0].config)
 
 
@@ -169,7 +175,7 @@ class Scorer:
         self.teacher = model.to(self.device)
         self.teacher_hash = model_hash(model, self.tokenizer)
         self.audited = read_audited(self.settings)
-        students = [self._source(row) for row in study.students]
+        students = [student_source(study, row, seed) for row in study.students]
         others = [config for row in study.teachers if (config := teacher_checkpoint(study, row)) and config.path]
         self.common = least(common_context([(model, self.tokenizer), *students]), *map(context_of, others))
 
@@ -243,14 +249,9 @@ class Scorer:
         key = f"{model_hash(model, tokenizer)} {row.quantize}"
         return quantize_weights(model, row.quantize, "quantize").to(self.device), tokenizer, key
 
-    def _source(self, row: str) -> ModelSource:
-        """Where a student that was trained lies, with the code that was trusted to make it."""
-        folder = run_folder(self.study, row, self.seed) / "student"
-        return trusted(folder) if row_recipe(self.study, row, self.seed).trusts_code else folder
-
     def _trained(self, row: str) -> tuple[Any, Any]:
         """Model and tokenizer of a student that was trained, on the CPU."""
-        return open_model(self._source(row), "cpu")
+        return open_model(student_source(self.study, row, self.seed), "cpu")
 
     def _student(self, row: str) -> tuple[Any, Any, str]:
         """Model, tokenizer and hash of a student that was trained."""

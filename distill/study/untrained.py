@@ -9,20 +9,21 @@ import copy
 import gc
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from distill.base.errors import UserError
 from distill.models.architecture import check_block_length, own_context
-from distill.models.loading import load_teacher, load_tokenizer
+from distill.models.loading import load_teacher
 from distill.models.student import chosen_layers, make_student, student_tokenizer, train_tokenizer
 from distill.recipe import Recipe, StudentConfig, TeacherConfig
-from distill.scoring.measure import common_context, trusted
+from distill.scoring.measure import context_of, tokenizer_of
 from distill.scoring.score_cache import content_hash
 from distill.study.file import naming, needed_rows, row_recipe, run_folder
 from distill.study.schema import Study
+from distill.study.scores import student_source
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def row_students(study: Study) -> dict[str, RowStudent]:
     by_teacher: dict[TeacherConfig, list[str]] = {}
     for row, recipe in recipes.items():
         if _row_at(recipe.teacher.path, awaited[row]) is None:
-            by_teacher.setdefault(_as_loaded(recipe.teacher), []).append(row)
+            by_teacher.setdefault(recipe.teacher.as_it_predicts(), []).append(row)
     for teacher, rows in by_teacher.items():
         found |= _of_teacher(teacher, {row: recipes[row] for row in rows}, awaited, tokenizers)
         gc.collect()
@@ -80,11 +81,9 @@ def _recipes_to_run(study: Study) -> dict[str, Recipe]:
 
 
 def _trained(study: Study, row: str) -> RowStudent:
-    folder = run_folder(study, row, study.seeds[0]) / "student"
-    trusts = row_recipe(study, row, study.seeds[0]).trusts_code
+    source = student_source(study, row, study.seeds[0])
     with naming(f"row '{row}'"):
-        context = common_context([trusted(folder) if trusts else folder])
-        return RowStudent(load_tokenizer(str(folder), trusts), context)
+        return RowStudent(tokenizer_of(source), context_of(source))
 
 
 def _awaited(study: Study, recipe: Recipe, row: str) -> dict[str, str]:
@@ -98,14 +97,6 @@ def _awaited(study: Study, recipe: Recipe, row: str) -> dict[str, str]:
 def _row_at(path: str | None, awaited: Mapping[str, str]) -> str | None:
     """The row whose student a path leads to; None where that is not awaited."""
     return next((row for folder, row in awaited.items() if path is not None and path.startswith(folder)), None)
-
-
-def _as_loaded(teacher: TeacherConfig) -> TeacherConfig:
-    """The teacher without what decides nothing of how it is loaded."""
-    plain = TeacherConfig()
-    return replace(
-        teacher, cache_hidden_states=plain.cache_hidden_states, cache_dtype=plain.cache_dtype, shard=plain.shard
-    )
 
 
 def _of_teacher(
