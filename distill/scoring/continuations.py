@@ -62,7 +62,7 @@ def continuations(
     rows: list[dict[str, Any]] = [{"prompt": prompt, "words": listed_from(prompt, 0, swapper)} for prompt in prompts]
     for row in rows:
         row["texts"] = {}
-    sources = {name: trusted(path) if trust_remote_code else path for name, path in checkpoints.items()}
+    sources = {name: trusted(path, trust_remote_code) for name, path in checkpoints.items()}
     # Of all of them before the first one writes: a mistake shall not wait till then.
     given = {name: _given(name, source, prompts, chat, decoding) for name, source in sources.items()}
     for name, source in sources.items():

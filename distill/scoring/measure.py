@@ -31,9 +31,9 @@ from distill.metrics.audited import read_audited
 from distill.metrics.evaluation import given_prompts, least
 from distill.models.architecture import model_hash, own_context
 from distill.models.generation import check_context
-from distill.models.loading import load_config, load_model, load_tokenizer, model_source
+from distill.models.loading import load_config, load_frozen, load_model, load_tokenizer, model_source
 from distill.models.quantization import WeightBits, quantize_weights, require_torchao
-from distill.recipe import WHILE_TRAINING, Recipe, ScoreConfig
+from distill.recipe import WHILE_TRAINING, Recipe, ScoreConfig, TeacherConfig
 from distill.scoring.examples import example_prompts, examples_of
 from distill.scoring.score_cache import ScoreCache, content_hash, model_version, stamp
 from distill.text.conversations import Messages, as_given, chat_prompt
@@ -71,21 +71,30 @@ class Checkpoint:
     load: Gives model and tokenizer.
     trusted: Whether code that comes with it is run.
     gguf_file: The file in `path` that it is read from, if it is one of GGUF.
+    revision: Commit, branch or tag in the hub, where it is not the newest.
     """
 
     path: str
     load: Callable[[], tuple[Any, Any]]
     trusted: bool = False
     gguf_file: str | None = None
+    revision: str | None = None
 
     def __call__(self) -> tuple[Any, Any]:
         """Model and tokenizer."""
         return self.load()
 
 
-def trusted(source: ModelSource) -> ModelSource:
-    """The same model, whose own code is run where it is named by its path."""
-    if not isinstance(source, str | Path):
+def source_of(config: TeacherConfig) -> Checkpoint:
+    """The model that a recipe's `teacher`, or a study's checkpoint from elsewhere, says."""
+    assert config.path is not None  # nothing is scored without a path
+    load = partial(load_frozen, config)
+    return Checkpoint(config.path, load, config.trust_remote_code, config.gguf_file, config.revision)
+
+
+def trusted(source: ModelSource, trust: bool = True) -> ModelSource:
+    """The same model; if `trust`, its own code is run where it is named by its path."""
+    if not trust or not isinstance(source, str | Path):
         return source
     path = str(source)
     return Checkpoint(path, lambda: (load_model(path, trust_remote_code=True), load_tokenizer(path, True)), True)
@@ -120,7 +129,7 @@ def context_of(source: ModelSource) -> int | None:
         return own_context(source[0].config)
     if (place := _place_of(source)) is not None:
         with suppress(Exception):  # told by what loads the model
-            return own_context(load_config(*place))
+            return own_context(load_config(**place))
     return own_context(open_model(source, "cpu")[0].config)
 
 
@@ -129,20 +138,22 @@ def tokenizer_of(source: ModelSource) -> Any | None:
     if isinstance(source, tuple):
         return source[1]
     place = _place_of(source)
-    return None if place is None else load_tokenizer(*place)
+    return None if place is None else load_tokenizer(**place)
 
 
-def _place_of(source: ModelSource) -> tuple[str, bool, str | None] | None:
-    """Path, whether code there is run, and GGUF file, as `load_config` and `load_tokenizer` take them."""
+def _place_of(source: ModelSource) -> dict[str, Any] | None:
+    """What `load_config` and `load_tokenizer` are told."""
     if isinstance(source, Checkpoint):
-        return source.path, source.trusted, source.gguf_file
-    return (str(source), False, None) if isinstance(source, str | Path) else None
+        hub = {"revision": source.revision} if source.revision else {}
+        return {"path": source.path, "trust_remote_code": source.trusted, "gguf_file": source.gguf_file, **hub}
+    return {"path": str(source)} if isinstance(source, str | Path) else None
 
 
 def source_key(source: ModelSource) -> str:
     """What tells a model from others, without loading it where it lies on disk or in the hub."""
     path = source.path if isinstance(source, Checkpoint) else source
-    if isinstance(path, str | Path):
+    revised = isinstance(source, Checkpoint) and source.revision is not None  # of which a path does not tell
+    if isinstance(path, str | Path) and not revised:
         return str(model_version(str(DEMO_TEACHER) if str(path) == "demo" else str(path)))
     return model_hash(*open_model(source, "cpu"))
 
@@ -257,7 +268,7 @@ def check_files(
     places = {Path(model).resolve() for model in models}  # a folder may be spelled in several ways
     for key in ("reference", "control"):
         if (path := getattr(settings, key)) is not None and Path(path).resolve() not in places:
-            _check_compared(f"{prefix}{key}", trusted(path) if trust_remote_code else path)
+            _check_compared(f"{prefix}{key}", trusted(path, trust_remote_code))
     for metric in chosen(settings.metrics).values():
         check_settings(metric, settings)
 

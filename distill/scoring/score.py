@@ -46,13 +46,12 @@ from distill.models.architecture import (
     weight_bytes,
     weights_hash,
 )
-from distill.models.loading import labelled, load_teacher
+from distill.models.loading import labelled
 from distill.models.quantization import WeightBits, require_torchao
 from distill.recipe import WHILE_TRAINING, Recipe, ScoreConfig
 from distill.recipe_check import check_scores, check_seed, typed
 from distill.scoring.contents import Asked, Measured, contents
 from distill.scoring.measure import (
-    Checkpoint,
     ModelSource,
     check_files,
     check_models,
@@ -64,6 +63,7 @@ from distill.scoring.measure import (
     quantized,
     shown_texts,
     source_key,
+    source_of,
     trusted,
     usable_prompts,
 )
@@ -123,7 +123,7 @@ def score(
     check_seed(seed)
     documents = _documents(texts)
     named = _named(checkpoints)
-    opened = {name: trusted(source) if trust_remote_code else source for name, source in named.items()}
+    opened = {name: trusted(source, trust_remote_code) for name, source in named.items()}
     models = _with_quantized(opened, config.quantize)
     check_files(config, models, trust_remote_code=trust_remote_code)
     swapper = Swapper(wordlist if isinstance(wordlist, WordList) else load_wordlist(wordlist))
@@ -220,9 +220,7 @@ def score_run(
     sources: dict[str, ModelSource] = dict(models)
     # The recipe also knows its teacher's revision and number format, which a path does not tell.
     if "teacher" in models and models["teacher"] == recipe.teacher.path:
-        load = partial(load_teacher, recipe.teacher)
-        teacher = Checkpoint(recipe.teacher.path, load, recipe.teacher.trust_remote_code, recipe.teacher.gguf_file)
-        sources["teacher"] = load if recipe.teacher.revision else teacher
+        sources["teacher"] = source_of(recipe.teacher)
     settings = run_scores(recipe.scores, recipe.audit, folder)
     if settings.members and settings.reference is None and "teacher" in models:
         settings = replace(settings, reference="teacher")
@@ -277,9 +275,9 @@ def score_models(
     documents = [document for document in documents if document.strip()]
     asked = Asked(settings, seed, swapper or Swapper(wordlist), documents, prompts)
     named = {name: getattr(settings, name) for name in ("reference", "control")}
-    sources = {name: models.get(path, path) for name, path in named.items() if path is not None}
-    if trust_remote_code:
-        sources = {name: trusted(source) for name, source in sources.items()}
+    sources = {
+        name: trusted(models.get(path, path), trust_remote_code) for name, path in named.items() if path is not None
+    }
     check_models(models, settings, seed, asked.swapper, documents, prompts)
     found = _measure_each(models, sources, asked, progress, cache)
     return without_nan(contents(asked, found, versions(default_device())))

@@ -18,7 +18,7 @@ from distill.models.architecture import own_context, tokenizer_hash
 from distill.models.loading import load_config, load_frozen, load_tokenizer
 from distill.models.quantization import require_torchao
 from distill.recipe import Recipe, TeacherConfig
-from distill.scoring.measure import check_files, check_room, check_templates, run_prompts
+from distill.scoring.measure import check_files, check_room, check_templates, context_of, run_prompts, source_of
 from distill.study.file import (
     derived_row,
     naming,
@@ -28,7 +28,7 @@ from distill.study.file import (
     teacher_target,
 )
 from distill.study.schema import BASELINE, PromptedRow, QuantizedRow, Study
-from distill.study.scores import context_of, study_texts
+from distill.study.scores import study_texts
 from distill.study.self_debiasing import prompt_tokens
 from distill.study.untrained import row_students
 from distill.text.conversations import Messages, rendered
@@ -73,7 +73,7 @@ def check_data(study: Study) -> None:
     check_files(asked.recipe.scores, (), "scores.", asked.recipe.trusts_code)
     assert teacher.path is not None  # `read_study` asks for one
     tokenizer = load_tokenizer(teacher.path, teacher.trust_remote_code, teacher.gguf_file, **teacher.hub)
-    of_teacher = _Reader(tokenizer, context_of(teacher))
+    of_teacher = _Reader(tokenizer, context_of(source_of(teacher)))
     _check_readers(asked, {"the teacher": of_teacher})
     _check_two_views(study, asked, tokenizer)
     _check_readers(asked, _checkpoints(study))

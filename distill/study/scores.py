@@ -8,7 +8,7 @@ occupations, METRIC_TEXT on a text of the study's own. What was measured before 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import cached_property
 from itertools import repeat
@@ -23,13 +23,12 @@ from distill.base.console import say
 from distill.data.audit import run_scores
 from distill.metrics import Evaluation, Outcome, PartOfEvaluation, chosen
 from distill.metrics.audited import read_audited
-from distill.metrics.evaluation import least
-from distill.models.architecture import default_device, model_hash, own_context
-from distill.models.loading import load_config, load_frozen, load_teacher
+from distill.models.architecture import default_device, model_hash
+from distill.models.loading import load_frozen, load_teacher
 from distill.models.quantization import quantize_weights
 from distill.models.two_view import TwoViewTeacher
 from distill.objective.logit_ops import build_role_maps
-from distill.recipe import CorpusConfig, TeacherConfig
+from distill.recipe import CorpusConfig
 from distill.scoring.measure import (
     ModelSource,
     common_context,
@@ -37,6 +36,7 @@ from distill.scoring.measure import (
     model_outcomes,
     open_model,
     run_prompts,
+    source_of,
     trusted,
 )
 from distill.scoring.score_cache import ScoreCache, content_hash
@@ -120,16 +120,7 @@ def halves(prompts: Sequence[Prompt]) -> dict[str, list[int]]:
 def student_source(study: Study, row: str, seed: int) -> ModelSource:
     """Where a student that was trained lies, with the code that was trusted to make it."""
     folder = run_folder(study, row, seed) / "student"
-    return trusted(folder) if row_recipe(study, row, seed).trusts_code else folder
-
-
-def context_of(checkpoint: TeacherConfig) -> int | None:
-    """Its context in tokens, by its configuration; where that does not tell, by the model."""
-    assert checkpoint.path is not None  # as a row's is
-    with suppress(Exception):  # told by what loads the model
-        place = checkpoint.path, checkpoint.trust_remote_code, checkpoint.gguf_file
-        return own_context(load_config(*place, **checkpoint.hub))
-    return own_context(load_frozen(checkpoint)[0].config)
+    return trusted(folder, row_recipe(study, row, seed).trusts_code)
 
 
 def study_texts(study: Study, seed: int) -> dict[str, list[str]]:
@@ -177,7 +168,7 @@ class Scorer:
         self.audited = read_audited(self.settings)
         students = [student_source(study, row, seed) for row in study.students]
         others = [config for row in study.teachers if (config := teacher_checkpoint(study, row)) and config.path]
-        self.common = least(common_context([(model, self.tokenizer), *students]), *map(context_of, others))
+        self.common = common_context([(model, self.tokenizer), *students, *map(source_of, others)])
 
     def outcomes(self, row: str) -> dict[str, Outcome]:
         """All scores of a row's model, by name: METRIC, METRIC_HALF and METRIC_TEXT."""
