@@ -206,6 +206,7 @@ def _swap_parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="what tells her (his) from her (him): log_linear, spacy[:NAME], teacher[:MODEL] (default: %(default)s)",
     )
+    _add_trust_remote_code(parser)
     parser.add_argument(
         "--skip",
         choices=("document", "sentence", "nothing"),
@@ -260,7 +261,7 @@ def swap(arguments: Sequence[str]) -> None:
         )
     if options.num_proc > 1 and options.resolver.startswith("teacher"):
         raise UserError("option --num_proc: the resolver 'teacher' runs in one process; leave one of the two out")
-    swapper = Swapper(wordlist, _resolver(options.resolver), options.skip)
+    swapper = Swapper(wordlist, _resolver(options.resolver, options.trust_remote_code), options.skip)
     form = "table" if options.show else "json" if options.json else "text"
     if options.dataset is not None:
         column = options.column or "text"
@@ -269,7 +270,7 @@ def swap(arguments: Sequence[str]) -> None:
     swap_file(options.file, swapper, options.shift, options.num_proc, form, options.text_column, options.split)
 
 
-def _resolver(spec: str) -> Any:
+def _resolver(spec: str, trust_remote_code: bool) -> Any:
     """The resolver of that name; the models that some need are loaded only for them."""
     from distill.text.roles import PronounModel
 
@@ -277,7 +278,7 @@ def _resolver(spec: str) -> Any:
         return PronounModel()
     from distill.models.resolvers import load_resolver
 
-    return load_resolver("teacher:demo" if spec == "teacher" else spec)
+    return load_resolver("teacher:demo" if spec == "teacher" else spec, trust_remote_code=trust_remote_code)
 
 
 # --------------------------------------------------------------------------------------------------------- wordlist
@@ -316,6 +317,7 @@ def _wordlist_parser() -> argparse.ArgumentParser:
     )
     check.add_argument("--text_column", default="text", metavar="NAME", help="column or JSON key that holds the text")
     check.add_argument("--tokenizer", metavar="PATH", help="folder or hub id; demo for the bundled one")
+    _add_trust_remote_code(check)
     _add_json(check)
     _add_quiet(check)
     check.set_defaults(step=_check_wordlist)
@@ -354,7 +356,7 @@ def _check_wordlist(options: argparse.Namespace) -> None:
         if options.tokenizer and not wordlist_mistakes(options.wordlist):  # or else nothing but the mistakes is told
             from distill.models.loading import load_tokenizer
 
-            tokenizer = options.tokenizer, load_tokenizer(options.tokenizer)
+            tokenizer = options.tokenizer, load_tokenizer(options.tokenizer, options.trust_remote_code)
         check = check_wordlist(options.wordlist, options.text, tokenizer, options.text_column)
     print(json.dumps(check_dict(check), indent=2)) if options.json else print_check(check)
     if check.mistakes:

@@ -126,7 +126,7 @@ def _load(recipe: Recipe) -> _Asked:
     teacher, tokenizer = load_teacher(recipe.teacher) if recipe.teacher.path else (None, None)
     if teacher is not None:
         check_block_length(recipe.block_length, str(recipe.teacher.path), teacher)
-    swapper = Swapper(wordlist, load_resolver(recipe.resolver, teacher, tokenizer), recipe.skip)
+    swapper = Swapper(wordlist, load_resolver(recipe.resolver, teacher, tokenizer, recipe.trusts_code), recipe.skip)
     run_prompts(recipe, swapper)
     if tokenizer is None and recipe.student.tokenizer != "train":
         tokenizer = student_tokenizer(recipe.student)

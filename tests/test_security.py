@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -176,14 +177,20 @@ def test_code_of_a_model_is_not_run(model_with_code):
     assert not trace.exists()
 
 
-def test_code_of_a_tokenizer_is_run_only_where_the_recipe_says_so(model_with_code):
-    folder, trace = model_with_code
+def _with_own_words(folder: Path) -> Path:
+    """The folder of a model with code of its own, whose tokenizer has some now, too."""
     with (folder / "own.py").open("a", encoding="utf-8") as stream:
         stream.write(
             "from transformers import PreTrainedTokenizerFast\nclass OwnWords(PreTrainedTokenizerFast): pass\n"
         )
     classes = {"AutoTokenizer": [None, "own.OwnWords"]}
     with_keys(folder / "tokenizer_config.json", tokenizer_class="OwnWords", auto_map=classes)
+    return folder
+
+
+def test_code_of_a_tokenizer_is_run_only_where_the_recipe_says_so(model_with_code):
+    folder, trace = model_with_code
+    _with_own_words(folder)
     with pytest.raises(UserError, match="code of its own, which is not run"):
         load_tokenizer(str(folder))
     assert not trace.exists()
@@ -209,6 +216,8 @@ def test_code_of_a_model_is_run_where_the_recipe_says_so(model_with_code, tmp_pa
                    "--metrics", "memorisation", "--output_dir", "{out}"]),
         ("generate", ["{model}", "--prompt", "The king", "--max_new_tokens", "2"]),
         ("export", ["{model}", "--to", "safetensors-fp16", "--output", "{out}"]),
+        ("swap", ["{text}", "--resolver", "teacher:{model}"]),
+        ("wordlist", ["check", "english_gender", "--tokenizer", "{words}"]),
     ],
 )  # fmt: skip
 def test_code_of_a_model_that_a_command_names_is_run_only_where_it_says_so(
@@ -218,7 +227,8 @@ def test_code_of_a_model_that_a_command_names_is_run_only_where_it_says_so(
     places = {name: tmp_path / f"{name}.txt" for name in ("text", "other")}
     for name, place in places.items():
         place.write_text(f"The king was here, and the {name} too.\n", encoding="utf-8")
-    given = [option.format(model=folder, out=tmp_path / "out", **places) for option in options]
+    words = _with_own_words(Path(shutil.copytree(folder, tmp_path / "words")))
+    given = [option.format(model=folder, words=words, out=tmp_path / "out", **places) for option in options]
     assert main([verb, *given]) == 2
     assert "comes with code of its own, which is not run" in capsys.readouterr().err
     assert not trace.exists() and not (tmp_path / "out").exists()

@@ -176,7 +176,8 @@ def load(shown: Shown) -> Loaded:
         say(f"loading {source.title}: {source.model.path}")
         found[source] = _open(source.model)
     model, tokenizer = found[shown.teacher]
-    swapper = Swapper(wordlist, load_resolver(shown.resolver, model, tokenizer), shown.skip)  # type: ignore[arg-type]
+    resolver = load_resolver(shown.resolver, model, tokenizer, shown.teacher.model.trust_remote_code)
+    swapper = Swapper(wordlist, resolver, shown.skip)  # type: ignore[arg-type]
     models = []
     roles: dict[tuple[str, int], TokenRoles] = {}  # models often share a tokenizer
     for source, (model, tokenizer) in found.items():

@@ -110,7 +110,7 @@ def load_models(recipe: Recipe, folder: Path) -> Loaded:
     teacher, tokenizer = (
         load_teacher(recipe.teacher) if recipe.teacher.path else (None, student_tokenizer(recipe.student))
     )
-    resolver = load_resolver(recipe.resolver, teacher, tokenizer)
+    resolver = load_resolver(recipe.resolver, teacher, tokenizer, recipe.trusts_code)
     swapper = Swapper(load_wordlist(recipe.wordlist), resolver, recipe.skip)
     roles = token_roles(swapper.wordlist, tokenizer, vocab_size(tokenizer))
     set_seed(recipe.seed)

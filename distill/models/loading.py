@@ -348,8 +348,8 @@ def _refuse_remote_code(path: str, error: Exception) -> None:
     if "trust_remote_code" in str(error):
         raise UserError(
             f"{path}: comes with code of its own, which is not run; read that code, and if you trust its source, set "
-            "teacher.trust_remote_code (student.trust_remote_code for a student) to true; score, "
-            "generate, export and demo have the option --trust_remote_code"
+            "teacher.trust_remote_code (student.trust_remote_code for a student) to true; the "
+            "other commands have the option --trust_remote_code"
         ) from None
 
 

@@ -31,7 +31,7 @@ RESOLVERS = ("log_linear", "teacher", "spacy")
 DEFAULT_PIPELINE = "en_core_web_sm"
 
 
-def load_resolver(spec: str, teacher: Any = None, tokenizer: Any = None) -> Resolver:
+def load_resolver(spec: str, teacher: Any = None, tokenizer: Any = None, trust_remote_code: bool = False) -> Resolver:
     """The resolver of a name.
 
     Args:
@@ -39,6 +39,7 @@ def load_resolver(spec: str, teacher: Any = None, tokenizer: Any = None) -> Reso
             `spacy` or `spacy:PIPELINE`.
         teacher: A causal language model of transformers, for `teacher`.
         tokenizer: Its tokenizer.
+        trust_remote_code: Run code that comes with the model at PATH. Only for sources you trust.
 
     Raises:
         UserError: the name is unknown, there is no teacher, the model or the pipeline cannot be loaded, or spaCy is not
@@ -54,7 +55,7 @@ def load_resolver(spec: str, teacher: Any = None, tokenizer: Any = None) -> Reso
     if name == "spacy":
         return SpacyResolver(argument or DEFAULT_PIPELINE)
     if argument:
-        teacher, tokenizer = load_teacher(TeacherConfig(path=argument))
+        teacher, tokenizer = load_teacher(TeacherConfig(path=argument, trust_remote_code=trust_remote_code))
     if teacher is None or tokenizer is None:
         raise UserError("resolver 'teacher' needs a teacher, and there is none; name a model of its own: teacher:PATH")
     return LanguageModelResolver(teacher, tokenizer)
