@@ -208,6 +208,23 @@ def _read_model(
     return model.eval()
 
 
+def check_weights(path: str, allow_pickle: bool = False) -> None:
+    """Make sure that the folder of a model, or of an adapter over one, holds weights that may be loaded.
+
+    A hub id, `demo` and a GGUF file are left to what loads them.
+
+    Raises:
+        UserError: it holds no configuration, no weights, or a pickle that was not allowed.
+    """
+    path, file = _placed(path, None)
+    if file is not None:
+        return
+    if adapter := adapter_folder(path):
+        check_weights(base_of(adapter)[0], allow_pickle)
+    else:
+        _check_folder(path, allow_pickle)
+
+
 def commit_of(path: str, revision: str | None = None) -> str | None:
     """The commit of a hub id, by the hub or where that is not there by its cache: of what is loaded; None for a folder.
 

@@ -31,7 +31,15 @@ from distill.metrics.audited import read_audited
 from distill.metrics.evaluation import given_prompts, least
 from distill.models.architecture import model_hash, own_context
 from distill.models.generation import check_context
-from distill.models.loading import load_config, load_frozen, load_model, load_tokenizer, model_source
+from distill.models.loading import (
+    check_weights,
+    gguf_in,
+    load_config,
+    load_frozen,
+    load_model,
+    load_tokenizer,
+    model_source,
+)
 from distill.models.quantization import WeightBits, quantize_weights, require_torchao
 from distill.recipe import WHILE_TRAINING, Recipe, ScoreConfig, TeacherConfig
 from distill.scoring.examples import example_prompts, examples_of
@@ -67,37 +75,28 @@ _MOST_REPEATS = 0.1  # of all prompts; a few are in published sets too
 class Checkpoint:
     """A folder, hub id or GGUF file whose model is loaded in another way than by its path alone.
 
-    path: Where it lies.
-    load: Gives model and tokenizer.
-    trusted: Whether code that comes with it is run.
-    gguf_file: The file in `path` that it is read from, if it is one of GGUF.
-    revision: Commit, branch or tag in the hub, where it is not the newest.
+    config: Where it lies and how it is loaded, as recipes say it of a teacher.
+    quantize: In how many bits the weights of its layers are put then, see `quantize_weights`.
     """
 
-    path: str
-    load: Callable[[], tuple[Any, Any]]
-    trusted: bool = False
-    gguf_file: str | None = None
-    revision: str | None = None
+    config: TeacherConfig
+    quantize: WeightBits | None = None
 
     def __call__(self) -> tuple[Any, Any]:
         """Model and tokenizer."""
-        return self.load()
+        model, tokenizer = load_frozen(self.config)
+        return (quantize_weights(model, self.quantize) if self.quantize else model), tokenizer
 
 
-def source_of(config: TeacherConfig) -> Checkpoint:
-    """The model that a recipe's `teacher`, or a study's checkpoint from elsewhere, says."""
-    assert config.path is not None  # nothing is scored without a path
-    load = partial(load_frozen, config)
-    return Checkpoint(config.path, load, config.trust_remote_code, config.gguf_file, config.revision)
+def _named(path: str | Path, trust: bool = False) -> TeacherConfig:
+    """How a model is loaded that is named by its path alone."""
+    folder, file = gguf_in(str(path))
+    return TeacherConfig(path=folder, gguf_file=file, trust_remote_code=trust)
 
 
 def trusted(source: ModelSource, trust: bool = True) -> ModelSource:
     """The same model; if `trust`, its own code is run where it is named by its path."""
-    if not trust or not isinstance(source, str | Path):
-        return source
-    path = str(source)
-    return Checkpoint(path, lambda: (load_model(path, trust_remote_code=True), load_tokenizer(path, True)), True)
+    return Checkpoint(_named(source, trust)) if trust and isinstance(source, str | Path) else source
 
 
 def copy_name(name: str, kind: WeightBits) -> str:
@@ -107,15 +106,15 @@ def copy_name(name: str, kind: WeightBits) -> str:
 
 def quantized(source: ModelSource, kind: WeightBits) -> ModelSource:
     """The same model with the weights of its layers in fewer bits, see `quantize_weights`."""
+    if (config := _config_of(source)) is not None:
+        return Checkpoint(config, kind)
 
     def load() -> tuple[Any, Any]:
         model, tokenizer = open_model(source, "cpu")
         model = copy.deepcopy(model) if isinstance(source, tuple) else model
         return quantize_weights(model, kind), tokenizer
 
-    if isinstance(source, Checkpoint):
-        return replace(source, load=load)
-    return Checkpoint(str(source), load) if isinstance(source, str | Path) else load
+    return load
 
 
 def common_context(sources: Iterable[ModelSource]) -> int | None:
@@ -127,9 +126,9 @@ def context_of(source: ModelSource) -> int | None:
     """A model's context in tokens, from its configuration; where that does not tell, from the model."""
     if isinstance(source, tuple):
         return own_context(source[0].config)
-    if (place := _place_of(source)) is not None:
+    if (config := _config_of(source)) is not None:
         with suppress(Exception):  # told by what loads the model
-            return own_context(load_config(**place))
+            return own_context(load_config(*_place(config), **config.hub))
     return own_context(open_model(source, "cpu")[0].config)
 
 
@@ -137,25 +136,35 @@ def tokenizer_of(source: ModelSource) -> Any | None:
     """A model's tokenizer, without the model; None where a function makes both."""
     if isinstance(source, tuple):
         return source[1]
-    place = _place_of(source)
-    return None if place is None else load_tokenizer(**place)
+    config = _config_of(source)
+    return None if config is None else load_tokenizer(*_place(config), **config.hub)
 
 
-def _place_of(source: ModelSource) -> dict[str, Any] | None:
-    """What `load_config` and `load_tokenizer` are told."""
+def _config_of(source: ModelSource) -> TeacherConfig | None:
+    """How a model is loaded; None where it is in memory, or a function makes it."""
     if isinstance(source, Checkpoint):
-        hub = {"revision": source.revision} if source.revision else {}
-        return {"path": source.path, "trust_remote_code": source.trusted, "gguf_file": source.gguf_file, **hub}
-    return {"path": str(source)} if isinstance(source, str | Path) else None
+        return source.config
+    return _named(source) if isinstance(source, str | Path) else None
+
+
+def _place(config: TeacherConfig) -> tuple[str, bool, str | None]:
+    """What `load_config` and `load_tokenizer` are told, beside the revision."""
+    assert config.path is not None  # nothing is scored without one
+    return config.path, config.trust_remote_code, config.gguf_file
 
 
 def source_key(source: ModelSource) -> str:
     """What tells a model from others, without loading it where it lies on disk or in the hub."""
-    path = source.path if isinstance(source, Checkpoint) else source
-    revised = isinstance(source, Checkpoint) and source.revision is not None  # of which a path does not tell
-    if isinstance(path, str | Path) and not revised:
-        return str(model_version(str(DEMO_TEACHER) if str(path) == "demo" else str(path)))
-    return model_hash(*open_model(source, "cpu"))
+    if (config := _config_of(source)) is None:
+        return model_hash(*open_model(source, "cpu"))
+    content = model_version(str(DEMO_TEACHER) if config.path == "demo" else config.path, **config.hub)
+    return f"{content} {content_hash(asdict(replace(config.as_it_predicts(), path=None)))}"
+
+
+def _check_weights(source: ModelSource) -> None:
+    """Raises UserError, see `check_weights`, for a model that is named by its path."""
+    if (config := _config_of(source)) is not None and not config.gguf_file:
+        check_weights(str(config.path), config.allow_pickle)
 
 
 def check_templates(settings: ScoreConfig, documents: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> None:
@@ -207,14 +216,15 @@ def check_models(
     documents: Sequence[str],
     prompts: Sequence[Prompt],
 ) -> None:
-    """`check_templates` and `check_room` of all models, before the first of them is measured.
+    """`check_weights`, `check_templates` and `check_room` of all models, before the first of them is measured.
 
     What a function makes is left out: it would be loaded for this alone.
 
     Raises:
-        UserError: see these two; or a tokenizer cannot be had.
+        UserError: see these three; or a tokenizer cannot be had.
     """
     for name, source in models.items():
+        _check_weights(source)
         if (tokenizer := tokenizer_of(source)) is not None:
             check_templates(settings, documents, tokenizer)
             check_room(settings, seed, swapper, prompts, tokenizer, {name: context_of(source)})
@@ -274,8 +284,9 @@ def check_files(
 
 
 def _check_compared(key: str, source: ModelSource) -> None:
-    """Raises UserError, which names the key, if a model to compare with has no tokenizer or configuration."""
+    """Raises UserError, which names the key, if a model to compare with has no weights, tokenizer or configuration."""
     try:
+        _check_weights(source)
         tokenizer_of(source)
         context_of(source)
     except UserError as error:

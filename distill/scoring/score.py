@@ -52,6 +52,7 @@ from distill.recipe import WHILE_TRAINING, Recipe, ScoreConfig
 from distill.recipe_check import check_scores, check_seed, typed
 from distill.scoring.contents import Asked, Measured, contents
 from distill.scoring.measure import (
+    Checkpoint,
     ModelSource,
     check_files,
     check_models,
@@ -63,7 +64,6 @@ from distill.scoring.measure import (
     quantized,
     shown_texts,
     source_key,
-    source_of,
     trusted,
     usable_prompts,
 )
@@ -220,7 +220,7 @@ def score_run(
     sources: dict[str, ModelSource] = dict(models)
     # The recipe also knows its teacher's revision and number format, which a path does not tell.
     if "teacher" in models and models["teacher"] == recipe.teacher.path:
-        sources["teacher"] = source_of(recipe.teacher)
+        sources["teacher"] = Checkpoint(recipe.teacher)
     settings = run_scores(recipe.scores, recipe.audit, folder)
     if settings.members and settings.reference is None and "teacher" in models:
         settings = replace(settings, reference="teacher")

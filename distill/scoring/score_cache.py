@@ -111,7 +111,7 @@ def stamp(path: str | None) -> Stamp | str | None:
     return tuple((str(p.relative_to(root)), p.stat().st_size, p.stat().st_mtime_ns) for p in files)
 
 
-def model_version(path: str | None) -> str | None:
+def model_version(path: str | None, revision: str | None = None) -> str | None:
     """What tells one model from another that came by the same name: a hash of a folder's content, a hub id's commit.
 
     An id that neither the hub nor its cache knows stands for itself, and whoever loads it tells.
@@ -120,7 +120,7 @@ def model_version(path: str | None) -> str | None:
         return None
     if Path(path).exists():
         return _content_of(path, stamp(path))
-    commit = commit_of(path)
+    commit = commit_of(path, revision)
     return f"{path} {commit}" if commit else path
 
 

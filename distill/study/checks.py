@@ -15,10 +15,18 @@ from transformers import PreTrainedTokenizerBase
 from distill.base.errors import UserError
 from distill.metrics import chosen, reads_documents
 from distill.models.architecture import own_context, tokenizer_hash
-from distill.models.loading import load_config, load_frozen, load_tokenizer
+from distill.models.loading import load_config, load_frozen
 from distill.models.quantization import require_torchao
 from distill.recipe import Recipe, TeacherConfig
-from distill.scoring.measure import check_files, check_room, check_templates, context_of, run_prompts, source_of
+from distill.scoring.measure import (
+    Checkpoint,
+    check_files,
+    check_room,
+    check_templates,
+    context_of,
+    run_prompts,
+    tokenizer_of,
+)
 from distill.study.file import (
     derived_row,
     naming,
@@ -71,9 +79,8 @@ def check_data(study: Study) -> None:
     _check_quantized_rows(study, teacher)
     asked = _asked(study, [document for documents in texts.values() for document in documents])
     check_files(asked.recipe.scores, (), "scores.", asked.recipe.trusts_code)
-    assert teacher.path is not None  # `read_study` asks for one
-    tokenizer = load_tokenizer(teacher.path, teacher.trust_remote_code, teacher.gguf_file, **teacher.hub)
-    of_teacher = _Reader(tokenizer, context_of(source_of(teacher)))
+    tokenizer = tokenizer_of(Checkpoint(teacher))
+    of_teacher = _Reader(tokenizer, context_of(Checkpoint(teacher)))
     _check_readers(asked, {"the teacher": of_teacher})
     _check_two_views(study, asked, tokenizer)
     _check_readers(asked, _checkpoints(study))

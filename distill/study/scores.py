@@ -30,13 +30,13 @@ from distill.models.two_view import TwoViewTeacher
 from distill.objective.logit_ops import build_role_maps
 from distill.recipe import CorpusConfig
 from distill.scoring.measure import (
+    Checkpoint,
     ModelSource,
     common_context,
     decisive,
     model_outcomes,
     open_model,
     run_prompts,
-    source_of,
     trusted,
 )
 from distill.scoring.score_cache import ScoreCache, content_hash
@@ -168,7 +168,7 @@ class Scorer:
         self.audited = read_audited(self.settings)
         students = [student_source(study, row, seed) for row in study.students]
         others = [config for row in study.teachers if (config := teacher_checkpoint(study, row)) and config.path]
-        self.common = common_context([(model, self.tokenizer), *students, *map(source_of, others)])
+        self.common = common_context([(model, self.tokenizer), *students, *map(Checkpoint, others)])
 
     def outcomes(self, row: str) -> dict[str, Outcome]:
         """All scores of a row's model, by name: METRIC, METRIC_HALF and METRIC_TEXT."""

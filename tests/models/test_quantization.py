@@ -20,6 +20,7 @@ from distill.models.quantization import is_quantized, quantize_weights
 from distill.models.student import make_student
 from distill.objective.chunks import IGNORED
 from distill.recipe import LoraConfig, LossConfig, StudentConfig, TargetConfig, TeacherConfig
+from distill.scoring import measure
 from distill.scoring.measure import Checkpoint, common_context
 
 IDS = torch.arange(24)[None]
@@ -326,7 +327,7 @@ def gpt2_file(toy_model, toy_tokenizer, tmp_path):
 
 @pytest.mark.parametrize("beside", [False, True])
 @pytest.mark.parametrize("tied", [False, True])
-def test_a_gpt2_in_a_gguf_file_has_its_own_positions(gpt2_file, toy_model, toy_tokenizer, tied, beside):
+def test_a_gpt2_in_a_gguf_file_has_its_own_positions(gpt2_file, toy_model, toy_tokenizer, tied, beside, monkeypatch):
     """The truth is the model whose matrices were rounded to 16 bits; what lies beside the file decides nothing."""
     model, path = gpt2_file(tie_word_embeddings=tied)
     if beside:
@@ -338,7 +339,8 @@ def test_a_gpt2_in_a_gguf_file_has_its_own_positions(gpt2_file, toy_model, toy_t
         assert read.config.tie_word_embeddings == tied
         torch.testing.assert_close(logits(read), logits(model), rtol=1e-5, atol=1e-6)
         assert not hasattr(read.config, "n_ctx") and not hasattr(read.config, "feed_forward_length")
-    in_folder = Checkpoint(str(path.parent), lambda: pytest.fail("it was loaded"), gguf_file=path.name)
+    monkeypatch.setattr(measure, "open_model", lambda *_: pytest.fail("it was loaded"))
+    in_folder = Checkpoint(TeacherConfig(path=str(path.parent), gguf_file=path.name))
     assert common_context([path]) == common_context([in_folder]) == 37
     assert load_tokenizer(str(path)).get_vocab() == toy_tokenizer.get_vocab()
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 
 import pytest
 import torch
@@ -14,8 +15,10 @@ from transformers import BertConfig, BertForSequenceClassification
 from distill.base.errors import UserError
 from distill.models.architecture import weights_hash
 from distill.recipe import FederationConfig, Recipe, ScoreConfig, StudentConfig, TargetConfig, TeacherConfig
+from distill.scoring import measure, score_cache
 from distill.scoring.examples import example_prompts
 from distill.scoring.measure import (
+    Checkpoint,
     check_files,
     check_metrics,
     check_models,
@@ -24,6 +27,7 @@ from distill.scoring.measure import (
     decisive,
     open_model,
     run_prompts,
+    source_key,
     usable_prompts,
 )
 from distill.text.conversations import Messages
@@ -178,6 +182,12 @@ def test_what_files_hold_is_looked_at_where_a_metric_reads_it(toy_model, toy_tok
         check_files(ScoreConfig(metrics=[metric]), [])
     with pytest.raises(UserError, match=r"^reference: .*bare: holds no tokenizer"):
         check_files(ScoreConfig(reference=str(tmp_path / "bare")), [])
+    (tmp_path / "model" / "model.safetensors").unlink()
+    with pytest.raises(UserError, match=r"^control: .*model: holds no weights"):
+        check_files(ScoreConfig(control=model), [])
+    torch.save({}, tmp_path / "model" / "pytorch_model.bin")
+    with pytest.raises(UserError, match=r"^control: .*model: its weights are a pickle"):
+        check_files(ScoreConfig(control=model), [])
 
 
 def test_models_to_compare_with_are_trusted_as_those_of_the_run(toy_model, toy_tokenizer, tmp_path):
@@ -232,6 +242,11 @@ def test_what_a_later_model_cannot_be_asked_is_told_before_the_first_is_measured
 
     documents = ["A text."]
     check("first")
+    (tmp_path / "gone").mkdir()
+    for file in (tmp_path / "first").glob("*.json"):
+        shutil.copy(file, tmp_path / "gone")
+    with pytest.raises(UserError, match="gone: holds no weights"):
+        check("first", "gone")
     with pytest.raises(UserError, match="bare: its tokenizer has no chat template to put prompts into"):
         check("first", "bare")
     check("first", "bare", chat=False)
@@ -279,3 +294,16 @@ def test_a_round_is_not_watched_by_what_needs_an_audit(name):
     check_metrics(Recipe(scores=ScoreConfig(metrics=[name])))
     with pytest.raises(UserError, match=rf"^federation\.watch: {name} needs .* scores\.metrics"):
         check_metrics(Recipe(federation=FederationConfig(watch=["perplexity", name])))
+
+
+def test_what_a_model_is_known_by_tells_how_it_is_loaded(monkeypatch):
+    """Without loading it; of a hub id by the commit of the revision that is asked for."""
+    monkeypatch.setattr(measure, "open_model", lambda *_: pytest.fail("it was loaded"))
+    monkeypatch.setattr(score_cache, "commit_of", lambda path, revision=None: f"commit of {revision}")
+    ways = {"revision": "old", "dtype": "bfloat16", "gguf_file": "a.gguf"}
+    configs = [TeacherConfig(path="some/model", **{key: value}) for key, value in ways.items()]
+    keys = [source_key(source) for source in ("some/model", *map(Checkpoint, configs))]
+    assert len(set(keys)) == 4
+    assert "commit of None" in keys[0] and "commit of old" in keys[1]
+    assert source_key(Checkpoint(TeacherConfig(path="some/model", shard=True))) == keys[0]
+    assert source_key("demo") == source_key(Checkpoint(TeacherConfig()))

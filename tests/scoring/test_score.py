@@ -238,7 +238,7 @@ def test_a_teacher_from_a_gguf_file_is_looked_at_there(folders, short_wordlist, 
     monkeypatch.setattr(score_module, "score", lambda sources, **_: given.update(sources))
     recipe = Recipe(teacher=TeacherConfig(path=folders["teacher"], gguf_file="model.gguf"))
     score_run(recipe, folders, short_wordlist, [], tmp_path)
-    assert given["teacher"].gguf_file == "model.gguf"
+    assert given["teacher"].config == recipe.teacher
 
 
 def test_a_later_model_without_a_chat_template_is_told_before_the_first_is_measured(
