@@ -274,6 +274,7 @@ def pareto(results: Results) -> str | None:
     operations = dict.fromkeys(row["setting"]["op"] for row in students_first if row["setting"] is not None)
     legend = [
         *((f"{op} filled", _ONCE, "no operation" if op == "none" else op) for op in operations),
+        *[("no-teacher", _ONCE, "without a teacher")] * any(_learns_without_a_teacher(results, row) for row in shown),
         ("key filled", _ONCE, "reverse_roles"),
         ("key", _ONCE, "without reverse_roles"),
         ("key", _TWICE, "with augmentation"),
@@ -293,11 +294,14 @@ def _point(results: Results, row: Row, scores: tuple[str, str]) -> tuple[Point, 
     """A row in the figure: colour tells its operation, shape and filling tell the rest of its setting."""
     cost, disparity = scores
     name, setting = row["name"], row["setting"]
-    teacher = name in results["settings"]["study"]["teachers"]
+    study = results["settings"]["study"]
+    teacher, untaught = name in study["teachers"], _learns_without_a_teacher(results, row)
     style = "teacher" if setting is None or (teacher and setting["op"] == "none") else setting["op"]
+    style = "no-teacher" if untaught else style
     if setting is not None and setting["reverse_roles"]:
         style += " filled"
-    mark = _UNTRAINED if teacher else _TWICE if setting is not None and setting["augment"] else _ONCE
+    target = study["students"][name].get("target", {}) if untaught else setting
+    mark = _UNTRAINED if teacher else _TWICE if target is not None and target.get("augment") else _ONCE
     costs = ratio(row, cost) if against(row) is not None else {"value": 1.0, "low": None, "high": None}
     names = label(results, cost), label(results, disparity)
     both = trade_off_point(costs, row["metrics"].get(disparity), names, style, name)
@@ -305,6 +309,11 @@ def _point(results: Results, row: Row, scores: tuple[str, str]) -> tuple[Point, 
         return None
     x, y = (replace(point, mark=mark) for point in both)
     return x, y
+
+
+def _learns_without_a_teacher(results: Results, row: Row) -> bool:
+    """Whether a row is a student that learns from text alone."""
+    return row["setting"] is None and row["name"] in results["settings"]["study"].get("students", {})
 
 
 def _label_room(points: Sequence[tuple[Point, Point, str]]) -> float:

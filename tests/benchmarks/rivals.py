@@ -9,15 +9,19 @@ written by hand.
 """
 
 import json
+import math
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from publish_study import beside_what_is_mitigated, by_name, machine_of, published, wrapped
 
 from distill.base.markdown_text import between_markers
+from distill.metrics import METRICS, cards
 from distill.reports.findings import cell
 from distill.study.report import (
+    Entry,
     Results,
     Row,
     cost_cells,
@@ -102,6 +106,33 @@ def joined(studies: Iterable[Results]) -> Results:
     return {**first, "rows": list(rows.values()), "cards": cards, "settings": settings}
 
 
+def judged(results: Results) -> Results:
+    """A study with all scores beside what is mitigated that there are today: since it was made, those that have no
+    ideal are judged as well, by how much lower they are. That is the paired difference of sizes, which the study has.
+    """
+    since = [
+        card.name
+        for metric in METRICS.values()
+        for card in cards(metric)
+        if card.name in results["cards"] and card.aim == math.inf and not results["cards"][card.name]["side"]
+    ]
+    told = {score: {**results["cards"][score], "side": True} for score in since}
+    rows = [{**row, "against_plain": {**row["against_plain"], **_lower(row, since)}} for row in results["rows"]]
+    return {**results, "cards": {**results["cards"], **told}, "rows": rows}
+
+
+def _lower(row: Row, scores: Iterable[str]) -> dict[str, Any]:
+    """What was found of a row's scores beside plain's, with by how much they are lower as `farther`."""
+    beside = {score: found for score in scores if (found := row["against_plain"].get(score))}
+    return {score: {**found, "farther": _negated(found["difference"])} for score, found in beside.items()}
+
+
+def _negated(entry: Entry) -> Entry:
+    """Minus a value, with its interval."""
+    ends = {"value": "value", "low": "high", "high": "low"}
+    return {**entry, **{end: None if (x := entry[other]) is None else -x for end, other in ends.items()}}
+
+
 def page(studies: Sequence[Results]) -> str:
     """What RIVALS.md holds between its markers."""
     results, more, answers = studies
@@ -120,7 +151,7 @@ def main(arguments: Sequence[str]) -> None:
     """Publish the studies, see the head of this module."""
     for path, made in zip(STUDIES, arguments, strict=False):
         path.write_text(published(json.loads(Path(made).read_text(encoding="utf-8"))), encoding="utf-8")
-    studies = [json.loads(path.read_text(encoding="utf-8")) for path in STUDIES]
+    studies = [judged(json.loads(path.read_text(encoding="utf-8"))) for path in STUDIES]
     FIGURE.write_text(pareto(joined(studies)) or "", encoding="utf-8")
     text = between_markers(PAGE.read_text(encoding="utf-8"), BEGIN, END, page(studies))
     PAGE.write_text(text, encoding="utf-8")

@@ -64,9 +64,30 @@ def test_rows_and_scores_of_other_studies_are_added():
     assert set(both["cards"]) == set(both["settings"]["study"]["teachers"]) == {"bbq", "perplexity"}
 
 
+def test_scores_without_an_ideal_are_judged_by_how_much_lower_they_are():
+    """Those alone that are beside what is mitigated today, and were not when the study was made."""
+    names = ["agreement_log_ratio", "next_word_mean", "agreement_kept"]
+    found = {name: {"difference": {"value": -0.5, "low": -0.7, "high": 0.1}} for name in names}
+    none = {"difference": {"value": None, "low": None, "high": None}}
+    rows = [
+        {"name": "plain", "against_plain": {}},
+        {"name": "other", "against_plain": found},
+        {"name": "unmeasured", "against_plain": {"agreement_log_ratio": none}},
+    ]
+    before = {"rows": rows, "cards": {name: {"side": name == "agreement_kept"} for name in names}}
+    after = rivals.judged(before)
+    assert [name for name in names if after["cards"][name]["side"]] == ["agreement_log_ratio", "agreement_kept"]
+    of_rows = [row["against_plain"] for row in after["rows"]]
+    assert of_rows[0] == {}
+    assert of_rows[1]["agreement_log_ratio"]["farther"] == {"value": 0.5, "low": -0.1, "high": 0.7}
+    assert all("farther" not in of_rows[1][name] for name in names[1:])
+    assert of_rows[2]["agreement_log_ratio"]["farther"]["low"] is None
+    assert rivals.judged(after) == after
+
+
 @pytest.fixture(scope="module")
 def committed():
-    return [json.loads(path.read_text(encoding="utf-8")) for path in rivals.STUDIES]
+    return [rivals.judged(json.loads(path.read_text(encoding="utf-8"))) for path in rivals.STUDIES]
 
 
 def test_the_page_shows_the_committed_studies(committed):

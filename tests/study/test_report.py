@@ -166,14 +166,32 @@ def test_the_figure_stands_alone_and_names_every_row(results):
     assert len(used) == len(labels) + 9  # and the legend
 
 
-def test_colour_fill_and_shape_tell_the_setting(results):
-    tree = ElementTree.fromstring(pareto(results))
+def marks_in(svg: str) -> dict[str, tuple[str, str]]:
+    """Row -> class and shape of its mark in a figure."""
     name = "{http://www.w3.org/2000/svg}"
     marks = {}
-    for group in tree.iter(f"{name}g"):
+    for group in ElementTree.fromstring(svg).iter(f"{name}g"):
         row = group.find(f"{name}title").text.partition(":")[0]
         use = group.find(f"{name}use")
         marks[row] = (use.get("class"), use.get("href"))
+    return marks
+
+
+def test_a_student_without_a_teacher_is_told_from_models_that_were_not_trained(results):
+    """Its text may be augmented, as that of others."""
+    assert "without a teacher" not in pareto(results)  # no_teacher lies too far to the right
+    for row in results["rows"]:
+        row["setting"] = None if row["name"] in ("max", "max-augment") else row["setting"]
+    svg = pareto(results)
+    marks = marks_in(svg)
+    assert marks["max"] == ("mark no-teacher", "#mark-plain")
+    assert marks["max-augment"] == ("mark no-teacher", "#mark-mitigated")
+    assert marks["teacher"] == ("mark teacher", "#mark-teacher")
+    assert svg.count("without a teacher") == 1
+
+
+def test_colour_fill_and_shape_tell_the_setting(results):
+    marks = marks_in(pareto(results))
     assert marks["teacher"] == ("mark teacher", "#mark-teacher")
     assert marks["two_view_teacher"] == ("mark expmean filled", "#mark-teacher")
     assert marks["plain"] == ("mark none", "#mark-plain")
