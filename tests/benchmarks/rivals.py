@@ -91,18 +91,20 @@ def side_tables(results: Results) -> list[str]:
     return lines
 
 
-def joined(studies: Iterable[Results]) -> Results:
+def joined(studies: Sequence[Results]) -> Results:
     """One study with the rows and the scores of several: a row has what the first that measured a score found."""
     first, *others = studies
-    rows, cards, teachers = by_name(first), dict(first["cards"]), dict(first["settings"]["study"]["teachers"])
+    rows, cards = by_name(first), dict(first["cards"])
     for study in others:
         for name, row in by_name(study).items():
             known = rows.get(name, row)
             rows[name] = {**known, **{key: {**row[key], **known[key]} for key in ("metrics", "against_plain")}}
         cards = {**study["cards"], **cards}
-        teachers = {**study["settings"]["study"]["teachers"], **teachers}
-    study_file = {**first["settings"]["study"], "teachers": teachers}
-    settings = {**first["settings"], "study": study_file}
+    files = [study["settings"]["study"] for study in reversed(studies)]
+    named = {
+        key: {name: keys for file in files for name, keys in file[key].items()} for key in ("teachers", "students")
+    }
+    settings = {**first["settings"], "study": {**first["settings"]["study"], **named}}
     return {**first, "rows": list(rows.values()), "cards": cards, "settings": settings}
 
 

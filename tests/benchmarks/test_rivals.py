@@ -49,7 +49,7 @@ def test_a_row_has_its_scores_its_perplexity_beside_plain_and_its_costs():
 def test_rows_and_scores_of_other_studies_are_added():
     def study(names, score):
         rows = [{"name": n, "metrics": {score: entry(n)}, "against_plain": {score: {}}} for n in names]
-        settings = {"study": {"teachers": {score: {}}}}
+        settings = {"study": {"teachers": {score: {}}, "students": dict.fromkeys(names, score)}}
         return {"rows": rows, "cards": {score: {}}, "settings": settings}
 
     one, two, three = study(["plain", "other"], "bbq"), study(["plain", "later"], "bbq"), study(["plain"], "perplexity")
@@ -62,6 +62,7 @@ def test_rows_and_scores_of_other_studies_are_added():
     ]
     assert both["rows"][0]["metrics"]["bbq"] == entry("first")
     assert set(both["cards"]) == set(both["settings"]["study"]["teachers"]) == {"bbq", "perplexity"}
+    assert both["settings"]["study"]["students"] == {"plain": "bbq", "other": "bbq", "later": "bbq"}
 
 
 def test_scores_without_an_ideal_are_judged_by_how_much_lower_they_are():
