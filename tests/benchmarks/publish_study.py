@@ -33,6 +33,7 @@ from distill.study.report import (
     side_effects,
     table,
     value,
+    worse,
 )
 from distill.study.schema import BASELINE, HALVES
 
@@ -388,7 +389,8 @@ def readme_results(results: Results, longer: Results) -> str:
         f"{len(settings(results))} settings, chosen by half of the occupations; on the other half they have "
         f"{' and '.join(held_out) or 'an unknown share'} of {BASELINE}'s next-word disparity. "
         f"{after_longer_training(longer)}By `{made['command']}` at {made['commit']} ({machine_of(made['machine'])}). "
-        f"{OF_FAIRNESS_RATIOS} More: [STUDY.md](tests/benchmarks/STUDY.md)."
+        f"{OF_FAIRNESS_RATIOS} More: [STUDY.md](tests/benchmarks/STUDY.md); rival methods beside this one: "
+        "[RIVALS.md](tests/benchmarks/RIVALS.md)."
     )
     shown = [rows[name] for name in dict.fromkeys((*README_ROWS, *chosen)) if name in rows]
     lines = [
@@ -403,9 +405,9 @@ def readme_results(results: Results, longer: Results) -> str:
 
 def promise(results: Results) -> str:
     """The README's first sentence of figures; nothing where they were not measured."""
-    row = by_name(results).get(PROMISED)
-    scores = ("next_word_disparity", "corpus_disparity", "perplexity")
-    ratios = [known(ratio(row, score), inf) for score in scores] if row is not None else [inf]
+    if (row := by_name(results).get(PROMISED)) is None:
+        return ""
+    ratios = [known(ratio(row, score), inf) for score in ("next_word_disparity", "corpus_disparity", "perplexity")]
     if inf in ratios:
         return ""
     prompts, text, perplexity = ratios
@@ -414,9 +416,18 @@ def promise(results: Results) -> str:
             f"**{1 - prompts:.0%} less gender disparity after prompts and {1 - text:.0%} less in running text, for "
             f"{perplexity - 1:.1%} of perplexity**: a student of half of the teacher's layers beside one that was "
             "distilled without mitigation, on the same text and for as many steps (three seeds of the study "
-            "[below](#results-of-the-study))."
+            f"[below](#results-of-the-study)). {what_it_breaks(results, row)}"
         )
     )
+
+
+def what_it_breaks(results: Results, row: Row) -> str:
+    """A sentence: of a row's scores beside what is mitigated those that are worse than plain's, for sure."""
+    judged = [score for score, card in results["cards"].items() if card["side"]]
+    told = {label(results, score): low for score in judged if (low := (worse(row, score) or {}).get("low")) is not None}
+    names = [name for name, low in told.items() if low > 0]
+    got = f"{len(names)} got worse by more than their interval: {'; '.join(names)}" if names else "none got worse"
+    return f"Of {len(told)} scores beside these, {got}."
 
 
 def figure(results: Results) -> str | None:
