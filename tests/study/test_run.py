@@ -1,6 +1,7 @@
 """A small study from end to end, and (slow) killed, grown, and of real teachers."""
 
 import json
+import lzma
 import os
 import re
 import shutil
@@ -8,6 +9,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 from xml.etree import ElementTree
@@ -19,6 +21,7 @@ from shared import TOY_TEXT
 from study_files import STUDY, ForkedRun, small
 
 from distill.base.errors import UserError
+from distill.metrics import METRICS, cards
 from distill.models.loading import load_model
 from distill.recipe import merge
 from distill.study.file import read_study
@@ -282,6 +285,7 @@ def smollm2():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_the_study_of_smollm2_runs(tmp_path, shared_data, smollm2):
     data = shared_data("corpus", "gutenberg_fiction.train.jsonl.xz").parent.parent
     path = reduced("smollm2", tmp_path, teacher=smollm2)
@@ -289,6 +293,7 @@ def test_the_study_of_smollm2_runs(tmp_path, shared_data, smollm2):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_a_copy_that_learns_what_it_knows_stays_its_teacher(tmp_path, shared_data, smollm2):
     data = shared_data("corpus", "gutenberg_fiction.train.jsonl.xz").parent.parent
     path = reduced("smollm2-self", tmp_path, teacher=smollm2, student=smollm2)
@@ -311,6 +316,7 @@ def random_gpt2(tmp_path, shared_data, **size) -> str:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_the_study_of_gpt2_runs(tmp_path, shared_data):
     """With GPT-2's tokenizer and size, random weights, and texts in the place of the hub's."""
     teacher = random_gpt2(tmp_path, shared_data)
@@ -328,9 +334,28 @@ def test_the_study_of_gpt2_runs(tmp_path, shared_data):
     finished(read_study(path), layers=6)
 
 
-def reduced_protocol(tmp_path: Path, shared_data, model: str) -> Path:
-    """The paper's protocol for a few steps: one model in the place of all three, made-up word vectors."""
+def few_of_each(folder: Path, shared_data) -> Path:
+    """A folder of data with BOLD's prompts and SEAT's sentences, and the first few of each larger benchmark."""
     data = shared_data("bold", "prompts", "profession_prompt.json").parent.parent.parent
+    for name in ("bbq", "crows_pairs", "stereoset"):
+        (folder / name).mkdir(parents=True)
+    for name in ("bold", "seat"):
+        (folder / name).symlink_to(data / name)
+    for path in (data / "bbq").glob("*.jsonl.xz"):
+        with lzma.open(path, "rt", encoding="utf-8") as stream:
+            (folder / "bbq" / path.stem).write_text("".join(islice(stream, 16)), encoding="utf-8")
+    with (data / "crows_pairs" / "crows_pairs_anonymized.csv").open(encoding="utf-8", newline="") as stream:
+        (folder / "crows_pairs" / "crows_pairs_anonymized.csv").write_text("".join(islice(stream, 40)), "utf-8")
+    triples = json.loads((data / "stereoset" / "dev.json").read_text(encoding="utf-8"))
+    few = {entry["id"] for entry in triples["stereotype"][::500]}
+    kept = {label: [entry for entry in entries if entry["id"] in few] for label, entries in triples.items()}
+    (folder / "stereoset" / "dev.json").write_text(json.dumps(kept), encoding="utf-8")
+    return folder
+
+
+def reduced_protocol(tmp_path: Path, shared_data, model: str) -> Path:
+    """The paper's protocol for a few steps: one model in the place of all three, made-up word vectors, all metrics."""
+    data = few_of_each(tmp_path / "data", shared_data)
     vectors = tmp_path / "vectors.txt"
     vectors.write_text("he 1 0\nshe 0 1\nhim 1 0\nher 0 1\nthe 1 1\n", encoding="utf-8")
     text = tmp_path / "text.jsonl"
@@ -341,7 +366,8 @@ def reduced_protocol(tmp_path: Path, shared_data, model: str) -> Path:
     values = yaml.safe_load(path.read_text(encoding="utf-8"))
     del values["settings"]["scores"]["max_new_tokens"]  # its own: 100 tokens with the prompt
     steps = {"trainer": REDUCED["trainer"]}  # rows have their own
-    protocol = yaml.safe_load((STUDY.parent / "study" / "paper.yaml").read_text(encoding="utf-8"))["students"]
+    of_paper = yaml.safe_load((STUDY.parent / "study" / "paper.yaml").read_text(encoding="utf-8"))
+    protocol = of_paper["students"]
     values["students"] = {
         "plain": protocol["plain"],
         "medium-expmean-augment": protocol["medium-expmean-augment"]
@@ -353,28 +379,22 @@ def reduced_protocol(tmp_path: Path, shared_data, model: str) -> Path:
     }
     values["settings"]["held_out"]["max_documents"] = 8  # of fewer than five nothing can be told
     values["teachers"] = {"teacher": {}, "elsewhere": {"path": model}}
-    values["metrics"] = [
-        "fairness_ratio",
-        "gender_polarity",
-        "neutral_rate",
-        "perplexity",
-        "agreement",
-        "minimal_pairs",
-    ]
+    values["metrics"] = of_paper["metrics"]
     values["half_metrics"] = []
     path.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
     return path
 
 
-def protocol_results(path: Path, shared_data) -> None:
-    data = shared_data("bold", "prompts", "profession_prompt.json").parent.parent.parent
-    study = read_study(path, data=str(data))
+def protocol_results(path: Path) -> None:
+    study = read_study(path, data=str(path.parent / "data"))
     rows = {row["name"]: row for row in run_study(study)["rows"]}
     assert list(rows) == ["teacher", "elsewhere", *study.students]
     for row in rows.values():
         metrics = row["metrics"]
         assert metrics["perplexity"]["value"] > 1
-        assert metrics["gender_max_ratio_mean"]["n"] == metrics["fairness_ratio_mean"]["n"] == 8
+        assert metrics["gender_max_ratio_mean"]["n"] == metrics["fairness_ratio_mean"]["n"] == 16  # 2 of each prompt
+        for name in study.metrics:
+            assert any(metrics[card.name]["value"] is not None for card in cards(METRICS[name])), name
     assert rows["elsewhere"]["metrics"]["perplexity"] == rows["teacher"]["metrics"]["perplexity"]
     assert rows["plain"]["metrics"]["perplexity"] != rows["teacher"]["metrics"]["perplexity"]
     assert rows["medium-expmean-augment"]["against"] == {"row": None, "metrics": {}}
@@ -385,10 +405,10 @@ def protocol_results(path: Path, shared_data) -> None:
 @pytest.mark.timeout(1800)
 def test_the_papers_protocol_runs_with_random_weights_of_gpt2(tmp_path, shared_data):
     model = random_gpt2(tmp_path, shared_data, n_layer=2)
-    protocol_results(reduced_protocol(tmp_path, shared_data, model), shared_data)
+    protocol_results(reduced_protocol(tmp_path, shared_data, model))
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_the_papers_protocol_runs_with_smollm2(tmp_path, shared_data, smollm2):
-    protocol_results(reduced_protocol(tmp_path, shared_data, smollm2["path"]), shared_data)
+    protocol_results(reduced_protocol(tmp_path, shared_data, smollm2["path"]))
