@@ -389,6 +389,8 @@ def _check_folder(path: str, allow_pickle: bool) -> None:
         raise UserError(f"{path}: holds no config.json; it is not the folder of a transformers model")
     pickles = _pickles_in_place_of_weights(folder)
     if not pickles and not any(folder.glob("*.safetensors")):
+        if gguf := sorted(folder.glob("*.gguf")):
+            raise UserError(f"{path}: its weights are in a GGUF file; give {gguf[0]}, or name it in teacher.gguf_file")
         raise UserError(f"{path}: holds no weights; a file model.safetensors is expected beside config.json")
     if pickles and not allow_pickle:
         raise UserError(

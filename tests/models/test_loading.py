@@ -25,6 +25,9 @@ def test_folders_without_a_model_are_named(tmp_path):
     GPT2Config(n_embd=8, n_head=1, n_layer=1).save_pretrained(tmp_path)
     with pytest.raises(UserError, match="no weights"):
         load_teacher(TeacherConfig(path=str(tmp_path)))
+    (tmp_path / "model.gguf").touch()  # as `distill export --to gguf` leaves it
+    with pytest.raises(UserError, match=r"weights are in a GGUF file; give .*/model\.gguf, or name it in"):
+        load_model(str(tmp_path))
     (tmp_path / "pytorch_model.bin").write_bytes(b"")
     with pytest.raises(UserError, match="pickle"):
         load_model(str(tmp_path))
