@@ -18,6 +18,8 @@ from distill.base.long_input import open_text
 
 _MOST_VALUES, _MOST_CHARACTERS = 100_000, 1_000_000  # in a recipe file
 
+WeightBits = Literal["int8", "int4", "int3"]  # of a model as its users will run it
+
 
 @dataclass(frozen=True)
 class TeacherConfig:
@@ -271,7 +273,7 @@ class ScoreConfig:
         toxicity_model: Classifier of toxicity, as folder or hub id; `null`: toxicity is not measured.
         word_vectors: File of word vectors (word2vec text or binary, GloVe) for Gender-Max and Gender-Wavg.
         quantize: Beside the last model (a run's student), score it as its users will run it, with the weights of its
-            layers in fewer bits: `int8` or `int4`, by torchao.
+            layers in fewer bits: `int8`, `int4` or `int3`, by torchao.
         members: File of documents that the models were trained on, for the audit of what they remember; with `others`.
         others: File of documents of the same kind that they were not trained on.
         canaries: JSONL file of canaries: `text`, the `code` in it, and `repeats`, how often it stands in the training
@@ -316,7 +318,7 @@ class ScoreConfig:
     regard_model: str | None = None
     toxicity_model: str | None = None
     word_vectors: str | None = None
-    quantize: Literal["int8", "int4"] | None = None
+    quantize: WeightBits | None = None
     members: str | None = None
     others: str | None = None
     canaries: str | None = None

@@ -1,5 +1,5 @@
 """Models in fewer bits: teachers quantised as they are loaded (bitsandbytes), stored so, or read from a GGUF file; and
-any model as its users will run it, with the weights of its layers in 8 or 4 bits (torchao).
+any model as its users will run it, with the weights of its layers in 8, 4 or 3 bits (torchao).
 
 A quantised model only predicts. What a GGUF file holds is turned into plain weights when it is read, and may be used
 like any other model's.
@@ -11,7 +11,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import transformers
@@ -21,6 +21,7 @@ from transformers.pytorch_utils import Conv1D
 from transformers.utils import is_bitsandbytes_available, is_gguf_available, is_torchao_available
 
 from distill.base.errors import UserError
+from distill.recipe import WeightBits
 
 
 def quantized_loading(quantization: str | None, dtype: torch.dtype) -> dict[str, Any]:
@@ -63,8 +64,7 @@ def is_quantized(model: PreTrainedModel) -> bool:
     return getattr(model, "hf_quantizer", None) is not None
 
 
-WeightBits = Literal["int8", "int4"]
-_GROUP = 32  # Weights that share a scale in 4 bits, as in the files of llama.cpp.
+_GROUP = 32  # Weights that share a scale in 4 or 3 bits, as in the files of llama.cpp.
 
 
 def require_torchao(asked_by: str, kind: WeightBits) -> None:
@@ -82,8 +82,8 @@ def quantize_weights(model: PreTrainedModel, kind: WeightBits, asked_by: str = "
     """Put the weights of a model's linear layers into fewer bits, in place, all but its output head; and return it.
 
     Weight-only: each weight is a whole number times a scale, and multiplies in the number format of what comes in.
-    `int8`: a scale for each output, `int4`: for each 32 weights of it, or for the output where that is no multiple; 4
-    bits are kept in a byte each where there is no kernel for them, which changes no value.
+    `int8`: a scale for each output, `int4` and `int3`: for each 32 weights of it, or for the output where that is no
+    multiple; these are kept in a byte each where there is no kernel for them, which changes no value.
 
     Args:
         model: What is changed.
@@ -111,7 +111,7 @@ def quantize_weights(model: PreTrainedModel, kind: WeightBits, asked_by: str = "
     for layer in layers:
         whole = layer.in_features % _GROUP == 0
         granularity = PerGroup(_GROUP) if whole else PerAxis(0)
-        quantize_(layer, IntxWeightOnlyConfig(torch.int4, granularity))  # type: ignore[attr-defined]
+        quantize_(layer, IntxWeightOnlyConfig(getattr(torch, kind), granularity))
     return model
 
 

@@ -42,7 +42,7 @@ MEMORY = "what it remembers"  # heads the block of these scores in every table
 TOO_LITTLE = "too little to tell"  # begins what stands in the place of a number that saw nothing
 
 _FIRST = 3  # scores that head a report where none was asked for that is meant to
-_BITS = {"int8": 8, "int4": 4}
+_BITS = {"int8": 8, "int4": 4, "int3": 3}
 
 # Keys by which a recipe trusts what is otherwise refused.
 _TRUSTED = {

@@ -40,8 +40,8 @@ from distill.models.loading import (
     load_tokenizer,
     model_source,
 )
-from distill.models.quantization import WeightBits, quantize_weights, require_torchao
-from distill.recipe import WHILE_TRAINING, Recipe, ScoreConfig, TeacherConfig
+from distill.models.quantization import quantize_weights, require_torchao
+from distill.recipe import WHILE_TRAINING, Recipe, ScoreConfig, TeacherConfig, WeightBits
 from distill.scoring.examples import example_prompts, examples_of
 from distill.scoring.score_cache import ScoreCache, content_hash, model_version, stamp
 from distill.text.conversations import Messages, as_given, chat_prompt

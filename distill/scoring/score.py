@@ -47,8 +47,8 @@ from distill.models.architecture import (
     weights_hash,
 )
 from distill.models.loading import labelled
-from distill.models.quantization import WeightBits, require_torchao
-from distill.recipe import WHILE_TRAINING, Recipe, ScoreConfig
+from distill.models.quantization import require_torchao
+from distill.recipe import WHILE_TRAINING, Recipe, ScoreConfig, WeightBits
 from distill.recipe_check import check_scores, check_seed, typed
 from distill.scoring.contents import Asked, Measured, contents
 from distill.scoring.measure import (

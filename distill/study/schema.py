@@ -1,7 +1,9 @@
 """What a study file holds."""
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
+
+from distill.recipe import WeightBits
 
 #: The row that all others are set against which name no other.
 BASELINE = "plain"
@@ -30,11 +32,11 @@ class QuantizedRow:
     """A model as its users will run it, with the weights of its layers in fewer bits: see `quantize_weights`.
 
     Args:
-        quantize: `int8` or `int4`.
+        quantize: `int8`, `int4` or `int3`.
         of: The student that is copied, by its row; `null`: the teacher.
     """
 
-    quantize: Literal["int8", "int4"] = "int4"
+    quantize: WeightBits = "int4"
     of: str | None = None
 
 

@@ -151,7 +151,7 @@ def test_a_copy_in_fewer_bits_stands_beside_and_heads_nothing(scores):
     assert main_pair(["teacher", "student", "student int4"]) == ("student", "teacher")
     assert main_pair(["a", "a int8"]) is None
     assert main_pair(["a int8", "b int8"]) == ("b int8", "a int8")  # checkpoints that are only called so
-    assert in_full("student") is in_full("int8") is in_full("a int3") is None
+    assert in_full("student") is in_full("int8") is in_full("a int2") is None
     assert note_of(RECIPE, "student int8") == "student with the weights of its layers in 8 bits, by torchao"
     copied = copy.deepcopy(scores)
     copied["models"]["student int4"] = copied["models"]["student"]
