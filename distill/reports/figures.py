@@ -150,8 +150,21 @@ def _dumbbell_half(
     return _figure(title, height + _BOTTOM, parts)
 
 
+def pareto_front(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Those of some points (x, y) that no other one is below in one and not above in the other, from left to right."""
+    found: list[tuple[float, float]] = []
+    for x, y in sorted(points):
+        if not found or y < found[-1][1]:
+            found.append((x, y))
+    return found
+
+
 def scatter(
-    points: Sequence[tuple[Point, Point, str]], title: str, names: tuple[str, str], label_room: float = 10.0
+    points: Sequence[tuple[Point, Point, str]],
+    title: str,
+    names: tuple[str, str],
+    label_room: float = 10.0,
+    front: Sequence[tuple[float, float]] = (),
 ) -> Markup:
     """Points in two dimensions, each with an interval in both.
 
@@ -160,6 +173,7 @@ def scatter(
         title: What the figure shows, for those who do not see it.
         names: What x and y are.
         label_room: Percent of the width that labels take.
+        front: Points (x, y) from left to right, each below the one before, that are joined by a dotted stair.
     """
     labelled = any(label for _, _, label in points)
     top = 34
@@ -168,6 +182,9 @@ def scatter(
     x_scale = covering([v for x, _, _ in points for v in (x.value, x.low, x.high)], 12.0, right)
     y_scale = covering([v for _, y, _ in points for v in (y.value, y.low, y.high)], bottom, top, include=[0.0])
     parts = _frame(x_scale, y_scale, names)
+    for (x0, y0), (x1, y1) in pairwise(front):
+        parts.append(_line(x_scale(x0), y_scale(y0), x_scale(x1), y_scale(y0), "front"))
+        parts.append(_line(x_scale(x1), y_scale(y0), x_scale(x1), y_scale(y1), "front"))
     label_heights = apart([y_scale(y.value) for _, y, _ in points], _LABEL_GAP, bottom)
     for (x, y, label), label_y in zip(points, label_heights, strict=True):
         at_x, at_y = x_scale(x.value), y_scale(y.value)

@@ -10,7 +10,7 @@ from dataclasses import replace
 from textwrap import wrap
 from typing import Any
 
-from distill.reports.figures import Point, alone, scatter
+from distill.reports.figures import Point, alone, pareto_front, scatter
 from distill.reports.findings import cell, number, worse_sentence
 from distill.reports.page import trade_off_point
 from distill.study.against import comparable
@@ -280,14 +280,16 @@ def pareto(results: Results) -> str | None:
         ("key", _TWICE, "with augmentation"),
         ("key", _UNTRAINED, "no training of its own"),
     ]
-    students = results["settings"]["study"].get("students", {}).values()
-    weaker = any(keys.get("target", {}).get("strength", 1) != 1 for keys in students)
+    students = results["settings"]["study"].get("students", {})
+    weaker = any(keys.get("target", {}).get("strength", 1) != 1 for keys in students.values())
     strength = " A number behind a name: strength, in %." if weaker else ""
     notes = [f"Bars: 95% intervals over seeds, and over prompts or documents.{strength}"]
     notes += wrap(others, _NOTE_LENGTH)
     notes += [f"Not shown, far to the right, in the same units: {words}." for words in left_out.values()]
     drawn = [(*points[row["name"]], row["name"]) for row in shown]
-    return alone(scatter(drawn, title, names, label_room=_label_room(drawn)), title, legend, notes)
+    front = pareto_front((x.value, y.value) for x, y, name in drawn if name in students)
+    notes += ["Dotted: from each student that no other one beats in both to the next."] * (len(front) > 1)
+    return alone(scatter(drawn, title, names, _label_room(drawn), front), title, legend, notes)
 
 
 def _point(results: Results, row: Row, scores: tuple[str, str]) -> tuple[Point, Point] | None:

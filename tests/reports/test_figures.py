@@ -9,7 +9,19 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from distill.reports.figures import MARKS, Point, Scale, apart, bars, covering, curves, dumbbell, scatter, times
+from distill.reports.figures import (
+    MARKS,
+    Point,
+    Scale,
+    apart,
+    bars,
+    covering,
+    curves,
+    dumbbell,
+    pareto_front,
+    scatter,
+    times,
+)
 
 HOSTILE = "</text><script>alert(\"1\")</script> & 'quoted'"
 numbers = st.floats(-1e6, 1e6)
@@ -76,6 +88,28 @@ def test_a_scatter_puts_more_to_the_right_and_higher():
     assert x1 < x2
     assert y1 < y2  # pixels count from the top
     assert sum("interval" in (line.get("class") or "") for line in tree.iter("line")) == 2
+
+
+PLACES = st.tuples(st.integers(0, 6), st.integers(0, 6))
+
+
+@given(st.lists(PLACES, max_size=12))
+def test_the_front_is_what_nothing_else_beats(points):
+    """Beside a count over all pairs."""
+
+    def beaten(point) -> bool:
+        return any(other != point and other[0] <= point[0] and other[1] <= point[1] for other in points)
+
+    assert pareto_front(points) == sorted({point for point in points if not beaten(point)})
+
+
+def test_the_front_is_a_stair_that_goes_right_and_then_down():
+    points = [(Point(x, None, None, "plain", ""), Point(y, None, None, "plain", ""), "a") for x, y in ((1, 3), (2, 1))]
+    tree = parsed(scatter(points, "title", ("", ""), front=[(1, 3), (2, 1)]))
+    (_, x1, y1), (_, x2, y2) = marks(tree)
+    lines = [line for line in tree.iter("line") if line.get("class") == "front"]
+    ends = [tuple(float(line.get(end).rstrip("%")) for end in ("x1", "y1", "x2", "y2")) for line in lines]
+    assert ends == [pytest.approx((x1, y1, x2, y1)), pytest.approx((x2, y1, x2, y2))]
 
 
 def test_curves_go_through_their_points():

@@ -16,6 +16,7 @@ from distill.study.report import (
     markdown,
     pareto,
     privacy_table,
+    ratio,
     score_groups,
     set_against,
     side_effects,
@@ -198,6 +199,17 @@ def test_colour_fill_and_shape_tell_the_setting(results):
     assert marks["augment"] == ("mark none", "#mark-mitigated")
     assert marks["swap-reverse-augment"] == ("mark swap filled", "#mark-mitigated")
     assert marks["max"] == ("mark max", "#mark-plain")
+
+
+def test_the_front_is_of_students_alone(results):
+    """The two-view teacher beats them all, at twice the price of every prediction."""
+    students = [row for row in results["rows"] if "teacher" not in row["name"]]
+    costs = {row["name"]: 1.0 if row["name"] == "plain" else ratio(row, "perplexity")["value"] for row in students}
+    places = [(costs[row["name"]], row["metrics"]["next_word_disparity"]["value"]) for row in students]
+    front = [(x, y) for x, y in places if not any(a <= x and b <= y and (a, b) != (x, y) for a, b in places)]
+    svg = pareto(results)
+    assert len(front) > 1 and svg.count('class="front"') == 2 * (len(front) - 1)
+    assert "Dotted: from each student" in svg
 
 
 def test_no_figure_of_nothing(results):
