@@ -214,6 +214,9 @@ class DistillationTrainer(Trainer):
         shards = dataloader.batch_sampler
         if isinstance(shards, BatchSamplerShard) and not shards.drop_last:
             shards.batch_sampler = FilledBatches(shards.batch_sampler, shards.num_processes)
+        if self.args.dataloader_persistent_workers:
+            # Workers that stay get a seed once, and once more after a resume: not from where dropout draws.
+            getattr(dataloader, "base_dataloader", dataloader).generator = torch.Generator()
         return dataloader
 
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: torch.device) -> Tensor | None:
