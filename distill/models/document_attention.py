@@ -19,6 +19,8 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from distill.objective.transfer import copied_to
+
 _NAME = "distill_documents"
 _ALIKE, _ALIKE_IN_32_BITS = 3e-2, 1e-3  # shares of the norm
 
@@ -54,7 +56,7 @@ class Documents:
         """Those of some rows, (M,) int64 on the CPU."""
         per_row, begins = np.array(self.per_row), np.cumsum(self.per_row) - self.per_row
         kept = np.concatenate([np.arange(begins[row], begins[row] + per_row[row]) for row in rows])
-        lengths = self.starts.diff()[torch.from_numpy(kept).to(self.starts.device, non_blocking=True)]
+        lengths = self.starts.diff()[copied_to(torch.from_numpy(kept), self.starts.device)]
         starts = torch.cat([lengths.new_zeros(1), lengths.cumsum(0, dtype=torch.int32)])
         return Documents(starts, tuple(per_row[rows].tolist()), self.length)
 
