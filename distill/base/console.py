@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from distill.base.cores import share_cores
 from distill.base.errors import UserError, storage_error
-from distill.base.phases import Plan, time_of_day
+from distill.base.phases import Mark, Plan, time_of_day
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -36,7 +36,7 @@ _quiet = False
 _bar: "Progress | None" = None
 _plan: Plan | None = None
 _tokens, _at_matrix_rate = 0, 0.0  # what models have read and written so far, and the seconds that it had to take
-_last_end = (time.monotonic(), 0, 0.0)  # when the last counter ended, or a phase began, and both numbers then
+_last_end = Mark(time.monotonic(), 0, 0.0)  # when the last counter ended, or a phase began
 
 
 def is_first_process() -> bool:
@@ -103,12 +103,17 @@ def of_matrix_rate(share: float) -> str:
     return f" ({share:.1%} of the matrix rate)" if share else ""
 
 
-def _of_run(what: str, done: int, total: int | None, before: int) -> Callable[[str], str]:
-    """Tell the plan how far a counter is; what is said of the whole run behind the count, by a form of words."""
+def _of_run(what: str, done: int, total: int | None, before: int, begun: Mark | None) -> Callable[[str], str]:
+    """Tell the plan how far a counter is, and where it began if its tokens are the phase's.
+
+    Returns what is said of the whole run behind the count, by a form of words.
+    """
     phase(what)
     plan = _plan
     if plan is None or not plan.is_at(what):
         return lambda form: ""
+    if begun:
+        plan.worked(begun, _now())
     if total:
         plan.report(what, done / total, before / total)
     return lambda form: form.format(plan.number, len(plan.phases), time_of_day(plan.seconds_left()))
@@ -118,8 +123,8 @@ def _cut(text: str, room: int) -> str:
     return text if len(text) <= room else f"{text[: max(room - 1, 0)]}…"
 
 
-def _now() -> tuple[float, int, float]:
-    return time.monotonic(), _tokens, _at_matrix_rate
+def _now() -> Mark:
+    return Mark(time.monotonic(), _tokens, _at_matrix_rate)
 
 
 def counter(
@@ -138,26 +143,27 @@ def counter(
         follows: Whether the work began where the last counter ended, and not now.
     """
     last = time.monotonic()
-    begun, tokens, at_matrix_rate = _last_end if follows else _now()
+    begun = _last_end if follows else _now()
     before, reported, bar, task = done, False, None, None
 
     def report(done: int, total: int | None = None, note: str = "") -> None:
         global _last_end
-        nonlocal begun, before, reported, last, bar, task, tokens, at_matrix_rate
-        if not is_first_process() or _quiet:
+        nonlocal begun, before, reported, last, bar, task
+        if not is_first_process():
             return
         now = time.monotonic()
-        if not (reported or before) and now - begun < _AT_ONCE and done != total:
-            before, (begun, tokens, at_matrix_rate) = done, _now()
+        if not (reported or before) and now - begun.seconds < _AT_ONCE and done != total:
+            before, begun = done, _now()
         reported = True
-        ended = done == total
-        if ended:
+        if ended := done == total:
             _last_end = _now()
-        of_run = _of_run(what, done, total, before)
+        of_run = _of_run(what, done, total, before, begun if tells_speed else None)
+        if _quiet:
+            return
         count = f"{done:,}{f' of {total:,}' if total else ''} {unit}"
-        if tells_speed and _tokens > tokens and now > begun:
-            seconds = now - begun
-            told = speed((_tokens - tokens) / seconds, (_at_matrix_rate - at_matrix_rate) / seconds)
+        seconds = now - begun.seconds
+        if tells_speed and _tokens > begun.tokens and seconds > 0:
+            told = speed((_tokens - begun.tokens) / seconds, (_at_matrix_rate - begun.at_matrix_rate) / seconds)
             note = f"{told}, {note}" if note else told
         note = f", {note}" if note else ""
         if on_terminal():
@@ -172,7 +178,7 @@ def counter(
             if ended:
                 _close_bar()
         elif now - last >= _SECONDS_BETWEEN_LINES or ended:
-            rate = (done - before) / max(now - begun, 1e-9)
+            rate = (done - before) / max(seconds, 1e-9)
             left = f", {duration((total - done) / rate)} left" if total and rate and not ended else ""
             whole = of_run("; phase {0} of {1}, all done at about {2}") if not ended else ""
             say(f"{what}: {count}{note}{left}{whole}")

@@ -8,6 +8,7 @@ from how far it is, more so the further it is.
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 REPORT = "writing the report"  # the last phase of a run
 
@@ -33,6 +34,16 @@ class Phase:
     counter: str = ""
 
 
+class Mark(NamedTuple):
+    """A moment: seconds of a clock, the tokens that models have read and written by then, and how long these take at
+    least: see `console.count_tokens`.
+    """
+
+    seconds: float
+    tokens: int
+    at_matrix_rate: float
+
+
 class Plan:
     """Phases in their order, of which one at a time goes on.
 
@@ -42,15 +53,24 @@ class Plan:
     Args:
         phases: All of the run's.
         clock: Gives seconds.
+        keep: Called with a phase that has ended and the seconds, tokens and least seconds that were `worked` in it, if
+            there were tokens.
     """
 
-    def __init__(self, phases: Sequence[Phase], clock: Callable[[], float] | None = None) -> None:
+    def __init__(
+        self,
+        phases: Sequence[Phase],
+        clock: Callable[[], float] | None = None,
+        keep: Callable[[str, float, int, float], None] | None = None,
+    ) -> None:
         self.phases = list(phases)
         self._clock = clock or time.monotonic
         self._measured: dict[str, tuple[float, float]] = {}  # kind -> (seconds, what was guessed of them)
         self._at = -1
         self._begun = 0.0
         self._first = self._share = 0.0  # of the phase, that was done as it was begun, and that is done now
+        self._keep = keep
+        self._worked: tuple[Mark, Mark] | None = None
 
     @property
     def number(self) -> int:
@@ -63,9 +83,22 @@ class Plan:
         if at <= self._at:
             return False
         self._measured = dict(self._so_far(ended=True))
+        self._keep_what_was_worked()
         self._at, self._begun = at, self._clock()
         self._first = self._share = 0.0
         return True
+
+    def worked(self, begun: Mark, now: Mark) -> None:
+        """In the phase that goes on, by one of its counters: it reaches from the first one's beginning to the last."""
+        self._worked = (self._worked[0] if self._worked else begun, now)
+
+    def _keep_what_was_worked(self) -> None:
+        worked, self._worked = self._worked, None
+        if self._keep and worked:
+            (begun, tokens, at_matrix_rate), last = worked
+            if last.tokens > tokens and last.seconds > begun:
+                taken = last.seconds - begun, last.tokens - tokens, last.at_matrix_rate - at_matrix_rate
+                self._keep(self.phases[self._at].name, *taken)
 
     def is_at(self, counter: str) -> bool:
         """Whether a counter is of the phase that goes on: its own, or one of a pass within it, `PHASE: ...`."""

@@ -3,8 +3,9 @@
 import hashlib
 import inspect
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -179,7 +180,7 @@ def hidden_states(
     """
     inputs = {"input_ids": input_ids} if embedded is None else {"inputs_embeds": embedded}
     decoder = backbone(model)
-    if _takes_positions(decoder):
+    if _takes_positions(type(decoder).forward):
         inputs["position_ids"] = position_ids
     with attending_to(decoder, documents) as given:
         return decoder(**inputs, **given, use_cache=False).last_hidden_state
@@ -190,8 +191,9 @@ def backbone(model: PreTrainedModel) -> nn.Module:
     return model.base_model if model.base_model is not model else getattr(model, "model", model)
 
 
-def _takes_positions(model: nn.Module) -> bool:
-    parameters = inspect.signature(model.forward).parameters.values()
+@cache
+def _takes_positions(forward: Callable[..., Any]) -> bool:
+    parameters = inspect.signature(forward).parameters.values()
     return any(p.name == "position_ids" or p.kind is p.VAR_KEYWORD for p in parameters)
 
 

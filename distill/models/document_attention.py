@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 import numpy as np
 import torch
@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from distill.objective.transfer import copied_to
 
 _NAME = "distill_documents"
 _ALIKE, _ALIKE_IN_32_BITS = 3e-2, 1e-3  # shares of the norm
@@ -54,7 +56,7 @@ class Documents:
         """Those of some rows, (M,) int64 on the CPU."""
         per_row, begins = np.array(self.per_row), np.cumsum(self.per_row) - self.per_row
         kept = np.concatenate([np.arange(begins[row], begins[row] + per_row[row]) for row in rows])
-        lengths = self.starts.diff()[torch.from_numpy(kept).to(self.starts.device, non_blocking=True)]
+        lengths = self.starts.diff()[copied_to(torch.from_numpy(kept), self.starts.device)]
         starts = torch.cat([lengths.new_zeros(1), lengths.cumsum(0, dtype=torch.int32)])
         return Documents(starts, tuple(per_row[rows].tolist()), self.length)
 
@@ -159,17 +161,19 @@ def attending_to(decoder: nn.Module, documents: Documents | None) -> Iterator[di
         config._attn_implementation = before
 
 
-_tried: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
+#: Decoders that heed what they are told, and which of their modules may be set to compute again, at any time: all of
+#: hundreds would be looked through in every pass.
+_tried: WeakKeyDictionary[nn.Module, list[ref[nn.Module]]] = WeakKeyDictionary()
 
 
 def _heeds(decoder: nn.Module) -> bool:
     config: Any = decoder.config
-    return _tried.get(decoder, False) and config._attn_implementation == "sdpa"
+    return decoder in _tried and config._attn_implementation == "sdpa"
 
 
 def _computes_again(decoder: nn.Module) -> bool:
     """Whether layers are run again in the backward pass: they get their mask again, but are not told again."""
-    return any(getattr(module, "gradient_checkpointing", False) for module in decoder.modules())
+    return any(getattr(module(), "gradient_checkpointing", False) for module in _tried[decoder])
 
 
 def _format(decoder: nn.Module, device: torch.device) -> torch.dtype:
@@ -193,15 +197,18 @@ def try_documents(decoder: Any) -> bool:
     limit = getattr(decoder.config, "max_position_embeddings", None)
     if _has_windows(decoder.config) or (limit is not None and limit < 8):
         return False
-    training, _tried[decoder] = decoder.training, True
+    training = decoder.training
+    _tried[decoder] = [ref(module) for module in decoder.modules() if hasattr(module, "gradient_checkpointing")]
     decoder.eval()
     try:
-        _tried[decoder] = all(_reads_alike(decoder, rows) for rows in (((5, 7, 4), (8, 2, 6)), ((8,), (8,))))
+        alike = all(_reads_alike(decoder, rows) for rows in (((5, 7, 4), (8, 2, 6)), ((8,), (8,))))
     except Exception:  # models fail in many ways; they read masks then
-        _tried[decoder] = False
+        alike = False
     finally:
         decoder.train(training)
-    return _tried[decoder]
+    if not alike:
+        del _tried[decoder]
+    return alike
 
 
 def _reads_alike(decoder: Any, rows: Sequence[Sequence[int]]) -> bool:

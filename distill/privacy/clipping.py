@@ -24,6 +24,7 @@ from transformers.pytorch_utils import Conv1D
 from distill.base.errors import UserError
 from distill.models.architecture import evaluating, hidden_states
 from distill.objective.clipped_head import factors, pairs_rounding
+from distill.objective.transfer import copied_to
 
 _AT_ONCE = 2**22  # numbers of per-document gradients, or of products of tokens, that are held at one time
 
@@ -38,7 +39,7 @@ class Rows:
     """
 
     def __init__(self, documents: Tensor, count: int, device: torch.device | str = "cpu") -> None:
-        self.documents, self.count = documents.to(device, non_blocking=True), count
+        self.documents, self.count = copied_to(documents, device), count
         views = torch.bincount(documents, minlength=count)
         order = documents.argsort(stable=True)
         ends = views.cumsum(0)
@@ -47,7 +48,7 @@ class Rows:
         for number in views.unique().tolist():
             of_number = (views == number).nonzero().squeeze(1)
             places = order[(ends - views)[of_number, None] + torch.arange(number)]
-            self._groups.append((of_number.to(device, non_blocking=True), places.to(device, non_blocking=True)))
+            self._groups.append((copied_to(of_number, device), copied_to(places, device)))
 
     def side_by_side(self, *values: Tensor, most: int) -> Iterator[tuple[Tensor, list[Tensor]]]:
         """Some documents (b,) and their parts of (R, T, D) values as (b, V T, D), `most` documents at a time."""

@@ -639,6 +639,17 @@ def _training_speed(record: Mapping[str, Any]) -> str:
     return "–" if tokens is None else f"{tokens:,.0f}{of_matrix_rate(part or 0.0)}"
 
 
+def phase_rows(scores: Scores) -> list[list[str]]:
+    """Phase, time, tokens that models read and wrote in it, and in a second, as the last column of `training_rows`.
+
+    Of a run whose report was given them (see `report.with_speeds`): sampling, packing and scoring.
+    """
+    return [
+        [name, duration(of_phase["seconds"]), f"{of_phase['tokens']:,.0f}", _training_speed(of_phase)]
+        for name, of_phase in scores.get("phases", {}).items()
+    ]
+
+
 def round_table(scores: Scores, training: Mapping[str, Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
     """Headings and rows of a federation's rounds: who took part, the loss, what was measured after each of them."""
     rounds = [(name, log) for name, record in training.items() for log in record.get("history", []) if "round" in log]

@@ -18,6 +18,7 @@ from rich.text import Text
 from distill.base.console import phase
 from distill.base.files import write_text
 from distill.base.markdown_text import escape, items, table
+from distill.base.phase_speeds import read_phase_speeds
 from distill.base.phases import REPORT
 from distill.data.counts import PackingCounts
 from distill.recipe import Recipe
@@ -37,6 +38,7 @@ from distill.reports.findings import (
     not_measured,
     note_of,
     number,
+    phase_rows,
     round_table,
     score_rows,
     settings_rows,
@@ -254,6 +256,8 @@ def report_markdown(
         lines += ["## How the student was made", "", *table(["", ""], settings_rows(source, scores))]
     if training:
         lines += table(["model", "time", "student's tokens", "teacher's tokens", "tokens/s"], training_rows(training))
+    if phases := phase_rows(scores):
+        lines += ["Before and after training:", "", *table(["phase", "time", "tokens", "tokens/s"], phases)]
     headings, rounds = round_table(scores, training or {})
     if rounds:
         lines += ["Rounds, each with the clients' mean loss, and the scores of the student after it:", ""]
@@ -307,11 +311,15 @@ def _is_training(record: Mapping[str, Any]) -> bool:
 
 
 def with_speeds(scores: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """The scores and, as `speed`, how fast each model writes, as far as `speed.json` tells it of the same weights."""
+    """The scores and what a clock told beside them, as far as it can be read.
+
+    `speed`: how fast each model writes, where `speed.json` has it of the same weights. `phases`: how fast the models
+    were in each phase of the run, see `read_phase_speeds`.
+    """
     weights = scores["settings"].get("weights", {})
     found = read_speeds(folder)
     known = {name: one["tokens_per_second"] for name, one in found.items() if one["weights"] == weights.get(name)}
-    return {**scores, "speed": known}
+    return {**scores, "speed": known, "phases": read_phase_speeds(folder)}
 
 
 def write_report(

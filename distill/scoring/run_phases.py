@@ -12,6 +12,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from distill.base.console import follow
+from distill.base.phase_speeds import phase_speeds_kept
 from distill.base.phases import REPORT, Phase, Plan
 from distill.data.stream import PACKING
 from distill.models.architecture import default_device, parameter_count
@@ -27,9 +28,9 @@ _PACKED = 1.3e-3  # seconds a document
 _SOME = {"documents": 3000, "tokens": 100, "steps": 1000, "prompts": 400, "parameters": 1e8}  # where nobody knows
 
 
-def follow_run(recipe: Recipe, *of_run: Any) -> None:
-    """Let progress tell the phases of this run from now on; arguments as those of `phases_of`."""
-    follow(Plan(phases_of(recipe, *of_run)))
+def follow_run(recipe: Recipe, folder: Path, *of_run: Any) -> None:
+    """Let progress tell the phases of this run from now on, and their speeds be kept; arguments as `phases_of` has."""
+    follow(Plan(phases_of(recipe, folder, *of_run), keep=phase_speeds_kept(folder)))
 
 
 def phases_of(

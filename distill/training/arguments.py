@@ -110,6 +110,9 @@ def _defaults_of_device(recipe: Recipe) -> dict[str, Any]:
     # client's few steps of a round are made before two processes have been started.
     if not (recipe.is_private or recipe.federation.clients) and recipe.corpus.pack == "before_training":
         found["dataloader_num_workers"] = 2
+        # They stay for the next epoch, which would wait for new ones to start; of none, none can stay.
+        workers = numbers_of_text(recipe.trainer).get("dataloader_num_workers", 2)
+        found["dataloader_persistent_workers"] = workers != 0
     if recipe.trainer.get("dataloader_pin_memory") is False:
         del found["accelerator_config"]  # nothing else can be copied so
     return found

@@ -103,13 +103,20 @@ class PrivateTrainer(DistillationTrainer):
         blocks = blocks or [Filler(0)]  # nothing was drawn, but all processes log the same things
         for start in range(0, len(blocks), at_once):
             indices = blocks[start : start + at_once]
-            micro_batch = self._prepare_inputs(self.data_collator(self.train_dataset.__getitems__(indices)))
+            micro_batch = self._micro_batch(indices)
             done.append((micro_batch, *self._add_clipped(micro_batch)))
         self._finish_sums()
         count = torch.stack([tokens for _, _, tokens in done]).sum().clamp(min=1)
         self._step += [(micro_batch, loss / count) for micro_batch, loss, _ in done]
         mean = torch.stack([loss for _, loss in self._step]).sum()
         return mean.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+
+    def _micro_batch(self, indices: list[int]) -> dict[str, Any]:
+        """The batch of some blocks, on the device; pinned on its way to a GPU, as a data loader does it."""
+        made = self.data_collator(self.train_dataset.__getitems__(indices))
+        if self.args.device.type == "cuda":
+            made = {name: part.pin_memory() if hasattr(part, "pin_memory") else part for name, part in made.items()}
+        return self._prepare_inputs(made)
 
     def _add_clipped(self, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Add the clipped gradients of a micro-batch's documents to `grad`; its loss and number of tokens."""

@@ -35,6 +35,7 @@ from distill.base.files import write_json
 from distill.base.integrity import partial_of
 from distill.data.blocks import BlockDataset
 from distill.models.architecture import head, weights_hash
+from distill.objective.transfer import copied_to
 from distill.recipe import Recipe
 
 _FORMAT_VERSION = 1  # part of the key: raise it when the files change
@@ -162,7 +163,7 @@ class TeacherCache:
             missing = np.flatnonzero(predicted)
             exact = predict(missing)
             made = exact.to(self._dtype)
-            hidden.index_copy_(0, torch.from_numpy(missing).to(device, non_blocking=True), made)
+            hidden.index_copy_(0, copied_to(torch.from_numpy(missing), device), made)
             self._unwritten = _Predicted.of([rows[i] for i in missing], made, exact.isfinite().all())
             if device.type == "cpu":
                 self._write_last()

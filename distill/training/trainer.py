@@ -49,6 +49,7 @@ from distill.objective.clipped_head import ClippedHead
 from distill.objective.listed_tokens import ListedTokens
 from distill.objective.logit_ops import RoleMap
 from distill.objective.settings import LossSettings
+from distill.objective.transfer import copied_to
 from distill.training import checkpoints as checkpoint_folder
 from distill.training.probing import SIZE
 from distill.training.step_watch import SpikeWatch, smallest_bad
@@ -214,6 +215,9 @@ class DistillationTrainer(Trainer):
         shards = dataloader.batch_sampler
         if isinstance(shards, BatchSamplerShard) and not shards.drop_last:
             shards.batch_sampler = FilledBatches(shards.batch_sampler, shards.num_processes)
+        if self.args.dataloader_persistent_workers:
+            # Workers that stay get a seed once, and once more after a resume: not from where dropout draws.
+            getattr(dataloader, "base_dataloader", dataloader).generator = torch.Generator()
         return dataloader
 
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: torch.device) -> Tensor | None:
@@ -226,7 +230,7 @@ class DistillationTrainer(Trainer):
     def _prepare_input(self, data: Any) -> Any:
         """Trainer's, but that no step waits for the batch of a stream, which accelerate's loader has not moved."""
         if isinstance(data, Tensor) and not self.is_deepspeed_enabled:
-            return data.to(self.args.device, non_blocking=True)
+            return copied_to(data, self.args.device)
         return super()._prepare_input(data)
 
     @torch.no_grad()
@@ -243,7 +247,7 @@ class DistillationTrainer(Trainer):
                 return hidden_states(model, ids, positions, documents=documents)
 
         def predict_some(rows: np.ndarray) -> Tensor:
-            there = torch.from_numpy(rows).to(self.args.device, non_blocking=True)
+            there = copied_to(torch.from_numpy(rows), self.args.device)
             return predict(inputs["input_ids"][there], inputs["position_ids"][there], documents.of_rows(rows))
 
         self.training_log.teacher_time.start()

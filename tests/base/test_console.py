@@ -249,6 +249,34 @@ def test_what_is_not_of_the_run_tells_nothing_of_it(followed, clock, capsys):
     assert [("phase" in line) for line in said] == [True, False, False]
 
 
+@pytest.mark.parametrize("quiet", [False, True])
+def test_what_models_read_and_wrote_in_each_phase_is_kept(clock, monkeypatch, quiet):
+    """By hand: 150 tokens from 0 to 10, and 50 from 12 to 20 in two counters. A training has a record of its own."""
+    monkeypatch.setattr(console, "_quiet", quiet)
+    kept, names = [], ("sampling", "scoring a", "training", "writing")
+    plan = Plan([Phase(n, n, 9.0, "" if n == "writing" else n) for n in names], keep=lambda *taken: kept.append(taken))
+    follow(plan)
+    sampled = counter("sampling", "documents")
+    sampled(0, 10)
+    for clock[0], done, tokens, least in ((4.0, 5, 100, 1.0), (10.0, 10, 50, 0.5)):
+        console.count_tokens(tokens, least)
+        sampled(done, 10)
+    clock[0] = 12.0
+    console.count_tokens(7)  # between two phases
+    assert phase("scoring a")
+    for what, clock[0], tokens in (("likelihood", 15.0, 30), ("pairs", 20.0, 20)):
+        read = counter(f"scoring a: {what}", "done", follows=True)
+        console.count_tokens(tokens)
+        read(1, 1)
+    clock[0] = 21.0
+    steps = counter("training", "steps", tells_speed=False)
+    console.count_tokens(99)
+    steps(1, 1)
+    assert phase("writing")
+    follow(None)
+    assert kept == [("sampling", 10.0, 150, 1.5), ("scoring a", 8.0, 50, 0.0)]
+
+
 def test_what_a_stopped_run_had_sampled_does_not_make_the_rest_look_quick(clock, capsys):
     """It says so with its first report, at once."""
     report = counter("sampling", "documents")

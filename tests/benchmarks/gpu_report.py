@@ -112,8 +112,10 @@ def loss_alone(parts: Parts) -> dict[str, Any]:
 
 
 def others(parts: Parts) -> dict[str, Any]:
-    """What needs no more than its name."""
+    """What needs little more than its name."""
     found = {name: parts[name] for name in ("sampling", "suite") if name in parts}
+    if "quickstart" in parts:
+        found["quickstart_seconds_after_imports"] = parts["quickstart"]["after_imports"]
     return found | ({"sampling": found["sampling"]["sampling"]} if "sampling" in found else {})
 
 

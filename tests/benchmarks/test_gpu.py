@@ -115,6 +115,7 @@ def test_the_report_has_what_was_measured_and_lacks_what_failed(tmp_path):
     (tmp_path / "rate.json").write_text("798.1")
     (tmp_path / "suite.json").write_text('{"seconds": null, "metrics": {"perplexity": 3.5}}')
     (tmp_path / "sampling.json").write_text('{"sampling": {"demo": {"tokens_per_second": 5.0}}}')
+    (tmp_path / "quickstart.json").write_text('{"imports": 9.5, "after_imports": 50.5}')
     (tmp_path / "loss.json").write_text('{"contenders": {}}')  # without the setting: not as loss.py saves it
     for name, ended in (("quickstart", "0 100.5 160.75"), ("compiled", "124 90 100.25"), ("peers", "1 170 180")):
         (tmp_path / f"{name}.ended").write_text(ended)
@@ -127,7 +128,8 @@ def test_the_report_has_what_was_measured_and_lacks_what_failed(tmp_path):
     assert found["losses_differ"] == {"gkd_forward_kl": pytest.approx(0.01)}
     assert found["matrix_rate_tflops"] == 798.1 and found["tests"] == {"passed": 1, "failed": 1}
     assert found["suite"]["metrics"] == {"perplexity": 3.5} and found["sampling"]["demo"] == {"tokens_per_second": 5.0}
-    assert found["quickstart_seconds"] == 60.25 and "step_compiled" not in found and "loss" not in found
+    assert found["quickstart_seconds"] == 60.25 and found["quickstart_seconds_after_imports"] == 50.5
+    assert "step_compiled" not in found and "loss" not in found
     assert found["unread"] == {"loss_alone": "KeyError: 'setting'"}
     assert found["parts"] == {
         "compiled": {"ended": "stopped at its limit", "seconds": 10.25},
@@ -145,7 +147,6 @@ FAKE = """#!/usr/bin/env bash
 while (($#)); do
     case "$1" in
         --save) file="$2" ;;
-        --output_dir) mkdir -p "$2" && file="$2.json" ;;
         -m) file=tests.json ;;
     esac
     shift
@@ -156,6 +157,7 @@ case "$name" in
     rate) echo 700.5 >"$file" ;;
     step | peers) echo '{step}' >"$file" ;;
     suite) echo '{{"seconds": 7.0}}' >"$file" ;;
+    quickstart) echo '{{"after_imports": 0.5}}' >"$file" ;;
 esac
 for part in $SLOW; do [ "$part" = "$name" ] && exec sleep 60; done
 for part in $FAILING; do [ "$part" = "$name" ] && exit 3; done
@@ -195,6 +197,7 @@ def test_parts_that_fail_or_run_into_their_limits_lose_nothing_of_the_others(tmp
     # What was saved before it failed, or was stopped, is there.
     assert found["matrix_rate_tflops"] == 700.5 and found["step"]["ours_forward_kl"]["ms"] == 50.0
     assert found["suite"]["seconds"] == 7.0 and found["quickstart_seconds"] < 5
+    assert found["quickstart_seconds_after_imports"] == 0.5
     assert json.loads(said) == found
     # What is carried is found, and nothing but a few files is left: eight come back from a lent machine.
     assert {line.split()[1] for line in told.read_text().splitlines()} == {f"{REPOSITORY}:/carried"}
@@ -220,6 +223,8 @@ def test_the_limits_leave_room_on_a_machine_that_is_lent_for_ten_minutes_a_comma
     limits = re.search(r"declare -A limit=\((.*?)\)", script, flags=re.DOTALL)[1]
     named = re.findall(r"\[(\w+)\]=(\d+)", limits)
     assert sum(int(seconds) for _, seconds in named) < 8 * 60
+    # What shall be done in 60 and in 180 seconds can show it.
+    assert int(dict(named)["quickstart"]) > 60 and int(dict(named)["suite"]) > 180
     parts = re.search(r'parts="\$\{PARTS:-(.*?)\}"', script)[1].split()
     assert parts == [name for name, _ in named] == re.findall(r"^part(?:_step)? (\w+) ", script, flags=re.MULTILINE)
 

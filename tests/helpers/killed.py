@@ -196,9 +196,14 @@ def schedule(rng: random.Random, kills: int) -> Iterator[Kill]:
 
 
 def results(folder: Path) -> dict[str, bytes]:
-    """What a run is for, to the last bit; but for what a clock says in the report: training's time, models' speeds."""
+    """What a run is for, to the last bit; but for what a clock says in the report: the time of training and
+    of other phases, models' speeds.
+    """
     names = ("student/model.safetensors", "baseline/model.safetensors", "scores.json", "report.md")
     found = {name: (folder / "run" / name).read_bytes() for name in names}
     clock = rb"^(\| (?:student|baseline) \|) [\d.]+ \w+ (\|[^|]*\|[^|]*\|)[^|]*\|$"
     report = re.sub(clock, rb"\1 a while \2 so many |", found["report.md"], flags=re.M)
+    report = re.sub(
+        rb"^Before and after training:\n\n(\|.*\n)+\n", b"", report, flags=re.M
+    )  # in how many parts it went
     return found | {"report.md": re.sub(rb"^\| tokens a second \|.*$", b"", report, flags=re.M)}

@@ -1,5 +1,8 @@
 """Documents by their lengths: what the positions say, and that attention keeps to them."""
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -164,17 +167,28 @@ def test_activations_that_are_computed_again_are_computed_alike(by_length):
     documents, ids = Documents.of(positions), torch.randint(10, 60, positions.shape)
     assert try_documents(backbone(model))
     gradients = []
-    for again in (False, True):
+    for again in (False, True, False):
         model.zero_grad()
-        if again:
-            enable = "activation_checkpointing_enable"  # gradient_ in older versions
-            (getattr(model, enable, None) or model.gradient_checkpointing_enable)()
+        which = "enable" if again else "disable"
+        set_it = f"activation_checkpointing_{which}"  # gradient_ in older versions
+        (getattr(model, set_it, None) or getattr(model, f"gradient_checkpointing_{which}"))()
+        assert document_attention._computes_again(backbone(model)) == again
         torch.manual_seed(0)
         with Operations() as done:
             hidden_states(model, ids, torch.from_numpy(positions), documents=documents).square().sum().backward()
         assert not (again and done.questions)
         gradients.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
-    torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(gradients[0], gradients[2], rtol=0, atol=0)
+
+
+def test_what_was_tried_keeps_no_model_alive():
+    model = toy("gpt2")
+    assert try_documents(backbone(model))
+    kept = weakref.ref(backbone(model))
+    del model
+    gc.collect()
+    assert kept() is None
 
 
 @pytest.mark.gpu

@@ -240,6 +240,20 @@ def test_long_names_of_models_break_where_a_reader_would(scores):
     assert [row[1:3] for row in heads] == [["openai-", ""], ["community/", "my_runs/"], ["gpt2", "student"]]
 
 
+def test_a_report_tells_how_fast_each_phase_was_where_that_is_known(scores, tmp_path):
+    (tmp_path / "student").mkdir()
+    for known in (False, True):
+        if known:
+            taken = {"seconds": 20.0, "tokens": 54000, "tokens_per_second": 2700.0, "matrix_rate_share": 0.015}
+            (tmp_path / "phases.json").write_text(json.dumps({"scoring <b>": taken}), encoding="utf-8")
+        write_report(RECIPE, scores, COUNTS, tmp_path, Console(file=io.StringIO()))
+        markdown, page = ((tmp_path / name).read_text() for name in ("report.md", "report.html"))
+        for text in (markdown, page):
+            assert ("Before and after training:" in text) == ("2,700 (1.5% of the matrix rate)" in text) == known
+    row = "| scoring &lt;b&gt; | 20 s | 54,000 | 2,700 (1.5% of the matrix rate) |"
+    assert row in markdown.replace("\\", "") and "<b>" not in page
+
+
 def test_a_report_tells_sizes_and_speeds_beside_the_scores(scores, tmp_path):
     weights = scores["settings"]["weights"]
     speeds = {name: {"weights": digest, "tokens_per_second": 50.0} for name, digest in weights.items()}

@@ -4,9 +4,10 @@ import json
 
 import pytest
 
+from distill.scoring import speed
 from distill.scoring.score import score
 from distill.scoring.scores_file import read_speeds
-from distill.scoring.speed import tokens_per_second
+from distill.scoring.speed import measured_speeds, tokens_per_second
 
 
 @pytest.mark.parametrize("positions", [16, 64])
@@ -32,6 +33,18 @@ def test_a_speed_is_measured_once_of_the_same_weights(toy_model, toy_tokenizer, 
     scores = score({"one": (toy_model(seed=1), toy_tokenizer)}, **asked)
     assert read_speeds(tmp_path)["one"] == {"weights": scores["settings"]["weights"]["one"], "tokens_per_second": 3.0}
     assert "speed" not in json.loads((tmp_path / "scores.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(("device", "turns"), [("cpu", 3), ("cuda", 1)])
+def test_models_take_turns_on_a_cpu_and_are_loaded_once_on_a_gpu(device, turns, monkeypatch):
+    asked = []
+    monkeypatch.setattr(speed, "default_device", lambda: device)
+    monkeypatch.setattr(speed, "open_model", lambda source, where: (source, where))
+    monkeypatch.setattr(speed, "tokens_per_second", lambda *model: asked.append(model) or len(asked))
+    facts = {"weights": {"a": "x", "b": "y"}, "models": {"a": {"bytes": 1}, "b": {"bytes": 2}}}
+    found = measured_speeds({"a": "A", "b": "B"}, facts, {})
+    assert asked == [("A", device), ("B", device)] * turns
+    assert {name: of["tokens_per_second"] for name, of in found.items()} == {"a": 2 * turns - 1, "b": 2 * turns}
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"a": 3}', '{"a": {"weights": "x", "tokens_per_second": null}}'])

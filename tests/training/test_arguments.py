@@ -30,12 +30,17 @@ def test_a_gpu_has_defaults_of_its_own(monkeypatch):
         "optim": "adamw_torch_fused",
         "dataloader_pin_memory": True,
         "dataloader_num_workers": 2,
+        "dataloader_persistent_workers": True,
         "accelerator_config": {"non_blocking": True},
     }
     assert _defaults_of_device(Recipe()) == everything
     assert _defaults_of_device(Recipe(trainer={"use_cpu": True})) == {}
     without = Recipe(trainer={"dataloader_pin_memory": False})  # what lies elsewhere is not copied meanwhile
     assert "accelerator_config" not in _defaults_of_device(without)
+    for number, stay in ((0, False), ("0", False), (1, True)):
+        assert _defaults_of_device(Recipe(trainer={"dataloader_num_workers": number})) == {
+            **everything, "dataloader_persistent_workers": stay
+        }  # fmt: skip
     # Readers would take each other's text, private steps have none, and a client makes few steps at a time.
     for keys in (
         {"corpus": CorpusConfig(pack="while_training")},
@@ -43,7 +48,9 @@ def test_a_gpu_has_defaults_of_its_own(monkeypatch):
         {"federation": FederationConfig(clients=4)},
     ):
         recipe = Recipe(**keys)
-        assert "dataloader_num_workers" not in _defaults_of_device(recipe)
+        assert _defaults_of_device(recipe).keys() == everything.keys() - {
+            "dataloader_num_workers", "dataloader_persistent_workers"
+        }  # fmt: skip
 
 
 def test_no_is_a_strategy_although_yaml_reads_it_as_false(tmp_path):

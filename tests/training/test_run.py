@@ -22,14 +22,18 @@ from distill.recipe import TeacherConfig
 from distill.training.run import read_by_steps
 
 
-def test_training_goes_on_bit_for_bit(tmp_path):
-    """Checkpoints every 2 of 6 steps, all but an early one lost: the end is the same to the last bit, dropout on."""
-    arguments = {"steps": 6, "save_steps": 2, "dropout": 0.1, "optim": "adamw_torch", "save_total_limit": 3}
-    train_toy.main(str(tmp_path / "whole"), 4, 1, **arguments)
+@pytest.mark.parametrize("workers", [{}, {"dataloader_num_workers": 1, "dataloader_persistent_workers": True}])
+def test_training_goes_on_bit_for_bit(tmp_path, workers):
+    """Checkpoints every 2 of 6 steps, all but an early one lost: the end is the same to the last bit, dropout on.
+
+    Over two epochs, with workers that stay for the next as a GPU's do.
+    """
+    arguments = {"steps": 6, "save_steps": 2, "dropout": 0.1, "optim": "adamw_torch", "save_total_limit": 3, **workers}
+    train_toy.main(str(tmp_path / "whole"), 32, 1, **arguments)
     shutil.copytree(tmp_path / "whole" / "checkpoints", tmp_path / "again" / "checkpoints")
     for lost in (4, 6):
         shutil.rmtree(tmp_path / "again" / "checkpoints" / f"checkpoint-{lost}")
-    train_toy.main(str(tmp_path / "again"), 4, 1, **arguments)
+    train_toy.main(str(tmp_path / "again"), 32, 1, **arguments)
     want, got = (load_file(tmp_path / name / "student" / "model.safetensors") for name in ("whole", "again"))
     assert all(torch.equal(want[k], got[k]) for k in want)
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "again" / "student")
