@@ -321,7 +321,7 @@ def test_the_study_of_gpt2_runs(tmp_path, shared_data):
     """With GPT-2's tokenizer and size, random weights, and texts in the place of the hub's."""
     teacher = random_gpt2(tmp_path, shared_data)
     text = tmp_path / "text.jsonl"
-    text.write_text(json.dumps({"text": TOY_TEXT}) + "\n" + json.dumps({"text": TOY_TEXT}) + "\n", encoding="utf-8")
+    text.write_text((json.dumps({"text": TOY_TEXT}) + "\n") * 8, encoding="utf-8")
     files = {"source": "files", "files": [str(text)], "document_start": None}
     path = reduced(
         "gpt2",
