@@ -620,7 +620,9 @@ def fused_loss(
     cosine = torch.zeros_like(kd)
     if teacher is not None and positions.own is not None and settings.hidden:
         tokens = torch.cat([positions.labels.new_zeros(0), *(chunk.tokens for chunk in plan.chunks)])
-        cosine = hidden_cosine(student.hidden[tokens], teacher.hidden[positions.own[tokens]], projection)
+        # Not indexed by a tensor, whose backward pass sorts the tokens.
+        of_student = student.hidden.index_select(0, tokens)
+        cosine = hidden_cosine(of_student, teacher.hidden[positions.own[tokens]], projection)
         total = total + settings.hidden * cosine
     count = (positions.labels != IGNORED).sum()
     return LossParts(total, kd, ce, cosine.detach(), on_listed, count, torch.zeros_like(kd))

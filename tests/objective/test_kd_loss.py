@@ -622,6 +622,26 @@ def test_hidden_loss_by_hand(loss):
     assert float(turned.hidden) == pytest.approx(1 + 0 + 1)
 
 
+def test_the_hidden_loss_of_chunks_has_the_gradient_of_whole_tensors_and_sorts_no_tokens():
+    inputs, settings = make_inputs(29), LossSettings(0.0, 0.0, 0.5, chunk_tokens=4)
+    projection = torch.arange(48.0).view(6, 8).cos()
+    asked = []
+
+    class Asked(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            asked.append(str(function))
+            return function(*args, **(kwargs or {}))
+
+    with Asked():
+        _, (d_hidden, _, _, d_projection) = run(fused_loss, inputs, settings, projection=projection)
+    hidden, projection = inputs.student_hidden.clone().requires_grad_(), projection.requires_grad_()
+    valid = inputs.labels != -100
+    cosine = F.cosine_similarity(hidden @ projection, inputs.teacher_hidden[inputs.own], dim=-1)
+    (0.5 * (1 - cosine)[valid].sum()).backward()
+    torch.testing.assert_close([d_hidden, d_projection], [hidden.grad, projection.grad])
+    assert "aten.index_add.default" in asked and not any("index_put" in name for name in asked)
+
+
 @pytest.mark.parametrize("divergence", DIVERGENCES)
 def test_a_student_like_its_target_has_nothing_to_learn(divergence):
     inputs = make_inputs(19, teacher_width=6)
