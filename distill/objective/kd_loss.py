@@ -260,9 +260,10 @@ class _FusedLoss(torch.autograd.Function):
         if torch.is_autocast_enabled(device):
             # Cast once: autocast would cast the heads in every chunk, and does not cover products that add in place.
             dtype = torch.get_autocast_dtype(device)
-            student = student.to(dtype)
-            if teacher is not None and passed is not _pass_on_gpu:  # which casts its head once and for all
-                teacher = teacher.to(dtype)
+            if passed is _pass_on_gpu:  # which casts the heads as it pads them, the teacher's once and for all
+                student = replace(student, hidden=hidden.to(dtype))
+            else:
+                student, teacher = student.to(dtype), None if teacher is None else teacher.to(dtype)
         with torch.autocast(device, enabled=False):
             sums, gradients = passed(student, teacher, work, needed)
         ctx.save_for_backward(*gradients)
@@ -392,7 +393,7 @@ def _pass_on_gpu(
 
     settings, vocab = work.settings, len(student.tokens[0])
     wide = torch.promote_types(student.hidden.dtype, torch.float32)
-    weight, bias = _padded(*student.tokens)
+    weight, bias = _padded(*student.tokens, student.hidden.dtype)
     of_teacher = None if teacher is None else _padded_once(teacher, student.hidden.dtype)
     d_hidden = torch.zeros_like(student.hidden) if needed[0] else None
     rows = max(len(student.weight), len(weight))
@@ -452,12 +453,18 @@ def _add_product_(total: Tensor, a: Tensor, b: Tensor) -> None:
         total.addmm_(a.to(total.dtype), b.to(total.dtype))
 
 
-def _padded(weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """A head's weight (P, D) and bias (P,) or None: zeros behind the V rows fill up to a multiple of `ALIGNED`."""
+def _padded(weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
+    """A head's weight (P, D) and bias (P,) or None: zeros behind the V rows fill up to a multiple of `ALIGNED`.
+
+    Both in ``dtype``, to which they are cast on the way: the weight is written once.
+    """
     padding = -len(weight) % ALIGNED
     if not padding:
-        return weight, bias
-    return F.pad(weight, (0, 0, 0, padding)), None if bias is None else F.pad(bias, (0, padding))
+        return weight.to(dtype), None if bias is None else bias.to(dtype)
+    whole = weight.new_empty(len(weight) + padding, weight.shape[1], dtype=dtype)
+    whole[: len(weight)] = weight
+    whole[len(weight) :] = 0
+    return whole, None if bias is None else F.pad(bias.to(dtype), (0, padding))
 
 
 #: Of a frozen weight: its version, and what `_padded` made of it.
@@ -470,7 +477,7 @@ def _padded_once(view: ModelView, dtype: torch.dtype) -> tuple[Tensor, Tensor | 
     if view.weight in _PADDED_HEADS and _PADDED_HEADS[view.weight][0] == state:
         made: tuple[Tensor, Tensor | None] = _PADDED_HEADS[view.weight][1]
         return made
-    made = _padded(*view.to(dtype).tokens)
+    made = _padded(*view.tokens, dtype)
     if made[0].data_ptr() != view.weight.data_ptr():  # a part of the weight itself would never let go of it
         _PADDED_HEADS[view.weight] = state, made
     return made

@@ -685,6 +685,30 @@ def test_heads_are_padded_for_the_products_alone(v, with_bias):
 
 
 @pytest.mark.usefixtures("on_gpu_pass")
+@pytest.mark.parametrize("v", [61, 64])
+def test_the_students_head_is_cast_as_it_is_padded(v):
+    """Its copy in the products' format is the largest tensor that a step makes on the way: one is enough."""
+    inputs = make_inputs(30, n=8, v=v, valid=1.0)
+    weight = inputs.student_weight.requires_grad_()
+    made = {}
+
+    class Made(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            result = function(*args, **(kwargs or {}))
+            tensors = [result] if isinstance(result, torch.Tensor) and result.dtype == torch.bfloat16 else []
+            for whole in (x for x in tensors if x.shape[1:] == (6,) and len(x) >= v):
+                made[whole.untyped_storage().data_ptr()] = whole  # kept, or its place would be taken again
+            return result
+
+    with torch.autocast("cpu", dtype=torch.bfloat16), Made():
+        fused_loss(inputs.student_hidden, weight, *inputs[2:], LossSettings(0.7, 0.4, chunk_tokens=12))
+    assert [tensor.untyped_storage().nbytes() for tensor in made.values()] == [64 * 6 * 2]
+    padded, bias = kd_loss._padded(weight, inputs.student_bias, torch.bfloat16)
+    expected = F.pad(weight.bfloat16(), (0, 0, 0, 64 - v)), F.pad(inputs.student_bias.bfloat16(), (0, 64 - v))
+    assert torch.equal(padded, expected[0]) and torch.equal(bias, expected[1])
+
+
+@pytest.mark.usefixtures("on_gpu_pass")
 def test_a_frozen_head_is_padded_once_and_again_when_it_changes():
     inputs = make_inputs(23)
     settings = LossSettings(1.0, 0.0, chunk_tokens=12)
