@@ -11,8 +11,9 @@ one pass over chunks of tokens: project to the vocabulary, combine the teacher's
 logits into their gradient by the closed forms below and multiply it back into the gradients of the hidden states and
 of the head. A (N, V) tensor never exists. On a CPU, a chunk is large enough for the products with the heads, and is
 gone through in blocks of a few tokens, whose logits stay in the cache from one operation to the next. On a GPU, what
-is done to the logits is a kernel of kernels.py, and the heads are padded to a size that its products are fast at; where
-Triton is not there, or numbers have more than 32 bits, a GPU goes the way of a CPU.
+is done to the logits is a kernel of kernels.py, and the heads are padded to a size that its products are fast at. A GPU
+goes the way of a CPU where Triton is not there, where numbers have more than 32 bits, and in private training of all
+weights, which wants the gradient of the head document by document.
 
 Shapes: N tokens, M teacher positions, V vocabulary, Ds and Dt hidden sizes of student and teacher, K groups (so K - 1
 counterfactuals); inside a chunk n tokens and u distinct teacher positions.
@@ -45,6 +46,7 @@ from distill.objective.chunks import (
     IGNORED,
     Block,
     Chunk,
+    ChunkSizes,
     Plan,
     Positions,
     chunk_sizes,
@@ -256,11 +258,12 @@ class _FusedLoss(torch.autograd.Function):
         needed = [work.with_gradient and needs for needs in ctx.needs_input_grad[:3]]
         device = hidden.device.type
         student = replace(work.student, hidden=hidden, weight=weight, bias=bias)
-        passed = _pass_of(hidden) if work.clipped_head is None else _pass_over_chunks
+        by_kernel = _takes_kernel(hidden.device, format_of_products(hidden), work.clipped_head is not None)
+        passed = _pass_on_gpu if by_kernel else _pass_over_chunks
         if torch.is_autocast_enabled(device):
             # Cast once: autocast would cast the heads in every chunk, and does not cover products that add in place.
             dtype = torch.get_autocast_dtype(device)
-            if passed is _pass_on_gpu:  # which casts the heads as it pads them, the teacher's once and for all
+            if by_kernel:  # which casts the heads as it pads them, the teacher's once and for all
                 student = replace(student, hidden=hidden.to(dtype))
             else:
                 student, teacher = student.to(dtype), None if teacher is None else teacher.to(dtype)
@@ -492,16 +495,39 @@ def _has_triton(device: torch.device) -> bool:
     return works(device)
 
 
-def _format_of_products(hidden: Tensor) -> torch.dtype:
+def format_of_products(hidden: Tensor) -> torch.dtype:
     """That of the products with the heads."""
     device = hidden.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
 
 
-def _pass_of(hidden: Tensor) -> Callable[..., tuple[_Sums, list[Tensor | None]]]:
-    """The pass over the chunks that suits a device and a number format."""
-    suits = hidden.is_cuda and hidden.dtype.itemsize <= 4 and _has_triton(hidden.device)
-    return _pass_on_gpu if suits else _pass_over_chunks
+def _takes_kernel(device: torch.device, dtype: torch.dtype, clips_head: bool) -> bool:
+    """Whether the loss goes by `_pass_on_gpu`, where the products with the heads are in ``dtype``.
+
+    By `_pass_over_chunks` go CPUs, a GPU that Triton cannot build a kernel for, numbers of more than 32 bits, and
+    private training with `privacy.weights: all` (``clips_head``), where `ClippedHead` wants a document's gradient whole
+    and in fp32.
+    """
+    return not clips_head and device.type == "cuda" and dtype.itemsize <= 4 and _has_triton(device)
+
+
+#: How many (n, V) tensors `_pass_over_chunks` holds at once for a chunk of n tokens that is one block, as on a GPU.
+_ROWS_OVER_CHUNKS = 9
+
+
+def sizes_of_chunks(
+    settings: LossSettings, device: torch.device, vocab: int, dtype: torch.dtype, clips_head: bool = False
+) -> ChunkSizes:
+    """What `chunk_sizes` says of the pass that `fused_loss` takes.
+
+    Args:
+        settings, device, vocab: As there.
+        dtype: The format of the products with the heads.
+        clips_head: Whether the head's gradient will be clipped document by document.
+    """
+    if _takes_kernel(device, dtype, clips_head):
+        return chunk_sizes(settings, device, vocab, dtype)
+    return chunk_sizes(settings, device, vocab, torch.promote_types(dtype, torch.float32), _ROWS_OVER_CHUNKS)
 
 
 # -------------------------------------------------------------------------------------------------------- products
@@ -604,8 +630,8 @@ def fused_loss(
     head as the loss is computed, for a backward pass from `total` itself; the head must want no gradient then.
     """
     asked = teacher if settings.needs_target else None
-    weight = student.weight
-    sizes = chunk_sizes(settings, weight.device, len(student.tokens[0]), _format_of_products(student.hidden))
+    vocab, dtype = len(student.tokens[0]), format_of_products(student.hidden)
+    sizes = sizes_of_chunks(settings, student.weight.device, vocab, dtype, clipped_head is not None)
     looked_at = positions if asked is not None else Positions(positions.labels)
     if plan is None and clipped_head is not None:
         plan = plan_by_document(looked_at, settings, sizes, clipped_head.documents)

@@ -13,6 +13,7 @@ import pytest
 import torch
 import torch.distributed
 import torch.nn.functional as F
+from live_bytes import LiveBytes
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -109,7 +110,7 @@ def on_gpu_pass(monkeypatch):
     monkeypatch.setattr(builder, "create_maxnumf", lambda self, a, b: self.binary_op(a, b, np.fmax))
     warnings.filterwarnings("ignore", "All-NaN slice", RuntimeWarning)  # pytest forgets it after the test
     monkeypatch.setattr(importlib.import_module("distill.objective.kernels"), "_COLUMNS", 64)
-    monkeypatch.setattr(kd_loss, "_pass_of", lambda hidden: kd_loss._pass_on_gpu)
+    monkeypatch.setattr(kd_loss, "_takes_kernel", lambda device, dtype, clips_head: not clips_head)
 
 
 @pytest.fixture(params=["the pass of a CPU", "the pass of a GPU"])
@@ -336,6 +337,41 @@ def test_fused_never_holds_all_logits(op, divergence, groups):
     assert largest[reference_loss] >= n * v
     # Student and teacher together; with more views, a chunk has fewer tokens.
     assert largest[fused_loss] <= 2 * chunk_tokens * v
+
+
+@pytest.mark.parametrize("op", OPERATIONS)
+@pytest.mark.parametrize("divergence", DIVERGENCES)
+@pytest.mark.parametrize("groups", [2, 3])
+def test_a_gpu_without_the_kernel_holds_what_its_chunks_may_take(monkeypatch, op, divergence, groups):
+    """Chunks as for a card without Triton, gone through here: logits in fp32 under autocast, and what is made of them.
+
+    Every token has all partners, so that a chunk is one block.
+    """
+    v, budget = 2048, 9 * 64 * 2048 * 4
+    monkeypatch.setattr(chunks, "_GPU_BYTES", budget)
+    monkeypatch.setattr(kd_loss, "_has_triton", lambda device: False)
+    inputs = make_inputs(31, n=128, v=v, groups=groups, student_width=2, teacher_width=2, valid=1.0)
+    inputs = inputs._replace(partner=inputs.partner.abs())
+    settings = LossSettings(0.7, 0.4, 0.0, 2.0, divergence, op=op, strength=0.6, listed=0.5)
+    sizes = kd_loss.sizes_of_chunks(settings, torch.device("cuda"), v, torch.bfloat16)
+    plan = plan_chunks(Positions(inputs.labels, inputs.own, inputs.partner), settings, sizes)
+    role_maps = [RoleMap(role_map.edges, v) for role_map in ROLE_MAPS[groups]]
+    loss = shaped(partial(kd_loss.fused_loss, plan=plan, listed=LISTED[groups]), SHAPES["both"], {})
+    with torch.autocast("cpu", dtype=torch.bfloat16), LiveBytes() as live:
+        run(loss, inputs, settings, role_maps)
+    assert budget / 2 < live.peak <= budget
+
+
+def test_chunks_go_by_the_pass_that_is_taken(monkeypatch):
+    """In private training of all weights the kernel is not, nor where Triton builds none."""
+    gpu, half = torch.device("cuda"), torch.bfloat16
+    monkeypatch.setattr(kd_loss, "_has_triton", lambda device: True)
+    sizes = partial(kd_loss.sizes_of_chunks, LossSettings(), gpu, 50257)
+    of_kernel, clipped, double = sizes(half), sizes(half, clips_head=True), sizes(torch.float64)
+    monkeypatch.setattr(kd_loss, "_has_triton", lambda device: False)
+    assert of_kernel == chunk_sizes(LossSettings(), gpu, 50257, half)
+    assert clipped == sizes(half) == sizes(torch.float32) and 8 * clipped.chunk < of_kernel.chunk
+    assert double == sizes(torch.float64) and double.chunk < clipped.chunk
 
 
 class MadeTensors(TorchDispatchMode):
