@@ -396,7 +396,7 @@ def _pass_on_gpu(
 
     settings, vocab = work.settings, len(student.tokens[0])
     wide = torch.promote_types(student.hidden.dtype, torch.float32)
-    weight, bias = _padded(*student.tokens, student.hidden.dtype)
+    weight, bias = padded(*student.tokens, student.hidden.dtype)
     of_teacher = None if teacher is None else _padded_once(teacher, student.hidden.dtype)
     d_hidden = torch.zeros_like(student.hidden) if needed[0] else None
     rows = max(len(student.weight), len(weight))
@@ -437,7 +437,7 @@ def _pass_on_gpu(
         if d_hidden is not None:
             d_hidden.index_copy_(0, chunk.tokens, z @ weight)
         if d_weight is not None:
-            _add_product_(d_weight[: len(weight)], z.t(), hidden)
+            add_product_(d_weight[: len(weight)], z.t(), hidden)
 
     of_head = [None if whole is None else whole[: len(student.weight)] for whole in (d_weight, d_bias)]
     return _weighted(kd, ce, on_listed, settings), [d_hidden, *of_head]
@@ -448,15 +448,17 @@ def _products(hidden: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) 
     return torch.mm(hidden, weight.t(), out=out) if bias is None else torch.addmm(bias, hidden, weight.t(), out=out)
 
 
-def _add_product_(total: Tensor, a: Tensor, b: Tensor) -> None:
-    """total += a @ b, summed in the format of ``total``, and on a GPU added within the product."""
-    if a.is_cuda and a.dtype != total.dtype:
-        torch.addmm(total, a, b, out_dtype=total.dtype, out=total)
+def add_product_(total: Tensor, a: Tensor, b: Tensor) -> None:
+    """total += a @ b, on a GPU summed in the format of ``total`` and added within the product."""
+    if not a.is_cuda:
+        total += a @ b
+    elif a.dtype == total.dtype:
+        total.addmm_(a, b)
     else:
-        total.addmm_(a.to(total.dtype), b.to(total.dtype))
+        torch.addmm(total, a, b, out_dtype=total.dtype, out=total)
 
 
-def _padded(weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
+def padded(weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
     """A head's weight (P, D) and bias (P,) or None: zeros behind the V rows fill up to a multiple of `ALIGNED`.
 
     Both in ``dtype``, to which they are cast on the way: the weight is written once.
@@ -470,17 +472,17 @@ def _padded(weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> tuple[Te
     return whole, None if bias is None else F.pad(bias.to(dtype), (0, padding))
 
 
-#: Of a frozen weight: its version, and what `_padded` made of it.
+#: Of a frozen weight: its version, and what `padded` made of it.
 _PADDED_HEADS = WeakTensorKeyDictionary()
 
 
 def _padded_once(view: ModelView, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
-    """As `_padded`, for the rows of tokens of a head that no training changes, in ``dtype``."""
+    """As `padded`, for the rows of tokens of a head that no training changes, in ``dtype``."""
     state = (view.weight._version, view.vocab, dtype)
     if view.weight in _PADDED_HEADS and _PADDED_HEADS[view.weight][0] == state:
         made: tuple[Tensor, Tensor | None] = _PADDED_HEADS[view.weight][1]
         return made
-    made = _padded(*view.tokens, dtype)
+    made = padded(*view.tokens, dtype)
     if made[0].data_ptr() != view.weight.data_ptr():  # a part of the weight itself would never let go of it
         _PADDED_HEADS[view.weight] = state, made
     return made

@@ -731,7 +731,9 @@ def test_the_students_head_is_cast_as_it_is_padded(v):
     class Made(TorchDispatchMode):
         def __torch_dispatch__(self, function, types, args=(), kwargs=None):
             result = function(*args, **(kwargs or {}))
-            tensors = [result] if isinstance(result, torch.Tensor) and result.dtype == torch.bfloat16 else []
+            product = "mm" in str(function)  # of the head's gradient, which a GPU adds up within the product
+            half = isinstance(result, torch.Tensor) and result.dtype == torch.bfloat16
+            tensors = [result] if half and not product else []
             for whole in (x for x in tensors if x.shape[1:] == (6,) and len(x) >= v):
                 made[whole.untyped_storage().data_ptr()] = whole  # kept, or its place would be taken again
             return result
@@ -739,7 +741,7 @@ def test_the_students_head_is_cast_as_it_is_padded(v):
     with torch.autocast("cpu", dtype=torch.bfloat16), Made():
         fused_loss(inputs.student_hidden, weight, *inputs[2:], LossSettings(0.7, 0.4, chunk_tokens=12))
     assert [tensor.untyped_storage().nbytes() for tensor in made.values()] == [64 * 6 * 2]
-    padded, bias = kd_loss._padded(weight, inputs.student_bias, torch.bfloat16)
+    padded, bias = kd_loss.padded(weight, inputs.student_bias, torch.bfloat16)
     expected = F.pad(weight.bfloat16(), (0, 0, 0, 64 - v)), F.pad(inputs.student_bias.bfloat16(), (0, 64 - v))
     assert torch.equal(padded, expected[0]) and torch.equal(bias, expected[1])
 
