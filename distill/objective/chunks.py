@@ -19,7 +19,7 @@ from distill.objective.settings import LossSettings
 IGNORED = -100  # the label of a token that does not count
 ALIGNED = 64  # the rows of a matrix come in such numbers where a GPU's products are fast, in every 16-bit format
 _CACHED_LOGITS = 2**18  # numbers that stay in the cache of a processor core while one operation follows another
-_GPU_BYTES = 5 * 2**28  # of logits, in a chunk on a GPU
+_GPU_BYTES = 5 * 2**28  # of logits and what is made of them, in a chunk on a GPU
 
 
 @dataclass(frozen=True)
@@ -184,16 +184,20 @@ def _looked_at(positions: Positions, settings: LossSettings) -> Positions:
     return Positions(positions.labels, own, positions.partner if with_partners else None)
 
 
-def chunk_sizes(settings: LossSettings, device: torch.device, vocab: int, dtype: torch.dtype) -> ChunkSizes:
+def chunk_sizes(
+    settings: LossSettings, device: torch.device, vocab: int, dtype: torch.dtype, rows: int = 2
+) -> ChunkSizes:
     """How large the chunks are that suit a device, and the blocks where every operation reads and writes their logits.
 
     Args:
         settings: whose `chunk_tokens` goes first.
         device: few tokens for a CPU's cache, many to fill a GPU.
         vocab: V, the length of a row of logits.
-        dtype: the format of the products with the heads.
+        dtype: the format of the logits that are held.
+        rows: how many rows of logits are held at once for each token of a chunk, those included that are made on the
+            way; 2, the student's and one of the teacher's, where all is done in their place.
     """
     if device.type == "cpu":
         return ChunkSizes(settings.chunk_tokens or 96, max(1, _CACHED_LOGITS // vocab))
-    of_gpu = max(ALIGNED, _GPU_BYTES // dtype.itemsize // (2 * vocab) // ALIGNED * ALIGNED)
+    of_gpu = max(ALIGNED, _GPU_BYTES // dtype.itemsize // (rows * vocab) // ALIGNED * ALIGNED)
     return ChunkSizes(settings.chunk_tokens or (of_gpu if device.type == "cuda" else 1024), sys.maxsize, even=True)

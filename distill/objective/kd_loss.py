@@ -11,8 +11,9 @@ one pass over chunks of tokens: project to the vocabulary, combine the teacher's
 logits into their gradient by the closed forms below and multiply it back into the gradients of the hidden states and
 of the head. A (N, V) tensor never exists. On a CPU, a chunk is large enough for the products with the heads, and is
 gone through in blocks of a few tokens, whose logits stay in the cache from one operation to the next. On a GPU, what
-is done to the logits is a kernel of kernels.py, and the heads are padded to a size that its products are fast at; where
-Triton is not there, or numbers have more than 32 bits, a GPU goes the way of a CPU.
+is done to the logits is a kernel of kernels.py, and the heads are padded to a size that its products are fast at. A GPU
+goes the way of a CPU where Triton is not there, where numbers have more than 32 bits, and in private training of all
+weights, which wants the gradient of the head document by document.
 
 Shapes: N tokens, M teacher positions, V vocabulary, Ds and Dt hidden sizes of student and teacher, K groups (so K - 1
 counterfactuals); inside a chunk n tokens and u distinct teacher positions.
@@ -45,6 +46,7 @@ from distill.objective.chunks import (
     IGNORED,
     Block,
     Chunk,
+    ChunkSizes,
     Plan,
     Positions,
     chunk_sizes,
@@ -256,13 +258,15 @@ class _FusedLoss(torch.autograd.Function):
         needed = [work.with_gradient and needs for needs in ctx.needs_input_grad[:3]]
         device = hidden.device.type
         student = replace(work.student, hidden=hidden, weight=weight, bias=bias)
-        passed = _pass_of(hidden) if work.clipped_head is None else _pass_over_chunks
+        by_kernel = _takes_kernel(hidden.device, format_of_products(hidden), work.clipped_head is not None)
+        passed = _pass_on_gpu if by_kernel else _pass_over_chunks
         if torch.is_autocast_enabled(device):
             # Cast once: autocast would cast the heads in every chunk, and does not cover products that add in place.
             dtype = torch.get_autocast_dtype(device)
-            student = student.to(dtype)
-            if teacher is not None and passed is not _pass_on_gpu:  # which casts its head once and for all
-                teacher = teacher.to(dtype)
+            if by_kernel:  # which casts the heads as it pads them, the teacher's once and for all
+                student = replace(student, hidden=hidden.to(dtype))
+            else:
+                student, teacher = student.to(dtype), None if teacher is None else teacher.to(dtype)
         with torch.autocast(device, enabled=False):
             sums, gradients = passed(student, teacher, work, needed)
         ctx.save_for_backward(*gradients)
@@ -392,7 +396,7 @@ def _pass_on_gpu(
 
     settings, vocab = work.settings, len(student.tokens[0])
     wide = torch.promote_types(student.hidden.dtype, torch.float32)
-    weight, bias = _padded(*student.tokens)
+    weight, bias = padded(*student.tokens, student.hidden.dtype)
     of_teacher = None if teacher is None else _padded_once(teacher, student.hidden.dtype)
     d_hidden = torch.zeros_like(student.hidden) if needed[0] else None
     rows = max(len(student.weight), len(weight))
@@ -433,7 +437,7 @@ def _pass_on_gpu(
         if d_hidden is not None:
             d_hidden.index_copy_(0, chunk.tokens, z @ weight)
         if d_weight is not None:
-            _add_product_(d_weight[: len(weight)], z.t(), hidden)
+            add_product_(d_weight[: len(weight)], z.t(), hidden)
 
     of_head = [None if whole is None else whole[: len(student.weight)] for whole in (d_weight, d_bias)]
     return _weighted(kd, ce, on_listed, settings), [d_hidden, *of_head]
@@ -444,33 +448,41 @@ def _products(hidden: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) 
     return torch.mm(hidden, weight.t(), out=out) if bias is None else torch.addmm(bias, hidden, weight.t(), out=out)
 
 
-def _add_product_(total: Tensor, a: Tensor, b: Tensor) -> None:
-    """total += a @ b, summed in the format of ``total``, and on a GPU added within the product."""
-    if a.is_cuda and a.dtype != total.dtype:
-        torch.addmm(total, a, b, out_dtype=total.dtype, out=total)
+def add_product_(total: Tensor, a: Tensor, b: Tensor) -> None:
+    """total += a @ b, on a GPU summed in the format of ``total`` and added within the product."""
+    if not a.is_cuda:
+        total += a @ b
+    elif a.dtype == total.dtype:
+        total.addmm_(a, b)
     else:
-        total.addmm_(a.to(total.dtype), b.to(total.dtype))
+        torch.addmm(total, a, b, out_dtype=total.dtype, out=total)
 
 
-def _padded(weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """A head's weight (P, D) and bias (P,) or None: zeros behind the V rows fill up to a multiple of `ALIGNED`."""
+def padded(weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
+    """A head's weight (P, D) and bias (P,) or None: zeros behind the V rows fill up to a multiple of `ALIGNED`.
+
+    Both in ``dtype``, to which they are cast on the way: the weight is written once.
+    """
     padding = -len(weight) % ALIGNED
     if not padding:
-        return weight, bias
-    return F.pad(weight, (0, 0, 0, padding)), None if bias is None else F.pad(bias, (0, padding))
+        return weight.to(dtype), None if bias is None else bias.to(dtype)
+    whole = weight.new_empty(len(weight) + padding, weight.shape[1], dtype=dtype)
+    whole[: len(weight)] = weight
+    whole[len(weight) :] = 0
+    return whole, None if bias is None else F.pad(bias.to(dtype), (0, padding))
 
 
-#: Of a frozen weight: its version, and what `_padded` made of it.
+#: Of a frozen weight: its version, and what `padded` made of it.
 _PADDED_HEADS = WeakTensorKeyDictionary()
 
 
 def _padded_once(view: ModelView, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
-    """As `_padded`, for the rows of tokens of a head that no training changes, in ``dtype``."""
+    """As `padded`, for the rows of tokens of a head that no training changes, in ``dtype``."""
     state = (view.weight._version, view.vocab, dtype)
     if view.weight in _PADDED_HEADS and _PADDED_HEADS[view.weight][0] == state:
         made: tuple[Tensor, Tensor | None] = _PADDED_HEADS[view.weight][1]
         return made
-    made = _padded(*view.to(dtype).tokens)
+    made = padded(*view.tokens, dtype)
     if made[0].data_ptr() != view.weight.data_ptr():  # a part of the weight itself would never let go of it
         _PADDED_HEADS[view.weight] = state, made
     return made
@@ -485,16 +497,39 @@ def _has_triton(device: torch.device) -> bool:
     return works(device)
 
 
-def _format_of_products(hidden: Tensor) -> torch.dtype:
+def format_of_products(hidden: Tensor) -> torch.dtype:
     """That of the products with the heads."""
     device = hidden.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
 
 
-def _pass_of(hidden: Tensor) -> Callable[..., tuple[_Sums, list[Tensor | None]]]:
-    """The pass over the chunks that suits a device and a number format."""
-    suits = hidden.is_cuda and hidden.dtype.itemsize <= 4 and _has_triton(hidden.device)
-    return _pass_on_gpu if suits else _pass_over_chunks
+def _takes_kernel(device: torch.device, dtype: torch.dtype, clips_head: bool) -> bool:
+    """Whether the loss goes by `_pass_on_gpu`, where the products with the heads are in ``dtype``.
+
+    By `_pass_over_chunks` go CPUs, a GPU that Triton cannot build a kernel for, numbers of more than 32 bits, and
+    private training with `privacy.weights: all` (``clips_head``), where `ClippedHead` wants a document's gradient whole
+    and in fp32.
+    """
+    return not clips_head and device.type == "cuda" and dtype.itemsize <= 4 and _has_triton(device)
+
+
+#: How many (n, V) tensors `_pass_over_chunks` holds at once for a chunk of n tokens that is one block, as on a GPU.
+_ROWS_OVER_CHUNKS = 9
+
+
+def sizes_of_chunks(
+    settings: LossSettings, device: torch.device, vocab: int, dtype: torch.dtype, clips_head: bool = False
+) -> ChunkSizes:
+    """What `chunk_sizes` says of the pass that `fused_loss` takes.
+
+    Args:
+        settings, device, vocab: As there.
+        dtype: The format of the products with the heads.
+        clips_head: Whether the head's gradient will be clipped document by document.
+    """
+    if _takes_kernel(device, dtype, clips_head):
+        return chunk_sizes(settings, device, vocab, dtype)
+    return chunk_sizes(settings, device, vocab, torch.promote_types(dtype, torch.float32), _ROWS_OVER_CHUNKS)
 
 
 # -------------------------------------------------------------------------------------------------------- products
@@ -597,8 +632,8 @@ def fused_loss(
     head as the loss is computed, for a backward pass from `total` itself; the head must want no gradient then.
     """
     asked = teacher if settings.needs_target else None
-    weight = student.weight
-    sizes = chunk_sizes(settings, weight.device, len(student.tokens[0]), _format_of_products(student.hidden))
+    vocab, dtype = len(student.tokens[0]), format_of_products(student.hidden)
+    sizes = sizes_of_chunks(settings, student.weight.device, vocab, dtype, clipped_head is not None)
     looked_at = positions if asked is not None else Positions(positions.labels)
     if plan is None and clipped_head is not None:
         plan = plan_by_document(looked_at, settings, sizes, clipped_head.documents)
@@ -620,7 +655,9 @@ def fused_loss(
     cosine = torch.zeros_like(kd)
     if teacher is not None and positions.own is not None and settings.hidden:
         tokens = torch.cat([positions.labels.new_zeros(0), *(chunk.tokens for chunk in plan.chunks)])
-        cosine = hidden_cosine(student.hidden[tokens], teacher.hidden[positions.own[tokens]], projection)
+        # Not indexed by a tensor, whose backward pass sorts the tokens.
+        of_student = student.hidden.index_select(0, tokens)
+        cosine = hidden_cosine(of_student, teacher.hidden[positions.own[tokens]], projection)
         total = total + settings.hidden * cosine
     count = (positions.labels != IGNORED).sum()
     return LossParts(total, kd, ce, cosine.detach(), on_listed, count, torch.zeros_like(kd))

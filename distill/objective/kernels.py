@@ -31,6 +31,11 @@ from distill.objective.settings import LossSettings
 _COLUMNS = 1024  # of a row that a program reads at a time; with 8 warps the fastest of those tried on an H100
 _WARPS = 8
 _LOWEST = tl.constexpr(LOG_ZERO)
+_OF_THREAD = tl.constexpr(_COLUMNS // (32 * _WARPS))  # columns of each piece of a row that a thread has, side by side
+_LN_2 = tl.constexpr(math.log(2))
+_LOG2_E = tl.constexpr(1 / math.log(2))
+# Whether it is compiled for a card of NVIDIA's, and not for AMD's, nor gone through by the interpreter.
+_NVIDIA = tl.constexpr(torch.version.hip is None and not triton.knobs.runtime.interpret)
 
 
 @triton.jit
@@ -145,7 +150,7 @@ def block_loss(
     _loss_of_row[(n,)](
         z, label, *of_teacher, z if found is None else found.slots, moved, target, sums,
         n, width, of_teacher[0].shape[1], vocab, 0 if found is None else len(found.columns),
-        1 / settings.temperature, math.log(averaged), settings.kd * settings.temperature, settings.ce,
+        1 / (settings.temperature * math.log(2)), math.log2(averaged), settings.kd * settings.temperature, settings.ce,
         settings.strength, settings.jsd_beta, scale, 1.0 if cap is None else cap,
         OTHERS=number, OP=settings.op if number else "none", DIVERGENCE=settings.divergence, TARGET=views is not None,
         KD=views is not None and settings.kd > 0, CE=settings.ce > 0, MIXED=number > 0 and settings.strength < 1,
@@ -166,26 +171,21 @@ def block_loss(
 
 
 def _reversed(views: Views, found: Touched, temperature: float) -> Tensor:
-    """(P, n, C) tempered logits of the counterfactuals at the touched columns, with the roles reversed."""
+    """(P, n, C) logits of the counterfactuals at the touched columns, with the roles reversed at the temperature."""
     logits = views.logits.index_select(1, found.columns).float() / temperature
     own = logits.index_select(0, views.own)
-    return torch.stack(
-        [
-            found.role_maps[shift].reverse_(own, logits.index_select(0, other))
-            for shift, other in zip(views.shifts, views.others, strict=True)
-        ]
-    )
+    moved = [
+        found.role_maps[shift].reverse_(own, logits.index_select(0, other))
+        for shift, other in zip(views.shifts, views.others, strict=True)
+    ]
+    return torch.stack(moved).mul_(temperature)
 
 
 # -------------------------------------------------------------------------------------------------------- the kernel
-# Numbers of a row are kept as (largest, log of the sum of exponentials of what is smaller by it): the difference of
-# two large numbers would lose what a logarithm of a probability needs.
-
-
-@triton.jit
-def _exp(x):
-    """By the card's own instruction, as `tl.exp` does it, but without its four more for results below 2^-126."""
-    return tl.exp2(x * 1.4426950408889634)
+# Logarithms are in base 2, as the card's own instructions have them: logits are taken there, and to the temperature, by
+# one factor, and what leaves the kernel is taken back once a row. Numbers of a row are kept as (largest, log of the sum
+# of exponentials of what is smaller by it): the difference of two large numbers would lose what a logarithm of a
+# probability needs, and so would a product with the factor that is rounded before the largest is subtracted.
 
 
 @triton.jit
@@ -195,40 +195,52 @@ def _larger(a, b):
 
 
 @triton.jit
-def _log_add(a, b):
-    """Log of exp(a) + exp(b)."""
-    return _larger(a, b) + tl.log(1 + _exp(-tl.abs(a - b)))
+def _log_from_1_to_2(x):
+    """The logarithm of 1 <= x <= 2, on a card by its own instruction: `tl.log2` takes 23 more.
 
-
-@triton.jit
-def _log_between(p, q, beta):
-    """Log of beta * p + (1 - beta) * q."""
-    m = q + beta * (p - q)
-    return tl.where(m > 0, tl.log(tl.where(m > 0, m, 1)), tl.where(m == m, _LOWEST, m))  # a NaN stays one
-
-
-@triton.jit
-def _merged(top, total, x):
-    """A running maximum and the sum of exponentials below it, lane by lane, with another number in each lane.
-
-    Of the old and the new number one is the larger, whose exponential is 1: a single one is left to take.
+    It may be off by 2^-22 there, which is how float32 rounds numbers between 4 and 8; 1.7e-7 in base e. A token's
+    divergence is an expectation of two such logarithms at most, and is off by no more than their errors.
     """
-    rise = x - top
-    smaller = _exp(-tl.abs(rise))
-    return _larger(top, x), tl.where(rise > 0, total * smaller + 1, total + smaller)
+    if _NVIDIA:
+        return tl.inline_asm_elementwise("lg2.approx.ftz.f32 $0, $1;", "=f,f", [x], tl.float32, is_pure=True, pack=1)
+    else:
+        return tl.log2(x)
 
 
 @triton.jit
-def _of_lanes(top, total):
-    """Those of all lanes together: the maximum, and the log of the sum."""
+def _log_add(a, b):
+    """Log of 2^a + 2^b."""
+    return _larger(a, b) + _log_from_1_to_2(1 + tl.exp2(-tl.abs(a - b)))
+
+
+@triton.jit
+def _merged(top, total, x, factor):
+    """Running maxima and the sums of exponentials below them, (N / `_OF_THREAD`,) each, with (N,) numbers more.
+
+    The columns that a thread reads at a time share one of each, which saves it from rescaling a sum for every column.
+    What is no number may be missed by a maximum, but not by the sum.
+    """
+    x = tl.reshape(x, (top.shape[0], _OF_THREAD))
+    most = tl.maximum(top, tl.max(x, 1) * factor)
+    return most, total * tl.exp2(top - most) + tl.sum(tl.exp2(tl.fma(x, factor, -most[:, None])), 1)
+
+
+@triton.jit
+def _of_row(top, total):
+    """Those of the whole row: the maximum, and the log of the sum."""
     most = tl.max(top, 0)
-    return most, tl.log(tl.sum(total * _exp(top - most), 0))
+    return most, tl.log2(tl.sum(total * tl.exp2(top - most), 0))
 
 
 @triton.jit
-def _teachers(row, moved, slots, columns, width, vocab, inverse_temperature, REVERSED: tl.constexpr):
-    """Logits of the teacher at some columns, at the temperature; ``moved`` holds those that the roles touch."""
-    x = tl.load(row + columns, mask=columns < width, other=0).to(tl.float32) * inverse_temperature
+def _log_probability(x, factor, top, log_total):
+    return tl.fma(x, factor, -top) - log_total
+
+
+@triton.jit
+def _teachers(row, moved, slots, columns, width, vocab, REVERSED: tl.constexpr):
+    """Logits of the teacher at some columns; ``moved`` holds those that the roles touch."""
+    x = tl.load(row + columns, mask=columns < width, other=0).to(tl.float32)
     if REVERSED:
         slot = tl.load(slots + columns, mask=columns < width, other=-1)
         x = tl.where(slot >= 0, tl.load(moved + slot, mask=slot >= 0, other=0), x)
@@ -241,7 +253,7 @@ def _students(row, columns, width, vocab, scale, cap, CAPPED: tl.constexpr):
     x = tl.load(row + columns, mask=columns < width, other=0).to(tl.float32) * scale
     slope = tl.zeros_like(x) + scale
     if CAPPED:
-        share = 1 - 2 / (_exp(2 * x / cap) + 1)  # tanh
+        share = 1 - 2 / (tl.exp2(x * (2 * _LOG2_E) / cap) + 1)  # tanh
         x, slope = cap * share, scale * (1 - share * share)
     return tl.where(columns < vocab, _larger(x, _LOWEST), _LOWEST), slope
 
@@ -260,43 +272,46 @@ def _rows_of_views(views, own, others, moved, token, n, width, touched, OTHERS: 
 @triton.jit
 def _view(teacher, k: tl.constexpr, columns, vocab, REVERSED: tl.constexpr):
     """Logits of a token's view at some columns: of its own text (k = 0), or of the k-th of its counterfactuals."""
-    rows, reversed_rows, slots, width, inverse_temperature, _log_number = teacher
-    return _teachers(rows[k], reversed_rows[k], slots, columns, width, vocab, inverse_temperature, REVERSED and k > 0)
+    rows, reversed_rows, slots, width, _factor, _log_number = teacher
+    return _teachers(rows[k], reversed_rows[k], slots, columns, width, vocab, REVERSED and k > 0)
 
 
 @triton.jit
 def _log_view(teacher, norms, k: tl.constexpr, columns, vocab, REVERSED: tl.constexpr):
     """Its log-probabilities."""
-    return (_view(teacher, k, columns, vocab, REVERSED) - norms[2 * k]) - norms[2 * k + 1]
+    x = _view(teacher, k, columns, vocab, REVERSED)
+    return _log_probability(x, teacher[4], norms[2 * k], norms[2 * k + 1])
 
 
 @triton.jit
 def _norms(
-    z, teacher, width, vocab, scale, cap, inverse_temperature,
-    VIEWS: tl.constexpr, CE: tl.constexpr, CAPPED: tl.constexpr, REVERSED: tl.constexpr, COLUMNS: tl.constexpr,
+    z, teacher, width, vocab, scale, cap, factor,
+    VIEWS: tl.constexpr, CE: tl.constexpr, CAPPED: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     """Normalisers of the student at the temperature and at 1, and of all views: two numbers each, one after the other.
 
-    All rows are read side by side, so that a load does not wait for the one before.
+    All rows are read side by side, so that a load does not wait for the one before. Role reversal moves mass within a
+    row and conserves its sum, so a view's normaliser is the same before it, where no touched column is looked up.
     """
-    lowest, nothing = tl.zeros((COLUMNS,), tl.float32) + _LOWEST, tl.zeros((COLUMNS,), tl.float32)
+    nothing = tl.zeros((COLUMNS // _OF_THREAD,), tl.float32)
+    lowest = nothing + _LOWEST
     student, student_at_one, views = (lowest, nothing), (lowest, nothing), (lowest, nothing) * VIEWS
     for start in range(0, vocab, COLUMNS):
         columns = start + tl.arange(0, COLUMNS)
         x, _slope = _students(z, columns, width, vocab, scale, cap, CAPPED)
-        student = _merged(student[0], student[1], x * inverse_temperature)
+        student = _merged(student[0], student[1], x, factor)
         if CE:
-            student_at_one = _merged(student_at_one[0], student_at_one[1], x)
+            student_at_one = _merged(student_at_one[0], student_at_one[1], x, _LOG2_E)
         seen = ()
         for k in tl.static_range(VIEWS):
-            x = _view(teacher, k, columns, vocab, REVERSED)
-            seen = seen + _merged(views[2 * k], views[2 * k + 1], x)
+            x = _view(teacher, k, columns, vocab, False)
+            seen = seen + _merged(views[2 * k], views[2 * k + 1], x, factor)
         views = seen
     of_views = ()
     for k in tl.static_range(VIEWS):
-        of_views = of_views + _of_lanes(views[2 * k], views[2 * k + 1])
-    of_student = _of_lanes(student[0], student[1])
-    at_one = _of_lanes(student_at_one[0], student_at_one[1]) if CE else of_student
+        of_views = of_views + _of_row(views[2 * k], views[2 * k + 1])
+    of_student = _of_row(student[0], student[1])
+    at_one = _of_row(student_at_one[0], student_at_one[1]) if CE else of_student
     return of_student, at_one, of_views
 
 
@@ -327,12 +342,13 @@ def _norm_of_target(
     teacher, norms, vocab,
     OTHERS: tl.constexpr, OP: tl.constexpr, REVERSED: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    top, total = tl.zeros((COLUMNS,), tl.float32) + _LOWEST, tl.zeros((COLUMNS,), tl.float32)
+    total = tl.zeros((COLUMNS // _OF_THREAD,), tl.float32)
+    top = total + _LOWEST
     for start in range(0, vocab, COLUMNS):
         columns = start + tl.arange(0, COLUMNS)
         x, _own = _operation(teacher, norms, columns, vocab, OTHERS, OP, REVERSED)
-        top, total = _merged(top, total, tl.where(columns < vocab, x, _LOWEST))
-    return _of_lanes(top, total)
+        top, total = _merged(top, total, tl.where(columns < vocab, x, _LOWEST), 1.0)
+    return _of_row(top, total)
 
 
 @triton.jit
@@ -343,21 +359,21 @@ def _log_target(
     result, own = _operation(teacher, norms, columns, vocab, OTHERS, OP, REVERSED)
     result = (result - norm[0]) - norm[1]
     if MIXED:
-        result = _log_add(own + tl.log(1 - strength), result + tl.log(strength))
+        result = _log_add(own + tl.log2(1 - strength), result + tl.log2(strength))
     return _larger(result, _LOWEST)
 
 
 @triton.jit
 def _divergence(log_p, log_q, beta, DIVERGENCE: tl.constexpr):
     """Its parts from target and student at each column, and the log-ratio that the gradient holds."""
-    log_m = _log_between(_exp(log_p), _exp(log_q), beta) if DIVERGENCE == "jsd" else log_p
-    return _exp(log_p) * (log_p - log_m), _exp(log_q) * (log_q - log_m), log_q - log_m
+    log_m = _log_add(log_p + tl.log2(beta), log_q + tl.log2(1 - beta)) if DIVERGENCE == "jsd" else log_p
+    return tl.exp2(log_p) * (log_p - log_m), tl.exp2(log_q) * (log_q - log_m), log_q - log_m
 
 
 @triton.jit
 def _loss_of_row(
     z, label, views, own, others, slots, moved, target, sums,
-    n, width, view_width, vocab, touched, inverse_temperature, log_number, kd, ce, strength, beta, scale, cap,
+    n, width, view_width, vocab, touched, factor, log_number, kd, ce, strength, beta, scale, cap,
     OTHERS: tl.constexpr, OP: tl.constexpr, DIVERGENCE: tl.constexpr, TARGET: tl.constexpr, KD: tl.constexpr,
     CE: tl.constexpr, MIXED: tl.constexpr, CAPPED: tl.constexpr, REVERSED: tl.constexpr, LISTED: tl.constexpr,
     COLUMNS: tl.constexpr,
@@ -368,15 +384,16 @@ def _loss_of_row(
     nothing = tl.zeros((COLUMNS,), tl.float32)
     z += token.to(tl.int64) * width
     rows, reversed_rows = _rows_of_views(views, own, others, moved, token, n, view_width, touched, OTHERS)
-    teacher = (rows, reversed_rows, slots, view_width, inverse_temperature, log_number)
+    teacher = (rows, reversed_rows, slots, view_width, factor, log_number)
     norm, norm_at_one, norms = _norms(
-        z, teacher, width, vocab, scale, cap, inverse_temperature,
-        OTHERS + 1 if TARGET else 0, CE, CAPPED, REVERSED, COLUMNS,
+        z, teacher, width, vocab, scale, cap, factor,
+        OTHERS + 1 if TARGET else 0, CE, CAPPED, COLUMNS,
     )  # fmt: skip
     of_target, of_student, value = (0.0, 0.0), 0.0, nothing
     if CE:
         at_label, _there = _students(z, tl.load(label + token) + tl.arange(0, 1), width, vocab, scale, cap, CAPPED)
-        tl.store(sums + n + token, norm_at_one[1] - (tl.sum(at_label, 0) - norm_at_one[0]))
+        of_label = _log_probability(tl.sum(at_label, 0), _LOG2_E, norm_at_one[0], norm_at_one[1])
+        tl.store(sums + n + token, -of_label * _LN_2)
     if TARGET and (OP == "max" or OP == "mean"):
         of_target = _norm_of_target(teacher, norms, vocab, OTHERS, OP, REVERSED, COLUMNS)
     if KD and DIVERGENCE != "forward_kl":
@@ -384,13 +401,13 @@ def _loss_of_row(
         for start in range(0, vocab, COLUMNS):
             x, _slope = _students(z, start + lanes, width, vocab, scale, cap, CAPPED)
             log_p = _log_target(teacher, norms, start + lanes, vocab, of_target, strength, OTHERS, OP, REVERSED, MIXED)
-            log_q = (x * inverse_temperature - norm[0]) - norm[1]
+            log_q = _log_probability(x, factor, norm[0], norm[1])
             mine, theirs, _ratio = _divergence(log_p, log_q, beta, DIVERGENCE)
             from_target, from_student = from_target + mine, from_student + theirs
         of_student = tl.sum(from_student, 0)
         share = 1 - beta if DIVERGENCE == "jsd" else 1.0
-        tl.store(sums + token, (1 - share) * tl.sum(from_target, 0) + share * of_student)
-        kd = kd * share
+        tl.store(sums + token, ((1 - share) * tl.sum(from_target, 0) + share * of_student) * _LN_2)
+        kd = kd * share * _LN_2  # the gradient is a multiple of log-ratios
     for start in range(0, width, COLUMNS):
         columns = start + lanes
         x, slope = _students(z, columns, width, vocab, scale, cap, CAPPED)
@@ -399,18 +416,18 @@ def _loss_of_row(
             log_p = _log_target(teacher, norms, columns, vocab, of_target, strength, OTHERS, OP, REVERSED, MIXED)
             if LISTED:
                 slot = tl.load(slots + columns, mask=columns < view_width, other=-1)
-                tl.store(target + token.to(tl.int64) * touched + slot, log_p, mask=slot >= 0)
+                tl.store(target + token.to(tl.int64) * touched + slot, log_p * _LN_2, mask=slot >= 0)
             if KD:
-                log_q = (x * inverse_temperature - norm[0]) - norm[1]
+                log_q = _log_probability(x, factor, norm[0], norm[1])
                 if DIVERGENCE == "forward_kl":
-                    value += _exp(log_p) * (log_p - log_q)
-                    gradient = kd * (_exp(log_q) - _exp(log_p))
+                    value += tl.exp2(log_p) * (log_p - log_q)
+                    gradient = kd * (tl.exp2(log_q) - tl.exp2(log_p))
                 else:
                     _mine, _theirs, ratio = _divergence(log_p, log_q, beta, DIVERGENCE)
-                    gradient = kd * _exp(log_q) * (ratio - of_student)
+                    gradient = kd * tl.exp2(log_q) * (ratio - of_student)
         if CE:
             hit = tl.where(columns == tl.load(label + token), 1.0, 0.0)
-            gradient += ce * (_exp((x - norm_at_one[0]) - norm_at_one[1]) - hit)
+            gradient += ce * (tl.exp2(_log_probability(x, _LOG2_E, norm_at_one[0], norm_at_one[1])) - hit)
         tl.store(z + columns, tl.where(columns < vocab, gradient * slope, 0.0), mask=columns < width)
     if KD and DIVERGENCE == "forward_kl":
-        tl.store(sums + token, tl.sum(value, 0))
+        tl.store(sums + token, tl.sum(value, 0) * _LN_2)

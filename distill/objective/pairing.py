@@ -13,7 +13,7 @@ after both are normalised, is with respect to z_i
     q_i * (d - KL(q_i || q_j)) + q_i - q_j
 
 and with respect to z_j the same with i and j exchanged. As in `kd_loss.fused_loss` the gradients are made on the way,
-chunk by chunk, so that no (N, V) tensor exists. No teacher is asked.
+chunk by chunk, so that no (N, V) tensor exists. No teacher is asked. There is no kernel for it: logits are in fp32.
 """
 
 from dataclasses import replace
@@ -24,8 +24,11 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from distill.objective.chunks import IGNORED, Positions, chunk_sizes
-from distill.objective.kd_loss import ModelView
+from distill.objective.kd_loss import ModelView, add_product_, format_of_products, padded
+from distill.objective.logit_ops import LOG_ZERO
 from distill.objective.settings import LossSettings
+
+_ROWS = 13  # how many (n, V) tensors of logits and what is made of them are held at once for a chunk of n pairs
 
 
 def pairs_of(positions: Positions) -> Tensor:
@@ -50,7 +53,7 @@ def pairing_loss(
     Args:
         student: Of N tokens, the texts and their counterfactuals.
         positions: The labels of these tokens, and their partners among them.
-        settings: How many tokens are in a chunk.
+        settings: How many pairs are in a chunk, `chunk_tokens`.
         pairs: What `pairs_of` finds in the positions; None: it is asked here, for which a GPU is waited for.
     """
     pairs = pairs_of(positions) if pairs is None else pairs
@@ -76,11 +79,10 @@ class _Pairing(torch.autograd.Function):
     ) -> Tensor:
         ctx.dtypes = [None if x is None else x.dtype for x in (hidden, weight, bias)]
         needed = [with_gradient and needs for needs in ctx.needs_input_grad[:3]]
-        view = replace(view, hidden=hidden, weight=weight, bias=bias)
-        device = hidden.device.type
-        if torch.is_autocast_enabled(device):  # once, and not the head in every chunk
-            view = view.to(torch.get_autocast_dtype(device))
-        with torch.autocast(device, enabled=False):
+        # Once, and not the head in every chunk, as autocast would.
+        dtype = format_of_products(hidden)
+        view = replace(view, hidden=hidden.to(dtype), weight=weight, bias=bias)
+        with torch.autocast(hidden.device.type, enabled=False):
             total, gradients = _pass_over_pairs(view, pairs, settings, needed)
         ctx.save_for_backward(*gradients)
         return total
@@ -95,33 +97,43 @@ class _Pairing(torch.autograd.Function):
         return *gradients, None, None, None, None
 
 
+def _head_of(view: ModelView) -> tuple[Tensor, Tensor | None]:
+    """Weight (P, D) and bias (P,) in the format of the hidden states; on a GPU of P >= V rows, see `padded`."""
+    if view.hidden.is_cuda:
+        return padded(*view.tokens, view.hidden.dtype)
+    return view.to(view.hidden.dtype).tokens
+
+
 def _pass_over_pairs(
     view: ModelView, pairs: Tensor, settings: LossSettings, needed: list[bool]
 ) -> tuple[Tensor, list[Tensor | None]]:
     """The sum, and its gradients: hidden states, weight, bias, None for one not `needed`."""
-    weight, bias = view.tokens
+    vocab = len(view.tokens[0])
+    weight, bias = _head_of(view)
+    rows = max(len(view.weight), len(weight))
     wide = torch.promote_types(view.hidden.dtype, torch.float32)
     d_hidden = torch.zeros_like(view.hidden, dtype=wide) if needed[0] else None
-    d_weight = torch.zeros_like(view.weight, dtype=wide) if needed[1] else None
-    d_bias = torch.zeros_like(view.bias, dtype=wide) if needed[2] and view.bias is not None else None
+    d_weight = view.weight.new_zeros(rows, weight.shape[1], dtype=wide) if needed[1] else None
+    d_bias = view.weight.new_zeros(rows, dtype=wide) if needed[2] and view.bias is not None else None
     total = view.hidden.new_zeros((), dtype=wide)
-    at_once = chunk_sizes(settings, view.weight.device, len(weight), view.hidden.dtype).chunk
-    for chunk in pairs.split(at_once, dim=1):
-        rows = chunk.flatten()
-        hidden = view.hidden.index_select(0, rows)
+    for chunk in pairs.split(chunk_sizes(settings, view.weight.device, len(weight), wide, _ROWS).chunk, dim=1):
+        tokens = chunk.flatten()
+        hidden = view.hidden.index_select(0, tokens)
         z = view.shape_(F.linear(hidden, weight, bias).to(wide))
         slope = view.slope(z)
+        z[:, vocab:] = LOG_ZERO  # rows that pad the head stand for no token
         value, gradient = pair_gradient(z)
         total += value
-        gradient = (gradient * slope).to(hidden.dtype)
+        gradient = gradient.mul_(slope).to(hidden.dtype)
         if d_bias is not None:
             d_bias[: len(weight)] += gradient.sum(dim=0)
         if d_hidden is not None:
             # Among more than two views a token has several partners.
-            d_hidden.index_add_(0, rows, (gradient @ weight).to(wide))
+            d_hidden.index_add_(0, tokens, (gradient @ weight).to(wide))
         if d_weight is not None:
-            d_weight[: len(weight)] += gradient.t() @ hidden
-    return total, [d_hidden, d_weight, d_bias]
+            add_product_(d_weight[: len(weight)], gradient.t(), hidden)
+    of_head = [None if whole is None else whole[: len(view.weight)] for whole in (d_weight, d_bias)]
+    return total, [d_hidden, *of_head]
 
 
 def pair_gradient(z: Tensor) -> tuple[Tensor, Tensor]:
@@ -130,7 +142,11 @@ def pair_gradient(z: Tensor) -> tuple[Tensor, Tensor]:
     q = log_q.exp()
     half = len(z) // 2
     difference = log_q[:half] - log_q[half:]
+    del log_q  # two rows a pair less while the gradient is made
     both_ways = torch.cat([difference, -difference])
     divergence = (q * both_ways).sum(dim=-1, keepdim=True)
-    moved = q[:half] - q[half:]
-    return divergence.sum(), q * (both_ways - divergence) + torch.cat([moved, -moved])
+    gradient = both_ways.sub_(divergence).mul_(q)
+    moved = torch.sub(q[:half], q[half:], out=difference)
+    gradient[:half] += moved
+    gradient[half:] -= moved
+    return divergence.sum(), gradient

@@ -216,6 +216,11 @@ def _check_processes(arguments: TrainingArguments) -> None:
         )
 
 
+def clips_head(recipe: Recipe) -> bool:
+    """Whether the head's gradient is clipped, for which the loss goes through each document by itself."""
+    return recipe.is_private and recipe.privacy.weights == "all"
+
+
 def loss_settings(recipe: Recipe) -> LossSettings:
     """The recipe's loss and target as the loss takes them."""
     return LossSettings(**asdict(recipe.loss), op=recipe.target.op, strength=recipe.target.strength)

@@ -22,12 +22,12 @@ from distill.data.blocks import BlockDataset
 from distill.data.counts import PackingCounts
 from distill.data.stream import BlockStream
 from distill.models.architecture import parameter_count
-from distill.objective.chunks import chunk_sizes
+from distill.objective.kd_loss import sizes_of_chunks
 from distill.privacy.clipping import check_layers, layers_of
 from distill.recipe import Recipe
 from distill.text.counterfactual import Swapper
 from distill.text.role_map import TokenRoles
-from distill.training.arguments import loss_settings, training_arguments
+from distill.training.arguments import clips_head, loss_settings, training_arguments
 from distill.training.private_trainer import private_plan
 
 _LONG = 3 * 3600  # seconds of training for which nobody should wait unwarned
@@ -160,7 +160,8 @@ def little_memory(
     activations = 4 * kept * tokens * text_config.num_hidden_layers * text_config.hidden_size
     vocab = student.get_output_embeddings().weight.shape[0]
     half = on_gpu and (arguments.bf16 or arguments.fp16)
-    chunk = chunk_sizes(loss_settings(recipe), device, vocab, torch.bfloat16 if half else torch.float32).chunk
+    dtype = torch.bfloat16 if half else torch.float32
+    chunk = sizes_of_chunks(loss_settings(recipe), device, vocab, dtype, clips_head(recipe)).chunk
     logits = (2 if half else 4) * 2 * min(tokens, chunk) * vocab
     needed = weights + training + activations + logits
     if needed <= free:

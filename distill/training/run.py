@@ -24,14 +24,15 @@ from distill.models.adapters import has_adapter, save_adapter
 from distill.models.architecture import head, is_plain, vocab_size
 from distill.models.loading import in_format
 from distill.models.projection import group_directions, project_out
-from distill.objective.chunks import Plan, Positions, chunk_sizes, plan_by_document, plan_chunks
+from distill.objective.chunks import Plan, Positions, plan_by_document, plan_chunks
+from distill.objective.kd_loss import sizes_of_chunks
 from distill.objective.listed_tokens import ListedTokens
 from distill.objective.logit_ops import RoleMap
 from distill.objective.pairing import pairs_of
 from distill.privacy.draws import Draws
 from distill.recipe import Recipe, TeacherConfig
 from distill.training import checkpoints as checkpoint_folder
-from distill.training.arguments import loss_settings, training_arguments
+from distill.training.arguments import clips_head, loss_settings, training_arguments
 from distill.training.hub import hub_repository
 from distill.training.private_trainer import PrivateTrainer, freeze_what_is_not_trained, private_plan, say_plan
 from distill.training.probing import Probe, Probing
@@ -260,14 +261,9 @@ def loss_planner(arguments: TrainingArguments, recipe: Recipe, with_teacher: boo
     """
     half = torch.bfloat16 if arguments.bf16 else torch.float16 if arguments.fp16 else torch.float32
     settings = loss_settings(recipe)
-    sizes = chunk_sizes(settings, torch.device(arguments.device), vocab, half)
-    plan = plan_by_document if _clips_head(recipe) else plan_chunks
+    sizes = sizes_of_chunks(settings, torch.device(arguments.device), vocab, half, clips_head(recipe))
+    plan = plan_by_document if clips_head(recipe) else plan_chunks
     return partial(plan, settings=settings if with_teacher else settings.without_target(), sizes=sizes)
-
-
-def _clips_head(recipe: Recipe) -> bool:
-    """Whether the head's gradient is clipped, for which the loss goes through each document by itself."""
-    return recipe.is_private and recipe.privacy.weights == "all"
 
 
 def _trainer_of(
@@ -296,7 +292,7 @@ def _collator(recipe: Recipe, blocks: BlockDataset | BlockStream, groups: int, p
     trim = blocks.one_document and not recipe.teacher.cache_hidden_states
     groups = groups if recipe.trains_on_views else 1
     pairs = recipe.loss.pairing > 0
-    return Collator(groups, recipe.target.augment, trim, plan, by_document=_clips_head(recipe), pairs=pairs)
+    return Collator(groups, recipe.target.augment, trim, plan, by_document=clips_head(recipe), pairs=pairs)
 
 
 def _padding_rows(student: PreTrainedModel, vocab: int) -> dict[str, Tensor]:

@@ -93,6 +93,7 @@ for logits, settings in (
     source = ASTSource(fn=kernel, signature=signature, constexprs=fixed, attrs=aligned)
     code = compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": 8}).asm["ptx"]
     assert "ld.global.v2.b32" in code or "ld.global.v4.b32" in code, "logits are loaded one by one"
+    assert ("lg2.approx" in code) == (constants["OTHERS"] > 0), "logarithms are not the card's own"
 print("compiled")
 """
 

@@ -5,9 +5,11 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
+from live_bytes import LiveBytes
 
-from distill.objective.chunks import IGNORED, Positions
-from distill.objective.kd_loss import ModelView, naive_logits
+from distill.objective import chunks, pairing
+from distill.objective.chunks import IGNORED, Positions, chunk_sizes
+from distill.objective.kd_loss import ModelView, naive_logits, padded
 from distill.objective.pairing import pairing_loss, pairs_of
 from distill.objective.settings import LossSettings
 
@@ -54,6 +56,47 @@ def test_the_chunked_loss_equals_the_naive_one(groups, shape, with_bias):
         found.append([value.detach(), hidden.grad, weight.grad, bias.grad if with_bias else None])
     assert found[0][0] > 1
     torch.testing.assert_close(*found)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("with_bias", [True, False])
+def test_a_head_padded_as_on_a_gpu_changes_nothing(monkeypatch, shape, with_bias):
+    """An odd vocabulary; the products have a number of rows that suits them, and what comes back has the head's."""
+    leaves, positions = views(2)
+    found, sizes = [], []
+
+    def head_of(view):
+        head = padded(*view.tokens, view.hidden.dtype)
+        sizes.append(len(head[0]))
+        return head
+
+    for of_gpu in (False, True):
+        if of_gpu:
+            monkeypatch.setattr(pairing, "_head_of", head_of)
+        hidden, weight, bias = (leaf.clone().requires_grad_() for leaf in leaves)
+        view = ModelView(hidden, weight, bias if with_bias else None, **SHAPES[shape])
+        value = pairing_loss(view, positions, LossSettings(chunk_tokens=3))
+        value.backward()
+        found.append([value.detach(), hidden.grad, weight.grad, bias.grad if with_bias else None])
+    assert sizes == [64] and found[0][0] > 1
+    torch.testing.assert_close(*found)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_what_a_chunk_of_a_gpu_holds_stays_within_its_bytes(monkeypatch, shape):
+    """Chunks as for a card, gone through here, in bfloat16 as under autocast."""
+    v, budget = 2048, pairing._ROWS * 64 * 2048 * 4
+    monkeypatch.setattr(chunks, "_GPU_BYTES", budget)
+    monkeypatch.setattr(pairing, "_head_of", lambda view: padded(*view.tokens, view.hidden.dtype))
+    monkeypatch.setattr(pairing, "chunk_sizes", lambda s, _, *rest: chunk_sizes(s, torch.device("cuda"), *rest))
+    generator = torch.Generator().manual_seed(0)
+    hidden, weight = (torch.randn(n, 2, generator=generator).requires_grad_() for n in (256, v))
+    pairs = torch.arange(256).view(2, 128)
+    labels = Positions(torch.ones(256, dtype=torch.long), None, torch.cat([pairs[1], pairs[0]]).unsqueeze(0))
+    with torch.autocast("cpu", torch.bfloat16), LiveBytes() as live:
+        view = ModelView(hidden, weight, **{**SHAPES[shape], "vocab": v - 3})
+        pairing_loss(view, labels, LossSettings()).backward()
+    assert 0.7 * budget < live.peak <= budget
 
 
 def test_views_that_are_the_same_cost_nothing_and_others_something():
