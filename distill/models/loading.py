@@ -217,7 +217,7 @@ def check_weights(path: str, allow_pickle: bool = False) -> None:
         UserError: it holds no configuration, no weights, or a pickle that was not allowed.
     """
     path, file = _placed(path, None)
-    if file is not None:
+    if file is not None or not Path(path).exists():
         return
     if adapter := adapter_folder(path):
         check_weights(base_of(adapter)[0], allow_pickle)
@@ -254,6 +254,17 @@ def load_teacher(config: TeacherConfig) -> tuple[PreTrainedModel, PreTrainedToke
 
 
 def load_frozen(config: TeacherConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """`load_configured`, of a model that knows all tokens of its tokenizer.
+
+    Raises:
+        UserError: see there; or the tokenizer has more tokens than the model.
+    """
+    model, tokenizer = load_configured(config)
+    check_vocabulary(str(config.path), tokenizer, str(config.path), model)
+    return model, tokenizer
+
+
+def load_configured(config: TeacherConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A model that only predicts, loaded as the recipe of a teacher says, and its tokenizer.
 
     Raises:
@@ -268,7 +279,6 @@ def load_frozen(config: TeacherConfig) -> tuple[PreTrainedModel, PreTrainedToken
     behaviour(model, config.path)  # may differ with the attention
     tokenizer = load_tokenizer(config.path, config.trust_remote_code, config.gguf_file, **config.hub)
     model.requires_grad_(False)
-    check_vocabulary(config.path, tokenizer, config.path, model)
     return model, tokenizer
 
 

@@ -31,6 +31,10 @@ from distill.objective.settings import LossSettings
 _COLUMNS = 1024  # of a row that a program reads at a time; with 8 warps the fastest of those tried on an H100
 _WARPS = 8
 _LOWEST = tl.constexpr(LOG_ZERO)
+# Where running maxima begin: over what the lowest logits are at any temperature of use. Were one of these the maximum,
+# its product with the factor would be rounded there, and not in the `fma` that it is subtracted in: what is left of
+# 1e30 is 1e21, and its exponential infinite.
+_FIRST_MAXIMUM = tl.constexpr(LOG_ZERO / 1e10)
 _OF_THREAD = tl.constexpr(_COLUMNS // (32 * _WARPS))  # columns of each piece of a row that a thread has, side by side
 _LN_2 = tl.constexpr(math.log(2))
 _LOG2_E = tl.constexpr(1 / math.log(2))
@@ -294,7 +298,7 @@ def _norms(
     row and conserves its sum, so a view's normaliser is the same before it, where no touched column is looked up.
     """
     nothing = tl.zeros((COLUMNS // _OF_THREAD,), tl.float32)
-    lowest = nothing + _LOWEST
+    lowest = nothing + _FIRST_MAXIMUM
     student, student_at_one, views = (lowest, nothing), (lowest, nothing), (lowest, nothing) * VIEWS
     for start in range(0, vocab, COLUMNS):
         columns = start + tl.arange(0, COLUMNS)
@@ -343,7 +347,7 @@ def _norm_of_target(
     OTHERS: tl.constexpr, OP: tl.constexpr, REVERSED: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     total = tl.zeros((COLUMNS // _OF_THREAD,), tl.float32)
-    top = total + _LOWEST
+    top = total + _FIRST_MAXIMUM
     for start in range(0, vocab, COLUMNS):
         columns = start + tl.arange(0, COLUMNS)
         x, _own = _operation(teacher, norms, columns, vocab, OTHERS, OP, REVERSED)

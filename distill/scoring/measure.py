@@ -35,7 +35,7 @@ from distill.models.loading import (
     check_weights,
     gguf_in,
     load_config,
-    load_frozen,
+    load_configured,
     load_model,
     load_tokenizer,
     model_source,
@@ -84,7 +84,7 @@ class Checkpoint:
 
     def __call__(self) -> tuple[Any, Any]:
         """Model and tokenizer."""
-        model, tokenizer = load_frozen(self.config)
+        model, tokenizer = load_configured(self.config)
         return (quantize_weights(model, self.quantize) if self.quantize else model), tokenizer
 
 
@@ -157,8 +157,12 @@ def source_key(source: ModelSource) -> str:
     """What tells a model from others, without loading it where it lies on disk or in the hub."""
     if (config := _config_of(source)) is None:
         return model_hash(*open_model(source, "cpu"))
-    content = model_version(str(DEMO_TEACHER) if config.path == "demo" else config.path, **config.hub)
-    return f"{content} {content_hash(asdict(replace(config.as_it_predicts(), path=None)))}"
+    path = str(DEMO_TEACHER) if config.path == "demo" else str(config.path)
+    if config.gguf_file and (file := Path(path, config.gguf_file)).exists():
+        path = str(file)  # its folder may hold many, and what is written meanwhile
+    quantize = source.quantize if isinstance(source, Checkpoint) else None
+    how = content_hash([asdict(replace(config.as_it_predicts(), path=None)), quantize])
+    return f"{model_version(path, **config.hub)} {how}"
 
 
 def _check_weights(source: ModelSource) -> None:

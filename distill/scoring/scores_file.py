@@ -182,7 +182,7 @@ def read_speeds(folder: Path) -> dict[str, dict[str, Any]]:
     """Model -> `weights` (their SHA-256) and `tokens_per_second`, as far as they are there and can be read."""
     try:
         found = json.loads((folder / _SPEED).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return {name: of_model for name, of_model in found.items() if _is_speed(of_model)} if type(found) is dict else {}
 

@@ -34,6 +34,7 @@ WHOLE = {"seconds": 1.0, "tokens": 2, "tokens_per_second": 2.0}
         "", "[]", "{", '{"a": 3}', json.dumps({"a": WHOLE | {"tokens": "2"}}),
         json.dumps({"a": WHOLE | {"seconds": -1}}),
         json.dumps({"a": WHOLE | {"matrix_rate_share": None}}), '{"a": {"seconds": 1.0}}',
+        json.dumps({"a": WHOLE | {"tokens": 10**400}}), "[" * 100_000,
     ],
 )  # fmt: skip
 def test_a_damaged_record_tells_nothing_and_is_written_anew(content, tmp_path):
@@ -42,6 +43,12 @@ def test_a_damaged_record_tells_nothing_and_is_written_anew(content, tmp_path):
     assert read_phase_speeds(tmp_path) == {}
     phase_speeds_kept(tmp_path)("b", 1.0, 2, 0.0)
     assert read_phase_speeds(tmp_path) == {"b": WHOLE}
+
+
+def test_what_is_not_of_a_phase_is_not_kept(tmp_path):
+    (tmp_path / "phases.json").write_text(json.dumps({"a": WHOLE | {"more": float("nan")}}), encoding="utf-8")
+    phase_speeds_kept(tmp_path)("b", 1.0, 2, 0.0)
+    assert read_phase_speeds(tmp_path) == {"a": WHOLE, "b": WHOLE}
 
 
 def test_a_disk_that_takes_nothing_stops_no_run(tmp_path):

@@ -13,7 +13,8 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from distill.base.errors import UserError
 from distill.cli import main
-from distill.models.loading import in_format, load_model, load_teacher, load_tokenizer
+from distill.models import loading
+from distill.models.loading import check_weights, in_format, load_model, load_teacher, load_tokenizer
 from distill.recipe import TeacherConfig
 
 
@@ -31,6 +32,13 @@ def test_folders_without_a_model_are_named(tmp_path):
     (tmp_path / "pytorch_model.bin").write_bytes(b"")
     with pytest.raises(UserError, match="pickle"):
         load_model(str(tmp_path))
+
+
+def test_whether_a_hub_id_has_weights_is_left_to_what_loads_it(monkeypatch, tmp_path):
+    """It would be asked for the weights of another commit than the one that is loaded."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(loading, "adapter_folder", lambda *_, **__: pytest.fail("the hub was asked"))
+    check_weights("some/model")
 
 
 def test_a_model_without_a_tokenizer_is_named(toy_model, tmp_path):

@@ -14,6 +14,7 @@ from transformers import BertConfig, BertForSequenceClassification
 
 from distill.base.errors import UserError
 from distill.models.architecture import weights_hash
+from distill.models.loading import load_frozen
 from distill.recipe import FederationConfig, Recipe, ScoreConfig, StudentConfig, TargetConfig, TeacherConfig
 from distill.scoring import measure, score_cache
 from distill.scoring.examples import example_prompts
@@ -26,8 +27,10 @@ from distill.scoring.measure import (
     check_run,
     decisive,
     open_model,
+    quantized,
     run_prompts,
     source_key,
+    trusted,
     usable_prompts,
 )
 from distill.text.conversations import Messages
@@ -296,7 +299,7 @@ def test_a_round_is_not_watched_by_what_needs_an_audit(name):
         check_metrics(Recipe(federation=FederationConfig(watch=["perplexity", name])))
 
 
-def test_what_a_model_is_known_by_tells_how_it_is_loaded(monkeypatch):
+def test_what_a_model_is_known_by_tells_how_it_is_loaded(monkeypatch, tmp_path):
     """Without loading it; of a hub id by the commit of the revision that is asked for."""
     monkeypatch.setattr(measure, "open_model", lambda *_: pytest.fail("it was loaded"))
     monkeypatch.setattr(score_cache, "commit_of", lambda path, revision=None: f"commit of {revision}")
@@ -306,4 +309,20 @@ def test_what_a_model_is_known_by_tells_how_it_is_loaded(monkeypatch):
     assert len(set(keys)) == 4
     assert "commit of None" in keys[0] and "commit of old" in keys[1]
     assert source_key(Checkpoint(TeacherConfig(path="some/model", shard=True))) == keys[0]
-    assert source_key("demo") == source_key(Checkpoint(TeacherConfig()))
+    assert source_key("demo") == source_key(Checkpoint(TeacherConfig())) != source_key(quantized("demo", "int4"))
+    (tmp_path / "a.gguf").write_bytes(b"one")
+    key = source_key(tmp_path / "a.gguf")
+    (tmp_path / "b.gguf").write_bytes(b"two")
+    assert source_key(tmp_path / "a.gguf") == key != source_key(tmp_path / "b.gguf")
+
+
+def test_a_tokenizer_with_more_tokens_than_its_model_is_scored_however_it_is_loaded(tmp_path):
+    """An entry that was added and no text holds, [PAD] of a finetuned model."""
+    model, tokenizer = open_model("demo", "cpu")
+    tokenizer.add_tokens(["[PAD]"])
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    for source in (tmp_path, trusted(tmp_path)):
+        assert len(open_model(source, "cpu")[1]) > open_model(source, "cpu")[0].config.vocab_size
+    with pytest.raises(UserError, match="vocabularies differ"):
+        load_frozen(TeacherConfig(path=str(tmp_path)))
