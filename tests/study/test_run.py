@@ -270,7 +270,7 @@ def finished(study, layers: int):
     for row in results["rows"]:
         assert row["metrics"]["perplexity"]["value"] > 1
         after_prompts = row["metrics"]["next_word_disparity"]
-        if after_prompts["value"] is None:  # random weights give listed words as little as all others
+        if after_prompts["value"] is None:  # random weights, and two steps, give listed words too little
             assert "listed words hold" in after_prompts["instead"]
         else:
             assert after_prompts["value"] >= 0
