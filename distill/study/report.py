@@ -298,10 +298,11 @@ def _point(results: Results, row: Row, scores: tuple[str, str]) -> tuple[Point, 
     name, setting = row["name"], row["setting"]
     study = results["settings"]["study"]
     teacher, untaught = name in study["teachers"], _learns_without_a_teacher(results, row)
-    style = "teacher" if setting is None or (teacher and setting["op"] == "none") else setting["op"]
-    style = "no-teacher" if untaught else style
-    if setting is not None and setting["reverse_roles"]:
-        style += " filled"
+    if setting is None:
+        style = "no-teacher" if untaught else "teacher"
+    else:
+        style = "teacher" if teacher and setting["op"] == "none" else setting["op"]
+        style += " filled" * setting["reverse_roles"]
     target = study["students"][name].get("target", {}) if untaught else setting
     mark = _UNTRAINED if teacher else _TWICE if target is not None and target.get("augment") else _ONCE
     costs = ratio(row, cost) if against(row) is not None else {"value": 1.0, "low": None, "high": None}

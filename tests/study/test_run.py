@@ -319,14 +319,19 @@ def random_gpt2(tmp_path, shared_data, **size) -> str:
     return str(teacher)
 
 
+def some_texts(folder: Path) -> dict[str, object]:
+    """A corpus of eight texts, in the place of the hub's."""
+    text = folder / "text.jsonl"
+    text.write_text((json.dumps({"text": TOY_TEXT}) + "\n") * 8, encoding="utf-8")
+    return {"source": "files", "files": [str(text)], "document_start": None}
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_the_study_of_gpt2_runs(tmp_path, shared_data):
     """With GPT-2's tokenizer and size, random weights, and texts in the place of the hub's."""
     teacher = random_gpt2(tmp_path, shared_data)
-    text = tmp_path / "text.jsonl"
-    text.write_text((json.dumps({"text": TOY_TEXT}) + "\n") * 8, encoding="utf-8")
-    files = {"source": "files", "files": [str(text)], "document_start": None}
+    files = some_texts(tmp_path)
     path = reduced(
         "gpt2",
         tmp_path,
@@ -362,9 +367,7 @@ def reduced_protocol(tmp_path: Path, shared_data, model: str) -> Path:
     data = few_of_each(tmp_path / "data", shared_data)
     vectors = tmp_path / "vectors.txt"
     vectors.write_text("he 1 0\nshe 0 1\nhim 1 0\nher 0 1\nthe 1 1\n", encoding="utf-8")
-    text = tmp_path / "text.jsonl"
-    text.write_text((json.dumps({"text": TOY_TEXT}) + "\n") * 8, encoding="utf-8")
-    files = {"source": "files", "files": [str(text)], "document_start": None}
+    files = some_texts(tmp_path)
     scores = {"prompts": str(data / "bold" / "prompts"), "word_vectors": str(vectors), "samples": 2}
     path = reduced("paper", tmp_path, teacher={"path": model}, corpus=files, held_out=files, scores=scores)
     values = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -381,7 +384,6 @@ def reduced_protocol(tmp_path: Path, shared_data, model: str) -> Path:
         | {"student": {"init": "checkpoint", "path": model}, "against": "teacher"}
         | steps,
     }
-    values["settings"]["held_out"]["max_documents"] = 8  # of fewer than five nothing can be told
     values["teachers"] = {"teacher": {}, "elsewhere": {"path": model}}
     values["metrics"] = of_paper["metrics"]
     values["half_metrics"] = []
