@@ -3,6 +3,7 @@
     python tests/benchmarks/two_cores.py                                 a table of everything: hours
     python tests/benchmarks/two_cores.py --parts loop step debug         without the quickstart: minutes
     python tests/benchmarks/two_cores.py --parts loop --waits 300000 3000 passive ours     other settings
+    python tests/benchmarks/two_cores.py --runs runs.jsonl               goes on where it was stopped
 
 Every run is a process of its own; the settings take turns. `loop` is 5,000 small products of matrices, `step` is 8
 training steps of the demo teacher (4 x 128 tokens), `debug` and `quickstart` are `accelerate launch distill/train.py`
@@ -16,6 +17,7 @@ work (SCHED_RR, which root may ask for), for a second a run.
 
 import argparse
 import hashlib
+import itertools
 import json
 import os
 import resource
@@ -113,13 +115,10 @@ def run(part: str, wait: str, preempt: bool) -> tuple[Times, str]:
         return (wall, processor), hashlib.sha256(b"".join(file.read_bytes() for file in weights)).hexdigest()[:12]
 
 
-def run_beside(busy: int, part: str, wait: str, preempt: bool) -> tuple[Times, str]:
-    """One run while so many other processes are busy, each in a session of its own, as a browser's are.
-
-    They end with this process, however it ends.
-    """
+def run_beside(busy: int, apart: bool, part: str, wait: str, preempt: bool) -> tuple[Times, str]:
+    """One run while so many other processes are busy. They end with this process, however it ends."""
     command = [sys.executable, "-c", f"import os\nwhile os.getppid() == {os.getpid()}: sum(range(1_000_000))"]
-    others = [subprocess.Popen(command, start_new_session=True) for _ in range(busy)]
+    others = [subprocess.Popen(command, start_new_session=apart) for _ in range(busy)]
     try:
         return run(part, wait, preempt)
     finally:
@@ -128,12 +127,19 @@ def run_beside(busy: int, part: str, wait: str, preempt: bool) -> tuple[Times, s
             other.wait()
 
 
+def read_runs(file: Path | None) -> list[list]:
+    """`[part, busy processes, setting, turn, times, weights]` of every run that a file has."""
+    return [json.loads(line) for line in file.read_text().splitlines()] if file and file.exists() else []
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--parts", nargs="+", choices=("loop", "step", *RUNS), default=["loop", "step", *RUNS])
     parser.add_argument("--waits", nargs="+", default=[LIBGOMP, "ours"], help="default: %(default)s")
     parser.add_argument("--beside", nargs="+", type=int, default=[0, 2], help="busy processes (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--apart", action="store_true", help="busy processes have a session each, and so a share each")
+    parser.add_argument("--runs", type=Path, help="a file of runs: those in it are not run again, new ones are added")
     parser.add_argument("--preempt", action="store_true", help="go before all other work; loop and step alone")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--only", choices=("loop", "step"), help=argparse.SUPPRESS)
@@ -148,15 +154,21 @@ def main() -> None:
 
     times: dict[tuple[str, int, str], list[Times]] = defaultdict(list)
     weights: dict[str, set[str]] = defaultdict(set)
+    done = read_runs(options.runs)
     for part in options.parts:
         for turn in range(options.repeats):
-            for busy in options.beside:
-                for wait in options.waits:
-                    taken, made = run_beside(busy, part, wait, options.preempt)
-                    times[part, busy, wait].append(taken)
-                    weights[part].add(made)
+            for busy, wait in itertools.product(options.beside, options.waits):
+                key = [part, busy, wait, turn]
+                if not (known := [run for run in done if run[: len(key)] == key]):
+                    taken, made = run_beside(busy, options.apart, part, wait, options.preempt)
+                    known = [[*key, taken, made]]
+                    if options.runs:
+                        with options.runs.open("a") as file:
+                            print(json.dumps(known[0]), file=file)
                     said = f"{turn + 1}/{options.repeats} {part} beside {busy}, {wait}: {taken[0]:.1f} s"
                     print(f"{said}, {taken[1]:.1f} s of the processor {made}", file=sys.stderr, flush=True)
+                times[part, busy, wait].append(known[0][-2])
+                weights[part].add(known[0][-1])
     rows = []
     for (part, busy, wait), runs in times.items():
         wall, processor = zip(*runs, strict=True)

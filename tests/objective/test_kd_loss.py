@@ -843,9 +843,10 @@ def assert_kernel_equals_reference(op, divergence, case, inputs, device="cpu"):
 @pytest.mark.parametrize("divergence", DIVERGENCES)
 @pytest.mark.parametrize("case", CASES)
 def test_the_kernel_equals_the_reference(monkeypatch, op, divergence, case):
-    """Rows are gone through in several pieces."""
+    """Rows are gone through in several pieces, of which the last is whole or in part."""
     monkeypatch.setattr(importlib.import_module("distill.objective.kernels"), "_COLUMNS", 16)
-    assert_kernel_equals_reference(op, divergence, case, make_inputs(25, n=6, v=V + 5, groups=case[1]))
+    for vocab in (V, 32):
+        assert_kernel_equals_reference(op, divergence, case, make_inputs(25, n=6, v=vocab + 5, groups=case[1]))
 
 
 @pytest.mark.usefixtures("on_gpu_pass")
@@ -872,7 +873,7 @@ def test_what_the_logarithm_of_a_card_may_be_off_by_does_no_harm(monkeypatch, di
 @pytest.mark.parametrize("op", OPERATIONS)
 @pytest.mark.parametrize("divergence", DIVERGENCES)
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("v", [5003, 517])
+@pytest.mark.parametrize("v", [5003, 4101, 517])
 def test_on_a_gpu_the_kernel_equals_the_reference(op, divergence, case, v):
-    """A row takes five pieces of the size that is used there, the last one in part; or half of one."""
+    """A row takes five pieces of the size that is used there, the last one in part; four whole ones; or half of one."""
     assert_kernel_equals_reference(op, divergence, case, make_inputs(26, n=200, v=v, groups=case[1]), "cuda")
