@@ -191,8 +191,8 @@ def _reversed(views: Views, found: Touched, temperature: float) -> Tensor:
 # of exponentials of what is smaller by it): the difference of two large numbers would lose what a logarithm of a
 # probability needs, and so would a product with the factor that is rounded before the largest is subtracted.
 #
-# A row is gone through in pieces of ``COLUMNS``: first those that are full of tokens (``tail`` is 0), then what is left.
-# That alone has to ask where the row ends, which is an eighth to a fifth of the instructions of a piece.
+# A row is gone through in pieces of ``COLUMNS``: first those full of tokens (``tail`` is 0), then what is left. That
+# alone has to ask where the row ends, which is an eighth to a fifth of the instructions of a piece.
 
 
 @triton.jit
