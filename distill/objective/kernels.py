@@ -442,19 +442,19 @@ def _loss_of_row(
 ):  # fmt: skip
     """See `block_loss`; each program has one token."""
     token = tl.program_id(0)
-    lanes = tl.arange(0, COLUMNS)
-    whole = vocab // COLUMNS * COLUMNS
+    lanes, whole = tl.arange(0, COLUMNS), vocab // COLUMNS * COLUMNS
     nothing = tl.zeros((COLUMNS,), tl.float32)
     z += token.to(tl.int64) * width
     rows, reversed_rows = _rows_of_views(views, own, others, moved, token, n, view_width, touched, OTHERS)
     teacher = (rows, reversed_rows, slots, view_width, factor, log_number)
+    if CE:
+        # Before all threads meet, which is in the normalisers: behind them another may have put its gradient there.
+        at_label, _there = _students(z, tl.load(label + token) + tl.arange(0, 1), width, vocab, scale, cap, CAPPED, 1)
     norm, norm_at_one, norms = _norms(
-        z, teacher, width, vocab, scale, cap, factor,
-        OTHERS + 1 if TARGET else 0, CE, CAPPED, COLUMNS,
+        z, teacher, width, vocab, scale, cap, factor, OTHERS + 1 if TARGET else 0, CE, CAPPED, COLUMNS,
     )  # fmt: skip
     of_target, of_student, value = (0.0, 0.0), 0.0, nothing
     if CE:
-        at_label, _there = _students(z, tl.load(label + token) + tl.arange(0, 1), width, vocab, scale, cap, CAPPED, 1)
         of_label = _log_probability(tl.sum(at_label, 0), _LOG2_E, norm_at_one[0], norm_at_one[1])
         tl.store(sums + n + token, -of_label * _LN_2)
     if TARGET and (OP == "max" or OP == "mean"):
