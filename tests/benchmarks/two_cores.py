@@ -127,9 +127,10 @@ def run_beside(busy: int, apart: bool, part: str, wait: str, preempt: bool) -> t
             other.wait()
 
 
-def read_runs(file: Path | None) -> list[list]:
-    """`[part, busy processes, setting, turn, times, weights]` of every run that a file has."""
-    return [json.loads(line) for line in file.read_text().splitlines()] if file and file.exists() else []
+def read_runs(file: Path | None) -> dict[tuple, tuple[Times, str]]:
+    """(part, busy processes, whether apart, setting, whether before all others, turn) -> what `run` gave, of a file."""
+    lines = file.read_text().splitlines() if file and file.exists() else []
+    return {tuple(key): (taken, made) for key, taken, made in map(json.loads, lines)}
 
 
 def main() -> None:
@@ -158,17 +159,16 @@ def main() -> None:
     for part in options.parts:
         for turn in range(options.repeats):
             for busy, wait in itertools.product(options.beside, options.waits):
-                key = [part, busy, wait, turn]
-                if not (known := [run for run in done if run[: len(key)] == key]):
-                    taken, made = run_beside(busy, options.apart, part, wait, options.preempt)
-                    known = [[*key, taken, made]]
+                key = (part, busy, options.apart, wait, options.preempt, turn)
+                if key not in done:
+                    done[key] = taken, made = run_beside(busy, options.apart, part, wait, options.preempt)
                     if options.runs:
                         with options.runs.open("a") as file:
-                            print(json.dumps(known[0]), file=file)
+                            print(json.dumps([key, taken, made]), file=file)
                     said = f"{turn + 1}/{options.repeats} {part} beside {busy}, {wait}: {taken[0]:.1f} s"
                     print(f"{said}, {taken[1]:.1f} s of the processor {made}", file=sys.stderr, flush=True)
-                times[part, busy, wait].append(known[0][-2])
-                weights[part].add(known[0][-1])
+                times[part, busy, wait].append(done[key][0])
+                weights[part].add(done[key][1])
     rows = []
     for (part, busy, wait), runs in times.items():
         wall, processor = zip(*runs, strict=True)
