@@ -28,8 +28,8 @@ from distill.objective.listed_tokens import ListedTokens, listed_gradient
 from distill.objective.logit_ops import LOG_ZERO, RoleMap
 from distill.objective.settings import LossSettings
 
-_COLUMNS = 1024  # of a row that a program reads at a time; with 8 warps the fastest of those tried on an H100
-_WARPS = 8
+_COLUMNS = 1024  # of a row that a program reads at a time; with 4 warps the fastest of those tried on an H200
+_WARPS = 4
 _LOWEST = tl.constexpr(LOG_ZERO)
 # Where running maxima begin: over what the lowest logits are at any temperature of use. Were one of these the maximum,
 # its product with the factor would be rounded there, and not in the `fma` that it is subtracted in: what is left of
@@ -432,7 +432,8 @@ def _divergence_of_row(
     return tl.sum(from_target, 0), tl.sum(from_student, 0)
 
 
-@triton.jit
+# Blocks have any number of tokens and begin anywhere in their chunk: one kernel for all of them, not one for each kind.
+@triton.jit(do_not_specialize=["n"], do_not_specialize_on_alignment=["label", "own", "others"])
 def _loss_of_row(
     z, label, views, own, others, slots, moved, target, sums,
     n, width, view_width, vocab, touched, factor, log_number, kd, ce, strength, beta, scale, cap,

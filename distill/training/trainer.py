@@ -171,6 +171,7 @@ class DistillationTrainer(Trainer):
         self._unseen: tuple[int, list[tuple[dict[str, Any], Tensor]], Tensor, torch.cuda.Event] | None = None
         self._spikes = SpikeWatch()
         self._saving = False
+        self._loader: DataLoader | None = None  # torch's, of blocks
         self._not_loaded: set[str] = set()  # weights of the model that a checkpoint has not given it
 
     def _autocast(self, model: PreTrainedModel) -> Any:
@@ -212,13 +213,26 @@ class DistillationTrainer(Trainer):
         if isinstance(self.train_dataset, BlockStream):
             return StreamLoader(self.train_dataset, self.data_collator, self._train_batch_size, self.args)
         dataloader = super().get_train_dataloader()
+        self._loader = getattr(dataloader, "base_dataloader", dataloader)  # accelerate's has torch's inside
         shards = dataloader.batch_sampler
         if isinstance(shards, BatchSamplerShard) and not shards.drop_last:
             shards.batch_sampler = FilledBatches(shards.batch_sampler, shards.num_processes)
         if self.args.dataloader_persistent_workers:
             # Workers that stay get a seed once, and once more after a resume: not from where dropout draws.
-            getattr(dataloader, "base_dataloader", dataloader).generator = torch.Generator()
+            self._loader.generator = torch.Generator()
         return dataloader
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Trainer's; the loader's workers that stay from epoch to epoch end with it.
+
+        Left to the garbage collector, which takes their queues apart first, each is waited for in vain for five
+        seconds, at any moment later.
+        """
+        try:
+            return super().train(*args, **kwargs)
+        finally:
+            if (staying := getattr(self._loader, "_iterator", None)) is not None:
+                staying._shutdown_workers()
 
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: torch.device) -> Tensor | None:
         if not batch_samples:

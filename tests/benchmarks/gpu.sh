@@ -89,7 +89,7 @@ part loss "$python" $benchmarks/loss.py --together --device "$device" --dtype bf
 # Warnings are no errors here: they are those of other versions than the pinned ones.
 mapfile -t files < <(grep -rl --include='test_*.py' 'mark\.gpu\b' tests)
 part tests "$python" -m pytest -v -p no:benchmark -p no:cacheprovider -o addopts=--import-mode=importlib \
-    -o filterwarnings=default -n 8 --dist load -m gpu --continue-on-collection-errors "${files[@]}"
+    -o filterwarnings=default -n 12 --dist load -m gpu --continue-on-collection-errors "${files[@]}"
 part suite "$python" $benchmarks/suite.py --device "$device" --save "$work/suite.json" "${suite[@]}"
 part_step profile --profile "$out/profile" --contenders ours_two_view_augment ours_forward_kl
 cat "$out/gpu.json"

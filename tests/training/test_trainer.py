@@ -1,5 +1,6 @@
 """The trainer: the right loss, and one teacher pass."""
 
+import multiprocessing
 from types import SimpleNamespace
 
 import pytest
@@ -197,3 +198,12 @@ def test_all_shapes_of_all_students_are_compiled_and_those_of_a_probe_are_not(
         state = SimpleNamespace(is_world_process_zero=True, global_step=0, max_steps=1)
         Probing(trainer, probe, None).on_train_begin(trainer.args, state, SimpleNamespace())
         assert lengths == [3, 5, 9] * 2 and counters["stats"]["unique_graphs"] == compiled
+
+
+def test_workers_that_stay_for_the_next_epoch_end_with_the_training(tmp_path, toy_model, batch):
+    """Also where the trainer is in a circle, as with a probe: nobody collects it at once."""
+    workers = {"dataloader_num_workers": 1, "dataloader_persistent_workers": True}
+    trainer = make_trainer(tmp_path, toy_model(), None, batch[1], TargetConfig(), LossConfig(kd=0, ce=1), **workers)
+    trainer.circle = trainer
+    trainer.train()
+    assert not multiprocessing.active_children()
