@@ -403,6 +403,22 @@ def default_device() -> str:
 
 
 @contextmanager
+def at_hand(model: Any) -> Iterator[None]:
+    """Inside, a model that waits in the processor's memory is where it is fast: on the GPU, if there is one.
+
+    A model that is on a device already stays there, and so does whatever is no model of transformers.
+    """
+    lent = isinstance(model, PreTrainedModel) and model.device.type == "cpu" != default_device()
+    if lent:
+        model.to(default_device())
+    try:
+        yield
+    finally:
+        if lent:
+            model.to("cpu")
+
+
+@contextmanager
 def without_warnings() -> Iterator[None]:
     """Silence what transformers says of what is looked after here.
 

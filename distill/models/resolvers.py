@@ -20,7 +20,15 @@ from torch import Tensor
 
 from distill.base.errors import UserError, first_line, suggestion
 from distill.base.long_input import encodable
-from distill.models.architecture import evaluating, hidden_states, model_hash, own_context, project, special_tokens
+from distill.models.architecture import (
+    default_device,
+    evaluating,
+    hidden_states,
+    model_hash,
+    own_context,
+    project,
+    special_tokens,
+)
 from distill.models.loading import load_teacher
 from distill.models.wide_decoding import pass_factor
 from distill.recipe import TeacherConfig
@@ -56,6 +64,7 @@ def load_resolver(spec: str, teacher: Any = None, tokenizer: Any = None, trust_r
         return SpacyResolver(argument or DEFAULT_PIPELINE)
     if argument:
         teacher, tokenizer = load_teacher(TeacherConfig(path=argument, trust_remote_code=trust_remote_code))
+        teacher.to(default_device())
     if teacher is None or tokenizer is None:
         raise UserError("resolver 'teacher' needs a teacher, and there is none; name a model of its own: teacher:PATH")
     return LanguageModelResolver(teacher, tokenizer)
