@@ -7,8 +7,9 @@ Shapes: N tokens, K groups (so K - 1 counterfactuals); inside a chunk n tokens a
 """
 
 import sys
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import NamedTuple
 
 import torch
@@ -66,27 +67,56 @@ class Chunk(NamedTuple):
     last: bool = False  # of its document's
 
 
+class _Outline(NamedTuple):
+    """A chunk but for its numbers."""
+
+    sizes: tuple[int, ...]  # of `tokens`, `teacher`, `own` and `partner`, in numbers
+    blocks: tuple[Block, ...]
+    document: int
+    last: bool
+
+
 @dataclass(frozen=True)
 class Plan:
-    """All chunks of a batch. It goes to a device, and into pinned memory, as the tensors of the batch do."""
+    """All chunks of a batch. It goes to a device, and into pinned memory, as the tensors of the batch do.
 
-    chunks: tuple[Chunk, ...]
+    Their numbers are one tensor, which is sent by the process that makes a batch, pinned and copied at once.
+
+    Attributes:
+        numbers: (M,) int64, those of all chunks one after the other.
+        outlines: What else there is to the chunks.
+    """
+
+    numbers: Tensor
+    outlines: tuple[_Outline, ...]
+
+    @classmethod
+    def of(cls, chunks: Sequence[Chunk], device: torch.device) -> "Plan":
+        """Of chunks, whose tensors go to a device."""
+        tensors = [(c.tokens, c.teacher, c.own, c.partner.flatten()) for c in chunks]
+        outlines = tuple(
+            _Outline(tuple(map(len, of_chunk)), c.blocks, c.document, c.last)
+            for c, of_chunk in zip(chunks, tensors, strict=True)
+        )
+        nothing = torch.zeros(0, dtype=torch.long)
+        return cls(torch.cat([nothing, *chain.from_iterable(tensors)]).to(device), outlines)
+
+    @property
+    def chunks(self) -> tuple[Chunk, ...]:
+        """The chunks, whose tensors are views of the numbers."""
+        parts = iter(self.numbers.split([size for outline in self.outlines for size in outline.sizes]))
+        return tuple(
+            Chunk(tokens, teacher, own, next(parts).view(-1, len(own)), outline.blocks, outline.document, outline.last)
+            for outline, tokens, teacher, own in ((o, next(parts), next(parts), next(parts)) for o in self.outlines)
+        )
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Plan":
-        """The same with its tensors on a device."""
-        return self._with(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+        """The same with its numbers on a device."""
+        return Plan(self.numbers.to(device, non_blocking=non_blocking), self.outlines)
 
     def pin_memory(self) -> "Plan":
         """The same in memory that a GPU copies from while the processor goes on."""
-        return self._with(Tensor.pin_memory)
-
-    def _with(self, moved: Callable[[Tensor], Tensor]) -> "Plan":
-        return Plan(
-            tuple(
-                c._replace(tokens=moved(c.tokens), teacher=moved(c.teacher), own=moved(c.own), partner=moved(c.partner))
-                for c in self.chunks
-            )
-        )
+        return Plan(self.numbers.pin_memory(), self.outlines)
 
 
 class ChunkSizes(NamedTuple):
@@ -115,9 +145,13 @@ def plan_chunks(positions: Positions, settings: LossSettings, sizes: ChunkSizes)
     Returns:
         The chunks, on the device of the positions.
     """
+    return Plan.of(_chunks(positions, settings, sizes), positions.labels.device)
+
+
+def _chunks(positions: Positions, settings: LossSettings, sizes: ChunkSizes) -> list[Chunk]:
+    """Those of `plan_chunks`, on the CPU."""
     positions = _looked_at(positions, settings)
     chunk_tokens, block_tokens, even = sizes
-    device = positions.labels.device
     tokens = (positions.labels != IGNORED).nonzero().squeeze(1).cpu()
     own = torch.zeros_like(tokens) if positions.own is None else positions.own.cpu()[tokens]
     partner = tokens.new_zeros(0, len(tokens)) if positions.partner is None else positions.partner.cpu()[:, tokens]
@@ -150,16 +184,8 @@ def plan_chunks(positions: Positions, settings: LossSettings, sizes: ChunkSizes)
         )
         chunk_partner = torch.where(chunk_partner >= 0, chunk_partner, chunk_own)
         teacher, inverse = torch.unique(torch.cat([chunk_own.unsqueeze(0), chunk_partner]), return_inverse=True)
-        chunks.append(
-            Chunk(
-                tokens[there][order].to(device),
-                teacher.to(device),
-                inverse[0].to(device),
-                inverse[1:].to(device),
-                blocks,
-            )
-        )
-    return Plan(tuple(chunks))
+        chunks.append(Chunk(tokens[there][order], teacher, inverse[0], inverse[1:], blocks))
+    return chunks
 
 
 def plan_by_document(positions: Positions, settings: LossSettings, sizes: ChunkSizes, documents: Tensor) -> Plan:
@@ -172,9 +198,9 @@ def plan_by_document(positions: Positions, settings: LossSettings, sizes: ChunkS
     chunks: list[Chunk] = []
     for document in range(int(documents.max()) + 1):
         of_document = replace(positions, labels=positions.labels.masked_fill(documents != document, IGNORED))
-        found = plan_chunks(of_document, settings, sizes).chunks
+        found = _chunks(of_document, settings, sizes)
         chunks += [c._replace(document=document, last=n == len(found)) for n, c in enumerate(found, start=1)]
-    return Plan(tuple(chunks))
+    return Plan.of(chunks, positions.labels.device)
 
 
 def _looked_at(positions: Positions, settings: LossSettings) -> Positions:
