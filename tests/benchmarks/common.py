@@ -5,7 +5,9 @@ faults) counts, and other users of the machine hardly do. Memory is the highest 
 resident set right before it: the models and inputs are there already, everything that the call makes counts.
 
 With `--device cuda`, time is that of the clock, from an empty queue to an empty queue, and memory is what torch has
-allocated on the card. `--compile` gives every contender torch.compile, `--dtype bfloat16` runs all under autocast.
+allocated on the card, to the byte, so that all contenders may run in one process: `--together`. A process may need ten
+times as long to start as what it measures takes. `--compile` gives every contender torch.compile, `--dtype bfloat16`
+runs all under autocast.
 
 A contender that fails is told on standard error and loses nothing of the others. `--save FILE` has the JSON after each
 run, so that a benchmark that is stopped leaves what it found.
@@ -47,7 +49,12 @@ def add_options(parser: argparse.ArgumentParser, choices: Sequence[str]) -> None
     parser.add_argument(
         "--peak-tflops", type=float, help="the card's matrix rate, to give each contender's share of it"
     )
-    parser.add_argument("--profile", type=Path, help="folder for a table of operations of each contender")
+    parser.add_argument(
+        "--profile", type=Path, help="folder for tables of each contender's operations; together, of ours"
+    )
+    parser.add_argument(
+        "--together", action="store_true", help="all in one process, where only a GPU's memory is right"
+    )
     add_save(parser)
     parser.add_argument("--contenders", nargs="+", choices=choices, help="default: those that `ratios` compares")
     parser.add_argument("--only", choices=choices, help=argparse.SUPPRESS)  # in the process that measures: which one

@@ -4,9 +4,9 @@
 # Parts run one after the other, the most valuable first, each with a limit in seconds. A part may also use what those
 # before it left of theirs, so that all together take no longer than the limits' sum: less than eight minutes. gpu.json is
 # written anew after each part, so that a part that fails, or is stopped, or the end of this script loses nothing of the
-# others; benchmarks save what they have after each run. The quickstart and the suite shall be done in a time, which their
-# limits hold; the others need less than theirs once a machine is warm. What they say is in OUT/gpu.log, all of their figures in
-# OUT/figures.json, tables of where a step's time goes in OUT/profile: five files. All else that parts write is thrown away.
+# others; benchmarks save what they have after each run. Limits are those of a card beside a slow processor, on which a
+# process takes 15 to 20 seconds to start: so steps of all contenders are one part. What they say is in OUT/gpu.log, all of their
+# figures in OUT/figures.json, tables of where a step's time goes in OUT/profile. All else that parts write is thrown away.
 #
 #     LIMITS="quickstart=120 suite=90" PARTS="quickstart suite" tests/benchmarks/gpu.sh OUT
 #
@@ -35,9 +35,8 @@ read -r -a suite <<<"${SUITE:-}"
 quickstart="${QUICKSTART:-quickstart}"
 benchmarks=tests/benchmarks
 
-parts="${PARTS:-rate step compiled sampling quickstart peers loss tests suite profile}"
-declare -A limit=([rate]=40 [step]=40 [compiled]=40 [sampling]=30 [quickstart]=70 [peers]=25 [loss]=20 [tests]=20
-    [suite]=185 [profile]=5)
+parts="${PARTS:-rate step sampling quickstart loss suite tests compiled}"
+declare -A limit=([rate]=12 [step]=90 [sampling]=50 [quickstart]=85 [loss]=35 [suite]=85 [tests]=60 [compiled]=60)
 for given in ${LIMITS:-}; do
     limit[${given%%=*}]="${given#*=}"
 done
@@ -68,7 +67,7 @@ part() {
 
 # part_step NAME OPTIONS...: a part of step.py; --contenders in STEP comes last, and so decides.
 part_step() {
-    part "$1" "$python" $benchmarks/step.py --repeats 1 --device "$device" --dtype bfloat16 --save "$work/$1.json" \
+    part "$1" "$python" $benchmarks/step.py --together --repeats 1 --device "$device" --dtype bfloat16 --save "$work/$1.json" \
         "${@:2}" "${step[@]}"
 }
 
@@ -77,19 +76,18 @@ if [ -s "$work/rate.json" ]; then
     step+=(--peak-tflops "$(<"$work/rate.json")")
     loss+=(--peak-tflops "$(<"$work/rate.json")")
 fi
-part_step step --contenders ours_two_view_augment ours_forward_kl ours_jsd
-part_step compiled --compile --contenders ours_two_view_augment ours_forward_kl
+part_step step --profile "$out/profile" --contenders ours_two_view_augment ours_forward_kl gkd_forward_kl trl_chunked \
+    ours_jsd gkd_jsd
 part sampling "$python" $benchmarks/sampling.py --device "$device" --save "$work/sampling.json" "${sampling[@]}"
 part quickstart "$python" $benchmarks/quickstart.py --save "$work/quickstart.json" --config "$quickstart" \
     --output_dir "$work/quickstart"
-part_step peers --contenders gkd_forward_kl trl_chunked gkd_jsd
 part loss "$python" $benchmarks/loss.py --together --device "$device" --dtype bfloat16 --save "$work/loss.json" --contenders \
     ours_two_view ours_forward_kl ours_jsd gkd_forward_kl gkd_jsd trl_chunked naive_two_view ours naive \
     liger_own_chunks "${loss[@]}"
+part suite "$python" $benchmarks/suite.py --device "$device" --save "$work/suite.json" "${suite[@]}"
 # Warnings are no errors here: they are those of other versions than the pinned ones.
 mapfile -t files < <(grep -rl --include='test_*.py' 'mark\.gpu\b' tests)
 part tests "$python" -m pytest -v -p no:benchmark -p no:cacheprovider -o addopts=--import-mode=importlib \
-    -o filterwarnings=default -n 12 --dist load -m gpu --continue-on-collection-errors "${files[@]}"
-part suite "$python" $benchmarks/suite.py --device "$device" --save "$work/suite.json" "${suite[@]}"
-part_step profile --profile "$out/profile" --contenders ours_two_view_augment ours_forward_kl
+    -o filterwarnings=default -n 8 --dist load -m gpu --continue-on-collection-errors "${files[@]}"
+part_step compiled --compile --contenders ours_forward_kl ours_two_view_augment
 cat "$out/gpu.json"

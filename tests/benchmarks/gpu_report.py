@@ -81,25 +81,21 @@ def outcomes_of_tests(log: str) -> dict[str, int]:
 def steps(parts: Parts) -> dict[str, Any]:
     """The training steps: ours and the peers', and the compiled ones."""
     found: dict[str, Any] = {}
-    for key, names in (("step", ("step", "peers")), ("step_compiled", ("compiled",))):
-        for figures in (parts[name] for name in names if name in parts):
-            found[key] = found.get(key, {}) | of_contenders(figures)
-            found.setdefault("setting", figures["setting"])
+    for key, name in (("step", "step"), ("step_compiled", "compiled")):
+        if name in parts:
+            found[key] = of_contenders(parts[name])
+            found.setdefault("setting", parts[name]["setting"])
     return found
 
 
 def losses_differ(parts: Parts) -> dict[str, Any]:
-    """Contender -> by what share its losses are at most other than those of the first that computes the same.
-
-    `step.py` compares those of one call; ours and the peers are in two.
-    """
+    """Contender -> by what share its losses are at most other than those of the first that computes the same."""
     first: dict[str, list[float]] = {}
     found = {}
-    for figures in (parts[name] for name in ("step", "peers") if name in parts):
-        for name, record in figures["contenders"].items():
-            own = record["losses"]
-            if (want := first.setdefault(record["computes"], own)) is not own:
-                found[name] = max(abs(a - b) / (abs(b) or 1) for a, b in zip(own, want, strict=True))
+    for name, record in parts.get("step", {"contenders": {}})["contenders"].items():
+        own = record["losses"]
+        if (want := first.setdefault(record["computes"], own)) is not own:
+            found[name] = max(abs(a - b) / (abs(b) or 1) for a, b in zip(own, want, strict=True))
     return {"losses_differ": found} if found else {}
 
 

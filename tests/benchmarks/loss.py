@@ -353,9 +353,6 @@ def main() -> int:
     parser.add_argument("--tokens", type=int, default=1024)
     parser.add_argument("--vocabulary", type=int, default=50257)
     parser.add_argument("--width", type=int, default=768)
-    parser.add_argument(
-        "--together", action="store_true", help="all in one process, where only a GPU's memory is right"
-    )
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     if options.only:

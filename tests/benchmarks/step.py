@@ -14,12 +14,14 @@ and activations count, the libraries' code does not.
 All steps of a run are one epoch of the same few texts in the same order: at an epoch's end trainers wait, and start
 their loader's processes anew, which is no part of a step.
 
-On a GPU (the tests run the same code on a CPU), with and without --compile; `gpu.sh` does so:
+On a GPU (the tests run the same code on a CPU) all in one process, with and without --compile; `gpu.sh` does so:
 
-    python tests/benchmarks/step.py --device cuda --dtype bfloat16 --rows 8 --tokens 1024 --steps 32 --peak-tflops 989
+    python tests/benchmarks/step.py --device cuda --dtype bfloat16 --rows 8 --tokens 1024 --steps 32 --peak-tflops 989 \
+        --together
 """
 
 import argparse
+import copy
 import itertools
 import json
 import math
@@ -28,7 +30,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -272,9 +274,17 @@ class Profile(TrainerCallback):
             self.profile.stop()
 
 
+@lru_cache(maxsize=1)
+def _shared_models(*shape: int) -> tuple[PreTrainedModel, PreTrainedModel]:
+    """Those of `make_models`, which takes seconds, for all contenders of a process to copy."""
+    return make_models(*shape)
+
+
 def train(contender: Contender, shape: argparse.Namespace, *callbacks: TrainerCallback) -> tuple[Clock, list[float]]:
     """Train for some steps, which are one epoch; returns the time of each step and the loss of each step."""
-    teacher, student = make_models(shape.vocabulary, shape.width, shape.layers, shape.tokens)
+    of_models = (shape.vocabulary, shape.width, shape.layers, shape.tokens)
+    made = copy.deepcopy(_shared_models(*of_models)) if shape.together else make_models(*of_models)
+    teacher, student = made
     steps = WARM_UP[shape.device] + shape.steps
     ids = make_ids(shape.vocabulary, shape.rows, shape.tokens).repeat(steps, 1)
     settings = {
@@ -308,8 +318,8 @@ def measure(contender: Contender, shape: argparse.Namespace) -> common.Record:
     Seconds are the median of the measured steps; on a GPU their mean, in which all that it waited for counts.
     """
     # A toy first: what is loaded on the way is no part of a step. None before a step that is compiled: torch would
-    # remember the toy's shapes, and compile the real one for any.
-    if not shape.compile:
+    # remember the toy's shapes, and compile the real one for any. Together, a GPU's memory is counted without the code.
+    if not (shape.compile or shape.together):
         toy = {"vocabulary": 64, "width": 64, "layers": 2, "tokens": 8, "steps": 1}
         train(contender, argparse.Namespace(**{**vars(shape), **toy}))
     before = common.settle_memory(shape.device)
@@ -381,15 +391,12 @@ def add_own_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--layers", type=int, default=12, help="layers of the teacher; the student has half of them")
 
 
-def measure_one(options: argparse.Namespace) -> None:
-    """In the process that measures: print the record of a contender as the last line."""
-    contender = CONTENDERS[options.only]
-    record = measure(contender, options)
+def write_profile(name: str, options: argparse.Namespace) -> None:
+    """The table of where a contender's step spends its time, where it was asked for."""
     if options.profile:
         profile = Profile(options.device)
-        train(contender, options, profile)
-        common.write_profile(profile.profile, options.profile, options.only, options.device)
-    print(json.dumps(record))
+        train(CONTENDERS[name], options, profile)
+        common.write_profile(profile.profile, options.profile, name, options.device)
 
 
 def main() -> int:
@@ -400,12 +407,18 @@ def main() -> int:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     if options.only:
-        measure_one(options)
+        record = measure(CONTENDERS[options.only], options)
+        write_profile(options.only, options)
+        print(json.dumps(record))
         return 0
     names = options.contenders or list(CONTENDERS)
     names = common.available({name: CONTENDERS[name].package for name in names})
-    given = {name: getattr(options, name) for name in (*SHAPE, *common.HOW, "profile")}
-    run = partial(common.run_alone, __file__, options=common.as_options(given), threads=options.threads)
+    run: Callable[[str], common.Record]
+    if options.together:
+        run = lambda name: measure(CONTENDERS[name], options)  # noqa: E731
+    else:
+        given = {name: getattr(options, name) for name in (*SHAPE, *common.HOW, "profile")}
+        run = partial(common.run_alone, __file__, options=common.as_options(given), threads=options.threads)
     records = common.by_turns(
         names, options.repeats, run, lambda found: common.save(options.save, figures_of(found, options))
     )
@@ -415,6 +428,9 @@ def main() -> int:
     else:
         common.print_contenders(figures)
         common.print_ratios(figures["ratios"])
+    for name in records if options.together else ():
+        if name.startswith("ours"):
+            write_profile(name, options)
     check_agreement(records, options.dtype)  # last: who disagrees is wrong, but what was measured is told
     return common.exit_code(names, options.repeats, records)
 

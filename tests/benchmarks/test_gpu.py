@@ -110,14 +110,13 @@ def saved_step(**losses: list[float]) -> dict:
 def test_the_report_has_what_was_measured_and_lacks_what_failed(tmp_path):
     import gpu_report
 
-    (tmp_path / "step.json").write_text(json.dumps(saved_step(ours_forward_kl=[2.0, 1.0])))
-    (tmp_path / "peers.json").write_text(json.dumps(saved_step(gkd_forward_kl=[2.0, 1.01])))
+    (tmp_path / "step.json").write_text(json.dumps(saved_step(ours_forward_kl=[2.0, 1.0], gkd_forward_kl=[2.0, 1.01])))
     (tmp_path / "rate.json").write_text("798.1")
     (tmp_path / "suite.json").write_text('{"seconds": null, "metrics": {"perplexity": 3.5}}')
     (tmp_path / "sampling.json").write_text('{"sampling": {"demo": {"tokens_per_second": 5.0}}}')
     (tmp_path / "quickstart.json").write_text('{"imports": 9.5, "after_imports": 50.5}')
     (tmp_path / "loss.json").write_text('{"contenders": {}}')  # without the setting: not as loss.py saves it
-    for name, ended in (("quickstart", "0 100.5 160.75"), ("compiled", "124 90 100.25"), ("peers", "1 170 180")):
+    for name, ended in (("quickstart", "0 100.5 160.75"), ("compiled", "124 90 100.25"), ("loss", "1 170 180")):
         (tmp_path / f"{name}.ended").write_text(ended)
     found = gpu_report.report(tmp_path, "[gw1] [ 50%] PASSED tests/a.py::b\n[gw0] [100%] FAILED tests/a.py::c\n")
     assert found["step"].keys() == {"ours_forward_kl", "gkd_forward_kl"} and found["setting"] == {"rows": 8}
@@ -134,9 +133,9 @@ def test_the_report_has_what_was_measured_and_lacks_what_failed(tmp_path):
     assert found["parts"] == {
         "compiled": {"ended": "stopped at its limit", "seconds": 10.25},
         "quickstart": {"ended": "well", "seconds": 60.25},
-        "peers": {"ended": "with exit code 1", "seconds": 10.0},
+        "loss": {"ended": "with exit code 1", "seconds": 10.0},
     }
-    assert list(found["parts"]) == ["compiled", "quickstart", "peers"]
+    assert list(found["parts"]) == ["compiled", "quickstart", "loss"]
     assert 0 < gpu_report.matrix_rate("cpu") < 1e3
 
 
@@ -155,7 +154,7 @@ name="$(basename "$file" .json)"
 echo "$name $PYTHONPATH $$" | tee -a "{told}"
 case "$name" in
     rate) echo 700.5 >"$file" ;;
-    step | peers) echo '{step}' >"$file" ;;
+    step) echo '{step}' >"$file" ;;
     suite) echo '{{"seconds": 7.0}}' >"$file" ;;
     quickstart) echo '{{"after_imports": 0.5}}' >"$file" ;;
 esac
@@ -188,7 +187,7 @@ def test_parts_that_fail_or_run_into_their_limits_lose_nothing_of_the_others(tmp
     said, errors = process.communicate(timeout=60)
     assert process.returncode == 0, errors
     found = written(tmp_path)
-    order = ["rate", "step", "compiled", "sampling", "quickstart", "peers", "loss", "tests", "suite", "profile"]
+    order = ["rate", "step", "sampling", "quickstart", "loss", "suite", "tests", "compiled"]
     assert list(found["parts"]) == order
     ended = {name: part["ended"] for name, part in found["parts"].items()}
     assert ended.pop("rate") == "stopped at its limit" and 1 <= found["parts"]["rate"]["seconds"] < 5
@@ -223,8 +222,7 @@ def test_the_limits_leave_room_on_a_machine_that_is_lent_for_ten_minutes_a_comma
     limits = re.search(r"declare -A limit=\((.*?)\)", script, flags=re.DOTALL)[1]
     named = re.findall(r"\[(\w+)\]=(\d+)", limits)
     assert sum(int(seconds) for _, seconds in named) < 8 * 60
-    # What shall be done in 60 and in 180 seconds can show it.
-    assert int(dict(named)["quickstart"]) > 60 and int(dict(named)["suite"]) > 180
+    assert int(dict(named)["quickstart"]) > 60 + 20  # what shall be done in 60 behind its imports can show it
     parts = re.search(r'parts="\$\{PARTS:-(.*?)\}"', script)[1].split()
     assert parts == [name for name, _ in named] == re.findall(r"^part(?:_step)? (\w+) ", script, flags=re.MULTILINE)
 

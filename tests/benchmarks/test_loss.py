@@ -20,7 +20,16 @@ from distill.models.architecture import head, hidden_states
 BENCHMARKS = Path(__file__).parent
 TOY = ("--tokens", "64", "--vocabulary", "512", "--width", "32")
 TOY_STEP = argparse.Namespace(
-    vocabulary=512, width=64, layers=2, rows=2, tokens=64, steps=1, device="cpu", dtype="float32", compile=False
+    vocabulary=512,
+    width=64,
+    layers=2,
+    rows=2,
+    tokens=64,
+    steps=1,
+    device="cpu",
+    dtype="float32",
+    compile=False,
+    together=False,
 )
 # What a GPU is measured with, but for the device.
 HALF = ("--device", "cpu", "--dtype", "bfloat16", "--rows", "3", "--peak-tflops", "0.5")
@@ -161,11 +170,22 @@ def test_half_precision_rates_and_profile_of_the_loss(tmp_path):
 
 
 @pytest.mark.slow
-def test_half_precision_rates_and_profile_of_the_step(tmp_path):
+@pytest.mark.parametrize("together", [(), ("--together",)])
+def test_half_precision_rates_and_profile_of_the_step(tmp_path, together):
     shape = ("--tokens", "64", "--vocabulary", "512", "--width", "64", "--layers", "2", "--steps", "1")
     names = ["ours_forward_kl"] + ["gkd_forward_kl"] * bool(find_spec("trl"))
     figures = run_script(
-        "step.py", "--json", "--repeats", "1", "--contenders", *names, *shape, *HALF, "--profile", str(tmp_path)
+        "step.py",
+        "--json",
+        "--repeats",
+        "1",
+        "--contenders",
+        *names,
+        *shape,
+        *HALF,
+        *together,
+        "--profile",
+        str(tmp_path),
     )
     assert set(figures["ratios"]) == {"memory", "time"}
     assert set(figures["ratios"]["time"]) == {"gkd_forward_kl", "gkd_jsd", "trl_chunked"}
@@ -173,6 +193,8 @@ def test_half_precision_rates_and_profile_of_the_step(tmp_path):
         record = figures["contenders"][name]
         assert record["tokens_per_second"] == pytest.approx(3 * 64 / record["seconds"])
         assert 0 < record["matrix_rate_share"] < 1
+        if together and not name.startswith("ours"):
+            continue
         assert "mm" in (tmp_path / f"{name}.txt").read_text()
 
 
