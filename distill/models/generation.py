@@ -270,12 +270,12 @@ def _encode(tokenizer: Any, texts: Sequence[str], start: int) -> list[list[int]]
 def _decode(tokenizer: Any, before: list[list[int]], new: list[list[int]]) -> list[str]:
     """Text of the new tokens. Decoded behind their prompt, because some decoders drop a text's first space."""
     settings = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
-    prefixes = tokenizer.batch_decode(before, **settings)
+    distinct = list(dict.fromkeys(map(tuple, before)))  # of many samples a prompt, one
+    prefixes = dict(zip(distinct, tokenizer.batch_decode(list(map(list, distinct)), **settings), strict=True))
     wholes = tokenizer.batch_decode([a + b for a, b in zip(before, new, strict=True)], **settings)
-    alone = tokenizer.batch_decode(new, **settings)
     return [
-        whole.removeprefix(prefix) if whole.startswith(prefix) else text
-        for prefix, whole, text in zip(prefixes, wholes, alone, strict=True)
+        whole.removeprefix(prefix) if whole.startswith(prefix) else tokenizer.decode(ids, **settings)
+        for prefix, whole, ids in zip((prefixes[tuple(ids)] for ids in before), wholes, new, strict=True)
     ]
 
 
