@@ -5,7 +5,8 @@
 
 Both take the tokens in the vocabulary's order: sorted by probability, near ones would change places by rounding. Of a
 nucleus a GPU needs its least probability alone. That is found digit by digit, in the bits of the number, as those of
-numbers above 0 are ordered as the numbers are. Where Triton is, it reads each row ten times from the cache of the card.
+numbers above 0 are ordered as the numbers are. Where Triton is, a row is read five times: by then few of its numbers
+are near enough to the least for the digits that are left.
 """
 
 from typing import NamedTuple
@@ -28,6 +29,7 @@ _LOGIT_ROUNDING = 1e-4
 _SUM_ROUNDING = 1e-6
 
 BLOCK = 256  # tokens whose probabilities are summed first; then those of one such block one by one
+_WARPS = 8  # that go through a row
 _BITS = 30  # of a float32 between 0 and 1 that are not 0 in all of them
 
 
@@ -86,25 +88,52 @@ def draw_wide(scores: Tensor, uniform: Tensor, shape: Shape) -> Tensor:
     if 0 < shape.top_k < scores.shape[1]:
         scores = scores.masked_fill(scores < scores.topk(shape.top_k, dim=1).values[:, -1:], -torch.inf)
     probabilities = scores.softmax(dim=1)
-    least = least_of_nucleus(probabilities, shape.top_p) if shape.top_p < 1 else None
-    if least is not None:
-        probabilities = torch.where(probabilities >= least, probabilities, 0.0)
-    missing = -probabilities.shape[1] % BLOCK
-    blocks = (pad(probabilities, (0, missing)) if missing else probabilities).unflatten(1, (-1, BLOCK))
-    masses = blocks.sum(dim=2, dtype=torch.float64)
-    if least is not None:
-        tied = (blocks == least.unsqueeze(2)).sum(dim=2)
-        kept = _kept_ties(masses, tied, least, shape.top_p)
-        masses = masses - (tied - kept) * least.double()
+    blocks = _in_blocks(probabilities)
+    if shape.top_p < 1:
+        nucleus = nucleus_of(probabilities, shape.top_p)
+        kept = _kept_ties(nucleus, shape.top_p)
+        masses = nucleus.masses - (nucleus.tied - kept) * nucleus.least.double()
+    else:
+        masses = blocks.sum(dim=2, dtype=torch.float64)
     cumulative = masses.cumsum(dim=1)
     target = uniform.unsqueeze(1) * cumulative[:, -1:]
     block = _place(cumulative, target)
     inside = blocks.gather(1, block.unsqueeze(2).expand(-1, -1, BLOCK)).squeeze(1)
-    if least is not None:
-        equal = inside == least
-        inside = inside.masked_fill(equal & (equal.cumsum(dim=1) > kept.gather(1, block)), 0.0)
+    if shape.top_p < 1:
+        equal = inside == nucleus.least
+        left_out = (inside < nucleus.least) | (equal & (equal.cumsum(dim=1) > kept.gather(1, block)))
+        inside = inside.masked_fill(left_out, 0.0)
     left = target - pad(cumulative, (1, 0)).gather(1, block)
     return block * BLOCK + _place(inside.cumsum(dim=1, dtype=torch.float64), left)
+
+
+def _in_blocks(probabilities: Tensor) -> Tensor:
+    """(B, V) -> (B, N, `BLOCK`), of which tokens behind the V have none."""
+    missing = -probabilities.shape[1] % BLOCK
+    return (pad(probabilities, (0, missing)) if missing else probabilities).unflatten(1, (-1, BLOCK))
+
+
+class Nucleus(NamedTuple):
+    """The likeliest tokens of each row that have `top_p` together.
+
+    least: (B, 1) float32, see `least_of_nucleus`.
+    masses: (B, N) float64, what all tokens have that are not less likely, by blocks of `BLOCK`.
+    tied: (B, N) int64, how many of them have just the least probability.
+    """
+
+    least: Tensor
+    masses: Tensor
+    tied: Tensor
+
+
+def nucleus_of(probabilities: Tensor, top_p: float) -> Nucleus:
+    """Of float32 probabilities (B, V)."""
+    if triton is not None and probabilities.is_cuda and works(probabilities.device):
+        return _nucleus_by_triton(probabilities, top_p)
+    least = least_of_nucleus(probabilities, top_p)
+    kept = torch.where(probabilities >= least, probabilities, 0.0)
+    tied = _in_blocks(kept) == least.unsqueeze(2)
+    return Nucleus(least, _in_blocks(kept).sum(dim=2, dtype=torch.float64), tied.sum(dim=2))
 
 
 def least_of_nucleus(probabilities: Tensor, top_p: float) -> Tensor:
@@ -113,8 +142,6 @@ def least_of_nucleus(probabilities: Tensor, top_p: float) -> Tensor:
     It is the largest number such that those not below it have `top_p` together; 0 where rounding leaves all of a row
     below `top_p`. Of tokens that have just this probability, some may be outside.
     """
-    if triton is not None and probabilities.is_cuda and works(probabilities.device):
-        return _least_by_triton(probabilities, top_p)
     bits = probabilities.view(torch.int32)
     least = bits.new_zeros(len(bits), 1)
     for digit in reversed(range(_BITS)):
@@ -137,17 +164,12 @@ def _place(cumulative: Tensor, target: Tensor) -> Tensor:
     return torch.minimum(place, (cumulative < cumulative[:, -1:]).sum(dim=1, keepdim=True))
 
 
-def _kept_ties(masses: Tensor, tied: Tensor, least: Tensor, top_p: float) -> Tensor:
-    """How many of the tokens that have just the nucleus' least probability are in it, in each block.
+def _kept_ties(nucleus: Nucleus, top_p: float) -> Tensor:
+    """(B, N) how many of the tokens that have just the nucleus' least probability are in it, in each block.
 
     The nucleus takes them in the vocabulary's order while those before have less than `top_p` together.
-
-    Args:
-        masses: (B, N) what all tokens have that are not below the least probability, by block.
-        tied: (B, N) how many have just that.
-        least: (B, 1) the least probability.
-        top_p: The nucleus.
     """
+    least, masses, tied = nucleus
     number = tied.sum(dim=1, keepdim=True)
     above = masses.sum(dim=1, keepdim=True) - number * least.double()
     kept = ((top_p - above) / least.double()).ceil().clamp(min=1)
@@ -158,32 +180,84 @@ def _kept_ties(masses: Tensor, tied: Tensor, least: Tensor, top_p: float) -> Ten
 if triton is not None:
 
     @triton.jit
-    def _least_kernel(probabilities, top_p, least, columns, stride, BLOCK: tl.constexpr):
-        """One row: three bits of its number with each pass over it, the highest first."""
+    def _next_digit(
+        numbers, columns, above, found, step, wanted, COLUMNS: tl.constexpr, OF_THREAD: tl.constexpr
+    ):  # fmt: skip
+        """Three bits more of the least probability: the highest of eight candidates whose mass is enough.
+
+        Args:
+            numbers, columns: Where the probabilities are that these bits have to do with, and how many.
+            above: What larger ones have, float64.
+            found, step: The bits so far, and the lowest of the three.
+            wanted: The mass of the nucleus.
+        """
+        # Of all candidates but the one that is there. The columns that a thread reads at a time share a sum each.
+        masses = (tl.zeros((COLUMNS // OF_THREAD,), tl.float64),) * 7
+        for first in range(0, columns, COLUMNS):
+            place = first + tl.arange(0, COLUMNS)
+            values = tl.load(numbers + place, mask=place < columns, other=0.0)
+            values = tl.reshape(values, (COLUMNS // OF_THREAD, OF_THREAD))
+            bits, wide = values.to(tl.int32, bitcast=True), values.to(tl.float64)
+            more = ()
+            for k in tl.static_range(7):
+                mass = masses[k] + tl.sum(tl.where(bits >= found + (k + 1) * step, wide, 0.0), 1)
+                more = more + (mass,)  # type: ignore[assignment]  # noqa: RUF005  # Triton has no other way
+            masses = more  # type: ignore[assignment]
+        enough = 0
+        for k in tl.static_range(7):
+            enough += (tl.sum(masses[k], 0) + above >= wanted).to(tl.int32)
+        return found + enough * step
+
+    @triton.jit
+    def _nucleus_kernel(
+        probabilities, top_p, near, least, masses, tied, columns, blocks,
+        COLUMNS: tl.constexpr, OF_THREAD: tl.constexpr, BLOCK: tl.constexpr,
+    ):  # fmt: skip
+        """One row. Nine bits are found in all of it; what agrees in them is gathered, for the bits that are left."""
         row = tl.program_id(0).to(tl.int64)
-        wanted = tl.load(top_p)
-        found = tl.zeros((1,), tl.int32)
-        for digit in range(10):
-            step = 1 << (27 - 3 * digit)
-            candidates = found + tl.arange(0, 8) * step
-            masses = tl.zeros((8, BLOCK), tl.float64)
-            for first in range(0, columns, BLOCK):
-                place = first + tl.arange(0, BLOCK)
-                values = tl.load(probabilities + row * stride + place, mask=place < columns, other=0.0)
-                above = values.to(tl.int32, bitcast=True)[None, :] >= candidates[:, None]
-                masses += tl.where(above, values.to(tl.float64)[None, :], 0.0)
-            enough = (tl.sum(masses, axis=1) >= wanted).to(tl.int32)
-            found += tl.maximum(tl.sum(enough, axis=0) - 1, 0) * step
-        tl.store(least + row + tl.arange(0, 1), found)
+        probabilities, near = probabilities + row * columns, near + row * columns
+        wanted, lanes, found = tl.load(top_p), tl.arange(0, COLUMNS), 0
+        for digit in range(3):
+            found = _next_digit(probabilities, columns, 0.0, found, 1 << (27 - 3 * digit), wanted, COLUMNS, OF_THREAD)
+        larger, number = tl.zeros((COLUMNS,), tl.float64), 0
+        for first in range(0, columns, COLUMNS):
+            place = first + lanes
+            values = tl.load(probabilities + place, mask=place < columns, other=0.0)
+            bits = values.to(tl.int32, bitcast=True)
+            larger += tl.where(bits >= found + (1 << 21), values.to(tl.float64), 0.0)
+            agrees = ((bits >= found) & (bits < found + (1 << 21)) & (place < columns)).to(tl.int32)
+            tl.store(near + number + tl.cumsum(agrees, 0) - 1, values, mask=agrees > 0)
+            number += tl.sum(agrees, 0)
+        above = tl.sum(larger, 0)
+        tl.debug_barrier()  # what other threads have gathered is read from here on
+        for digit in range(3, 10):
+            found = _next_digit(near, number, above, found, 1 << (27 - 3 * digit), wanted, COLUMNS, OF_THREAD)
+        for first in range(0, columns, COLUMNS):
+            place = first + lanes
+            values = tl.load(probabilities + place, mask=place < columns, other=0.0)
+            bits = values.to(tl.int32, bitcast=True)
+            kept = tl.reshape(tl.where(bits >= found, values.to(tl.float64), 0.0), (COLUMNS // BLOCK, BLOCK))
+            equal = tl.reshape((bits == found).to(tl.int64), (COLUMNS // BLOCK, BLOCK))
+            block = first // BLOCK + tl.arange(0, COLUMNS // BLOCK)
+            tl.store(masses + row * blocks + block, tl.sum(kept, 1), mask=block < blocks)
+            tl.store(tied + row * blocks + block, tl.sum(equal, 1), mask=block < blocks)
+        tl.store(least + row, found)
 
 
-def _least_by_triton(probabilities: Tensor, top_p: float) -> Tensor:
-    """`least_of_nucleus` in one kernel."""
+def _nucleus_by_triton(probabilities: Tensor, top_p: float, columns: int = 1024) -> Nucleus:
+    """`nucleus_of` in one kernel, which reads so many columns at a time."""
     probabilities = probabilities.contiguous()
-    rows, columns = probabilities.shape
+    rows, vocab = probabilities.shape
+    blocks = -(-vocab // BLOCK)
     least = torch.empty(rows, 1, dtype=torch.int32, device=probabilities.device)
+    masses = torch.empty(rows, blocks, dtype=torch.float64, device=probabilities.device)
+    tied = torch.empty(rows, blocks, dtype=torch.int64, device=probabilities.device)
     # As a plain number it would become a float32.
     wanted = torch.full((1,), top_p, dtype=torch.float64, device=probabilities.device)
+    near = torch.empty_like(probabilities)
     with torch.cuda.device_of(probabilities):
-        _least_kernel[(rows,)](probabilities, wanted, least, columns, columns, BLOCK=1024, num_warps=8)
-    return least.view(torch.float32)
+        _nucleus_kernel[(rows,)](
+            probabilities, wanted, near, least, masses, tied, vocab, blocks,
+            COLUMNS=columns, OF_THREAD=columns // (32 * _WARPS), BLOCK=BLOCK, num_warps=_WARPS,
+        )  # fmt: skip
+    return Nucleus(least.view(torch.float32), masses, tied)

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distill.models import sampler
-from distill.models.sampler import Shape, draw, draw_wide, least_of_nucleus
+from distill.models.sampler import Shape, draw, draw_wide, least_of_nucleus, nucleus_of
 
 SHAPES = [Shape(0), Shape(0, top_p=0.9), Shape(0, 0.7, 5), Shape(0, 1.5, 40, 0.8), Shape(0, 1.0, 0, 0.999999)]
 
@@ -106,19 +106,27 @@ def test_the_least_probability_of_a_nucleus(top_p):
             assert ours == theirs
 
 
-def least_by_kernel(device: str) -> None:
-    """The kernel against the digits found by torch."""
-    probabilities = torch.cat([rows(1501, 6, 4, step).softmax(1) for step in (0.0, 0.5, 100.0)])
+def nucleus_by_kernel(device: str) -> None:
+    """The kernel against torch: rows of several pieces, most of which agree in their first bits, or hardly any."""
+    spread = [rows(1501, 6, 4, step).softmax(1) for step in (0.0, 0.5, 100.0)]
+    flat = (1e-3 * torch.randn(4, 1501, generator=torch.Generator().manual_seed(6))).softmax(1)
+    short = torch.tensor([[0.3, 0.2, *[1e-42] * 1499]])  # less than is wanted
+    probabilities = torch.cat([*spread, flat, short])
     for top_p in (0.1, 0.95):
-        expected = least_of_nucleus(probabilities, top_p)
-        found = sampler._least_by_triton(probabilities.to(device), top_p).cpu()
-        assert expected.unique().numel() > 6
-        assert torch.equal(found, expected)
+        expected = nucleus_of(probabilities, top_p)
+        assert expected.least.unique().numel() > 10
+        for columns in (256, 1024):
+            least, masses, tied = (
+                x.cpu() for x in sampler._nucleus_by_triton(probabilities.to(device), top_p, columns)
+            )
+            assert torch.equal(least, expected.least)
+            torch.testing.assert_close(masses, expected.masses, rtol=1e-13, atol=0)
+            assert torch.equal(tied[least[:, 0] > 0], expected.tied[least[:, 0] > 0])
 
 
 @pytest.mark.skipif(find_spec("triton") is None, reason="needs Triton")
 def test_the_kernel_finds_the_same_in_tritons_interpreter():
-    code = "import test_sampler as own; own.least_by_kernel('cpu')"
+    code = "import test_sampler as own; own.nucleus_by_kernel('cpu')"
     path = os.pathsep.join([os.path.dirname(__file__), *filter(None, sys.path)])
     environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": path}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment)
@@ -128,7 +136,7 @@ def test_the_kernel_finds_the_same_in_tritons_interpreter():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_gpu_draws_what_a_cpu_draws():
     pytest.importorskip("triton")
-    least_by_kernel("cuda")
+    nucleus_by_kernel("cuda")
     scores = rows(50_257, 64, 5, 0.0)
     uniforms = torch.from_numpy(np.random.default_rng(1).random(len(scores)))
     for shape in SHAPES:
