@@ -28,6 +28,14 @@ from distill.models.architecture import fuse_activations, is_plain, number_of_la
 from distill.models.probe import reads_alike
 from distill.models.sampler import BLOCK
 
+try:
+    import triton
+    import triton.language as tl
+
+    from distill.objective.kernels import works
+except ImportError:
+    triton = None
+
 MAX_ROWS = 4096  # from here on more rows at a time are hardly faster
 _SHARE_OF_BATCH = 0.6  # of the card's memory
 _SHARE_OF_COPY = 0.1
@@ -258,9 +266,13 @@ def _attention(
     is_causal: bool = False, scale: float | None = None, enable_gqa: bool = False,
 ) -> Tensor:  # fmt: skip
     """`scaled_dot_product_attention` in float64. Torch's own scales all keys anew at each token."""
+    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    of_one = not is_causal and _is_of_one_token(query, key, value, attn_mask)
+    if of_one and triton is not None and query.is_cuda and works(query.device):
+        return _attention_of_one_token(query, key, value, attn_mask, scale)
     if enable_gqa:
         key, value = (states.repeat_interleave(query.shape[1] // states.shape[1], dim=1) for states in (key, value))
-    scores = (query * (query.shape[-1] ** -0.5 if scale is None else scale)) @ key.transpose(-2, -1)
+    scores = (query * scale) @ key.transpose(-2, -1)
     if is_causal:
         attn_mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
     if attn_mask is not None and attn_mask.dtype == torch.bool:
@@ -269,3 +281,67 @@ def _attention(
     elif attn_mask is not None:
         scores = scores + attn_mask
     return scores.softmax(dim=-1) @ value
+
+
+def _is_of_one_token(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> bool:
+    """Whether each text has one query, and a mask that says no more than which of its keys count."""
+    if query.dim() != 4 or query.shape[2] != 1 or query.stride(3) != 1 or key.shape != value.shape:
+        return False
+    if key.stride(3) != 1 or value.stride(3) != 1:
+        return False
+    return mask is None or (mask.dtype == torch.bool and mask.shape[1:] == (1, 1, key.shape[2]))
+
+
+if triton is not None:
+    # One kernel for texts of any length, not one for each kind.
+    @triton.jit(do_not_specialize=["length", "mask_row"], do_not_specialize_on_alignment=["mask"])
+    def _one_token_kernel(
+        query, key, value, mask, out, scale, length, width, heads, of_a_key, query_row, query_head,
+        key_row, key_head, key_token, value_row, value_head, value_token, mask_row, mask_token,
+        MASKED: tl.constexpr, TOKENS: tl.constexpr, WIDTH: tl.constexpr,
+    ):  # fmt: skip
+        """A head of a text: keys and values are read once, so many tokens at a time, with a running softmax."""
+        row, head = (tl.program_id(0) // heads).to(tl.int64), tl.program_id(0) % heads
+        key += row * key_row + head // of_a_key * key_head
+        value += row * value_row + head // of_a_key * value_head
+        lanes = tl.arange(0, WIDTH)
+        there = lanes < width
+        asked = tl.load(query + row * query_row + head * query_head + lanes, mask=there, other=0.0) * tl.load(scale)
+        top, total = tl.full((), -float("inf"), tl.float64), tl.zeros((), tl.float64)
+        found = tl.zeros((WIDTH,), tl.float64)
+        for first in range(0, length, TOKENS):
+            tokens = first + tl.arange(0, TOKENS)
+            real = tokens < length
+            read = real[:, None] & there[None, :]
+            keys = tl.load(key + tokens[:, None] * key_token + lanes[None, :], mask=read, other=0.0)
+            scores = tl.sum(keys * asked[None, :], 1)
+            if MASKED:
+                counts = tl.load(mask + row * mask_row + tokens * mask_token, mask=real, other=0)
+                scores = tl.where(counts != 0, scores, -1.7976931348623157e308)  # as below, no infinity
+            scores = tl.where(real, scores, -float("inf"))
+            most = tl.maximum(top, tl.max(scores, 0))
+            shares = tl.exp(scores - most)
+            values = tl.load(value + tokens[:, None] * value_token + lanes[None, :], mask=read, other=0.0)
+            kept = tl.exp(top - most)
+            found = found * kept + tl.sum(values * shares[:, None], 0)
+            total, top = total * kept + tl.sum(shares, 0), most
+        tl.store(out + tl.program_id(0).to(tl.int64) * width + lanes, found / total, mask=there)
+
+
+def _attention_of_one_token(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float, tokens: int = 32
+) -> Tensor:
+    """`_attention` of one query a text (B, H, 1, E), in one kernel: two products and a softmax read all twice."""
+    rows, heads, _, width = query.shape
+    length = key.shape[2]
+    out = torch.empty(rows, heads, 1, width, dtype=query.dtype, device=query.device)
+    seen = query if mask is None else mask.view(torch.uint8)[:, 0, 0].expand(rows, length)
+    # As a plain number it would become a float32.
+    factor = torch.full((1,), scale, dtype=query.dtype, device=query.device)
+    with torch.cuda.device_of(query):
+        _one_token_kernel[(rows * heads,)](
+            query, key, value, seen, out, factor, length, width, heads, heads // key.shape[1], *query.stride()[:2],
+            *key.stride()[:3], *value.stride()[:3], *(seen.stride() if mask is not None else (0, 0)),
+            MASKED=mask is not None, TOKENS=tokens, WIDTH=triton.next_power_of_2(width), num_warps=4,
+        )  # fmt: skip
+    return out

@@ -1,5 +1,10 @@
 """What a GPU does to write texts, done by a CPU: in float64, thousands side by side, the past in one place."""
 
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+
 import pytest
 import torch
 from architectures import toy
@@ -108,6 +113,61 @@ def test_nothing_is_summed_in_float32(name, monkeypatch):
         with torch.no_grad(), _Formats() as formats:
             model.double()(input_ids=ids)
         assert torch.float32 in formats.seen
+
+
+def attention_by_kernel(device: str) -> None:
+    """The kernel against torch: heads that share keys, parts of a longer cache, masks, one piece or more."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = [
+        (3, 4, 4, 64, 7, 20),
+        (2, 6, 2, 24, 70, 70),
+        (2, 2, 2, 80, 33, 40),
+        (1, 1, 1, 8, 1, 5),
+        (3, 4, 1, 16, 32, 64),
+    ]
+    for rows, heads, of_keys, width, length, room in shapes:
+        query = torch.randn(1, rows, heads, width, generator=generator).double().transpose(0, 2).transpose(0, 1)
+        past = [torch.randn(rows, of_keys, room, width, generator=generator).double()[:, :, :length] for _ in range(2)]
+        shown = torch.rand(rows, 1, 1, length, generator=generator) > 0.4
+        shown[..., -1] = True
+        nothing = shown.clone()
+        nothing[0] = False  # as a row of padding has it
+        for mask in (None, shown, nothing, shown[:1]):
+            expected = wide_decoding._attention(query, *past, mask, scale=0.3, enable_gqa=True)
+            assert wide_decoding._is_of_one_token(query, *past, mask)
+            asked = (None if x is None else x.to(device) for x in (query, *past, mask))
+            found = wide_decoding._attention_of_one_token(*asked, 0.3).cpu()
+            torch.testing.assert_close(found, expected, rtol=1e-13, atol=1e-14)
+
+
+@pytest.mark.skipif(find_spec("triton") is None, reason="needs Triton")
+def test_the_kernel_of_one_token_attends_as_torch_does_in_tritons_interpreter():
+    code = "import test_wide_decoding as own; own.attention_by_kernel('cpu')"
+    path = os.pathsep.join([os.path.dirname(__file__), *filter(None, sys.path)])
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": path}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_the_kernel_of_one_token_attends_as_torch_does_on_a_gpu():
+    pytest.importorskip("triton")
+    attention_by_kernel("cuda")
+
+
+def test_what_the_kernel_of_one_token_is_not_for(toy_tokenizer, monkeypatch):
+    """Several tokens, a mask of numbers or of heads; and a model that writes asks it for each token but the first."""
+    one, past = torch.zeros(2, 4, 1, 8), torch.zeros(2, 4, 5, 8)
+    of_one = wide_decoding._is_of_one_token
+    assert of_one(one, past, past, None) and not of_one(past, past, past, None)
+    assert not of_one(one, past, past[..., :4], None) and not of_one(one, past, past, torch.zeros(2, 1, 1, 5))
+    assert not of_one(one, past, past, torch.ones(2, 4, 1, 5, dtype=torch.bool))
+    assert not of_one(one, past, past, torch.ones(2, 1, 1, 6, dtype=torch.bool))
+    asked = []
+    monkeypatch.setattr(wide_decoding, "_is_of_one_token", lambda *given: asked.append(of_one(*given)))
+    write_as_on_gpu(monkeypatch)
+    texts_of(odd_model(toy_tokenizer), toy_tokenizer, max_new_tokens=6)
+    assert sum(asked) >= 2 * 5  # of two layers
 
 
 def test_who_writes_in_its_own_format(toy_tokenizer, monkeypatch):
