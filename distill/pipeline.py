@@ -21,7 +21,7 @@ from distill.data.corpus import open_corpus, with_template
 from distill.data.counts import PackingCounts
 from distill.data.stream import training_blocks
 from distill.federation import clients, rounds
-from distill.models.architecture import at_hand, check_block_length, model_hash, vocab_size
+from distill.models.architecture import check_block_length, lent_to_gpu, model_hash, vocab_size
 from distill.models.loading import load_teacher
 from distill.models.probe import any_mixes
 from distill.models.resolvers import load_resolver
@@ -154,7 +154,7 @@ def _prepare(recipe: Recipe, asked: _Asked, folder: Path) -> tuple[_Text, PreTra
     one_document = recipe.is_private or any_mixes(recipe.block_length, student, *([teacher] if teacher else []))
     swapper = asked.swapper if recipe.needs_counterfactuals else None
     make_blocks: Any = clients.client_blocks if recipe.federation.clients else training_blocks
-    with at_hand(teacher if recipe.resolver == "teacher" else None):
+    with lent_to_gpu(getattr(swapper and swapper.resolver, "model", None)):
         blocks, counts = make_blocks(recipe, corpus, tokenizer, swapper, cache, held_out_text, one_document)
     preflight.check_privacy(recipe, student, blocks.least if recipe.federation.clients else blocks)
     return _Text(blocks, counts, held_out_text, tokenizer), student

@@ -18,7 +18,7 @@ from typing import IO, Any
 from distill.base.console import say
 from distill.base.errors import UserError
 from distill.base.integrity import file_hash, file_is_whole, partial_of, put_file
-from distill.models.architecture import at_hand
+from distill.models.architecture import lent_to_gpu
 from distill.models.generation import generate
 from distill.models.wide_decoding import MAX_ROWS, on_gpu
 from distill.recipe import CorpusConfig
@@ -178,7 +178,7 @@ def _sample_to_file(
     assert config.max_documents is not None  # `check_recipe` asks for it
     path.parent.mkdir(parents=True, exist_ok=True)
     size, total = config.sample_batch_size, config.max_documents
-    with at_hand(teacher), _claimed_partial(path) as stream:
+    with lent_to_gpu(teacher), _claimed_partial(path) as stream:
         stream.seek(0)
         whole = [line for line in stream if line.endswith(b"\n")]
         batches = len(whole) // size

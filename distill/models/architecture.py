@@ -1,10 +1,11 @@
 """What a model is made of: layers, head, hidden states, special tokens. The only file that knows architectures."""
 
+import gc
 import hashlib
 import inspect
 import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
@@ -17,7 +18,7 @@ from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel, Pr
 from transformers.activations import ACT2FN, NewGELUActivation
 from transformers.utils import logging
 
-from distill.base.console import warn
+from distill.base.console import say, warn
 from distill.base.errors import UserError, first_line
 from distill.models.document_attention import Documents, attending_to
 from distill.objective.kd_loss import ModelView
@@ -403,19 +404,32 @@ def default_device() -> str:
 
 
 @contextmanager
-def at_hand(model: Any) -> Iterator[None]:
-    """Inside, a model that waits in the processor's memory is where it is fast: on the GPU, if there is one.
+def lent_to_gpu(model: Any) -> Iterator[None]:
+    """Inside, a model that waits in the processor's memory is on the GPU, if there is one and it has room.
 
-    A model that is on a device already stays there, and so does whatever is no model of transformers.
+    Afterwards the GPU is as free as before: others may be waiting for it, of other processes too. A model that is on a
+    device already stays there, and so does whatever is no model of transformers.
     """
     lent = isinstance(model, PreTrainedModel) and model.device.type == "cpu" != default_device()
     if lent:
-        model.to(default_device())
+        try:
+            model.to(default_device())
+        except Exception as error:  # memory; or a format that cannot be moved, of which each library tells in its way
+            say(f"the teacher stays on the processor for this, as the GPU cannot take it ({first_line(error)})")
+            lent = False
+            _back_from_gpu(model)
     try:
         yield
     finally:
         if lent:
-            model.to("cpu")
+            _back_from_gpu(model)
+
+
+def _back_from_gpu(model: PreTrainedModel) -> None:
+    with suppress(ValueError):  # what cannot be moved has not been
+        model.to("cpu")
+    gc.collect()
+    torch.cuda.empty_cache()
 
 
 @contextmanager

@@ -21,7 +21,6 @@ from torch import Tensor
 from distill.base.errors import UserError, first_line, suggestion
 from distill.base.long_input import encodable
 from distill.models.architecture import (
-    default_device,
     evaluating,
     hidden_states,
     model_hash,
@@ -64,7 +63,6 @@ def load_resolver(spec: str, teacher: Any = None, tokenizer: Any = None, trust_r
         return SpacyResolver(argument or DEFAULT_PIPELINE)
     if argument:
         teacher, tokenizer = load_teacher(TeacherConfig(path=argument, trust_remote_code=trust_remote_code))
-        teacher.to(default_device())
     if teacher is None or tokenizer is None:
         raise UserError("resolver 'teacher' needs a teacher, and there is none; name a model of its own: teacher:PATH")
     return LanguageModelResolver(teacher, tokenizer)

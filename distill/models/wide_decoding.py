@@ -14,8 +14,8 @@ their own format, where rounding, which differs with the shape of a batch, may d
 import copy
 import inspect
 from collections.abc import Callable, Sequence
-from functools import wraps
 from typing import Any
+from weakref import WeakMethod
 
 import torch
 from torch import Tensor, nn
@@ -218,14 +218,19 @@ def _align_head(model: PreTrainedModel) -> None:
     model.set_output_embeddings(longer)
 
 
-def _doubled(forward: Callable[..., Any]) -> Callable[..., Any]:
-    """The same function in float64; `generate` looks at what it takes."""
+def _doubled(forward: Any) -> Callable[..., Any]:
+    """A model's method in float64; `generate` looks at what it takes.
 
-    @wraps(forward)
+    It does not hold the model, of which it becomes a part: a copy of billions of bytes would wait for the garbage
+    collector.
+    """
+    method = WeakMethod(forward)
+
     def doubled(*args: Any, **kwargs: Any) -> Any:
         with _Double():
-            return forward(*args, **kwargs)
+            return method()(*args, **kwargs)  # type: ignore[misc]  # it is called by the model itself
 
+    doubled.__signature__ = inspect.signature(forward)  # type: ignore[attr-defined]
     return doubled
 
 
@@ -256,9 +261,9 @@ def _product_and_bias(bias: Tensor, a: Tensor, b: Tensor) -> Tensor:
     return torch.mm(a, b).add_(bias)
 
 
-def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`linear`."""
-    return linear(x, weight) if bias is None else linear(x, weight).add_(bias)
+def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`linear`, whose parameters may be given by name."""
+    return linear(input, weight) if bias is None else linear(input, weight).add_(bias)
 
 
 def _attention(
@@ -287,7 +292,7 @@ def _is_of_one_token(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | N
     """Whether each text has one query, and a mask that says no more than which of its keys count."""
     if query.dim() != 4 or query.shape[2] != 1 or query.stride(3) != 1 or key.shape != value.shape:
         return False
-    if key.stride(3) != 1 or value.stride(3) != 1:
+    if key.stride(3) != 1 or value.stride(3) != 1 or len(key) != len(query):
         return False
     return mask is None or (mask.dtype == torch.bool and mask.shape[1:] == (1, 1, key.shape[2]))
 

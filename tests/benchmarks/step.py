@@ -322,6 +322,8 @@ def measure(contender: Contender, shape: argparse.Namespace) -> common.Record:
     if not (shape.compile or shape.together):
         toy = {"vocabulary": 64, "width": 64, "layers": 2, "tokens": 8, "steps": 1}
         train(contender, argparse.Namespace(**{**vars(shape), **toy}))
+    if shape.compile:
+        torch._dynamo.reset()  # nor another contender's, of the same process
     before = common.settle_memory(shape.device)
     clock, losses = train(contender, shape)
     seconds = clock.seconds[-shape.steps :]
@@ -428,10 +430,12 @@ def main() -> int:
     else:
         common.print_contenders(figures)
         common.print_ratios(figures["ratios"])
-    for name in records if options.together else ():
-        if name.startswith("ours"):
-            write_profile(name, options)
-    check_agreement(records, options.dtype)  # last: who disagrees is wrong, but what was measured is told
+    try:
+        for name in records if options.together else ():
+            if name.startswith("ours"):
+                write_profile(name, options)
+    finally:  # last: who disagrees is wrong, but what was measured is told
+        check_agreement(records, options.dtype)
     return common.exit_code(names, options.repeats, records)
 
 

@@ -6,6 +6,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -86,6 +87,23 @@ def test_sampled_text_is_gone_on_with_only_when_its_run_has_ended(tmp_path, monk
     (path,) = (tmp_path / "cache").glob("sampled-*.jsonl")
     assert file_is_whole(path)
     assert len(path.read_text().splitlines()) == 12
+
+
+def test_text_is_sampled_while_the_teacher_is_on_the_gpu_and_by_nobody_else(tmp_path, monkeypatch):
+    lent, seen = [], []
+
+    @contextmanager
+    def lend(model):
+        lent.append(model)
+        yield
+        lent.remove(model)
+
+    monkeypatch.setattr(corpus, "lent_to_gpu", lend)
+    monkeypatch.setattr(corpus, "sample_batch", lambda *_: seen.append(list(lent)) or ["a document"])
+    config = CorpusConfig(max_documents=2, sample_batch_size=1)
+    for _ in range(2):  # the second time from the cache
+        open_corpus(config, 0, tmp_path, teacher="the teacher")
+        assert seen == [["the teacher"]] * 2 and not lent
 
 
 # --------------------------------------------------------------------------------------------------- keys and content

@@ -19,6 +19,7 @@ from distill.models.architecture import (
     fuse_activations,
     head,
     hidden_states,
+    lent_to_gpu,
     model_hash,
     own_context,
     position_limit,
@@ -245,3 +246,44 @@ def test_hashes_know_whatever_decides_a_prediction(toy_model, toy_tokenizer):
     one, two = (chat_tokenizer(toy_tokenizer, name) for name in ("chatml", "headers"))
     assert one.get_vocab() == two.get_vocab()
     assert len({tokenizer_hash(tokenizer) for tokenizer in (one, two, toy_tokenizer)}) == 3
+
+
+@pytest.fixture
+def moves(monkeypatch, toy_model):
+    """A model on a machine that has a GPU, and where it was sent to."""
+    model, sent = toy_model(), []
+    monkeypatch.setattr("distill.models.architecture.default_device", lambda: "cuda")
+    monkeypatch.setattr(model, "to", sent.append, raising=False)
+    return model, sent
+
+
+def test_a_model_is_lent_to_the_gpu_and_comes_back(moves):
+    model, sent = moves
+    with lent_to_gpu(model):
+        assert sent == ["cuda"]
+    assert sent == ["cuda", "cpu"]
+    with pytest.raises(KeyError), lent_to_gpu(model):
+        raise KeyError
+    assert sent == ["cuda", "cpu"] * 2
+
+
+def test_a_gpu_that_has_no_room_is_not_needed(moves, monkeypatch, capsys):
+    model, sent = moves
+
+    def full(device):
+        sent.append(device)
+        if device == "cuda":
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB")
+
+    monkeypatch.setattr(model, "to", full)
+    with lent_to_gpu(model):
+        assert sent == ["cuda", "cpu"]
+    assert sent == ["cuda", "cpu"]  # nothing of it is left there
+    assert "stays on the processor for this, as the GPU cannot take it (CUDA out of memory" in capsys.readouterr().err
+
+
+def test_what_is_no_model_is_not_lent_nor_is_one_without_a_gpu(monkeypatch, toy_model):
+    model = toy_model()
+    monkeypatch.setattr(model, "to", None, raising=False)
+    with lent_to_gpu(model), lent_to_gpu(None), lent_to_gpu("teacher"):
+        pass

@@ -1,8 +1,10 @@
 """What a GPU does to write texts, done by a CPU: in float64, thousands side by side, the past in one place."""
 
+import gc
 import os
 import subprocess
 import sys
+import weakref
 from importlib.util import find_spec
 
 import pytest
@@ -113,6 +115,18 @@ def test_nothing_is_summed_in_float32(name, monkeypatch):
         with torch.no_grad(), _Formats() as formats:
             model.double()(input_ids=ids)
         assert torch.float32 in formats.seen
+
+
+def test_a_copy_that_has_written_is_let_go_at_once(toy_tokenizer, monkeypatch):
+    write_as_on_gpu(monkeypatch)
+    twin = in_double(odd_model(toy_tokenizer))
+    last = weakref.ref(twin)
+    gc.disable()
+    try:
+        del twin
+        assert last() is None
+    finally:
+        gc.enable()
 
 
 def attention_by_kernel(device: str) -> None:
