@@ -86,6 +86,7 @@ def training_arguments(recipe: Recipe, folder: Path) -> TrainingArguments:
             "each with accelerate launch --multi_gpu, or set CUDA_VISIBLE_DEVICES to one of them"
         )
     _check_processes(arguments)
+    _check_cuda_graphs(arguments)
     if recipe.is_private:
         require_accountant()
         _check_private(arguments)
@@ -100,6 +101,21 @@ def training_arguments(recipe: Recipe, folder: Path) -> TrainingArguments:
             "states are looked at as a whole; train it with recipes/accelerate/ddp.yaml"
         )
     return arguments
+
+
+def uses_cuda_graphs(arguments: TrainingArguments) -> bool:
+    """Whether compiled models run as CUDA graphs, whose outputs lie where the next graph's may."""
+    return bool(arguments.torch_compile) and arguments.torch_compile_mode in ("reduce-overhead", "max-autotune")
+
+
+def _check_cuda_graphs(arguments: TrainingArguments) -> None:
+    """Raises UserError for gradients that would be added to where a graph writes them anew."""
+    if uses_cuda_graphs(arguments) and arguments.gradient_accumulation_steps > 1:
+        raise UserError(
+            f"trainer.torch_compile_mode is {arguments.torch_compile_mode}, whose CUDA graphs write gradients over "
+            "those of the micro-batch before, and trainer.gradient_accumulation_steps is above 1; set the mode to "
+            "default, or raise per_device_train_batch_size instead"
+        )
 
 
 def _defaults_of_device(recipe: Recipe) -> dict[str, Any]:

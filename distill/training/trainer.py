@@ -51,6 +51,7 @@ from distill.objective.logit_ops import RoleMap
 from distill.objective.settings import LossSettings
 from distill.objective.transfer import copied_to
 from distill.training import checkpoints as checkpoint_folder
+from distill.training.arguments import uses_cuda_graphs
 from distill.training.probing import SIZE
 from distill.training.step_watch import SpikeWatch, smallest_bad
 from distill.training.teacher_cache import TeacherCache
@@ -258,7 +259,9 @@ class DistillationTrainer(Trainer):
 
         def predict(ids: Tensor, positions: Tensor, documents: Documents) -> Tensor:
             with self._autocast(model):
-                return hidden_states(model, ids, positions, documents=documents)
+                hidden = hidden_states(model, ids, positions, documents=documents)
+            # The next CUDA graph that runs, which is the student's, may write where this one has.
+            return hidden.clone() if uses_cuda_graphs(self.args) else hidden
 
         def predict_some(rows: np.ndarray) -> Tensor:
             there = copied_to(torch.from_numpy(rows), self.args.device)

@@ -183,3 +183,12 @@ def test_privacy_without_the_accountants_package_is_told_before_any_work(recipe,
     private = replace(recipe, privacy=PrivacyConfig(epsilon=8.0), trainer={"use_cpu": True})
     with pytest.raises(UserError, match=r"pip install 'distill\[private\]'"):
         arguments(private)
+
+
+@pytest.mark.parametrize("mode", ["reduce-overhead", "max-autotune"])
+def test_gradients_are_not_accumulated_where_a_cuda_graph_writes_them(tmp_path, mode):
+    keys = {"torch_compile_mode": mode, "use_cpu": True}
+    training_arguments(Recipe(trainer=keys), tmp_path)
+    with pytest.raises(UserError, match=f"mode is {mode}, .* trainer.gradient_accumulation_steps is above 1"):
+        training_arguments(Recipe(trainer={**keys, "gradient_accumulation_steps": 2}), tmp_path)
+    training_arguments(Recipe(trainer={"torch_compile": True, "gradient_accumulation_steps": 2}), tmp_path)

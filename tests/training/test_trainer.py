@@ -200,6 +200,33 @@ def test_all_shapes_of_all_students_are_compiled_and_those_of_a_probe_are_not(
         assert lengths == [3, 5, 9] * 2 and counters["stats"]["unique_graphs"] == compiled
 
 
+def test_the_teachers_hidden_states_outlive_the_cuda_graph_that_wrote_them(tmp_path, toy_model, batch):
+    """As one, a body gives the same memory each time, and writes the student's numbers there."""
+    inputs, blocks = batch
+    target = TargetConfig(op="expmean", augment=True)
+    graphs = {"torch_compile": True, "torch_compile_backend": "eager", "torch_compile_mode": "reduce-overhead"}
+    parts = []
+    for keys in ({}, graphs):
+        student, teacher = toy_model(seed=1, n_layer=1), toy_model(seed=9, n_layer=1)
+        trainer = make_trainer(tmp_path, student, teacher, blocks, target, LossConfig(ce=0.3), **keys)
+        memory = []
+
+        def written_over(body, args, output, memory=memory):
+            memory[:] = memory or [torch.empty_like(output.last_hidden_state)]
+            if not output.last_hidden_state.requires_grad:
+                output.last_hidden_state = memory[0].copy_(output.last_hidden_state)
+            else:
+                memory[0].fill_(torch.nan)
+            return output
+
+        if keys:
+            for model in (student, teacher):
+                backbone(model)._compiled_call_impl = None  # what a graph does is done by hand
+                backbone(model).register_forward_hook(written_over)
+        parts.append(trainer._loss_parts(student, inputs)[0].total)
+    assert parts[0].isfinite() and torch.equal(*parts)
+
+
 def test_workers_that_stay_for_the_next_epoch_end_with_the_training(tmp_path, toy_model, batch):
     """Also where the trainer is in a circle, as with a probe: nobody collects it at once."""
     workers = {"dataloader_num_workers": 1, "dataloader_persistent_workers": True}
