@@ -295,6 +295,7 @@ def train(contender: Contender, shape: argparse.Namespace, *callbacks: TrainerCa
         "dataloader_pin_memory": shape.device == "cuda",
         "bf16": shape.dtype == "bfloat16",
         "torch_compile": shape.compile,
+        "torch_compile_mode": shape.compile_mode,
     }
     with tempfile.TemporaryDirectory() as folder:
         trainer = contender.trainer(teacher, student, ids, settings, Path(folder))
@@ -379,7 +380,7 @@ def figures_of(records: dict[str, list[common.Record]], options: argparse.Namesp
         first = records[name][0]
         record |= {"computes": CONTENDERS[name].computes, "steps": options.steps}
         record |= {field: first[field] for field in ("each_step", "losses") if field in first}
-    shape = {name: getattr(options, name) for name in (*SHAPE, *common.HOW)}
+    shape = {name: getattr(options, name) for name in (*SHAPE, *common.HOW, "compile_mode")}
     return {**figures, "setting": {**shape, "threads": options.threads, **common.machine(options.device)}}
 
 
@@ -391,6 +392,7 @@ def add_own_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--vocabulary", type=int, default=50257)
     parser.add_argument("--width", type=int, default=768)
     parser.add_argument("--layers", type=int, default=12, help="layers of the teacher; the student has half of them")
+    parser.add_argument("--compile_mode", help="with --compile: reduce-overhead runs both models as CUDA graphs")
 
 
 def write_profile(name: str, options: argparse.Namespace) -> None:
@@ -419,7 +421,7 @@ def main() -> int:
     if options.together:
         run = lambda name: measure(CONTENDERS[name], options)  # noqa: E731
     else:
-        given = {name: getattr(options, name) for name in (*SHAPE, *common.HOW, "profile")}
+        given = {name: getattr(options, name) for name in (*SHAPE, *common.HOW, "compile_mode", "profile")}
         run = partial(common.run_alone, __file__, options=common.as_options(given), threads=options.threads)
     records = common.by_turns(
         names, options.repeats, run, lambda found: common.save(options.save, figures_of(found, options))

@@ -187,7 +187,7 @@ def test_parts_that_fail_or_run_into_their_limits_lose_nothing_of_the_others(tmp
     said, errors = process.communicate(timeout=60)
     assert process.returncode == 0, errors
     found = written(tmp_path)
-    order = ["rate", "step", "sampling", "quickstart", "loss", "suite", "tests", "compiled"]
+    order = ["rate", "step", "sampling", "quickstart", "loss", "suite", "tests", "compiled", "graphs"]
     assert list(found["parts"]) == order
     ended = {name: part["ended"] for name, part in found["parts"].items()}
     assert ended.pop("rate") == "stopped at its limit" and 1 <= found["parts"]["rate"]["seconds"] < 5

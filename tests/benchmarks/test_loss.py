@@ -29,6 +29,7 @@ TOY_STEP = argparse.Namespace(
     device="cpu",
     dtype="float32",
     compile=False,
+    compile_mode=None,
     together=False,
 )
 # What a GPU is measured with, but for the device.
