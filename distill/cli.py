@@ -261,13 +261,19 @@ def swap(arguments: Sequence[str]) -> None:
         )
     if options.num_proc > 1 and options.resolver.startswith("teacher"):
         raise UserError("option --num_proc: the resolver 'teacher' runs in one process; leave one of the two out")
-    swapper = Swapper(wordlist, _resolver(options.resolver, options.trust_remote_code), options.skip)
+    resolver = _resolver(options.resolver, options.trust_remote_code)
+    swapper = Swapper(wordlist, resolver, options.skip)
     form = "table" if options.show else "json" if options.json else "text"
-    if options.dataset is not None:
-        column = options.column or "text"
-        print(swap_saved(options.dataset, column, swapper, options.shift, options.num_proc, Path(options.to)))
-        return
-    swap_file(options.file, swapper, options.shift, options.num_proc, form, options.text_column, options.split)
+    with contextlib.ExitStack() as lent:
+        if options.resolver.startswith("teacher"):
+            from distill.models.architecture import lent_to_gpu
+
+            lent.enter_context(lent_to_gpu(resolver.model))
+        if options.dataset is not None:
+            column = options.column or "text"
+            print(swap_saved(options.dataset, column, swapper, options.shift, options.num_proc, Path(options.to)))
+            return
+        swap_file(options.file, swapper, options.shift, options.num_proc, form, options.text_column, options.split)
 
 
 def _resolver(spec: str, trust_remote_code: bool) -> Any:

@@ -23,7 +23,7 @@ from distill.federation.client_scores import scorer
 from distill.federation.clients import ClientText, client_blocks, many_updates, set_weights, update
 from distill.federation.rounds import period_of
 from distill.federation.worker import serve
-from distill.models.architecture import model_hash, vocab_size
+from distill.models.architecture import lent_to_gpu, model_hash, vocab_size
 from distill.models.loading import load_teacher
 from distill.models.probe import any_mixes
 from distill.models.resolvers import load_resolver
@@ -164,7 +164,8 @@ def open_client(request: Mapping[str, Any]) -> Client:
     dealt = replace(recipe, federation=replace(recipe.federation, clients=1)) if own else recipe
     one_document = recipe.is_private or any_mixes(recipe.block_length, models.student, *([teacher] if teacher else []))
     given = swapper if recipe.needs_counterfactuals else None
-    found, _ = client_blocks(dealt, corpus, tokenizer, given, place / "cache", (), one_document)
+    with lent_to_gpu(getattr(given and given.resolver, "model", None)):
+        found, _ = client_blocks(dealt, corpus, tokenizer, given, place / "cache", (), one_document)
     return Client(recipe, loaded, found.texts[0 if own else number], number, place)
 
 

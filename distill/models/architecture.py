@@ -417,6 +417,7 @@ def lent_to_gpu(model: Any) -> Iterator[None]:
         except Exception as error:  # memory; or a format that cannot be moved, of which each library tells in its way
             say(f"the teacher stays on the processor for this, as the GPU cannot take it ({first_line(error)})")
             lent = False
+        if not lent:  # behind the error, which holds what was moved last
             _back_from_gpu(model)
     try:
         yield
@@ -426,7 +427,7 @@ def lent_to_gpu(model: Any) -> Iterator[None]:
 
 
 def _back_from_gpu(model: PreTrainedModel) -> None:
-    with suppress(ValueError):  # what cannot be moved has not been
+    with suppress(Exception):  # what cannot be moved has not been
         model.to("cpu")
     gc.collect()
     torch.cuda.empty_cache()

@@ -289,12 +289,18 @@ def _attention(
 
 
 def _is_of_one_token(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> bool:
-    """Whether each text has one query, and a mask that says no more than which of its keys count."""
-    if query.dim() != 4 or query.shape[2] != 1 or query.stride(3) != 1 or key.shape != value.shape:
+    """Whether each text has one query a head, and a mask that says no more than which of its keys count.
+
+    transformers may give the heads that share keys as so many queries; the mask tells these from more tokens.
+    """
+    if query.dim() != 4 or query.dtype != torch.float64 or key.shape != value.shape or len(key) != len(query):
         return False
-    if key.stride(3) != 1 or value.stride(3) != 1 or len(key) != len(query):
+    if not query.stride(3) == key.stride(3) == value.stride(3) == 1:
         return False
-    return mask is None or (mask.dtype == torch.bool and mask.shape[1:] == (1, 1, key.shape[2]))
+    if mask is None:
+        return query.shape[2] == 1
+    packed = query.shape[2] == 1 or query.shape[1] == key.shape[1]
+    return packed and mask.dtype == torch.bool and mask.shape[1:] == (1, 1, key.shape[2])
 
 
 if triton is not None:
@@ -336,10 +342,11 @@ if triton is not None:
 def _attention_of_one_token(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float, tokens: int = 32
 ) -> Tensor:
-    """`_attention` of one query a text (B, H, 1, E), in one kernel: two products and a softmax read all twice."""
-    rows, heads, _, width = query.shape
+    """`_attention` of one query a head and text, in one kernel: two products and a softmax read all twice."""
+    out = torch.empty(query.shape, dtype=query.dtype, device=query.device)
+    query = query.flatten(1, 2)
+    rows, heads, width = query.shape
     length = key.shape[2]
-    out = torch.empty(rows, heads, 1, width, dtype=query.dtype, device=query.device)
     seen = query if mask is None else mask.view(torch.uint8)[:, 0, 0].expand(rows, length)
     # As a plain number it would become a float32.
     factor = torch.full((1,), scale, dtype=query.dtype, device=query.device)

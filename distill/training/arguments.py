@@ -105,16 +105,19 @@ def training_arguments(recipe: Recipe, folder: Path) -> TrainingArguments:
 
 def uses_cuda_graphs(arguments: TrainingArguments) -> bool:
     """Whether compiled models run as CUDA graphs, whose outputs lie where the next graph's may."""
-    return bool(arguments.torch_compile) and arguments.torch_compile_mode in ("reduce-overhead", "max-autotune")
+    if not arguments.torch_compile or arguments.device.type != "cuda":
+        return False
+    of_inductor = arguments.torch_compile_mode in ("reduce-overhead", "max-autotune")
+    return {"cudagraphs": True, "inductor": of_inductor}.get(str(arguments.torch_compile_backend), False)
 
 
 def _check_cuda_graphs(arguments: TrainingArguments) -> None:
     """Raises UserError for gradients that would be added to where a graph writes them anew."""
     if uses_cuda_graphs(arguments) and arguments.gradient_accumulation_steps > 1:
         raise UserError(
-            f"trainer.torch_compile_mode is {arguments.torch_compile_mode}, whose CUDA graphs write gradients over "
-            "those of the micro-batch before, and trainer.gradient_accumulation_steps is above 1; set the mode to "
-            "default, or raise per_device_train_batch_size instead"
+            "trainer.torch_compile_mode or torch_compile_backend asks for CUDA graphs, which write gradients over "
+            "those of the micro-batch before, and trainer.gradient_accumulation_steps is above 1; leave one of the two "
+            "out, and raise per_device_train_batch_size instead"
         )
 
 

@@ -462,7 +462,8 @@ class DistillationTrainer(Trainer):
 
     def _culprit(self, inputs: dict[str, Any], loss: Tensor) -> str | None:
         """What is not finite in a micro-batch, and at which token; None if nothing is."""
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled:  # a forward pass needs all processes at once
+        # A forward pass needs all processes at once, or would write over the gradients that are about to be used.
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled or uses_cuda_graphs(self.args):
             blocks = ", ".join(map(str, np.unique(inputs["source"][:, 0])))
             return None if loss.isfinite() else f"the loss is not finite, in one of the blocks {blocks}"
         inputs = self._prepare_inputs(inputs)

@@ -409,6 +409,8 @@ def main() -> int:
     common.add_options(parser, list(CONTENDERS))
     add_own_options(parser)
     options = parser.parse_args()
+    if options.compile_mode and not options.compile:
+        parser.error("--compile_mode needs --compile")
     torch.set_num_threads(options.threads)
     if options.only:
         record = measure(CONTENDERS[options.only], options)

@@ -152,6 +152,13 @@ def attention_by_kernel(device: str) -> None:
             asked = (None if x is None else x.to(device) for x in (query, *past, mask))
             found = wide_decoding._attention_of_one_token(*asked, 0.3).cpu()
             torch.testing.assert_close(found, expected, rtol=1e-13, atol=1e-14)
+            if mask is None:
+                continue
+            packed = query.reshape(rows, of_keys, -1, width)  # heads that share keys as so many queries
+            assert wide_decoding._is_of_one_token(packed, *past, mask)
+            asked = (x.to(device) for x in (packed, *past, mask))
+            found = wide_decoding._attention_of_one_token(*asked, 0.3).cpu()
+            torch.testing.assert_close(found, expected.view(packed.shape), rtol=1e-13, atol=1e-14)
 
 
 @pytest.mark.skipif(find_spec("triton") is None, reason="needs Triton")
@@ -171,12 +178,13 @@ def test_the_kernel_of_one_token_attends_as_torch_does_on_a_gpu():
 
 def test_what_the_kernel_of_one_token_is_not_for(toy_tokenizer, monkeypatch):
     """Several tokens, a mask of numbers or of heads; and a model that writes asks it for each token but the first."""
-    one, past = torch.zeros(2, 4, 1, 8), torch.zeros(2, 4, 5, 8)
+    one, past = torch.zeros(2, 4, 1, 8).double(), torch.zeros(2, 4, 5, 8).double()
     of_one = wide_decoding._is_of_one_token
     assert of_one(one, past, past, None) and not of_one(past, past, past, None)
     assert not of_one(one, past, past[..., :4], None) and not of_one(one, past, past, torch.zeros(2, 1, 1, 5))
     assert not of_one(one, past, past, torch.ones(2, 4, 1, 5, dtype=torch.bool))
     assert not of_one(one, past, past, torch.ones(2, 1, 1, 6, dtype=torch.bool))
+    assert not of_one(one.float(), past.float(), past.float(), None)
     asked = []
     monkeypatch.setattr(wide_decoding, "_is_of_one_token", lambda *given: asked.append(of_one(*given)))
     write_as_on_gpu(monkeypatch)

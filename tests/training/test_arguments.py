@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,7 +13,13 @@ from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 from distill.base.errors import UserError
 from distill.recipe import CorpusConfig, FederationConfig, PrivacyConfig, Recipe, TargetConfig
 from distill.recipe_check import parse_recipe
-from distill.training.arguments import _check_private, _defaults_of_device, training_arguments
+from distill.training.arguments import (
+    _check_cuda_graphs,
+    _check_private,
+    _defaults_of_device,
+    training_arguments,
+    uses_cuda_graphs,
+)
 
 
 def test_one_kept_checkpoint_is_too_few(tmp_path):
@@ -185,10 +192,19 @@ def test_privacy_without_the_accountants_package_is_told_before_any_work(recipe,
         arguments(private)
 
 
-@pytest.mark.parametrize("mode", ["reduce-overhead", "max-autotune"])
-def test_gradients_are_not_accumulated_where_a_cuda_graph_writes_them(tmp_path, mode):
-    keys = {"torch_compile_mode": mode, "use_cpu": True}
-    training_arguments(Recipe(trainer=keys), tmp_path)
-    with pytest.raises(UserError, match=f"mode is {mode}, .* trainer.gradient_accumulation_steps is above 1"):
-        training_arguments(Recipe(trainer={**keys, "gradient_accumulation_steps": 2}), tmp_path)
-    training_arguments(Recipe(trainer={"torch_compile": True, "gradient_accumulation_steps": 2}), tmp_path)
+def test_gradients_are_not_accumulated_where_a_cuda_graph_writes_them():
+    def arguments(backend="inductor", mode=None, device="cuda", steps=2, compiled=True):
+        return SimpleNamespace(
+            torch_compile=compiled, torch_compile_backend=backend, torch_compile_mode=mode,
+            device=torch.device(device), gradient_accumulation_steps=steps,
+        )  # fmt: skip
+
+    for given in ({"mode": "reduce-overhead"}, {"mode": "max-autotune"}, {"backend": "cudagraphs"}):
+        assert uses_cuda_graphs(arguments(**given))
+        _check_cuda_graphs(arguments(**given, steps=1))
+        with pytest.raises(UserError, match=r"CUDA graphs, .* trainer.gradient_accumulation_steps is above 1"):
+            _check_cuda_graphs(arguments(**given))
+        for other in ({"device": "cpu"}, {"compiled": False}):
+            _check_cuda_graphs(arguments(**given, **other))
+    for given in ({}, {"mode": "max-autotune-no-cudagraphs"}, {"mode": "reduce-overhead", "backend": "eager"}):
+        _check_cuda_graphs(arguments(**given))
