@@ -1,15 +1,11 @@
 """Draws against sums that are written out, and the draws of a GPU against those of a CPU."""
 
-import os
-import subprocess
-import sys
-from importlib.util import find_spec
-
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from interpreted import run_interpreted
 
 from distill.models import sampler
 from distill.models.sampler import Shape, draw, draw_wide, least_of_nucleus, nucleus_of
@@ -124,12 +120,8 @@ def nucleus_by_kernel(device: str) -> None:
             assert torch.equal(tied[least[:, 0] > 0], expected.tied[least[:, 0] > 0])
 
 
-@pytest.mark.skipif(find_spec("triton") is None, reason="needs Triton")
 def test_the_kernel_finds_the_same_in_tritons_interpreter():
-    code = "import test_sampler as own; own.nucleus_by_kernel('cpu')"
-    path = os.pathsep.join([os.path.dirname(__file__), *filter(None, sys.path)])
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": path}
-    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
+    run_interpreted(__file__, "nucleus_by_kernel('cpu')")
 
 
 @pytest.mark.gpu

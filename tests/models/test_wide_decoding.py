@@ -1,16 +1,13 @@
 """What a GPU does to write texts, done by a CPU: in float64, thousands side by side, the past in one place."""
 
 import gc
-import os
-import subprocess
-import sys
 import weakref
-from importlib.util import find_spec
 
 import pytest
 import torch
 from architectures import toy
 from as_on_gpu import write_as_on_gpu
+from interpreted import run_interpreted
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -161,12 +158,8 @@ def attention_by_kernel(device: str) -> None:
             torch.testing.assert_close(found, expected.view(packed.shape), rtol=1e-13, atol=1e-14)
 
 
-@pytest.mark.skipif(find_spec("triton") is None, reason="needs Triton")
 def test_the_kernel_of_one_token_attends_as_torch_does_in_tritons_interpreter():
-    code = "import test_wide_decoding as own; own.attention_by_kernel('cpu')"
-    path = os.pathsep.join([os.path.dirname(__file__), *filter(None, sys.path)])
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": path}
-    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
+    run_interpreted(__file__, "attention_by_kernel('cpu')")
 
 
 @pytest.mark.gpu
