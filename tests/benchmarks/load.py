@@ -283,7 +283,9 @@ def steps(options: argparse.Namespace) -> Figures:
     from distill.recipe import LossConfig, Recipe, TargetConfig
     from distill.text.counterfactual import Swapper
     from distill.text.wordlist import load_wordlist
-    from distill.training import trainer as trainers
+    from distill.training.arguments import loss_settings, training_arguments
+    from distill.training.student_loss import attach_loss
+    from distill.training.trainer import DistillationTrainer
 
     student, tokenizer = _toy_model()
     teacher, _ = _toy_model()
@@ -303,16 +305,16 @@ def steps(options: argparse.Namespace) -> Figures:
             if state.global_step % 100 == 0:
                 resident.append(status_bytes("VmRSS"))
 
-    trainers.attach_loss(student)
+    attach_loss(student)
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        trainer = trainers.DistillationTrainer(
+        trainer = DistillationTrainer(
             model=student,
-            args=trainers.training_arguments(recipe, Path(folder)),
+            args=training_arguments(recipe, Path(folder)),
             train_dataset=blocks,
             data_collator=Collator(2, augment=True),
             teacher=teacher,
-            settings=trainers.loss_settings(recipe),
+            settings=loss_settings(recipe),
             role_maps=None,
             callbacks=[Watch()],
         )
