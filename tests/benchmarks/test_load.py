@@ -1,4 +1,4 @@
-"""Large inputs: what they may cost. Nearly all slow; tests/benchmarks/load.py measures, each part in a process of its own."""
+"""Large inputs: what they may cost. Nearly all slow; load.py measures, each part in a process of its own."""
 
 import sys
 
