@@ -20,14 +20,7 @@ from torch import Tensor
 
 from distill.base.errors import UserError, first_line, suggestion
 from distill.base.long_input import encodable
-from distill.models.architecture import (
-    evaluating,
-    hidden_states,
-    model_hash,
-    own_context,
-    project,
-    special_tokens,
-)
+from distill.models.architecture import evaluating, hidden_states, model_hash, own_context, project, special_tokens
 from distill.models.loading import load_teacher
 from distill.models.wide_decoding import pass_factor
 from distill.recipe import TeacherConfig

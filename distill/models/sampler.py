@@ -131,9 +131,8 @@ def nucleus_of(probabilities: Tensor, top_p: float) -> Nucleus:
     if triton is not None and probabilities.is_cuda and works(probabilities.device):
         return _nucleus_by_triton(probabilities, top_p)
     least = least_of_nucleus(probabilities, top_p)
-    kept = torch.where(probabilities >= least, probabilities, 0.0)
-    tied = _in_blocks(kept) == least.unsqueeze(2)
-    return Nucleus(least, _in_blocks(kept).sum(dim=2, dtype=torch.float64), tied.sum(dim=2))
+    kept = _in_blocks(torch.where(probabilities >= least, probabilities, 0.0))
+    return Nucleus(least, kept.sum(dim=2, dtype=torch.float64), (kept == least.unsqueeze(2)).sum(dim=2))
 
 
 def least_of_nucleus(probabilities: Tensor, top_p: float) -> Tensor:

@@ -106,8 +106,8 @@ class Plan:
         """The chunks, whose tensors are views of the numbers."""
         parts = iter(self.numbers.split([size for outline in self.outlines for size in outline.sizes]))
         return tuple(
-            Chunk(tokens, teacher, own, next(parts).view(-1, len(own)), outline.blocks, outline.document, outline.last)
-            for outline, tokens, teacher, own in ((o, next(parts), next(parts), next(parts)) for o in self.outlines)
+            Chunk(next(parts), next(parts), own := next(parts), next(parts).view(-1, len(own)), blocks, document, last)
+            for _sizes, blocks, document, last in self.outlines
         )
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Plan":

@@ -654,7 +654,7 @@ def fused_loss(
     total, kd, ce, on_listed = _FusedLoss.apply(student.hidden, student.weight, student.bias, asked, work)
     cosine = torch.zeros_like(kd)
     if teacher is not None and positions.own is not None and settings.hidden:
-        tokens = torch.cat([positions.labels.new_zeros(0), *(chunk.tokens for chunk in plan.chunks)])
+        tokens = torch.cat([positions.labels.new_zeros(0), *(chunk.tokens for chunk in work.chunks)])
         # Not indexed by a tensor, whose backward pass sorts the tokens.
         of_student = student.hidden.index_select(0, tokens)
         cosine = hidden_cosine(of_student, teacher.hidden[positions.own[tokens]], projection)

@@ -282,9 +282,8 @@ def _shared_models(*shape: int) -> tuple[PreTrainedModel, PreTrainedModel]:
 
 def train(contender: Contender, shape: argparse.Namespace, *callbacks: TrainerCallback) -> tuple[Clock, list[float]]:
     """Train for some steps, which are one epoch; returns the time of each step and the loss of each step."""
-    of_models = (shape.vocabulary, shape.width, shape.layers, shape.tokens)
-    made = copy.deepcopy(_shared_models(*of_models)) if shape.together else make_models(*of_models)
-    teacher, student = made
+    sizes = (shape.vocabulary, shape.width, shape.layers, shape.tokens)
+    teacher, student = copy.deepcopy(_shared_models(*sizes)) if shape.together else make_models(*sizes)
     steps = WARM_UP[shape.device] + shape.steps
     ids = make_ids(shape.vocabulary, shape.rows, shape.tokens).repeat(steps, 1)
     settings = {

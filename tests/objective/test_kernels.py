@@ -73,11 +73,11 @@ COMPILE = """
 import sys
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, compile
-from distill.objective.kernels import _loss_of_row as kernel
+from distill.objective.kernels import _COLUMNS, _WARPS, _loss_of_row as kernel
 
 names = kernel.arg_names
 plain = dict(OTHERS=1, OP="expmean", DIVERGENCE="forward_kl", TARGET=True, KD=True, CE=False, MIXED=False,
-             CAPPED=False, REVERSED=True, LISTED=True, COLUMNS=1024)
+             CAPPED=False, REVERSED=True, LISTED=True, COLUMNS=_COLUMNS)
 types = dict(label="*i64", own="*i64", others="*i64", slots="*i16", moved="*fp32", target="*fp32", sums="*fp32",
              n="i32", width="i32", view_width="i32", vocab="i32", touched="i32")
 for logits, settings in (
@@ -91,7 +91,7 @@ for logits, settings in (
     fixed = {(names.index(name),): value for name, value in constants.items()}
     aligned = {(names.index(name),): [["tt.divisibility", 16]] for name in ("z", "views", "width", "view_width")}
     source = ASTSource(fn=kernel, signature=signature, constexprs=fixed, attrs=aligned)
-    code = compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": 8}).asm["ptx"]
+    code = compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": _WARPS}).asm["ptx"]
     assert "ld.global.v2.b32" in code or "ld.global.v4.b32" in code, "logits are loaded one by one"
     assert ("lg2.approx" in code) == (constants["OTHERS"] > 0), "logarithms are not the card's own"
 print("compiled")
