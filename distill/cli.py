@@ -261,14 +261,13 @@ def swap(arguments: Sequence[str]) -> None:
         )
     if options.num_proc > 1 and options.resolver.startswith("teacher"):
         raise UserError("option --num_proc: the resolver 'teacher' runs in one process; leave one of the two out")
-    resolver = _resolver(options.resolver, options.trust_remote_code)
-    swapper = Swapper(wordlist, resolver, options.skip)
+    swapper = Swapper(wordlist, _resolver(options.resolver, options.trust_remote_code), options.skip)
     form = "table" if options.show else "json" if options.json else "text"
     with contextlib.ExitStack() as lent:
         if options.resolver.startswith("teacher"):
             from distill.models.architecture import lent_to_gpu
 
-            lent.enter_context(lent_to_gpu(resolver.model))
+            lent.enter_context(lent_to_gpu(swapper.model))
         if options.dataset is not None:
             column = options.column or "text"
             print(swap_saved(options.dataset, column, swapper, options.shift, options.num_proc, Path(options.to)))

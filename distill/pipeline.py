@@ -154,7 +154,7 @@ def _prepare(recipe: Recipe, asked: _Asked, folder: Path) -> tuple[_Text, PreTra
     one_document = recipe.is_private or any_mixes(recipe.block_length, student, *([teacher] if teacher else []))
     swapper = asked.swapper if recipe.needs_counterfactuals else None
     make_blocks: Any = clients.client_blocks if recipe.federation.clients else training_blocks
-    with lent_to_gpu(getattr(swapper and swapper.resolver, "model", None)):
+    with lent_to_gpu(swapper and swapper.model):
         blocks, counts = make_blocks(recipe, corpus, tokenizer, swapper, cache, held_out_text, one_document)
     preflight.check_privacy(recipe, student, blocks.least if recipe.federation.clients else blocks)
     return _Text(blocks, counts, held_out_text, tokenizer), student

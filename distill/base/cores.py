@@ -12,9 +12,9 @@ NUM_THREADS = "OMP_NUM_THREADS"
 
 # libgomp, the OpenMP that torch's wheels for Linux bring, lets a thread that waits spin for 300,000 turns before it
 # sleeps: up to 20 ms, in which it keeps the thread that it waits for from a core that other work leaves to the two. A
-# hundredth of it bridges what Python does between two operations, and is over before a scheduler's turn is. Measured
-# in tests/benchmarks/CORE.md.
-_SPIN = {"GOMP_SPINCOUNT": "3000"}
+# thirtieth of it bridges what one thread does alone between two operations of both, which a hundredth does not where an
+# idle core is slow to wake, and is over before a scheduler's turn is. Measured in tests/benchmarks/CORE.md.
+_SPIN = {"GOMP_SPINCOUNT": "10000"}
 _HOW_TO_WAIT = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
 
 _CGROUPS = Path("/sys/fs/cgroup")

@@ -164,7 +164,7 @@ def open_client(request: Mapping[str, Any]) -> Client:
     dealt = replace(recipe, federation=replace(recipe.federation, clients=1)) if own else recipe
     one_document = recipe.is_private or any_mixes(recipe.block_length, models.student, *([teacher] if teacher else []))
     given = swapper if recipe.needs_counterfactuals else None
-    with lent_to_gpu(getattr(given and given.resolver, "model", None)):
+    with lent_to_gpu(given and given.model):
         found, _ = client_blocks(dealt, corpus, tokenizer, given, place / "cache", (), one_document)
     return Client(recipe, loaded, found.texts[0 if own else number], number, place)
 

@@ -19,7 +19,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from ahocorasick_rs import AhoCorasick, BytesAhoCorasick, MatchKind
 
@@ -241,6 +241,11 @@ class Swapper:
             self.skip,
         )
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+    @property
+    def model(self) -> Any:
+        """The language model that its resolver asks; `None` where rules decide."""
+        return getattr(self.resolver, "model", None)
 
     def matches(self, text: str) -> list[Match]:
         """Every listed word in the text, from left to right, those of skipped sentences included."""

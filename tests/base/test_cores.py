@@ -63,9 +63,9 @@ def test_without_control_groups_the_affinity_counts(eight_cores, tmp_path):
 @pytest.mark.parametrize(
     ("given", "quota", "expected"),
     [
-        ({}, 8, {"GOMP_SPINCOUNT": "3000"}),
-        ({}, 3, {"GOMP_SPINCOUNT": "3000", "OMP_NUM_THREADS": "3"}),
-        ({"OMP_NUM_THREADS": "5"}, 3, {"GOMP_SPINCOUNT": "3000", "OMP_NUM_THREADS": "5"}),
+        ({}, 8, {"GOMP_SPINCOUNT": "10000"}),
+        ({}, 3, {"GOMP_SPINCOUNT": "10000", "OMP_NUM_THREADS": "3"}),
+        ({"OMP_NUM_THREADS": "5"}, 3, {"GOMP_SPINCOUNT": "10000", "OMP_NUM_THREADS": "5"}),
         ({"GOMP_SPINCOUNT": "7"}, 8, {"GOMP_SPINCOUNT": "7"}),
         ({"OMP_WAIT_POLICY": "active"}, 8, {"OMP_WAIT_POLICY": "active"}),
     ],
@@ -120,7 +120,7 @@ def test_an_entry_tells_threads_how_to_wait_before_torch_is_loaded(entry, tmp_pa
             command, env={**own, **given, "PYTHONPATH": path}, cwd=tmp_path, capture_output=True, text=True
         )
         (line,) = [line for line in done.stderr.splitlines() if line.startswith("loaded with ")]
-        assert json.loads(line.removeprefix("loaded with ")) == (given or {"GOMP_SPINCOUNT": "3000"})
+        assert json.loads(line.removeprefix("loaded with ")) == (given or {"GOMP_SPINCOUNT": "10000"})
 
 
 def test_the_tests_wait_so_themselves():
@@ -138,4 +138,4 @@ def test_the_openmp_of_torch_has_read_it_under_a_launcher(launcher, tmp_path):
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert "nowhere" in done.stderr and "Traceback (most recent call last):\n  File" not in done.stdout
     said = [line.strip() for line in done.stderr.splitlines() if "GOMP_SPINCOUNT" in line]
-    assert said[-1] == "GOMP_SPINCOUNT = '3000'" and said[0] != said[-1], said
+    assert said[-1] == "GOMP_SPINCOUNT = '10000'" and said[0] != said[-1], said

@@ -2,12 +2,14 @@
 
     python tests/benchmarks/two_cores.py                                 a table of everything: hours
     python tests/benchmarks/two_cores.py --parts loop step debug         without the quickstart: minutes
+    python tests/benchmarks/two_cores.py --parts training --waits 3000 10000 300000        training alone, settings
     python tests/benchmarks/two_cores.py --parts loop --waits 300000 3000 passive ours     other settings
     python tests/benchmarks/two_cores.py --runs runs.jsonl               goes on where it was stopped
 
 Every run is a process of its own; the settings take turns. `loop` is 5,000 small products of matrices, `step` is 8
 training steps of the demo teacher (4 x 128 tokens), `debug` and `quickstart` are `accelerate launch distill/train.py`
-from its start to its end. Of these two, the weights of the students are compared over all runs.
+from its start to its end, `training` is the quickstart with 40 steps of each student, of which these steps alone count.
+Of these three, the weights of the students are compared over all runs.
 
 A setting is a number for GOMP_SPINCOUNT, `passive` for OMP_WAIT_POLICY, or `ours`: nothing is set, so distill does.
 
@@ -31,7 +33,11 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 LIBGOMP = "300000"  # what it does when nothing is set
-RUNS = ("debug", "quickstart")
+RUNS = {
+    "debug": ["recipes/debug.yaml"],
+    "quickstart": ["recipes/quickstart.yaml"],
+    "training": ["recipes/quickstart.yaml", "--trainer.max_steps", "40", "--scores.metrics", '["perplexity"]'],
+}
 
 Times = tuple[float, float]  # by the clock, and by the processor
 
@@ -105,12 +111,17 @@ def run(part: str, wait: str, preempt: bool) -> tuple[Times, str]:
         wall, processor = json.loads(done.stdout.splitlines()[-1])
         return (wall, processor), ""
     with tempfile.TemporaryDirectory() as folder:
-        options = ["--config", f"recipes/{part}.yaml", "--output_dir", f"{folder}/run", "--quiet"]
+        options = ["--config", *RUNS[part], "--output_dir", f"{folder}/run", "--quiet"]
+        if part == "training":  # the text is the same, and is sampled once
+            options += ["--cache_dir", f"{tempfile.gettempdir()}/two-cores-text"]
         command = [sys.executable, "-m", "accelerate.commands.launch", "distill/train.py", *options]
         begun, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
         subprocess.run(command, env=environment(wait), cwd=REPOSITORY, check=True, stdout=subprocess.DEVNULL)
         wall, after = time.perf_counter() - begun, resource.getrusage(resource.RUSAGE_CHILDREN)
         processor = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        if part == "training":
+            told = [json.loads(file.read_text()) for file in Path(folder, "run/training").glob("*.json")]
+            wall, processor = (sum(one[name] for one in told) for name in ("seconds", "processor_seconds"))
         weights = sorted(Path(folder, "run").glob("*/model.safetensors"))
         return (wall, processor), hashlib.sha256(b"".join(file.read_bytes() for file in weights)).hexdigest()[:12]
 
@@ -135,7 +146,8 @@ def read_runs(file: Path | None) -> dict[tuple, tuple[Times, str]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--parts", nargs="+", choices=("loop", "step", *RUNS), default=["loop", "step", *RUNS])
+    parts = ["loop", "step", "debug", "quickstart"]
+    parser.add_argument("--parts", nargs="+", choices=("loop", "step", *RUNS), default=parts)
     parser.add_argument("--waits", nargs="+", default=[LIBGOMP, "ours"], help="default: %(default)s")
     parser.add_argument("--beside", nargs="+", type=int, default=[0, 2], help="busy processes (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=5)
