@@ -264,7 +264,7 @@ def swap(arguments: Sequence[str]) -> None:
     swapper = Swapper(wordlist, _resolver(options.resolver, options.trust_remote_code), options.skip)
     form = "table" if options.show else "json" if options.json else "text"
     with contextlib.ExitStack() as lent:
-        if options.resolver.startswith("teacher"):
+        if swapper.model is not None:
             from distill.models.architecture import lent_to_gpu
 
             lent.enter_context(lent_to_gpu(swapper.model))

@@ -33,10 +33,13 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 LIBGOMP = "300000"  # what it does when nothing is set
+# The text of `training` is the same in every run, and is sampled in the first.
+TRAINING = ["--trainer.max_steps", "40", "--scores.metrics", '["perplexity"]']
+TRAINING += ["--cache_dir", f"{tempfile.gettempdir()}/two-cores-text"]
 RUNS = {
     "debug": ["recipes/debug.yaml"],
     "quickstart": ["recipes/quickstart.yaml"],
-    "training": ["recipes/quickstart.yaml", "--trainer.max_steps", "40", "--scores.metrics", '["perplexity"]'],
+    "training": ["recipes/quickstart.yaml", *TRAINING],
 }
 
 Times = tuple[float, float]  # by the clock, and by the processor
@@ -112,8 +115,6 @@ def run(part: str, wait: str, preempt: bool) -> tuple[Times, str]:
         return (wall, processor), ""
     with tempfile.TemporaryDirectory() as folder:
         options = ["--config", *RUNS[part], "--output_dir", f"{folder}/run", "--quiet"]
-        if part == "training":  # the text is the same, and is sampled once
-            options += ["--cache_dir", f"{tempfile.gettempdir()}/two-cores-text"]
         command = [sys.executable, "-m", "accelerate.commands.launch", "distill/train.py", *options]
         begun, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
         subprocess.run(command, env=environment(wait), cwd=REPOSITORY, check=True, stdout=subprocess.DEVNULL)
