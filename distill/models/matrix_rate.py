@@ -38,7 +38,8 @@ def matrix_rate(device: torch.device, dtype: torch.dtype) -> float | None:
         return None
     if dtype in (torch.bfloat16, torch.float16):
         return rates[0] * 1e12
-    if dtype == torch.float32 and torch.get_float32_matmul_precision() == "highest":
+    # Asked by its newer name: the older one raises where the newer was set, as transformers sets it.
+    if dtype == torch.float32 and torch.backends.cuda.matmul.fp32_precision != "tf32":
         return rates[1] * 1e12
     return None
 

@@ -450,12 +450,23 @@ def _products(hidden: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) 
 
 def add_product_(total: Tensor, a: Tensor, b: Tensor) -> None:
     """total += a @ b, on a GPU summed in the format of ``total`` and added within the product."""
-    if not a.is_cuda:
-        total += a @ b
-    elif a.dtype == total.dtype:
+    if a.is_cuda and a.dtype == total.dtype:
         total.addmm_(a, b)
-    else:
+    elif a.is_cuda and _adds_wide(a.dtype, total.dtype, a.device):
         torch.addmm(total, a, b, out_dtype=total.dtype, out=total)
+    else:
+        total += a @ b
+
+
+@lru_cache
+def _adds_wide(narrow: torch.dtype, wide: torch.dtype, device: torch.device) -> bool:
+    """Whether a product in one format can be added to a sum in another: not by torch 2.9, nor in bfloat16 by a T4."""
+    total, a = torch.zeros(16, 16, dtype=wide, device=device), torch.zeros(16, 16, dtype=narrow, device=device)
+    try:
+        torch.addmm(total, a, a, out_dtype=wide, out=total)
+    except (RuntimeError, TypeError):
+        return False
+    return True
 
 
 def padded(weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:

@@ -52,7 +52,8 @@ def works(device: torch.device) -> bool:
     """Whether Triton can build and start a kernel for a device, which takes a C compiler. Tried once, and told."""
     try:
         tried = torch.zeros(1, dtype=torch.int32, device=device)
-        _one[(1,)](tried)
+        with torch.cuda.device_of(tried):  # Triton starts on the current one, whatever it is given
+            _one[(1,)](tried)
         return bool(tried.item())
     except Exception as error:  # of its own kinds, of the compiler's, of the driver's
         why = f"{type(error).__name__}: {first_line(error)}"
@@ -151,15 +152,17 @@ def block_loss(
     sums = z.new_zeros((2, n), dtype=torch.float32)
     of_teacher = (z, label, label) if views is None else views[:3]
     averaged = max(1, number if settings.op == "swap" else number + 1)  # views, where the operation is a mean
-    _loss_of_row[(n,)](
-        z, label, *of_teacher, z if found is None else found.slots, moved, target, sums,
-        n, width, of_teacher[0].shape[1], vocab, 0 if found is None else len(found.columns),
-        1 / (settings.temperature * math.log(2)), math.log2(averaged), settings.kd * settings.temperature, settings.ce,
-        settings.strength, settings.jsd_beta, scale, 1.0 if cap is None else cap,
-        OTHERS=number, OP=settings.op if number else "none", DIVERGENCE=settings.divergence, TARGET=views is not None,
-        KD=views is not None and settings.kd > 0, CE=settings.ce > 0, MIXED=number > 0 and settings.strength < 1,
-        CAPPED=cap is not None, REVERSED=reverses, LISTED=lists, COLUMNS=_COLUMNS, num_warps=_WARPS,
-    )  # fmt: skip
+    with torch.cuda.device_of(z):
+        _loss_of_row[(n,)](
+            z, label, *of_teacher, z if found is None else found.slots, moved, target, sums,
+            n, width, of_teacher[0].shape[1], vocab, 0 if found is None else len(found.columns),
+            1 / (settings.temperature * math.log(2)), math.log2(averaged), settings.kd * settings.temperature,
+            settings.ce, settings.strength, settings.jsd_beta, scale, 1.0 if cap is None else cap,
+            OTHERS=number, OP=settings.op if number else "none", DIVERGENCE=settings.divergence,
+            TARGET=views is not None, KD=views is not None and settings.kd > 0, CE=settings.ce > 0,
+            MIXED=number > 0 and settings.strength < 1, CAPPED=cap is not None, REVERSED=reverses, LISTED=lists,
+            COLUMNS=_COLUMNS, num_warps=_WARPS,
+        )  # fmt: skip
     on_listed = sums.new_zeros(())
     if found is not None and found.listed is not None and lists:
         logits = student * scale if cap is None else cap * torch.tanh(student * (scale / cap))

@@ -11,11 +11,13 @@ import torch
 from accelerate.utils import DistributedType, parse_flag_from_env
 from transformers import TrainingArguments
 from transformers.integrations import get_reporting_integration_callbacks
+from transformers.utils import is_torch_tf32_available
 
 from distill.base.errors import UserError, first_line
 from distill.objective.settings import LossSettings
 from distill.privacy.accountant import require_accountant
 from distill.recipe import Recipe
+from distill.training.processes import training_alone
 from distill.training.trainer_keys import check_trainer_keys, numbers_of_text
 
 # Where the recipe is silent. Names and meanings are those of TrainingArguments.
@@ -45,7 +47,7 @@ _TRACKERS = ("trackio", "tensorboard", "wandb", "mlflow")
 
 
 def training_arguments(recipe: Recipe, folder: Path) -> TrainingArguments:
-    """Trainer's settings: the recipe's over our defaults.
+    """Trainer's settings: the recipe's over our defaults; `tf32` says whether the products of its steps are in TF32.
 
     Raises:
         UserError: TrainingArguments refuses a value, or the processes that were started cannot work together so.
@@ -70,7 +72,7 @@ def training_arguments(recipe: Recipe, folder: Path) -> TrainingArguments:
     if given["save_total_limit"] is not None and given["save_total_limit"] < 2:
         raise UserError("trainer.save_total_limit must be at least 2: with one, a kill while saving loses everything")
     try:
-        arguments = TrainingArguments(
+        arguments = _made(
             output_dir=str(folder), seed=recipe.seed, data_seed=recipe.seed, remove_unused_columns=False, **given
         )
     except (ValueError, TypeError, ImportError, RuntimeError) as error:
@@ -103,6 +105,15 @@ def training_arguments(recipe: Recipe, folder: Path) -> TrainingArguments:
     return arguments
 
 
+@training_alone()
+def _made(**given: Any) -> TrainingArguments:
+    arguments = TrainingArguments(**given)
+    # Of what it has turned on nothing is left here, and it does so once in a process.
+    if arguments.tf32 is None and arguments.torch_compile and not arguments.fp16 and is_torch_tf32_available():
+        arguments.tf32 = True
+    return arguments
+
+
 def uses_cuda_graphs(arguments: TrainingArguments) -> bool:
     """Whether compiled models run as CUDA graphs, whose outputs lie where the next graph's may."""
     if not arguments.torch_compile or arguments.device.type != "cuda":
@@ -122,6 +133,14 @@ def _check_cuda_graphs(arguments: TrainingArguments) -> None:
 
 
 def _defaults_of_device(recipe: Recipe) -> dict[str, Any]:
+    """Raises UserError where a device is asked for that cannot train."""
+    if torch.backends.mps.is_available():
+        if recipe.trainer.get("use_cpu") is False:
+            raise UserError(
+                "trainer.use_cpu is false, but Apple's GPUs have no float64, in which losses are summed; leave it out, "
+                "and the CPU trains"
+            )
+        return {"use_cpu": True}
     if not torch.cuda.is_available() or recipe.trainer.get("use_cpu"):
         return {}
     found = dict(_GPU_DEFAULTS)

@@ -1,9 +1,10 @@
-"""Several processes of one run: they share the cores, and a user's mistake in one of them ends all."""
+"""Processes of one run: they share the cores, a mistake in one ends all, and what a training sets ends with it."""
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import PartialState
@@ -11,6 +12,8 @@ from accelerate.utils import gather_object
 
 from distill.base.cores import NUM_THREADS, usable_cores
 from distill.base.errors import UserError
+
+_backends: Any = torch.backends  # its types lack the precision
 
 
 def use_all_cores() -> None:
@@ -32,6 +35,32 @@ def _launcher_was_given_threads() -> bool:
     except OSError:
         return False
     return any(entry.startswith(f"{NUM_THREADS}=".encode()) for entry in entries)
+
+
+@contextmanager
+def training_alone() -> Iterator[None]:
+    """Undo what a training sets for the whole process: products in TF32, and deterministic algorithms.
+
+    transformers sets them as it reads a training's settings or makes its trainer, accelerate where models are compiled,
+    and neither sets them back. Text and scores are made as without them: a nucleus has no deterministic way on a GPU.
+    """
+    products = _float32_products()
+    algorithms = (torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled())
+    cudnn = (torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark)
+    try:
+        yield
+    finally:
+        if _float32_products() != products:
+            # By the older name too, which torch's compiler asks for, and which raises where the two contradict.
+            torch.set_float32_matmul_precision("high" if "tf32" in products else "highest")
+            _backends.fp32_precision, _backends.cuda.matmul.fp32_precision = products
+        torch.use_deterministic_algorithms(algorithms[0], warn_only=algorithms[1])
+        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = cudnn
+
+
+def _float32_products() -> tuple[str, str]:
+    """How products of float32 are made, "tf32" for one: by default on all devices, and on a GPU."""
+    return _backends.fp32_precision, _backends.cuda.matmul.fp32_precision
 
 
 @contextmanager

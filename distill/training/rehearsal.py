@@ -19,10 +19,12 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 
 from distill.base.errors import UserError, first_line
+from distill.training.processes import training_alone
 
 _SOME_STEPS = 1000  # where the number of steps depends on how much text there is
 
 
+@training_alone()
 def rehearse(arguments: TrainingArguments, student: PreTrainedModel | None) -> None:
     """Make what a training will need, and throw it away.
 

@@ -36,7 +36,7 @@ from distill.training.arguments import clips_head, loss_settings, training_argum
 from distill.training.hub import hub_repository
 from distill.training.private_trainer import PrivateTrainer, freeze_what_is_not_trained, private_plan, say_plan
 from distill.training.probing import Probe, Probing
-from distill.training.processes import together
+from distill.training.processes import together, training_alone
 from distill.training.student_loss import PROJECTION, attach_loss
 from distill.training.teacher_cache import open_teacher_cache
 from distill.training.trainer import DistillationTrainer, Part
@@ -152,6 +152,7 @@ def read_by_steps(
     return copied.requires_grad_(False)
 
 
+@training_alone()
 def fit(
     recipe: Recipe,
     models: Models,
@@ -182,6 +183,8 @@ def fit(
     """
     arguments = training_arguments(recipe, checkpoints)
     arguments.push_to_hub = False  # see `_ask_hub`
+    if arguments.tf32 is not None:
+        torch.set_float32_matmul_precision("high" if arguments.tf32 else "highest")
     _require_steps(arguments, blocks)
     if not isinstance(blocks, BlockStream):  # which has its own readers to count, see `BlockStream.start`
         checkpoint_folder.refuse_other_processes(checkpoints, arguments.world_size)

@@ -6,6 +6,7 @@ log or a checkpoint is due.
 
 import math
 import resource
+import sys
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -246,7 +247,8 @@ def _peak_memory(device: torch.device) -> int:
     """Bytes: the most that was allocated on a CUDA device, or the highest resident set of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else 1024 * most
 
 
 def log_line(logs: Mapping[str, float], step: int, steps: int) -> str:

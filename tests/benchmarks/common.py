@@ -47,7 +47,7 @@ def add_options(parser: argparse.ArgumentParser, choices: Sequence[str]) -> None
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="bfloat16: autocast")
     parser.add_argument("--compile", action="store_true", help="torch.compile for every contender")
     parser.add_argument(
-        "--peak-tflops", type=float, help="the card's matrix rate, to give each contender's share of it"
+        "--peak-tflops", type=float, help="the matrix rate, to give each contender's share of it (cuda: measured)"
     )
     parser.add_argument(
         "--profile", type=Path, help="folder for tables of each contender's operations; together, of ours"
@@ -250,6 +250,23 @@ def summary(records: dict[str, list[Record]]) -> dict[str, Record]:
         }
         for name, runs in records.items()
     }
+
+
+def matrix_rate(device: str, size: int = 8192, repeats: int = 50) -> float:
+    """10^12 operations a second in products of two (size, size) matrices in bfloat16: the best of some."""
+    a, b = (torch.randn(size, size, device=device).bfloat16() for _ in range(2))
+    best = float("inf")
+    for _ in range(repeats):
+        start = seconds(device)
+        torch.mm(a, b)
+        best = min(best, seconds(device) - start)
+    return 2 * size**3 / best / 1e12
+
+
+def find_peak(options: argparse.Namespace) -> None:
+    """Measure a card's matrix rate where none was given."""
+    if options.device == "cuda" and options.peak_tflops is None:
+        options.peak_tflops = round(matrix_rate(options.device), 1)
 
 
 def add_rates(contenders: dict[str, Record], tokens: int, flops: float, peak_tflops: float | None) -> None:

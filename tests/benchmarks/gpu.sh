@@ -1,16 +1,18 @@
 #!/usr/bin/env bash
 # Everything that a GPU is asked for, in one go and one file: tests/benchmarks/gpu.sh OUT writes OUT/gpu.json.
 #
-# Parts run one after the other, the most valuable first, each with a limit in seconds. A part may also use what those
-# before it left of theirs, so that all together take no longer than the limits' sum: less than eight minutes. gpu.json is
-# written anew after each part, so that a part that fails, or is stopped, or the end of this script loses nothing of the
-# others; benchmarks save what they have after each run. Limits are those of a card beside a slow processor, on which a
-# process takes 15 to 20 seconds to start: so steps of all contenders are one part. What they say is in OUT/gpu.log, all of their
-# figures in OUT/figures.json, tables of where a step's time goes in OUT/profile. All else that parts write is thrown away.
+# Parts run one after the other, the most valuable first, each for so many seconds at most, and all together for TOTAL:
+# less than eight minutes. gpu.json is written anew after each part, so that a part that fails, or is stopped, or the end of
+# this script loses nothing of the others; benchmarks save what they have after each run. Limits are those of a card beside a
+# slow processor, on which a process takes 15 to 20 seconds to start: so steps of all contenders are one part. There the last
+# parts may find no time left, and want a call of their own, which needs nothing of the first:
 #
-#     LIMITS="quickstart=120 suite=90" PARTS="quickstart suite" tests/benchmarks/gpu.sh OUT
+#     PARTS="compiled graphs tests" TOTAL=300 tests/benchmarks/gpu.sh OTHER
 #
-# PARTS names those that shall run, of those below, in their order. DEVICE=cpu and the sizes below make a trial of the
+# What parts say is in OUT/gpu.log, all of their figures in OUT/figures.json, tables of where a step's time goes in
+# OUT/profile. All else that they write is thrown away. LIMITS="quickstart=150 suite=90" are other limits.
+#
+# PARTS names those that shall run, of those below, in the order in which they stand there. DEVICE=cpu and the sizes below make a trial of the
 # script itself out of it. STEP, SAMPLING, LOSS and SUITE are options of the scripts; QUICKSTART is a recipe.
 #
 # A bare machine needs torch, transformers and accelerate with what these bring, pytest, and the packages of gpu-wheels.txt.
@@ -30,14 +32,13 @@ device="${DEVICE:-cuda}"
 python="${PYTHON:-python3}"
 read -r -a step <<<"${STEP:---rows 8 --tokens 1024 --steps 32}"
 read -r -a sampling <<<"${SAMPLING:---texts 4096 --repeats 3 --promise 42}"
-read -r -a loss <<<"${LOSS:---rows 8 --tokens 1024 --repeats 5}"
+read -r -a loss <<<"${LOSS:---rows 8 --tokens 1024 --repeats 3}"
 read -r -a suite <<<"${SUITE:-}"
 quickstart="${QUICKSTART:-quickstart}"
 benchmarks=tests/benchmarks
 
-parts="${PARTS:-rate step sampling quickstart loss suite tests compiled graphs}"
-declare -A limit=([rate]=12 [step]=85 [sampling]=45 [quickstart]=85 [loss]=30 [suite]=80 [tests]=60 [compiled]=50
-    [graphs]=30)
+parts="${PARTS:-step sampling quickstart suite loss compiled graphs tests}"
+declare -A limit=([step]=105 [sampling]=75 [quickstart]=130 [suite]=200 [loss]=50 [compiled]=150 [graphs]=60 [tests]=120)
 for given in ${LIMITS:-}; do
     limit[${given%%=*}]="${given#*=}"
 done
@@ -45,7 +46,7 @@ done
 work="$(mktemp -d)"
 trap 'rm -rf "$work"' EXIT
 : >"$out/gpu.log"
-deadline=$SECONDS
+deadline=$((SECONDS + ${TOTAL:-470}))
 
 note() { echo "[$(date +%T)] $*" | tee -a "$out/gpu.log" >&2; }
 
@@ -54,9 +55,11 @@ part() {
     local name="$1" seconds start code
     shift
     [[ " $parts " == *" $name "* ]] || return 0
-    deadline=$((deadline + limit[$name]))
-    seconds=$((deadline - SECONDS))
-    ((seconds > 0)) || seconds=1 # one that had to be killed took a moment more; 0 would be no limit
+    seconds=$((deadline - SECONDS < limit[$name] ? deadline - SECONDS : limit[$name]))
+    if ((seconds <= 0)); then
+        note "$name: no time left"
+        return 0
+    fi
     note "$name: at most $seconds s"
     start="$(date +%s.%N)"
     timeout --kill-after=3 "$seconds" "$@" >>"$out/gpu.log" 2>&1 </dev/null
@@ -72,25 +75,20 @@ part_step() {
         "${@:2}" "${step[@]}"
 }
 
-part rate "$python" $benchmarks/gpu_report.py --matrix_rate --device "$device" --save "$work/rate.json"
-if [ -s "$work/rate.json" ]; then
-    step+=(--peak-tflops "$(<"$work/rate.json")")
-    loss+=(--peak-tflops "$(<"$work/rate.json")")
-fi
 part_step step --profile "$out/profile" --contenders ours_two_view_augment ours_forward_kl gkd_forward_kl trl_chunked \
     ours_jsd gkd_jsd
 part sampling "$python" $benchmarks/sampling.py --device "$device" --save "$work/sampling.json" "${sampling[@]}"
 part quickstart "$python" $benchmarks/quickstart.py --save "$work/quickstart.json" --config "$quickstart" \
     --output_dir "$work/quickstart"
+part suite "$python" $benchmarks/suite.py --device "$device" --save "$work/suite.json" "${suite[@]}"
 part loss "$python" $benchmarks/loss.py --together --device "$device" --dtype bfloat16 --save "$work/loss.json" --contenders \
     ours_two_view ours_forward_kl ours_jsd gkd_forward_kl gkd_jsd trl_chunked naive_two_view ours naive \
     liger_own_chunks "${loss[@]}"
-part suite "$python" $benchmarks/suite.py --device "$device" --save "$work/suite.json" "${suite[@]}"
+part_step compiled --compile --contenders ours_forward_kl ours_two_view_augment
+# What was compiled just now is found again.
+part_step graphs --compile --compile_mode reduce-overhead --contenders ours_forward_kl ours_two_view_augment
 # Warnings are no errors here: they are those of other versions than the pinned ones.
 mapfile -t files < <(grep -rl --include='test_*.py' 'mark\.gpu\b' tests)
 part tests "$python" -m pytest -v -p no:benchmark -p no:cacheprovider -o addopts=--import-mode=importlib \
     -o filterwarnings=default -n 8 --dist load -m gpu --continue-on-collection-errors "${files[@]}"
-part_step compiled --compile --contenders ours_forward_kl ours_two_view_augment
-# What was compiled just now is found again.
-part_step graphs --compile --compile_mode reduce-overhead --contenders ours_forward_kl ours_two_view_augment
 cat "$out/gpu.json"

@@ -1,16 +1,14 @@
-"""What `gpu.sh` measured so far -> gpu.json; and the rate of products that a device reaches.
+"""What `gpu.sh` measured so far -> gpu.json.
 
 python tests/benchmarks/gpu_report.py WORK OUT      the parts' files in WORK, and OUT/gpu.log, become OUT/gpu.json
                                                     and, as they were saved, OUT/figures.json
-python tests/benchmarks/gpu_report.py --matrix_rate --device cuda
 
-Torch is loaded for the rate alone: the report is written anew after each part, in the card's time.
+The report is written anew after each part, in the card's time: so torch is not loaded.
 """
 
 import argparse
 import json
 import re
-import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -18,27 +16,6 @@ from typing import Any
 Parts = dict[str, Any]  # part of gpu.sh -> what it saved
 
 STOPPED = (124, 137)  # exit codes of `timeout`: it ended a part, or had to kill it
-
-
-def matrix_rate(device: str, size: int = 8192, repeats: int = 20) -> float:
-    """10^12 operations a second in products of two (size, size) matrices in bfloat16: the best of some."""
-    import torch
-
-    def wait() -> None:
-        if device == "cuda":
-            torch.cuda.synchronize()
-
-    if device == "cpu":
-        size, repeats = min(size, 512), 3
-    a, b = (torch.randn(size, size, device=device).bfloat16() for _ in range(2))
-    best = float("inf")
-    for _ in range(repeats):
-        wait()
-        start = time.perf_counter()
-        torch.mm(a, b)
-        wait()
-        best = min(best, time.perf_counter() - start)
-    return 2 * size**3 / best / 1e12
 
 
 def of_contenders(figures: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -85,6 +62,7 @@ def steps(parts: Parts) -> dict[str, Any]:
         if name in parts:
             found[key] = of_contenders(parts[name])
             found.setdefault("setting", parts[name]["setting"])
+            found.setdefault("matrix_rate_tflops", parts[name]["setting"]["matrix_rate_tflops"])
     return found
 
 
@@ -129,7 +107,7 @@ def report(work: Path, log: str = "") -> dict[str, Any]:
         log: What all parts said.
     """
     parts, ended = saved_in(work), endings(work)
-    found: dict[str, Any] = {"parts": ended, "matrix_rate_tflops": parts.get("rate")}
+    found: dict[str, Any] = {"parts": ended}
     for section in (steps, losses_differ, loss_alone, others):
         try:
             found |= section(parts)
@@ -143,26 +121,15 @@ def report(work: Path, log: str = "") -> dict[str, Any]:
 
 
 def main() -> None:
-    """One of the two."""
+    """Both files, of what there is."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("work", type=Path, nargs="?", help="where the parts of gpu.sh saved")
-    parser.add_argument("out", type=Path, nargs="?", help="where gpu.json goes")
-    parser.add_argument("--matrix_rate", action="store_true")
-    parser.add_argument("--save", type=Path, help="file for the rate")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda")
+    parser.add_argument("work", type=Path, help="where the parts of gpu.sh saved")
+    parser.add_argument("out", type=Path, help="where gpu.json goes")
     options = parser.parse_args()
-    if options.matrix_rate:
-        rate = f"{matrix_rate(options.device):.4g}"
-        print(rate)
-        if options.save:
-            options.save.write_text(rate, encoding="utf-8")
-    elif options.work and options.out:
-        log = options.out / "gpu.log"
-        said = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
-        for name, content in (("figures", saved_in(options.work)), ("gpu", report(options.work, said))):
-            (options.out / f"{name}.json").write_text(json.dumps(content, indent=2), encoding="utf-8")
-    else:
-        parser.error("give both folders, or --matrix_rate")
+    log = options.out / "gpu.log"
+    said = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
+    for name, content in (("figures", saved_in(options.work)), ("gpu", report(options.work, said))):
+        (options.out / f"{name}.json").write_text(json.dumps(content, indent=2), encoding="utf-8")
 
 
 if __name__ == "__main__":

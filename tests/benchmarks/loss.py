@@ -16,7 +16,7 @@ what is measured, and whose memory torch counts to the byte. `card` in the JSON 
 our kernel, in products with the heads, and in all else. CORE.md has the kernel's time on one; the loss beside its peers
 was not measured there so far:
 
-    python tests/benchmarks/loss.py --device cuda --dtype bfloat16 --rows 8 --tokens 1024 --peak-tflops 989 --together
+    python tests/benchmarks/loss.py --device cuda --dtype bfloat16 --rows 8 --tokens 1024 --together
 """
 
 import argparse
@@ -289,6 +289,7 @@ def figures_of(records: dict[str, list[common.Record]], options: argparse.Namesp
     flops = 8 * options.vocabulary * options.width
     common.add_rates(figures["contenders"], options.rows * options.tokens, flops, options.peak_tflops)
     shape = {name: getattr(options, name) for name in (*SHAPE, *common.HOW)}
+    shape["matrix_rate_tflops"] = options.peak_tflops
     return {**figures, "setting": {**shape, "threads": options.threads, **common.machine(options.device)}}
 
 
@@ -358,6 +359,7 @@ def main() -> int:
     if options.only:
         print(json.dumps(measure(options.only, options, inputs_of(options))))
         return 0
+    common.find_peak(options)
     return compare(options)
 
 

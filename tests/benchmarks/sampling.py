@@ -19,7 +19,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any
 from unittest import mock
@@ -89,8 +89,8 @@ def decoding(name: str, options: argparse.Namespace) -> dict[str, Any]:
     return given | {"max_new_tokens": options.new_tokens} if options.new_tokens else given
 
 
-def measure(name: str, options: argparse.Namespace) -> common.Record:
-    """Seconds, tokens written in them, and what rounding had to do with it."""
+def measure(name: str, options: argparse.Namespace) -> Iterator[common.Record]:
+    """Seconds, tokens written in them, and what rounding had to do with it; of all repeats so far, after each."""
     model, tokenizer = ready(name, options.layers, options.device)
     given, prompts = decoding(name, options), prompts_of(name, options.texts)
     asked: list[int] = []
@@ -110,19 +110,19 @@ def measure(name: str, options: argparse.Namespace) -> common.Record:
                 seconds, tokens = time.perf_counter() - start, sum(written)
                 speed = {"tokens_per_second": tokens / seconds, "seconds": seconds, "tokens": tokens}
                 runs.append(speed | {"unsure": sum(asked)})
+                runs.sort(key=lambda run: run["tokens_per_second"])
+                rates = [run["tokens_per_second"] for run in runs]
+                most = {"tokens_per_second_range": [rates[0], rates[-1]], "n": len(runs), "texts": len(prompts)}
+                yield runs[(len(runs) - 1) // 2] | most
         hook.remove()
-    runs.sort(key=lambda run: run["tokens_per_second"])
-    rates = [run["tokens_per_second"] for run in runs]
-    most = {"tokens_per_second_range": [rates[0], rates[-1]], "n": len(runs), "texts": len(prompts)}
-    return runs[(len(runs) - 1) // 2] | most
 
 
-def promise(name: str, options: argparse.Namespace) -> common.Record:
+def promise(name: str, options: argparse.Namespace) -> Iterator[common.Record]:
     """Whether the batch size changes a text."""
     model, tokenizer = ready(name, options.layers, options.device)
     with common.autocast(options.device, options.dtype):
         prompts = prompts_of(name, options.promise)
-        return {"changed": changed(model, tokenizer, prompts, decoding(name, options)), "compared": len(prompts)}
+        yield {"changed": changed(model, tokenizer, prompts, decoding(name, options)), "compared": len(prompts)}
 
 
 def changed(model: PreTrainedModel, tokenizer: Any, prompts: list[str], given: dict[str, Any]) -> int:
@@ -136,19 +136,19 @@ def find(options: argparse.Namespace, then: Callable[[common.Record], None]) -> 
 
     Args:
         options: Of the command line.
-        then: Given all that was found, after each.
+        then: Given all that was found, as soon as there is more of it.
     """
     sampling: common.Record = {}
     whole = True
     for part in (measure, *([promise] if options.promise else [])):
         for name in options.models if part is measure else list(sampling):
             try:
-                sampling[name] = sampling.get(name, {}) | part(name, options)
+                for found in part(name, options):
+                    sampling[name] = sampling.get(name, {}) | found
+                    then(sampling)
             except Exception as error:  # of whatever kind a card raises
                 whole = False
                 print(f"{name} is left out: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
-                continue
-            then(sampling)
     return sampling, whole
 
 

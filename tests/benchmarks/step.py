@@ -16,8 +16,7 @@ their loader's processes anew, which is no part of a step.
 
 On a GPU (the tests run the same code on a CPU) all in one process, with and without --compile; `gpu.sh` does so:
 
-    python tests/benchmarks/step.py --device cuda --dtype bfloat16 --rows 8 --tokens 1024 --steps 32 --peak-tflops 989 \
-        --together
+    python tests/benchmarks/step.py --device cuda --dtype bfloat16 --rows 8 --tokens 1024 --steps 32 --together
 """
 
 import argparse
@@ -65,10 +64,8 @@ TRAINER: dict[str, Any] = {
     "save_strategy": "no",
     "report_to": "none",
     "disable_tqdm": True,
+    "logging_steps": 20,
 }
-
-#: Where TRL's default would make another step of it: activations computed twice.
-TRL: dict[str, Any] = {"gradient_checkpointing": False}
 
 SHAPE = ("steps", "rows", "tokens", "vocabulary", "width", "layers")
 
@@ -146,6 +143,15 @@ def _tokenizer() -> Any:
     return tokenizer
 
 
+def for_trl(settings: dict[str, Any]) -> dict[str, Any]:
+    """With what would make another step of TRL's than of ours: activations computed twice, and waits for a card."""
+    given = settings | {"gradient_checkpointing": False, "logging_nan_inf_filter": False}
+    if settings["use_cpu"]:
+        return given
+    loader = {"dataloader_num_workers": 2, "dataloader_persistent_workers": True}
+    return given | loader | {"accelerator_config": {"non_blocking": True}}
+
+
 def gkd_trainer(beta: float) -> Callable[..., Trainer]:
     """Makes TRL's GKDTrainer, off-policy."""
 
@@ -159,7 +165,7 @@ def gkd_trainer(beta: float) -> Callable[..., Trainer]:
             labels[:, 0] = IGNORED  # nothing predicts the first token; it must not be counted either
             return {"input_ids": batch, "attention_mask": torch.ones_like(batch), "labels": labels}
 
-        arguments = GKDConfig(str(folder), lmbda=0.0, beta=beta, seq_kd=False, **settings, **TRL)
+        arguments = GKDConfig(str(folder), lmbda=0.0, beta=beta, seq_kd=False, **for_trl(settings))
         dataset = Dataset.from_dict({"input_ids": ids.tolist()})
         return GKDTrainer(student, teacher, arguments, collate, train_dataset=dataset, processing_class=_tokenizer())
 
@@ -186,7 +192,7 @@ def trl_chunked_trainer(beta: float) -> Callable[..., Trainer]:
                 }
 
         # Its sampler is its own, and asks for no strategy.
-        arguments = DistillationConfig(str(folder), beta=beta, shuffle_dataset=False, **settings, **TRL)
+        arguments = DistillationConfig(str(folder), beta=beta, shuffle_dataset=False, **for_trl(settings))
         dataset = Dataset.from_dict({"prompt": [""] * len(ids), "input_ids": ids.tolist()})
         return OnGivenTexts(student, teacher, arguments, dataset, processing_class=_tokenizer())
 
@@ -380,6 +386,7 @@ def figures_of(records: dict[str, list[common.Record]], options: argparse.Namesp
         record |= {"computes": CONTENDERS[name].computes, "steps": options.steps}
         record |= {field: first[field] for field in ("each_step", "losses") if field in first}
     shape = {name: getattr(options, name) for name in (*SHAPE, *common.HOW, "compile_mode")}
+    shape["matrix_rate_tflops"] = options.peak_tflops
     return {**figures, "setting": {**shape, "threads": options.threads, **common.machine(options.device)}}
 
 
@@ -398,7 +405,7 @@ def write_profile(name: str, options: argparse.Namespace) -> None:
     """The table of where a contender's step spends its time, where it was asked for."""
     if options.profile:
         profile = Profile(options.device)
-        train(CONTENDERS[name], options, profile)
+        train(CONTENDERS[name], argparse.Namespace(**{**vars(options), "steps": 1}), profile)
         common.write_profile(profile.profile, options.profile, name, options.device)
 
 
@@ -416,6 +423,7 @@ def main() -> int:
         write_profile(options.only, options)
         print(json.dumps(record))
         return 0
+    common.find_peak(options)
     names = options.contenders or list(CONTENDERS)
     names = common.available({name: CONTENDERS[name].package for name in names})
     run: Callable[[str], common.Record]

@@ -54,6 +54,14 @@ def test_the_format_of_the_products_decides(gpt2, h100, monkeypatch, dtype, give
     assert seconds_at_matrix_rate(model, 64, given) == pytest.approx(step.forward_flops(61, 128, 3, 64) / rate)
 
 
+def test_products_in_tf32_have_no_share(gpt2, h100, monkeypatch):
+    """Nor do they end in a traceback: torch refuses to be asked by the older name when the newer has been set."""
+    monkeypatch.setattr(matrix_rate, "decoder_layers", lambda _: ("", gpt2.transformer.h))
+    monkeypatch.setattr(torch.backends, "fp32_precision", "tf32")
+    assert seconds_at_matrix_rate(OnTheCard(gpt2, torch.float32), 64) == 0
+    assert seconds_at_matrix_rate(OnTheCard(gpt2, torch.bfloat16), 64) > 0
+
+
 @pytest.mark.parametrize("card", ["NVIDIA H100 80GB HBM3 MIG 1g.10gb", "NVIDIA GeForce RTX 4090 Laptop GPU", ""])
 def test_slices_and_other_cards_have_no_share(gpt2, monkeypatch, card):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: card)

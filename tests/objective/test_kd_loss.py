@@ -877,3 +877,18 @@ def test_on_a_gpu_the_kernel_equals_the_reference(op, divergence, case):
     """A row takes five pieces of the size that is used there, the last one in part; four whole ones; or half of one."""
     for v in (5003, 4101, 517):
         assert_kernel_equals_reference(op, divergence, case, make_inputs(26, n=200, v=v, groups=case[1]), "cuda")
+
+
+@pytest.mark.parametrize("narrow", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_a_product_is_added_in_the_way_that_the_device_has(narrow, device):
+    """A CPU cannot add it within the product, nor can torch 2.9, nor a T4 in bfloat16."""
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no GPU")
+    total, a, b = (torch.randn(shape) for shape in ((4, 5), (4, 3), (3, 5)))
+    want = total + a.to(narrow).float() @ b.to(narrow).float()
+    total, a, b = total.to(device), a.to(device, narrow), b.to(device, narrow)
+    kd_loss.add_product_(total, a, b)
+    assert torch.allclose(total.cpu(), want, atol=0.05)
+    if device == "cpu":
+        assert not kd_loss._adds_wide(narrow, torch.float32, total.device)

@@ -6,10 +6,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import transformers
 from shared import REPOSITORY
 from transformers import TrainerCallback
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
+import distill.training.arguments
 from distill.base.errors import UserError
 from distill.recipe import CorpusConfig, FederationConfig, PrivacyConfig, Recipe, TargetConfig
 from distill.recipe_check import parse_recipe
@@ -28,6 +30,38 @@ def test_one_kept_checkpoint_is_too_few(tmp_path):
     for key, value in (("lr_scheduler_type", "cosinus"), ("optim", "adam"), ("report_to", "mlflowx")):
         with pytest.raises(UserError, match=rf"^trainer\.{key}: {value} is not"):
             training_arguments(Recipe(trainer={key: value}), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("keys", "tf32"),
+    [
+        ({}, None),
+        ({"tf32": True}, True),
+        ({"tf32": False}, False),
+        ({"torch_compile": True, "bf16": True}, True),
+        ({"torch_compile": True}, True),
+        ({"torch_compile": True, "tf32": False}, False),
+    ],
+)
+def test_products_in_tf32_are_those_of_steps_alone(monkeypatch, tmp_path, keys, tf32):
+    """As on a card that has them: transformers turns them on for the whole process, text and scores too."""
+    for module in (transformers.training_args, distill.training.arguments):
+        monkeypatch.setattr(module, "is_torch_tf32_available", lambda: True)
+    transformers.training_args.enable_tf32.cache_clear()  # which does what it is asked for once in a process
+    for _ in range(2):
+        arguments = training_arguments(Recipe(trainer=keys), tmp_path)
+        assert arguments.tf32 is tf32
+        assert torch.backends.fp32_precision == torch.backends.cuda.matmul.fp32_precision == "none"
+        assert torch.get_float32_matmul_precision() == "highest"
+
+
+def test_apples_gpus_do_not_train(monkeypatch, tmp_path):
+    """They have no float64."""
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    for keys in ({}, {"bf16": True}, {"use_cpu": True}):
+        assert training_arguments(Recipe(trainer=keys), tmp_path).device.type == "cpu"
+    with pytest.raises(UserError, match=r"^trainer\.use_cpu is false, but Apple's GPUs"):
+        training_arguments(Recipe(trainer={"use_cpu": False}), tmp_path)
 
 
 def test_a_gpu_has_defaults_of_its_own(monkeypatch):

@@ -17,7 +17,7 @@ from shared import REPOSITORY
 from distill.base.console import run_entry
 from distill.base.errors import UserError
 from distill.training import processes
-from distill.training.processes import together, use_all_cores
+from distill.training.processes import together, training_alone, use_all_cores
 
 
 def one_message(errors: str, codes: set[int]) -> str:
@@ -114,3 +114,40 @@ def test_a_mistake_ends_all_processes_with_one_message(recipe_file, tmp_path, mi
     assert time.monotonic() - begun < 120  # nobody waited for a time limit
     assert words in one_message(done.stderr, codes)
     assert not (tmp_path / "run").exists()
+
+
+def float32_products() -> tuple[str, str, str]:
+    """How they are made: by the newer names, and by the older one, which raises where the two contradict."""
+    matmul = torch.backends.cuda.matmul.fp32_precision
+    return torch.backends.fp32_precision, matmul, torch.get_float32_matmul_precision()
+
+
+def turn_on_generally():
+    torch.backends.fp32_precision = "tf32"  # as transformers does it, after which the older name raises
+
+
+def turn_on_for_products():
+    torch.backends.cuda.matmul.allow_tf32 = True  # as accelerate does it
+
+
+@pytest.mark.parametrize("turn_on", [turn_on_generally, turn_on_for_products])
+@pytest.mark.parametrize("before", ["highest", "high"])
+def test_what_a_training_sets_for_the_whole_process_ends_with_it(turn_on, before):
+    with training_alone():
+        torch.set_float32_matmul_precision(before)
+        kept = float32_products()
+        with pytest.raises(KeyError), training_alone():
+            turn_on()
+            torch.use_deterministic_algorithms(True, warn_only=True)
+            torch.backends.cudnn.deterministic = True
+            raise KeyError
+        assert float32_products() == kept and kept[2] == before
+        assert not torch.are_deterministic_algorithms_enabled() and not torch.backends.cudnn.deterministic
+    assert float32_products() == ("none", "none", "highest")
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        with training_alone():
+            torch.use_deterministic_algorithms(False)
+        assert torch.is_deterministic_algorithms_warn_only_enabled()  # the user's own
+    finally:
+        torch.use_deterministic_algorithms(False)

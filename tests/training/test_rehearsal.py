@@ -1,6 +1,9 @@
 """What Trainer will make is made before any work, and what cannot be made is told then."""
 
+import os
+
 import pytest
+import torch
 
 from distill.base.errors import UserError
 from distill.recipe import Recipe
@@ -45,9 +48,11 @@ def test_what_cannot_be_made_is_one_sentence(tmp_path, toy_model, trainer, words
         {"lr_scheduler_type": "warmup_stable_decay", "lr_scheduler_kwargs": {"num_decay_steps": 5}},
         {"optim": "adafactor"},
         {"gradient_checkpointing": True},
+        {"full_determinism": True},
     ],
 )
-def test_what_can_be_made_leaves_the_student_as_it_was(tmp_path, toy_model, trainer):
+def test_what_can_be_made_leaves_the_student_as_it_was(tmp_path, toy_model, trainer, monkeypatch):
+    monkeypatch.setattr("os.environ", dict(os.environ))  # which transformers adds to
     student = toy_model()
     before = {name: weight.clone() for name, weight in student.state_dict().items()}
     use_cache = student.config.use_cache
@@ -55,6 +60,7 @@ def test_what_can_be_made_leaves_the_student_as_it_was(tmp_path, toy_model, trai
     assert all((student.state_dict()[name] == weight).all() for name, weight in before.items())
     assert student.config.use_cache == use_cache
     assert not (tmp_path / "run").exists()
+    assert not torch.are_deterministic_algorithms_enabled()  # text is sampled next
 
 
 def test_a_model_without_gradient_checkpointing_is_named(tmp_path, toy_model):

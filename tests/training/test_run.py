@@ -1,6 +1,7 @@
 """A whole training: it goes on after a stop to the last bit, and what makes it faster or smaller changes nothing."""
 
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from unittest.mock import Mock
 import pytest
 import torch
 import train_toy
-import transformers.modeling_utils
+import transformers
 from launched import train
 from safetensors.torch import load_file
 from torch._dynamo.utils import counters
@@ -140,6 +141,23 @@ def test_bf16_autocast_of_student_and_teacher(tmp_path, plain, monkeypatch):
     assert found == pytest.approx(plain, abs=1e-3)
     assert found != pytest.approx(plain, abs=1e-6)
     assert autocast == [(False, True), (True, True)] * 4
+
+
+def test_products_in_tf32_and_deterministic_algorithms_are_those_of_steps_alone(tmp_path, plain, monkeypatch):
+    """As on a card that has them; what follows in this process is made without them."""
+    monkeypatch.setattr("os.environ", dict(os.environ))  # which transformers adds to
+    monkeypatch.setattr(transformers.training_args, "is_torch_tf32_available", lambda: True)
+    inside = []
+
+    def watched(model, *args, **named):
+        inside.append((torch.get_float32_matmul_precision(), torch.are_deterministic_algorithms_enabled()))
+        return hidden_states(model, *args, **named)
+
+    monkeypatch.setattr("distill.training.trainer.hidden_states", watched)
+    found = losses(tmp_path, tf32=True, full_determinism=True)
+    assert found == pytest.approx(plain, abs=1e-5)  # a CPU has no TF32
+    assert inside == [("high", True)] * 4
+    assert torch.get_float32_matmul_precision() == "highest" and not torch.are_deterministic_algorithms_enabled()
 
 
 @pytest.mark.parametrize("whose", ["teacher_keys", "student_keys"])
