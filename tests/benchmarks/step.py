@@ -37,7 +37,7 @@ import common
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel, Trainer, TrainerCallback
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel, PrinterCallback, Trainer, TrainerCallback
 
 from distill.data.batches import Collator
 from distill.data.blocks import PairBlock
@@ -312,6 +312,7 @@ def train(contender: Contender, shape: argparse.Namespace, *callbacks: TrainerCa
             return loss
 
         trainer.training_step = recorded
+        trainer.remove_callback(PrinterCallback)  # whose lines are not ours to read
         for callback in (clock, *callbacks):
             trainer.add_callback(callback)
         trainer.train()
