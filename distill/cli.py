@@ -760,9 +760,9 @@ def export(arguments: Sequence[str]) -> None:
         UserError: see `distill.scoring.export.export`.
     """
     options = _export_parser().parse_args(arguments)
-    folder = Path(options.output or f"{Path(options.checkpoint).name}-{options.to}")
-    if options.output is None and Path(options.checkpoint).exists():
-        folder = Path(options.checkpoint).resolve().with_name(folder.name)
+    checkpoint = Path(options.checkpoint)
+    beside = checkpoint.resolve() if checkpoint.exists() else Path(checkpoint.name)  # of a hub id: here
+    folder = Path(options.output or beside.with_name(f"{beside.name}-{options.to}"))
 
     with _only_results():
         from distill.scoring.export import export as written

@@ -92,7 +92,10 @@ def parse_recipe(argv: Sequence[str]) -> Recipe:
 
 
 def _reject_tokens(arguments: Sequence[str], source: str) -> None:
-    if any(HUB_TOKEN.search(argument) or "hub_token" in argument for argument in arguments):
+    if any(
+        HUB_TOKEN.search(argument) or re.search(r"(?<![A-Za-z])hub_token(?![A-Za-z])", argument)
+        for argument in arguments
+    ):
         raise UserError(
             f"{source}: holds a token of the model hub, which would end up in the run's files; leave it out, and log "
             "in with `hf auth login` or the environment variable HF_TOKEN"
@@ -553,6 +556,11 @@ def _check_objective(recipe: Recipe) -> None:
         "target.reverse_roles needs an operation to act on; set target.op to expmean, mean, max or swap",
     )
     require_sound(asdict(loss), "loss.")
+    _require(
+        target.op == "none" or loss.kd > 0 or loss.listed > 0,
+        f"target.op is {target.op}, but loss.kd and loss.listed are 0, so that nothing is compared with the teacher's "
+        "predictions; give one of them a weight, or set target.op to none (and target.reverse_roles to false)",
+    )
     _require(
         loss.kd + loss.ce + loss.hidden > 0, "loss: all of kd, ce and hidden are 0; give at least one of them a weight"
     )

@@ -552,3 +552,20 @@ def test_text_that_is_not_utf8_is_reported_with_its_line(monkeypatch, capfdbinar
     typed(monkeypatch, b"he\nna\xefve\n")
     assert main(["swap", "-"]) == 2
     assert b"standard input, line 2: byte 0xef is not UTF-8" in capfdbinary.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "folder"),
+    [(".", "student-gguf"), ("../student/", "student-gguf"), ("..", "run-gguf"), ("alice/small", "small-gguf")],
+)
+def test_an_export_lies_beside_its_model_whatever_it_is_called_by(tmp_path, monkeypatch, capsys, checkpoint, folder):
+    from distill.scoring import export
+
+    at = tmp_path / "run" / "student"
+    at.mkdir(parents=True)
+    monkeypatch.chdir(at)
+    monkeypatch.setattr(export, "export", lambda source, to, folder, **_: SimpleNamespace(line=lambda: "checked"))
+    assert main(["export", checkpoint, "--to", "gguf"]) == 0
+    told = capsys.readouterr().out.splitlines()[-1]
+    beside = {"student-gguf": at.parent, "run-gguf": tmp_path, "small-gguf": at}[folder]
+    assert (at / told).resolve() == beside / folder

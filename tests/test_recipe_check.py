@@ -66,6 +66,7 @@ PRIVATE = "corpus: {source: files, files: [a.txt]}\nheld_out: {max_documents: 5}
         (SAMPLED + "target: {op: max, strength: -0.1}", [], ["target.strength", "-0.1"]),
         (SAMPLED + "target: {op: max, strength: .nan}", [], ["target.strength"]),
         (SAMPLED + "target: {reverse_roles: true}", [], ["reverse_roles", "target.op"]),
+        (SAMPLED + "target: {op: mean}\nloss: {kd: 0, ce: 1}", [], ["target.op is mean", "loss.kd", "loss.listed"]),
         (SAMPLED + "loss: {divergence: kl}", [], ["loss.divergence", "forward_kl"]),
         (SAMPLED + "loss: {temperature: 0}", [], ["loss.temperature"]),
         (SAMPLED + "loss: {kd: 0}", [], ["kd", "ce"]),
@@ -245,6 +246,12 @@ def test_a_token_of_the_hub_is_refused_wherever_it_comes_from():
     for values in ({"trainer": {"hub_token": "secret"}}, {"teacher": {"path": "hf_" + "a" * 30}}):
         with pytest.raises(UserError, match="holds a token of the model hub"):
             recipe_of(values, "the notebook")
+
+
+@pytest.mark.parametrize("path", ["github_tokens/mine", "my_hub_tokens", "outputs/hf_gpt2mediumdistilled", "hf_hub"])
+def test_a_path_that_only_looks_like_a_token_is_a_path(path):
+    sampled = {"corpus": {"max_documents": 5}, "held_out": {"max_documents": 5}}
+    assert recipe_of({"output_dir": path, **sampled}, "it").output_dir == path
 
 
 def test_a_notebook_may_give_paths_but_nothing_that_no_recipe_holds(tmp_path):

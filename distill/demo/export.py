@@ -20,7 +20,7 @@ from distill.base.files import PACKAGE, write_folder, write_json
 from distill.demo.app import require_gradio
 from distill.demo.sources import Shown, Source
 from distill.models.adapters import adapter_folder
-from distill.models.loading import load_model, load_tokenizer
+from distill.models.loading import gguf_in, load_model, load_tokenizer
 from distill.text.prompts import DEFAULT_PROMPTS, load_prompts
 from distill.text.wordlist import ALONE, bundled_wordlists
 
@@ -91,7 +91,8 @@ def requirements(shown: Shown) -> list[str]:
         raise UserError("distill is not installed, so its requirements are unknown: pip install -e '.[demo]'") from None
     wanted += ["gradio"]
     wanted += ["bitsandbytes"] if any(source.model.quantization for source in shown.sources) else []
-    wanted += ["gguf"] if any(source.model.gguf_file for source in shown.sources) else []
+    models = [source.model for source in shown.sources]
+    wanted += ["gguf"] if any(model.gguf_file or gguf_in(str(model.path))[1] for model in models) else []
     return sorted(map(_pinned, wanted))
 
 
@@ -132,10 +133,13 @@ def readme(shown: Shown) -> str:
 def _model(source: Source, place: Path) -> Source:
     """The same, its folder copied; an adapter is merged into its base, which may lie anywhere."""
     path = Path(str(source.model.path))
-    if not path.is_dir():
+    if not path.exists():
         return source  # a hub id, or `demo`
     to = place / "models" / source.short
-    if adapter_folder(str(path)):
+    if path.is_file():  # in GGUF
+        to.mkdir(parents=True)
+        to = Path(shutil.copy(path, to))
+    elif adapter_folder(str(path)):
         load_model(str(path), source.model.loaded_in, source.model.trust_remote_code).save_pretrained(to)
         load_tokenizer(str(path), source.model.trust_remote_code).save_pretrained(to)
     else:
@@ -152,14 +156,14 @@ def _wordlist(spec: str, place: Path) -> str:
             parts.append(part)
             continue
         path = at_hand(part)
-        to = place / "wordlists"
-        to.mkdir(exist_ok=True)
-        shutil.copy(path, to / path.name)
+        to = Path("wordlists", str(len(parts)))  # two lists may be called alike
+        (place / to).mkdir(parents=True)
+        shutil.copy(path, place / to / path.name)
         for line in re.findall(r"^# *with: *(.+)$", path.read_text(encoding="utf-8-sig"), flags=re.MULTILINE):
             for name in (name.strip() for name in line.split(",")):
                 if name not in bundled and (path.parent / name).is_file():
-                    shutil.copy(path.parent / name, to / name)
-        parts.append(f"wordlists/{path.name}")
+                    shutil.copy(path.parent / name, place / to / name)
+        parts.append((to / path.name).as_posix())
     return "+".join(parts)
 
 

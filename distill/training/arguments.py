@@ -13,6 +13,7 @@ from transformers import TrainingArguments
 from transformers.integrations import get_reporting_integration_callbacks
 from transformers.utils import is_torch_tf32_available
 
+from distill.base.console import warn
 from distill.base.errors import UserError, first_line
 from distill.objective.settings import LossSettings
 from distill.privacy.accountant import require_accountant
@@ -71,6 +72,7 @@ def training_arguments(recipe: Recipe, folder: Path) -> TrainingArguments:
         given["use_cpu"] = True  # Trainer wants to be told so; processors have bf16 too
     if given["save_total_limit"] is not None and given["save_total_limit"] < 2:
         raise UserError("trainer.save_total_limit must be at least 2: with one, a kill while saving loses everything")
+    _leave_launchers_format(given)
     try:
         arguments = _made(
             output_dir=str(folder), seed=recipe.seed, data_seed=recipe.seed, remove_unused_columns=False, **given
@@ -103,6 +105,21 @@ def training_arguments(recipe: Recipe, folder: Path) -> TrainingArguments:
             "states are looked at as a whole; train it with recipes/accelerate/ddp.yaml"
         )
     return arguments
+
+
+def _leave_launchers_format(given: Mapping[str, Any]) -> None:
+    """Keep what the launcher, or a file of `accelerate config`, says of mixed precision out of the training.
+
+    It would change what is learned, and a run's recipe would not tell; transformers takes it where a recipe is silent.
+    """
+    asked = os.environ.pop("ACCELERATE_MIXED_PRECISION", "no").lower()
+    own = next((name for name in ("fp16", "bf16") if given.get(name)), "no")
+    if asked not in ("no", own):
+        warn(
+            f"the launcher asks for mixed precision {asked}, but it is the recipe that says in which format a student "
+            f"is trained, and it says {'float32' if own == 'no' else own}; to change that, set trainer.bf16 or "
+            "trainer.fp16"
+        )
 
 
 @training_alone()

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import SaveStrategy
 
 from distill.base.console import say
 from distill.models.architecture import is_sharded
@@ -70,9 +71,13 @@ class Probing(TrainerCallback):
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         # Before the trainer saves, so that the checkpoint's log holds it.
-        due = control.should_save if self._steps is None else state.global_step % self._steps == 0
-        # Who asks a run to stop asks for a save that it would not have had.
-        if (due and not self._trainer.stopped) or state.global_step >= state.max_steps:
+        if self._steps is not None:
+            due = state.global_step % self._steps == 0
+        elif self._trainer.stopped:  # which asks for a save that the run may not have had
+            due = args.save_strategy == SaveStrategy.STEPS and state.global_step % state.save_steps == 0
+        else:
+            due = control.should_save
+        if due or state.global_step >= state.max_steps:
             self._look(state, control)
 
     def on_epoch_end(

@@ -1,7 +1,10 @@
 """Blocks, teacher and student -> a trained student on disk."""
 
+import os
 import signal
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,6 +16,7 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
+from transformers.integrations import TensorBoardCallback
 
 from distill.base.console import Stopped, say, stop_signals_kept
 from distill.base.errors import UserError, first_line
@@ -368,7 +372,8 @@ def _train(trainer: DistillationTrainer, checkpoints: Path, signals: Sequence[in
     if isinstance(blocks, BlockStream):
         blocks.start(trainer.args, resume)
         trainer.args.ignore_data_skip = True  # a stream goes on where it was by itself
-    trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    with _trackers_of_its_own(trainer):
+        trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     if trainer.stopped:
         raise Stopped(signals[0] if signals else signal.SIGTERM)
     if trainer.skipped_steps:
@@ -379,6 +384,21 @@ def _train(trainer: DistillationTrainer, checkpoints: Path, signals: Sequence[in
         trainer.teacher_cache.close()
     if isinstance(blocks, BlockStream):
         blocks.finish()
+
+
+@contextmanager
+def _trackers_of_its_own(trainer: DistillationTrainer) -> Iterator[None]:
+    """Keep the students of a run apart in trackers that would go on with what the student before has begun."""
+    for callback in trainer.callback_handler.callbacks:
+        if isinstance(callback, TensorBoardCallback) and callback.logging_dir is not None:  # the user's
+            callback.logging_dir = os.path.join(callback.logging_dir, trainer.args.run_name)
+    wandb: Any = sys.modules.get("wandb") if "wandb" in trainer.args.report_to else None
+    begins = wandb is not None and wandb.run is None  # or it is a notebook's, which goes on
+    try:
+        yield
+    finally:
+        if begins and wandb.run is not None:
+            wandb.finish()
 
 
 def write_student(recipe: Recipe, models: Models, state: dict[str, Tensor], destination: Path) -> None:

@@ -463,7 +463,8 @@ class DistillationTrainer(Trainer):
     def _culprit(self, inputs: dict[str, Any], loss: Tensor) -> str | None:
         """What is not finite in a micro-batch, and at which token; None if nothing is."""
         # A forward pass needs all processes at once, or would write over the gradients that are about to be used.
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled or uses_cuda_graphs(self.args):
+        sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled or (self.teacher and is_sharded(self.teacher))
+        if sharded or uses_cuda_graphs(self.args):
             blocks = ", ".join(map(str, np.unique(inputs["source"][:, 0])))
             return None if loss.isfinite() else f"the loss is not finite, in one of the blocks {blocks}"
         inputs = self._prepare_inputs(inputs)

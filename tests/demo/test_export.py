@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import venv
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from urllib.request import urlopen
@@ -139,6 +140,31 @@ def test_lists_bring_their_companions_and_prompts_go_along(toy_run_folder, tmp_p
     assert "he man" in load_wordlist(moved.wordlist).protected
 
 
+def test_lists_of_one_name_and_a_model_in_gguf_go_along(toy_run_folder, tmp_path, with_gradio):
+    for name, row in (("people", "he\tshe"), ("kin", "uncle\taunt")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "words.tsv").write_text(f"male\tfemale\n{row}\n", encoding="utf-8")
+    (tmp_path / "model.gguf").write_bytes(b"GGUF, read by nobody here")
+    from distill.text.wordlist import load_wordlist
+
+    shown = read_shown(["demo"])
+    model = replace(shown.sources[0].model, path=str(tmp_path / "model.gguf"))
+    shown = replace(
+        shown,
+        sources=(replace(shown.sources[0], model=model),),
+        wordlist=f"{tmp_path / 'people/words.tsv'}+{tmp_path / 'kin/words.tsv'}",
+    )
+    export(shown, tmp_path / "space")
+    moved = json.loads((tmp_path / "space/shown.json").read_text(encoding="utf-8"))
+    path = moved["sources"][0]["model"]["path"]
+    assert (tmp_path / "space" / path).read_bytes() == (tmp_path / "model.gguf").read_bytes()
+    assert [line for line in requirements(shown) if line.startswith("gguf==")]
+    assert (
+        load_wordlist(read_file(tmp_path / "space/shown.json").wordlist).sha256 == load_wordlist(shown.wordlist).sha256
+    )
+    assert str(tmp_path) not in json.dumps(moved)
+
+
 def test_an_earlier_export_is_replaced_and_nothing_else(exported, toy_run_folder, tmp_path):
     (exported / "stale").touch()
     export(read_shown([str(toy_run_folder)]), exported)
@@ -161,8 +187,6 @@ def test_a_teacher_in_fewer_bits_needs_its_package(with_gradio, monkeypatch):
     shown = read_shown(["demo"])
     values = shown.to_dict()
     assert not [line for line in requirements(shown) if line.startswith(("bitsandbytes", "gguf"))]
-    from dataclasses import replace
-
     small = replace(shown.sources[0], model=replace(shown.sources[0].model, gguf_file="x.gguf"))
     assert [line for line in requirements(replace(shown, sources=(small,))) if line.startswith("gguf==")]
     assert values["sources"][0]["title"] in readme(shown).lower()

@@ -139,6 +139,20 @@ def test_trackers_can_tell_the_students_of_a_run_apart(tmp_path):
             assert (arguments.run_name, arguments.project) == (f"{name}-{variant}", "distill")
 
 
+@pytest.mark.parametrize("asked", ["bf16", "fp16", "fp8", "no"])
+@pytest.mark.parametrize("given", [{}, {"bf16": True}])
+def test_the_recipe_says_in_which_format_is_trained_and_the_launcher_does_not(
+    tmp_path, monkeypatch, capsys, asked, given
+):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", asked)
+    own = "bf16" if given else "no"
+    for _ in range(2):  # of the second student nothing is said
+        assert training_arguments(Recipe(trainer={"use_cpu": True, **given}), tmp_path).mixed_precision == own
+    told = capsys.readouterr().err
+    assert told.count(f"the launcher asks for mixed precision {asked}") == (asked not in ("no", own))
+    assert told.count("trainer.bf16") == (asked not in ("no", own))
+
+
 @pytest.fixture
 def recipe(tmp_path):
     trainer = {"max_steps": 100, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, "use_cpu": True}

@@ -126,6 +126,9 @@ def test_a_container_limits_the_memory(tmp_path, monkeypatch, limit, used, free)
     monkeypatch.setattr(preflight, "_CGROUP", tmp_path)
     monkeypatch.setattr(preflight.psutil, "virtual_memory", lambda: SimpleNamespace(available=10**12))
     assert preflight._free_memory() == free
+    # Of what is used, files that were read and can be forgotten again.
+    (tmp_path / "memory.stat").write_text("anon 100\nfile 290\ninactive_file 250\nactive_file 40\n")
+    assert preflight._free_memory() == (free if limit == "max" else free + 250)
     monkeypatch.setattr(preflight, "_CGROUP", tmp_path / "none")
     assert preflight._free_memory() == 10**12
 

@@ -1,7 +1,9 @@
 """The disparity so far: when the probe is asked, what is told of it, and that it changes nothing."""
 
 import json
+import os
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -9,12 +11,14 @@ import train_toy
 from launched import train
 from shared import TOY_TEXT
 
+from distill.base.console import Stopped
 from distill.models.student import train_tokenizer
 from distill.recipe import Recipe
 from distill.scoring.so_far import probe_of
 from distill.text.counterfactual import Swapper
 from distill.text.wordlist import load_wordlist
 from distill.training.probing import MEAN, SIZE, SoFar, so_far_line
+from distill.training.trainer import DistillationTrainer
 
 STEPS = {"steps": 6, "optim": "adamw_torch", "dropout": 0.1, "logging_steps": 4, "save_steps": 2, "save_total_limit": 3}
 
@@ -88,6 +92,28 @@ def test_the_curve_goes_on_after_a_stop(run, tmp_path):
     assert len(probe.sums) == 3  # the teacher, and steps 4 and 6
     before, after = ([e[MEAN] for e in history(folder) if MEAN in e] for folder in (run[0], tmp_path))
     assert after == before
+
+
+@pytest.mark.parametrize(("steps", "saved", "asked"), [(4, 500, [0, 4]), (None, 2, [0, 2, 4]), (None, 3, [0, 3])])
+def test_a_stop_loses_no_point_of_the_curve_and_adds_none(tmp_path, monkeypatch, steps, saved, asked):
+    """Stopped in step 4: where that step was to be looked at in any case, it is, and in no other."""
+    settings = {**STEPS, "save_steps": saved, "logging_steps": 1, "scores": {"probe_steps": steps}}
+    plain = DistillationTrainer.training_step
+
+    def signalled(self, *args, **kwargs):
+        if self.state.global_step == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return plain(self, *args, **kwargs)
+
+    monkeypatch.setattr(DistillationTrainer, "training_step", signalled)
+    with pytest.raises(Stopped):
+        train_toy.main(str(tmp_path), 4, 1, probe=Counted(), **settings)
+    state = json.loads((tmp_path / "checkpoints" / "checkpoint-4" / "trainer_state.json").read_text(encoding="utf-8"))
+    assert [entry["step"] for entry in state["log_history"] if SIZE in entry] == asked
+    monkeypatch.undo()
+    train_toy.main(str(tmp_path), 4, 1, probe=Counted(), **settings)
+    train_toy.main(str(tmp_path / "whole"), 4, 1, probe=Counted(), **settings)
+    assert probed(tmp_path) == probed(tmp_path / "whole")
 
 
 def test_of_several_processes_the_first_one_asks(tmp_path):

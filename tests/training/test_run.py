@@ -15,7 +15,8 @@ import transformers
 from launched import train
 from safetensors.torch import load_file
 from torch._dynamo.utils import counters
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, TrainerCallback
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
 from distill.base.errors import UserError
 from distill.models.architecture import hidden_states
@@ -83,6 +84,39 @@ def test_directions_are_taken_out_of_what_the_trained_students_head_sees(tmp_pat
     torch.testing.assert_close(less @ directions[:2].T, torch.zeros(len(less), 2).double(), atol=1e-6, rtol=0)
     log = json.loads((tmp_path / "less" / "training" / "student.json").read_text(encoding="utf-8"))
     assert log["processor_seconds"] > 0 and log["seconds"] > 0
+
+
+def test_each_student_is_a_run_of_its_own_in_trackers_that_go_on(tmp_path, monkeypatch):
+    """wandb as its callback meets it: one run at a time, begun only where there is none."""
+    runs: list[tuple[str, list[int]]] = []
+    fake = SimpleNamespace(run=None, finish=lambda: setattr(fake, "run", None))
+
+    class Callback(TrainerCallback):
+        def on_train_begin(self, args, state, control, **kwargs):
+            if fake.run is None:
+                fake.run = args.run_name
+                runs.append((args.run_name, []))
+
+        def on_log(self, args, state, control, logs, **kwargs):
+            runs[-1][1].append(state.global_step)
+
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    monkeypatch.setitem(INTEGRATION_TO_CALLBACK, "wandb", Callback)
+    for name in ("one", "two"):
+        train_toy.main(str(tmp_path / name), 4, 1, steps=2, report_to="wandb", logging_steps=1)
+    assert runs == [("one-checkpoints", [1, 2, 2]), ("two-checkpoints", [1, 2, 2])] and fake.run is None
+    fake.run = "a notebook's"  # which goes on with it
+    train_toy.main(str(tmp_path / "three"), 4, 1, steps=2, report_to="wandb", logging_steps=1)
+    assert len(runs) == 2 and fake.run == "a notebook's"
+
+
+def test_a_folder_of_the_users_for_tensorboard_has_one_for_each_student(tmp_path, monkeypatch):
+    pytest.importorskip("tensorboard", reason="needs the extra trackers")
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "board"))
+    for name in ("one", "two"):
+        train_toy.main(str(tmp_path / name), 4, 1, steps=1, report_to="tensorboard", logging_steps=1)
+        assert [*(tmp_path / "board" / f"{name}-checkpoints").glob("events.*")]
+    assert len([*(tmp_path / "board").iterdir()]) == 2
 
 
 def test_another_number_of_processes_does_not_go_on_silently(tmp_path):

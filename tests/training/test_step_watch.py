@@ -112,6 +112,20 @@ def train_toy_blocks(folder: Path):
     return BlockDataset(next((folder / "cache-0").glob("*.arrow")), 48)
 
 
+def test_a_sharded_teacher_is_not_asked_again_as_it_needs_all_processes_at_once(monkeypatch, tmp_path, toy):
+    """Of several, only those that read a bad text would run it, and wait for the others for ever."""
+    reads = []
+    plain = trainer.DistillationTrainer._teacher_view
+    monkeypatch.setattr(trainer, "is_sharded", lambda model: True)
+    monkeypatch.setattr(
+        trainer.DistillationTrainer, "_teacher_view", lambda self, *args: reads.append(1) or plain(self, *args)
+    )
+    poisoned(monkeypatch, "student", toy(" coat")["input_ids"][-1], float("nan"))
+    with pytest.raises(UserError, match=r"step 1: the loss is not finite, in one of the blocks [0-9]"):
+        train_toy.main(str(tmp_path), 8, 2, steps=2)
+    assert len(reads) == 2  # the micro-batches of the step, once each
+
+
 def test_a_gradient_that_is_not_finite_is_found_where_the_loss_is_finite(monkeypatch, tmp_path, toy):
     token = toy(" coat")["input_ids"][-1]
     plain = student_loss.hidden_states
