@@ -178,7 +178,7 @@ def _missing(recipe: Recipe, folder: Path) -> dict[str, Recipe]:
 
 def _train(recipe: Recipe, asked: _Asked, text: _Text, student: PreTrainedModel, folder: Path) -> None:
     """Train every student that is not finished; `student` is one of them, untrained."""
-    roles = token_roles(asked.swapper.wordlist, text.tokenizer, vocab_size(text.tokenizer))
+    roles = token_roles(asked.swapper.wordlist, text.tokenizer, vocab_size(text.tokenizer, student, asked.teacher))
     teach: Any = rounds.train_federated if recipe.federation.clients else train_student
     watch = {} if recipe.federation.clients else {"probe": probe_of(recipe, asked.swapper, text.tokenizer)}
     if left := _missing(recipe, folder):

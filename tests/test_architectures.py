@@ -1,5 +1,7 @@
 """Every architecture of the catalogue goes all the way: loss, training, resuming, plain transformers, scores, text."""
 
+import copy
+import json
 import shutil
 
 import journey
@@ -8,7 +10,8 @@ import torch
 from architectures import CAUSAL, NOT_CAUSAL, toy
 from safetensors.torch import load_file
 from shared import REPOSITORY
-from transformers import AutoModelForCausalLM
+from tokenizers import Tokenizer
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from distill import train
 from distill.cli import main
@@ -43,6 +46,48 @@ def teacher_of(tmp_path_factory):
         return str(root / name)
 
     return folder
+
+
+def test_a_tokenizer_may_hold_the_token_of_an_image_that_a_model_of_text_has_no_row_for(tmp_path, toy_tokenizer):
+    """As Gemma 3 of 1B: trained, sampled, scored and loaded as without this token."""
+    text, tokenizers = journey.text_file(tmp_path), (toy_tokenizer, copy.deepcopy(toy_tokenizer))
+    tokenizers[1].add_special_tokens({"additional_special_tokens": ["<image>"]})
+    assert vocab_size(tokenizers[1]) == vocab_size(toy_tokenizer) + 1
+    students, scores, texts = [], [], []
+    for name, tokenizer in zip(("plain", "image"), tokenizers, strict=True):
+        teacher = padded(tmp_path / f"{name}-teacher", len(toy_tokenizer), toy_tokenizer, seed=0)
+        tokenizer.save_pretrained(teacher)
+        train(
+            str(REPOSITORY / "recipes" / "debug.yaml"),
+            **{
+                **journey.RECIPE,
+                "output_dir": str(tmp_path / name),
+                "corpus": {"source": "files", "files": [text]},
+                "held_out": {"source": "files", "files": [text], "max_documents": 20},
+                "teacher": {"path": teacher},
+            },
+        )
+        students.append(load_file(tmp_path / name / "student" / "model.safetensors"))
+        scores.append(json.loads((tmp_path / name / "scores.json").read_text(encoding="utf-8"))["models"])
+        loaded = AutoModelForCausalLM.from_pretrained(tmp_path / name / "student")
+        texts.append(
+            generate(
+                loaded, load_tokenizer(str(tmp_path / name / "student")), ["The nurse"], samples=2, max_new_tokens=6
+            )
+        )
+    assert all(torch.equal(students[0][key], students[1][key]) for key in students[0])
+    assert scores[0] == scores[1] and texts[0] == texts[1]
+
+
+def test_a_student_of_a_configuration_has_a_row_for_the_last_token_of_a_tokenizer_with_holes(toy_tokenizer):
+    """As cl100k's, which has fewer entries than its largest id says."""
+    backend = json.loads(toy_tokenizer.backend_tokenizer.to_str())
+    backend["added_tokens"].append({**backend["added_tokens"][0], "id": len(toy_tokenizer) + 5, "content": "<last>"})
+    made = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(backend)),
+                                   bos_token=toy_tokenizer.bos_token, eos_token=toy_tokenizer.eos_token)  # fmt: skip
+    config = {"model_type": "gpt2", "n_layer": 1, "n_head": 2, "n_embd": 8}
+    student = make_student(StudentConfig(init="config", config=config), None, made, None)
+    assert student.config.vocab_size == max(made.get_vocab().values()) + 1 >= len(made)
 
 
 @pytest.mark.parametrize("name", sorted(CAUSAL))

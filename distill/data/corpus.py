@@ -22,8 +22,8 @@ from distill.models.architecture import lent_to_gpu
 from distill.models.generation import generate
 from distill.models.wide_decoding import MAX_ROWS, on_gpu
 from distill.recipe import CorpusConfig
-from distill.text.conversations import Messages, rendered
-from distill.text.documents import corpus_files, not_loaded, read_documents
+from distill.text.conversations import Messages, rendered, with_one_date
+from distill.text.documents import CUTS_VERSION, corpus_files, not_loaded, read_documents
 
 
 def sample_batch(
@@ -92,6 +92,8 @@ def open_corpus(
     """
     # What is left out labels nothing, and changes no document: keys of before it was there stay.
     parts: dict[str, Any] = {"config": {k: v for k, v in asdict(config).items() if k != "label" or v is not None}}
+    if config.passage_chars or config.document_start:
+        parts["cut by"] = CUTS_VERSION
     if config.source == "teacher" or config.shuffle:
         parts["seed"] = seed
     if config.source == "teacher":
@@ -148,7 +150,7 @@ def with_template(corpus: Corpus, tokenizer: Any, mask: str) -> Corpus:
     Raises:
         UserError: while documents are read: see `rendered`; or a text is among them although there is a mask.
     """
-    template = str(getattr(tokenizer, "chat_template", None))
+    template = with_one_date(str(getattr(tokenizer, "chat_template", None)))
     key = hashlib.sha256(f"{corpus.key} {mask} {template}".encode()).hexdigest()[:32]
     return Corpus(key, partial(_in_template, corpus.documents, tokenizer, mask))
 

@@ -35,7 +35,7 @@ from distill.text.alignment import NO_PARTNER, encode_marked
 from distill.text.conversations import Conversation
 from distill.text.counterfactual import Counterfactual, Swapper
 
-_FORMAT_VERSION = 1  # part of the cache key: raise it when the content of blocks changes
+_FORMAT_VERSION = 2  # part of the cache key: raise it when the content of blocks changes
 _OPEN_BLOCKS = 64  # blocks that still have room, kept open to be filled
 
 

@@ -112,9 +112,9 @@ def load_models(recipe: Recipe, folder: Path) -> Loaded:
     )
     resolver = load_resolver(recipe.resolver, teacher, tokenizer, recipe.trusts_code)
     swapper = Swapper(load_wordlist(recipe.wordlist), resolver, recipe.skip)
-    roles = token_roles(swapper.wordlist, tokenizer, vocab_size(tokenizer))
     set_seed(recipe.seed)
     student = make_student(recipe.student, teacher, tokenizer, recipe.teacher.path)
+    roles = token_roles(swapper.wordlist, tokenizer, vocab_size(tokenizer, student, teacher))
     role_maps = build_role_maps(roles.edges, roles.vocab_size)
     key = model_hash(teacher, tokenizer) if teacher is not None else ""
     return Loaded(prepare(recipe, student, teacher, tokenizer, role_maps, folder), swapper, key)

@@ -22,6 +22,7 @@ from distill.base.console import say, warn
 from distill.base.errors import UserError, first_line
 from distill.models.document_attention import Documents, attending_to
 from distill.objective.kd_loss import ModelView
+from distill.text.role_map import tokens_without_row
 
 
 def fuse_activations(model: nn.Module) -> None:
@@ -60,8 +61,14 @@ def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def begins_itself(text: str, tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether a text begins with a special token, as chat templates render it: no start token is put before it."""
-    return any(text.startswith(token) for token in tokenizer.all_special_tokens if token != tokenizer.unk_token)
+    """Whether a text begins with a special token, as chat templates render it: no start token is put before it.
+
+    Where a tokenizer has no bos, its chat template's first token may be one that it has no name for (`<|im_start|>`).
+    """
+    special = set(tokenizer.all_special_tokens)
+    if tokenizer.bos_token is None:
+        special |= {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+    return any(text.startswith(token) for token in special if token != tokenizer.unk_token)
 
 
 def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -142,15 +149,15 @@ def vocab_rows(model: PreTrainedModel) -> int:
     return model.get_output_embeddings().weight.shape[0]
 
 
-def vocab_size(tokenizer: PreTrainedTokenizerBase) -> int:
-    """V, one more than the tokenizer's largest token id."""
-    return max(tokenizer.get_vocab().values()) + 1
+def vocab_size(tokenizer: PreTrainedTokenizerBase, *models: PreTrainedModel | None) -> int:
+    """V, one more than the tokenizer's largest token id; with models, no more than the rows of each one's head."""
+    return min([max(tokenizer.get_vocab().values()) + 1, *(vocab_rows(model) for model in models if model)])
 
 
 def check_vocabulary(
     tokenizer_name: str, tokenizer: PreTrainedTokenizerBase, name: str, model: PreTrainedModel
 ) -> None:
-    if vocab_size(tokenizer) > vocab_rows(model):
+    if tokens_without_row(tokenizer, vocab_rows(model)):
         raise UserError(
             f"vocabularies differ: tokenizer {tokenizer_name} has {vocab_size(tokenizer)} entries, model {name} has "
             f"only {vocab_rows(model)}; use the tokenizer that the model was trained with"

@@ -142,7 +142,8 @@ def generate(
     # Neighbours of one length need no padding, and padding costs time.
     jobs = sorted(((p, s) for p in range(len(prompts)) for s in range(samples)), key=lambda job: len(encoded[job[0]]))
     texts = [[""] * samples for _ in prompts]
-    writer = _writer(model, tokenizer, Shape(vocab_size(tokenizer), temperature, top_k, top_p), max_new_tokens)
+    vocab = min(vocab_size(tokenizer), model.config.get_text_config(decoder=True).vocab_size)
+    writer = _writer(model, tokenizer, Shape(vocab, temperature, top_k, top_p), max_new_tokens)
     done = 0
     with decoding_with(writer.model, writer.config):
         for batch in _batches(jobs, [len(encoded[p]) for p, _ in jobs], writer, batch_size):

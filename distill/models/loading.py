@@ -54,19 +54,25 @@ def load_tokenizer(
     from_file = {"gguf_file": gguf_file} if gguf_file and not beside else {}
     if Path(path).is_dir() and not beside and not gguf_file:
         if adapter := adapter_folder(path):
-            base, of_base = base_of(adapter)
-            return load_tokenizer(base, trust_remote_code, **of_base)
+            return _tokenizer_of_base(adapter, trust_remote_code)
         # transformers would make an empty one up.
         raise UserError(f"{path}: holds no tokenizer; a file tokenizer.json is expected beside the model")
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code, **from_file, **hub)
     except Exception as error:  # damaged files raise many kinds
         _refuse_remote_code(path, error)
+        if not Path(path).exists() and (adapter := adapter_folder(path, **hub)):
+            return _tokenizer_of_base(adapter, trust_remote_code)
         read = str(Path(path, gguf_file)) if from_file and gguf_file else path
         raise UserError(f"{read}: no tokenizer can be loaded from it: {_reason(read, error)}") from None
     if not tokenizer.is_fast:
         raise UserError(f"{path}: its tokenizer gives no character offsets; a fast one (tokenizer.json) is needed")
     return tokenizer
+
+
+def _tokenizer_of_base(adapter: Path, trust_remote_code: bool) -> PreTrainedTokenizerBase:
+    base, of_base = base_of(adapter)
+    return load_tokenizer(base, trust_remote_code, **of_base)
 
 
 def load_model(

@@ -32,6 +32,7 @@ from distill.models.architecture import (
     number_of_layers,
     set_attention,
     special_tokens,
+    vocab_size,
 )
 from distill.models.generation import sound_settings
 from distill.models.loading import load_model, load_tokenizer
@@ -161,7 +162,7 @@ def _student_from_config(config: StudentConfig, tokenizer: PreTrainedTokenizerBa
     keys = dict(config.config)
     model_type = keys.pop("model_type")
     start, end = special_tokens(tokenizer)
-    keys = {"vocab_size": len(tokenizer), "bos_token_id": start, "eos_token_id": end, **keys}
+    keys = {"vocab_size": vocab_size(tokenizer), "bos_token_id": start, "eos_token_id": end, **keys}
     try:
         model_config = AutoConfig.for_model(model_type, **keys)
     except (ValueError, TypeError) as error:

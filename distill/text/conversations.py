@@ -11,7 +11,8 @@ Templates need no `{% generation %}` for this, which few have.
 import json
 import re
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import date
 from functools import lru_cache
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,8 @@ _MARK = "\ue000{}\ue001"  # in the place of a content; characters that no templa
 _ASSISTANT = "assistant"
 _LIST_OF_OBJECTS = re.compile(r"\s*\[\s*\{")
 _REQUEST = "Continue this text: {}"
+_NOW = re.compile(r"""strftime_now\(\s*(["'])(.*?)\1\s*\)""")
+_TODAY = date(2024, 7, 26)  # that of Llama's template where it is told none
 
 
 class Messages(str):
@@ -208,19 +211,33 @@ def _template_parts(
             )
         parts.append(before)
     parts.append(rest)
-    special = {*tokenizer.all_special_tokens, *(token.content for token in tokenizer.added_tokens_decoder.values())}
+    # Token -> whether the white space behind it belongs to it, as to those of Phi-3.
+    special = dict.fromkeys(tokenizer.all_special_tokens, False)
+    special |= {token.content: token.rstrip for token in tokenizer.added_tokens_decoder.values()}
     return tuple(parts), tuple(_turn_end(part, special) for part in parts[1:])
 
 
-def _turn_end(part: str, special: set[str]) -> int:
+def with_one_date(template: str) -> str:
+    """A chat template that writes one date for ever, where it would write today's (Llama 3, SmolLM3).
+
+    Else the same recipe would train on other text tomorrow, and two models be asked different prompts.
+    """
+    return _NOW.sub(lambda now: json.dumps(_TODAY.strftime(now[2])), template)
+
+
+def _turn_end(part: str, special: Mapping[str, bool]) -> int:
     spaces = len(part) - len(part.lstrip())
-    return max((spaces + len(token) for token in special if token and part.startswith(token, spaces)), default=0)
+    token = max((token for token in special if token and part.startswith(token, spaces)), key=len, default="")
+    behind = part[spaces + len(token) :]
+    swallowed = len(behind) - len(behind.lstrip()) if special.get(token) else 0
+    return spaces + len(token) + swallowed if token else 0
 
 
 def _render(tokenizer: "PreTrainedTokenizerBase", roles: Sequence[str], contents: Sequence[str]) -> str:
     messages = [{"role": role, "content": content} for role, content in zip(roles, contents, strict=True)]
     try:
-        return str(tokenizer.apply_chat_template(messages, tokenize=False))
+        template = with_one_date(tokenizer.get_chat_template())
+        return str(tokenizer.apply_chat_template(messages, chat_template=template, tokenize=False))
     except Exception as error:  # a template may raise anything
         raise UserError(
             f"{tokenizer.name_or_path}: its chat template refuses messages of the roles {', '.join(roles)}: "

@@ -55,7 +55,8 @@ def _like(document: str, pieces: Iterable[str]) -> Iterable[str]:
     return pieces if label is None else (Labelled(piece, label) for piece in pieces)
 
 
-_SENTENCE_END = re.compile(r"(?<=[.!?])[\"'”’)]*\s+")
+CUTS_VERSION = 2  # raise it whenever the same text may be cut otherwise
+_SENTENCE_END = re.compile(r"[.!?][\"'”’)\]]*(\s+)")
 OF_FILE = "file"  # as corpus.label: a document's label is the name of its file
 _ROWS = 1000  # read at a time
 _LONGEST_DOCUMENT = 10_000_000  # characters; a longer one is cut
@@ -118,7 +119,7 @@ def _regroup(rows: Iterable[str], pattern: str) -> Iterator[str]:
     current: list[str] = []
     size = 0
     for row in rows:
-        for line in row.splitlines(keepends=True):
+        for line in re.findall(r"[^\n]*\n|[^\n]+", row):
             if current and (size > _LONGEST_DOCUMENT or begins.search(line.rstrip("\r\n"))):
                 yield "".join(current)
                 current, size = [], 0
@@ -149,13 +150,22 @@ def passages(document: str, limit: int) -> Iterator[str]:
         yield current
 
 
+def _sentences(line: str) -> Iterator[str]:
+    """Each with the quotation marks and brackets that close it."""
+    begin = 0
+    for end in _SENTENCE_END.finditer(line):
+        yield line[begin : end.start(1)]
+        begin = end.end()
+    yield line[begin:]
+
+
 def _pieces(line: str, limit: int) -> Iterator[str]:
     if len(line) <= limit:
         if line:
             yield line
         return
     current = ""
-    for sentence in _SENTENCE_END.split(line):
+    for sentence in _sentences(line):
         while len(sentence) > limit:
             if current:
                 yield current

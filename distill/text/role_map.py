@@ -81,7 +81,7 @@ def token_roles(wordlist: WordList, tokenizer: "PreTrainedTokenizerBase", vocab_
         UserError: the tokenizer has ids that the logits have no place for.
     """
     vocabulary = _Vocabulary(tokenizer)
-    if vocabulary.size > vocab_size:
+    if tokens_without_row(tokenizer, vocab_size):
         raise UserError(
             f"the tokenizer has {vocabulary.size} tokens, but the model predicts only {vocab_size}: "
             "give the tokenizer that the model was trained with"
@@ -117,6 +117,16 @@ def token_roles(wordlist: WordList, tokenizer: "PreTrainedTokenizerBase", vocab_
         len(wordlist.words),
         tuple(word for word in wordlist.words if word not in moved_words),
     )
+
+
+def tokens_without_row(tokenizer: "PreTrainedTokenizerBase", rows: int) -> list[int]:
+    """Ids of a tokenizer's tokens that a head of so many rows has no place for.
+
+    Special tokens are left out. Text models of a family that also reads images may keep the token of an image in their
+    tokenizer, which no text becomes (Gemma 3 of 1B has 262,144 rows, and this token is number 262,144).
+    """
+    special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    return [i for i in tokenizer.get_vocab().values() if i >= rows and i not in special]
 
 
 def _surface_forms(words: tuple[str, ...], capitalised_only: bool) -> Iterator[tuple[str, ...]]:

@@ -9,6 +9,7 @@ Limits: the rules know the commonest frames. "Man" as a verb without an object (
 surnames without a first name or a title (said King) are found only where another mention tells them.
 """
 
+import hashlib
 import re
 import string
 from collections.abc import Callable, Sequence
@@ -18,7 +19,12 @@ from typing import NamedTuple
 from distill.base.files import PACKAGE
 from distill.text import first_names
 
-VERSION = "2"  # raise it whenever the same text may be judged otherwise
+_RULE_VERSION = "2"  # raise it whenever the same text may be judged otherwise
+_LISTS = PACKAGE / "wordlists"
+_LISTS_OF_NAMES = ("english_names", "english_more_names")
+_NAMES = b"".join((_LISTS / f"{name}.tsv").read_bytes() for name in _LISTS_OF_NAMES)
+#: Changes with the rules and with the names that surnames are told by.
+VERSION = f"{_RULE_VERSION} {hashlib.sha256(_NAMES).hexdigest()}"
 
 
 class Place(NamedTuple):
@@ -202,10 +208,6 @@ def _first_names() -> frozenset[str]:
     lines = "".join((_LISTS / f"{name}.tsv").read_text(encoding="utf-8") for name in _LISTS_OF_NAMES).splitlines()
     rows = [line.split("\t") for line in lines if line[:1] not in ("", "#") and not line.startswith("male\t")]
     return frozenset(word for words in rows for word in words[:2]) | first_names.MORE_FIRST_NAMES
-
-
-_LISTS = PACKAGE / "wordlists"
-_LISTS_OF_NAMES = ("english_names", "english_more_names")
 
 
 def _surname(text: str, start: int, end: int, strict: bool) -> bool:

@@ -128,7 +128,7 @@ def prepare(
         UserError: see `training_arguments` and `hub_repository`.
     """
     _ask_hub(arguments := training_arguments(recipe, checkpoints))
-    padding = _padding_rows(student, vocab := vocab_size(tokenizer))
+    padding = _padding_rows(student, vocab := vocab_size(tokenizer, student, teacher))
     attach_loss(student, vocab)
     if recipe.is_private:
         freeze_what_is_not_trained(recipe, student)
@@ -192,7 +192,7 @@ def fit(
     _require_steps(arguments, blocks)
     if not isinstance(blocks, BlockStream):  # which has its own readers to count, see `BlockStream.start`
         checkpoint_folder.refuse_other_processes(checkpoints, arguments.world_size)
-    vocab = vocab_size(models.tokenizer)
+    vocab = vocab_size(models.tokenizer, models.student, models.teacher)
     plan = loss_planner(arguments, recipe, models.teacher is not None, vocab)
     trainer = _trainer_of(recipe, arguments, models.student, blocks)(
         model=models.student,

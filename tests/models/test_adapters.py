@@ -177,6 +177,14 @@ def test_an_adapter_names_the_commit_of_its_base(toy_model, toy_tokenizer, tmp_p
     torch.testing.assert_close(logits(load_model(str(tmp_path / "adapter"))), logits(student), rtol=1e-4, atol=1e-5)
     assert "<a>" in load_tokenizer(str(tmp_path / "adapter")).get_vocab()
     assert "<b>" in load_tokenizer("someone/base").get_vocab()
+    # An adapter that lies on the hub itself, without a tokenizer.
+    of_adapter = tmp_path / "hub" / "models--someone--adapter"
+    (of_adapter / "refs").mkdir(parents=True)
+    (of_adapter / "refs" / "main").write_text("c" * 40, encoding="utf-8")
+    shutil.copytree(tmp_path / "adapter", of_adapter / "snapshots" / ("c" * 40))
+    assert not [*(of_adapter / "snapshots").rglob("*token*")]
+    assert "<a>" in load_tokenizer("someone/adapter").get_vocab()
+    torch.testing.assert_close(logits(load_model("someone/adapter")), logits(student), rtol=1e-4, atol=1e-5)
     assert [load_config(path).n_positions for path in (str(tmp_path / "adapter"), "someone/base")] == [64, 65]
 
 

@@ -7,7 +7,7 @@ import torch
 from architectures import ARCHITECTURES, CAUSAL, toy
 from chat_templates import chat_tokenizer
 from shared import TOY_ARCHITECTURES
-from transformers import AutoConfig, AutoModelForCausalLM, BloomConfig, GPT2Config, XLNetConfig
+from transformers import AddedToken, AutoConfig, AutoModelForCausalLM, BloomConfig, GPT2Config, XLNetConfig
 from transformers.activations import NewGELUActivation
 
 from distill.base.errors import UserError
@@ -234,6 +234,11 @@ def test_a_text_begins_itself_only_with_a_special_token(toy_tokenizer):
     tokenizer = chat_tokenizer(toy_tokenizer, "chatml")
     assert begins_itself("<|turn|>user", tokenizer) and begins_itself(tokenizer.bos_token, tokenizer)
     assert not any(begins_itself(text, tokenizer) for text in ("", "she", " <|turn|>", "<|other|>"))
+    # One that the tokenizer has no name for counts where there is no bos.
+    tokenizer.add_tokens([AddedToken("<|other|>", special=True), AddedToken("<|word|>")])
+    assert not begins_itself("<|other|>user", tokenizer)
+    tokenizer.bos_token = None
+    assert begins_itself("<|other|>user", tokenizer) and not begins_itself("<|word|>user", tokenizer)
 
 
 def test_hashes_know_whatever_decides_a_prediction(toy_model, toy_tokenizer):

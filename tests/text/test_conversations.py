@@ -1,16 +1,22 @@
 """Message lists through chat templates: every character accounted for, nothing of the template swapped."""
 
+import copy
 import json
 import pickle
+from datetime import datetime
+from types import SimpleNamespace
 
 import pytest
 from chat_templates import TEMPLATES, chat_tokenizer
 from hypothesis import given
 from hypothesis import strategies as st
 from shared import REPOSITORY
+from transformers import AddedToken
+from transformers.utils import chat_template_utils
 
 from distill.base.errors import UserError
 from distill.recipe import CorpusConfig
+from distill.text.alignment import encode_marked
 from distill.text.conversations import (
     Conversation,
     Messages,
@@ -57,6 +63,38 @@ def test_a_rendered_conversation_is_the_tokenizers_own_and_holds_each_message_wh
     assert found == tokenizer.apply_chat_template(TALK, tokenize=False)
     assert contents_of(found) == [message["content"] for message in TALK]
     assert found.answers is None
+
+
+@pytest.mark.parametrize(
+    "date", ["{{ strftime_now('%d %b %Y') }}", '{% set d = strftime_now( "%Y-%m-%d" ) %}{{ d }}', "{{ date_string }}"]
+)
+def test_a_template_with_todays_date_says_the_same_tomorrow(toy_tokenizer, monkeypatch, date):
+    """As Llama 3 and SmolLM3: what is kept of a template from yesterday fits, and prompts stay what they were."""
+    chatting = chat_tokenizer(toy_tokenizer, "chatml")
+    default = "{% if not date_string is defined %}{% set date_string = strftime_now('%d %b %Y') %}{% endif %}"
+    chatting.chat_template = f"{default}<|turn|>system\nToday: {date}<|end|>\n{chatting.chat_template}"
+    said = []
+    for day in (1, 2):
+        monkeypatch.setattr(
+            chat_template_utils, "datetime", SimpleNamespace(now=lambda day=day: datetime(2031, 5, day))
+        )
+        said.append((str(rendered(messages(), chatting)), chat_prompt("He saw", chatting)))
+    assert said[0] == said[1] and "2024" in said[0][0] and "2031" not in said[0][0]
+    assert contents_of(rendered(messages(), chatting)) == [message["content"] for message in TALK]
+
+
+def test_a_turns_end_may_hold_the_white_space_behind_it(toy_tokenizer):
+    """As Phi-3's, whose token swallows the line break: the model must still learn to write it."""
+    made = copy.deepcopy(toy_tokenizer)
+    markers = [AddedToken("<|turn|>", normalized=False), AddedToken("<|end|>", rstrip=True, normalized=False)]
+    made.add_special_tokens({"additional_special_tokens": markers})
+    made.chat_template = TEMPLATES["chatml"]
+    document = rendered(messages(), made, answers_only=True)
+    (ids,), _, (marked,) = encode_marked(document, made, (), document.answers)
+    end = made.convert_tokens_to_ids("<|end|>")
+    assert [bool(of_answer) for i, of_answer in zip(ids, marked, strict=True) if i == end] == [
+        False, False, True, False, True,
+    ]  # fmt: skip
 
 
 def test_answers_are_the_assistants_words_and_the_token_that_ends_them(toy_tokenizer):

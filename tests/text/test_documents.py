@@ -72,14 +72,24 @@ def test_shuffle_depends_on_the_seed_alone(tmp_path):
     assert sorted(first) == sorted(other)
 
 
-@given(st.text(alphabet="ab .!\n\t'\"é", max_size=300), st.integers(1, 60))
-def test_passages_lose_no_word_and_keep_the_limit(text, limit):
+@given(st.text(alphabet="ab .!\n\t'\"”)]é", max_size=300), st.integers(1, 60))
+def test_passages_lose_nothing_but_white_space_and_keep_the_limit(text, limit):
     parts = list(passages(text, limit))
     assert all(0 < len(p) <= limit for p in parts)
-    joined = "".join("".join(parts).split())
-    # Only white space, and quotes that close a sentence at a cut, may go.
-    strip = str.maketrans("", "", "'\"")
-    assert joined.translate(strip) == "".join(text.split()).translate(strip)
+    assert "".join("".join(parts).split()) == "".join(text.split())
+
+
+def test_what_closes_a_sentence_stays_with_it():
+    text = '"Go." She left. (He stayed.) “Then it rained.” And all day long.'
+    assert " ".join(passages(text, 40)) == text
+    assert list(passages(text, 16))[:2] == ['"Go." She left.', "(He stayed.)"]
+
+
+def test_documents_begin_at_lines_alone_and_get_no_line_break(tmp_path):
+    """What str.splitlines takes for the end of a line, beside a line feed, stands within one here."""
+    text = "= A =\nof a\u2028= no =\x0cpage\x85two\r= no =\n= B =\nb\n"
+    (tmp_path / "w.jsonl").write_text(json.dumps({"text": text}) + "\n", encoding="utf-8")
+    assert read(tmp_path / "w.jsonl", document_start="^= ") == [text[: text.index("= B")], text[text.index("= B") :]]
 
 
 def test_passages_break_at_lines_then_sentences():

@@ -9,7 +9,7 @@ from transformers import GPT2TokenizerFast, PreTrainedTokenizerFast
 
 from distill.base.errors import UserError
 from distill.objective.logit_ops import build_role_maps
-from distill.text.role_map import token_roles
+from distill.text.role_map import token_roles, tokens_without_row
 from distill.text.wordlist import load_wordlist
 
 PRONOUNS = "he\tshe\t\nhim\ther\tobject\nhis\ther\tdeterminer\nhis\thers\tpronoun"
@@ -241,6 +241,18 @@ def test_a_tokenizer_larger_than_the_model_is_the_users_mistake(words):
         UserError, match=rf"has {len(tokenizer)} tokens, but the model predicts only {len(tokenizer) - 1}"
     ):
         token_roles(words("he\tshe\t"), tokenizer, len(tokenizer) - 1)
+
+
+def test_a_special_token_that_text_models_have_no_row_for_is_no_mistake(words):
+    """As that of an image in the tokenizer of Gemma 3's text models."""
+    tokenizer = byte_level(["Ġhe", "Ġshe"])
+    rows = len(tokenizer)
+    plain = token_roles(words("he\tshe\t"), tokenizer, rows)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
+    assert max(tokenizer.get_vocab().values()) == rows and tokens_without_row(tokenizer, rows) == []
+    assert token_roles(words("he\tshe\t"), tokenizer, rows) == plain
+    tokenizer.add_tokens(["word"])
+    assert tokens_without_row(tokenizer, rows) == [rows + 1]
 
 
 @pytest.fixture(scope="module")
