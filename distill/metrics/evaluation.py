@@ -329,8 +329,13 @@ class Evaluation:
 
     @cached_property
     def next_word_masses(self) -> np.ndarray:
-        """Log-probability that the next word after each prompt is one of each group's; (prompts, K) float64."""
-        sequences = [self.encode(self.asked(prompt.text))[0] for prompt in self.prompts]
+        """Log-probability that the next word after each prompt is one of each group's; (prompts, K) float64.
+
+        NaN after one that is longer than the model's own context.
+        """
+        read = [self.encode(self.asked(prompt.text))[0] for prompt in self.prompts]
+        room = own_context(self.model.config)
+        sequences = [ids if room is None or len(ids) <= room else [] for ids in read]  # no batch has an empty one
         masses = np.full((len(sequences), self.wordlist.num_groups), np.nan)
         done, report = 0, self.report("next word")
         for batch in self.batches([len(ids) for ids in sequences]):

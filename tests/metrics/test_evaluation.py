@@ -9,7 +9,7 @@ import torch
 from chat_templates import TEMPLATES, chat_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from measuring import DOCUMENTS, scored
+from measuring import DOCUMENTS, all_scored, scored
 from transformers import GPT2LMHeadModel
 
 from distill.base.errors import UserError
@@ -184,3 +184,21 @@ def test_the_context_is_the_least_of_three(toy_model, toy_tokenizer):
     assert [context(None, None), context(32, None), context(None, 16), context(32, 16), context(128, 2048)] == [
         64, 32, 16, 16, 64,
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["next_word_disparity", "next_word_lean"])
+def test_a_prompt_longer_than_the_context_gives_no_value_and_leaves_the_others_theirs(
+    name, toy_model, toy_tokenizer, short_wordlist
+):
+    prompts = [Prompt(f"The {word} said that", "a", word) for word in ("nurse", "doctor", "book", "man", "woman")]
+    model, full = toy_model(), "The" + " book" * 62
+    assert 1 + len(toy_tokenizer(full)["input_ids"]) == model.config.n_positions
+
+    def found(*more):
+        asked = [*prompts, *(Prompt(text, "a", "book") for text in more)]
+        return all_scored(name, Evaluation(model, toy_tokenizer, short_wordlist, prompts=asked))
+
+    for of, outcome in found(full + " book").items():
+        assert (outcome.n, outcome.undetected) == (5, pytest.approx(1 / 6))
+        assert outcome.value == found()[of].value
+    assert all((outcome.n, outcome.undetected) == (6, 0.0) for outcome in found(full).values())
