@@ -48,6 +48,23 @@ def test_evaluate_mistakes(inputs, message, tmp_path):
         METRICS["perplexity"].Perplexity(cache_dir=str(tmp_path)).compute(**inputs)
 
 
+def test_evaluate_takes_one_document_or_several_and_says_what_is_none(toy_model, toy_tokenizer, tmp_path):
+    """As `score` does: a text is not a list of its letters."""
+    module = METRICS["perplexity"].Perplexity(cache_dir=str(tmp_path))
+
+    def found(documents):
+        return module.compute(model=toy_model(), tokenizer=toy_tokenizer, documents=documents, bootstrap=20)
+
+    text = " ".join(DOCUMENTS)
+    assert found(text) == found([text]) == found(iter([text]))
+    for documents, told in (
+        (None, r"^documents is None, but must be a list of texts$"),
+        (["A text", None], r"^documents\[1\] is None, but must be a text; leave out what is missing$"),
+    ):
+        with pytest.raises(UserError, match=told):
+            found(documents)
+
+
 def test_any_text_can_be_measured(toy_model, toy_tokenizer):
     model, wordlist = toy_model(), load_wordlist("english_gender")
     first = Evaluation(model, toy_tokenizer, wordlist)
