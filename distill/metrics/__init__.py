@@ -10,7 +10,8 @@
     NAME/NAME.py    CARD (what it says about itself), measure(evaluation) -> Measurement, and a class for `evaluate`;
                     a metric of several scores has CARDS and gives a Measurement for the name of each, or None for one
                     that was not asked for; one that looks at sampled continuations says SAMPLES_TEXT = True, one that
-                    measures the documents it is given READS_DOCUMENTS = True; one that reads a file or model which the
+                    asks for the next word after each prompt ASKS_NEXT_WORD = True, one that measures the documents it
+                    is given READS_DOCUMENTS = True; one that reads a file or model which the
                     settings name has check_settings(settings), which looks at it before anything is measured
 
 A new metric is a new file; it then has a name that recipes can list. Outside of this package:
@@ -52,6 +53,7 @@ __all__ = [
     "Outcome",
     "PartOfEvaluation",
     "Score",
+    "asks_next_word",
     "card_dicts",
     "cards",
     "check_settings",
@@ -83,6 +85,11 @@ def cards(metric: ModuleType) -> tuple[Card, ...]:
 def samples_text(metric: ModuleType) -> bool:
     """Whether a metric looks at sampled continuations, as its `SAMPLES_TEXT` says."""
     return getattr(metric, "SAMPLES_TEXT", False)
+
+
+def asks_next_word(metric: ModuleType) -> bool:
+    """Whether a metric asks for the next word after each prompt, as its `ASKS_NEXT_WORD` says."""
+    return getattr(metric, "ASKS_NEXT_WORD", False)
 
 
 def reads_documents(metric: ModuleType) -> bool:

@@ -329,8 +329,13 @@ class Evaluation:
 
     @cached_property
     def next_word_masses(self) -> np.ndarray:
-        """Log-probability that the next word after each prompt is one of each group's; (prompts, K) float64."""
-        sequences = [self.encode(self.asked(prompt.text))[0] for prompt in self.prompts]
+        """Log-probability that the next word after each prompt is one of each group's; (prompts, K) float64.
+
+        NaN after one that is longer than the model's own context.
+        """
+        read = [self.encode(self.asked(prompt.text))[0] for prompt in self.prompts]
+        room = own_context(self.model.config)
+        sequences = [ids if room is None or len(ids) <= room else [] for ids in read]  # no batch has an empty one
         masses = np.full((len(sequences), self.wordlist.num_groups), np.nan)
         done, report = 0, self.report("next word")
         for batch in self.batches([len(ids) for ids in sequences]):
@@ -495,13 +500,14 @@ def evaluation_from(**inputs: Any) -> Evaluation:
     """An `Evaluation` from what a user of `evaluate` passes to `compute`.
 
     Raises:
-        UserError: an unknown argument, or a model, word list or prompt file that cannot be used.
+        UserError: an unknown argument, or a model, word list, prompt file or document that cannot be used.
     """
     known = {"model", "tokenizer", "wordlist", "documents", "prompts", "seed"}
     setting_names = {f.name for f in fields(ScoreConfig)} - {"metrics", "prompts", *WHILE_TRAINING}
     for name in inputs:
         if name not in known | setting_names:
             raise UserError(f"unknown argument '{name}'; {suggestion(name, sorted(known | setting_names))}")
+    documents = given_documents(inputs.get("documents", ()), "documents")
     model, tokenizer = inputs.get("model"), inputs.get("tokenizer")
     if model is None:
         raise UserError("compute() needs model=..., a model or the folder of one")
@@ -525,9 +531,28 @@ def evaluation_from(**inputs: Any) -> Evaluation:
         name: (lambda opened=opened: alike(*opened).audited_losses) for name, opened in compared.items()
     }
     return Evaluation(
-        model, tokenizer, wordlist, list(inputs.get("documents", ())), prompts, settings, inputs.get("seed", 0),
+        model, tokenizer, wordlist, documents, prompts, settings, inputs.get("seed", 0),
         swapper, common=common, audited=audited, **losses,
     )  # fmt: skip
+
+
+def given_documents(texts: str | Iterable[str], name: str) -> list[str]:
+    """Held-out texts as a user gives them; one text alone is a list of one.
+
+    Args:
+        texts: The texts.
+        name: What the argument is called, for messages.
+
+    Raises:
+        UserError: they are no list, or one of them is no text.
+    """
+    if not isinstance(texts, Iterable):
+        raise UserError(f"{name} is {texts!r:.100}, but must be a list of texts")
+    documents = [texts] if isinstance(texts, str) else list(texts)
+    for number, text in enumerate(documents):
+        if not isinstance(text, str):
+            raise UserError(f"{name}[{number}] is {text!r:.100}, but must be a text; leave out what is missing")
+    return documents
 
 
 def given_prompts(prompts: str | Path | Iterable[Prompt | str]) -> list[Prompt]:

@@ -42,8 +42,7 @@ class TextClassifier:
         The labels exclude one another, unless the classifier says that several may hold or has a single one. Texts
         longer than it can read are cut on the right. A text without tokens is given to it as a padding token.
         """
-        config = self.model.config.get_text_config()
-        pad = config.pad_token_id if config.pad_token_id is not None else self.tokenizer.pad_token_id
+        pad = self.model.config.get_text_config().pad_token_id
         factor = pass_factor(self.model.device)
         # Without a padding token it cannot tell where a text ends.
         rows, pad = (1, 0) if pad is None else (factor * _MAX_ROWS, pad)
@@ -93,8 +92,12 @@ def load_classifier(path: str, device: Any = "cpu") -> TextClassifier:
     if report["missing_keys"]:
         missing = ", ".join(sorted(report["missing_keys"])[:3])
         raise UserError(f"{path}: holds no trained classifier ({missing} would be random); give one that is")
+    tokenizer = load_tokenizer(path)
+    config, pad = model.config.get_text_config(), tokenizer.pad_token_id
+    if config.pad_token_id is None and pad is not None and pad < config.vocab_size:
+        config.pad_token_id = pad  # or else transformers, which finds a text's end by it, refuses several texts at once
     labels = tuple(_plain(model.config.id2label[number]) for number in range(model.config.num_labels))
-    return TextClassifier(path, model.eval().to(device), load_tokenizer(path), labels)
+    return TextClassifier(path, model.eval().to(device), tokenizer, labels)
 
 
 def _plain(label: str) -> str:

@@ -25,7 +25,7 @@ from distill.reports.findings import (
     ratio_cell,
 )
 from distill.reports.page import model_style, render, trade_off_charts
-from distill.reports.side_by_side import checkpoints
+from distill.reports.side_by_side import checkpoints, tokens_read
 from distill.scoring.scores_file import read_scores
 
 FILES = ("report.html", "report.md", "scores.csv")
@@ -34,9 +34,11 @@ _ALIKE = {
     "word list": ("wordlist", "sha256"),
     "prompts": ("prompts", "sha256"),
     "number of prompts": ("prompts", "count"),
+    "chat template around prompts": ("prompts", "chat"),
     "held-out text": ("held_out", "sha256"),
     "bytes of held-out text": ("held_out", "bytes"),
 }
+_READ = "tokens read at once"
 _OF_SCORE = ("value", "low", "high", "n", "ideal", "direction", "undetected")
 _COLUMNS = ("run", "model", "score", *_OF_SCORE, "ratio_to_plain", "ratio_low", "ratio_high")
 
@@ -154,6 +156,7 @@ def differing(runs: Sequence[Run]) -> list[list[str]]:
     rows = [[key, *(_shown(run.recipe.get(key)) for run in runs)] for key in keys]
     rows += [[what, *(_shown(run.scores["settings"][s].get(k)) for run in runs)] for what, (s, k) in _ALIKE.items()]
     rows += [["decoding", *(_shown(run.scores["settings"]["decoding"]) for run in runs)]]
+    rows += [[_READ, *(", ".join(tokens_read(run.scores)) or _shown(None) for run in runs)]]
     return [row for row in rows if len(set(row[1:])) > 1]
 
 
@@ -164,7 +167,7 @@ def _shown(value: Any) -> str:
 
 def warnings(runs: Sequence[Run]) -> list[str]:
     """What keeps the runs from being compared number by number, a sentence each."""
-    unlike = [row[0] for row in differing(runs) if row[0] in (*_ALIKE, "decoding")]
+    unlike = [row[0] for row in differing(runs) if row[0] in (*_ALIKE, "decoding", _READ)]
     found = []
     if unlike:
         found.append(

@@ -63,6 +63,7 @@ _LOSSES = {
     "loss_kd": "divergence from the target",
     "loss_ce": "cross-entropy",
     "loss_hidden": "hidden states",
+    "loss_pairing": "pairing",
     "loss_listed": "listed words",
 }
 

@@ -72,11 +72,17 @@ def measured_alike(files: Mapping[str, Mapping[str, Any]], like: str) -> dict[st
 
 
 def _ruler(scores: Mapping[str, Any]) -> list[Any]:
-    """What scores were measured with: word list, prompts, texts, decoding, seed, how much of a text is read at once."""
+    """What scores were measured with: word list, prompts and whether a chat template is around them, texts, decoding,
+    seed, how much of a text is read at once.
+    """
     settings = scores["settings"]
     parts = [settings[part].get("sha256") for part in ("wordlist", "prompts", "held_out")]
-    read = sorted({str(of_model["read"]) for of_model in settings.get("models", {}).values()})
-    return [*parts, settings["decoding"], settings["seed"], read]
+    return [*parts, settings["prompts"].get("chat"), settings["decoding"], settings["seed"], tokens_read(scores)]
+
+
+def tokens_read(scores: Mapping[str, Any]) -> list[str]:
+    """How many tokens of a text the models of a scores.json read at once; those of all its models, each once."""
+    return sorted({str(of_model["read"]) for of_model in scores["settings"].get("models", {}).values()})
 
 
 def side_by_side(

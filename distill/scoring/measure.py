@@ -18,6 +18,7 @@ from distill.metrics import (
     METRICS,
     Evaluation,
     Outcome,
+    asks_next_word,
     cards,
     check_settings,
     chosen,
@@ -29,7 +30,7 @@ from distill.metrics import (
 )
 from distill.metrics.audited import read_audited
 from distill.metrics.evaluation import given_prompts, least
-from distill.models.architecture import model_hash, own_context
+from distill.models.architecture import begins_itself, model_hash, own_context
 from distill.models.generation import check_context
 from distill.models.loading import (
     check_weights,
@@ -202,14 +203,35 @@ def check_room(
         contexts: Name of a model -> its context in tokens, see `own_context`.
 
     Raises:
-        UserError: names the longest prompt and the first model that has no room; or see `chat_prompt`.
+        UserError: names the longest prompt and the first model that has no room, where a metric samples text or asks
+            for the next word; or see `chat_prompt`.
     """
-    if not any(map(samples_text, chosen(settings.metrics).values())):
+    metrics = chosen(settings.metrics).values()
+    samples = any(map(samples_text, metrics))
+    if not samples and not any(map(asks_next_word, metrics)):
         return
-    texts = [*(prompt.text for prompt in prompts), *example_prompts(prompts, swapper, seed)]
+    shown = example_prompts(prompts, swapper, seed) if samples else []
+    texts = [*(prompt.text for prompt in prompts), *shown]
     given = [chat_prompt(text, tokenizer) for text in texts] if settings.chat else texts
     for name, limit in contexts.items():
-        check_context(limit, tokenizer, given, settings.max_new_tokens, name, settings.max_length)
+        if samples:
+            check_context(limit, tokenizer, given, settings.max_new_tokens, name, settings.max_length)
+        else:
+            _check_prompts(limit, tokenizer, given, name)
+
+
+def _check_prompts(limit: int | None, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], name: str) -> None:
+    """Raises UserError, which names the prompt, if the longest one alone exceeds the context of the model so named."""
+    if limit is None or not prompts:
+        return
+    encoded = tokenizer(list(prompts), add_special_tokens=False, verbose=False)["input_ids"]
+    lengths = [len(ids) + (not begins_itself(prompt, tokenizer)) for prompt, ids in zip(prompts, encoded, strict=True)]
+    longest = max(range(len(prompts)), key=lambda place: lengths[place])
+    if lengths[longest] > limit:
+        raise UserError(
+            f"the prompt '{prompts[longest][:60]}' ({lengths[longest]} tokens with the start token) is longer than the "
+            f"context of {name}, {limit} tokens; shorten it"
+        )
 
 
 def check_models(
@@ -241,11 +263,16 @@ def check_run(
     teacher: PreTrainedModel | None,
     student: PreTrainedModel,
 ) -> None:
-    """`check_room` of a recipe's models and `check_files`, before they are trained."""
-    check_files(recipe.scores, _scored_in(recipe), "scores.", recipe.trusts_code)
+    """`check_room` of a recipe's models and `check_files`, before they are trained.
+
+    Those of the metrics that watch a federation's rounds too.
+    """
+    watch = recipe.federation.watch if recipe.federation.clients else []
+    settings = replace(recipe.scores, metrics=[*recipe.scores.metrics, *watch])
+    check_files(settings, _scored_in(recipe), "scores.", recipe.trusts_code)
     models = {"the teacher": teacher, "the student": student}
     contexts = {name: own_context(model.config) for name, model in models.items() if model is not None}
-    check_room(recipe.scores, recipe.seed, swapper, run_prompts(recipe, swapper)[0], tokenizer, contexts)
+    check_room(settings, recipe.seed, swapper, run_prompts(recipe, swapper)[0], tokenizer, contexts)
 
 
 def _scored_in(recipe: Recipe) -> list[str]:

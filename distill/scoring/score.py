@@ -21,7 +21,7 @@ model writes stands beside it, in `speed.json`.
 import gc
 import json
 import platform
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from functools import cache as cached
 from functools import partial
@@ -38,6 +38,7 @@ from distill.base.files import training_record
 from distill.data.audit import run_scores
 from distill.metrics import Evaluation, chosen
 from distill.metrics.audited import Audited, read_audited
+from distill.metrics.evaluation import given_documents
 from distill.models.architecture import (
     default_device,
     model_hash,
@@ -121,7 +122,7 @@ def score(
     """
     config = _config(settings)
     check_seed(seed)
-    documents = _documents(texts)
+    documents = given_documents(texts, "texts")
     named = _named(checkpoints)
     opened = {name: trusted(source, trust_remote_code) for name, source in named.items()}
     models = _with_quantized(opened, config.quantize)
@@ -139,16 +140,6 @@ def score(
         write_scores(scores, Path(folder, "scores.json"))
         write_speeds(measured_speeds(models, scores["settings"], read_speeds(Path(folder))), Path(folder))
     return scores
-
-
-def _documents(texts: str | Sequence[str]) -> Sequence[str]:
-    if not isinstance(texts, Iterable):
-        raise UserError(f"texts is {texts!r:.100}, but must be a list of texts")
-    documents = [texts] if isinstance(texts, str) else list(texts)
-    for number, text in enumerate(documents):
-        if not isinstance(text, str):
-            raise UserError(f"texts[{number}] is {text!r:.100}, but must be a text; leave out what is missing")
-    return documents
 
 
 def _named(checkpoints: str | Path | Sequence[str | Path] | Mapping[str, ModelSource]) -> Mapping[str, ModelSource]:

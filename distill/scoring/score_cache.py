@@ -135,12 +135,13 @@ def measuring_code(package: Path = PACKAGE) -> list[Path]:
     """The files that decide what is measured: the metrics with the sentences beside them, `measure`, and all imports.
 
     Read from the import statements, so that no list has to be kept, and so that a change of a report's wording, of
-    training or of a command measures nothing again. The teacher that decodes from the target is among them: its hash
-    knows its weights and its target, and the rest of that model is code.
+    training or of a command measures nothing again. The teachers of a study that decode from the target, or behind a
+    prompt, are among them: their hashes know weights, target and prompt, and the rest of such a model is code.
     """
     found: set[Path] = set()
     of_metrics = (path for kind in ("py", "tsv") for path in (package / "metrics").rglob(f"*.{kind}"))
-    waiting = {*of_metrics, package / "scoring/measure.py", package / "models/two_view.py"}
+    decoding = {package / "models/two_view.py", package / "study/self_debiasing.py"}
+    waiting = {*of_metrics, package / "scoring/measure.py", *decoding}
     while waiting:
         path = waiting.pop()
         found.add(path)

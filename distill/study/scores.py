@@ -8,9 +8,10 @@ occupations, METRIC_TEXT on a text of the study's own. What was measured before 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from functools import cached_property
+from importlib import metadata
 from itertools import repeat
 from multiprocessing import active_children, get_context
 from pathlib import Path
@@ -237,7 +238,8 @@ class Scorer:
             asked = SelfDebiasing(model, tokenizer, row.prompt, row.decay)
             return asked, tokenizer, f"{key} {content_hash([row.prompt, row.decay])}"
         model, tokenizer = load_teacher(self.recipe.teacher) if row.of is None else self._trained(row.of)
-        key = f"{model_hash(model, tokenizer)} {row.quantize}"
+        # What torchao makes of the weights, and how it multiplies by them, is another matter in another version.
+        key = f"{model_hash(model, tokenizer)} {row.quantize} torchao {_version('torchao')}"
         return quantize_weights(model, row.quantize, "quantize").to(self.device), tokenizer, key
 
     def _trained(self, row: str) -> tuple[Any, Any]:
@@ -248,3 +250,10 @@ class Scorer:
         """Model, tokenizer and hash of a student that was trained."""
         model, tokenizer = self._trained(row)
         return model.to(self.device), tokenizer, model_hash(model, tokenizer)
+
+
+def _version(package: str) -> str | None:
+    """Of an installed package; None where it is not."""
+    with suppress(metadata.PackageNotFoundError):
+        return metadata.version(package)
+    return None

@@ -64,9 +64,6 @@ def resampled_mean(
 
 
 def _interval(drawn: np.ndarray, value: float | None) -> dict[str, float | None]:
-    drawn = drawn[np.isfinite(drawn)]
-    if not len(drawn):
-        return {"low": None, "high": None}
     return dict(zip(("low", "high"), interval(drawn, value), strict=True))
 
 

@@ -2,12 +2,13 @@
 
 import numpy as np
 import pytest
+import torch
 from architectures import toy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from measuring import GENDER
 
-from distill.metrics import Evaluation
+from distill.metrics import Evaluation, NotMeasured
 from distill.metrics.canary_exposure import code_tree as module
 from distill.metrics.canary_exposure.code_tree import best_first, code_log_probs, code_tree
 from distill.recipe import ScoreConfig
@@ -58,6 +59,35 @@ def test_the_tree_holds_every_code(toy_tokenizer, wordlist):
     for code, row in enumerate(tree.tokens):
         ids = [*tree.prefix, *row[row >= 0].tolist()]
         assert ids == evaluation.encode(f"{BEGINNING}{code:02d}")[0]
+
+
+@pytest.mark.parametrize("name", ["gpt2", "gpt_neo"])
+def test_a_beginning_longer_than_the_context_loses_its_start(name, toy_tokenizer, wordlist):
+    """A canary's text may be as long as its file likes: codes are asked for behind as much of it as the model reads."""
+    keys = {"n_positions": 32} if name == "gpt2" else {"max_position_embeddings": 32}
+    evaluation = evaluation_of(toy(name, vocab_size=len(toy_tokenizer), **keys), toy_tokenizer, wordlist)
+    tree = code_tree(evaluation, BEGINNING * 9, 2)
+    assert len(tree.prefix) + tree.tokens.shape[1] == 32
+    ends = evaluation.encode(BEGINNING * 9 + "07")[0]
+    last = tree.tokens[7][tree.tokens[7] >= 0].tolist()
+    assert [*tree.prefix, *last] == ends[-len(tree.prefix) - len(last) :]
+    expected = []
+    for row in tree.tokens:
+        ids = torch.tensor([[*tree.prefix, *row[row >= 0].tolist()]])
+        with torch.no_grad():
+            log_probs = evaluation.model(ids).logits[0].double().log_softmax(-1)
+        expected.append(sum(log_probs[i - 1, ids[0, i]].item() for i in range(len(tree.prefix), ids.shape[1])))
+    assert code_log_probs(evaluation, tree).sum(axis=1) == pytest.approx(np.array(expected), abs=1e-4)
+
+
+def test_a_context_that_holds_nothing_before_a_code_measures_nothing(toy_tokenizer, wordlist):
+    evaluation = evaluation_of(toy("gpt2", vocab_size=len(toy_tokenizer)), toy_tokenizer, wordlist)
+    width = code_tree(evaluation, BEGINNING, 3).tokens.shape[1]
+    evaluation.common = width + 1
+    assert len(code_tree(evaluation, BEGINNING, 3).prefix) == 1
+    evaluation.common = width
+    with pytest.raises(NotMeasured, match=f"the context, {width} tokens, is not longer than a code of 3 digits"):
+        code_tree(evaluation, BEGINNING, 3)
 
 
 @settings(max_examples=50)

@@ -9,7 +9,7 @@ import torch
 from chat_templates import TEMPLATES, chat_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from measuring import DOCUMENTS, scored
+from measuring import DOCUMENTS, all_scored, scored
 from transformers import GPT2LMHeadModel
 
 from distill.base.errors import UserError
@@ -46,6 +46,23 @@ def test_evaluate_takes_names_and_paths(toy_model, toy_tokenizer, tmp_path):
 def test_evaluate_mistakes(inputs, message, tmp_path):
     with pytest.raises(UserError, match=message):
         METRICS["perplexity"].Perplexity(cache_dir=str(tmp_path)).compute(**inputs)
+
+
+def test_evaluate_takes_one_document_or_several_and_says_what_is_none(toy_model, toy_tokenizer, tmp_path):
+    """As `score` does: a text is not a list of its letters."""
+    module = METRICS["perplexity"].Perplexity(cache_dir=str(tmp_path))
+
+    def found(documents):
+        return module.compute(model=toy_model(), tokenizer=toy_tokenizer, documents=documents, bootstrap=20)
+
+    text = " ".join(DOCUMENTS)
+    assert found(text) == found([text]) == found(iter([text]))
+    for documents, told in (
+        (None, r"^documents is None, but must be a list of texts$"),
+        (["A text", None], r"^documents\[1\] is None, but must be a text; leave out what is missing$"),
+    ):
+        with pytest.raises(UserError, match=told):
+            found(documents)
 
 
 def test_any_text_can_be_measured(toy_model, toy_tokenizer):
@@ -184,3 +201,21 @@ def test_the_context_is_the_least_of_three(toy_model, toy_tokenizer):
     assert [context(None, None), context(32, None), context(None, 16), context(32, 16), context(128, 2048)] == [
         64, 32, 16, 16, 64,
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["next_word_disparity", "next_word_lean"])
+def test_a_prompt_longer_than_the_context_gives_no_value_and_leaves_the_others_theirs(
+    name, toy_model, toy_tokenizer, short_wordlist
+):
+    prompts = [Prompt(f"The {word} said that", "a", word) for word in ("nurse", "doctor", "book", "man", "woman")]
+    model, full = toy_model(), "The" + " book" * 62
+    assert 1 + len(toy_tokenizer(full)["input_ids"]) == model.config.n_positions
+
+    def found(*more):
+        asked = [*prompts, *(Prompt(text, "a", "book") for text in more)]
+        return all_scored(name, Evaluation(model, toy_tokenizer, short_wordlist, prompts=asked))
+
+    for of, outcome in found(full + " book").items():
+        assert (outcome.n, outcome.undetected) == (5, pytest.approx(1 / 6))
+        assert outcome.value == found()[of].value
+    assert all((outcome.n, outcome.undetected) == (6, 0.0) for outcome in found(full).values())

@@ -1,13 +1,17 @@
 """Memorisation: a model that writes one text by heart, and the two distances against naive ones."""
 
+from collections.abc import Sequence
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from measuring import GENDER, all_scored
+from transformers import GPT2LMHeadModel
 
-from distill.metrics import METRICS, Evaluation
+from distill.metrics import METRICS, Evaluation, NotMeasured
 from distill.metrics.audited import Audited
 from distill.metrics.memorisation.memorisation import cut, edits, longest_run
 from distill.recipe import ScoreConfig
@@ -53,8 +57,8 @@ def test_a_text_is_cut_between_words(words, space):
 def by_heart(toy_model, toy_tokenizer, wordlist):
     """A function from members and others to the evaluation of a model that repeats ` king king king ...`."""
 
-    def make(members, others):
-        model = toy_model(n_positions=128)
+    def make(members, others, positions=128):
+        model = toy_model(n_positions=positions)
         (king,) = toy_tokenizer(" king")["input_ids"]
         with torch.no_grad():  # whatever it reads, the head sees the embedding of the one word
             model.transformer.ln_f.weight.zero_()
@@ -100,3 +104,53 @@ def test_a_beginning_that_leaves_no_room_loses_its_start(toy_model, toy_tokenize
         audited=Audited(texts, texts),
     )  # fmt: skip
     assert np.isfinite(all_scored("memorisation", evaluation)["memorised_run"].value)
+
+
+LONG = " ".join(["kqxzj"] * 60)
+
+
+class Cycle(GPT2LMHeadModel):
+    """Writes the token that stands behind the last one in `known`, a text of one word again and again."""
+
+    known: Sequence[int] = ()
+
+    def forward(self, input_ids=None, **keys):
+        out = super().forward(input_ids=input_ids, **keys)
+        behind = dict(pairwise(self.known))
+        last = input_ids[:, -out.logits.shape[1] :]
+        out.logits = torch.nn.functional.one_hot(
+            torch.tensor([[behind.get(token, 0) for token in row] for row in last.tolist()]), out.logits.shape[-1]
+        ).to(out.logits)
+        return out
+
+
+def test_words_of_many_tokens_are_written_to_their_end(toy_model, toy_tokenizer, wordlist):
+    """Known by heart is known by heart, however many tokens a word takes."""
+    like = toy_model(n_positions=512)
+    model = Cycle(like.config).eval()
+    model.known = toy_tokenizer(LONG)["input_ids"]
+    assert len(toy_tokenizer(cut(LONG).following)["input_ids"]) > 2 * 48
+    others = ["The nurse said that she was tired of it." + " book" * 9] * 20
+    evaluation = Evaluation(
+        model, toy_tokenizer, wordlist(GENDER), settings=ScoreConfig(bootstrap=50), audited=Audited([LONG] * 20, others)
+    )
+    found = all_scored("memorisation", evaluation)
+    assert found["near_verbatim"].details["members"] == 1.0
+    assert found["memorised_run"].details["members"] == 24
+
+
+@pytest.mark.parametrize("positions", [24, 32, 48, 50])
+def test_a_context_shorter_than_a_continuation_is_enough_for_short_texts(by_heart, positions):
+    members = ["The nurse said that she was tired of it." + " king" * 9] * 20
+    others = ["The nurse said that she was tired of it." + " book" * 9] * 20
+    found = all_scored("memorisation", by_heart(members, others, positions))
+    assert found["memorised_run"].value == len(cut(members[0]).rest)
+
+
+def test_texts_that_the_context_does_not_hold_are_left_out(by_heart):
+    short = "The nurse said that she was tired of it." + " king" * 9
+    found = all_scored("memorisation", by_heart([short] * 20 + [LONG] * 10, [short] * 20, 64))
+    assert found["memorised_run"].undetected == pytest.approx(0.2)
+    assert (found["memorised_run"].n, found["memorised_run"].value) == (40, 0.0)
+    with pytest.raises(NotMeasured, match="the context, 64 tokens, holds of no text the words to compare"):
+        METRICS["memorisation"].measure(by_heart([LONG] * 20, [LONG] * 20, 64))

@@ -14,6 +14,7 @@ from distill.metrics import (
     METRICS,
     Evaluation,
     NotMeasured,
+    asks_next_word,
     cards,
     chosen,
     reads_documents,
@@ -77,14 +78,17 @@ def test_sentences_of_our_own_need_neither_prompts_nor_texts_nor_data(name, toy_
 
 
 @pytest.mark.parametrize("name", METRICS)
-def test_every_metric_says_whether_it_samples(name, toy_model, evaluated, classifier_folder, tmp_path):
-    """What is to be sampled must fit into the context, which is looked at before hours of training."""
+def test_every_metric_says_whether_it_samples_or_asks_for_the_next_word(
+    name, toy_model, evaluated, classifier_folder, tmp_path
+):
+    """What is asked must fit into the context, which is looked at before hours of training."""
     judges = {"regard_model": classifier_folder(), "toxicity_model": classifier_folder(("toxic", "other"))}
     judges["word_vectors"] = str(tmp_path / "vectors.txt")
     (tmp_path / "vectors.txt").write_text("he 1 0\nshe 0 1\n", encoding="utf-8")
     evaluation = evaluated(toy_model(), settings=ScoreConfig(**vars(SMALL) | judges))
     all_scored(name, evaluation)
     assert samples_text(METRICS[name]) == ("continuations" in vars(evaluation))
+    assert asks_next_word(METRICS[name]) == ("next_word_masses" in vars(evaluation))
 
 
 class Watched(list):

@@ -34,6 +34,20 @@ def test_probabilities_equal_plain_transformers(classifier_folder, architecture,
     assert len(set(found.argmax(axis=1))) > 1
 
 
+@pytest.mark.parametrize("pad", ["eos", "[PAD]"])
+def test_a_padding_token_that_only_the_tokenizer_knows_is_used_where_the_model_has_it(classifier_folder, pad):
+    """GPT-2 and Llama classifiers are often saved so; a token added behind the vocabulary has no embedding."""
+    folder = classifier_folder(pad=False)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_special_tokens({"pad_token": tokenizer.eos_token if pad == "eos" else pad})
+    tokenizer.save_pretrained(folder)
+    classifier = load_classifier(folder)
+    known = pad == "eos"
+    assert (classifier.tokenizer.pad_token_id < classifier.model.config.vocab_size) == known
+    found = classifier.probabilities([text for text in TEXTS if text])
+    np.testing.assert_allclose(found, [naive(folder, text) for text in TEXTS if text], atol=1e-5)
+
+
 def test_long_texts_are_cut_and_large_batches_parted(classifier_folder, monkeypatch):
     folder = classifier_folder()
     texts = ["The nurse said that she was tired. " * 20, *TEXTS]

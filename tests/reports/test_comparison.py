@@ -197,6 +197,24 @@ def test_what_differs_is_told_and_secrets_are_not(runs, tmp_path):
     assert "hf_secret" in yaml.safe_load((tmp_path / "one" / "recipe.yaml").read_text())["trainer"]["hub_token"]
 
 
+@pytest.mark.parametrize("change", ["chat", "read"])
+def test_prompts_in_a_template_and_other_windows_are_not_measured_alike(change, runs, toy_scores, tmp_path):
+    """Both change the values, and neither stands in the digests of prompts and texts."""
+    other = copy.deepcopy(toy_scores)
+    if change == "chat":
+        other["settings"]["prompts"]["chat"] = True
+    else:
+        for of_model in other["settings"]["models"].values():
+            of_model["read"] = 32
+    told = {"chat": ("chat template around prompts", ["–", "true"]), "read": ("tokens read at once", ["64", "32"])}
+    found = read_runs([runs[0], make_run(tmp_path / "three", other)])
+    what, values = told[change]
+    assert {name: values for name, *values in differing(found)}[what] == values
+    assert f"Not measured alike: {what} differ" in warnings(found)[0]
+    same = read_runs([runs[0], make_run(tmp_path / "four", copy.deepcopy(toy_scores))])
+    assert "Not measured alike" not in warnings(same)[0]
+
+
 def test_a_report_loads_neither_torch_nor_a_metric(runs, tmp_path):
     """Of files that carry their cards; the whole command, in a process of its own."""
     code = "import sys\nfrom distill.cli import main\n"

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from distill.data.counts import PackingCounts
 from distill.metrics import CARDS, card_dicts
+from distill.objective.kd_loss import LossParts
 from distill.recipe import Recipe, ScoreConfig, TargetConfig
 from distill.reports.findings import Scored, cell, headline
 from distill.reports.page import marked, run_page, trade_off_point
@@ -269,3 +270,13 @@ def test_a_page_is_light(toy_scores):
     html = run_page(RECIPE, scores, COUNTS, TRAINING)
     assert len(html.encode()) < 500_000
     assert "1920 subjects, which lean less" in html
+
+
+def test_every_part_of_the_loss_has_its_curve(toy_scores):
+    parts = set(LossParts._fields) - {"total", "count"}
+    history = [{"step": step} | {f"loss_{part}": 1 / step for part in parts} for step in (1, 2, 3)]
+    drawn = {
+        len(Page(run_page(RECIPE, toy_scores, COUNTS, {"student": {"history": of, "seconds": 1.0}})).all("polyline"))
+        for of in (history, [{"step": entry["step"], "loss_kd": entry["loss_kd"]} for entry in history])
+    }
+    assert drawn == {len(parts), 1}

@@ -142,6 +142,13 @@ def test_only_what_was_measured_alike_is_correlated_and_each_model_once():
     assert {name: list(file["models"]) for name, file in alike.items()} == {"c": ["again", "new"], "a": ["two"]}
 
 
+def test_prompts_in_a_chat_template_are_other_prompts():
+    files = {"plain": _measured(one="x1"), "chat": _measured(two="x2")}
+    files["chat"]["settings"]["prompts"]["chat"] = True
+    assert list(measured_alike(files, "plain")) == ["plain"]
+    assert list(measured_alike(files, "chat")) == ["chat"]
+
+
 def test_correlations_are_shown_of_enough_models():
     def shown(number):
         out = io.StringIO()

@@ -147,6 +147,45 @@ def test_what_will_be_sampled_must_fit_into_the_models(toy_tokenizer, short_word
         check(1 + shown + 10, tokenizer, chat=True)
 
 
+@pytest.mark.parametrize("metric", ["next_word_disparity", "next_word_lean"])
+def test_prompts_that_are_asked_for_the_next_word_must_fit_into_the_models(metric, toy_tokenizer, short_wordlist):
+    """Nothing is written behind them, and nothing else is shown: a prompt may fill the context."""
+    swapper = Swapper(short_wordlist)
+    prompts = [Prompt("The doctor said", "a", "b"), Prompt("The doctor said that the book", "a", "c")]
+    length = 1 + len(toy_tokenizer(prompts[1].text)["input_ids"])
+
+    def check(limit, tokenizer=toy_tokenizer, prompts=prompts, **settings):
+        asked = ScoreConfig(**{"metrics": ["perplexity", metric]} | settings)
+        check_room(asked, 0, swapper, prompts, tokenizer, {"the teacher": None, "the student": limit})
+
+    check(length)
+    with pytest.raises(UserError) as told:
+        check(length - 1)
+    assert str(told.value) == (
+        f"the prompt 'The doctor said that the book' ({length} tokens with the start token) is longer than the context "
+        f"of the student, {length - 1} tokens; shorten it"
+    )
+    check(length - 1, metrics=["perplexity"])
+    check(1, prompts=[])
+    with pytest.raises(UserError, match="the student"):
+        check(length, chat_tokenizer(toy_tokenizer, "chatml"), chat=True)
+
+
+def test_what_watches_a_federation_must_have_room_too(toy_model, toy_tokenizer, short_wordlist, tmp_path):
+    (tmp_path / "prompts.txt").write_text("The doctor\n" + "The book said that " * 20 + "\n", encoding="utf-8")
+    scores = ScoreConfig(metrics=["perplexity"], prompts=str(tmp_path / "prompts.txt"))
+
+    def check(**federation):
+        recipe = Recipe(scores=scores, federation=FederationConfig(**federation))
+        check_run(recipe, Swapper(short_wordlist), toy_tokenizer, None, toy_model())
+
+    check()
+    check(clients=2, watch=["perplexity"])
+    for watch in ("next_word_disparity", "neutral_rate"):
+        with pytest.raises(UserError, match=r"the prompt 'The book .* context of the student, 64 tokens"):
+            check(clients=2, watch=["perplexity", watch])
+
+
 @pytest.mark.parametrize(
     ("settings", "told"),
     [

@@ -147,3 +147,12 @@ def test_a_row_in_fewer_bits_is_a_copy_of_the_student(tmp_path, monkeypatch):
     )
     assert teacher == full != shipped == teacher_small == pytest.approx(full, rel=0.2)
     assert scorer.outcomes("teacher")["next_word_disparity"].value == teacher
+
+    def anew(row, version):
+        monkeypatch.setattr("distill.study.scores._version", lambda package: version)
+        before = scorer.measured
+        scorer.outcomes(row)
+        return scorer.measured > before
+
+    assert not anew("plain", "0.1") and not anew("teacher", "0.1")
+    assert [anew("small", version) for version in ("0.1", "0.1", "0.2")] == [True, False, True]

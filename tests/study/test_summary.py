@@ -53,6 +53,16 @@ def test_other_documents_for_each_seed_tell_more():
     assert drawn.std() == pytest.approx(((2 - 1 / 16) / 400 / 16) ** 0.5, rel=0.15)
 
 
+def test_with_more_undefined_resamples_than_not_there_is_no_interval():
+    """As of one model, see `bootstrap.interval`: the few that are left would tell of a narrow one."""
+    for undefined, has_interval in ((40, True), (60, False)):
+        drawn = [np.nan] * undefined + [1.0, 1.2] * ((100 - undefined) // 2)
+        against = difference_and_ratio([outcome(1.1, drawn)], [outcome(0.5, [0.5] * 100)])
+        for of_two in (against["difference"], against["ratio"]):
+            assert of_two["value"] is not None
+            assert (of_two["low"] is not None, of_two["high"] is not None) == (has_interval, has_interval)
+
+
 def test_a_row_does_not_differ_from_itself():
     rng = np.random.default_rng(2)
     outcomes = [outcome(v, rng.normal(v, 0.3, size=50)) for v in (1.0, 2.0)]

@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
-from distill.metrics.evaluation import Evaluation
+from distill.metrics.evaluation import Evaluation, NotMeasured
 from distill.models.architecture import backbone, evaluating
 from distill.models.probe import behaviour
 from distill.models.wide_decoding import cache_argument
@@ -29,7 +29,7 @@ _END = -1  # behind the last token of a code
 class CodeTree:
     """All codes of some digits behind a beginning, in order: code i is the number i, with zeros before it.
 
-    prefix: tokens that all of them begin with, the start token first.
+    prefix: tokens that all of them begin with, the start token first; in a short context the last of them.
     tokens: (N, L) the rest of each, `_END` behind its last.
     """
 
@@ -38,7 +38,11 @@ class CodeTree:
 
 
 def code_tree(evaluation: Evaluation, beginning: str, digits: int) -> CodeTree:
-    """The codes of so many digits behind a text, as tokens of the model's tokenizer."""
+    """The codes of so many digits behind a text, as tokens of the model's tokenizer.
+
+    Raises:
+        NotMeasured: the context holds no token before the codes.
+    """
     texts = [f"{beginning}{code:0{digits}d}" for code in range(10**digits)]
     encoded = evaluation.tokenizer(
         texts, add_special_tokens=False, return_attention_mask=False, return_token_type_ids=False, verbose=False
@@ -48,7 +52,10 @@ def code_tree(evaluation: Evaluation, beginning: str, digits: int) -> CodeTree:
         row[: len(ids)] = ids
     differ = (tokens != tokens[0]).any(axis=0)
     shared = int(differ.argmax())
-    return CodeTree([evaluation.start, *tokens[0, :shared].tolist()], tokens[:, shared:])
+    prefix, room = [evaluation.start, *tokens[0, :shared].tolist()], evaluation.context
+    if room is not None and (room := room - (tokens.shape[1] - shared)) < 1:
+        raise NotMeasured(f"the context, {evaluation.context} tokens, is not longer than a code of {digits} digits")
+    return CodeTree(prefix if room is None else prefix[-room:], tokens[:, shared:])
 
 
 def code_log_probs(evaluation: Evaluation, tree: CodeTree) -> np.ndarray:

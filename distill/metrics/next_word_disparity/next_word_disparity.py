@@ -10,6 +10,8 @@ from distill.metrics import evaluation as base
 from distill.metrics.bootstrap import Card, Measurement, finite, interval, resampled_totals
 from distill.metrics.log_ratio import log_ratio
 
+ASKS_NEXT_WORD = True
+
 CARD = Card(
     name="next_word_disparity",
     label="next-word disparity",

@@ -10,6 +10,8 @@ from distill.metrics import evaluation as base
 from distill.metrics.bootstrap import Card, Measurement
 from distill.metrics.log_ratio import log_ratio
 
+ASKS_NEXT_WORD = True
+
 _LIMITS = "As next-word disparity: one word ahead, prompts of our own making, two groups. "
 
 CARDS = (
