@@ -27,7 +27,7 @@ from distill.federation.clients import get_weights
 from distill.federation.device import Loaded, agreed, load_models, read_recipe
 from distill.federation.node import ARRAYS, FACTS, FIGURES, PRIVACY, TOTALS, packed, unpacked
 from distill.federation.rounds import State, finish_round, period_of, publish
-from distill.federation.selection import select_clients
+from distill.federation.selection import are_enough, select_clients
 from distill.metrics import CARDS
 from distill.recipe import FederationConfig, Recipe
 from distill.run_folder import open_run
@@ -196,7 +196,7 @@ def _require_enough(config: FederationConfig, found: Iterable[int]) -> None:
     if not (missing := sorted(set(range(config.clients)) - there)):
         return
     who = f"of {config.clients} clients, {len(there)} are connected; {', '.join(map(str, missing))} are missing"
-    if len(there) < config.min_fraction * config.clients:
+    if not are_enough(len(there), config.clients, config):
         raise UserError(
             f"{who}, and federation.min_fraction asks for {config.min_fraction:g} of them; start their SuperNodes, or "
             "wait longer (--wait)"

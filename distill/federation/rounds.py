@@ -24,7 +24,7 @@ from distill.base.files import training_record, write_json
 from distill.federation.aggregation import NO_ANSWER, Answer, Change, Weights, fault, server_step
 from distill.federation.client_scores import over_clients, scorer
 from distill.federation.clients import Clients, get_weights, many_updates, set_weights, update
-from distill.federation.selection import select_clients
+from distill.federation.selection import are_enough, select_clients
 from distill.objective.logit_ops import RoleMap
 from distill.recipe import FederationConfig, Recipe
 from distill.training import checkpoints as checkpoint_folder
@@ -111,7 +111,7 @@ def finish_round(
     change, used, left_out, totals = _collected(config, state, asked, answers)
     for client, why in left_out.items():
         say(f"round {number}: client {client} is left out: {why}")
-    counted = bool(used) and len(used) >= config.min_fraction * len(asked)
+    counted = bool(used) and are_enough(len(used), len(asked), config)
     weights, moments = state.weights, state.moments
     if counted:
         weights, moments = server_step(config, weights, change.mean(), moments)
