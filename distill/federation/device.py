@@ -6,6 +6,8 @@ Here is no Flower: a request says all that there is to know, and an answer is fi
 import gc
 import hashlib
 import json
+import re
+import shutil
 import sys
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -18,6 +20,7 @@ from transformers import set_seed
 
 from distill.base.errors import UserError
 from distill.base.files import write_json
+from distill.data.blocks import BlockDataset
 from distill.data.corpus import open_corpus, with_template
 from distill.federation.client_scores import scorer
 from distill.federation.clients import ClientText, client_blocks, many_updates, set_weights, update
@@ -55,6 +58,7 @@ SHARED = (
 )
 
 _ANSWERED = "answered.json"
+_OF_UPDATE = re.compile(r"\d+-[0-9a-f]{16}")
 
 # ----------------------------------------------------------------------------------------------------------- both sides
 
@@ -153,7 +157,7 @@ def open_client(request: Mapping[str, Any]) -> Client:
         UserError: see `read_recipe`; or there is no such number.
     """
     recipe, place, number = read_recipe(request["recipe"]), Path(request["folder"]), request["client"]
-    if not 0 <= number < (there := recipe.federation.clients):
+    if number not in range(there := recipe.federation.clients):
         raise UserError(f"--node-config says client={number}, but federation.clients is {there}: give 0 to {there - 1}")
     loaded = load_models(recipe, place / "checkpoints")
     models, swapper = loaded.models, loaded.swapper
@@ -219,9 +223,14 @@ def updated(client: Client, number: int, weights: bytes) -> tuple[dict[str, Any]
         What its `Answer` says, and the weights, as safetensors; none where it has none.
 
     Raises:
-        UserError: it has no text in this round; or its noise is the operating system's, and it answered the round
-            before.
+        UserError: there is no such round, of which epsilon would not know; it has no text in it; or its noise is the
+            operating system's, and it answered the round before.
     """
+    if number not in range(there := client.recipe.federation.rounds):
+        raise UserError(
+            f"client {client.number} is asked for round {number + 1}, but federation.rounds is {there}: it answers 1 "
+            f"to {there}; start the server with the same recipe"
+        )
     blocks = client.text.blocks[period_of(client.recipe.federation, number)]
     if blocks is None:
         raise UserError(f"client {client.number} has no text in round {number + 1}")
@@ -234,7 +243,7 @@ def updated(client: Client, number: int, weights: bytes) -> tuple[dict[str, Any]
         )
     answer = update(
         client.recipe, client.loaded.models, blocks, load(weights), number=number, client=client.number,
-        folder=client.folder / "checkpoints" / str(number), cache=client.folder / "cache",
+        folder=_own_folder(client, number, blocks, weights), cache=client.folder / "cache",
     )  # fmt: skip
     if once:
         write_json(client.folder / _ANSWERED, [*answered, number])
@@ -245,6 +254,23 @@ def updated(client: Client, number: int, weights: bytes) -> tuple[dict[str, Any]
         "privacy": answer.privacy,
     }
     return told, b"" if answer.weights is None else save(answer.weights)
+
+
+def _own_folder(client: Client, number: int, blocks: BlockDataset, weights: bytes) -> Path:
+    """Where an update keeps its checkpoints; what others left there is removed.
+
+    Another text, another recipe's run or weights that another server sent are another update, which must not go on from
+    where this one stood. The same question, asked again, does.
+    """
+    told = json.dumps([blocks.key, agreed(client.recipe, client.loaded)], sort_keys=True)
+    digest = hashlib.sha256(told.encode())
+    digest.update(weights)
+    folder = client.folder / "checkpoints"
+    own = folder / f"{number}-{digest.hexdigest()[:16]}"
+    for path in folder.glob("*"):
+        if _OF_UPDATE.fullmatch(path.name) and path != own:
+            shutil.rmtree(path)
+    return own
 
 
 def scored(client: Client, weights: bytes) -> dict[str, Any]:

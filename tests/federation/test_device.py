@@ -1,7 +1,9 @@
 """What a client's worker answers: its own text, or its share; opened once a run; what server and clients agree on."""
 
 import json
+import signal
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -10,8 +12,9 @@ from safetensors.torch import load, save
 from shared import REPOSITORY
 from toy_federation import TOKENIZER, WORDLIST, student_of, toy_recipe
 
+from distill.base.console import Stopped
 from distill.base.errors import UserError
-from distill.federation import device
+from distill.federation import clients, device
 from distill.federation.aggregation import Answer
 from distill.federation.clients import get_weights
 from distill.models.architecture import model_hash
@@ -83,6 +86,48 @@ def test_it_is_opened_once_a_run_and_an_update_trains_what_was_sent(tmp_path, op
     assert len(opened) == 2
 
 
+def test_an_update_goes_on_from_its_own_checkpoint_and_from_no_others(tmp_path, opened, monkeypatch):
+    """The kill is a signal in the first of two steps."""
+
+    def client_of(name, **keys):
+        client = device.open_client(request(tmp_path, name, DOCUMENTS))
+        recipe, federation = client.recipe, replace(client.recipe.federation, local_steps=2)
+        trainer = {**recipe.trainer, "save_steps": 1}
+        return replace(client, recipe=replace(recipe, trainer=trainer, federation=federation, **keys))
+
+    def killed(client, sent):
+        monkeypatch.setattr(device, "update", partial(clients.update, signals=[signal.SIGTERM]))
+        with pytest.raises(Stopped):
+            device.updated(client, 0, sent)
+        monkeypatch.setattr(device, "update", clients.update)
+
+    begun, fit = [], clients.fit
+    monkeypatch.setattr(
+        clients, "fit", lambda *given: begun.append(len(list(given[3].glob("checkpoint-*")))) or fit(*given)
+    )
+    first = get_weights(student_of(toy_recipe(tmp_path)))
+    sent, others = save(first), save({name: weight + 0.125 for name, weight in first.items()})
+    (tmp_path / "a/checkpoints/student").mkdir(parents=True)  # it may be a run's own folder
+    for keys, asked in (({}, others), ({"seed": 9}, sent)):
+        client, fresh = client_of("a", **keys), client_of("b", **keys)
+        killed(client_of("a"), sent)
+        assert device.updated(client, 0, asked)[1] == device.updated(fresh, 0, asked)[1]
+    killed(client_of("a"), sent)
+    again = device.updated(client_of("a"), 0, sent)[1]
+    assert again == device.updated(client_of("b"), 0, sent)[1]
+    assert begun == [0, 0, 0] * 2 + [0, 1, 0], "checkpoints that each found"
+    killed(client_of("a"), sent)
+    device.updated(client_of("a"), 1, sent)
+    assert [path.name for path in (tmp_path / "a/checkpoints").iterdir()] == ["student"]
+
+
+@pytest.mark.parametrize("number", [-1, -2, 2])
+def test_a_round_that_there_is_not_is_refused(tmp_path, opened, number):
+    client = device.open_client(request(tmp_path, "a", DOCUMENTS))
+    with pytest.raises(UserError, match=rf"asked for round {number + 1}, but federation\.rounds is 2"):
+        device.updated(client, number, save(get_weights(student_of(toy_recipe(tmp_path)))))
+
+
 def test_a_round_that_is_not_finite_has_no_weights(tmp_path, opened):
     weights = {name: weight * torch.nan for name, weight in get_weights(student_of(toy_recipe(tmp_path))).items()}
     told, trained = device.Answers()({**request(tmp_path, "a", DOCUMENTS), "round": 0}, save(weights))
@@ -147,9 +192,10 @@ def test_recipes_that_no_machines_can_run_are_refused(tmp_path):
         device.read_recipe(recipe_of(tmp_path, audit={"members": 5}))
 
 
-def test_a_client_that_there_is_not_is_refused(tmp_path, opened):
-    with pytest.raises(UserError, match=r"client=2, but federation\.clients is 2: give 0 to 1"):
-        device.open_client(request(tmp_path, "a", DOCUMENTS, client=2))
+@pytest.mark.parametrize("number", [-1, 2])
+def test_a_client_that_there_is_not_is_refused(tmp_path, opened, number):
+    with pytest.raises(UserError, match=rf"client={number}, but federation\.clients is 2: give 0 to 1"):
+        device.open_client(request(tmp_path, "a", DOCUMENTS, client=number))
 
 
 def test_the_recipes_resolver_tells_the_roles_of_pronouns(tmp_path, monkeypatch):
