@@ -90,6 +90,7 @@ def client_blocks(
     cache_dir: Path,
     held_out: Sequence[str] = (),
     one_document: bool = False,
+    own: bool = False,
 ) -> tuple[Clients, PackingCounts]:
     """The corpus shared out among the clients, each client's text packed by itself: what `training_blocks` is to one.
 
@@ -103,6 +104,8 @@ def client_blocks(
         cache_dir: Folder of the blocks.
         held_out: Held-out text.
         one_document: See `pack`.
+        own: The corpus is the text of one client, who is the only one in the answer; nothing need be swapped in it, as
+            others train with it.
 
     Raises:
         UserError: several processes were started; see `partition`; or there is nothing to learn from.
@@ -112,7 +115,10 @@ def client_blocks(
         raise UserError("federation runs its clients one after another in one process; start one, without a launcher")
     finder = swapper or Swapper(load_wordlist(recipe.wordlist))
     documents = list(corpus.documents())
-    shares = partition(documents, config.partition, config.clients, recipe.seed, finder)
+    if own:
+        shares = [np.arange(len(documents))]
+    else:
+        shares = partition(documents, config.partition, config.clients, recipe.seed, finder)
     report = counter("packing the clients' text", "clients")
     pack = partial(
         packed_blocks, tokenizer=tokenizer, swapper=swapper, block_length=recipe.block_length, cache_dir=cache_dir,
@@ -123,15 +129,15 @@ def client_blocks(
         text, counts = _client_text(recipe, corpus, documents, share, pack)
         texts.append(text)
         total = total + counts
-        report(number + 1, config.clients)
-    check_packed(total, swapper)
+        report(number + 1, len(shares))
+    check_packed(total, None if own else swapper)
     if recipe.is_private:
         require_documents(sum(blocks is not None for text in texts for blocks in text.blocks))
     say(total.summary())
     sizes = [sum(text.documents) for text in texts]
     without = f"; {sizes.count(0)} hold none" if 0 in sizes else ""
     middle = f"half of them {np.median(sizes):,.0f} or more{without}"
-    say(f"{config.clients} clients hold {min(sizes):,} to {max(sizes):,} documents, {middle}")
+    say(f"{len(texts)} clients hold {min(sizes):,} to {max(sizes):,} documents, {middle}")
     progress = counter("comparing training text with held-out text", "documents")
     total.held_out_documents = held_out_documents(recipe, corpus, digests(held_out), cache_dir, progress)
     warn_of_held_out(total.held_out_documents, total.documents)

@@ -11,7 +11,7 @@ import shutil
 import sys
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -165,11 +165,10 @@ def open_client(request: Mapping[str, Any]) -> Client:
     corpus = open_corpus(recipe.corpus, 2 * recipe.seed, place / "cache", teacher, tokenizer, loaded.teacher)
     corpus = with_template(corpus, tokenizer, recipe.corpus.mask)
     own = request["own"]
-    dealt = replace(recipe, federation=replace(recipe.federation, clients=1)) if own else recipe
     one_document = recipe.is_private or any_mixes(recipe.block_length, models.student, *([teacher] if teacher else []))
     given = swapper if recipe.needs_counterfactuals else None
     with lent_to_gpu(given and given.model):
-        found, _ = client_blocks(dealt, corpus, tokenizer, given, place / "cache", (), one_document)
+        found, _ = client_blocks(recipe, corpus, tokenizer, given, place / "cache", (), one_document, own)
     return Client(recipe, loaded, found.texts[0 if own else number], number, place)
 
 

@@ -68,6 +68,24 @@ def test_a_client_has_all_of_its_own_text_or_its_share_of_what_is_dealt(tmp_path
     assert sorted(dealt[0] + dealt[1]) == list(range(12))
 
 
+def test_a_clients_own_text_need_hold_no_listed_word_and_is_not_dealt(tmp_path, opened, monkeypatch):
+    """As in one process, where others hold some; of what is dealt to all, somebody must."""
+    bare = [f"Number {n}: it rained." for n in range(5)]
+    with pytest.raises(UserError, match="nothing to swap"):
+        device.open_client(request(tmp_path, "a", bare, False))
+    parted = replace(toy_recipe(tmp_path).federation.partition, by="label", label="corpus")  # they have no label
+    recipe_of = device.read_recipe
+
+    def with_labels(path):
+        recipe = recipe_of(path)
+        return replace(recipe, federation=replace(recipe.federation, partition=parted, periods=2))
+
+    monkeypatch.setattr(device, "read_recipe", with_labels)
+    with pytest.raises(UserError, match=r"partition\.label is corpus"):
+        device.open_client(request(tmp_path, "b", bare, False))
+    assert device.open_client(request(tmp_path, "c", bare)).text.documents == (3, 2)
+
+
 def test_it_is_opened_once_a_run_and_an_update_trains_what_was_sent(tmp_path, opened):
     answers = device.Answers()
     who, payload = answers(request(tmp_path, "a", DOCUMENTS), b"")
