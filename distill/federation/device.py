@@ -26,7 +26,7 @@ from distill.federation.client_scores import scorer
 from distill.federation.clients import ClientText, client_blocks, many_updates, set_weights, update
 from distill.federation.rounds import period_of
 from distill.federation.worker import serve
-from distill.models.architecture import lent_to_gpu, model_hash, vocab_size
+from distill.models.architecture import lent_to_gpu, model_hash, tokenizer_hash, vocab_size
 from distill.models.loading import load_teacher
 from distill.models.probe import any_mixes
 from distill.models.resolvers import load_resolver
@@ -89,22 +89,28 @@ class Loaded:
         models: Teacher and untrained student, prepared.
         swapper: Of the word list.
         teacher: `model_hash` of the teacher that the recipe names; "" for none.
+        student: `model_hash` of the checkpoint that `student.path` names, as it is before training; "" for none.
+        tokenizer: `tokenizer_hash` of the one that both read.
     """
 
     models: Models
     swapper: Swapper
     teacher: str
+    student: str = ""
+    tokenizer: str = ""
 
 
 def agreed(recipe: Recipe, loaded: Loaded) -> dict[str, str]:
     """Key of a recipe -> a hash of its value, of all in which server and clients must agree.
 
-    A word list and a teacher are what is in them, not what they are called: on another machine they lie elsewhere.
+    A word list, teacher, student's checkpoint and tokenizer are what is in them, not what they are called: on another
+    machine they lie elsewhere.
     """
     values = {key: value for key, value in recipe.to_dict().items() if key in SHARED}
     values["wordlist"] = loaded.swapper.wordlist.sha256
     values["corpus.mask"] = recipe.corpus.mask
     values["teacher"] = {**values["teacher"], "path": loaded.teacher}
+    values["student"] = {**values["student"], "path": loaded.student, "tokenizer": loaded.tokenizer}
     told = {key: json.dumps(value, sort_keys=True) for key, value in values.items()}
     return {key: hashlib.sha256(value.encode()).hexdigest()[:16] for key, value in told.items()}
 
@@ -120,8 +126,12 @@ def load_models(recipe: Recipe, folder: Path) -> Loaded:
     set_seed(recipe.seed)
     student = make_student(recipe.student, teacher, tokenizer, recipe.teacher.path)
     role_maps = build_role_maps(roles.edges, roles.vocab_size)
-    key = model_hash(teacher, tokenizer) if teacher is not None else ""
-    return Loaded(prepare(recipe, student, teacher, tokenizer, role_maps, folder), swapper, key)
+    hashes = {
+        "teacher": model_hash(teacher, tokenizer) if teacher is not None else "",
+        "student": model_hash(student, None) if recipe.student.path else "",  # before `prepare` adds to it
+        "tokenizer": tokenizer_hash(tokenizer),
+    }
+    return Loaded(prepare(recipe, student, teacher, tokenizer, role_maps, folder), swapper, **hashes)
 
 
 # ------------------------------------------------------------------------------------------------------------ a client

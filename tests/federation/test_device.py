@@ -193,6 +193,35 @@ def test_a_word_list_and_a_teacher_are_what_is_in_them(tmp_path):
     assert differ((recipe, loaded), (recipe, others)) == ["wordlist", "teacher"]
 
 
+def test_a_students_checkpoint_and_tokenizer_are_what_is_in_them(tmp_path):
+    """Frozen weights do not travel, and a tokenizer without a teacher is the student's own."""
+    student = student_of(toy_recipe(tmp_path))
+    for name in ("one", "copied", "other", "retold"):
+        student.save_pretrained(tmp_path / name)
+        TOKENIZER.save_pretrained(tmp_path / name)
+    with torch.no_grad():
+        student.transformer.wte.weight[3, 4] += 0.5
+    student.save_pretrained(tmp_path / "other")
+    told = json.loads((tmp_path / "retold/tokenizer.json").read_text())
+    told["normalizer"] = {"type": "Lowercase"}
+    (tmp_path / "retold/tokenizer.json").write_text(json.dumps(told))
+
+    def loaded(name, **keys):
+        keys = {"init": "checkpoint", "path": str(tmp_path / name), **keys}
+        untaught = {"teacher": {"path": None}, "target": {"op": "none", "reverse_roles": False}}
+        loss = {"kd": 0.0, "ce": 1.0, "hidden": 0.0, "listed": 0.0}
+        text = {"source": "files", "files": ["text.jsonl"], "max_documents": None}
+        untaught |= {"corpus": text, "held_out": text}
+        recipe = device.read_recipe(recipe_of(tmp_path, student=keys, **untaught, loss=loss))
+        return recipe, device.load_models(recipe, tmp_path / "checkpoints")
+
+    one = loaded("one")
+    assert not differ(one, loaded("copied"))
+    assert differ(one, loaded("other")) == ["student"]
+    assert differ(one, loaded("retold")) == ["student"]
+    assert not differ(loaded("one", tokenizer=str(tmp_path / "copied")), loaded("copied"))
+
+
 def recipe_of(tmp_path, **keys):
     values = {
         "base": str(REPOSITORY / "recipes/debug.yaml"), "federation": {"clients": 2, "rounds": 1},
