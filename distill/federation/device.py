@@ -18,6 +18,7 @@ from typing import Any
 from safetensors.torch import load, save
 from transformers import set_seed
 
+from distill.base.console import say
 from distill.base.errors import UserError
 from distill.base.files import write_json
 from distill.data.blocks import BlockDataset
@@ -58,6 +59,8 @@ SHARED = (
 )
 
 _ANSWERED = "answered.json"
+_NOT_FINITE = "met a loss, gradient or weight that is not finite; its own log says where"
+_TIMES = ("seconds", "processor_seconds")  # of `Totals`
 _OF_UPDATE = re.compile(r"\d+-[0-9a-f]{16}")
 
 # ----------------------------------------------------------------------------------------------------------- both sides
@@ -229,7 +232,8 @@ def updated(client: Client, number: int, weights: bytes) -> tuple[dict[str, Any]
         weights: Of the round, as safetensors.
 
     Returns:
-        What its `Answer` says, and the weights, as safetensors; none where it has none.
+        What its `Answer` says, and the weights, as safetensors; none where it has none. Nothing quotes the client's
+        text, and a private one tells neither losses nor tokens.
 
     Raises:
         UserError: there is no such round, of which epsilon would not know; it has no text in it; or its noise is the
@@ -256,10 +260,14 @@ def updated(client: Client, number: int, weights: bytes) -> tuple[dict[str, Any]
     )  # fmt: skip
     if once:
         write_json(client.folder / _ANSWERED, [*answered, number])
+    if answer.error:  # it quotes the client's text
+        say(f"client {client.number}: {answer.error}")
+    # Epsilon bounds what the weights tell; the losses and the number of tokens that were drawn would tell more.
+    private = client.recipe.is_private
     told = {
-        "facts": {"weight": answer.weight, "seconds": answer.seconds, "error": answer.error},
-        "figures": answer.figures,
-        "totals": answer.totals,
+        "facts": {"weight": answer.weight, "seconds": answer.seconds, "error": _NOT_FINITE if answer.error else ""},
+        "figures": {} if private else answer.figures,
+        "totals": {name: value for name, value in answer.totals.items() if name in _TIMES or not private},
         "privacy": answer.privacy,
     }
     return told, b"" if answer.weights is None else save(answer.weights)

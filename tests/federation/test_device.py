@@ -2,7 +2,7 @@
 
 import json
 import signal
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 
 import pytest
@@ -23,6 +23,7 @@ from distill.recipe import PrivacyConfig
 from distill.text.counterfactual import Swapper
 from distill.text.wordlist import load_wordlist
 from distill.training.run import prepare
+from distill.training.training_log import Totals
 
 DOCUMENTS = [f"Number {n}: she saw him." for n in range(12)]
 
@@ -150,7 +151,24 @@ def test_a_round_that_is_not_finite_has_no_weights(tmp_path, opened):
     weights = {name: weight * torch.nan for name, weight in get_weights(student_of(toy_recipe(tmp_path))).items()}
     told, trained = device.Answers()({**request(tmp_path, "a", DOCUMENTS), "round": 0}, save(weights))
     assert trained == b""
-    assert "finite" in told["facts"]["error"]
+    assert told["facts"]["error"] == device._NOT_FINITE, "an excerpt of the client's text was to stay with it"
+
+
+@pytest.mark.parametrize("epsilon", [None, 8.0])
+def test_a_private_client_tells_neither_losses_nor_tokens(tmp_path, opened, monkeypatch, epsilon):
+    """The update is left out here: what counts is what is told of it."""
+    weights, totals = get_weights(student_of(toy_recipe(tmp_path))), asdict(Totals(3.0, 2.0, 50, 60, 7))
+    answer = Answer(0, weights, 12, 4.0, figures={"loss": 1.5}, totals=totals, privacy={"epsilon": 8.0})
+    monkeypatch.setattr(device, "update", lambda *_, **__: answer)
+    client = device.open_client(request(tmp_path, "a", DOCUMENTS))
+    client = replace(client, recipe=replace(client.recipe, privacy=PrivacyConfig(epsilon=epsilon)))
+    told, trained = device.updated(client, 0, save(weights))
+    assert told["facts"] == {"weight": 12, "seconds": 4.0, "error": ""} and len(load(trained)) == len(weights)
+    if epsilon is None:
+        assert (told["figures"], told["totals"]) == ({"loss": 1.5}, totals)
+    else:
+        assert (told["figures"], told["totals"]) == ({}, {"seconds": 3.0, "processor_seconds": 2.0})
+    assert told["privacy"] == {"epsilon": 8.0}
 
 
 def test_with_noise_that_no_run_repeats_a_round_is_answered_once(tmp_path, opened, monkeypatch):

@@ -36,6 +36,7 @@ from distill.federation.rounds import State
 from distill.federation.selection import select_clients
 from distill.pipeline import train
 from distill.recipe import FederationConfig, Recipe
+from distill.reports.findings import round_table
 from distill.text.counterfactual import Swapper
 from distill.text.wordlist import load_wordlist
 
@@ -282,6 +283,12 @@ def test_private_updates_are_those_of_one_process(tmp_path):
     path = recipe_file(tmp_path, privacy=PRIVATE, rounds=1, documents=160)
     serve(Grid(contexts(tmp_path, path)), path)
     assert_alike(tmp_path / "out", one / "out")
+    told = json.loads((tmp_path / "out/training/student.json").read_text())
+    assert told.keys() == {"history", "privacy", "seconds", "processor_seconds"}, "the rest is the clients' own"
+    assert told["history"][0].keys() == {"step", "round", "clients", "left_out"}
+    assert "tokens" not in records_of(tmp_path)[0] and records_of(one)[0]["tokens"] > 0
+    (row,) = round_table({"scores": []}, {"student": told})[1]
+    assert row == ["student", "1", "4", "0", "–"]
 
 
 def test_a_node_that_does_not_answer_is_left_out_and_the_round_goes_on(tmp_path):
