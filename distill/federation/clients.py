@@ -10,9 +10,10 @@ import hashlib
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from distill.federation.client_scores import sample
 from distill.federation.partitions import partition, periods
 from distill.models.adapters import trainable_state
 from distill.objective.chunks import IGNORED
+from distill.privacy.accountant import require_documents
 from distill.recipe import Recipe
 from distill.recipe_check import LARGEST_SEED
 from distill.text.counterfactual import Swapper
@@ -47,7 +49,7 @@ class ClientText:
 
     Args:
         documents: How many documents it holds then.
-        blocks: Those documents, packed; None where they give no block.
+        blocks: Those documents, packed; None where they give no block, or none that a private update reads.
         sample: Documents of all periods that the finished student is scored on; none where nothing is asked of it.
     """
 
@@ -88,6 +90,7 @@ def client_blocks(
     cache_dir: Path,
     held_out: Sequence[str] = (),
     one_document: bool = False,
+    own: bool = False,
 ) -> tuple[Clients, PackingCounts]:
     """The corpus shared out among the clients, each client's text packed by itself: what `training_blocks` is to one.
 
@@ -101,6 +104,8 @@ def client_blocks(
         cache_dir: Folder of the blocks.
         held_out: Held-out text.
         one_document: See `pack`.
+        own: The corpus is the text of one client, who is the only one in the answer; nothing need be swapped in it, as
+            others train with it.
 
     Raises:
         UserError: several processes were started; see `partition`; or there is nothing to learn from.
@@ -110,36 +115,56 @@ def client_blocks(
         raise UserError("federation runs its clients one after another in one process; start one, without a launcher")
     finder = swapper or Swapper(load_wordlist(recipe.wordlist))
     documents = list(corpus.documents())
-    shares = partition(documents, config.partition, config.clients, recipe.seed, finder)
+    if own:
+        shares = [np.arange(len(documents))]
+    else:
+        shares = partition(documents, config.partition, config.clients, recipe.seed, finder)
     report = counter("packing the clients' text", "clients")
+    pack = partial(
+        packed_blocks, tokenizer=tokenizer, swapper=swapper, block_length=recipe.block_length, cache_dir=cache_dir,
+        one_document=one_document, share=True,
+    )  # fmt: skip
     texts, total = [], PackingCounts()
     for number, share in enumerate(shares):
-        parts = periods(share, config.periods)
-        blocks: list[BlockDataset | None] = []
-        for part in parts:
-            of_part = _share_of(corpus, documents, part)
-            try:
-                packed, counts = packed_blocks(
-                    of_part, tokenizer, swapper, recipe.block_length, cache_dir, None, one_document, share=True
-                )
-            except NothingPackedError:
-                blocks.append(None)
-                continue
-            blocks.append(packed)
-            total = total + counts
-        scored = sample([documents[i] for i in share]) if config.client_metrics else ()
-        texts.append(ClientText(tuple(map(len, parts)), tuple(blocks), scored))
-        report(number + 1, config.clients)
-    check_packed(total, swapper)
+        text, counts = _client_text(recipe, corpus, documents, share, pack)
+        texts.append(text)
+        total = total + counts
+        report(number + 1, len(shares))
+    check_packed(total, None if own else swapper)
+    if recipe.is_private:
+        require_documents(sum(blocks is not None for text in texts for blocks in text.blocks))
     say(total.summary())
     sizes = [sum(text.documents) for text in texts]
     without = f"; {sizes.count(0)} hold none" if 0 in sizes else ""
     middle = f"half of them {np.median(sizes):,.0f} or more{without}"
-    say(f"{config.clients} clients hold {min(sizes):,} to {max(sizes):,} documents, {middle}")
+    say(f"{len(texts)} clients hold {min(sizes):,} to {max(sizes):,} documents, {middle}")
     progress = counter("comparing training text with held-out text", "documents")
     total.held_out_documents = held_out_documents(recipe, corpus, digests(held_out), cache_dir, progress)
     warn_of_held_out(total.held_out_documents, total.documents)
     return Clients(tuple(texts), held_out, finder), total
+
+
+def _client_text(
+    recipe: Recipe,
+    corpus: Corpus,
+    documents: Sequence[str],
+    share: np.ndarray,
+    pack: Callable[[Corpus], tuple[BlockDataset, PackingCounts]],
+) -> tuple[ClientText, PackingCounts]:
+    """A client's text, which is its share of a corpus, and what packing it saw."""
+    parts, total = periods(share, recipe.federation.periods), PackingCounts()
+    blocks: list[BlockDataset | None] = []
+    for part in parts:
+        try:
+            packed, counts = pack(_share_of(corpus, documents, part))
+        except NothingPackedError:
+            blocks.append(None)
+            continue
+        # A document whose first piece bears no loss gives later ones alone, and those are no unit of privacy.
+        blocks.append(None if recipe.is_private and not len(packed.first_pieces()) else packed)
+        total = total + counts
+    scored = sample([documents[i] for i in share]) if recipe.federation.client_metrics else ()
+    return ClientText(tuple(map(len, parts)), tuple(blocks), scored), total
 
 
 def _share_of(corpus: Corpus, documents: Sequence[str], numbers: np.ndarray) -> Corpus:

@@ -6,24 +6,28 @@ Here is no Flower: a request says all that there is to know, and an answer is fi
 import gc
 import hashlib
 import json
+import re
+import shutil
 import sys
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load, save
 from transformers import set_seed
 
+from distill.base.console import say
 from distill.base.errors import UserError
 from distill.base.files import write_json
+from distill.data.blocks import BlockDataset
 from distill.data.corpus import open_corpus, with_template
 from distill.federation.client_scores import scorer
 from distill.federation.clients import ClientText, client_blocks, many_updates, set_weights, update
 from distill.federation.rounds import period_of
 from distill.federation.worker import serve
-from distill.models.architecture import lent_to_gpu, model_hash, vocab_size
+from distill.models.architecture import lent_to_gpu, model_hash, tokenizer_hash, vocab_size
 from distill.models.loading import load_teacher
 from distill.models.probe import any_mixes
 from distill.models.resolvers import load_resolver
@@ -55,6 +59,9 @@ SHARED = (
 )
 
 _ANSWERED = "answered.json"
+_NOT_FINITE = "met a loss, gradient or weight that is not finite; its own log says where"
+_TIMES = ("seconds", "processor_seconds")  # of `Totals`
+_OF_UPDATE = re.compile(r"\d+-[0-9a-f]{16}")
 
 # ----------------------------------------------------------------------------------------------------------- both sides
 
@@ -85,22 +92,28 @@ class Loaded:
         models: Teacher and untrained student, prepared.
         swapper: Of the word list.
         teacher: `model_hash` of the teacher that the recipe names; "" for none.
+        student: `model_hash` of the checkpoint that `student.path` names, as it is before training; "" for none.
+        tokenizer: `tokenizer_hash` of the one that both read.
     """
 
     models: Models
     swapper: Swapper
     teacher: str
+    student: str = ""
+    tokenizer: str = ""
 
 
 def agreed(recipe: Recipe, loaded: Loaded) -> dict[str, str]:
     """Key of a recipe -> a hash of its value, of all in which server and clients must agree.
 
-    A word list and a teacher are what is in them, not what they are called: on another machine they lie elsewhere.
+    A word list, teacher, student's checkpoint and tokenizer are what is in them, not what they are called: on another
+    machine they lie elsewhere.
     """
     values = {key: value for key, value in recipe.to_dict().items() if key in SHARED}
     values["wordlist"] = loaded.swapper.wordlist.sha256
     values["corpus.mask"] = recipe.corpus.mask
     values["teacher"] = {**values["teacher"], "path": loaded.teacher}
+    values["student"] = {**values["student"], "path": loaded.student, "tokenizer": loaded.tokenizer}
     told = {key: json.dumps(value, sort_keys=True) for key, value in values.items()}
     return {key: hashlib.sha256(value.encode()).hexdigest()[:16] for key, value in told.items()}
 
@@ -116,8 +129,12 @@ def load_models(recipe: Recipe, folder: Path) -> Loaded:
     student = make_student(recipe.student, teacher, tokenizer, recipe.teacher.path)
     roles = token_roles(swapper.wordlist, tokenizer, vocab_size(tokenizer, student, teacher))
     role_maps = build_role_maps(roles.edges, roles.vocab_size)
-    key = model_hash(teacher, tokenizer) if teacher is not None else ""
-    return Loaded(prepare(recipe, student, teacher, tokenizer, role_maps, folder), swapper, key)
+    hashes = {
+        "teacher": model_hash(teacher, tokenizer) if teacher is not None else "",
+        "student": model_hash(student, None) if recipe.student.path else "",  # before `prepare` adds to it
+        "tokenizer": tokenizer_hash(tokenizer),
+    }
+    return Loaded(prepare(recipe, student, teacher, tokenizer, role_maps, folder), swapper, **hashes)
 
 
 # ------------------------------------------------------------------------------------------------------------ a client
@@ -153,7 +170,7 @@ def open_client(request: Mapping[str, Any]) -> Client:
         UserError: see `read_recipe`; or there is no such number.
     """
     recipe, place, number = read_recipe(request["recipe"]), Path(request["folder"]), request["client"]
-    if not 0 <= number < (there := recipe.federation.clients):
+    if number not in range(there := recipe.federation.clients):
         raise UserError(f"--node-config says client={number}, but federation.clients is {there}: give 0 to {there - 1}")
     loaded = load_models(recipe, place / "checkpoints")
     models, swapper = loaded.models, loaded.swapper
@@ -161,11 +178,10 @@ def open_client(request: Mapping[str, Any]) -> Client:
     corpus = open_corpus(recipe.corpus, 2 * recipe.seed, place / "cache", teacher, tokenizer, loaded.teacher)
     corpus = with_template(corpus, tokenizer, recipe.corpus.mask)
     own = request["own"]
-    dealt = replace(recipe, federation=replace(recipe.federation, clients=1)) if own else recipe
     one_document = recipe.is_private or any_mixes(recipe.block_length, models.student, *([teacher] if teacher else []))
     given = swapper if recipe.needs_counterfactuals else None
     with lent_to_gpu(given and given.model):
-        found, _ = client_blocks(dealt, corpus, tokenizer, given, place / "cache", (), one_document)
+        found, _ = client_blocks(recipe, corpus, tokenizer, given, place / "cache", (), one_document, own)
     return Client(recipe, loaded, found.texts[0 if own else number], number, place)
 
 
@@ -216,12 +232,18 @@ def updated(client: Client, number: int, weights: bytes) -> tuple[dict[str, Any]
         weights: Of the round, as safetensors.
 
     Returns:
-        What its `Answer` says, and the weights, as safetensors; none where it has none.
+        What its `Answer` says, and the weights, as safetensors; none where it has none. Nothing quotes the client's
+        text, and a private one tells neither losses nor tokens.
 
     Raises:
-        UserError: it has no text in this round; or its noise is the operating system's, and it answered the round
-            before.
+        UserError: there is no such round, of which epsilon would not know; it has no text in it; or its noise is the
+            operating system's, and it answered the round before.
     """
+    if number not in range(there := client.recipe.federation.rounds):
+        raise UserError(
+            f"client {client.number} is asked for round {number + 1}, but federation.rounds is {there}: it answers 1 "
+            f"to {there}; start the server with the same recipe"
+        )
     blocks = client.text.blocks[period_of(client.recipe.federation, number)]
     if blocks is None:
         raise UserError(f"client {client.number} has no text in round {number + 1}")
@@ -234,17 +256,38 @@ def updated(client: Client, number: int, weights: bytes) -> tuple[dict[str, Any]
         )
     answer = update(
         client.recipe, client.loaded.models, blocks, load(weights), number=number, client=client.number,
-        folder=client.folder / "checkpoints" / str(number), cache=client.folder / "cache",
+        folder=_own_folder(client, number, blocks, weights), cache=client.folder / "cache",
     )  # fmt: skip
     if once:
         write_json(client.folder / _ANSWERED, [*answered, number])
+    if answer.error:  # it quotes the client's text
+        say(f"client {client.number}: {answer.error}")
+    # Epsilon bounds what the weights tell; the losses and the number of tokens that were drawn would tell more.
+    private = client.recipe.is_private
     told = {
-        "facts": {"weight": answer.weight, "seconds": answer.seconds, "error": answer.error},
-        "figures": answer.figures,
-        "totals": answer.totals,
+        "facts": {"weight": answer.weight, "seconds": answer.seconds, "error": _NOT_FINITE if answer.error else ""},
+        "figures": {} if private else answer.figures,
+        "totals": {name: value for name, value in answer.totals.items() if name in _TIMES or not private},
         "privacy": answer.privacy,
     }
     return told, b"" if answer.weights is None else save(answer.weights)
+
+
+def _own_folder(client: Client, number: int, blocks: BlockDataset, weights: bytes) -> Path:
+    """Where an update keeps its checkpoints; what others left there is removed.
+
+    Another text, another recipe's run or weights that another server sent are another update, which must not go on from
+    where this one stood. The same question, asked again, does.
+    """
+    told = json.dumps([blocks.key, agreed(client.recipe, client.loaded)], sort_keys=True)
+    digest = hashlib.sha256(told.encode())
+    digest.update(weights)
+    folder = client.folder / "checkpoints"
+    own = folder / f"{number}-{digest.hexdigest()[:16]}"
+    for path in folder.glob("*"):
+        if _OF_UPDATE.fullmatch(path.name) and path != own:
+            shutil.rmtree(path)
+    return own
 
 
 def scored(client: Client, weights: bytes) -> dict[str, Any]:

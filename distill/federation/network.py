@@ -7,7 +7,7 @@ The clients' side is `node`; `app` starts both.
 import json
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,8 @@ from distill.federation.clients import get_weights
 from distill.federation.device import Loaded, agreed, load_models, read_recipe
 from distill.federation.node import ARRAYS, FACTS, FIGURES, PRIVACY, TOTALS, packed, unpacked
 from distill.federation.rounds import State, finish_round, period_of, publish
-from distill.federation.selection import select_clients
+from distill.federation.selection import are_enough, select_clients
+from distill.metrics import CARDS
 from distill.recipe import FederationConfig, Recipe
 from distill.run_folder import open_run
 
@@ -67,16 +68,16 @@ class Uniform(Strategy):
                 RecordDict({ARRAYS: arrays, FACTS: ConfigRecord({"round": number})}),
                 dst_node_id=self.nodes[number_of],
                 message_type=MessageType.TRAIN,
+                ttl=timeout_of(federation),
             )
             for number_of in self._asked
         ]
 
     def aggregate_train(self, server_round: int, replies: Iterable[Any]) -> tuple[Any, Any]:
         """The end of the round, and its state on disk."""
-        client_of = {node: number for number, node in self.nodes.items()}
-        by_client = sorted(replies, key=lambda reply: client_of[reply.metadata.src_node_id])
+        by_client = sorted(_of_clients(replies, self.nodes), key=lambda pair: pair[0])
         # One after another: Flower holds the bytes that all of them sent, but a single client's tensors are in memory.
-        answers = (_answer(client_of[reply.metadata.src_node_id], reply, self.recipe.is_private) for reply in by_client)
+        answers = (_answer(number, reply, self.recipe.is_private) for number, reply in by_client)
         absent = dict.fromkeys(set(range(self.recipe.federation.clients)) - self.nodes.keys(), ABSENT)
         self.state = finish_round(self.recipe.federation, self.state, self._asked, answers, absent)
         self.state.save(self.folder)
@@ -100,6 +101,20 @@ class ByActivity(Uniform):
     """A Flower strategy that draws clients in proportion to their documents (Dupuy et al. 2022)."""
 
     select = "activity"
+
+
+def timeout_of(config: FederationConfig) -> float:
+    """Seconds for which an answer is waited for and its question lives, which by itself is 12 hours in Flower."""
+    return config.deadline or 24 * 3600.0
+
+
+def _of_clients(replies: Iterable[Any], nodes: dict[int, int]) -> Iterator[tuple[int, Any]]:
+    """Client, and what it sent. In the place of a node that is gone the SuperLink answers, in its own name, that there
+    is no answer: such a client is silent."""
+    client_of = {node: number for number, node in nodes.items()}
+    for reply in replies:
+        if reply.metadata.src_node_id in client_of:
+            yield client_of[reply.metadata.src_node_id], reply
 
 
 def _answer(number: int, reply: Any, private: bool) -> Answer:
@@ -150,14 +165,15 @@ def introduced(
     clients, begun = recipe.federation.clients, time.monotonic()
     while len(nodes := list(grid.get_node_ids())) < clients and time.monotonic() - begun < wait:
         time.sleep(1)
-    asked = [Message(RecordDict(), dst_node_id=node, message_type=MessageType.QUERY) for node in nodes]
+    asked = [Message(RecordDict(), dst_node_id=node, message_type=MessageType.QUERY, ttl=wait) for node in nodes]
     ours = agreed(recipe, loaded)
     found: dict[int, int] = {}
     documents: dict[int, Sequence[int]] = {}
     for reply in grid.send_and_receive(asked, timeout=wait):
         node = reply.metadata.src_node_id
         if reply.has_error():
-            say(f"node {node} does not answer: {reply.error.reason}")
+            who = f"node {node}" if node in nodes else "a node"  # the SuperLink speaks for one that is gone
+            say(f"{who} does not answer: {reply.error.reason}")
             continue
         try:
             facts = reply.content[FACTS]
@@ -180,7 +196,7 @@ def _require_enough(config: FederationConfig, found: Iterable[int]) -> None:
     if not (missing := sorted(set(range(config.clients)) - there)):
         return
     who = f"of {config.clients} clients, {len(there)} are connected; {', '.join(map(str, missing))} are missing"
-    if len(there) < config.min_fraction * config.clients:
+    if not are_enough(len(there), config.clients, config):
         raise UserError(
             f"{who}, and federation.min_fraction asks for {config.min_fraction:g} of them; start their SuperNodes, or "
             "wait longer (--wait)"
@@ -199,17 +215,23 @@ def scores_of_clients(weights: Any, nodes: dict[int, int], grid: Any, wait: floa
     """
     arrays = packed(save(weights))
     messages = [
-        Message(RecordDict({ARRAYS: arrays}), dst_node_id=node, message_type=MessageType.EVALUATE)
+        Message(RecordDict({ARRAYS: arrays}), dst_node_id=node, message_type=MessageType.EVALUATE, ttl=wait)
         for node in nodes.values()
     ]
-    client_of = {node: number for number, node in nodes.items()}
     found, silent = [], set(nodes)
-    for reply in grid.send_and_receive(messages, timeout=wait):
-        silent.discard(number := client_of[reply.metadata.src_node_id])
+    for number, reply in _of_clients(grid.send_and_receive(messages, timeout=wait), nodes):
+        silent.discard(number)
         if reply.has_error():
             say(f"client {number} gives no scores of its text: {reply.error.reason}")
-        elif documents := int(reply.content[FACTS]["documents"]):
-            found.append({"client": number, "documents": documents, **finite(reply.content[FIGURES])})
+            continue
+        try:
+            documents, figures = int(reply.content[FACTS]["documents"]), finite(reply.content[FIGURES])
+        except Exception as error:  # it is another's program that wrote it
+            say(f"client {number} gives no scores that can be read: {type(error).__name__}: {first_line(error)}")
+            continue
+        if documents:
+            known = {name: value for name, value in figures.items() if name in CARDS}
+            found.append({"client": number, "documents": documents, **known})
     for number in sorted(silent):
         say(f"client {number} gives no scores of its text: {NO_ANSWER}")
     return sorted(found, key=lambda of_client: of_client["client"])
@@ -234,7 +256,7 @@ def serve(grid: Any, context: Any) -> None:
     strategy = {"uniform": Uniform, "activity": ByActivity}[recipe.federation.select](
         recipe, state, checkpoints, nodes, documents
     )
-    left, timeout = recipe.federation.rounds - len(state.records), recipe.federation.deadline or 24 * 3600.0
+    left, timeout = recipe.federation.rounds - len(state.records), timeout_of(recipe.federation)
     if left > 0:
         strategy.start(grid, packed(save(state.weights)), num_rounds=left, timeout=timeout)
     asks = bool(recipe.federation.client_metrics)

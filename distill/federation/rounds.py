@@ -24,7 +24,7 @@ from distill.base.files import training_record, write_json
 from distill.federation.aggregation import NO_ANSWER, Answer, Change, Weights, fault, server_step
 from distill.federation.client_scores import over_clients, scorer
 from distill.federation.clients import Clients, get_weights, many_updates, set_weights, update
-from distill.federation.selection import select_clients
+from distill.federation.selection import are_enough, select_clients
 from distill.objective.logit_ops import RoleMap
 from distill.recipe import FederationConfig, Recipe
 from distill.training import checkpoints as checkpoint_folder
@@ -104,14 +104,15 @@ def finish_round(
 
     Returns:
         Its last record holds: round and period, counted from 1; used, clients; left_out, client -> why; counted,
-        whether the round changed the weights; tokens and bytes, those that were trained on and sent back; figures, the
-        weighted means of what the clients logged; privacy, where updates are private, what they account for.
+        whether the round changed the weights; bytes, those that were sent back; figures, the weighted means of what the
+        clients logged; privacy, where updates are private, what they account for; tokens, those that were trained on,
+        unless clients tell none.
     """
     number = len(state.records) + 1
     change, used, left_out, totals = _collected(config, state, asked, answers)
     for client, why in left_out.items():
         say(f"round {number}: client {client} is left out: {why}")
-    counted = bool(used) and len(used) >= config.min_fraction * len(asked)
+    counted = bool(used) and are_enough(len(used), len(asked), config)
     weights, moments = state.weights, state.moments
     if counted:
         weights, moments = server_step(config, weights, change.mean(), moments)
@@ -124,12 +125,13 @@ def finish_round(
         "used": sorted(used),
         "left_out": {str(client): why for client, why in sorted({**absent, **left_out}.items())},
         "counted": counted,
-        "tokens": totals["student_tokens"] - state.totals["student_tokens"],
         "bytes": len(used) * sum(weight.numel() * weight.element_size() for weight in weights.values()),
         "figures": _weighted_means((weight, figures) for weight, figures, _ in used.values()),
     }
     if spent := [privacy for *_, privacy in used.values() if privacy]:
         record["privacy"] = ranges(spent)
+    if (tokens := totals["student_tokens"] - state.totals["student_tokens"]) or not spent:
+        record["tokens"] = tokens
     return State(weights, moments, (*state.records, record), totals)
 
 
@@ -296,7 +298,9 @@ def publish(
     for parent in (folder, training_record(destination).parent):
         parent.mkdir(parents=True, exist_ok=True)
     write_json(folder / f"{destination.name}.json", list(state.records))
-    told: dict[str, Any] = {"history": history, **state.totals}
+    # Private clients on other machines tell no tokens.
+    totals = {name: value for name, value in state.totals.items() if value or not recipe.is_private}
+    told: dict[str, Any] = {"history": history, **totals}
     if found:
         write_json(folder / f"{destination.name}-clients.json", list(found))
         told["over_clients"] = over_clients(found)

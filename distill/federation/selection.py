@@ -33,6 +33,12 @@ def select_clients(documents: Sequence[int], config: FederationConfig, seed: int
     return {int(active[i]): float(chances[i]) for i in sorted(drawn)}
 
 
+def are_enough(there: int, wanted: int, config: FederationConfig) -> bool:
+    """Whether so many clients are the `min_fraction` of those that were wanted; 55 of 100 are 0.55 of them, whatever
+    floating point makes of the product."""
+    return there >= config.min_fraction * wanted - 1e-9
+
+
 def inclusion_chances(sizes: np.ndarray, asked: int) -> np.ndarray:
     """(N,) chances in proportion to sizes that add up to `asked`, none above 1.
 

@@ -81,8 +81,9 @@ def make_plan(
         clip, batch_size, documents, steps, weights: As in `Plan`.
 
     Raises:
-        UserError: a step would draw more documents than there are, or opacus is missing.
+        UserError: there is no document, a step would draw more than there are, or opacus is missing.
     """
+    require_documents(documents)
     if batch_size > documents:
         raise UserError(
             f"privacy.batch_size is {batch_size}, but the text gives {documents} documents to draw from; lower it, or "
@@ -91,6 +92,15 @@ def make_plan(
     delta = 1 / documents if delta is None else delta
     noise = least_noise(epsilon, delta, batch_size / documents, steps)
     return Plan(epsilon, delta, noise, clip, documents, batch_size, steps, weights)
+
+
+def require_documents(documents: int) -> None:
+    """Raises UserError where no document is left that a private training reads: of each, it reads the first block."""
+    if not documents:
+        raise UserError(
+            "privacy.epsilon is set, but no document of the text bears loss in its first block, which is all that a "
+            "private training reads; raise block_length (with corpus.mask assistant, answers must begin in that block)"
+        )
 
 
 def require_learnable(plan: Plan, clients: int = 1) -> None:

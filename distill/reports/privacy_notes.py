@@ -60,7 +60,8 @@ def _of_clients(facts: Mapping[str, Any]) -> list[str]:
         return []
     return [
         f"Clients: each of {facts['clients']:,} clips and adds noise to its own steps, before it sends anything, and "
-        "accounts for all rounds in which it may be asked. Its epsilon holds against the server and the other clients; "
+        "accounts for all rounds in which it may be asked. Its epsilon holds against the server and the other clients, "
+        "for what its weights tell: the number of its documents and its time are told as they are; "
         "a document that several clients hold, or a person who appears at several, spends each one's."
     ]
 

@@ -1,5 +1,6 @@
 """A client's text and update: blocks of its own, no trace of who was before it."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ from distill.data.batches import Collator
 from distill.data.corpus import Corpus
 from distill.federation.clients import _means, client_blocks, client_recipe, get_weights, loss_tokens, set_weights
 from distill.objective.chunks import IGNORED
+from distill.recipe import PrivacyConfig
+from distill.text.conversations import Conversation, Messages
 from distill.text.counterfactual import Swapper
 
 
@@ -35,6 +38,27 @@ def test_a_client_without_text_is_counted_as_empty(tmp_path):
     clients = text_of(recipe, ["She saw him.", "Nothing happened.", "He was here."])
     assert sum(clients.documents(0)) == 3
     assert clients.documents(0).count(0) >= 2
+
+
+def late(answer: str) -> Conversation:
+    """A document whose only answer lies behind its first block of 48 tokens."""
+    asked = "She asked him what he had seen there, and so did he. " * 20
+    messages = Messages(["user", "assistant"], [asked, answer])
+    begin = len(asked)
+    return Conversation(asked + answer, messages, [0, begin], [(begin, begin + len(answer))])
+
+
+def test_a_private_client_whose_first_blocks_bear_no_loss_is_counted_as_empty(tmp_path):
+    """Its later pieces are blocks, but no unit of privacy."""
+    documents = ["She saw him.", late("He was here."), late("She was there.")]
+    keys = {"clients": 3, "rounds": 1, "partition": {"alpha": 1e6}}
+    recipe = toy_recipe(tmp_path, **keys, privacy=PrivacyConfig(epsilon=8.0, delta=1e-3))
+    private, plain = text_of(recipe, documents), text_of(toy_recipe(tmp_path, **keys), documents)
+    assert sorted(plain.documents(0)) == [1, 1, 1]
+    assert sorted(private.documents(0)) == [0, 0, 1]
+    assert len(private.least.first_pieces()) == 1
+    with pytest.raises(UserError, match="no document of the text bears loss in its first block"):
+        text_of(replace(recipe, output_dir=str(tmp_path / "late")), documents[1:])
 
 
 def test_nothing_to_swap_in_all_of_the_text_is_a_mistake(tmp_path):

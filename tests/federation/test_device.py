@@ -1,7 +1,9 @@
 """What a client's worker answers: its own text, or its share; opened once a run; what server and clients agree on."""
 
 import json
-from dataclasses import replace
+import signal
+from dataclasses import asdict, replace
+from functools import partial
 
 import pytest
 import torch
@@ -10,8 +12,9 @@ from safetensors.torch import load, save
 from shared import REPOSITORY
 from toy_federation import TOKENIZER, WORDLIST, student_of, toy_recipe
 
+from distill.base.console import Stopped
 from distill.base.errors import UserError
-from distill.federation import device
+from distill.federation import clients, device
 from distill.federation.aggregation import Answer
 from distill.federation.clients import get_weights
 from distill.models.architecture import model_hash
@@ -20,6 +23,7 @@ from distill.recipe import PrivacyConfig
 from distill.text.counterfactual import Swapper
 from distill.text.wordlist import load_wordlist
 from distill.training.run import prepare
+from distill.training.training_log import Totals
 
 DOCUMENTS = [f"Number {n}: she saw him." for n in range(12)]
 
@@ -65,6 +69,24 @@ def test_a_client_has_all_of_its_own_text_or_its_share_of_what_is_dealt(tmp_path
     assert sorted(dealt[0] + dealt[1]) == list(range(12))
 
 
+def test_a_clients_own_text_need_hold_no_listed_word_and_is_not_dealt(tmp_path, opened, monkeypatch):
+    """As in one process, where others hold some; of what is dealt to all, somebody must."""
+    bare = [f"Number {n}: it rained." for n in range(5)]
+    with pytest.raises(UserError, match="nothing to swap"):
+        device.open_client(request(tmp_path, "a", bare, False))
+    parted = replace(toy_recipe(tmp_path).federation.partition, by="label", label="corpus")  # they have no label
+    recipe_of = device.read_recipe
+
+    def with_labels(path):
+        recipe = recipe_of(path)
+        return replace(recipe, federation=replace(recipe.federation, partition=parted, periods=2))
+
+    monkeypatch.setattr(device, "read_recipe", with_labels)
+    with pytest.raises(UserError, match=r"partition\.label is corpus"):
+        device.open_client(request(tmp_path, "b", bare, False))
+    assert device.open_client(request(tmp_path, "c", bare)).text.documents == (3, 2)
+
+
 def test_it_is_opened_once_a_run_and_an_update_trains_what_was_sent(tmp_path, opened):
     answers = device.Answers()
     who, payload = answers(request(tmp_path, "a", DOCUMENTS), b"")
@@ -83,11 +105,70 @@ def test_it_is_opened_once_a_run_and_an_update_trains_what_was_sent(tmp_path, op
     assert len(opened) == 2
 
 
+def test_an_update_goes_on_from_its_own_checkpoint_and_from_no_others(tmp_path, opened, monkeypatch):
+    """The kill is a signal in the first of two steps."""
+
+    def client_of(name, **keys):
+        client = device.open_client(request(tmp_path, name, DOCUMENTS))
+        recipe, federation = client.recipe, replace(client.recipe.federation, local_steps=2)
+        trainer = {**recipe.trainer, "save_steps": 1}
+        return replace(client, recipe=replace(recipe, trainer=trainer, federation=federation, **keys))
+
+    def killed(client, sent):
+        monkeypatch.setattr(device, "update", partial(clients.update, signals=[signal.SIGTERM]))
+        with pytest.raises(Stopped):
+            device.updated(client, 0, sent)
+        monkeypatch.setattr(device, "update", clients.update)
+
+    begun, fit = [], clients.fit
+    monkeypatch.setattr(
+        clients, "fit", lambda *given: begun.append(len(list(given[3].glob("checkpoint-*")))) or fit(*given)
+    )
+    first = get_weights(student_of(toy_recipe(tmp_path)))
+    sent, others = save(first), save({name: weight + 0.125 for name, weight in first.items()})
+    (tmp_path / "a/checkpoints/student").mkdir(parents=True)  # it may be a run's own folder
+    for keys, asked in (({}, others), ({"seed": 9}, sent)):
+        client, fresh = client_of("a", **keys), client_of("b", **keys)
+        killed(client_of("a"), sent)
+        assert device.updated(client, 0, asked)[1] == device.updated(fresh, 0, asked)[1]
+    killed(client_of("a"), sent)
+    again = device.updated(client_of("a"), 0, sent)[1]
+    assert again == device.updated(client_of("b"), 0, sent)[1]
+    assert begun == [0, 0, 0] * 2 + [0, 1, 0], "checkpoints that each found"
+    killed(client_of("a"), sent)
+    device.updated(client_of("a"), 1, sent)
+    assert [path.name for path in (tmp_path / "a/checkpoints").iterdir()] == ["student"]
+
+
+@pytest.mark.parametrize("number", [-1, -2, 2])
+def test_a_round_that_there_is_not_is_refused(tmp_path, opened, number):
+    client = device.open_client(request(tmp_path, "a", DOCUMENTS))
+    with pytest.raises(UserError, match=rf"asked for round {number + 1}, but federation\.rounds is 2"):
+        device.updated(client, number, save(get_weights(student_of(toy_recipe(tmp_path)))))
+
+
 def test_a_round_that_is_not_finite_has_no_weights(tmp_path, opened):
     weights = {name: weight * torch.nan for name, weight in get_weights(student_of(toy_recipe(tmp_path))).items()}
     told, trained = device.Answers()({**request(tmp_path, "a", DOCUMENTS), "round": 0}, save(weights))
     assert trained == b""
-    assert "finite" in told["facts"]["error"]
+    assert told["facts"]["error"] == device._NOT_FINITE, "an excerpt of the client's text was to stay with it"
+
+
+@pytest.mark.parametrize("epsilon", [None, 8.0])
+def test_a_private_client_tells_neither_losses_nor_tokens(tmp_path, opened, monkeypatch, epsilon):
+    """The update is left out here: what counts is what is told of it."""
+    weights, totals = get_weights(student_of(toy_recipe(tmp_path))), asdict(Totals(3.0, 2.0, 50, 60, 7))
+    answer = Answer(0, weights, 12, 4.0, figures={"loss": 1.5}, totals=totals, privacy={"epsilon": 8.0})
+    monkeypatch.setattr(device, "update", lambda *_, **__: answer)
+    client = device.open_client(request(tmp_path, "a", DOCUMENTS))
+    client = replace(client, recipe=replace(client.recipe, privacy=PrivacyConfig(epsilon=epsilon)))
+    told, trained = device.updated(client, 0, save(weights))
+    assert told["facts"] == {"weight": 12, "seconds": 4.0, "error": ""} and len(load(trained)) == len(weights)
+    if epsilon is None:
+        assert (told["figures"], told["totals"]) == ({"loss": 1.5}, totals)
+    else:
+        assert (told["figures"], told["totals"]) == ({}, {"seconds": 3.0, "processor_seconds": 2.0})
+    assert told["privacy"] == {"epsilon": 8.0}
 
 
 def test_with_noise_that_no_run_repeats_a_round_is_answered_once(tmp_path, opened, monkeypatch):
@@ -130,6 +211,35 @@ def test_a_word_list_and_a_teacher_are_what_is_in_them(tmp_path):
     assert differ((recipe, loaded), (recipe, others)) == ["wordlist", "teacher"]
 
 
+def test_a_students_checkpoint_and_tokenizer_are_what_is_in_them(tmp_path):
+    """Frozen weights do not travel, and a tokenizer without a teacher is the student's own."""
+    student = student_of(toy_recipe(tmp_path))
+    for name in ("one", "copied", "other", "retold"):
+        student.save_pretrained(tmp_path / name)
+        TOKENIZER.save_pretrained(tmp_path / name)
+    with torch.no_grad():
+        student.transformer.wte.weight[3, 4] += 0.5
+    student.save_pretrained(tmp_path / "other")
+    told = json.loads((tmp_path / "retold/tokenizer.json").read_text())
+    told["normalizer"] = {"type": "Lowercase"}
+    (tmp_path / "retold/tokenizer.json").write_text(json.dumps(told))
+
+    def loaded(name, **keys):
+        keys = {"init": "checkpoint", "path": str(tmp_path / name), **keys}
+        untaught = {"teacher": {"path": None}, "target": {"op": "none", "reverse_roles": False}}
+        loss = {"kd": 0.0, "ce": 1.0, "hidden": 0.0, "listed": 0.0}
+        text = {"source": "files", "files": ["text.jsonl"], "max_documents": None}
+        untaught |= {"corpus": text, "held_out": text}
+        recipe = device.read_recipe(recipe_of(tmp_path, student=keys, **untaught, loss=loss))
+        return recipe, device.load_models(recipe, tmp_path / "checkpoints")
+
+    one = loaded("one")
+    assert not differ(one, loaded("copied"))
+    assert differ(one, loaded("other")) == ["student"]
+    assert differ(one, loaded("retold")) == ["student"]
+    assert not differ(loaded("one", tokenizer=str(tmp_path / "copied")), loaded("copied"))
+
+
 def recipe_of(tmp_path, **keys):
     values = {
         "base": str(REPOSITORY / "recipes/debug.yaml"), "federation": {"clients": 2, "rounds": 1},
@@ -147,9 +257,10 @@ def test_recipes_that_no_machines_can_run_are_refused(tmp_path):
         device.read_recipe(recipe_of(tmp_path, audit={"members": 5}))
 
 
-def test_a_client_that_there_is_not_is_refused(tmp_path, opened):
-    with pytest.raises(UserError, match=r"client=2, but federation\.clients is 2: give 0 to 1"):
-        device.open_client(request(tmp_path, "a", DOCUMENTS, client=2))
+@pytest.mark.parametrize("number", [-1, 2])
+def test_a_client_that_there_is_not_is_refused(tmp_path, opened, number):
+    with pytest.raises(UserError, match=rf"client={number}, but federation\.clients is 2: give 0 to 1"):
+        device.open_client(request(tmp_path, "a", DOCUMENTS, client=number))
 
 
 def test_the_recipes_resolver_tells_the_roles_of_pronouns(tmp_path, monkeypatch):

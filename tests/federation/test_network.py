@@ -24,7 +24,8 @@ from shared import REPOSITORY
 
 pytest.importorskip("flwr", reason="the extra federated (flwr) is not installed")
 
-from flwr.app import ConfigRecord, MessageType, RecordDict
+from flwr.app import ConfigRecord, Error, Message, MessageType, MetricRecord, RecordDict
+from flwr.common.constant import SUPERLINK_NODE_ID
 from flwr.supercore.task_identity import TaskIdentity
 
 from distill.base.errors import UserError
@@ -35,6 +36,7 @@ from distill.federation.rounds import State
 from distill.federation.selection import select_clients
 from distill.pipeline import train
 from distill.recipe import FederationConfig, Recipe
+from distill.reports.findings import round_table
 from distill.text.counterfactual import Swapper
 from distill.text.wordlist import load_wordlist
 
@@ -281,6 +283,12 @@ def test_private_updates_are_those_of_one_process(tmp_path):
     path = recipe_file(tmp_path, privacy=PRIVATE, rounds=1, documents=160)
     serve(Grid(contexts(tmp_path, path)), path)
     assert_alike(tmp_path / "out", one / "out")
+    told = json.loads((tmp_path / "out/training/student.json").read_text())
+    assert told.keys() == {"history", "privacy", "seconds", "processor_seconds"}, "the rest is the clients' own"
+    assert told["history"][0].keys() == {"step", "round", "clients", "left_out"}
+    assert "tokens" not in records_of(tmp_path)[0] and records_of(one)[0]["tokens"] > 0
+    (row,) = round_table({"scores": []}, {"student": told})[1]
+    assert row == ["student", "1", "4", "0", "–"]
 
 
 def test_a_node_that_does_not_answer_is_left_out_and_the_round_goes_on(tmp_path):
@@ -291,6 +299,52 @@ def test_a_node_that_does_not_answer_is_left_out_and_the_round_goes_on(tmp_path)
     assert record["left_out"] == {"2": "dropped out: no answer"}
 
 
+def lost(message, grid):
+    """What Flower's SuperLink gives for a node that is gone: an error that comes from itself, node 1."""
+    reply = Message(Error(code=7, reason="the node is gone"), reply_to=message)
+    reply.metadata._src_node_id = SUPERLINK_NODE_ID
+    assert reply.metadata.src_node_id == 1 and 1 not in grid.contexts
+    return reply
+
+
+def test_a_node_for_which_the_superlink_answers_is_left_out_of_round_and_scores(tmp_path, capsys):
+    class Gone(Grid):
+        def send_and_receive(self, messages, *, timeout=None):
+            self.lives = [message.metadata.ttl for message in messages]
+            for message in messages:
+                if message.metadata.dst_node_id == 102 and message.metadata.message_type != MessageType.QUERY:
+                    message.metadata._message_id = "1"
+                    yield lost(message, self)
+                else:
+                    yield from super().send_and_receive([message], timeout=timeout)
+
+    path = recipe_file(tmp_path, rounds=1, local_steps=1, deadline=50_000.0, client_metrics=["perplexity"])
+    grid = Gone(contexts(tmp_path, path))
+    serve(grid, path)
+    (record,) = records_of(tmp_path)
+    assert record["used"] == [0, 1, 3]
+    assert record["left_out"] == {"2": "dropped out: no answer"}
+    scored = json.loads((tmp_path / "out/federation/student-clients.json").read_text())
+    assert [of_client["client"] for of_client in scored] == [0, 1, 3]
+    assert "client 2 gives no scores of its text: no answer" in capsys.readouterr().err
+    assert grid.lives == [50_000.0] * 4, "a question was to live until its deadline"
+
+
+def test_scores_that_cannot_be_read_do_not_end_the_run(capsys):
+    def reply(place, content):
+        return SimpleNamespace(
+            metadata=SimpleNamespace(src_node_id=place), content=RecordDict(content), has_error=lambda: False
+        )
+
+    facts, figures = ConfigRecord({"documents": 20}), MetricRecord({"perplexity": 4.0, "made_up": 1.0})
+    replies = [reply(100, {"facts": facts, "figures": figures}), reply(101, {"facts": facts}), reply(102, {})]
+    grid = SimpleNamespace(send_and_receive=lambda messages, timeout: replies)
+    found = network.scores_of_clients({"w": torch.zeros(2)}, {k: 100 + k for k in range(3)}, grid, 1.0)
+    assert found == [{"client": 0, "documents": 20, "perplexity": 4.0}]
+    told = capsys.readouterr().err
+    assert all(f"client {k} gives no scores that can be read: KeyError" in told for k in (1, 2))
+
+
 def test_strategies_draw_as_one_process_does(tmp_path):
     documents = {k: [size] for k, size in enumerate([100, 1, 5, 50, 20, 0])}
     config = FederationConfig(clients=6, fraction=0.5, rounds=9)
@@ -298,9 +352,9 @@ def test_strategies_draw_as_one_process_does(tmp_path):
     for strategy, select in ((network.Uniform, "uniform"), (network.ByActivity, "activity")):
         recipe = Recipe(seed=5, federation=replace(config, select=select))
         made = strategy(recipe, state, tmp_path, {k: 100 + k for k in documents}, documents)
-        asked = [
-            m.metadata.dst_node_id - 100 for m in made.configure_train(1, node.packed(save(state.weights)), None, None)
-        ]
+        messages = made.configure_train(1, node.packed(save(state.weights)), None, None)
+        assert {message.metadata.ttl for message in messages} == {86_400.0}, "a day, where there is no deadline"
+        asked = [message.metadata.dst_node_id - 100 for message in messages]
         assert asked == list(select_clients([100, 1, 5, 50, 20, 0], recipe.federation, 5, 0))
 
 

@@ -202,6 +202,13 @@ def test_a_round_of_too_few_changes_nothing(capsys):
     assert finish_round(config, state, ASKED, [answer(0), answer(1), answer(2)]).records[1]["counted"]
 
 
+def test_as_many_as_the_share_says_are_enough():
+    config = FederationConfig(clients=100, min_fraction=0.55)
+    asked = dict.fromkeys(range(100), 1.0)
+    assert finish_round(config, STATE, asked, map(answer, range(55))).records[0]["counted"]
+    assert not finish_round(config, STATE, asked, map(answer, range(54))).records[0]["counted"]
+
+
 def test_a_client_whose_training_breaks_is_left_out_and_without_any_round_nothing_is_published(tmp_path, monkeypatch):
     def fit(*_):
         raise NotFiniteError("step 1: the loss is not finite in block 0")

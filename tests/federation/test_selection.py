@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distill.federation.selection import inclusion_chances, select_clients
+from distill.federation.selection import are_enough, inclusion_chances, select_clients
 from distill.recipe import FederationConfig
 
 SIZES = st.lists(st.integers(0, 1000), min_size=1, max_size=40)
@@ -49,3 +49,12 @@ def test_who_has_more_is_asked_more_often():
 def test_all_are_asked_without_a_fraction():
     config = FederationConfig(clients=3, select="activity")
     assert select_clients([1, 500, 2], config, 0, 0) == {0: 1.0, 1: 1.0, 2: 1.0}
+
+
+def test_a_share_is_enough_exactly_where_whole_numbers_say_so():
+    """Floating point makes 55.00000000000001 of 0.55 times 100."""
+    for wanted in (1, 3, 7, 100, 1000):
+        for percent in range(1, 101):
+            config = FederationConfig(clients=wanted, min_fraction=percent / 100)
+            least = -(-percent * wanted // 100)
+            assert are_enough(least, wanted, config) and not are_enough(least - 1, wanted, config)

@@ -98,6 +98,8 @@ def test_noise_that_drowns_everything_is_refused_with_what_helps():
 def test_more_documents_a_step_than_there_are_and_a_missing_package_are_mistakes(monkeypatch):
     with pytest.raises(UserError, match=r"privacy.batch_size is 1024, but the text gives 100 documents"):
         make_plan(8.0, None, 1.0, 1024, 100, 10, 1000)
+    with pytest.raises(UserError, match="no document of the text bears loss in its first block"):
+        make_plan(8.0, 1e-3, 1.0, 0, 0, 10, 1000)
     monkeypatch.setattr(accountant, "find_spec", lambda _: None)
     with pytest.raises(UserError, match=r"pip install 'distill\[private\]'"):
         require_accountant()
