@@ -23,10 +23,12 @@ class Draws:
 
     Args:
         seed: Decides all of them; None: the operating system's generator.
+        training: With the seed, decides the noise: that of two trainings must differ, or it would cancel out of the
+            difference of what they learned. Which documents a step draws may be the same.
     """
 
-    def __init__(self, seed: int | None) -> None:
-        self.seed = seed
+    def __init__(self, seed: int | None, training: str = "") -> None:
+        self.seed, self.training = seed, training
 
     def documents(self, step: int, documents: int, rate: float) -> Tensor:
         """The documents of a step, ascending: each of `documents` with probability `rate`, whatever the others do."""
@@ -46,7 +48,7 @@ class Draws:
         generators: dict[torch.device, torch.Generator] = {}
         for total in sums:
             if total.device not in generators:
-                key = _derived(self.seed, "noise", step)
+                key = _derived(self.seed, f"noise{self.training}", step)
                 generators[total.device] = torch.Generator(total.device).manual_seed(key)
             noise = torch.empty_like(total).normal_(generator=generators[total.device])
             total.add_(noise, alpha=deviation)

@@ -7,6 +7,8 @@ draws on average: the number that it did draw is not for anybody to know. All el
 checkpoints) is the trainer's.
 """
 
+import hashlib
+import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
@@ -32,6 +34,8 @@ from distill.privacy.draws import Draws
 from distill.recipe import Recipe
 from distill.training.trainer import DistillationTrainer
 
+#: What keys of `trainer` that change a step begin with, but for how many there are, which the plan has.
+_OF_STEPS = ("adam_", "learning_rate", "lr_scheduler", "max_grad_norm", "optim", "warmup", "weight_decay")
 _KEPT_AS = "privacy"  # the name of what was accounted for, in the trainer's state
 
 
@@ -266,6 +270,21 @@ def private_plan(
     plan = make_plan(privacy.epsilon, privacy.delta, privacy.clip, batch_size, documents, steps, weights)
     require_learnable(plan, clients)
     return plan
+
+
+def training_key(recipe: Recipe, plan: Plan) -> str:
+    """A hash of what a training's steps and their account follow from, text and seed aside; see `Draws`.
+
+    It leaves out what changes no step (rows at once, caches, logs) and what differs between a client of a federation in
+    one process and over machines: the text's files.
+    """
+    values = recipe.to_dict()
+    of_steps = {key: value for key, value in recipe.trainer.items() if key.startswith(_OF_STEPS)}
+    # Its noise follows from the rest, to a digit that another machine may have otherwise.
+    told = {name: value for name, value in asdict(plan).items() if name != "noise_multiplier"}
+    parts = [*(values[name] for name in ("target", "loss", "student", "privacy", "wordlist", "block_length"))]
+    parts += [values["teacher"]["path"], of_steps, told]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def freeze_what_is_not_trained(recipe: Recipe, student: PreTrainedModel) -> None:

@@ -38,7 +38,13 @@ from distill.recipe import Recipe, TeacherConfig
 from distill.training import checkpoints as checkpoint_folder
 from distill.training.arguments import clips_head, loss_settings, training_arguments
 from distill.training.hub import hub_repository
-from distill.training.private_trainer import PrivateTrainer, freeze_what_is_not_trained, private_plan, say_plan
+from distill.training.private_trainer import (
+    PrivateTrainer,
+    freeze_what_is_not_trained,
+    private_plan,
+    say_plan,
+    training_key,
+)
 from distill.training.probing import Probe, Probing
 from distill.training.processes import together, training_alone
 from distill.training.student_loss import PROJECTION, attach_loss
@@ -291,7 +297,8 @@ def _trainer_of(
     plan = private_plan(recipe, arguments, student, blocks)
     if not recipe.federation.clients:  # whose clients would say it in every round
         say_plan(plan, blocks)
-    return partial(PrivateTrainer, plan=plan, draws=Draws(None if recipe.privacy.secure else recipe.seed))
+    seed = None if recipe.privacy.secure else recipe.seed
+    return partial(PrivateTrainer, plan=plan, draws=Draws(seed, training_key(recipe, plan)))
 
 
 def _collator(recipe: Recipe, blocks: BlockDataset | BlockStream, groups: int, plan: Callable[..., Plan]) -> Collator:

@@ -41,6 +41,12 @@ def test_the_seed_gives_a_step_the_same_numbers_again_and_each_step_others():
     assert not torch.equal(noise(1, 4), noise(1, 5))
     assert not torch.equal(noise(1, 4), noise(2, 4))
     assert not torch.equal(noise(None, 4), noise(None, 4))
+    for other in ("", "another training"):
+        assert torch.equal(Draws(1, "a training").documents(2, 99, 0.5), Draws(1, other).documents(2, 99, 0.5))
+        totals = [torch.zeros(5000), torch.zeros(5000)]
+        for total, training in zip(totals, ("a training", other), strict=True):
+            Draws(1, training).add_noise(4, [total], 1.0)
+        assert abs(stats.pearsonr(*totals)[0]) < 0.07
     assert torch.equal(Draws(1).documents(2, 99, 0.5), Draws(1).documents(2, 99, 0.5))
     assert Draws(None).documents(0, 99, 1.0).tolist() == list(range(99))
     assert Draws(None).documents(0, 0, 1.0).tolist() == []

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,7 @@ from distill.privacy.draws import Draws
 from distill.recipe import PrivacyConfig, Recipe, TargetConfig
 from distill.training import arguments, private_trainer
 from distill.training.arguments import training_arguments
-from distill.training.private_trainer import PrivateTrainer
+from distill.training.private_trainer import PrivateTrainer, training_key
 from distill.training.run import loss_planner
 
 ARCHITECTURES = ("gpt2", "llama", "gpt_neox")
@@ -170,6 +171,37 @@ def test_neither_rows_at_once_nor_a_cache_nor_processes_change_what_is_learned(t
     for other in ("few", "two"):
         got = weights_of(tmp_path / other)
         assert all(torch.allclose(want[name], got[name], rtol=1e-4, atol=1e-6) for name in want)
+
+
+def test_noise_does_not_cancel_between_trainings_of_one_seed(tmp_path):
+    """Positions that no document reaches learn from noise alone, which is new at another learning rate."""
+    options = {"steps": 2, "save_strategy": "no", "privacy": PRIVACY}
+    learned = []
+    for rate in (0.1, 0.2):
+        train_toy.main(str(tmp_path / f"{rate}"), 8, 1, **options, learning_rate=rate)
+        name = "transformer.wpe.weight"
+        before = load_file(tmp_path / f"{rate}" / "untrained.safetensors")[name]
+        learned.append(((weights_of(tmp_path / f"{rate}")[name] - before) / rate)[48:].flatten())
+    assert len(learned[0]) > 300
+    assert all(float(noise.std()) > 0 for noise in learned)
+    assert abs(torch.corrcoef(torch.stack(learned))[0, 1]) < 0.2
+
+
+def test_what_makes_a_student_another_makes_its_noise_another():
+    plan = Plan(8.0, 1e-3, 0.5, 0.5, 100, 10, 10, 1)
+    recipe = Recipe(target=TargetConfig(op="expmean"), privacy=PrivacyConfig(epsilon=8.0), trainer={"optim": "sgd"})
+    others = [
+        recipe.plain(),
+        replace(recipe, privacy=PrivacyConfig(epsilon=4.0)),
+        replace(recipe, loss=replace(recipe.loss, ce=0.25)),
+        replace(recipe, student=replace(recipe.student, num_layers=1)),
+        replace(recipe, teacher=replace(recipe.teacher, path="another")),
+        replace(recipe, trainer={"optim": "sgd", "learning_rate": 0.1}),
+    ]
+    keys = [training_key(of, plan) for of in (recipe, *others)] + [training_key(recipe, replace(plan, steps=11))]
+    assert len(set(keys)) == len(keys) == 8
+    same = replace(recipe, output_dir="elsewhere", trainer={"optim": "sgd", "per_device_train_batch_size": 3})
+    assert training_key(same, replace(plan, noise_multiplier=0.6)) == keys[0]
 
 
 def test_what_was_spent_is_told_and_secure_draws_never_come_back(tmp_path):
