@@ -557,7 +557,7 @@ def _check_objective(recipe: Recipe) -> None:
     )
     require_sound(asdict(loss), "loss.")
     _require(
-        target.op == "none" or loss.kd > 0 or loss.listed > 0,
+        target.op == "none" or loss.kd > 0 or loss.listed > 0 or recipe.teacher.path is None,  # told elsewhere
         f"target.op is {target.op}, but loss.kd and loss.listed are 0, so that nothing is compared with the teacher's "
         "predictions; give one of them a weight, or set target.op to none (and target.reverse_roles to false)",
     )

@@ -3,6 +3,7 @@
 import copy
 import json
 import shutil
+from pathlib import Path
 
 import journey
 import pytest
@@ -14,10 +15,12 @@ from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from distill import train
+from distill.base.errors import UserError
 from distill.cli import main
 from distill.data.batches import Collator
 from distill.data.counts import PackingCounts
 from distill.data.packing import pack
+from distill.metrics.evaluation import evaluation_from
 from distill.models.architecture import hidden_states, view_of, vocab_size
 from distill.models.generation import generate
 from distill.models.loading import load_teacher, load_tokenizer
@@ -77,17 +80,27 @@ def test_a_tokenizer_may_hold_the_token_of_an_image_that_a_model_of_text_has_no_
         )
     assert all(torch.equal(students[0][key], students[1][key]) for key in students[0])
     assert scores[0] == scores[1] and texts[0] == texts[1]
+    # A text that holds it is told.
+    tokenizer = load_tokenizer(str(tmp_path / "image" / "student"))
+    with pytest.raises(UserError, match="the prompt 'An <image> of her' holds <image>, a special token"):
+        generate(loaded, tokenizer, ["An <image> of her"], samples=1, max_new_tokens=2)
+    with pytest.raises(UserError, match="the text 'An <image> of her' holds <image>, a special token"):
+        evaluation_from(model=loaded, tokenizer=tokenizer, documents=["An <image> of her"]).encode("An <image> of her")
+    Path(text).write_text('{"text": "An <image> of her, and of a man."}\n' * 40, encoding="utf-8")
+    with pytest.raises(UserError, match="the text holds <image>, a special token that a model of text alone"):
+        train(str(tmp_path / "image" / "recipe.yaml"), output_dir=str(tmp_path / "refused"))
 
 
 def test_a_student_of_a_configuration_has_a_row_for_the_last_token_of_a_tokenizer_with_holes(toy_tokenizer):
     """As cl100k's, which has fewer entries than its largest id says."""
     backend = json.loads(toy_tokenizer.backend_tokenizer.to_str())
-    backend["added_tokens"].append({**backend["added_tokens"][0], "id": len(toy_tokenizer) + 5, "content": "<last>"})
+    backend["model"]["vocab"]["zzz"] = len(toy_tokenizer) + 5
     made = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(backend)),
                                    bos_token=toy_tokenizer.bos_token, eos_token=toy_tokenizer.eos_token)  # fmt: skip
+    assert max(made.get_vocab().values()) + 1 == len(toy_tokenizer) + 6 > len(made)
     config = {"model_type": "gpt2", "n_layer": 1, "n_head": 2, "n_embd": 8}
     student = make_student(StudentConfig(init="config", config=config), None, made, None)
-    assert student.config.vocab_size == max(made.get_vocab().values()) + 1 >= len(made)
+    assert student.config.vocab_size == len(toy_tokenizer) + 6
 
 
 @pytest.mark.parametrize("name", sorted(CAUSAL))

@@ -54,6 +54,12 @@ class BlockDataset(TorchDataset):
         lengths = pc.list_value_length(self._rows.data.column("input_ids"))
         return lengths.to_numpy() // self._block_length
 
+    def largest_id(self) -> int:
+        """Of all tokens."""
+        import pyarrow.compute as pc
+
+        return pc.max(pc.list_flatten(self._rows.data.column("input_ids"))).as_py()
+
     def first_pieces(self) -> np.ndarray:
         """(n,) the blocks that begin with the beginning of a document, where each holds one: a later piece of one that
         is longer than a block begins behind a boundary above 0.

@@ -30,6 +30,7 @@ _SHOWN = "shown.json"
 _TORCH_INDEX = "--extra-index-url https://download.pytorch.org/whl/cpu"
 _NOT_OURS = shutil.ignore_patterns("__pycache__", "*.pyc", "recipes", ".git")
 _NOT_THE_MODEL = shutil.ignore_patterns("checkpoint-*", "optimizer*", "*.partial*", ".git", "manifest.json")
+_TOKENIZER = ("*token*.*", "vocab.*", "merges.txt", "spiece.model", "chat_template*")  # beside a model in GGUF
 _README = """# {title}
 
 {names}, side by side.
@@ -138,6 +139,8 @@ def _model(source: Source, place: Path) -> Source:
     to = place / "models" / source.short
     if path.is_file():  # in GGUF
         to.mkdir(parents=True)
+        for beside in (file for pattern in _TOKENIZER for file in path.parent.glob(pattern)):
+            shutil.copy(beside, to)
         to = Path(shutil.copy(path, to))
     elif adapter_folder(str(path)):
         load_model(str(path), source.model.loaded_in, source.model.trust_remote_code).save_pretrained(to)

@@ -25,7 +25,16 @@ from distill.metrics.bootstrap import Card, Measurement, score
 from distill.metrics.polarity import group_counter, polarity_table
 from distill.metrics.shared_context import batches as batches_of_contexts
 from distill.metrics.shared_context import can_share, contexts, states_behind, targets
-from distill.models.architecture import backbone, begins_itself, evaluating, head, own_context, project, special_tokens
+from distill.models.architecture import (
+    backbone,
+    begins_itself,
+    evaluating,
+    head,
+    own_context,
+    project,
+    require_rows,
+    special_tokens,
+)
 from distill.models.generation import generate
 from distill.models.loading import load_model, load_tokenizer
 from distill.models.matrix_rate import count_forward
@@ -178,6 +187,7 @@ class Evaluation:
         """
         encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
         ids, offsets = encoded["input_ids"], encoded["offset_mapping"]
+        require_rows(max(ids, default=0), self.tokenizer, self.vocab_size, f"the text '{text[:40]}'")
         return (ids, offsets[1:]) if begins_itself(text, self.tokenizer) else ([self.start, *ids], offsets)
 
     def asked(self, prompt: str) -> str:

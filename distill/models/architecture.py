@@ -6,7 +6,7 @@ import inspect
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -65,10 +65,17 @@ def begins_itself(text: str, tokenizer: PreTrainedTokenizerBase) -> bool:
 
     Where a tokenizer has no bos, its chat template's first token may be one that it has no name for (`<|im_start|>`).
     """
-    special = set(tokenizer.all_special_tokens)
+    special = tokenizer.all_special_tokens
     if tokenizer.bos_token is None:
-        special |= {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+        special = _marked_special(tokenizer, len(tokenizer))
     return any(text.startswith(token) for token in special if token != tokenizer.unk_token)
+
+
+@lru_cache(maxsize=8)
+def _marked_special(tokenizer: PreTrainedTokenizerBase, size: int) -> list[str]:
+    """Special tokens, with a name or without; `size` tells one to which tokens were added since."""
+    unnamed = (token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
+    return [*tokenizer.all_special_tokens, *unnamed]
 
 
 def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -161,6 +168,25 @@ def check_vocabulary(
         raise UserError(
             f"vocabularies differ: tokenizer {tokenizer_name} has {vocab_size(tokenizer)} entries, model {name} has "
             f"only {vocab_rows(model)}; use the tokenizer that the model was trained with"
+        )
+
+
+def require_rows(largest: int, tokenizer: PreTrainedTokenizerBase, rows: int, where: str) -> None:
+    """Refuse a text that holds a special token which the model has no row for, see `tokens_without_row`.
+
+    Args:
+        largest: Its largest token id.
+        tokenizer: For the message.
+        rows: Of the model's head.
+        where: What holds it.
+
+    Raises:
+        UserError: names the token.
+    """
+    if largest >= rows:
+        token = tokenizer.convert_ids_to_tokens(largest)
+        raise UserError(
+            f"{where} holds {token}, a special token that a model of text alone does not know; leave it out"
         )
 
 

@@ -33,6 +33,7 @@ from distill.models.architecture import (
     decoding_with,
     end_tokens,
     own_context,
+    require_rows,
     special_tokens,
     vocab_size,
 )
@@ -136,13 +137,13 @@ def generate(
         UserError: a prompt and its continuation do not fit into the model's context, or a setting is out of range.
     """
     _check_sampling(temperature, top_p, top_k)
-    encoded = _encode(tokenizer, prompts, special_tokens(tokenizer)[0])
+    vocab = min(vocab_size(tokenizer), model.config.get_text_config(decoder=True).vocab_size)
+    encoded = _encode(tokenizer, prompts, special_tokens(tokenizer)[0], vocab)
     _require_room(own_context(model.config), prompts, encoded, max_new_tokens, max_length)
     uniforms = _uniforms(seed, (len(prompts), samples, max_new_tokens))
     # Neighbours of one length need no padding, and padding costs time.
     jobs = sorted(((p, s) for p in range(len(prompts)) for s in range(samples)), key=lambda job: len(encoded[job[0]]))
     texts = [[""] * samples for _ in prompts]
-    vocab = min(vocab_size(tokenizer), model.config.get_text_config(decoder=True).vocab_size)
     writer = _writer(model, tokenizer, Shape(vocab, temperature, top_k, top_p), max_new_tokens)
     done = 0
     with decoding_with(writer.model, writer.config):
@@ -262,9 +263,11 @@ def _continue_at_once(writer: _Writer, before: list[list[int]], uniforms: Tensor
     return [list(takewhile(lambda token: token not in ends, row)) for row in written]
 
 
-def _encode(tokenizer: Any, texts: Sequence[str], start: int) -> list[list[int]]:
+def _encode(tokenizer: Any, texts: Sequence[str], start: int, vocab: int) -> list[list[int]]:
     """Token ids behind the start token, or from the special token on with which a text begins itself."""
     encoded = tokenizer(list(texts), add_special_tokens=False)["input_ids"] if texts else []
+    for text, ids in zip(texts, encoded, strict=True):
+        require_rows(max(ids, default=0), tokenizer, vocab, f"the prompt '{text[:40]}'")
     return [ids if begins_itself(text, tokenizer) else [start, *ids] for text, ids in zip(texts, encoded, strict=True)]
 
 
@@ -307,7 +310,7 @@ def check_context(
         UserError: names the longest prompt.
     """
     if limit is not None or max_length is not None:
-        encoded = _encode(tokenizer, prompts, special_tokens(tokenizer)[0])
+        encoded = _encode(tokenizer, prompts, special_tokens(tokenizer)[0], vocab_size(tokenizer))
         _require_room(limit, prompts, encoded, max_new_tokens, max_length, name)
 
 

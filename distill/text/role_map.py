@@ -122,10 +122,12 @@ def token_roles(wordlist: WordList, tokenizer: "PreTrainedTokenizerBase", vocab_
 def tokens_without_row(tokenizer: "PreTrainedTokenizerBase", rows: int) -> list[int]:
     """Ids of a tokenizer's tokens that a head of so many rows has no place for.
 
-    Special tokens are left out. Text models of a family that also reads images may keep the token of an image in their
-    tokenizer, which no text becomes (Gemma 3 of 1B has 262,144 rows, and this token is number 262,144).
+    Special tokens are left out that begin, end or fill up no text. Text models of a family that also reads images may
+    keep the token of an image in their tokenizer (Gemma 3 of 1B has 262,144 rows, and this token is number 262,144).
+    Where a text holds it, see `architecture.require_rows`.
     """
     special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    special -= {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id, tokenizer.unk_token_id}
     return [i for i in tokenizer.get_vocab().values() if i >= rows and i not in special]
 
 

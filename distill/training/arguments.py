@@ -247,6 +247,13 @@ def _check_processes(arguments: TrainingArguments) -> None:
             f"{started} processes were started, but there is no GPU for them, so that each would train by itself; "
             "add --trainer.use_cpu true to train on the CPU, or start one process"
         )
+    of_deepspeed = arguments.deepspeed_plugin.deepspeed_config if arguments.deepspeed_plugin is not None else {}
+    for name in ("bf16", "fp16"):
+        if of_deepspeed.get(name, {}).get("enabled") is True and not getattr(arguments, name):
+            raise UserError(
+                f"DeepSpeed's file asks for {name}, but it is the recipe that says in which format a student is "
+                f"trained; set trainer.{name} to true, or {name} in that file to auto"
+            )
     if arguments.deepspeed_plugin is not None and arguments.deepspeed_plugin.zero_stage > 2:
         raise UserError(
             "DeepSpeed's ZeRO-3 hides the weights of the output head, which the loss reads; set zero_stage to 2, or "

@@ -4,6 +4,7 @@ A probe is a function that measures a model on a few prompts. It comes from outs
 metrics lie behind this wing. It changes neither weights nor random numbers: a training with it ends in the same bytes.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -83,8 +84,11 @@ class Probing(TrainerCallback):
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        if self._steps is None:  # a save at every epoch
-            self.on_step_end(args, state, control)
+        if self._steps is not None or args.save_strategy != SaveStrategy.EPOCH:
+            return
+        # Trainer says so of an epoch in whose midst the run was stopped, too.
+        if math.isclose(state.epoch, round(state.epoch), abs_tol=1e-6):
+            self._look(state, control)
 
     def _measured(self, model: PreTrainedModel) -> SoFar:
         # Where steps are compiled, the few prompts of a probe, each of another length, would be compiled for as well.

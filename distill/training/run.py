@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -25,7 +25,7 @@ from distill.data.batches import Collator
 from distill.data.blocks import BlockDataset
 from distill.data.stream import BlockStream
 from distill.models.adapters import has_adapter, save_adapter
-from distill.models.architecture import head, is_plain, vocab_size
+from distill.models.architecture import head, is_plain, require_rows, vocab_size
 from distill.models.loading import in_format
 from distill.models.projection import group_directions, project_out
 from distill.objective.chunks import Plan, Positions, plan_by_document, plan_chunks
@@ -199,6 +199,8 @@ def fit(
     if not isinstance(blocks, BlockStream):  # which has its own readers to count, see `BlockStream.start`
         checkpoint_folder.refuse_other_processes(checkpoints, arguments.world_size)
     vocab = vocab_size(models.tokenizer, models.student, models.teacher)
+    if vocab < vocab_size(models.tokenizer) and not isinstance(blocks, BlockStream):
+        require_rows(blocks.largest_id(), models.tokenizer, vocab, "the text")
     plan = loss_planner(arguments, recipe, models.teacher is not None, vocab)
     trainer = _trainer_of(recipe, arguments, models.student, blocks)(
         model=models.student,
@@ -401,11 +403,14 @@ def _trackers_of_its_own(trainer: DistillationTrainer) -> Iterator[None]:
             callback.logging_dir = os.path.join(callback.logging_dir, trainer.args.run_name)
     wandb: Any = sys.modules.get("wandb") if "wandb" in trainer.args.report_to else None
     begins = wandb is not None and wandb.run is None  # or it is a notebook's, which goes on
+    done = False
     try:
         yield
+        done = not trainer.stopped
     finally:
         if begins and wandb.run is not None:
-            wandb.finish()
+            with suppress(Exception):  # a network that is gone is no reason to lose the student, or what went wrong
+                wandb.finish(exit_code=int(not done))
 
 
 def write_student(recipe: Recipe, models: Models, state: dict[str, Tensor], destination: Path) -> None:

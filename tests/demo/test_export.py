@@ -145,6 +145,7 @@ def test_lists_of_one_name_and_a_model_in_gguf_go_along(toy_run_folder, tmp_path
         (tmp_path / name).mkdir()
         (tmp_path / name / "words.tsv").write_text(f"male\tfemale\n{row}\n", encoding="utf-8")
     (tmp_path / "model.gguf").write_bytes(b"GGUF, read by nobody here")
+    (tmp_path / "tokenizer.json").write_text("{}", encoding="utf-8")  # which goes before the file's own
     from distill.text.wordlist import load_wordlist
 
     shown = read_shown(["demo"])
@@ -158,6 +159,7 @@ def test_lists_of_one_name_and_a_model_in_gguf_go_along(toy_run_folder, tmp_path
     moved = json.loads((tmp_path / "space/shown.json").read_text(encoding="utf-8"))
     path = moved["sources"][0]["model"]["path"]
     assert (tmp_path / "space" / path).read_bytes() == (tmp_path / "model.gguf").read_bytes()
+    assert (tmp_path / "space" / path).with_name("tokenizer.json").exists()
     assert [line for line in requirements(shown) if line.startswith("gguf==")]
     assert (
         load_wordlist(read_file(tmp_path / "space/shown.json").wordlist).sha256 == load_wordlist(shown.wordlist).sha256

@@ -253,6 +253,8 @@ def test_a_special_token_that_text_models_have_no_row_for_is_no_mistake(words):
     assert token_roles(words("he\tshe\t"), tokenizer, rows) == plain
     tokenizer.add_tokens(["word"])
     assert tokens_without_row(tokenizer, rows) == [rows + 1]
+    tokenizer.add_special_tokens({"eos_token": "<end>", "pad_token": "<pad>"})  # which every text may meet
+    assert sorted(tokens_without_row(tokenizer, rows)) == [rows + 1, rows + 2, rows + 3]
 
 
 @pytest.fixture(scope="module")

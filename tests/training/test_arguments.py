@@ -18,6 +18,7 @@ from distill.recipe_check import parse_recipe
 from distill.training.arguments import (
     _check_cuda_graphs,
     _check_private,
+    _check_processes,
     _defaults_of_device,
     training_arguments,
     uses_cuda_graphs,
@@ -256,3 +257,20 @@ def test_gradients_are_not_accumulated_where_a_cuda_graph_writes_them():
             _check_cuda_graphs(arguments(**given, **other))
     for given in ({}, {"mode": "max-autotune-no-cudagraphs"}, {"mode": "reduce-overhead", "backend": "eager"}):
         _check_cuda_graphs(arguments(**given))
+
+
+def test_a_file_of_deepspeeds_own_does_not_say_in_which_format_is_trained(tmp_path):
+    made = training_arguments(Recipe(trainer={"use_cpu": True}), tmp_path)
+    for asked, given, refused in (
+        ("auto", False, False),
+        (True, False, True),
+        (True, True, False),
+        (False, True, False),
+    ):
+        made.bf16 = given
+        made.deepspeed_plugin = SimpleNamespace(zero_stage=2, deepspeed_config={"bf16": {"enabled": asked}})
+        if refused:
+            with pytest.raises(UserError, match=r"DeepSpeed's file asks for bf16.*trainer\.bf16"):
+                _check_processes(made)
+        else:
+            _check_processes(made)

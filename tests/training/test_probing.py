@@ -116,6 +116,28 @@ def test_a_stop_loses_no_point_of_the_curve_and_adds_none(tmp_path, monkeypatch,
     assert probed(tmp_path) == probed(tmp_path / "whole")
 
 
+@pytest.mark.parametrize("at", [3, 17])  # 17 blocks of 4 in an epoch: within one, and with its last step
+def test_a_stop_at_the_end_of_an_epoch_is_looked_at_where_epochs_are_saved(tmp_path, monkeypatch, at):
+    settings = {**STEPS, "steps": 20, "logging_steps": 1, "save_strategy": "epoch"}
+    plain = DistillationTrainer.training_step
+
+    def signalled(self, *args, **kwargs):
+        if self.state.global_step == at - 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return plain(self, *args, **kwargs)
+
+    monkeypatch.setattr(DistillationTrainer, "training_step", signalled)
+    with pytest.raises(Stopped):
+        train_toy.main(str(tmp_path), 4, 1, probe=Counted(), **settings)
+    state = json.loads(
+        (tmp_path / "checkpoints" / f"checkpoint-{at}" / "trainer_state.json").read_text(encoding="utf-8")
+    )
+    assert [e["step"] for e in state["log_history"] if SIZE in e] == ([0, 17] if at == 17 else [0])
+    monkeypatch.undo()
+    train_toy.main(str(tmp_path), 4, 1, probe=Counted(), **settings)
+    assert probed(tmp_path) == [0, 17, 20]
+
+
 def test_of_several_processes_the_first_one_asks(tmp_path):
     train(tmp_path, 2, processes=2, probe=Counted(), **STEPS)
     assert probed(tmp_path) == [0, 2, 4, 6]

@@ -22,6 +22,7 @@ from distill.base.errors import UserError
 from distill.models.architecture import hidden_states
 from distill.recipe import TeacherConfig
 from distill.training.run import read_by_steps
+from distill.training.trainer import DistillationTrainer
 
 
 @pytest.mark.parametrize("workers", [{}, {"dataloader_num_workers": 1, "dataloader_persistent_workers": True}])
@@ -89,7 +90,14 @@ def test_directions_are_taken_out_of_what_the_trained_students_head_sees(tmp_pat
 def test_each_student_is_a_run_of_its_own_in_trackers_that_go_on(tmp_path, monkeypatch):
     """wandb as its callback meets it: one run at a time, begun only where there is none."""
     runs: list[tuple[str, list[int]]] = []
-    fake = SimpleNamespace(run=None, finish=lambda: setattr(fake, "run", None))
+    ended = []
+
+    def finish(exit_code):
+        ended.append(exit_code)
+        fake.run = None
+        raise OSError("the network is gone")
+
+    fake = SimpleNamespace(run=None, finish=finish)
 
     class Callback(TrainerCallback):
         def on_train_begin(self, args, state, control, **kwargs):
@@ -105,6 +113,10 @@ def test_each_student_is_a_run_of_its_own_in_trackers_that_go_on(tmp_path, monke
     for name in ("one", "two"):
         train_toy.main(str(tmp_path / name), 4, 1, steps=2, report_to="wandb", logging_steps=1)
     assert runs == [("one-checkpoints", [1, 2, 2]), ("two-checkpoints", [1, 2, 2])] and fake.run is None
+    with monkeypatch.context() as patched, pytest.raises(UserError):
+        patched.setattr(DistillationTrainer, "_is_sound", Mock(side_effect=UserError("not finite")))
+        train_toy.main(str(tmp_path / "broken"), 4, 1, steps=2, report_to="wandb", logging_steps=1)
+    assert ended == [0, 0, 1] and runs.pop()[0] == "broken-checkpoints"
     fake.run = "a notebook's"  # which goes on with it
     train_toy.main(str(tmp_path / "three"), 4, 1, steps=2, report_to="wandb", logging_steps=1)
     assert len(runs) == 2 and fake.run == "a notebook's"
