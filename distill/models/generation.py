@@ -138,7 +138,7 @@ def generate(
     """
     _check_sampling(temperature, top_p, top_k)
     vocab = min(vocab_size(tokenizer), model.config.get_text_config(decoder=True).vocab_size)
-    encoded = _encode(tokenizer, prompts, special_tokens(tokenizer)[0], vocab)
+    encoded = _encode(tokenizer, prompts, vocab)
     _require_room(own_context(model.config), prompts, encoded, max_new_tokens, max_length)
     uniforms = _uniforms(seed, (len(prompts), samples, max_new_tokens))
     # Neighbours of one length need no padding, and padding costs time.
@@ -263,11 +263,16 @@ def _continue_at_once(writer: _Writer, before: list[list[int]], uniforms: Tensor
     return [list(takewhile(lambda token: token not in ends, row)) for row in written]
 
 
-def _encode(tokenizer: Any, texts: Sequence[str], start: int, vocab: int) -> list[list[int]]:
-    """Token ids behind the start token, or from the special token on with which a text begins itself."""
+def _encode(tokenizer: Any, texts: Sequence[str], vocab: int | None = None) -> list[list[int]]:
+    """Token ids behind the start token, or from the special token on with which a text begins itself.
+
+    With `vocab`, what the model predicts, a token beyond that is refused.
+    """
+    start = special_tokens(tokenizer)[0]
     encoded = tokenizer(list(texts), add_special_tokens=False)["input_ids"] if texts else []
-    for text, ids in zip(texts, encoded, strict=True):
-        require_rows(max(ids, default=0), tokenizer, vocab, f"the prompt '{text[:40]}'")
+    if vocab is not None:
+        for text, ids in zip(texts, encoded, strict=True):
+            require_rows(max(ids, default=0), tokenizer, vocab, f"the prompt '{text[:40]}'")
     return [ids if begins_itself(text, tokenizer) else [start, *ids] for text, ids in zip(texts, encoded, strict=True)]
 
 
@@ -310,8 +315,23 @@ def check_context(
         UserError: names the longest prompt.
     """
     if limit is not None or max_length is not None:
-        encoded = _encode(tokenizer, prompts, special_tokens(tokenizer)[0], vocab_size(tokenizer))
-        _require_room(limit, prompts, encoded, max_new_tokens, max_length, name)
+        _require_room(limit, prompts, _encode(tokenizer, prompts), max_new_tokens, max_length, name)
+
+
+def check_prompts(limit: int | None, tokenizer: Any, prompts: Sequence[str], name: str) -> None:
+    """Raises UserError, which names the prompt, if the longest one alone exceeds the context of the model so named."""
+    if limit is None or not prompts:
+        return
+    length, prompt = _longest(prompts, _encode(tokenizer, prompts))
+    if length > limit:
+        raise UserError(f"{prompt} is longer than the context of {name}, {limit} tokens; shorten it")
+
+
+def _longest(prompts: Sequence[str], encoded: list[list[int]]) -> tuple[int, str]:
+    """Tokens of the longest prompt, and what it is called in a message."""
+    place = max(range(len(encoded)), key=lambda p: len(encoded[p]))
+    length = len(encoded[place])
+    return length, f"the prompt '{prompts[place][:60]}' ({length} tokens with the start token)"
 
 
 def _require_room(
@@ -322,11 +342,9 @@ def _require_room(
     max_length: int | None,
     name: str = "",
 ) -> None:
-    longest = max(range(len(encoded)), key=lambda p: len(encoded[p]), default=None)
-    if longest is None:
+    if not encoded:
         return
-    length = len(encoded[longest])
-    prompt = f"the prompt '{prompts[longest][:60]}' ({length} tokens with the start token)"
+    length, prompt = _longest(prompts, encoded)
     if (room := _room(length, max_new_tokens, max_length)) < 1:
         raise UserError(f"{prompt} leaves nothing of max_length {max_length}; raise it")
     if limit is None or length + room <= limit:

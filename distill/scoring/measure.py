@@ -30,8 +30,8 @@ from distill.metrics import (
 )
 from distill.metrics.audited import read_audited
 from distill.metrics.evaluation import given_prompts, least
-from distill.models.architecture import begins_itself, model_hash, own_context
-from distill.models.generation import check_context
+from distill.models.architecture import model_hash, own_context
+from distill.models.generation import check_context, check_prompts
 from distill.models.loading import (
     check_weights,
     gguf_in,
@@ -217,21 +217,7 @@ def check_room(
         if samples:
             check_context(limit, tokenizer, given, settings.max_new_tokens, name, settings.max_length)
         else:
-            _check_prompts(limit, tokenizer, given, name)
-
-
-def _check_prompts(limit: int | None, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], name: str) -> None:
-    """Raises UserError, which names the prompt, if the longest one alone exceeds the context of the model so named."""
-    if limit is None or not prompts:
-        return
-    encoded = tokenizer(list(prompts), add_special_tokens=False, verbose=False)["input_ids"]
-    lengths = [len(ids) + (not begins_itself(prompt, tokenizer)) for prompt, ids in zip(prompts, encoded, strict=True)]
-    longest = max(range(len(prompts)), key=lambda place: lengths[place])
-    if lengths[longest] > limit:
-        raise UserError(
-            f"the prompt '{prompts[longest][:60]}' ({lengths[longest]} tokens with the start token) is longer than the "
-            f"context of {name}, {limit} tokens; shorten it"
-        )
+            check_prompts(limit, tokenizer, given, name)
 
 
 def check_models(

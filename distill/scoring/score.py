@@ -25,7 +25,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from functools import cache as cached
 from functools import partial
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +67,7 @@ from distill.scoring.measure import (
     trusted,
     usable_prompts,
 )
-from distill.scoring.score_cache import ScoreCache
+from distill.scoring.score_cache import ScoreCache, installed_version
 from distill.scoring.scores_file import read_speeds, without_nan, write_scores, write_speeds
 from distill.scoring.speed import measured_speeds
 from distill.text.counterfactual import Swapper
@@ -341,11 +340,7 @@ def _facts(evaluation: Evaluation) -> dict[str, Any]:
 def versions(device: str) -> dict[str, str]:
     """Versions of what decides the figures, and the device."""
     versions = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
+    versions |= {package: version for package in _PACKAGES if (version := installed_version(package))}
     return versions | {"device": torch.cuda.get_device_name() if device == "cuda" else "cpu"}
 
 

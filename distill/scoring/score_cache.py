@@ -171,11 +171,17 @@ def _code_hash() -> str:
     for path in measuring_code():
         digest.update(path.read_bytes())
     for package in ("torch", "transformers", "tokenizers", "numpy", "vaderSentiment"):
-        try:
-            digest.update(f"{package} {metadata.version(package)}".encode())
-        except metadata.PackageNotFoundError:
-            digest.update(f"no {package}".encode())
+        version = installed_version(package)
+        digest.update((f"{package} {version}" if version else f"no {package}").encode())
     return digest.hexdigest()
+
+
+def installed_version(package: str) -> str | None:
+    """Of a package; None where it is not installed."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def _to_json(outcome: Outcome) -> dict[str, Any]:

@@ -8,10 +8,9 @@ occupations, METRIC_TEXT on a text of the study's own. What was measured before 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import cached_property
-from importlib import metadata
 from itertools import repeat
 from multiprocessing import active_children, get_context
 from pathlib import Path
@@ -40,7 +39,7 @@ from distill.scoring.measure import (
     run_prompts,
     trusted,
 )
-from distill.scoring.score_cache import ScoreCache, content_hash
+from distill.scoring.score_cache import ScoreCache, content_hash, installed_version
 from distill.study.costs import keep_token_seconds
 from distill.study.file import (
     derived_row,
@@ -239,7 +238,7 @@ class Scorer:
             return asked, tokenizer, f"{key} {content_hash([row.prompt, row.decay])}"
         model, tokenizer = load_teacher(self.recipe.teacher) if row.of is None else self._trained(row.of)
         # What torchao makes of the weights, and how it multiplies by them, is another matter in another version.
-        key = f"{model_hash(model, tokenizer)} {row.quantize} torchao {_version('torchao')}"
+        key = f"{model_hash(model, tokenizer)} {row.quantize} torchao {installed_version('torchao')}"
         return quantize_weights(model, row.quantize, "quantize").to(self.device), tokenizer, key
 
     def _trained(self, row: str) -> tuple[Any, Any]:
@@ -250,10 +249,3 @@ class Scorer:
         """Model, tokenizer and hash of a student that was trained."""
         model, tokenizer = self._trained(row)
         return model.to(self.device), tokenizer, model_hash(model, tokenizer)
-
-
-def _version(package: str) -> str | None:
-    """Of an installed package; None where it is not."""
-    with suppress(metadata.PackageNotFoundError):
-        return metadata.version(package)
-    return None

@@ -205,7 +205,7 @@ def _is_first_name(word: str) -> bool:
 @cache
 def _first_names() -> frozenset[str]:
     # The words of the two lists, and nothing else of them: to check their rows takes as long as to swap megabytes.
-    lines = "".join((_LISTS / f"{name}.tsv").read_text(encoding="utf-8") for name in _LISTS_OF_NAMES).splitlines()
+    lines = _NAMES.decode("utf-8").splitlines()
     rows = [line.split("\t") for line in lines if line[:1] not in ("", "#") and not line.startswith("male\t")]
     return frozenset(word for words in rows for word in words[:2]) | first_names.MORE_FIRST_NAMES
 

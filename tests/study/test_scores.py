@@ -149,7 +149,7 @@ def test_a_row_in_fewer_bits_is_a_copy_of_the_student(tmp_path, monkeypatch):
     assert scorer.outcomes("teacher")["next_word_disparity"].value == teacher
 
     def anew(row, version):
-        monkeypatch.setattr("distill.study.scores._version", lambda package: version)
+        monkeypatch.setattr("distill.study.scores.installed_version", lambda package: version)
         before = scorer.measured
         scorer.outcomes(row)
         return scorer.measured > before
