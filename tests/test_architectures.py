@@ -87,8 +87,13 @@ def test_a_tokenizer_may_hold_the_token_of_an_image_that_a_model_of_text_has_no_
     with pytest.raises(UserError, match="the text 'An <image> of her' holds <image>, a special token"):
         evaluation_from(model=loaded, tokenizer=tokenizer, documents=["An <image> of her"]).encode("An <image> of her")
     Path(text).write_text('{"text": "An <image> of her, and of a man."}\n' * 40, encoding="utf-8")
-    with pytest.raises(UserError, match="the text holds <image>, a special token that a model of text alone"):
-        train(str(tmp_path / "image" / "recipe.yaml"), output_dir=str(tmp_path / "refused"))
+    for pack in ("before_training", "while_training"):
+        with pytest.raises(UserError, match="the text holds <image>, a special token that a model of text alone"):
+            train(
+                str(tmp_path / "image" / "recipe.yaml"),
+                output_dir=str(tmp_path / f"refused-{pack}"),
+                corpus={"pack": pack},
+            )
 
 
 def test_a_student_of_a_configuration_has_a_row_for_the_last_token_of_a_tokenizer_with_holes(toy_tokenizer):

@@ -40,6 +40,7 @@ from distill.data.corpus import Corpus
 from distill.data.counts import PackingCounts
 from distill.data.overlap import digest, digests, held_out_documents, warn_of_held_out
 from distill.data.packing import cache_key, check_packed, pack, packed_blocks
+from distill.models.architecture import require_rows
 from distill.recipe import Recipe
 from distill.text.counterfactual import Swapper
 
@@ -95,6 +96,8 @@ class BlockStream(IterableDataset):
         self.one_document = one_document
         #: Digests of held-out text, see overlap.py; documents that are among them are counted.
         self.held_out: frozenset[bytes] = frozenset()
+        #: Of the models' heads; a text that holds a token beyond them ends the training, see `require_rows`.
+        self.rows: int | None = None
         #: Of all processes, once a training is finished; a student may have been trained by an earlier command.
         self.counts = (
             PackingCounts(**json.loads(record.read_text(encoding="utf-8"))) if record.exists() else PackingCounts()
@@ -221,6 +224,8 @@ class BlockStream(IterableDataset):
             counts.held_out_documents += sum(digest(document) in self.held_out for document in documents)
         pool: list[PairBlock] = []
         for block in pack(shuffled, self.tokenizer, self.swapper, self.block_length, counts, self.one_document):
+            if self.rows is not None:
+                require_rows(int(block.input_ids.max()), self.tokenizer, self.rows, "the text")
             if len(pool) < _POOL:
                 pool.append(block)
                 continue

@@ -199,8 +199,11 @@ def fit(
     if not isinstance(blocks, BlockStream):  # which has its own readers to count, see `BlockStream.start`
         checkpoint_folder.refuse_other_processes(checkpoints, arguments.world_size)
     vocab = vocab_size(models.tokenizer, models.student, models.teacher)
-    if vocab < vocab_size(models.tokenizer) and not isinstance(blocks, BlockStream):
-        require_rows(blocks.largest_id(), models.tokenizer, vocab, "the text")
+    if vocab < vocab_size(models.tokenizer):
+        if isinstance(blocks, BlockStream):
+            blocks.rows = vocab  # it reads its text later
+        else:
+            require_rows(blocks.largest_id(), models.tokenizer, vocab, "the text")
     plan = loss_planner(arguments, recipe, models.teacher is not None, vocab)
     trainer = _trainer_of(recipe, arguments, models.student, blocks)(
         model=models.student,
