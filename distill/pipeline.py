@@ -36,6 +36,7 @@ from distill.scoring.run_phases import SAMPLING, follow_run
 from distill.scoring.score import run_models, score_run
 from distill.scoring.so_far import probe_of
 from distill.text.counterfactual import Swapper
+from distill.text.documents import corpus_files
 from distill.text.role_map import token_roles
 from distill.text.wordlist import load_wordlist
 from distill.training import preflight
@@ -122,6 +123,9 @@ def run(recipe: Recipe) -> dict[str, Any] | None:
 def _load(recipe: Recipe) -> _Asked:
     arguments = training_arguments(recipe, Path(recipe.output_dir))
     check_metrics(recipe)
+    for config in (recipe.corpus, recipe.held_out):
+        if config.source == "files":  # before the other one is sampled, which may take hours
+            corpus_files(config)
     wordlist = load_wordlist(recipe.wordlist)
     teacher, tokenizer = load_teacher(recipe.teacher) if recipe.teacher.path else (None, None)
     if teacher is not None:

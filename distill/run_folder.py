@@ -4,8 +4,8 @@ import fcntl
 import os
 import shutil
 import socket
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -92,10 +92,26 @@ def open_run(recipe: Recipe) -> Iterator[Path]:
         yield folder
     except UserError:
         if fresh:
-            shutil.rmtree(missing[-1] if missing else folder)
-            if not missing:
-                folder.mkdir()
+            _leave(folder, missing)
         raise
+
+
+def _leave(folder: Path, missing: Sequence[Path]) -> None:
+    """Take away what a run made in its folder, then the folders that it made, `missing`, where they are empty.
+
+    Others may have begun to work in a folder above since. One that was there before stays: it may be a link, a mount
+    point, or in a place where its owner may not make another. Nothing is said of what cannot be taken away: it would
+    be said in the place of the mistake that ends the run.
+    """
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            with suppress(OSError):
+                path.unlink()
+    with suppress(OSError):
+        for path in missing:
+            path.rmdir()
 
 
 def refuse_another(

@@ -87,12 +87,12 @@ def test_a_tokenizer_may_hold_the_token_of_an_image_that_a_model_of_text_has_no_
     with pytest.raises(UserError, match="the text 'An <image> of her' holds <image>, a special token"):
         evaluation_from(model=loaded, tokenizer=tokenizer, documents=["An <image> of her"]).encode("An <image> of her")
     Path(text).write_text('{"text": "An <image> of her, and of a man."}\n' * 40, encoding="utf-8")
-    for pack in ("before_training", "while_training"):
+    for when in ("before_training", "while_training"):
         with pytest.raises(UserError, match="the text holds <image>, a special token that a model of text alone"):
             train(
                 str(tmp_path / "image" / "recipe.yaml"),
-                output_dir=str(tmp_path / f"refused-{pack}"),
-                corpus={"pack": pack},
+                output_dir=str(tmp_path / f"refused-{when}"),
+                corpus={"pack": when},
             )
 
 

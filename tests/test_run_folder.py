@@ -2,7 +2,10 @@
 
 import os
 import signal
+import stat
 import time
+from contextlib import ExitStack
+from pathlib import Path
 
 import killed
 import pytest
@@ -116,6 +119,44 @@ def test_a_mistake_in_preparation_leaves_nothing_behind_but_keeps_an_earlier_run
     with pytest.raises(UserError, match="late"), open_run(recipe):
         raise UserError("late")
     assert (folder / "student").exists()
+
+
+def test_a_mistake_in_preparation_takes_away_nothing_of_another_run_that_began_meanwhile(tmp_path):
+    recipes = [
+        parse_recipe(
+            ["--config", str(REPOSITORY / "recipes/debug.yaml"), "--output_dir", str(tmp_path / "outputs" / n)]
+        )
+        for n in ("a", "b")
+    ]
+    with ExitStack() as meanwhile:
+        with pytest.raises(UserError, match="late"), open_run(recipes[0]):
+            other = meanwhile.enter_context(open_run(recipes[1]))
+            raise UserError("late")
+        assert (other / "recipe.yaml").exists() and list((tmp_path / "outputs").iterdir()) == [other]
+
+
+@pytest.mark.parametrize("kind", ["here", "link", "of another", "made before"])
+def test_a_mistake_in_preparation_is_told_where_its_folder_cannot_be_taken_away(tmp_path, monkeypatch, kind):
+    """The current folder, a link, one in a folder where nothing can be made or removed; all empty, as they were."""
+    there = tmp_path / "of another" / "mine"
+    there.mkdir(parents=True)
+    there.chmod(0o750)
+    given = there
+    if kind == "here":
+        monkeypatch.chdir(there)
+        given = Path(".")
+    elif kind == "link":
+        given = tmp_path / "link"
+        given.symlink_to(there)
+    elif kind == "of another":
+        monkeypatch.setattr(os, "rmdir", lambda *_, **__: pytest.fail("the folder is not ours"))
+    recipe = parse_recipe(["--config", str(REPOSITORY / "recipes/debug.yaml"), "--output_dir", str(given)])
+    with pytest.raises(UserError, match="late"), open_run(recipe) as folder:
+        (folder / "sampled.jsonl").write_text("{}")
+        raise UserError("late")
+    assert list(there.iterdir()) == [] and stat.S_IMODE(there.stat().st_mode) == 0o750
+    with open_run(recipe) as folder:
+        assert (folder / "recipe.yaml").exists()
 
 
 def test_a_folder_with_other_things_is_left_alone(tmp_path):
