@@ -36,7 +36,7 @@ from distill.scoring.run_phases import SAMPLING, follow_run
 from distill.scoring.score import run_models, score_run
 from distill.scoring.so_far import probe_of
 from distill.text.counterfactual import Swapper
-from distill.text.documents import corpus_files
+from distill.text.documents import check_files
 from distill.text.role_map import token_roles
 from distill.text.wordlist import load_wordlist
 from distill.training import preflight
@@ -84,10 +84,8 @@ def train(recipe: Recipe | str | Path, **keys: Any) -> dict[str, Any]:
     Raises:
         UserError: see `run`, and `recipe_of` for keys that make no sound recipe.
     """
-    if isinstance(recipe, Recipe):
-        values, source = recipe.to_dict(), "the recipe"
-    else:
-        values, source = read_recipe_file(recipe), str(recipe)
+    values = recipe.to_dict() if isinstance(recipe, Recipe) else read_recipe_file(recipe)
+    source = "the recipe" if isinstance(recipe, Recipe) else str(recipe)
     scores = run(recipe_of(merge(values, keys), source))
     assert scores is not None  # a notebook is one process, and the main one
     return scores
@@ -123,9 +121,7 @@ def run(recipe: Recipe) -> dict[str, Any] | None:
 def _load(recipe: Recipe) -> _Asked:
     arguments = training_arguments(recipe, Path(recipe.output_dir))
     check_metrics(recipe)
-    for config in (recipe.corpus, recipe.held_out):
-        if config.source == "files":  # before the other one is sampled, which may take hours
-            corpus_files(config)
+    check_files(recipe.corpus, recipe.held_out)
     wordlist = load_wordlist(recipe.wordlist)
     teacher, tokenizer = load_teacher(recipe.teacher) if recipe.teacher.path else (None, None)
     if teacher is not None:

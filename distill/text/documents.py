@@ -182,6 +182,17 @@ def _pieces(line: str, limit: int) -> Iterator[str]:
         yield current
 
 
+def check_files(*configs: CorpusConfig) -> None:
+    """Find the files of all texts, before one of them is sampled, which may take hours.
+
+    Raises:
+        UserError: see `corpus_files`.
+    """
+    for config in configs:
+        if config.source == "files":
+            corpus_files(config)
+
+
 def corpus_files(config: CorpusConfig) -> list[Path]:
     """The files, and folders of save_to_disk, that the patterns of `config.files` name, in a fixed order.
 

@@ -198,12 +198,7 @@ def fit(
     _require_steps(arguments, blocks)
     if not isinstance(blocks, BlockStream):  # which has its own readers to count, see `BlockStream.start`
         checkpoint_folder.refuse_other_processes(checkpoints, arguments.world_size)
-    vocab = vocab_size(models.tokenizer, models.student, models.teacher)
-    if vocab < vocab_size(models.tokenizer):
-        if isinstance(blocks, BlockStream):
-            blocks.rows = vocab  # it reads its text later
-        else:
-            require_rows(blocks.largest_id(), models.tokenizer, vocab, "the text")
+    vocab = _rows_for(models, blocks)
     plan = loss_planner(arguments, recipe, models.teacher is not None, vocab)
     trainer = _trainer_of(recipe, arguments, models.student, blocks)(
         model=models.student,
@@ -225,6 +220,21 @@ def fit(
     _watch(trainer, probe, recipe.scores.probe_steps)
     _train(trainer, checkpoints, signals)
     return trainer
+
+
+def _rows_for(models: Models, blocks: BlockDataset | BlockStream) -> int:
+    """V, which student and teacher share; see to it that the text holds no token beyond.
+
+    Raises:
+        UserError: see `require_rows`.
+    """
+    vocab = vocab_size(models.tokenizer, models.student, models.teacher)
+    if vocab < vocab_size(models.tokenizer):
+        if isinstance(blocks, BlockStream):
+            blocks.rows = vocab  # it reads its text later
+        else:
+            require_rows(blocks.largest_id(), models.tokenizer, vocab, "the text")
+    return vocab
 
 
 def cache_folder(recipe: Recipe, destination: Path) -> Path:
