@@ -168,8 +168,8 @@ values stay, though their quotes and line ends may not; a list of messages is sw
 files (.gz, .xz, .bz2) are written uncompressed.
 
 With --dataset, the rows of a data set and their counterfactuals become a new data set in the folder --to: a row and its
-counterfactual have the same pair_id, and the column spans holds the edits. A call that was stopped continues where it
-stopped when it is given again."""
+counterfactual have the same pair_id, and the column spans holds the edits. With --num_proc, a
+call that was stopped and is given again swaps those pieces alone that were not done."""
 
 _SWAP_EXAMPLES = """examples:
   echo "She told her father." | distill swap -
@@ -245,6 +245,9 @@ def swap(arguments: Sequence[str]) -> None:
         raise UserError("option --text_column goes with FILE; name the column of --dataset by --column")
     if options.dataset is not None and options.split is not None:
         raise UserError("option --split goes with FILE; of --dataset every split is swapped, leave it out")
+    for name, asked in (("--show", options.show), ("--json", options.json)):
+        if options.dataset is not None and asked:
+            raise UserError(f"option {name} goes with FILE, whose counterfactuals are printed; leave it out")
     if options.dataset is None and options.column is not None:
         raise UserError("option --column goes with --dataset; name the column of FILE by --text_column")
 
@@ -253,6 +256,7 @@ def swap(arguments: Sequence[str]) -> None:
     from distill.text.swap_rows import swap_saved
     from distill.text.wordlist import load_wordlist
 
+    folder = _new_folder(options.to, "--to") if options.to is not None else None
     wordlist = load_wordlist(options.wordlist)
     if options.shift >= wordlist.num_groups:
         raise UserError(
@@ -268,11 +272,23 @@ def swap(arguments: Sequence[str]) -> None:
             from distill.models.architecture import lent_to_gpu
 
             lent.enter_context(lent_to_gpu(swapper.model))
-        if options.dataset is not None:
+        if folder is not None:
             column = options.column or "text"
-            print(swap_saved(options.dataset, column, swapper, options.shift, options.num_proc, Path(options.to)))
+            print(swap_saved(options.dataset, column, swapper, options.shift, options.num_proc, folder))
             return
         swap_file(options.file, swapper, options.shift, options.num_proc, form, options.text_column, options.split)
+
+
+def _new_folder(given: str, option: str) -> Path:
+    """Raises UserError where no folder can be put: one that appears whole takes its place by its name."""
+    folder = Path(given)
+    if folder.name in ("", ".."):
+        raise UserError(
+            f"option {option} is {given}, but the folder is made anew; give it a name, as {folder / 'made'}"
+        )
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"option {option} is {given}, which is a file; name a folder")
+    return folder
 
 
 def _resolver(spec: str, trust_remote_code: bool) -> Any:
@@ -701,20 +717,21 @@ def demo(arguments: Sequence[str]) -> None:
         UserError: a folder that is neither a run nor a model, gradio is missing, a port that cannot be used.
     """
     options = _demo_parser().parse_args(arguments)
+    folder = _new_folder(options.export, "--export") if options.export is not None else None
 
     address = sys.stdout
     with _only_results():
         from distill.demo.sources import read_shown
 
         shown = read_shown(options.runs, options.wordlist, options.trust_remote_code)
-        if options.export is None:
+        if folder is None:
             from distill.demo.server import serve
 
             serve(shown, options.host, options.port, not options.no_browser, address)
             return
         from distill.demo.export import export
 
-        export(shown, Path(options.export))
+        export(shown, folder)
     print(options.export)
 
 
@@ -762,7 +779,7 @@ def export(arguments: Sequence[str]) -> None:
     options = _export_parser().parse_args(arguments)
     checkpoint = Path(options.checkpoint)
     beside = checkpoint.resolve() if checkpoint.exists() else Path(checkpoint.name)  # of a hub id: here
-    folder = Path(options.output or beside.with_name(f"{beside.name}-{options.to}"))
+    folder = _new_folder(options.output or str(beside.with_name(f"{beside.name}-{options.to}")), "--output")
 
     with _only_results():
         from distill.scoring.export import export as written

@@ -3,9 +3,10 @@
 import argparse
 import difflib
 import json
+import math
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields
 from functools import cache
 from pathlib import Path
@@ -27,6 +28,7 @@ from distill.recipe import (
     Recipe,
     ScoreConfig,
     ServerConfig,
+    merge,
     read_recipe_file,
     reject_unknown_keys,
     section_type,
@@ -55,7 +57,7 @@ def build_parser() -> jsonargparse.ArgumentParser:
     parser.add_argument(
         "--config",
         action="config",
-        help="Recipe, by name (see distill recipes) or file; later options override its keys.",
+        help="Recipe, by name (see distill recipes) or file; options override its keys, and so does a second one.",
     )
     # Left out of the namespace unless given, so that --print_config shows a recipe's keys alone.
     parser.add_argument(QUIET, action="store_true", default=argparse.SUPPRESS, help=QUIET_HELP)
@@ -73,7 +75,8 @@ def parse_recipe(argv: Sequence[str]) -> Recipe:
         UserError: an unknown key, a value of the wrong kind, or settings that contradict each other.
         SystemExit: after `--help` or `--print_config`.
     """
-    arguments, source = [], "the command line"
+    arguments, sources = [], []
+    values: dict[str, Any] = {}
     queue = list(argv)
     while queue:
         item = queue.pop(0)
@@ -83,12 +86,22 @@ def parse_recipe(argv: Sequence[str]) -> Recipe:
             continue
         if not inline and not queue:
             raise UserError("option --config needs a recipe, by name or path, e.g. quickstart")
-        source = inline or queue.pop(0)
-        # The parser gets the merged content, because `base:` is our own key.
-        arguments += ["--config", json.dumps(read_recipe_file(source))]
+        sources.append(inline or queue.pop(0))
+        values = merge(values, read_recipe_file(sources[-1]))
+    source = " and ".join(sources) or "the command line"
+    if sources:
+        # The parser gets the merged content, because `base:` is our own key, and because of two recipes it would keep
+        # the later one's `trainer` alone.
+        arguments = ["--config", _as_yaml(values), *arguments]
     # Before anything is shown, by --print_config or in a message.
     _reject_tokens(arguments, source)
     return _parsed(arguments, source)
+
+
+def _as_yaml(values: Mapping[str, Any], default: Callable[[Any], Any] | None = None) -> str:
+    """Values as YAML that every reader of it takes: as JSON, but JSON's surrogate pairs are no YAML."""
+    text = json.dumps(values, ensure_ascii=False, default=default)
+    return re.sub(r"[^ -~]", lambda c: f"\\u{ord(c[0]):04x}" if c[0] <= "\uffff" else f"\\U{ord(c[0]):08x}", text)
 
 
 def _reject_tokens(arguments: Sequence[str], source: str) -> None:
@@ -143,7 +156,7 @@ def typed(section: type, values: Mapping[str, Any], source: str) -> Any:
     reject_unknown_keys(values, section, source)
     hint = "; see distill train --help for what it takes" if section is Recipe else ""
     try:
-        content = json.dumps(values, default=_as_text)
+        content = _as_yaml(values, _as_text)
     except TypeError as error:
         raise UserError(f"{source}: {error}; give text, numbers, lists and dictionaries") from None
     _reject_tokens([content], source)
@@ -319,13 +332,12 @@ def check_scores(scores: ScoreConfig, prefix: str = "scores.") -> None:
     for key, (least, told) in _LEAST.items():
         value = getattr(scores, key)
         _require(value is None or value >= least, f"{prefix}{key} is {value}, but must be at least {told}")
-    _require(
-        scores.temperature > 0,
-        f"{prefix}temperature is {scores.temperature}, but must be above 0; for nearly greedy decoding set top_k to 1",
-    )
-    _require(
-        0 < scores.top_p <= 1, f"{prefix}top_p is {scores.top_p}, but must be above 0 and at most 1, which keeps all"
-    )
+    _check_sampling(prefix, scores.temperature, scores.top_p, "; for nearly greedy decoding set top_k to 1")
+
+
+def _check_sampling(prefix: str, temperature: float, top_p: float, hint: str = "") -> None:
+    _require(temperature > 0, f"{prefix}temperature is {temperature}, but must be above 0{hint}")
+    _require(0 < top_p <= 1, f"{prefix}top_p is {top_p}, but must be above 0 and at most 1, which keeps all")
 
 
 def check_seed(seed: int) -> None:
@@ -597,16 +609,20 @@ def _check_text(section: str, config: CorpusConfig) -> None:
         f"{section}.mask is {config.mask}, but passage_chars and document_start cut texts, and conversations stay "
         "whole; leave them out",
     )
-    for name in ("max_documents", "passage_chars", "shuffle_buffer"):
+    for name in ("max_documents", "passage_chars", "shuffle_buffer", "sample_tokens", "sample_batch_size"):
         value = getattr(config, name)
         _require(value is None or value > 0, f"{section}.{name} is {value}, but must be at least 1")
+    _check_sampling(f"{section}.sample_", config.sample_temperature, config.sample_top_p)
 
 
 def _check_streamed(recipe: Recipe) -> None:
     """Of text that is packed while training."""
-    max_steps = recipe.trainer.get("max_steps", 0)
+    try:
+        max_steps = float(recipe.trainer.get("max_steps", 0))
+    except (TypeError, ValueError):
+        max_steps = math.inf  # of another kind, which is told later
     _require(
-        isinstance(max_steps, int) and max_steps > 0,
+        max_steps > 0,
         "trainer.max_steps is missing: corpus.pack is while_training, and such text has no end; say how many steps",
     )
     _require(
@@ -626,7 +642,11 @@ def _check_without_teacher(recipe: Recipe) -> None:
         recipe.loss.kd == recipe.loss.hidden == recipe.loss.listed == 0 and recipe.target.op == "none",
         "teacher.path is null, so loss.kd, loss.hidden and loss.listed must be 0 and target.op none; or name a teacher",
     )
-    _require(recipe.corpus.source != "teacher", "corpus.source is teacher, but teacher.path is null; name a teacher")
+    for section, config in (("corpus", recipe.corpus), ("held_out", recipe.held_out)):
+        _require(
+            config.source != "teacher",
+            f"{section}.source is teacher, but teacher.path is null; set it to files or hub, or name a teacher",
+        )
     _require(
         recipe.student.init not in ("layers", "teacher"),
         f"student.init is {recipe.student.init}, but teacher.path is null; use config or checkpoint",
@@ -646,6 +666,21 @@ def _check_student(recipe: Recipe) -> None:
     _require(
         student.init != "checkpoint" or bool(student.path),
         "student.path is missing; name a folder or hub id for student.init: checkpoint",
+    )
+    of_layers = student.init == "layers"
+    for key in ("num_layers", "layers"):
+        _require(
+            of_layers or getattr(student, key) is None,
+            f"student.{key} has no effect, as student.init is {student.init}; leave it out, or set init to layers",
+        )
+    _require(
+        student.num_layers is None or student.layers is None,
+        "student.num_layers and student.layers both say which layers are kept; leave one of them out",
+    )
+    _require(
+        student.path is None or not (of_layers or student.init == "teacher"),
+        f"student.path has no effect, as student.init is {student.init}, which takes the teacher's weights; set init "
+        "to checkpoint, or leave path out",
     )
     _require(
         student.tokenizer != "train" or recipe.teacher.path is None,

@@ -1,8 +1,9 @@
 """The command line and a recipe's settings: what a user gets wrong, and what is asked for without torch."""
 
+import re
 import subprocess
 import sys
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from transformers import TrainingArguments
 
 from distill.base.errors import UserError
 from distill.metrics import chosen
+from distill.recipe import write_recipe
 from distill.recipe_check import parse_recipe, recipe_of
 from distill.training.arguments import training_arguments
 from distill.training.trainer_keys import OWN_KEYS
@@ -30,6 +32,42 @@ def test_file_then_overrides(tmp_path):
     recipe = parse_recipe(["--config", path, "--target.strength", "0.25", "--trainer.max_steps", "7"])
     assert (recipe.seed, recipe.target.op, recipe.target.strength) == (3, "max", 0.25)
     assert recipe.trainer == {"max_steps": 7}
+
+
+def test_a_second_recipe_is_laid_over_the_first_key_by_key_and_options_over_both(tmp_path):
+    over = write(tmp_path / "r.yaml", "target: {strength: 0.25}\ntrainer: {max_steps: 600}\n")
+    quickstart = str(REPOSITORY / "recipes/quickstart.yaml")
+    first = parse_recipe(["--config", quickstart])
+    second = parse_recipe(["--trainer.bf16", "false", "--config", quickstart, "--seed", "5", f"--config={over}"])
+    assert second.trainer == {**first.trainer, "max_steps": 600, "bf16": False} and len(first.trainer) > 2
+    assert second.target == replace(first.target, strength=0.25) and second.seed == 5
+    write(tmp_path / "r.yaml", "target: {augment: 1}\n")
+    with pytest.raises(UserError, match=re.escape(f"{quickstart} and {over}: key 'target.augment' is 1")):
+        parse_recipe(["--config", quickstart, "--config", over])
+
+
+@pytest.mark.parametrize("name", ["🧪", "𠮷野", "e\u0301\u2028\x85\x7f", "\\ud83e", '"\\"'])
+def test_a_recipe_may_hold_any_character(tmp_path, name):
+    """What YAML writes is read again, by name, in a notebook and from the file that a run writes."""
+    text = yaml.safe_dump({"output_dir": name, "corpus": {"max_documents": 5}, "held_out": {"max_documents": 5}})
+    given = parse_recipe(["--config", write(tmp_path / "r.yaml", text)])
+    assert given.output_dir == name == parse_recipe(["--config", "quickstart", "--output_dir", name]).output_dir
+    assert recipe_of(given.to_dict(), "a notebook") == given
+    write_recipe(given, tmp_path / "written.yaml")
+    assert parse_recipe(["--config", str(tmp_path / "written.yaml")]) == given
+
+
+@pytest.mark.parametrize("value", ["1e3", "1000.0", "'1000'", "1000"])
+def test_whole_numbers_may_be_written_in_any_way(tmp_path, value):
+    text = (
+        SAMPLED + f"corpus: {{max_documents: 5, pack: while_training}}\ntrainer: {{max_steps: {value}, use_cpu: true}}"
+    )
+    recipe = parse_recipe(["--config", write(tmp_path / "r.yaml", text.partition("\n")[2])])
+    steps = training_arguments(recipe, tmp_path).max_steps
+    assert steps == 1000 and type(steps) is int
+    given = parse_recipe(["--config", "debug", "--trainer.max_steps", value.strip("'"), "--trainer.run_name", "2024"])
+    told = training_arguments(given, tmp_path)
+    assert type(told.max_steps) is int and told.run_name.startswith("2024-")
 
 
 def test_print_config_shows_the_merged_recipe(capsys):
@@ -97,6 +135,10 @@ PRIVATE = "corpus: {source: files, files: [a.txt]}\nheld_out: {max_documents: 5}
         (SAMPLED, ["--scores.temperature", "0"], ["scores.temperature is 0", "above 0", "top_k"]),
         (SAMPLED + "scores: {temperature: .nan}", [], ["scores.temperature", "NaN"]),
         (SAMPLED, ["--scores.top_p", "1.5"], ["scores.top_p is 1.5", "at most 1"]),
+        (SAMPLED, ["--corpus.sample_batch_size", "0"], ["corpus.sample_batch_size is 0", "at least 1"]),
+        (SAMPLED, ["--held_out.sample_tokens", "0"], ["held_out.sample_tokens is 0", "at least 1"]),
+        (SAMPLED, ["--corpus.sample_temperature", "0"], ["corpus.sample_temperature is 0", "above 0"]),
+        (SAMPLED, ["--held_out.sample_top_p", "1.5"], ["held_out.sample_top_p is 1.5", "at most 1"]),
         ("corpus: {source: teacher}", [], ["corpus.max_documents"]),
         ("corpus: {source: files}", [], ["corpus.files"]),
         ("corpus: {source: hub}", [], ["corpus.dataset"]),
@@ -106,6 +148,21 @@ PRIVATE = "corpus: {source: files, files: [a.txt]}\nheld_out: {max_documents: 5}
         (SAMPLED + "teacher: {path: null}", [], ["teacher.path"]),
         (SAMPLED + "student: {init: config}", [], ["model_type"]),
         (SAMPLED + "student: {init: checkpoint}", [], ["student.path"]),
+        (SAMPLED + "student: {init: checkpoint, path: s, num_layers: 2}", [], ["student.num_layers has no effect"]),
+        (SAMPLED + "student: {init: checkpoint, path: s, layers: [0]}", [], ["student.layers has no effect"]),
+        (SAMPLED + "student: {layers: [0], num_layers: 2}", [], ["student.num_layers and student.layers"]),
+        (SAMPLED + "student: {path: s}", [], ["student.path has no effect", "set init to checkpoint"]),
+        (
+            "corpus: {source: files, files: [a.txt]}\nheld_out: {max_documents: 5}\nteacher: {path: null}\n"
+            "loss: {kd: 0, ce: 1}\nstudent: {init: checkpoint, path: s}",
+            [],
+            ["held_out.source is teacher", "teacher.path is null"],
+        ),
+        (
+            "corpus: {max_documents: 5, pack: while_training}\nheld_out: {max_documents: 5}\ntrainer: {max_steps: 0}",
+            [],
+            ["trainer.max_steps is missing"],
+        ),
         (SAMPLED + "teacher: {quantization: int8}", [], ["quantization is int8", "student.init is layers"]),
         (SAMPLED + "teacher: {quantization: nf4, gguf_file: a.gguf}", [], ["teacher.gguf_file", "already"]),
         (SAMPLED + "student: {init: teacher}", [], ["student.init is teacher", "student.lora.r"]),

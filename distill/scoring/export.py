@@ -27,6 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import cached_file
 
 from distill.base.console import say
 from distill.base.errors import UserError, first_line
@@ -35,7 +36,7 @@ from distill.metrics import Evaluation
 from distill.metrics.log_ratio import log_ratio
 from distill.models.architecture import without_warnings
 from distill.models.generation import sound_settings
-from distill.models.loading import load_config, load_model, load_tokenizer
+from distill.models.loading import load_config, load_model, load_tokenizer, model_source
 from distill.models.quantization import forget_gguf, gguf_loading, is_quantized
 from distill.scoring.gguf_file import check_gguf, run_converter, write_gguf
 from distill.scoring.measure import usable_prompts
@@ -217,8 +218,17 @@ def _write_beside(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pa
         sound_settings(model.generation_config)[0].save_pretrained(place)
     tokenizer.save_pretrained(place)
     for name in _CARDS:
-        if (Path(path) / name).is_file():
-            shutil.copy(Path(path) / name, place / name)
+        if found := _file_of(path, name):
+            shutil.copy(found, place / name)
+
+
+def _file_of(path: str, name: str) -> str | None:
+    """A file beside a model, by its folder or hub id; None where there is none."""
+    try:
+        found: str | None = cached_file(model_source(path), name, _raise_exceptions_for_missing_entries=False)
+    except OSError:  # not to be had; the model itself was loaded
+        return None
+    return found
 
 
 # ------------------------------------------------------------------------------------------------------- the formats

@@ -19,7 +19,7 @@ from distill.objective.settings import LossSettings
 from distill.privacy.accountant import require_accountant
 from distill.recipe import Recipe
 from distill.training.processes import training_alone
-from distill.training.trainer_keys import check_trainer_keys, numbers_of_text
+from distill.training.trainer_keys import check_trainer_keys, of_their_kinds
 
 # Where the recipe is silent. Names and meanings are those of TrainingArguments.
 _DEFAULTS: dict[str, Any] = {
@@ -60,7 +60,7 @@ def training_arguments(recipe: Recipe, folder: Path) -> TrainingArguments:
         **_DEFAULTS,
         **_defaults_of_device(recipe),
         "hub_model_id": Path(recipe.output_dir).name,
-        **numbers_of_text(recipe.trainer),
+        **of_their_kinds(recipe.trainer),
     }
     # YAML reads a plain `no`, which is the name of a strategy, as false.
     given |= {name: "no" for name, value in given.items() if name.endswith("_strategy") and value is False}
@@ -166,7 +166,7 @@ def _defaults_of_device(recipe: Recipe) -> dict[str, Any]:
     if not (recipe.is_private or recipe.federation.clients) and recipe.corpus.pack == "before_training":
         found["dataloader_num_workers"] = 2
         # They stay for the next epoch, which would wait for new ones to start; of none, none can stay.
-        workers = numbers_of_text(recipe.trainer).get("dataloader_num_workers", 2)
+        workers = of_their_kinds(recipe.trainer).get("dataloader_num_workers", 2)
         found["dataloader_persistent_workers"] = workers != 0
     if recipe.trainer.get("dataloader_pin_memory") is False:
         del found["accelerator_config"]  # nothing else can be copied so

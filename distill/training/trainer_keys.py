@@ -145,7 +145,7 @@ def _asks_for_nothing(value: Any, field: Field[Any]) -> bool:
 def _wrong_kind(value: Any, hint: Any) -> str | None:
     """What a value must be that is not of a field's kind; None for one that is, or whose kind has no simple name.
 
-    Numbers may stand in quotes, or as YAML reads 1e-3; see `numbers_of_text`.
+    Numbers may stand in quotes, or as YAML reads 1e-3; see `of_their_kinds`.
     """
     kinds = {*(get_args(hint) or (hint,))}
     if value is None and NoneType in kinds:
@@ -158,7 +158,7 @@ def _wrong_kind(value: Any, hint: Any) -> str | None:
     if kinds == {bool}:
         return None if isinstance(value, bool) else "true or false"
     if kinds == {str}:
-        return None if isinstance(value, str | bool) else "text; put it in quotes"
+        return None if isinstance(value, str | int) else "text; put it in quotes"
     if any(kind is dict or getattr(kind, "__origin__", None) is dict for kind in kinds):
         return None if isinstance(value, Mapping | str) else "a dictionary"
     return None
@@ -171,12 +171,18 @@ def _is_number(value: Any) -> bool:
         return False
 
 
-def numbers_of_text(trainer: Mapping[str, Any]) -> dict[str, Any]:
-    """Checked keys, with the numbers among them that stand in quotes, or that YAML reads as text (1e-3), as numbers."""
+def of_their_kinds(trainer: Mapping[str, Any]) -> dict[str, Any]:
+    """Checked keys, with numbers where numbers are wanted, and text where text is.
+
+    A number may stand in quotes, or as YAML reads 1e-3, which is text; a whole number may be given as 1e3. A text that
+    looks like a whole number comes as one, quotes or not.
+    """
     kinds = get_type_hints(TrainingArguments)
     values = dict(trainer)
     for key, value in values.items():
         of_key = {*(get_args(kinds[key]) or (kinds[key],))} - {NoneType}
-        if isinstance(value, str) and of_key <= {int, float}:
+        if isinstance(value, str | float) and of_key <= {int, float}:
             values[key] = float(value) if float in of_key else int(float(value))
+        elif of_key == {str} and type(value) is int:
+            values[key] = str(value)
     return values

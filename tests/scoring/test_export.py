@@ -14,6 +14,7 @@ from toy_adapter import saved_adapter
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from distill.base.errors import UserError
+from distill.base.files import DEMO_TEACHER
 from distill.cli import main
 from distill.metrics.next_word_disparity.next_word_disparity import NextWordDisparity
 from distill.models.loading import load_model, load_tokenizer
@@ -100,6 +101,11 @@ def test_a_gguf_file_by_itself_scores_what_its_model_does(
     told = NextWordDisparity().compute(model=str(file), wordlist=short_wordlist, prompts=prompts, bootstrap=10)
     assert told["value"] == pytest.approx(checked.export, rel=1e-5)
     assert told["value"] == pytest.approx(checked.student, abs=0.01)
+
+
+def test_the_card_of_the_demo_teacher_goes_along(write, tmp_path):
+    write("demo", "safetensors-fp16", tmp_path / "out")
+    assert (tmp_path / "out" / "README.md").read_bytes() == (DEMO_TEACHER / "README.md").read_bytes()
 
 
 def test_what_belongs_to_a_model_goes_along(saved, write, toy_tokenizer, tmp_path):

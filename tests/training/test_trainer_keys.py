@@ -8,7 +8,7 @@ from transformers import TrainingArguments
 from distill.base.errors import UserError
 from distill.recipe import CorpusConfig, Recipe
 from distill.training.arguments import training_arguments
-from distill.training.trainer_keys import OWN_KEYS, REFUSED_KEYS, check_trainer_keys, numbers_of_text
+from distill.training.trainer_keys import OWN_KEYS, REFUSED_KEYS, check_trainer_keys, of_their_kinds
 
 FIELDS = {f.name: f for f in fields(TrainingArguments)}
 
@@ -90,7 +90,7 @@ def test_a_key_that_is_ours_to_set_is_refused(name):
         ("max_steps", -2, "at least -1"),
         ("save_steps", 0, "above 0"),
         ("bf16", "yes", "true or false"),
-        ("run_name", 7, "text; put it in quotes"),
+        ("run_name", 7.5, "text; put it in quotes"),
         ("lr_scheduler_kwargs", 3, "a dictionary"),
         ("learning_rat", 1, "did you mean 'learning_rate'"),
     ],
@@ -108,7 +108,7 @@ def test_settings_copied_from_elsewhere_that_ask_for_nothing_pass():
 def test_numbers_that_yaml_reads_as_text_are_numbers():
     keys = {"learning_rate": "1e-3", "max_steps": "20", "optim": "sgd", "save_steps": 0.5}
     check_trainer_keys(keys)
-    assert numbers_of_text(keys) == {"learning_rate": 0.001, "max_steps": 20, "optim": "sgd", "save_steps": 0.5}
+    assert of_their_kinds(keys) == {"learning_rate": 0.001, "max_steps": 20, "optim": "sgd", "save_steps": 0.5}
 
 
 @pytest.mark.parametrize("key", ["train_sampling_strategy", "dataloader_drop_last", "dataloader_persistent_workers"])
