@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from distill.base.cores import share_cores
-from distill.base.errors import UserError, storage_error
+from distill.base.errors import UserError, memory_error, storage_error
 from distill.base.phases import Mark, Plan, time_of_day
 
 if TYPE_CHECKING:
@@ -313,7 +313,7 @@ def run_entry(main: Callable[[Sequence[str]], None], argv: Sequence[str], contin
         with _handled(_stop_now, signal.SIGTERM):
             main(argv)
     except (UserError, OSError, RuntimeError) as error:
-        told = error if isinstance(error, UserError) else storage_error(error, continues)
+        told = error if isinstance(error, UserError) else storage_error(error, continues) or memory_error(error)
         if told is None:
             raise
         _close_bar()

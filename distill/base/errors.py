@@ -87,6 +87,21 @@ def storage_error(error: Exception, continues: bool = True) -> UserError | None:
     )
 
 
+def memory_error(error: Exception) -> UserError | None:
+    """The sentence for a device whose memory is full; None for other errors."""
+    message = str(error)
+    of_gpu = type(error).__name__ == "OutOfMemoryError" or "CUBLAS_STATUS_ALLOC_FAILED" in message  # as torch has them
+    if not (of_gpu or "DefaultCPUAllocator" in message):
+        return None
+    asked = re.search(r"[Tt]ried to allocate ([\d.]+ \w+)", message)
+    return UserError(
+        f"{'the GPU' if of_gpu else 'this machine'} has too little free memory"
+        f"{f' (asked for {asked[1]} more)' if asked else ''}; end what else takes it, do less at a time "
+        "(trainer.per_device_train_batch_size with more gradient_accumulation_steps, block_length, "
+        "trainer.gradient_checkpointing; scores.batch_size, scores.context), or take a smaller model"
+    )
+
+
 @contextmanager
 def storage_errors_as_user_errors() -> Iterator[None]:
     """Turn what a full or vanished disk raises into a UserError."""

@@ -86,7 +86,7 @@ def _run(argv: Sequence[str]) -> None:
         for name, shim in _SHIMS.items():
             (app / name).write_text(shim, encoding="utf-8")
         secure = (
-            f"root-certificates = {json.dumps(str(Path(given.root_certificates).resolve()))}"
+            f"root-certificates = {json.dumps(str(Path(given.root_certificates).resolve()), ensure_ascii=False)}"
             if given.root_certificates
             else ""
         )
@@ -98,7 +98,7 @@ def _run(argv: Sequence[str]) -> None:
         ]
         lines += [secure or f"insecure = {str(given.insecure).lower()}"]
         (Path(home) / "config.toml").write_text("\n".join(lines) + "\n", encoding="utf-8")
-        settings = f"recipe={json.dumps(str(Path(given.config).resolve()))} wait={given.wait}"
+        settings = f"recipe={json.dumps(str(Path(given.config).resolve()), ensure_ascii=False)} wait={given.wait}"
         number = _asked(home, "run", str(app), "distill", "-c", settings)["run-id"]
         _flower(home, "log", number, "distill", "--stream")
         (ended,) = _asked(home, "list", "distill", "--run-id", number)["runs"]

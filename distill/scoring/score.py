@@ -290,6 +290,8 @@ def _measure_each(
     losses = {name: _losses_of(source, name, asked, audited, common, progress) for name, source in sources.items()}
     judge, judge_hash = None, ""
     found = {}
+    if any(not isinstance(source, tuple) for source in models.values()):
+        gc.collect()  # of what was trained before in this process, and holds itself and its optimizer
     for name, source in models.items():
         model, tokenizer = open_model(source, device)
         weights = weights_hash(model)

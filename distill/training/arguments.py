@@ -177,6 +177,7 @@ def _check_private(arguments: TrainingArguments) -> None:
     """Raises UserError for what private steps were not tried with, or have no use for."""
     untried = {
         "fp16": arguments.fp16,
+        "tf32": arguments.tf32,
         "torch_compile": arguments.torch_compile,
         "gradient_checkpointing": arguments.gradient_checkpointing,
         "neftune_noise_alpha": arguments.neftune_noise_alpha,

@@ -193,7 +193,7 @@ def fit(
     """
     arguments = training_arguments(recipe, checkpoints)
     arguments.push_to_hub = False  # see `_ask_hub`
-    if arguments.tf32 is not None:
+    if arguments.tf32 is not None or recipe.is_private:  # whose norms are trusted to the rounding of float32
         torch.set_float32_matmul_precision("high" if arguments.tf32 else "highest")
     _require_steps(arguments, blocks)
     if not isinstance(blocks, BlockStream):  # which has its own readers to count, see `BlockStream.start`

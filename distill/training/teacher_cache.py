@@ -249,13 +249,14 @@ def open_teacher_cache(
     dtype = getattr(torch, recipe.teacher.cache_dtype) if recipe.teacher.cache_dtype else autocast
     shape = (recipe.block_length, head(teacher)[0].shape[1])
     config = {k: v for k, v in teacher.config.to_dict().items() if k not in ("_name_or_path", "transformers_version")}
+    products = torch.get_float32_matmul_precision()
     key = {
         "format": _FORMAT_VERSION,
         "blocks": blocks.key,
         "teacher": weights_hash(teacher),
         "config": hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).hexdigest(),
         "attention": teacher.config._attn_implementation,
-        "computed in": [str(teacher.dtype), mixed_precision],
+        "computed in": [str(teacher.dtype), mixed_precision, *([products] if products != "highest" else [])],
         "kept in": str(dtype),
         "shape": list(shape),
         "transformers": transformers.__version__,

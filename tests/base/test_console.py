@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from shared import REPOSITORY
 
 from distill.base import console
@@ -148,12 +149,40 @@ def test_only_the_first_process_talks(monkeypatch, capsys):
     assert capsys.readouterr().err == ""
 
 
+OF_A_CARD = (
+    "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 15.89 GiB of which 1 is free."
+)
+
+
+def _raise(error):
+    raise error
+
+
 def test_ctrl_c_ends_with_130(capsys):
     def main(arguments):
         raise KeyboardInterrupt
 
     assert run_entry(main, []) == 130
     assert "stopped" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("work", "words"),
+    [
+        (lambda: torch.empty(2**50), ["this machine has too little free memory", "4503599627370496 bytes"]),
+        (lambda: _raise(torch.OutOfMemoryError(OF_A_CARD)), ["the GPU has too little free memory", "2.00 GiB more"]),
+        (lambda: _raise(RuntimeError("CUBLAS_STATUS_ALLOC_FAILED when calling")), ["the GPU has", "block_length"]),
+    ],
+)
+def test_a_memory_that_is_full_is_one_sentence(work, words, capsys):
+    assert run_entry(lambda _: work(), []) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert all(word in line for word in words)
+
+
+def test_other_errors_of_a_device_keep_their_traceback():
+    with pytest.raises(RuntimeError, match="illegal"):
+        run_entry(lambda _: _raise(RuntimeError("CUDA error: an illegal memory access was encountered")), [])
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,8 @@
 
 Each contender goes from the last hidden states of student and teacher and the weights of both heads to the gradients
 of the student's hidden states and head, on the same random numbers in the shapes of GPT-2 124M. Who wants logits makes
-them. Every run checks that the losses and the gradients of the contenders agree.
+them, and ours plans its chunks in each call, which in training is done with the batch. Every run checks that the losses
+and the gradients of the contenders agree.
 
     python tests/benchmarks/loss.py            a table
     python tests/benchmarks/loss.py --json     JSON; `ratios` are ours over theirs, medians of --repeats runs each
@@ -147,11 +148,17 @@ def liger(x: Inputs, chunk_tokens: int, compiled: bool = True) -> Tensor:
 
 @dataclass(frozen=True)
 class Contender:
-    """A way to compute a loss. `computes`: contenders with the same entry must agree. `package`: what it needs."""
+    """A way to compute a loss.
+
+    computes: Contenders with the same entry must agree.
+    package: What it needs.
+    views: How many rows of the teacher are read for each token.
+    """
 
     loss: Callable[[Inputs], Tensor]
     computes: str
     package: str | None = None
+    views: int = 1
 
 
 _SMALL = 128  # tokens in a chunk: Liger's default, 1,024, needs several times the memory
@@ -168,8 +175,10 @@ CONTENDERS: dict[str, Contender] = {
     "liger": Contender(lambda x: liger(x, _SMALL), "JSD", "liger_kernel"),
     "liger_own_chunks": Contender(lambda x: liger(x, 1024), "JSD", "liger_kernel"),
     "liger_uncompiled": Contender(lambda x: liger(x, _SMALL, compiled=False), "JSD", "liger_kernel"),
-    "ours_two_view": Contender(lambda x: ours(x, LossSettings(), two_views=True), "two views"),
-    "naive_two_view": Contender(lambda x: ours(x, LossSettings(), reference_loss, two_views=True), "two views"),
+    "ours_two_view": Contender(lambda x: ours(x, LossSettings(), two_views=True), "two views", views=2),
+    "naive_two_view": Contender(
+        lambda x: ours(x, LossSettings(), reference_loss, two_views=True), "two views", views=2
+    ),
     "ours_augmented": Contender(ours_augmented, "augmented"),
 }
 
@@ -282,12 +291,15 @@ def report(records: dict[str, list[common.Record]]) -> common.Record:
     }
 
 
-def figures_of(records: dict[str, list[common.Record]], options: argparse.Namespace) -> common.Record:
-    """All that `--json` tells: the report, with rates, and where it comes from."""
-    figures = report(records)
-    # The teacher's head forward, the student's forward and twice that backward; 2 operations for each weight.
-    flops = 8 * options.vocabulary * options.width
-    common.add_rates(figures["contenders"], options.rows * options.tokens, flops, options.peak_tflops)
+def figures_of(
+    records: dict[str, list[common.Record]], options: argparse.Namespace, card: common.Record | None = None
+) -> common.Record:
+    """All that `--json` tells: the report, with rates, and where it comes from; ``card`` is what `on_card` found."""
+    figures = report(records) | ({"card": card} if card else {})
+    for name, record in figures["contenders"].items():
+        # The teacher's head forward, the student's forward and twice that backward; 2 operations for each weight.
+        flops = (2 * CONTENDERS[name].views + 6) * options.vocabulary * options.width
+        common.add_rates({name: record}, options.rows * options.tokens, flops, options.peak_tflops)
     shape = {name: getattr(options, name) for name in (*SHAPE, *common.HOW)}
     shape["matrix_rate_tflops"] = options.peak_tflops
     return {**figures, "setting": {**shape, "threads": options.threads, **common.machine(options.device)}}
@@ -326,13 +338,15 @@ def compare(options: argparse.Namespace) -> int:
     else:
         given = common.as_options({name: getattr(options, name) for name in (*SHAPE, *common.HOW, "profile")})
         run = partial(common.run_alone, __file__, options=given, threads=options.threads)
-    records = common.by_turns(
-        names, options.repeats, run, lambda found: common.save(options.save, figures_of(found, options))
-    )
-    figures = figures_of(records, options)
-    if options.together and options.device == "cuda":
-        figures["card"] = on_card(x, [name for name in records if name.startswith("ours")], options)
-        common.save(options.save, figures)
+    card: common.Record = {}
+
+    def keep(found: dict[str, list[common.Record]]) -> None:
+        if options.together and options.device == "cuda":  # behind a contender's first run: a part may be stopped
+            card.update(on_card(x, [name for name in found if name.startswith("ours") and name not in card], options))
+        common.save(options.save, figures_of(found, options, card))
+
+    records = common.by_turns(names, options.repeats, run, keep)
+    figures = figures_of(records, options, card)
     if options.json:
         print(json.dumps(figures, indent=2))
     else:

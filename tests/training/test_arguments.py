@@ -223,10 +223,11 @@ def test_what_private_steps_were_not_tried_with_is_refused(recipe, trainer, mess
 
 
 @pytest.mark.parametrize(
-    ("attribute", "message"), [("fsdp", "FSDP asked for"), ("deepspeed_plugin", "DeepSpeed asked")]
+    ("attribute", "message"),
+    [("fsdp", "FSDP asked for"), ("deepspeed_plugin", "DeepSpeed asked"), ("tf32", "trainer.tf32 asked for")],
 )
-def test_sharding_is_refused_with_privacy(recipe, attribute, message, monkeypatch):
-    """However it was asked for: in the recipe or by the launcher."""
+def test_what_no_cpu_trains_with_is_refused_with_privacy(recipe, attribute, message, monkeypatch):
+    """Sharding however it was asked for: in the recipe or by the launcher."""
     made = arguments(recipe)
     monkeypatch.setattr(made, "gradient_accumulation_steps", 1)
     monkeypatch.setattr(made, attribute, "full_shard", raising=False)

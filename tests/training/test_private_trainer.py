@@ -19,7 +19,7 @@ from transformers.pytorch_utils import Conv1D
 
 from distill.base.errors import UserError
 from distill.data.batches import Collator
-from distill.models.architecture import backbone
+from distill.models.architecture import backbone, hidden_states
 from distill.models.document_attention import try_documents
 from distill.objective.chunks import IGNORED
 from distill.objective.listed_tokens import ListedTokens
@@ -159,6 +159,24 @@ def test_training_goes_on_bit_for_bit(tmp_path):
     want, got = weights_of(tmp_path / "whole"), weights_of(tmp_path / "again")
     untrained = load_file(tmp_path / "whole" / "untrained.safetensors")
     assert all(torch.equal(want[name], got[name]) and not torch.equal(want[name], untrained[name]) for name in want)
+
+
+def test_norms_are_made_in_float32_whatever_a_notebook_has_set(tmp_path, monkeypatch):
+    """Products in TF32 would round a norm by a thousand times what the clip allows for."""
+    inside = []
+
+    def watched(*args, **named):
+        inside.append(torch.get_float32_matmul_precision())
+        return hidden_states(*args, **named)
+
+    monkeypatch.setattr("distill.training.student_loss.hidden_states", watched)
+    torch.set_float32_matmul_precision("high")
+    try:
+        train_toy.main(str(tmp_path), 4, 1, steps=1, privacy=PRIVACY)
+        assert torch.get_float32_matmul_precision() == "high"
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert set(inside) == {"highest"}
 
 
 def test_neither_rows_at_once_nor_a_cache_nor_processes_change_what_is_learned(tmp_path):

@@ -208,7 +208,7 @@ def toy_blocks(tmp_path, toy_tokenizer, short_wordlist):
     return blocks
 
 
-def test_the_key_changes_with_all_that_decides_the_content(tmp_path, toy_model, toy_blocks):
+def test_the_key_changes_with_all_that_decides_the_content(tmp_path, toy_model, toy_blocks, monkeypatch):
     def folder(teacher, recipe=None, mixed_precision="no"):
         recipe = recipe or Recipe(block_length=24)
         return open_teacher_cache(tmp_path, teacher, toy_blocks, recipe, mixed_precision).folder
@@ -231,9 +231,12 @@ def test_the_key_changes_with_all_that_decides_the_content(tmp_path, toy_model, 
         folder(toy_model(seed=1), half),
         folder(toy_model(seed=1), mixed_precision="bf16"),
     ]
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: "high")
+    others.append(folder(toy_model(seed=1)))
+    monkeypatch.undo()
     toy_blocks.key = "blocks-other"
     others.append(folder(toy_model(seed=1)))
-    assert len({first, *others}) == 8
+    assert len({first, *others}) == 9
 
 
 def test_what_is_kept_is_what_the_teacher_says(tmp_path, toy_model, toy_blocks):
