@@ -41,7 +41,6 @@ from distill.text.role_map import token_roles
 from distill.text.wordlist import load_wordlist
 from distill.training import preflight
 from distill.training.arguments import training_arguments
-from distill.training.checkpoints import refuse_other_processes
 from distill.training.processes import together, use_all_cores
 from distill.training.rehearsal import rehearse
 from distill.training.run import train_student
@@ -104,8 +103,7 @@ def run(recipe: Recipe) -> dict[str, Any] | None:
     with together():
         asked = _load(recipe)
     with together(main_first=True) as process, open_run(recipe) as folder:
-        for name in (missing := _missing(recipe, folder)):
-            refuse_other_processes(folder / "checkpoints" / name, process.num_processes)
+        preflight.check_start(recipe, folder, missing := _missing(recipe, folder), process.num_processes)
         follow_run(recipe, folder, missing, asked.teacher, asked.student)
         text, student = _prepare(recipe, asked, folder)
     _train(recipe, asked, text, student, folder)

@@ -74,8 +74,9 @@ def open_run(recipe: Recipe) -> Iterator[Path]:
         if folder.exists() and (not folder.is_dir() or {p.name for p in folder.iterdir()} - _CLAIMING):
             raise UserError(f"{folder} is not empty and holds no recipe.yaml; choose another --output_dir")
     else:
-        # What is not measured yet may be asked for in another way: the training stays what it is.
-        moved = refuse_another(recipe, folder, free=() if (folder / "scores.json").exists() else ("scores.",))
+        # What is not measured or published yet may be asked for in another way: the training stays what it is.
+        free = ("trainer.push_to_hub", "trainer.hub_", *([] if (folder / "scores.json").exists() else ["scores."]))
+        moved = refuse_another(recipe, folder, free=free)
         _refuse_links_out(folder)
     missing = [p for p in (folder, *folder.parents) if not p.exists()]
     with making(folder):

@@ -482,7 +482,7 @@ def settings_rows(recipe: Recipe, scores: Scores, published: bool = False) -> li
     texts = {
         "teacher": "sampled from the teacher",
         "files": ", ".join(map(name, recipe.corpus.files)),
-        "hub": f"{recipe.corpus.dataset} ({recipe.corpus.split})",
+        "hub": f"{name(recipe.corpus.dataset)} ({recipe.corpus.split})",
     }[recipe.corpus.source]
     return [
         ("teacher", name(recipe.teacher.path) + small if recipe.teacher.path else "none"),

@@ -4,16 +4,18 @@ A card is made to be published: it names hub ids, and of local files no more tha
 """
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData, hf_hub_download
+from huggingface_hub.errors import HTTPError
 
 from distill.base.files import DEMO_TEACHER, write_text
 from distill.base.markdown_text import escape, items, table
-from distill.recipe import Recipe, TeacherConfig
+from distill.recipe import CorpusConfig, Recipe, TeacherConfig
 from distill.reports.findings import (
     LIMITS,
     how_measured,
@@ -125,12 +127,10 @@ def card_metadata(recipe: Recipe, scores: Mapping[str, Any], name: str) -> Model
     mitigated = name == "student" and recipe.needs_counterfactuals
     return ModelCardData(
         base_model=recipe.teacher.path if _is_hub_teacher(recipe.teacher) else None,
-        datasets=[recipe.corpus.dataset] if recipe.corpus.source == "hub" and recipe.corpus.dataset else None,
+        datasets=[named] if (named := _hub_dataset(recipe.corpus)) else None,
         language=teacher.get("language"),
         library_name="transformers",
-        license=teacher.get("license") or _UNKNOWN_LICENCE,
-        license_name=teacher.get("license_name"),
-        license_link=teacher.get("license_link"),
+        **_licence(teacher),
         metrics=[result.metric_type for result in results] or None,
         model_name=title,
         pipeline_tag="text-generation",
@@ -148,18 +148,39 @@ def _eval_result(recipe: Recipe, scores: Mapping[str, Any], metric: str, entry: 
         source = source_name(scores["settings"]["prompts"].get("source") or "prompts")
         data = (source, f"prompts: {source}")
     elif unit == "document":
-        hub = recipe.held_out.dataset if recipe.held_out.source == "hub" else None
+        hub = _hub_dataset(recipe.held_out)
         data = (hub or "held-out-text", hub or "held-out text")
     else:
         data = (metric, label(scores, metric))
     return EvalResult(
         task_type="text-generation",
-        dataset_type=data[0],
+        dataset_type=_hub_type(data[0]),
         dataset_name=data[1],
         metric_type=metric,
         metric_name=label(scores, metric),
         metric_value=entry["value"],
     )
+
+
+def _licence(teacher: Mapping[str, Any]) -> dict[str, Any]:
+    """The teacher's, as the hub takes it: one that is no id of the hub's is told as another one's name."""
+    licence = teacher.get("license") or _UNKNOWN_LICENCE
+    name = teacher.get("license_name")
+    if not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", licence):
+        licence, name = "other", re.sub(r"[^a-z0-9.]+", "-", (name or licence).lower()).strip("-.")
+    return {"license": licence, "license_name": name or None, "license_link": teacher.get("license_link")}
+
+
+def _hub_dataset(config: CorpusConfig) -> str | None:
+    """The hub's id of a text; of a local folder, and of all others, None."""
+    return config.dataset if config.source == "hub" and config.dataset and is_hub_id(config.dataset) else None
+
+
+def _hub_type(name: str) -> str:
+    """A name as the hub takes the type of a data set: [owner/]name of few characters."""
+    owner, slash, last = name.partition("/")
+    parts = [owner, last] if slash and is_hub_id(name) else [name]
+    return "/".join(re.sub(r"[^\w.-]+", "-", part, flags=re.ASCII).strip("-.") or "data" for part in parts)
 
 
 def _is_hub_teacher(teacher: TeacherConfig) -> bool:
@@ -176,9 +197,12 @@ def _teacher_metadata(teacher: TeacherConfig) -> dict[str, Any]:
         if _is_hub_teacher(teacher):
             path = Path(hf_hub_download(teacher.path, "README.md", revision=teacher.revision))
         metadata = ModelCard.load(path).data.to_dict()
-    except (OSError, ValueError, yaml.YAMLError):  # no card, no network, or one that is not valid
+    except (OSError, ValueError, HTTPError, yaml.YAMLError):  # no card, no network, or one that is not valid
         return {}
-    return {key: value for key, value in metadata.items() if isinstance(value, str)}
+    told = {key: value for key, value in metadata.items() if isinstance(value, str)}
+    if not re.fullmatch(r"[a-z]{2,3}(-\w+)*", told.get("language", "")):  # in words, which the hub refuses
+        told.pop("language", None)
+    return told
 
 
 def _privacy(recipe: Recipe, scores: Mapping[str, Any]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from accelerate import PartialState
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HTTPError
 from transformers import TrainingArguments
@@ -12,11 +13,21 @@ from distill.recipe import Recipe
 from distill.training.arguments import training_arguments
 
 
+def ask_hub(arguments: TrainingArguments) -> None:
+    """Who may not push shall know before any text is made; called in every process, of which the main one asks.
+
+    Raises:
+        UserError: see `hub_repository`.
+    """
+    if arguments.push_to_hub and PartialState().is_main_process:
+        hub_repository(arguments)
+
+
 def hub_repository(arguments: TrainingArguments) -> tuple[HfApi, str]:
-    """Make the hub's repository for the student, or find it there.
+    """Make the hub's repository for the student, and the branch that is asked for, or find them there.
 
     Args:
-        arguments: `hub_model_id`, `hub_token` and `hub_private_repo` are read.
+        arguments: `hub_model_id`, `hub_token`, `hub_private_repo` and `hub_revision` are read.
 
     Returns:
         The hub, and the repository's full id.
@@ -27,6 +38,8 @@ def hub_repository(arguments: TrainingArguments) -> tuple[HfApi, str]:
     hub = HfApi(token=arguments.hub_token, library_name="distill")
     try:
         repository = hub.create_repo(arguments.hub_model_id, private=arguments.hub_private_repo, exist_ok=True)
+        if arguments.hub_revision is not None:
+            hub.create_branch(repository.repo_id, branch=arguments.hub_revision, exist_ok=True)
     except (OSError, ValueError, HTTPError) as error:
         raise UserError(
             f"trainer.push_to_hub: no repository {arguments.hub_model_id} to push to ({first_line(error)}); log in "
@@ -57,9 +70,10 @@ def push_student(recipe: Recipe, folder: Path) -> None:
             commit_message="The student, with its model card",
             revision=arguments.hub_revision,
         )
-    except (OSError, ValueError, HTTPError) as error:
+    except Exception as error:  # what fails while a file is sent comes as an error of several libraries
+        why = " ".join(str(error).split()) or type(error).__name__  # of a card that is refused, below the first line
         raise UserError(
-            f"trainer.push_to_hub: the push to {repository} failed ({first_line(error)}); the student is finished in "
+            f"trainer.push_to_hub: the push to {repository} failed ({why.rstrip('.')}); the student is finished in "
             f"{folder / 'student'}, and the same command tries again"
         ) from None
     say(f"pushed the student: {commit}")

@@ -10,7 +10,7 @@ Estimates are bounds from below: what they leave out (data, saving, scores) come
 import math
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import psutil
@@ -28,6 +28,8 @@ from distill.recipe import Recipe
 from distill.text.counterfactual import Swapper
 from distill.text.role_map import TokenRoles
 from distill.training.arguments import clips_head, loss_settings, training_arguments
+from distill.training.checkpoints import refuse_other_processes
+from distill.training.hub import ask_hub
 from distill.training.private_trainer import private_plan
 
 _LONG = 3 * 3600  # seconds of training for which nobody should wait unwarned
@@ -66,6 +68,23 @@ def warn_of(
     ):
         if warning:
             warn(warning)
+
+
+def check_start(recipe: Recipe, folder: Path, missing: Iterable[str], processes: int) -> None:
+    """What only the run's folder and the hub know, before any text is made.
+
+    Args:
+        recipe: Of the run.
+        folder: Its folder.
+        missing: Names of the students that are still to be trained.
+        processes: How many there are.
+
+    Raises:
+        UserError: see `refuse_other_processes` and `ask_hub`.
+    """
+    for name in missing:
+        refuse_other_processes(folder / "checkpoints" / name, processes)
+    ask_hub(training_arguments(recipe, folder))
 
 
 def check_privacy(recipe: Recipe, student: PreTrainedModel, blocks: BlockDataset | BlockStream) -> None:

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
@@ -37,7 +36,6 @@ from distill.privacy.draws import Draws
 from distill.recipe import Recipe, TeacherConfig
 from distill.training import checkpoints as checkpoint_folder
 from distill.training.arguments import clips_head, loss_settings, training_arguments
-from distill.training.hub import hub_repository
 from distill.training.private_trainer import (
     PrivateTrainer,
     freeze_what_is_not_trained,
@@ -101,7 +99,7 @@ def train_student(
         probe: Measures student and teacher on the way, see `probing`.
 
     Raises:
-        UserError: see `training_arguments`, `hub_repository`, `open_teacher_cache`; numbers not finite; a full disk.
+        UserError: see `training_arguments`, `open_teacher_cache`; numbers not finite; a full disk.
         Stopped: SIGINT or SIGTERM came; the step was finished and saved.
     """
     models = prepare(recipe, student, teacher, tokenizer, role_maps, checkpoints)
@@ -131,9 +129,9 @@ def prepare(
     """Make a student ready for `fit`, once however often it is trained: its loss, its projection, what stays of it.
 
     Raises:
-        UserError: see `training_arguments` and `hub_repository`.
+        UserError: see `training_arguments`.
     """
-    _ask_hub(arguments := training_arguments(recipe, checkpoints))
+    arguments = training_arguments(recipe, checkpoints)
     padding = _padding_rows(student, vocab := vocab_size(tokenizer, student, teacher))
     attach_loss(student, vocab)
     if recipe.is_private:
@@ -192,7 +190,9 @@ def fit(
         UserError, Stopped: see `train_student`.
     """
     arguments = training_arguments(recipe, checkpoints)
-    arguments.push_to_hub = False  # see `_ask_hub`
+    # Trainer would push every checkpoint, without scores or card, the baseline's too: the student follows when it has
+    # been scored (`hub.push_student`).
+    arguments.push_to_hub = False
     if arguments.tf32 is not None or recipe.is_private:  # whose norms are trusted to the rounding of float32
         torch.set_float32_matmul_precision("high" if arguments.tf32 else "highest")
     _require_steps(arguments, blocks)
@@ -266,16 +266,6 @@ def _require_steps(arguments: TrainingArguments, blocks: BlockDataset | BlockStr
             "trainer.dataloader_drop_last leaves out a smaller one; leave it out, lower per_device_train_batch_size, "
             "or give more text"
         )
-
-
-def _ask_hub(arguments: TrainingArguments) -> None:
-    """Who may not push shall know before the training.
-
-    Trainer would push every checkpoint, without scores or card, the baseline's too: the student follows when it has
-    been scored (`hub.push_student`).
-    """
-    if arguments.push_to_hub and PartialState().is_main_process:
-        hub_repository(arguments)
 
 
 def loss_planner(arguments: TrainingArguments, recipe: Recipe, with_teacher: bool, vocab: int) -> Callable[..., Plan]:

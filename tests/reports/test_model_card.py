@@ -1,6 +1,8 @@
 """Model cards: valid for the hub, without a path of this machine."""
 
 import copy
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -51,6 +53,49 @@ def test_the_model_index_goes_through_the_hubs_own_code_and_back(toy_scores):
         assert {"type"} <= set(entry["task"])
         assert {"type", "name"} <= set(entry["dataset"])
         assert all({"type", "value"} <= set(metric) for metric in entry["metrics"])
+
+
+@pytest.mark.parametrize(
+    ("prompts", "want"),
+    [
+        ("AmazonScience/bold:gender", "AmazonScience/bold-gender"),
+        ("/data/bold:race", "bold-race"),
+        ("my prompts (2).tsv", "my-prompts-2-.tsv"),
+        ("vorgaben_für_alle.tsv", "vorgaben_f-r_alle.tsv"),
+        ("«»", "data"),
+    ],
+)
+def test_a_data_set_has_a_name_that_the_hub_takes(toy_scores, prompts, want):
+    """By the pattern that the hub answers with; a card that it refuses is pushed by no command."""
+    scores = copy.deepcopy(toy_scores)
+    scores["settings"]["prompts"]["source"] = prompts
+    index = ModelCard(model_card(RECIPE, scores, "student")).data.to_dict()["model-index"]
+    types = [entry["dataset"]["type"] for entry in index[0]["results"]]
+    assert all(re.fullmatch(r"(?:[\w-]+/)?[\w.-]+", name, re.ASCII) for name in types) and want in types
+
+
+def test_a_local_folder_is_no_data_set_of_the_hub(toy_scores, tmp_path):
+    here = CorpusConfig(source="hub", dataset=str(tmp_path))
+    content = model_card(replace(RECIPE, corpus=here, held_out=here), toy_scores, "student")
+    assert "datasets" not in ModelCard(content).data.to_dict() and str(tmp_path) not in content
+    there = CorpusConfig(source="hub", dataset="alice/texts")
+    assert ModelCard(model_card(replace(RECIPE, corpus=there), toy_scores, "student")).data.datasets == ["alice/texts"]
+
+
+@pytest.mark.parametrize(
+    ("told", "want"),
+    [
+        ("license: mit\nlanguage: en", {"license": "mit", "language": "en"}),
+        ("license: MIT License", {"license": "other", "license_name": "mit-license"}),
+        ("license: other\nlicense_name: ours\nlanguage: English", {"license": "other", "license_name": "ours"}),
+        ("language: zh-Hant", {"license": "unknown", "language": "zh-Hant"}),
+    ],
+)
+def test_a_licence_in_words_is_told_as_the_hub_takes_it(toy_scores, tmp_path, told, want):
+    (tmp_path / "README.md").write_text(f"---\n{told}\n---\nA teacher.\n", encoding="utf-8")
+    recipe = replace(RECIPE, teacher=TeacherConfig(path=str(tmp_path)))
+    data = ModelCard(model_card(recipe, toy_scores, "student")).data.to_dict()
+    assert {key: data[key] for key in ("license", "license_name", "language") if key in data} == want
 
 
 def test_an_undefined_score_is_not_in_the_index(toy_scores):

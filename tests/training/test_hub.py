@@ -8,9 +8,12 @@ import pytest
 import train_toy
 from huggingface_hub import ModelCard
 
+from distill import pipeline
 from distill.base.errors import UserError
-from distill.recipe import Recipe, TargetConfig
+from distill.recipe import Recipe, TargetConfig, read_resolved
+from distill.recipe_check import parse_recipe
 from distill.reports.model_card import write_cards
+from distill.run_folder import open_run
 from distill.training import hub as hub_module
 from distill.training.hub import push_student
 from distill.training.trainer_keys import check_trainer_keys
@@ -25,6 +28,7 @@ class FakeHub:
 
     calls: ClassVar[list] = []
     error: Exception | None = None
+    broken: Exception | None = None  # while files are sent
 
     def __init__(self, **keys):
         self.token = keys["token"]
@@ -35,7 +39,12 @@ class FakeHub:
             raise self.error
         return SimpleNamespace(repo_id=repo_id if "/" in repo_id else f"alice/{repo_id}")
 
+    def create_branch(self, repo_id, **keys):
+        self.calls.append(("create_branch", repo_id, keys))
+
     def upload_folder(self, **keys):
+        if self.broken:
+            raise self.broken
         files = {path.name: path.read_text() for path in sorted(Path(keys["folder_path"]).iterdir())}
         self.calls.append(("upload_folder", keys["repo_id"], keys | {"files": files}))
         return "https://hub.example/commit"
@@ -46,6 +55,7 @@ def hub(monkeypatch):
     monkeypatch.setattr(hub_module, "HfApi", FakeHub)
     monkeypatch.setattr(FakeHub, "calls", [])
     monkeypatch.setattr(FakeHub, "error", None)
+    monkeypatch.setattr(FakeHub, "broken", None)
     return FakeHub
 
 
@@ -72,7 +82,8 @@ def test_nothing_is_pushed_unasked(hub, finished):
 def test_the_finished_student_is_pushed_with_its_card(hub, finished):
     settings = {"hub_model_id": "alice/fair", "hub_token": TOKEN, "hub_private_repo": True, "hub_revision": "main"}
     push_student(recipe_for(finished, push_to_hub=True, **settings), finished)
-    (created, name, keys), (uploaded, target, upload) = hub.calls
+    (created, name, keys), branch, (uploaded, target, upload) = hub.calls
+    assert branch == ("create_branch", "alice/fair", {"branch": "main", "exist_ok": True})
     assert (created, name, uploaded, target) == ("create_repo", "alice/fair", "upload_folder", "alice/fair")
     assert (keys["token"], keys["private"], keys["exist_ok"]) == (TOKEN, True, True)
     assert upload["revision"] == "main"
@@ -102,17 +113,39 @@ def test_checkpoints_are_not_pushed(strategy):
         check_trainer_keys({"hub_strategy": strategy})
 
 
-def test_training_makes_the_repository_first_and_pushes_no_checkpoint(hub, tmp_path):
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (RuntimeError("Error while uploading 'model.safetensors' to the Hub."), "Error while uploading 'model.saf"),
+        (ValueError('Invalid metadata in README.md.\n- "model-index[0]" fails to match'), r'README.md. - "model-index'),
+    ],
+)
+def test_a_push_that_fails_on_the_way_is_one_sentence_with_the_reason(hub, finished, error, words):
+    hub.broken = error
+    with pytest.raises(UserError, match=words) as caught:
+        push_student(recipe_for(finished, push_to_hub=True), finished)
+    assert "the student is finished in" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_training_pushes_no_checkpoint(hub, tmp_path):
     train_toy.main(str(tmp_path / "run"), 4, 1, steps=1, push_to_hub=True, hub_model_id="alice/fair", save_steps=1)
-    assert [call[:2] for call in hub.calls] == [("create_repo", "alice/fair")]
+    assert hub.calls == []
     assert list((tmp_path / "run" / "checkpoints").glob("checkpoint-1"))
 
 
-def test_who_may_not_push_knows_before_the_training(hub, tmp_path):
+def test_who_may_not_push_knows_before_any_text_is_made_and_may_ask_otherwise(hub, tmp_path, monkeypatch):
+    """In a fresh folder, of which nothing stays; and of a finished run, which may be published elsewhere, or later."""
+    monkeypatch.setattr("distill.pipeline.open_corpus", lambda *_, **__: pytest.fail("text is made"))
     hub.error = OSError("401 Client Error")
+    asked = ["--config", "debug", "--output_dir", str(tmp_path / "run"), "--trainer.push_to_hub", "true"]
     with pytest.raises(UserError, match=r"no repository alice/fair to push to \(401 Client Error\)"):
-        train_toy.main(str(tmp_path / "run"), 4, 1, steps=1, push_to_hub=True, hub_model_id="alice/fair")
-    assert not (tmp_path / "run" / "checkpoints").exists()
+        pipeline.run(parse_recipe([*asked, "--trainer.hub_model_id", "alice/fair"]))
+    assert not (tmp_path / "run").exists()
+    with open_run(parse_recipe(asked[:4])) as folder:
+        (folder / "scores.json").write_text("{}")
+    with open_run(parse_recipe([*asked, "--trainer.hub_model_id", "bob/fair"])):
+        pass
+    assert read_resolved(folder / "recipe.yaml")["trainer"]["hub_model_id"] == "bob/fair"
 
 
 def test_the_card_is_there_before_the_push(hub, finished, toy_scores):
