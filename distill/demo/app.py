@@ -4,6 +4,7 @@ gradio is imported when a page is built, so that everything else here does witho
 """
 
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import wraps
 from pathlib import Path
@@ -19,7 +20,8 @@ from distill.metrics.polarity import group_counter
 from distill.text.wordlist import load_wordlist
 
 _EXAMPLE = "She told her father that the blame was hers.\nThe actress met an earl, and he showed her the ladies' room."
-_TO_MAKE_IT_RUN = "the page needs gradio, which is not installed: pip install 'distill[demo]'"
+_OLDEST = (6, 20)  # of gradio, whose older versions lack what the page asks for
+_TO_MAKE_IT_RUN = "pip install 'distill[demo]'"
 _FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "DejaVu Sans", "sans-serif"]
 _MONO = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "DejaVu Sans Mono", "monospace"]
 _SESSION_KEPT = 3600  # seconds behind the last visit
@@ -30,14 +32,18 @@ def require_gradio() -> Any:
     """The module gradio, told to report to nobody.
 
     Raises:
-        UserError: it is not installed.
+        UserError: it is not installed, or older than the page can do with.
     """
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
     try:
         import gradio
     except ImportError:
-        raise UserError(_TO_MAKE_IT_RUN) from None
+        raise UserError(f"the page needs gradio, which is not installed: {_TO_MAKE_IT_RUN}") from None
+    version = getattr(gradio, "__version__", "")
+    if tuple(map(int, re.findall(r"\d+", version)[:2])) < _OLDEST:
+        least = ".".join(map(str, _OLDEST))
+        raise UserError(f"the page needs gradio {least} or later, and {version} is installed: {_TO_MAKE_IT_RUN}")
     return gradio
 
 

@@ -15,12 +15,13 @@ from pathlib import Path
 import yaml
 
 from distill.base.bundled import at_hand
+from distill.base.console import say
 from distill.base.errors import UserError
 from distill.base.files import PACKAGE, write_folder, write_json
 from distill.demo.app import require_gradio
-from distill.demo.sources import Shown, Source
+from distill.demo.sources import Shown, Source, local
 from distill.models.adapters import adapter_folder
-from distill.models.loading import gguf_in, load_model, load_tokenizer
+from distill.models.loading import gguf_in, load_model, load_tokenizer, model_source
 from distill.text.prompts import DEFAULT_PROMPTS, load_prompts
 from distill.text.wordlist import ALONE, bundled_wordlists
 
@@ -65,6 +66,7 @@ def export(shown: Shown, folder: Path) -> None:
             shown,
             sources=tuple(_model(source, place) for source in shown.sources),
             wordlist=_wordlist(shown.wordlist, place),
+            resolver=_resolver(shown.resolver),
             prompts=_prompts(shown.prompts, place),
             reports=_reports(shown.reports, place),
         )
@@ -93,6 +95,8 @@ def requirements(shown: Shown) -> list[str]:
     wanted += ["gradio"]
     wanted += ["bitsandbytes"] if any(source.model.quantization for source in shown.sources) else []
     models = [source.model for source in shown.sources]
+    named = [str(model.path) for model in models if local(str(model.path)) is None]  # local adapters are merged
+    wanted += ["peft"] if any(map(adapter_folder, named)) else []
     wanted += ["gguf"] if any(model.gguf_file or gguf_in(str(model.path))[1] for model in models) else []
     return sorted(map(_pinned, wanted))
 
@@ -125,7 +129,8 @@ def readme(shown: Shown) -> str:
     ]
     if ids:
         head["models"] = ids
-    names = ", ".join(source.title for source in shown.sources).capitalize()
+    names = ", ".join(source.title for source in shown.sources)
+    names = names[:1].upper() + names[1:]
     return f"---\n{yaml.safe_dump(head, sort_keys=False, allow_unicode=True)}---\n\n" + _README.format(
         title=title, names=names
     )
@@ -133,9 +138,10 @@ def readme(shown: Shown) -> str:
 
 def _model(source: Source, place: Path) -> Source:
     """The same, its folder copied; an adapter is merged into its base, which may lie anywhere."""
-    path = Path(str(source.model.path))
-    if not path.exists():
-        return source  # a hub id, or `demo`
+    path = local(str(source.model.path))
+    if path is None:
+        model_source(str(source.model.path))  # a hub id, or `demo`, or nothing at all
+        return source
     to = place / "models" / source.short
     if path.is_file():  # in GGUF
         to.mkdir(parents=True)
@@ -168,6 +174,15 @@ def _wordlist(spec: str, place: Path) -> str:
                     shutil.copy(path.parent / name, place / to / name)
         parts.append((to / path.name).as_posix())
     return "+".join(parts)
+
+
+def _resolver(spec: str) -> str:
+    """The same, if it comes with the package or from the hub."""
+    kind, _, name = spec.partition(":")
+    if kind == "log_linear" or (kind == "teacher" and local(name) is None):
+        return spec
+    say(f"the exported page tells her (his) from her (him) by log_linear, as the resolver {spec} is of this machine")
+    return "log_linear"
 
 
 def _prompts(spec: str, place: Path) -> str:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -162,11 +163,19 @@ def _likeliest(model: Model, log_probabilities: Tensor, prompt: str, swapper: Sw
     groups = [set(ids.tolist()) for ids in model.evaluation.group_tokens]
     best = log_probabilities[: vocab_size(tokenizer)].topk(LIKELIEST)
     found = []
-    texts = [tokenizer.decode([i], clean_up_tokenization_spaces=False) for i in best.indices.tolist()]
+    texts = [_decoded(tokenizer, i) for i in best.indices.tolist()]
     for index, log, text in zip(best.indices.tolist(), best.values.tolist(), texts, strict=True):
         group = next((g for g, ids in enumerate(groups) if index in ids), None)
         found.append(Token(_visible(text), math.exp(log), _listed(prompt, text, swapper) if group is None else group))
     return tuple(found)
+
+
+def _decoded(tokenizer: Any, token: int) -> str:
+    """A token's text, with the space that it begins with: behind another word, as some decoders drop a text's first."""
+    settings = {"clean_up_tokenization_spaces": False}
+    word = tokenizer("a", add_special_tokens=False)["input_ids"]
+    before, whole = (tokenizer.decode(ids, **settings) for ids in (word, [*word, token]))
+    return whole.removeprefix(before) if whole.startswith(before) else tokenizer.decode([token], **settings)
 
 
 def _listed(prompt: str, text: str, swapper: Swapper) -> int | None:

@@ -90,7 +90,7 @@ def read_shown(paths: Sequence[str], wordlist: str | None = None, trust_remote_c
     for path in paths:
         first.setdefault(_place(path), path)
     given = list(first.values())
-    runs = {path: _read_run(Path(path)) for path in given if (Path(path) / "recipe.yaml").exists()}
+    runs = {path: _read_run(Path(path)) for path in given if (here := local(path)) and (here / "recipe.yaml").exists()}
     names = _names(given)
     sources: list[Source] = []
     for path in given:
@@ -168,19 +168,24 @@ def _of_run(folder: Path, recipe: Recipe) -> list[Source]:
 
 
 def _checkpoint(path: str, trust_remote_code: bool) -> Source:
-    folder = Path(path)
-    if folder.exists() and not any((folder / file).exists() for file in _OF_A_MODEL):
+    folder = local(path)
+    if folder is not None and not any((folder / file).exists() for file in _OF_A_MODEL):
         raise UserError(
             f"{path}: is neither a finished run (it has no recipe.yaml) nor a model (it has no config.json); give the "
             "folder of a run, such as outputs/quickstart, a checkpoint, or a hub id"
         )
-    name = folder.resolve().name if folder.exists() else path
+    name = folder.resolve().name if folder is not None else path
     return Source(name, "plain", TeacherConfig(path=path, trust_remote_code=trust_remote_code), name.replace("/", "--"))
+
+
+def local(path: str) -> Path | None:
+    """The file or folder of that name; None for a hub id, and for `demo`, whatever lies there: see `model_source`."""
+    return Path(path) if path != "demo" and Path(path).exists() else None
 
 
 def _place(path: str) -> str:
     """Where a path leads, however it is spelled; a hub id as it is."""
-    return str(Path(path).resolve()) if Path(path).exists() else path
+    return str(here.resolve()) if (here := local(path)) else path
 
 
 def _placed(model: TeacherConfig) -> TeacherConfig:
@@ -188,9 +193,14 @@ def _placed(model: TeacherConfig) -> TeacherConfig:
 
 
 def _names(paths: Iterable[str]) -> dict[str, str]:
-    """Path -> the last part of it where that tells them apart, else all of it."""
-    short = {path: Path(path).resolve().name for path in paths}
-    return short if len(set(short.values())) == len(short) else {path: path for path in short}
+    """Path -> as much of its end as tells them apart: what lies above is nobody's business on a page."""
+    parts = {path: Path(path).resolve().parts for path in paths}
+    deepest = max(map(len, parts.values()), default=1)
+    for length in range(1, deepest + 1):
+        names = {path: "/".join(part.strip("/") for part in of[-length:]) for path, of in parts.items()}
+        if len(set(names.values())) == len(names):
+            break
+    return names
 
 
 def _unlike(sources: Sequence[Source]) -> tuple[Source, ...]:

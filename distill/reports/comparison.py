@@ -250,12 +250,14 @@ def comparison_page(runs: Sequence[Run]) -> str:
     ]
     files = [run.scores for run in runs]
     cards = {"cards": all_cards(files)}
+    cost = cost_of(cards, files)
     return render(
         "comparison.html",
         title="distill: comparison",
         runs=[{"label": run.label, "headline": headline(run.scores)} for run in runs],
         warnings=warnings(runs),
-        charts=trade_off_charts(cards, cost_of(cards, files), shown),
+        charts=trade_off_charts(cards, cost, shown),
+        cost=label(cards, cost),
         styles=[styles[name] for name in _checkpoints(runs)],
         scores=_score_table(runs),
         ratios=_ratio_table(runs),

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -23,9 +24,16 @@ def test_without_gradio_it_is_told_what_to_install(monkeypatch):
         require_gradio()
 
 
+@pytest.mark.parametrize("version", ["5.49.1", "6.19.2", "4.0"])
+def test_an_older_gradio_is_told_before_any_model_is_loaded(monkeypatch, version):
+    monkeypatch.setitem(sys.modules, "gradio", SimpleNamespace(__version__=version))
+    with pytest.raises(UserError, match=rf"needs gradio 6\.20 or later, and {version} is installed: pip install"):
+        require_gradio()
+
+
 def test_telemetry_is_off_whatever_the_environment_says(monkeypatch):
     monkeypatch.setenv("GRADIO_ANALYTICS_ENABLED", "True")
-    monkeypatch.setitem(sys.modules, "gradio", os)  # a stand-in
+    monkeypatch.setitem(sys.modules, "gradio", SimpleNamespace(__version__="6.20.0"))  # a stand-in
     require_gradio()
     assert os.environ["GRADIO_ANALYTICS_ENABLED"] == "False"
     assert os.environ["HF_HUB_DISABLE_TELEMETRY"] == "1"

@@ -103,6 +103,53 @@ def test_hub_ids_and_the_demo_teacher_stay_names(tmp_path, with_gradio):
     assert head_of((tmp_path / "space/README.md").read_text(encoding="utf-8"))["models"] == ["some/model"]
 
 
+def test_a_folder_called_demo_is_not_the_demo_teacher(toy_run_folder, tmp_path, monkeypatch, with_gradio):
+    """As after `--export demo`: the name goes before what lies there."""
+    monkeypatch.chdir(tmp_path)
+    Path("demo").mkdir()
+    (Path("demo") / "private.txt").write_text("mine")
+    shown = read_shown(["demo", str(toy_run_folder)])
+    export(shown, tmp_path / "space")
+    assert not list((tmp_path / "space").rglob("private.txt"))
+    assert json.loads((tmp_path / "space/shown.json").read_text())["sources"][0]["model"]["path"] == "demo"
+
+
+def test_a_model_that_is_nowhere_is_told_and_nothing_written(tmp_path, with_gradio):
+    with pytest.raises(UserError, match=r"outputs/quikstart/student: no such folder"):
+        export(read_shown(["outputs/quikstart/student"]), tmp_path / "space")
+    assert not (tmp_path / "space").exists()
+
+
+@pytest.mark.parametrize(
+    ("resolver", "want"),
+    [
+        ("log_linear", "log_linear"), ("teacher:some/model", "teacher:some/model"), ("teacher:{here}", "log_linear"),
+        ("spacy", "log_linear"), ("spacy:de_core_news_sm", "log_linear"),
+    ],
+)  # fmt: skip
+def test_a_resolver_of_this_machine_stays_here(tmp_path, with_gradio, capsys, resolver, want):
+    resolver = resolver.format(here=tmp_path)
+    export(replace(read_shown(["demo"]), resolver=resolver), tmp_path / "space")
+    assert json.loads((tmp_path / "space/shown.json").read_text())["resolver"] == want
+    assert (resolver in capsys.readouterr().err) == (resolver != want)
+
+
+def test_an_adapter_of_the_hub_needs_its_package(with_gradio, monkeypatch):
+    monkeypatch.setattr(module, "adapter_folder", lambda path: Path("cache") if path == "some/lora" else None)
+    names = [line.partition("==")[0] for line in requirements(read_shown(["demo", "some/lora"]))]
+    assert "peft" in names
+    assert "peft" not in [line.partition("==")[0] for line in requirements(read_shown(["demo", "some/model"]))]
+
+
+def test_titles_keep_their_letters_and_no_more_of_a_path_than_tells_runs_apart(toy_run_folder, tmp_path, with_gradio):
+    assert "\nSome/Model-135M, side by side" in readme(read_shown(["some/Model-135M"]))
+    for name in ("a", "b"):
+        shutil.copytree(toy_run_folder, tmp_path / name / "run")
+    shown = read_shown([str(tmp_path / name / "run") for name in ("a", "b")])
+    assert list(shown.reports) == ["a/run", "b/run"]
+    assert str(tmp_path) not in "".join(source.title for source in shown.sources)
+
+
 def test_an_adapter_is_merged_into_its_base_which_stays_behind(tmp_path, toy_model, toy_tokenizer, with_gradio):
     pytest.importorskip("peft", reason="needs the extra lora")
     adapter = saved_adapter(toy_model(), toy_tokenizer, tmp_path)

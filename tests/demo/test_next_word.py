@@ -1,15 +1,18 @@
 """The next word of every model: shares as the metric counts them, ratios in words, the likeliest tokens."""
 
+import copy
 import math
 
 import numpy as np
 import pytest
 import torch
+from tokenizers import decoders
 
 from distill.base.errors import UserError
 from distill.demo.next_word import (
     LIKELIEST,
     MOST_CHARACTERS,
+    _decoded,
     checked_prompt,
     choices,
     expected,
@@ -118,6 +121,19 @@ def test_a_prompt_is_checked():
         checked_prompt("  \n")
     with pytest.raises(UserError, match=r"the prompt has 2,001 characters, and at most 2,000 are taken; shorten it"):
         checked_prompt("x" * (MOST_CHARACTERS + 1))
+
+
+def test_a_word_is_whole_whatever_a_decoder_does_with_a_first_space(toy_tokenizer):
+    """Llama 2's and Mistral's decoders drop it: by those rules, whole words would look cut off."""
+    plain = {toy_tokenizer.decode([i]) for i in range(len(toy_tokenizer))}
+    strips = copy.deepcopy(toy_tokenizer)
+    strips.backend_tokenizer.decoder = decoders.Sequence(
+        [toy_tokenizer.backend_tokenizer.decoder, decoders.Strip(" ", 1, 0)]
+    )
+    whole = [i for i in range(len(toy_tokenizer)) if toy_tokenizer.decode([i]).startswith(" ")]
+    assert len(whole) > 5 and not any(strips.decode([i]).startswith(" ") for i in whole)
+    assert {_decoded(toy_tokenizer, i) for i in range(len(toy_tokenizer))} == plain
+    assert [_decoded(strips, i) for i in whole] == [toy_tokenizer.decode([i]) for i in whole]
 
 
 def test_a_strength_out_of_range_is_told(loaded):
