@@ -32,6 +32,9 @@ from distill.recipe import TeacherConfig
 
 _SECONDS_TO_ANSWER = 10.0  # for the hub
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+# Causal masks and the number that fills them, which older versions of transformers wrote beside the weights of these.
+_OLD_MASK = re.compile(r"\.(attn|attention)\.(bias|masked_bias|causal_mask)$")
+_WITH_OLD_MASKS = ("codegen", "gpt2", "gpt_neo", "gptj", "openai-gpt")
 
 
 def load_tokenizer(
@@ -307,6 +310,8 @@ def _require_its_weights(path: str, model: PreTrainedModel, report: Mapping[str,
         UserError: names the first such weight.
     """
     missing, left_over = sorted(report["missing_keys"]), sorted(report["unexpected_keys"])
+    if model.config.model_type in _WITH_OLD_MASKS:
+        left_over = [name for name in left_over if not _OLD_MASK.search(name)]
     other_shapes = sorted(report["mismatched_keys"])
     kind = type(model).__name__
     again = (
