@@ -258,6 +258,23 @@ def head(model: PreTrainedModel) -> Head:
     return Head(module.weight, getattr(module, "bias", None), *_shapes[model])
 
 
+def tell_own_head(model: PreTrainedModel) -> None:
+    """Let a model whose output head is a matrix of its own say so of itself, in place.
+
+    A file may hold such a head under a configuration that calls it the embedding, and an adapter may bring one. What is
+    copied or saved by what the model says would lose it.
+    """
+    configs = (model.config, model.config.get_text_config(decoder=True))
+    if not model.all_tied_weights_keys and not any(getattr(c, "tie_word_embeddings", False) for c in configs):
+        return
+    module = model.get_output_embeddings()
+    if module is None or module.weight is model.get_input_embeddings().weight:
+        return
+    for config in configs:
+        config.tie_word_embeddings = False
+    model.all_tied_weights_keys = model.get_expanded_tied_weights_keys(all_submodels=True)
+
+
 def view_of(model: PreTrainedModel, hidden: Tensor, vocab: int | None = None) -> ModelView:
     """(..., D) hidden states beside the head of their model, as the loss takes them; `vocab` as there."""
     weight, bias, scale, cap = head(model)

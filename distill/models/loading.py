@@ -25,7 +25,7 @@ from distill.base.console import say
 from distill.base.errors import UserError, first_line, hub_hint
 from distill.base.files import DEMO_TEACHER
 from distill.models.adapters import adapter_folder, base_of, merged, require_peft
-from distill.models.architecture import check_head, check_vocabulary, set_attention, without_warnings
+from distill.models.architecture import check_head, check_vocabulary, set_attention, tell_own_head, without_warnings
 from distill.models.probe import behaviour
 from distill.models.quantization import check_quantized, forget_gguf, gguf_config, gguf_loading, quantized_loading
 from distill.recipe import TeacherConfig
@@ -181,7 +181,9 @@ def _read_model(
             )
         base, of_base = base_of(adapter)
         require_peft(path)
-        return merged(load_model(base, dtype, trust_remote_code, allow_pickle, **of_base), adapter).eval()
+        model = merged(load_model(base, dtype, trust_remote_code, allow_pickle, **of_base), adapter)
+        tell_own_head(model)  # it may bring one
+        return model.eval()
     number_format = getattr(torch, dtype)
     read = str(Path(path, gguf_file)) if gguf_file else path
     if gguf_file:
@@ -213,6 +215,7 @@ def _read_model(
         check_quantized(path, model)
     if gguf_file:
         forget_gguf(model)
+    tell_own_head(model)
     model.config._commit_hash = commit_of(path, **hub)  # newer versions of transformers do not keep it
     return model.eval()
 

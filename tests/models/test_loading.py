@@ -257,6 +257,21 @@ def test_tied_weights_stay_tied_in_another_format(toy_model):
     assert copied.get_output_embeddings().weight is copied.get_input_embeddings().weight
 
 
+def test_a_head_of_its_own_stays_one_in_another_format_whatever_the_configuration_says(tmp_path):
+    """A file with both matrices under a configuration that says tied: neither is put into the place of the other."""
+    toy("llama", tie_word_embeddings=False).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
+    (tmp_path / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": True}), encoding="utf-8")
+    copied = in_format(load_model(str(tmp_path)), torch.bfloat16)
+    expected = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.bfloat16).eval()
+    weights = load_file(tmp_path / "model.safetensors")
+    assert torch.equal(copied.lm_head.weight, weights["lm_head.weight"].bfloat16())
+    assert torch.equal(copied.model.embed_tokens.weight, weights["model.embed_tokens.weight"].bfloat16())
+    ids = torch.arange(24).view(2, 12)
+    with torch.no_grad():
+        assert torch.equal(copied(input_ids=ids).logits, expected(input_ids=ids).logits)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_copy_in_another_format_lies_where_the_model_does(toy_model):
