@@ -275,6 +275,21 @@ def tell_own_head(model: PreTrainedModel) -> None:
     model.all_tied_weights_keys = model.get_expanded_tied_weights_keys(all_submodels=True)
 
 
+def keep_weights_whole(model: PreTrainedModel) -> None:
+    """Let RWKV leave its weights as they are, in place; it predicts the same, and what is saved of it says so too.
+
+    In eval mode it divides those of its upper layers in memory, for the sake of float16, in which it goes on to do so.
+    Whoever copies, shares or saves its weights would have others than those of its file.
+    """
+    if divides_weights(model) and model.dtype != torch.float16:
+        model.config.rescale_every = 0
+
+
+def divides_weights(model: PreTrainedModel) -> bool:
+    """Whether a model's weights are others in eval mode than in its file: see `keep_weights_whole`."""
+    return model.config.model_type == "rwkv" and 0 < model.config.rescale_every < number_of_layers(model.config)
+
+
 def view_of(model: PreTrainedModel, hidden: Tensor, vocab: int | None = None) -> ModelView:
     """(..., D) hidden states beside the head of their model, as the loss takes them; `vocab` as there."""
     weight, bias, scale, cap = head(model)

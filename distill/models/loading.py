@@ -25,7 +25,14 @@ from distill.base.console import say
 from distill.base.errors import UserError, first_line, hub_hint
 from distill.base.files import DEMO_TEACHER
 from distill.models.adapters import adapter_folder, base_of, merged, require_peft
-from distill.models.architecture import check_head, check_vocabulary, set_attention, tell_own_head, without_warnings
+from distill.models.architecture import (
+    check_head,
+    check_vocabulary,
+    keep_weights_whole,
+    set_attention,
+    tell_own_head,
+    without_warnings,
+)
 from distill.models.probe import behaviour
 from distill.models.quantization import check_quantized, forget_gguf, gguf_config, gguf_loading, quantized_loading
 from distill.recipe import TeacherConfig
@@ -216,6 +223,7 @@ def _read_model(
     if gguf_file:
         forget_gguf(model)
     tell_own_head(model)
+    keep_weights_whole(model)
     model.config._commit_hash = commit_of(path, **hub)  # newer versions of transformers do not keep it
     return model.eval()
 

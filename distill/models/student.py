@@ -26,9 +26,11 @@ from distill.models.architecture import (
     check_head,
     check_vocabulary,
     decoder_layers,
+    divides_weights,
     end_tokens,
     evaluating,
     is_sharded,
+    keep_weights_whole,
     number_of_layers,
     set_attention,
     special_tokens,
@@ -112,6 +114,11 @@ def make_student(
             f"student.init is {config.init}, but the weights of the teacher {teacher_name} are quantised and cannot be "
             "trained; set init to checkpoint or config, or take a teacher that is not quantised"
         )
+    if teacher is not None and divides_weights(teacher) and config.init in ("layers", "teacher"):
+        raise UserError(
+            f"student.init is {config.init}, but in float16 the teacher {teacher_name} (RWKV) holds the weights of its "
+            "upper layers divided; set teacher.dtype to float32 or bfloat16"
+        )
     if teacher is not None and config.tokenizer is not None:
         # The student reads the teacher's tokens: a tokenizer of its own may be named, but has to give the same.
         own = load_tokenizer(config.tokenizer, config.trust_remote_code)
@@ -133,6 +140,7 @@ def make_student(
     if is_quantized(student):
         raise UserError(f"{name}: is quantised, and such weights cannot be trained; give the model as it was before")
     check_vocabulary(tokenizer.name_or_path, tokenizer, name, student)
+    keep_weights_whole(student)
     set_attention(student, config.attention, "student.attention")
     behaviour(student, name)
     check_head(name, student)
