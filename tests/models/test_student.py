@@ -272,6 +272,25 @@ def test_trained_tokenizer_gives_text_back(toy_tokenizer):
         (StudentConfig(num_layers=9), ["student.num_layers", "9", "4 layers"]),
         (StudentConfig(init="config", config={"model_type": "gpt3"}), ["student.config", "gpt3"]),
         (StudentConfig(init="config", config={"model_type": "gpt2", "n_layerz": 2}), ["n_layerz", "'n_layer'"]),
+        (
+            StudentConfig(init="config", config={"model_type": "gpt2", "n_layer": "six"}),
+            ["student.config", "'n_layer' expected int, got str (value: 'six')"],
+        ),
+        (
+            StudentConfig(init="config", config={"model_type": "llama", "hidden_size": 20, "num_attention_heads": 6}),
+            ["student.config", "hidden size (20) is not a multiple of the number of attention heads (6)"],
+        ),
+        (
+            StudentConfig(init="config", config={"model_type": "gpt2", "n_embd": 20, "n_head": 6, "n_layer": 1}),
+            ["student.config", "of the type gpt2", "divisible", "20"],
+        ),
+        (StudentConfig(init="config", config={"model_type": "t5"}), ["student.config", "no causal", "type t5"]),
+        (
+            StudentConfig(
+                init="config", config={"model_type": "smollm3", **ARCHITECTURES["llama"], "pad_token_id": 999}
+            ),
+            ["student.config", "type smollm3", "adding_idx"],
+        ),
     ],
 )
 def test_mistakes_in_the_student_are_named(toy_model, toy_tokenizer, config, words):
@@ -279,6 +298,19 @@ def test_mistakes_in_the_student_are_named(toy_model, toy_tokenizer, config, wor
         make_student(config, toy_model(), toy_tokenizer, "teacher")
     for word in words:
         assert word in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["cohere", "gemma2", "mamba2", "nanochat", "opt", "phi3", "smollm3"])
+def test_a_student_of_a_configuration_learns_a_row_for_every_token(toy_tokenizer, name):
+    """The padding token of these classes is another tokenizer's: here start, end, a letter, or none of the tokens."""
+    keys = {**ARCHITECTURES.get(name, ARCHITECTURES["llama"]), "tie_word_embeddings": False}
+    keys.pop("pad_token_id", None)
+    config = StudentConfig(init="config", config={"model_type": name, **keys})
+    student = make_student(config, None, toy_tokenizer, None)
+    rows = student.get_input_embeddings().weight
+    assert rows.shape[0] >= len(toy_tokenizer) and rows.norm(dim=1).min() > 0
+    student(input_ids=torch.tensor([[0, 1, 2, 3]])).logits.square().sum().backward()
+    assert rows.grad[:3].norm(dim=1).min() > 0
 
 
 def test_another_vocabulary_fails_at_once_with_both_names_and_sizes(toy_model, toy_tokenizer, tmp_path):
