@@ -409,7 +409,9 @@ def _number(model: PreTrainedModel, names: Sequence[str]) -> float | None:
 
 def own_context(config: PretrainedConfig) -> int | None:
     """Positions of a model by its configuration, in tokens; `None` where it names no limit."""
-    limit = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
+    config = config.get_text_config(decoder=True)
+    named = (getattr(config, name, None) for name in ("max_position_embeddings", "max_seq_len"))  # the latter is MPT's
+    limit = next((number for number in named if number is not None), None)
     return limit if limit is None or limit > 0 else None  # XLNet's is -1
 
 
@@ -420,8 +422,8 @@ def position_limit(model: PreTrainedModel) -> tuple[int | None, bool]:
     positions go on, beyond what the model was trained with. None: there is no limit.
     """
     limit = own_context(model.config)
-    if limit is None:
-        return None, False
+    if limit is None or model.config.model_type == "mpt":  # which makes its table in every pass
+        return limit, limit is not None
     words = model.get_input_embeddings()
     tables = [module.weight for module in model.modules() if isinstance(module, nn.Embedding) and module is not words]
     for module in model.modules():

@@ -196,6 +196,7 @@ POSITIONS = {
               "num_attention_heads": 2},
     "gpt_neox": {"max_position_embeddings": 24, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1,
                  "num_attention_heads": 2},
+    "mpt": {"max_seq_len": 24, "d_model": 16, "n_layers": 1, "n_heads": 2},
     "bloom": {"hidden_size": 16, "n_layer": 1, "n_head": 2},
 }  # fmt: skip
 
