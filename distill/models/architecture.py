@@ -64,11 +64,13 @@ def begins_itself(text: str, tokenizer: PreTrainedTokenizerBase) -> bool:
     """Whether a text begins with a special token, as chat templates render it: no start token is put before it.
 
     Where a tokenizer has no bos, its chat template's first token may be one that it has no name for (`<|im_start|>`).
+    One that stands for what is unknown begins no text, unless it is the start or the end too, as GPT-2's.
     """
     special = tokenizer.all_special_tokens
     if tokenizer.bos_token is None:
         special = _marked_special(tokenizer, len(tokenizer))
-    return any(text.startswith(token) for token in special if token != tokenizer.unk_token)
+    ordinary = {tokenizer.unk_token} - {tokenizer.bos_token, tokenizer.eos_token}
+    return any(text.startswith(token) for token in special if token not in ordinary)
 
 
 @lru_cache(maxsize=8)
