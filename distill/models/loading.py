@@ -39,6 +39,10 @@ from distill.recipe import TeacherConfig
 
 _SECONDS_TO_ANSWER = 10.0  # for the hub
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+_TAKE_PICKLE = (
+    "convert it to safetensors, or set teacher.allow_pickle (student.allow_pickle for a student) to true if you trust "
+    "its source"
+)
 # Causal masks and the number that fills them, which older versions of transformers wrote beside the weights of these.
 _OLD_MASK = re.compile(r"\.(attn|attention)\.(bias|masked_bias|causal_mask)$")
 _WITH_OLD_MASKS = ("codegen", "gpt2", "gpt_neo", "gptj", "openai-gpt")
@@ -214,6 +218,8 @@ def _read_model(
             )
     except Exception as error:  # damaged files raise many kinds
         _refuse_remote_code(path, error)
+        if "use_safetensors" in str(error):  # of a hub id; see `_check_folder` for folders
+            raise UserError(f"{path}: holds no safetensors, and a pickle is not loaded; {_TAKE_PICKLE}") from None
         if isinstance(error, ImportError):
             raise UserError(f"{path}: needs a package that is not there: {first_line(error)}") from None
         raise UserError(f"{read}: no causal language model can be loaded from it: {_reason(read, error)}") from None
@@ -425,10 +431,7 @@ def _check_folder(path: str, allow_pickle: bool) -> None:
             raise UserError(f"{path}: its weights are in a GGUF file; give {gguf[0]}, or name it in teacher.gguf_file")
         raise UserError(f"{path}: holds no weights; a file model.safetensors is expected beside config.json")
     if pickles and not allow_pickle:
-        raise UserError(
-            f"{path}: its weights are a pickle ({pickles[0]}), which is not loaded; convert it to safetensors, or "
-            "set teacher.allow_pickle (student.allow_pickle for a student) to true if you trust its source"
-        )
+        raise UserError(f"{path}: its weights are a pickle ({pickles[0]}), which is not loaded; {_TAKE_PICKLE}")
 
 
 def _pickles_in_place_of_weights(folder: Path) -> list[str]:

@@ -6,6 +6,7 @@ from itertools import chain
 import pytest
 import torch
 from architectures import ARCHITECTURES, toy
+from huggingface_hub import constants
 from huggingface_hub.errors import RepositoryNotFoundError
 from safetensors.torch import load_file, save_file
 from shared import TOY_ARCHITECTURES
@@ -98,6 +99,24 @@ def test_a_name_that_the_hub_does_not_know_is_told(monkeypatch):
     monkeypatch.setattr("distill.models.loading.HfApi.model_info", model_info)
     with pytest.raises(UserError, match="nobody/unknown: neither a folder here nor a model of the hub"):
         load_model("nobody/unknown")
+
+
+def test_a_hub_id_with_a_pickle_alone_is_told_as_a_folder_is(toy_model, monkeypatch, tmp_path):
+    """As the hub's cache knows it: the files that the repository has, and those that it was asked for and has not."""
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    repository, commit = tmp_path / "models--someone--old", "a" * 40
+    model = toy_model()
+    model.config.save_pretrained(repository / "snapshots" / commit)
+    torch.save(model.state_dict(), repository / "snapshots" / commit / "pytorch_model.bin")
+    for name in ("model.safetensors", "model.safetensors.index.json", "adapter_config.json"):
+        missing = repository / ".no_exist" / commit / name
+        missing.parent.mkdir(parents=True, exist_ok=True)
+        missing.touch()
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commit, encoding="utf-8")
+    with pytest.raises(UserError, match=r"^someone/old: holds no safetensors, .* set teacher\.allow_pickle \(student"):
+        load_model("someone/old")
+    assert torch.equal(load_model("someone/old", allow_pickle=True).lm_head.weight, model.lm_head.weight)
 
 
 def test_offline_hub_ids_fail_at_once(monkeypatch):
