@@ -435,13 +435,19 @@ def position_limit(model: PreTrainedModel) -> tuple[int | None, bool]:
     return limit, any(limit <= len(table) <= limit + 2 for table in tables)
 
 
-def turns_otherwise_from(model: PreTrainedModel) -> int | None:
+def turns_otherwise_from(config: PretrainedConfig) -> int | None:
     """From how many tokens on a model turns its positions otherwise (longrope), those before too; None: never.
 
     It is the same for all rows of a batch, by its longest one: short documents are read otherwise beside long ones.
     """
-    rope = getattr(model.config.get_text_config(decoder=True), "rope_parameters", None) or {}
+    rope = getattr(config.get_text_config(decoder=True), "rope_parameters", None) or {}
     return rope.get("original_max_position_embeddings") if rope.get("rope_type") == "longrope" else None
+
+
+def scored_context(config: PretrainedConfig) -> int | None:
+    """`own_context`, no longer than a model reads each row of a batch as it would alone: see `turns_otherwise_from`."""
+    limits = (own_context(config), turns_otherwise_from(config))
+    return min((limit for limit in limits if limit is not None), default=None)
 
 
 def check_block_length(block_length: int, name: str, model: PreTrainedModel) -> None:
@@ -450,7 +456,7 @@ def check_block_length(block_length: int, name: str, model: PreTrainedModel) -> 
     Raises:
         UserError: names both lengths.
     """
-    short = turns_otherwise_from(model)
+    short = turns_otherwise_from(model.config)
     if short is not None and block_length > short:
         raise UserError(
             f"block_length is {block_length}, but {name} turns its positions otherwise from {short} tokens on "
