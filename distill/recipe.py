@@ -103,7 +103,8 @@ class StudentConfig:
         num_layers: How many of the teacher's layers `init: layers` keeps; `null`: half of them.
         layers: Which of the teacher's layers, counted from 0; `null`: spread evenly from the first to the last.
         path: Folder or hub id for `init: checkpoint`.
-        config: Keys of a transformers configuration for `init: config`, `model_type` among them.
+        config: Keys of a transformers configuration for `init: config`, `model_type` among them. Vocabulary, start and
+            end tokens are the tokenizer's, and there is no padding token, where none of them says otherwise.
         tokenizer: Folder or hub id of the tokenizer; `null`: the teacher's, whose tokens another one beside a teacher
             must have too. `train`: train a byte-level BPE on the corpus (only without a teacher).
         vocab_size: Entries of the vocabulary for `tokenizer: train`.

@@ -59,8 +59,12 @@ def hub_hint() -> str:
 
 
 def first_line(error: Exception) -> str:
-    """What an error of a library says first, without a full stop, to be put into a sentence; its name if it is mute."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+    """What an error of a library says first, without a full stop, to be put into a sentence; its name if it is mute.
+
+    A line that ends with a colon says it with the next one.
+    """
+    first, *others = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return (f"{first} {others[0]}" if first.endswith(":") and others else first).rstrip(".")
 
 
 def storage_error(error: Exception, continues: bool = True) -> UserError | None:

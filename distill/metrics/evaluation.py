@@ -33,6 +33,7 @@ from distill.models.architecture import (
     own_context,
     project,
     require_rows,
+    scored_context,
     special_tokens,
 )
 from distill.models.generation import generate
@@ -139,7 +140,7 @@ class Evaluation:
     @property
     def context(self) -> int | None:
         """Longest window in tokens: the least of the model's own, the common one and the setting; `None`: no limit."""
-        return least(own_context(self.model.config), self.common, self.settings.context)
+        return least(scored_context(self.model.config), self.common, self.settings.context)
 
     def ruler(self, *parts: str) -> dict[str, Any]:
         """What a value is measured with, for a metric whose value depends on it.
@@ -535,7 +536,7 @@ def evaluation_from(**inputs: Any) -> Evaluation:
     audited = read_audited(settings)
     named = {name: getattr(settings, name) for name in ("reference", "control")} if audited.texts else {}
     compared = {name: (load_model(str(path)), load_tokenizer(str(path))) for name, path in named.items() if path}
-    common = least(*(own_context(one.config) for one, _ in [(model, tokenizer), *compared.values()]))
+    common = least(*(scored_context(one.config) for one, _ in [(model, tokenizer), *compared.values()]))
     alike = partial(Evaluation, wordlist=wordlist, settings=settings, swapper=swapper, common=common, audited=audited)
     losses: dict[str, Any] = {
         name: (lambda opened=opened: alike(*opened).audited_losses) for name, opened in compared.items()

@@ -95,7 +95,7 @@ def can_share(model: Any) -> bool:
     """
     if not isinstance(model, PreTrainedModel) or cache_argument(backbone(model)) is None:
         return False
-    if turns_otherwise_from(model) is not None:
+    if turns_otherwise_from(model.config) is not None:
         return False
     try:
         if not behaviour(model).caches or not all(type(layer) is DynamicLayer for layer in _cache(model).layers):

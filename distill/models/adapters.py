@@ -111,6 +111,7 @@ def merged(base: PreTrainedModel, folder: Path) -> PreTrainedModel:
             f"{folder}: is an adapter of {base.name_or_path}, which is quantised and cannot take it; merge it"
         )
     from peft import PeftModel, get_peft_model_state_dict
+    from peft.tuners.tuners_utils import BaseTunerLayer
     from safetensors import safe_open
 
     try:
@@ -120,6 +121,10 @@ def merged(base: PreTrainedModel, folder: Path) -> PreTrainedModel:
             with safe_open(folder / _WEIGHTS, "pt") as weights:
                 there = set(weights.keys())
             wanted = set(get_peft_model_state_dict(model))
+            for module in (base.get_output_embeddings(), base.get_input_embeddings()):
+                if isinstance(module, BaseTunerLayer):  # what is merged into a tied matrix would be in both
+                    layer = module.get_base_layer()
+                    layer.weight = nn.Parameter(layer.weight.detach().clone())
             whole = model.merge_and_unload()
     except Exception as error:  # peft raises many kinds
         raise UserError(

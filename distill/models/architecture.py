@@ -64,11 +64,13 @@ def begins_itself(text: str, tokenizer: PreTrainedTokenizerBase) -> bool:
     """Whether a text begins with a special token, as chat templates render it: no start token is put before it.
 
     Where a tokenizer has no bos, its chat template's first token may be one that it has no name for (`<|im_start|>`).
+    One that stands for what is unknown begins no text, unless it is the start or the end too, as GPT-2's.
     """
     special = tokenizer.all_special_tokens
     if tokenizer.bos_token is None:
         special = _marked_special(tokenizer, len(tokenizer))
-    return any(text.startswith(token) for token in special if token != tokenizer.unk_token)
+    ordinary = {tokenizer.unk_token} - {tokenizer.bos_token, tokenizer.eos_token}
+    return any(text.startswith(token) for token in special if token not in ordinary)
 
 
 @lru_cache(maxsize=8)
@@ -258,6 +260,38 @@ def head(model: PreTrainedModel) -> Head:
     return Head(module.weight, getattr(module, "bias", None), *_shapes[model])
 
 
+def tell_own_head(model: PreTrainedModel) -> None:
+    """Let a model whose output head is a matrix of its own say so of itself, in place.
+
+    A file may hold such a head under a configuration that calls it the embedding, and an adapter may bring one. What is
+    copied or saved by what the model says would lose it.
+    """
+    configs = (model.config, model.config.get_text_config(decoder=True))
+    if not model.all_tied_weights_keys and not any(getattr(c, "tie_word_embeddings", False) for c in configs):
+        return
+    module = model.get_output_embeddings()
+    if module is None or module.weight is model.get_input_embeddings().weight:
+        return
+    for config in configs:
+        config.tie_word_embeddings = False
+    model.all_tied_weights_keys = model.get_expanded_tied_weights_keys(all_submodels=True)
+
+
+def keep_weights_whole(model: PreTrainedModel) -> None:
+    """Let RWKV leave its weights as they are, in place; it predicts the same, and what is saved of it says so too.
+
+    In eval mode it divides those of its upper layers in memory, for the sake of float16, in which it goes on to do so.
+    Whoever copies, shares or saves its weights would have others than those of its file.
+    """
+    if divides_weights(model) and model.dtype != torch.float16:
+        model.config.rescale_every = 0
+
+
+def divides_weights(model: PreTrainedModel) -> bool:
+    """Whether a model's weights are others in eval mode than in its file: see `keep_weights_whole`."""
+    return model.config.model_type == "rwkv" and 0 < model.config.rescale_every < number_of_layers(model.config)
+
+
 def view_of(model: PreTrainedModel, hidden: Tensor, vocab: int | None = None) -> ModelView:
     """(..., D) hidden states beside the head of their model, as the loss takes them; `vocab` as there."""
     weight, bias, scale, cap = head(model)
@@ -377,7 +411,9 @@ def _number(model: PreTrainedModel, names: Sequence[str]) -> float | None:
 
 def own_context(config: PretrainedConfig) -> int | None:
     """Positions of a model by its configuration, in tokens; `None` where it names no limit."""
-    limit = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
+    config = config.get_text_config(decoder=True)
+    named = (getattr(config, name, None) for name in ("max_position_embeddings", "max_seq_len"))  # the latter is MPT's
+    limit = next((number for number in named if number is not None), None)
     return limit if limit is None or limit > 0 else None  # XLNet's is -1
 
 
@@ -388,8 +424,8 @@ def position_limit(model: PreTrainedModel) -> tuple[int | None, bool]:
     positions go on, beyond what the model was trained with. None: there is no limit.
     """
     limit = own_context(model.config)
-    if limit is None:
-        return None, False
+    if limit is None or model.config.model_type == "mpt":  # which makes its table in every pass
+        return limit, limit is not None
     words = model.get_input_embeddings()
     tables = [module.weight for module in model.modules() if isinstance(module, nn.Embedding) and module is not words]
     for module in model.modules():
@@ -399,13 +435,19 @@ def position_limit(model: PreTrainedModel) -> tuple[int | None, bool]:
     return limit, any(limit <= len(table) <= limit + 2 for table in tables)
 
 
-def turns_otherwise_from(model: PreTrainedModel) -> int | None:
+def turns_otherwise_from(config: PretrainedConfig) -> int | None:
     """From how many tokens on a model turns its positions otherwise (longrope), those before too; None: never.
 
     It is the same for all rows of a batch, by its longest one: short documents are read otherwise beside long ones.
     """
-    rope = getattr(model.config.get_text_config(decoder=True), "rope_parameters", None) or {}
+    rope = getattr(config.get_text_config(decoder=True), "rope_parameters", None) or {}
     return rope.get("original_max_position_embeddings") if rope.get("rope_type") == "longrope" else None
+
+
+def scored_context(config: PretrainedConfig) -> int | None:
+    """`own_context`, no longer than a model reads each row of a batch as it would alone: see `turns_otherwise_from`."""
+    limits = (own_context(config), turns_otherwise_from(config))
+    return min((limit for limit in limits if limit is not None), default=None)
 
 
 def check_block_length(block_length: int, name: str, model: PreTrainedModel) -> None:
@@ -414,7 +456,7 @@ def check_block_length(block_length: int, name: str, model: PreTrainedModel) -> 
     Raises:
         UserError: names both lengths.
     """
-    short = turns_otherwise_from(model)
+    short = turns_otherwise_from(model.config)
     if short is not None and block_length > short:
         raise UserError(
             f"block_length is {block_length}, but {name} turns its positions otherwise from {short} tokens on "

@@ -25,13 +25,27 @@ from distill.base.console import say
 from distill.base.errors import UserError, first_line, hub_hint
 from distill.base.files import DEMO_TEACHER
 from distill.models.adapters import adapter_folder, base_of, merged, require_peft
-from distill.models.architecture import check_head, check_vocabulary, set_attention, without_warnings
+from distill.models.architecture import (
+    check_head,
+    check_vocabulary,
+    keep_weights_whole,
+    set_attention,
+    tell_own_head,
+    without_warnings,
+)
 from distill.models.probe import behaviour
 from distill.models.quantization import check_quantized, forget_gguf, gguf_config, gguf_loading, quantized_loading
 from distill.recipe import TeacherConfig
 
 _SECONDS_TO_ANSWER = 10.0  # for the hub
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+_TAKE_PICKLE = (
+    "convert it to safetensors, or set teacher.allow_pickle (student.allow_pickle for a student) to true if you trust "
+    "its source"
+)
+# Causal masks and the number that fills them, which older versions of transformers wrote beside the weights of these.
+_OLD_MASK = re.compile(r"\.(attn|attention)\.(bias|masked_bias|causal_mask)$")
+_WITH_OLD_MASKS = ("codegen", "gpt2", "gpt_neo", "gptj", "openai-gpt")
 
 
 def load_tokenizer(
@@ -178,7 +192,9 @@ def _read_model(
             )
         base, of_base = base_of(adapter)
         require_peft(path)
-        return merged(load_model(base, dtype, trust_remote_code, allow_pickle, **of_base), adapter).eval()
+        model = merged(load_model(base, dtype, trust_remote_code, allow_pickle, **of_base), adapter)
+        tell_own_head(model)  # it may bring one
+        return model.eval()
     number_format = getattr(torch, dtype)
     read = str(Path(path, gguf_file)) if gguf_file else path
     if gguf_file:
@@ -202,6 +218,8 @@ def _read_model(
             )
     except Exception as error:  # damaged files raise many kinds
         _refuse_remote_code(path, error)
+        if "use_safetensors" in str(error):  # of a hub id; see `_check_folder` for folders
+            raise UserError(f"{path}: holds no safetensors, and a pickle is not loaded; {_TAKE_PICKLE}") from None
         if isinstance(error, ImportError):
             raise UserError(f"{path}: needs a package that is not there: {first_line(error)}") from None
         raise UserError(f"{read}: no causal language model can be loaded from it: {_reason(read, error)}") from None
@@ -210,6 +228,8 @@ def _read_model(
         check_quantized(path, model)
     if gguf_file:
         forget_gguf(model)
+    tell_own_head(model)
+    keep_weights_whole(model)
     model.config._commit_hash = commit_of(path, **hub)  # newer versions of transformers do not keep it
     return model.eval()
 
@@ -307,6 +327,8 @@ def _require_its_weights(path: str, model: PreTrainedModel, report: Mapping[str,
         UserError: names the first such weight.
     """
     missing, left_over = sorted(report["missing_keys"]), sorted(report["unexpected_keys"])
+    if model.config.model_type in _WITH_OLD_MASKS:
+        left_over = [name for name in left_over if not _OLD_MASK.search(name)]
     other_shapes = sorted(report["mismatched_keys"])
     kind = type(model).__name__
     again = (
@@ -409,10 +431,7 @@ def _check_folder(path: str, allow_pickle: bool) -> None:
             raise UserError(f"{path}: its weights are in a GGUF file; give {gguf[0]}, or name it in teacher.gguf_file")
         raise UserError(f"{path}: holds no weights; a file model.safetensors is expected beside config.json")
     if pickles and not allow_pickle:
-        raise UserError(
-            f"{path}: its weights are a pickle ({pickles[0]}), which is not loaded; convert it to safetensors, or "
-            "set teacher.allow_pickle (student.allow_pickle for a student) to true if you trust its source"
-        )
+        raise UserError(f"{path}: its weights are a pickle ({pickles[0]}), which is not loaded; {_TAKE_PICKLE}")
 
 
 def _pickles_in_place_of_weights(folder: Path) -> list[str]:

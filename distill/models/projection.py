@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from distill.base.errors import UserError
-from distill.models.architecture import evaluating, hidden_states
+from distill.models.architecture import evaluating, hidden_states, tell_own_head
 
 
 @torch.no_grad()
@@ -66,6 +66,4 @@ def project_out(model: PreTrainedModel, directions: Tensor) -> None:
     directions = directions.to(weight)
     projected = weight - (weight @ directions) @ directions.T
     head.weight = nn.Parameter(projected.to(head.weight.dtype), requires_grad=head.weight.requires_grad)
-    for config in (model.config, model.config.get_text_config(decoder=True)):
-        config.tie_word_embeddings = False
-    model.all_tied_weights_keys = model.get_expanded_tied_weights_keys(all_submodels=True)
+    tell_own_head(model)

@@ -26,9 +26,11 @@ from distill.models.architecture import (
     check_head,
     check_vocabulary,
     decoder_layers,
+    divides_weights,
     end_tokens,
     evaluating,
     is_sharded,
+    keep_weights_whole,
     number_of_layers,
     set_attention,
     special_tokens,
@@ -112,6 +114,11 @@ def make_student(
             f"student.init is {config.init}, but the weights of the teacher {teacher_name} are quantised and cannot be "
             "trained; set init to checkpoint or config, or take a teacher that is not quantised"
         )
+    if teacher is not None and divides_weights(teacher) and config.init in ("layers", "teacher"):
+        raise UserError(
+            f"student.init is {config.init}, but in float16 the teacher {teacher_name} (RWKV) holds the weights of its "
+            "upper layers divided; set teacher.dtype to float32 or bfloat16"
+        )
     if teacher is not None and config.tokenizer is not None:
         # The student reads the teacher's tokens: a tokenizer of its own may be named, but has to give the same.
         own = load_tokenizer(config.tokenizer, config.trust_remote_code)
@@ -133,6 +140,7 @@ def make_student(
     if is_quantized(student):
         raise UserError(f"{name}: is quantised, and such weights cannot be trained; give the model as it was before")
     check_vocabulary(tokenizer.name_or_path, tokenizer, name, student)
+    keep_weights_whole(student)
     set_attention(student, config.attention, "student.attention")
     behaviour(student, name)
     check_head(name, student)
@@ -159,19 +167,27 @@ def _settle_generation(
 
 
 def _student_from_config(config: StudentConfig, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
-    keys = dict(config.config)
-    model_type = keys.pop("model_type")
+    own = dict(config.config)
+    model_type = own.pop("model_type")
     start, end = special_tokens(tokenizer)
-    keys = {"vocab_size": vocab_size(tokenizer), "bos_token_id": start, "eos_token_id": end, **keys}
+    # A class's own padding token is an ordinary one of this tokenizer, or none: its row would be zeros for ever.
+    special = {"bos_token_id": start, "eos_token_id": end, "pad_token_id": None}
+    keys = {"vocab_size": vocab_size(tokenizer), **special, **own}
     try:
         model_config = AutoConfig.for_model(model_type, **keys)
-    except (ValueError, TypeError) as error:
+        default = type(model_config)()
+    except Exception as error:  # of the libraries that look at the keys
         raise UserError(f"student.config: {first_line(error)}") from None
-    unknown = [key for key in keys if not hasattr(type(model_config)(), key)]
-    if unknown:
-        known = sorted(type(model_config)().to_dict())
+    if unknown := [key for key in own if not hasattr(default, key)]:
+        known = sorted(default.to_dict())
         raise UserError(f"student.config: {model_type} has no key '{unknown[0]}'; {suggestion(unknown[0], known)}")
-    return AutoModelForCausalLM.from_config(model_config, dtype=torch.float32, trust_remote_code=False)
+    try:
+        return AutoModelForCausalLM.from_config(model_config, dtype=torch.float32, trust_remote_code=False)
+    except Exception as error:  # models fail in many ways
+        raise UserError(
+            f"student.config: no causal language model of the type {model_type} can be made of these keys: "
+            f"{first_line(error)}"
+        ) from None
 
 
 def chosen_layers(config: StudentConfig, teacher: PreTrainedModel) -> list[int]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from distill.base.console import say
 from distill.base.errors import UserError
@@ -30,7 +30,7 @@ from distill.metrics import (
 )
 from distill.metrics.audited import read_audited
 from distill.metrics.evaluation import given_prompts, least
-from distill.models.architecture import model_hash, own_context
+from distill.models.architecture import model_hash, own_context, scored_context
 from distill.models.generation import check_context, check_prompts
 from distill.models.loading import (
     check_weights,
@@ -119,18 +119,18 @@ def quantized(source: ModelSource, kind: WeightBits) -> ModelSource:
 
 
 def common_context(sources: Iterable[ModelSource]) -> int | None:
-    """The least of the contexts of some models, in tokens, from their configurations; `None` for no limit."""
-    return least(*map(context_of, sources))
+    """The least of the contexts in which models are scored, in tokens, from their configurations; `None`: no limit."""
+    return least(*(context_of(source, scored_context) for source in sources))
 
 
-def context_of(source: ModelSource) -> int | None:
+def context_of(source: ModelSource, told_by: Callable[[PretrainedConfig], int | None] = own_context) -> int | None:
     """A model's context in tokens, from its configuration; where that does not tell, from the model."""
     if isinstance(source, tuple):
-        return own_context(source[0].config)
+        return told_by(source[0].config)
     if (config := _config_of(source)) is not None:
         with suppress(Exception):  # told by what loads the model
-            return own_context(load_config(*_place(config), **config.hub))
-    return own_context(open_model(source, "cpu")[0].config)
+            return told_by(load_config(*_place(config), **config.hub))
+    return told_by(open_model(source, "cpu")[0].config)
 
 
 def tokenizer_of(source: ModelSource) -> Any | None:

@@ -48,6 +48,8 @@ def test_a_long_message_keeps_its_ends():
         (OSError(errno.ENOENT, "No such file"), "[Errno 2] No such file"),
         (KeyError(), "KeyError"),
         (RuntimeError(" \n"), "RuntimeError"),
+        (ValueError("In field 'a':\n\n    expected int.\nmore"), "In field 'a': expected int"),
+        (ValueError("In field 'a':\n"), "In field 'a':"),
     ],
 )
 def test_the_first_line_of_an_error_is_part_of_a_sentence(error, line):

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from architectures import toy
 from chat_templates import TEMPLATES, chat_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,7 +16,9 @@ from transformers import GPT2LMHeadModel
 from distill.base.errors import UserError
 from distill.metrics import METRICS, Evaluation
 from distill.metrics import evaluation as base
+from distill.metrics.evaluation import evaluation_from
 from distill.recipe import ScoreConfig
+from distill.scoring.measure import common_context, context_of
 from distill.text.conversations import read_messages
 from distill.text.prompts import Prompt
 from distill.text.wordlist import load_wordlist
@@ -201,6 +204,32 @@ def test_the_context_is_the_least_of_three(toy_model, toy_tokenizer):
     assert [context(None, None), context(32, None), context(None, 16), context(32, 16), context(128, 2048)] == [
         64, 32, 16, 16, 64,
     ]  # fmt: skip
+
+
+def test_a_text_is_scored_alike_beside_a_long_one_by_which_positions_turn(toy_tokenizer):
+    """longrope: from 32 tokens on, here, all rows of a batch are turned otherwise, short ones too."""
+    rope = {
+        "rope_type": "longrope", "rope_theta": 10000.0, "original_max_position_embeddings": 32,
+        "short_factor": [1.0] * 4, "long_factor": [4.0] * 4, "factor": 4.0,
+    }  # fmt: skip
+    model = toy("phi3", len(toy_tokenizer), rope_parameters=rope, max_position_embeddings=128,
+                original_max_position_embeddings=32)  # fmt: skip
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.ndim == 2:
+                weight.mul_(5)  # so that positions show
+    long, short = " ".join(DOCUMENTS)[:600], DOCUMENTS[0][:60]
+
+    def losses(*documents):
+        evaluation = evaluation_from(model=model, tokenizer=toy_tokenizer, documents=documents, context=None)
+        assert evaluation.context == 32
+        assert max(len(evaluation.encode(text)[0]) for text in documents) > 32 or len(documents) == 1
+        return evaluation.likelihoods[:, 0]
+
+    assert losses(short, long)[0] == pytest.approx(losses(short)[0], rel=1e-5)
+    other = toy("phi3", len(toy_tokenizer), max_position_embeddings=64)
+    assert common_context([(model, toy_tokenizer), (other, toy_tokenizer)]) == 32
+    assert context_of((model, toy_tokenizer)) == 128  # prompts and what is written behind them have this room
 
 
 @pytest.mark.parametrize("name", ["next_word_disparity", "next_word_lean"])

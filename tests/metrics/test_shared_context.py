@@ -136,5 +136,5 @@ def test_a_context_whose_positions_depend_on_what_is_behind_it_is_not_shared():
         "short_factor": [1.0] * 4, "long_factor": [4.0] * 4, "factor": 4.0,
     }  # fmt: skip
     model = toy("phi3", rope_parameters=rope, max_position_embeddings=128, original_max_position_embeddings=32)
-    assert turns_otherwise_from(model) == 32
+    assert turns_otherwise_from(model.config) == 32
     assert not can_share(model)

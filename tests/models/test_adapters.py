@@ -3,15 +3,17 @@
 import copy
 import json
 import shutil
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from architectures import toy
 from huggingface_hub import constants
 from launched import train
 from safetensors.torch import load_file, save_file
-from shared import TOY_ARCHITECTURES
+from shared import TOY_ARCHITECTURES, TOY_TEXT
 from torch import nn
 from toy_trainer import make_trainer, toy_batch
 from train_toy import main as train_toy
@@ -22,12 +24,13 @@ from distill.base.errors import UserError
 from distill.models import adapters
 from distill.models.adapters import has_adapter, sharing, trainable_state
 from distill.models.architecture import hidden_states
-from distill.models.loading import load_config, load_model, load_tokenizer
-from distill.models.student import make_student
+from distill.models.loading import in_format, load_config, load_model, load_tokenizer
+from distill.models.student import make_student, train_tokenizer
 from distill.objective.chunks import IGNORED
-from distill.recipe import LoraConfig, LossConfig, StudentConfig, TargetConfig
+from distill.recipe import LoraConfig, LossConfig, Recipe, StudentConfig, TargetConfig
+from distill.training.run import Models, write_student
 
-pytest.importorskip("peft", reason="needs the extra lora")
+peft = pytest.importorskip("peft", reason="needs the extra lora")
 
 LORA = StudentConfig(init="teacher", lora=LoraConfig(r=3))
 IDS = torch.arange(24)[None]
@@ -88,6 +91,42 @@ def test_an_adapter_is_loaded_with_its_base(saved, architecture):
     plain = AutoModelForCausalLM.from_pretrained(folder)
     torch.testing.assert_close(logits(plain), logits(by_hand), rtol=1e-4, atol=1e-5)
     assert (logits(loaded) - logits(load_model(str(base)))).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("changed", [["lm_head"], ["embed_tokens"], ["embed_tokens", "lm_head"]], ids="+".join)
+@pytest.mark.parametrize("wholly", [True, False], ids=["wholly", "by LoRA"])
+def test_a_head_that_an_adapter_tells_from_a_tied_embedding_is_loaded_copied_and_saved_as_such(
+    tmp_path, changed, wholly
+):
+    """Against peft's own loading, without a merge."""
+    toy("llama", vocab_size=400, tie_word_embeddings=True).save_pretrained(tmp_path / "base")
+    base = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
+    tokenizer = train_tokenizer([TOY_TEXT] * 4, 400)
+    tokenizer.save_pretrained(tmp_path / "base")
+    targets = {"target_modules": ["q_proj"], "modules_to_save": changed} if wholly else {"target_modules": changed}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the tied matrices, which is what this is about
+        model = peft.get_peft_model(base, peft.LoraConfig(r=2, task_type="CAUSAL_LM", **targets))
+        for module in model.modules():
+            if isinstance(module, peft.utils.ModulesToSaveWrapper):
+                weight = module.modules_to_save["default"].weight
+                module.modules_to_save["default"].weight = nn.Parameter(torch.randn_like(weight))
+        for name, weight in model.named_parameters():
+            if "lora_" in name:
+                weight.data.normal_(std=0.2)
+        expected = logits(model)
+        model.save_pretrained(tmp_path / "adapter")
+    loaded = load_model(str(tmp_path / "adapter"))
+    torch.testing.assert_close(logits(loaded), expected, rtol=1e-4, atol=1e-4)
+    copied = in_format(loaded, torch.bfloat16)
+    assert torch.equal(copied.lm_head.weight, loaded.lm_head.weight.bfloat16())
+    assert torch.equal(copied.get_input_embeddings().weight, loaded.get_input_embeddings().weight.bfloat16())
+
+    config = StudentConfig(init="checkpoint", path=str(tmp_path / "adapter"))
+    student = make_student(config, None, tokenizer, None)
+    models = Models(student, None, tokenizer, (), {})
+    write_student(Recipe(student=config), models, student.state_dict(), tmp_path / "student")
+    assert torch.equal(logits(AutoModelForCausalLM.from_pretrained(tmp_path / "student")), logits(loaded))
 
 
 def rewrite(folder, **keys):

@@ -11,6 +11,7 @@ from transformers import AddedToken, AutoConfig, AutoModelForCausalLM, BloomConf
 from transformers.activations import NewGELUActivation
 
 from distill.base.errors import UserError
+from distill.metrics.evaluation import evaluation_from
 from distill.models.architecture import (
     begins_itself,
     check_block_length,
@@ -196,6 +197,7 @@ POSITIONS = {
               "num_attention_heads": 2},
     "gpt_neox": {"max_position_embeddings": 24, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1,
                  "num_attention_heads": 2},
+    "mpt": {"max_seq_len": 24, "d_model": 16, "n_layers": 1, "n_heads": 2},
     "bloom": {"hidden_size": 16, "n_layer": 1, "n_head": 2},
 }  # fmt: skip
 
@@ -239,6 +241,21 @@ def test_a_text_begins_itself_only_with_a_special_token(toy_tokenizer):
     assert not begins_itself("<|other|>user", tokenizer)
     tokenizer.bos_token = None
     assert begins_itself("<|other|>user", tokenizer) and not begins_itself("<|word|>user", tokenizer)
+
+
+def test_a_start_token_that_is_the_unknown_one_too_is_not_put_before_a_text_that_has_it(toy_tokenizer):
+    """As OLMo 2's, whose template writes it; `<unk>` alone, which texts such as WikiText's begin with, is no start."""
+    tokenizer = chat_tokenizer(toy_tokenizer, "headers")
+    tokenizer.unk_token = tokenizer.bos_token
+    assert tokenizer.bos_token == tokenizer.eos_token == tokenizer.unk_token
+    text = tokenizer.apply_chat_template([{"role": "user", "content": "Is she in?"}], tokenize=False)
+    evaluation = evaluation_from(model=toy("gpt2", vocab_size=400), tokenizer=tokenizer, documents=[text])
+    assert evaluation.encode(text)[0] == tokenizer.apply_chat_template(
+        [{"role": "user", "content": "Is she in?"}], return_dict=False
+    )
+    assert evaluation.encode("She is.")[0] == [tokenizer.bos_token_id, *tokenizer("She is.")["input_ids"]]
+    tokenizer.add_special_tokens({"unk_token": "<unk>"})
+    assert not begins_itself("<unk> is in", tokenizer) and begins_itself(text, tokenizer)
 
 
 def test_hashes_know_whatever_decides_a_prediction(toy_model, toy_tokenizer):

@@ -6,6 +6,7 @@ from itertools import chain
 import pytest
 import torch
 from architectures import ARCHITECTURES, toy
+from huggingface_hub import constants
 from huggingface_hub.errors import RepositoryNotFoundError
 from safetensors.torch import load_file, save_file
 from shared import TOY_ARCHITECTURES
@@ -14,8 +15,9 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from distill.base.errors import UserError
 from distill.cli import main
 from distill.models import loading
-from distill.models.loading import check_weights, in_format, load_model, load_teacher, load_tokenizer
-from distill.recipe import TeacherConfig
+from distill.models.loading import _OLD_MASK, check_weights, in_format, load_model, load_teacher, load_tokenizer
+from distill.models.student import make_student
+from distill.recipe import StudentConfig, TeacherConfig
 
 
 def test_folders_without_a_model_are_named(tmp_path):
@@ -99,6 +101,24 @@ def test_a_name_that_the_hub_does_not_know_is_told(monkeypatch):
         load_model("nobody/unknown")
 
 
+def test_a_hub_id_with_a_pickle_alone_is_told_as_a_folder_is(toy_model, monkeypatch, tmp_path):
+    """As the hub's cache knows it: the files that the repository has, and those that it was asked for and has not."""
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    repository, commit = tmp_path / "models--someone--old", "a" * 40
+    model = toy_model()
+    model.config.save_pretrained(repository / "snapshots" / commit)
+    torch.save(model.state_dict(), repository / "snapshots" / commit / "pytorch_model.bin")
+    for name in ("model.safetensors", "model.safetensors.index.json", "adapter_config.json"):
+        missing = repository / ".no_exist" / commit / name
+        missing.parent.mkdir(parents=True, exist_ok=True)
+        missing.touch()
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commit, encoding="utf-8")
+    with pytest.raises(UserError, match=r"^someone/old: holds no safetensors, .* set teacher\.allow_pickle \(student"):
+        load_model("someone/old")
+    assert torch.equal(load_model("someone/old", allow_pickle=True).lm_head.weight, model.lm_head.weight)
+
+
 def test_offline_hub_ids_fail_at_once(monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
@@ -117,10 +137,11 @@ def test_attention_that_cannot_be_had_is_a_users_mistake(name, words):
 
 @pytest.fixture
 def changed(toy_model, toy_tokenizer, tmp_path):
-    """A function from an architecture and a change of its weights, name -> tensor, to the folder of a model."""
+    """A function from a model or an architecture, and a change of its weights, name -> tensor, to its folder."""
 
-    def make(architecture, change):
-        toy_model(architecture).save_pretrained(tmp_path / "model")
+    def make(model, change):
+        model = toy_model(model) if isinstance(model, str) else model
+        model.save_pretrained(tmp_path / "model")
         toy_tokenizer.save_pretrained(tmp_path / "model")
         file = tmp_path / "model" / "model.safetensors"
         save_file({k: v.clone() for k, v in change(load_file(file)).items()}, file, metadata={"format": "pt"})
@@ -160,6 +181,41 @@ def test_weights_as_they_were_saved_are_loaded(changed, architecture):
     folder = changed(architecture, dict)
     loaded, plain = load_model(folder), AutoModelForCausalLM.from_pretrained(folder)
     assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), plain.parameters(), strict=True))
+
+
+def _old_masks(name, layers=4, positions=64):
+    """What older versions of transformers wrote beside the weights of these models, by the names in published files."""
+    mask = torch.ones(positions, positions, dtype=torch.uint8).tril()[None, None]
+    inside = {
+        "gpt2": {"attn.bias": mask, "attn.masked_bias": torch.tensor(-1e4)},
+        "openai-gpt": {"attn.bias": mask.float()},
+        "gpt_neo": {"attn.attention.bias": mask, "attn.attention.masked_bias": torch.tensor(-1e9)},
+        "gptj": {"attn.bias": mask, "attn.masked_bias": torch.tensor(-1e9)},
+        "codegen": {"attn.causal_mask": mask.bool()},
+    }[name]
+    return {f"transformer.h.{layer}.{key}": value for layer in range(layers) for key, value in inside.items()}
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "openai-gpt", "gpt_neo", "gptj", "codegen"])
+def test_masks_in_files_of_older_versions_are_no_weights(changed, tmp_path, architecture):
+    """As in the files of EleutherAI/gpt-neo-125m: loaded, half of its layers taken, and saved without them."""
+    model = toy(architecture, vocab_size=400)
+    folder = changed(model, lambda weights: weights | _old_masks(architecture))
+    teacher, tokenizer = load_teacher(TeacherConfig(path=folder))
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(teacher.parameters(), model.parameters(), strict=True))
+    ids = torch.arange(24).view(2, 12)
+    with torch.no_grad():
+        assert torch.equal(teacher(input_ids=ids).logits, model(input_ids=ids).logits)
+    student = make_student(StudentConfig(), teacher, tokenizer, folder)
+    student.save_pretrained(tmp_path / "student")
+    assert not [name for name in load_file(tmp_path / "student" / "model.safetensors") if _OLD_MASK.search(name)]
+
+
+def test_a_mask_of_another_kind_of_model_is_left_over(changed):
+    with pytest.raises(
+        UserError, match=r"1 weights that a LlamaForCausalLM does not have, model\.layers\.0\.attn\.bias"
+    ):
+        load_model(changed("llama", lambda weights: weights | {"model.layers.0.attn.bias": torch.zeros(32)}))
 
 
 def test_a_classifier_is_no_language_model(toy_model, tmp_path):
@@ -218,6 +274,21 @@ def test_a_copy_in_another_format_is_what_would_have_been_loaded(architecture, t
 def test_tied_weights_stay_tied_in_another_format(toy_model):
     copied = in_format(toy_model(), torch.bfloat16)
     assert copied.get_output_embeddings().weight is copied.get_input_embeddings().weight
+
+
+def test_a_head_of_its_own_stays_one_in_another_format_whatever_the_configuration_says(tmp_path):
+    """A file with both matrices under a configuration that says tied: neither is put into the place of the other."""
+    toy("llama", tie_word_embeddings=False).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
+    (tmp_path / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": True}), encoding="utf-8")
+    copied = in_format(load_model(str(tmp_path)), torch.bfloat16)
+    expected = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.bfloat16).eval()
+    weights = load_file(tmp_path / "model.safetensors")
+    assert torch.equal(copied.lm_head.weight, weights["lm_head.weight"].bfloat16())
+    assert torch.equal(copied.model.embed_tokens.weight, weights["model.embed_tokens.weight"].bfloat16())
+    ids = torch.arange(24).view(2, 12)
+    with torch.no_grad():
+        assert torch.equal(copied(input_ids=ids).logits, expected(input_ids=ids).logits)
 
 
 @pytest.mark.gpu

@@ -4,7 +4,8 @@ import json
 
 import pytest
 import torch
-from architectures import CAUSAL, NO_LAYERS, toy
+from architectures import ARCHITECTURES, CAUSAL, NO_LAYERS, toy
+from safetensors.torch import load_file
 from shared import TOY_ARCHITECTURES, TOY_TEXT
 from tokenizers import AddedToken
 from transformers import AutoModelForCausalLM, GenerationConfig, GPT2Config, GPT2LMHeadModel
@@ -17,9 +18,10 @@ from distill.models.architecture import (
     special_tokens,
     weights_hash,
 )
-from distill.models.loading import load_teacher, load_tokenizer
+from distill.models.loading import in_format, load_teacher, load_tokenizer
 from distill.models.student import chosen_layers, make_student, student_from_layers, train_tokenizer
-from distill.recipe import StudentConfig, TeacherConfig
+from distill.recipe import Recipe, StudentConfig, TeacherConfig
+from distill.training.run import Models, write_student
 
 IDS = torch.arange(30, 54).view(2, 12)
 
@@ -129,6 +131,67 @@ def test_the_student_is_made_from_the_weights_whatever_the_configuration_says_of
     assert torch.equal(logits(AutoModelForCausalLM.from_pretrained(tmp_path / "student")), logits(teacher))
 
 
+def rwkv_folder(folder, tokenizer):
+    """Of more layers than are divided by nothing: 2 and 3 of four by 2."""
+    model = toy("rwkv", vocab_size=400, rescale_every=2)
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.ndim == 2:
+                weight.mul_(3)  # so that what a layer does shows
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+def as_in_file(folder):
+    """The logits of transformers' own model that divides nothing."""
+    return logits(AutoModelForCausalLM.from_pretrained(folder, rescale_every=0).eval())
+
+
+def test_the_weights_of_rwkv_are_those_of_its_file_however_often_it_was_asked(tmp_path, toy_tokenizer):
+    """transformers divides those of the upper layers in memory by the first pass in eval mode."""
+    folder = rwkv_folder(tmp_path / "teacher", toy_tokenizer)
+    teacher, _ = load_teacher(TeacherConfig(path=folder))
+    torch.testing.assert_close(logits(teacher), as_in_file(folder))
+    for name, weight in load_file(tmp_path / "teacher" / "model.safetensors").items():
+        assert torch.equal(teacher.get_parameter(name), weight), name
+    half = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16, rescale_every=0).eval()
+    assert torch.equal(logits(in_format(teacher, torch.bfloat16)), logits(half))
+
+    layers = [0, 2, 3]
+    student = make_student(StudentConfig(layers=layers), teacher, toy_tokenizer, "t").eval()
+    plain = AutoModelForCausalLM.from_pretrained(folder, rescale_every=0).eval()
+    torch.testing.assert_close(logits(student), without(plain, {1}), rtol=1e-4, atol=1e-5)
+    assert (as_in_file(folder) - without(plain, {1})).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("init", ["checkpoint", "config", "teacher"])
+def test_an_rwkv_student_that_was_asked_is_saved_whole(tmp_path, toy_tokenizer, init):
+    """Behind a pass in eval mode, as the last step's probe makes, and read again by plain transformers."""
+    folder = rwkv_folder(tmp_path / "teacher", toy_tokenizer)
+    teacher, _ = load_teacher(TeacherConfig(path=folder))
+    keys = {"path": folder} if init == "checkpoint" else {}
+    if init == "config":
+        keys["config"] = {"model_type": "rwkv", **ARCHITECTURES["rwkv"], "rescale_every": 2}
+    student = make_student(StudentConfig(init=init, **keys), teacher, toy_tokenizer, "t")
+    student.train()(input_ids=IDS)
+    asked = logits(student.eval())
+    torch.testing.assert_close(logits(teacher), as_in_file(folder))
+    recipe = Recipe(student=StudentConfig(init=init, **keys))
+    models = Models(student, teacher, toy_tokenizer, (), {})
+    write_student(recipe, models, student.state_dict(), tmp_path / "student")
+    torch.testing.assert_close(logits(AutoModelForCausalLM.from_pretrained(tmp_path / "student").eval()), asked)
+
+
+def test_no_student_is_made_of_an_rwkv_teacher_in_float16(tmp_path, toy_tokenizer):
+    folder = rwkv_folder(tmp_path / "teacher", toy_tokenizer)
+    teacher, _ = load_teacher(TeacherConfig(path=folder, dtype="float16"))
+    with pytest.raises(
+        UserError, match=r"is layers, but in float16 the teacher t \(RWKV\) .* set teacher.dtype to float32"
+    ):
+        make_student(StudentConfig(layers=[0, 2]), teacher, toy_tokenizer, "t")
+
+
 @pytest.mark.parametrize("architecture", list(TOY_ARCHITECTURES))
 def test_a_student_takes_the_chosen_layers(toy_model, toy_tokenizer, architecture):
     teacher = toy_model(architecture)
@@ -209,6 +272,25 @@ def test_trained_tokenizer_gives_text_back(toy_tokenizer):
         (StudentConfig(num_layers=9), ["student.num_layers", "9", "4 layers"]),
         (StudentConfig(init="config", config={"model_type": "gpt3"}), ["student.config", "gpt3"]),
         (StudentConfig(init="config", config={"model_type": "gpt2", "n_layerz": 2}), ["n_layerz", "'n_layer'"]),
+        (
+            StudentConfig(init="config", config={"model_type": "gpt2", "n_layer": "six"}),
+            ["student.config", "'n_layer' expected int, got str (value: 'six')"],
+        ),
+        (
+            StudentConfig(init="config", config={"model_type": "llama", "hidden_size": 20, "num_attention_heads": 6}),
+            ["student.config", "hidden size (20) is not a multiple of the number of attention heads (6)"],
+        ),
+        (
+            StudentConfig(init="config", config={"model_type": "gpt2", "n_embd": 20, "n_head": 6, "n_layer": 1}),
+            ["student.config", "of the type gpt2", "divisible", "20"],
+        ),
+        (StudentConfig(init="config", config={"model_type": "t5"}), ["student.config", "no causal", "type t5"]),
+        (
+            StudentConfig(
+                init="config", config={"model_type": "smollm3", **ARCHITECTURES["llama"], "pad_token_id": 999}
+            ),
+            ["student.config", "type smollm3", "adding_idx"],
+        ),
     ],
 )
 def test_mistakes_in_the_student_are_named(toy_model, toy_tokenizer, config, words):
@@ -216,6 +298,19 @@ def test_mistakes_in_the_student_are_named(toy_model, toy_tokenizer, config, wor
         make_student(config, toy_model(), toy_tokenizer, "teacher")
     for word in words:
         assert word in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["cohere", "gemma2", "mamba2", "nanochat", "opt", "phi3", "smollm3"])
+def test_a_student_of_a_configuration_learns_a_row_for_every_token(toy_tokenizer, name):
+    """The padding token of these classes is another tokenizer's: here start, end, a letter, or none of the tokens."""
+    keys = {**ARCHITECTURES.get(name, ARCHITECTURES["llama"]), "tie_word_embeddings": False}
+    keys.pop("pad_token_id", None)
+    config = StudentConfig(init="config", config={"model_type": name, **keys})
+    student = make_student(config, None, toy_tokenizer, None)
+    rows = student.get_input_embeddings().weight
+    assert rows.shape[0] >= len(toy_tokenizer) and rows.norm(dim=1).min() > 0
+    student(input_ids=torch.tensor([[0, 1, 2, 3]])).logits.square().sum().backward()
+    assert rows.grad[:3].norm(dim=1).min() > 0
 
 
 def test_another_vocabulary_fails_at_once_with_both_names_and_sizes(toy_model, toy_tokenizer, tmp_path):
