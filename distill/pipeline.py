@@ -40,9 +40,9 @@ from distill.text.documents import check_files
 from distill.text.role_map import token_roles
 from distill.text.wordlist import load_wordlist
 from distill.training import preflight
-from distill.training.arguments import training_arguments
+from distill.training.arguments import start_processes, training_arguments
 from distill.training.checkpoints import refuse_other_processes
-from distill.training.processes import together, use_all_cores
+from distill.training.processes import together
 from distill.training.rehearsal import rehearse
 from distill.training.run import train_student
 
@@ -100,7 +100,7 @@ def run(recipe: Recipe) -> dict[str, Any] | None:
     Raises:
         UserError: see the modules of each stage; a mistake leaves no trace of a run that had not yet begun to train.
     """
-    use_all_cores()
+    start_processes(recipe)
     with together():
         asked = _load(recipe)
     with together(main_first=True) as process, open_run(recipe) as folder:
