@@ -1,11 +1,13 @@
 """Whose folder it is: one run at a time, and what a kill left in it."""
 
+import errno
 import os
 import signal
 import stat
 import time
 from contextlib import ExitStack
 from pathlib import Path
+from unittest.mock import Mock
 
 import killed
 import pytest
@@ -38,6 +40,21 @@ def test_two_runs_in_one_folder_are_refused_and_a_kill_leaves_no_lock(small_run,
     assert f"process {first} on " in told
     assert [p.name for p in (tmp_path / "run").iterdir()] == [".lock"]
     assert killed.run(tmp_path, small_run).code == 0
+
+
+def test_a_disk_without_locks_is_warned_of_and_a_broken_one_is_not_written_to(tmp_path, monkeypatch, capsys):
+    """Lustre without -o flock, NFS without its lock daemon, some FUSE mounts."""
+    for number in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EIO):
+        monkeypatch.setattr(run_folder.fcntl, "lockf", Mock(side_effect=OSError(number, os.strerror(number))))
+        recipe = Recipe(output_dir=str(tmp_path / str(number)))
+        if number == errno.EIO:
+            with pytest.raises(UserError, match="cannot be written"), open_run(recipe):
+                pass
+            continue
+        for _ in range(2):
+            with open_run(recipe) as folder:
+                assert (folder / "recipe.yaml").exists()
+        assert capsys.readouterr().err.count("its disk has no locks") == 1
 
 
 def test_what_a_kill_left_half_written_is_removed_but_for_sampled_text(tmp_path):

@@ -4,6 +4,7 @@ The ground under `files`, which is what the rest of the program writes with, and
 cache, a checkpoint. Such a thing is made under another name (`partial_of`), synced, given its hashes, and renamed.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -14,6 +15,8 @@ from contextlib import suppress
 from pathlib import Path
 
 MANIFEST = "manifest.json"
+#: What some network drives and shared folders say who cannot sync the entries of a folder.
+_NO_SYNC_OF_FOLDERS = {errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.EOPNOTSUPP}
 
 
 def file_hash(path: Path) -> str:
@@ -27,6 +30,9 @@ def sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_SYNC_OF_FOLDERS or not path.is_dir():
+            raise
     finally:
         os.close(descriptor)
 
