@@ -12,6 +12,7 @@ from typing import Any
 
 from distill.base.console import is_first_process, warn
 from distill.base.errors import UserError
+from distill.base.files import is_finished
 from distill.base.integrity import sync
 from distill.recipe import Recipe, read_resolved, write_recipe
 
@@ -123,6 +124,11 @@ def _leave(folder: Path, missing: Sequence[Path]) -> None:
     with suppress(OSError):
         for path in missing:
             path.rmdir()
+
+
+def unfinished(recipe: Recipe, folder: Path) -> dict[str, Recipe]:
+    """Name -> recipe of a run's students that are not finished."""
+    return {name: variant for name, variant in recipe.variants().items() if not is_finished(folder / name)}
 
 
 def refuse_another(

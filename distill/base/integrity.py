@@ -145,5 +145,10 @@ def file_is_whole(path: Path) -> bool:
         return False
 
 
+def sealed_hash(path: Path) -> str:
+    """The SHA-256 of a file that `put_file` wrote, without reading the file."""
+    return _seal_of(path).read_text(encoding="utf-8").split()[0]
+
+
 def _seal_of(path: Path) -> Path:
     return path.with_name(f"{path.name}.sha256")
