@@ -13,7 +13,7 @@ from typing import Any
 from distill.base.console import is_first_process, warn
 from distill.base.errors import UserError
 from distill.base.files import is_finished
-from distill.base.integrity import sync
+from distill.base.integrity import is_in_work, sync
 from distill.recipe import Recipe, read_resolved, write_recipe
 
 _LOCK = ".lock"
@@ -163,13 +163,16 @@ def refuse_another(
 
 
 def _remove_partials(folder: Path) -> None:
-    """Remove what killed runs left half-written, which may be large; sampled text stays, to be continued."""
+    """Remove what killed runs left half-written, which may be large; sampled text stays, to be continued.
+
+    So does what another run, which uses this one's cache, is packing.
+    """
     for parent in (folder, folder / "cache", folder / "cache" / "scores"):
         for stale in parent.glob(".*.partial*"):
             if stale.is_dir():
                 shutil.rmtree(stale)
-            elif not stale.name.startswith(".sampled-"):
-                stale.unlink()
+            elif not (stale.name.startswith(".sampled-") or is_in_work(stale)):
+                stale.unlink(missing_ok=True)
 
 
 def _refuse_links_out(folder: Path) -> None:

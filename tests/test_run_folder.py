@@ -17,6 +17,8 @@ from shared import REPOSITORY
 
 from distill import run_folder
 from distill.base.errors import UserError
+from distill.data.corpus import Corpus
+from distill.data.packing import packed_blocks
 from distill.recipe import Recipe, read_resolved
 from distill.recipe_check import parse_recipe
 from distill.run_folder import open_run
@@ -67,6 +69,33 @@ def test_what_a_kill_left_half_written_is_removed_but_for_sampled_text(tmp_path)
         pass
     assert {p.name for p in folder.iterdir()} == {".lock", "recipe.yaml", "cache"}
     assert [p.name for p in (folder / "cache").iterdir()] == [".sampled-k.jsonl.1a2b.partial"]
+
+
+def test_what_another_run_packs_into_this_ones_cache_stays_until_it_has_ended(tmp_path, toy_tokenizer):
+    """A second run with `cache_dir` there; its packing takes hours, and this one is started again meanwhile."""
+    recipe = Recipe(output_dir=str(tmp_path / "run"))
+    with open_run(recipe) as folder:
+        pass
+
+    def documents():
+        yield from ["She saw him."] * 3
+        (tmp_path / "packs").touch()
+        signal.pause()
+
+    packs = os.fork()
+    if not packs:
+        packed_blocks(Corpus("key", documents), toy_tokenizer, None, 16, folder / "cache")
+    try:
+        while not (tmp_path / "packs").exists():
+            time.sleep(0.01)
+        (live,) = (folder / "cache").glob(".blocks-*.partial")
+        with open_run(recipe):
+            assert live.exists()
+    finally:
+        os.kill(packs, signal.SIGKILL)
+        os.waitpid(packs, 0)
+    with open_run(recipe):
+        assert list((folder / "cache").iterdir()) == []
 
 
 def test_a_kill_while_the_folder_is_claimed_leaves_it_to_the_same_command(tmp_path):

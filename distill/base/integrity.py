@@ -5,13 +5,15 @@ cache, a checkpoint. Such a thing is made under another name (`partial_of`), syn
 """
 
 import errno
+import fcntl
 import hashlib
 import json
 import os
 import shutil
 import stat
 import uuid
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 MANIFEST = "manifest.json"
@@ -40,6 +42,30 @@ def sync(path: Path) -> None:
 def partial_of(path: Path) -> Path:
     """A name beside `path` for what will be renamed to it once it is whole, which nobody else uses on any machine."""
     return path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.partial")
+
+
+@contextmanager
+def in_work(partial: Path) -> Iterator[None]:
+    """Around what takes long to write a file: until it ends, `is_in_work` says so to other processes.
+
+    By a lock, which the kernel drops with the process. On a disk without locks nobody is told.
+    """
+    with partial.open("ab") as stream:
+        with suppress(OSError):
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+
+
+def is_in_work(partial: Path) -> bool:
+    """Whether another process is writing this file within `in_work`."""
+    try:
+        with partial.open("rb") as stream:
+            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # it is gone, or its disk has no locks
+        return False
+    return False
 
 
 def _permit_as(ours: Path, path: Path) -> None:
