@@ -15,7 +15,6 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from distill.base.console import counter, phase
-from distill.base.files import is_finished
 from distill.data.audit import with_audit
 from distill.data.corpus import open_corpus, with_template
 from distill.data.counts import PackingCounts
@@ -30,7 +29,8 @@ from distill.objective.logit_ops import build_role_maps
 from distill.recipe import Recipe, merge, read_recipe_file
 from distill.recipe_check import recipe_of
 from distill.reports.report import write_report
-from distill.run_folder import open_run
+from distill.run_folder import open_run, unfinished
+from distill.run_inputs import RunInputs
 from distill.scoring.measure import check_metrics, check_run, check_templates, run_prompts
 from distill.scoring.run_phases import SAMPLING, follow_run
 from distill.scoring.score import run_models, score_run
@@ -40,8 +40,8 @@ from distill.text.documents import check_files
 from distill.text.role_map import token_roles
 from distill.text.wordlist import load_wordlist
 from distill.training import preflight
-from distill.training.arguments import training_arguments
-from distill.training.processes import together, use_all_cores
+from distill.training.arguments import start_processes, training_arguments
+from distill.training.processes import together
 from distill.training.rehearsal import rehearse
 from distill.training.run import train_student
 
@@ -99,13 +99,13 @@ def run(recipe: Recipe) -> dict[str, Any] | None:
     Raises:
         UserError: see the modules of each stage; a mistake leaves no trace of a run that had not yet begun to train.
     """
-    use_all_cores()
+    start_processes(recipe)
     with together():
         asked = _load(recipe)
     with together(main_first=True) as process, open_run(recipe) as folder:
-        preflight.check_start(recipe, folder, missing := _missing(recipe, folder), process.num_processes)
+        preflight.check_start(recipe, folder, missing := unfinished(recipe, folder), process.num_processes)
         follow_run(recipe, folder, missing, asked.teacher, asked.student)
-        text, student = _prepare(recipe, asked, folder)
+        text, student = _prepare(recipe, asked, folder, bool(missing))
     _train(recipe, asked, text, student, folder)
     scores = None
     with together() as process:
@@ -119,7 +119,7 @@ def run(recipe: Recipe) -> dict[str, Any] | None:
 def _load(recipe: Recipe) -> _Asked:
     arguments = training_arguments(recipe, Path(recipe.output_dir))
     check_metrics(recipe)
-    check_files(recipe.corpus, recipe.held_out)
+    check_files(*recipe.texts)
     wordlist = load_wordlist(recipe.wordlist)
     teacher, tokenizer = load_teacher(recipe.teacher) if recipe.teacher.path else (None, None)
     if teacher is not None:
@@ -133,16 +133,19 @@ def _load(recipe: Recipe) -> _Asked:
     return _Asked(swapper, teacher, tokenizer, student)
 
 
-def _prepare(recipe: Recipe, asked: _Asked, folder: Path) -> tuple[_Text, PreTrainedModel]:
+def _prepare(recipe: Recipe, asked: _Asked, folder: Path, students_left: bool) -> tuple[_Text, PreTrainedModel]:
     """The text, ready to train on, and an untrained student: how it treats packed documents decides the blocks."""
+    inputs = RunInputs(recipe, folder)
     cache = Path(recipe.cache_dir or folder / "cache")
     teacher, tokenizer = asked.teacher, asked.tokenizer
-    model_key = model_hash(teacher, tokenizer) if teacher is not None else ""
+    weights = inputs.look_at_models(asked.swapper.wordlist, teacher, asked.student)
+    key = model_hash(teacher, tokenizer, weights) if teacher is not None else ""
     # Held-out samples must not be training samples: their seeds differ.
     corpus, held_out = (
-        open_corpus(config, 2 * recipe.seed + number, cache, teacher, tokenizer, model_key, counter(name, "documents"))
-        for number, (name, config) in enumerate(zip(SAMPLING, (recipe.corpus, recipe.held_out), strict=True))
+        open_corpus(config, 2 * recipe.seed + n, cache, teacher, tokenizer, key, counter(name, "documents"), commit)
+        for n, (name, config, commit) in enumerate(zip(SAMPLING, recipe.texts, inputs.commits, strict=True))
     )
+    inputs.look_at_text(corpus, held_out)
     if tokenizer is None:
         tokenizer = corpus_tokenizer(recipe.student, corpus.documents, corpus.key, cache)
     corpus = with_audit(with_template(corpus, tokenizer, recipe.corpus.mask), recipe.audit, recipe.seed, folder)
@@ -155,6 +158,7 @@ def _prepare(recipe: Recipe, asked: _Asked, folder: Path) -> tuple[_Text, PreTra
     with lent_to_gpu(swapper and swapper.model):
         blocks, counts = make_blocks(recipe, corpus, tokenizer, swapper, cache, held_out_text, one_document)
     preflight.check_privacy(recipe, student, blocks.least if recipe.federation.clients else blocks)
+    inputs.look_at_blocks(blocks, students_left)
     return _Text(blocks, counts, held_out_text, tokenizer), student
 
 
@@ -169,17 +173,12 @@ def _make_student(
     return student
 
 
-def _missing(recipe: Recipe, folder: Path) -> dict[str, Recipe]:
-    """Name -> recipe of the students that are not finished."""
-    return {name: variant for name, variant in recipe.variants().items() if not is_finished(folder / name)}
-
-
 def _train(recipe: Recipe, asked: _Asked, text: _Text, student: PreTrainedModel, folder: Path) -> None:
     """Train every student that is not finished; `student` is one of them, untrained."""
     roles = token_roles(asked.swapper.wordlist, text.tokenizer, vocab_size(text.tokenizer, student, asked.teacher))
     teach: Any = rounds.train_federated if recipe.federation.clients else train_student
     watch = {} if recipe.federation.clients else {"probe": probe_of(recipe, asked.swapper, text.tokenizer)}
-    if left := _missing(recipe, folder):
+    if left := unfinished(recipe, folder):
         preflight.warn_of(recipe, len(left), asked.teacher, student, text.counts, roles, asked.swapper, text.held_out)
     for name, variant in left.items():
         phase(f"training {folder / name}")

@@ -562,6 +562,11 @@ class Recipe:
         """Whether a second view of the text is looked at, by the steps or behind the last one: it is mitigated."""
         return self.trains_on_views or self.student.remove_directions > 0
 
+    @property
+    def texts(self) -> tuple[CorpusConfig, CorpusConfig]:
+        """The sources of training text and held-out text."""
+        return self.corpus, self.held_out
+
     def plain(self) -> "Recipe":
         """The same run without any mitigation: the fair comparison."""
         student, loss = replace(self.student, remove_directions=0), replace(self.loss, pairing=0.0, listed=0.0)

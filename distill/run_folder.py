@@ -1,5 +1,6 @@
 """The output folder of a run: whose it is, and which recipe's."""
 
+import errno
 import fcntl
 import os
 import shutil
@@ -9,20 +10,23 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from distill.base.console import is_first_process
+from distill.base.console import is_first_process, warn
 from distill.base.errors import UserError
-from distill.base.integrity import sync
+from distill.base.files import is_finished
+from distill.base.integrity import is_in_work, sync
 from distill.recipe import Recipe, read_resolved, write_recipe
 
 _LOCK = ".lock"
 _CLAIMING = {_LOCK, "recipe.partial"}  # all that a kill leaves of a run that was claiming its folder
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 _locks: dict[str, int] = {}  # folder -> descriptor of its lock, held open until the process ends
 
 
 def lock(folder: Path) -> None:
     """Keep other runs out of a folder until this process ends, however it ends.
 
-    A POSIX record lock: the kernel drops it with the process, and children that outlive it do not inherit it.
+    A POSIX record lock: the kernel drops it with the process, and children that outlive it do not inherit it. A disk
+    without locks is warned of.
 
     Raises:
         UserError: another process holds it.
@@ -41,6 +45,14 @@ def lock(folder: Path) -> None:
             f"{folder} is in use by a run that has not ended ({holder}); wait for it, stop it, or choose another "
             "--output_dir"
         ) from None
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            os.close(descriptor)
+            raise
+        warn(
+            f"{folder}: its disk has no locks ({error.strerror}), so that nothing keeps a second run out; do not give "
+            "the same command again while this one runs"
+        )
     os.truncate(descriptor, 0)
     os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
     _locks[key] = descriptor
@@ -115,6 +127,11 @@ def _leave(folder: Path, missing: Sequence[Path]) -> None:
             path.rmdir()
 
 
+def unfinished(recipe: Recipe, folder: Path) -> dict[str, Recipe]:
+    """Name -> recipe of a run's students that are not finished."""
+    return {name: variant for name, variant in recipe.variants().items() if not is_finished(folder / name)}
+
+
 def refuse_another(
     recipe: Recipe,
     folder: Path,
@@ -147,13 +164,16 @@ def refuse_another(
 
 
 def _remove_partials(folder: Path) -> None:
-    """Remove what killed runs left half-written, which may be large; sampled text stays, to be continued."""
+    """Remove what killed runs left half-written, which may be large; sampled text stays, to be continued.
+
+    So does what another run, which uses this one's cache, is packing.
+    """
     for parent in (folder, folder / "cache", folder / "cache" / "scores"):
         for stale in parent.glob(".*.partial*"):
             if stale.is_dir():
                 shutil.rmtree(stale)
-            elif not stale.name.startswith(".sampled-"):
-                stale.unlink()
+            elif not (stale.name.startswith(".sampled-") or is_in_work(stale)):
+                stale.unlink(missing_ok=True)
 
 
 def _refuse_links_out(folder: Path) -> None:

@@ -122,6 +122,7 @@ BESIDE = {
     "recipe_docs": "recipe",
     "run_folder": "recipe",
     "recipe_check": "objective",
+    "run_inputs": "study",
     "pipeline": "study",
     "train": "study",
     "cli": "study",

@@ -1,11 +1,13 @@
 """Whose folder it is: one run at a time, and what a kill left in it."""
 
+import errno
 import os
 import signal
 import stat
 import time
 from contextlib import ExitStack
 from pathlib import Path
+from unittest.mock import Mock
 
 import killed
 import pytest
@@ -15,6 +17,8 @@ from shared import REPOSITORY
 
 from distill import run_folder
 from distill.base.errors import UserError
+from distill.data.corpus import Corpus
+from distill.data.packing import packed_blocks
 from distill.recipe import Recipe, read_resolved
 from distill.recipe_check import parse_recipe
 from distill.run_folder import open_run
@@ -40,6 +44,21 @@ def test_two_runs_in_one_folder_are_refused_and_a_kill_leaves_no_lock(small_run,
     assert killed.run(tmp_path, small_run).code == 0
 
 
+def test_a_disk_without_locks_is_warned_of_and_a_broken_one_is_not_written_to(tmp_path, monkeypatch, capsys):
+    """Lustre without -o flock, NFS without its lock daemon, some FUSE mounts."""
+    for number in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EIO):
+        monkeypatch.setattr(run_folder.fcntl, "lockf", Mock(side_effect=OSError(number, os.strerror(number))))
+        recipe = Recipe(output_dir=str(tmp_path / str(number)))
+        if number == errno.EIO:
+            with pytest.raises(UserError, match="cannot be written"), open_run(recipe):
+                pass
+            continue
+        for _ in range(2):
+            with open_run(recipe) as folder:
+                assert (folder / "recipe.yaml").exists()
+        assert capsys.readouterr().err.count("its disk has no locks") == 1
+
+
 def test_what_a_kill_left_half_written_is_removed_but_for_sampled_text(tmp_path):
     recipe = Recipe(output_dir=str(tmp_path / "run"))
     with run_folder.open_run(recipe) as folder:
@@ -50,6 +69,33 @@ def test_what_a_kill_left_half_written_is_removed_but_for_sampled_text(tmp_path)
         pass
     assert {p.name for p in folder.iterdir()} == {".lock", "recipe.yaml", "cache"}
     assert [p.name for p in (folder / "cache").iterdir()] == [".sampled-k.jsonl.1a2b.partial"]
+
+
+def test_what_another_run_packs_into_this_ones_cache_stays_until_it_has_ended(tmp_path, toy_tokenizer):
+    """A second run with `cache_dir` there; its packing takes hours, and this one is started again meanwhile."""
+    recipe = Recipe(output_dir=str(tmp_path / "run"))
+    with open_run(recipe) as folder:
+        pass
+
+    def documents():
+        yield from ["She saw him."] * 3
+        (tmp_path / "packs").touch()
+        signal.pause()
+
+    packs = os.fork()
+    if not packs:
+        packed_blocks(Corpus("key", documents), toy_tokenizer, None, 16, folder / "cache")
+    try:
+        while not (tmp_path / "packs").exists():
+            time.sleep(0.01)
+        (live,) = (folder / "cache").glob(".blocks-*.partial")
+        with open_run(recipe):
+            assert live.exists()
+    finally:
+        os.kill(packs, signal.SIGKILL)
+        os.waitpid(packs, 0)
+    with open_run(recipe):
+        assert list((folder / "cache").iterdir()) == []
 
 
 def test_a_kill_while_the_folder_is_claimed_leaves_it_to_the_same_command(tmp_path):

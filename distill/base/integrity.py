@@ -4,16 +4,21 @@ The ground under `files`, which is what the rest of the program writes with, and
 cache, a checkpoint. Such a thing is made under another name (`partial_of`), synced, given its hashes, and renamed.
 """
 
+import errno
+import fcntl
 import hashlib
 import json
 import os
 import shutil
 import stat
 import uuid
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 MANIFEST = "manifest.json"
+#: What some network drives and shared folders say who cannot sync the entries of a folder.
+_NO_SYNC_OF_FOLDERS = {errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.EOPNOTSUPP}
 
 
 def file_hash(path: Path) -> str:
@@ -27,6 +32,9 @@ def sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_SYNC_OF_FOLDERS or not path.is_dir():
+            raise
     finally:
         os.close(descriptor)
 
@@ -34,6 +42,30 @@ def sync(path: Path) -> None:
 def partial_of(path: Path) -> Path:
     """A name beside `path` for what will be renamed to it once it is whole, which nobody else uses on any machine."""
     return path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.partial")
+
+
+@contextmanager
+def in_work(partial: Path) -> Iterator[None]:
+    """Around what takes long to write a file: until it ends, `is_in_work` says so to other processes.
+
+    By a lock, which the kernel drops with the process. On a disk without locks nobody is told.
+    """
+    with partial.open("ab") as stream:
+        with suppress(OSError):
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+
+
+def is_in_work(partial: Path) -> bool:
+    """Whether another process is writing this file within `in_work`."""
+    try:
+        with partial.open("rb") as stream:
+            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # it is gone, or its disk has no locks
+        return False
+    return False
 
 
 def _permit_as(ours: Path, path: Path) -> None:
@@ -137,6 +169,11 @@ def file_is_whole(path: Path) -> bool:
         return _seal_of(path).read_text(encoding="utf-8").split()[0] == file_hash(path)
     except (OSError, ValueError, IndexError):
         return False
+
+
+def sealed_hash(path: Path) -> str:
+    """The SHA-256 of a file that `put_file` wrote, without reading the file."""
+    return _seal_of(path).read_text(encoding="utf-8").split()[0]
 
 
 def _seal_of(path: Path) -> Path:

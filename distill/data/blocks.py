@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from torch.utils.data import Dataset as TorchDataset
 
+from distill.base.integrity import sealed_hash
 from distill.objective.chunks import IGNORED
 
 
@@ -46,6 +47,8 @@ class BlockDataset(TorchDataset):
         self._block_length = block_length
         self.one_document = one_document
         self.key = path.stem
+        #: What tells these blocks from others, each by itself: what they were made of, and their content.
+        self.identities = (self.key, sealed_hash(path))
 
     def views(self) -> np.ndarray:
         """(N,) the number of views of each block."""

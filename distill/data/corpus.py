@@ -62,10 +62,14 @@ def sample_batch(
 
 @dataclass(frozen=True)
 class Corpus:
-    """Documents that can be read more than once, and a key that changes whenever they do."""
+    """Documents that can be read more than once, and a key that changes whenever they do.
+
+    content: A hash of the files that they come from, or the commit of their hub data set; None where neither is known.
+    """
 
     key: str
     documents: Callable[[], Iterator[str]]
+    content: str | None = None
 
 
 def open_corpus(
@@ -76,6 +80,7 @@ def open_corpus(
     tokenizer: Any = None,
     teacher_key: str = "",
     progress: Callable[[int, int], None] | None = None,
+    commit: str | None = None,
 ) -> Corpus:
     """Make a corpus ready to read; samples from the teacher are drawn here, and kept in the cache.
 
@@ -86,6 +91,7 @@ def open_corpus(
         teacher, tokenizer: Needed for `source: teacher`.
         teacher_key: Hash of all that decides what the teacher writes, see `model_hash`.
         progress: Called while sampling with (documents done, documents in all).
+        commit: By which a hub data set is opened, in the place of `config.revision`.
 
     Raises:
         UserError: see `read_documents`.
@@ -96,15 +102,18 @@ def open_corpus(
         parts["cut by"] = CUTS_VERSION
     if config.source == "teacher" or config.shuffle:
         parts["seed"] = seed
+    content = None
     if config.source == "teacher":
         parts["teacher"] = teacher_key
     elif config.source == "files":
         parts["files"] = [_content_hash(path) for path in corpus_files(config)]
+        content = hashlib.sha256(json.dumps(parts["files"], sort_keys=True).encode()).hexdigest()
     else:
-        parts["dataset"], config = _data_set_version(config)
+        parts["dataset"], content = _data_set_version(config, commit)
+        config = replace(config, revision=content or config.revision)
     key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
     if config.source != "teacher":
-        return Corpus(key, partial(read_documents, config, seed))
+        return Corpus(key, partial(read_documents, config, seed), content)
     path = cache_dir / f"sampled-{key}.jsonl"
     if not file_is_whole(path):
         if path.exists():
@@ -122,21 +131,19 @@ def _content_hash(path: Path) -> str | dict[str, str]:
     return file_hash(path)
 
 
-def _data_set_version(config: CorpusConfig) -> tuple[list[str], CorpusConfig]:
+def _data_set_version(config: CorpusConfig, commit: str | None) -> tuple[list[str], str | None]:
     """What a data set of the hub is now: its configuration, its commit (of a folder, a hash of its files), its version.
 
-    With it comes the source with that commit as its revision where it is streamed: an epoch that begins next week then
-    reads what was read before.
+    With it comes its commit, if it has one: an epoch that begins next week then reads what was read before.
     """
     import datasets
 
     try:
-        builder = datasets.load_dataset_builder(str(config.dataset), config.name, revision=config.revision)
+        builder = datasets.load_dataset_builder(str(config.dataset), config.name, revision=commit or config.revision)
     except Exception as error:  # see `read_documents`
         raise not_loaded(config, error) from None
-    if config.streaming and re.fullmatch("[0-9a-f]{40}", str(builder.hash)):
-        config = replace(config, revision=builder.hash)
-    return [builder.config_id, str(builder.hash), str(builder.info.version)], config
+    known = str(builder.hash) if re.fullmatch("[0-9a-f]{40}", str(builder.hash)) else None
+    return [builder.config_id, str(builder.hash), str(builder.info.version)], known
 
 
 def with_template(corpus: Corpus, tokenizer: Any, mask: str) -> Corpus:

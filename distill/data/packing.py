@@ -25,7 +25,7 @@ from transformers import PreTrainedTokenizerBase
 
 from distill.base.console import count_tokens, say
 from distill.base.errors import UserError
-from distill.base.integrity import file_is_whole, partial_of, put_file
+from distill.base.integrity import file_is_whole, in_work, partial_of, put_file
 from distill.data.blocks import COLUMNS, BlockDataset, PairBlock
 from distill.data.corpus import Corpus
 from distill.data.counts import PackingCounts
@@ -339,7 +339,7 @@ def packed_blocks(
         counts = PackingCounts()
         partial = partial_of(path)
         features = Features({name: Sequence(Value("int32")) for name in COLUMNS})
-        with ArrowWriter(path=str(partial), features=features) as writer:
+        with in_work(partial), ArrowWriter(path=str(partial), features=features) as writer:
             documents = _counted(corpus.documents(), counts, progress)
             for block in pack(documents, tokenizer, swapper, block_length, counts, one_document):
                 writer.write({name: getattr(block, name).ravel() for name in COLUMNS})

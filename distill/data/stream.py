@@ -174,6 +174,11 @@ class BlockStream(IterableDataset):
             self.record.parent.mkdir(parents=True, exist_ok=True)
             write_json(self.record, vars(total))
 
+    @property
+    def identities(self) -> tuple[str, ...]:
+        """What tells these blocks from others: what they are made of."""
+        return (self._key(),)
+
     def _key(self) -> str:
         return cache_key(self.corpus.key, self.tokenizer, self.swapper, self.block_length, self.one_document)
 

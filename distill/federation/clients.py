@@ -71,6 +71,14 @@ class Clients:
         return [text.documents[period] if text.blocks[period] is not None else 0 for text in self.texts]
 
     @property
+    def identities(self) -> tuple[str, ...]:
+        """What tells this text from others, each by itself: what it was made of, and its content."""
+        of_all = [
+            blocks.identities if blocks is not None else ("", "") for text in self.texts for blocks in text.blocks
+        ]
+        return tuple(hashlib.sha256(" ".join(parts).encode()).hexdigest() for parts in zip(*of_all, strict=True))
+
+    @property
     def least(self) -> BlockDataset:
         """The blocks of the client and period with the fewest documents."""
         given = [

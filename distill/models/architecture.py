@@ -4,7 +4,7 @@ import gc
 import hashlib
 import inspect
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache, lru_cache
 from typing import Any, NamedTuple
@@ -568,10 +568,12 @@ def _plain_parts(tensor: Tensor) -> list[Tensor]:
     return [part for name in names for part in _plain_parts(getattr(tensor, name))]
 
 
-def weights_hash(model: PreTrainedModel) -> str:
-    """SHA-256 over names and values of all weights."""
+def weights_hash(model: PreTrainedModel, left_out: Container[str] = ()) -> str:
+    """SHA-256 over names and values of all weights but those whose names are left out."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
+        if name in left_out:
+            continue
         digest.update(name.encode())
         for part in _plain_parts(tensor.detach()):
             digest.update(part.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())

@@ -63,6 +63,10 @@ class Plan:
         """The epsilon of the first `steps` steps, at the plan's delta."""
         return spent(self.noise_multiplier, self.sample_rate, steps, self.delta) if steps < self.steps else self.epsilon
 
+    def holds_with(self, noise_multiplier: float) -> bool:
+        """Whether all steps with this noise spend at most epsilon, but for what two versions of a bound may differ."""
+        return spent(noise_multiplier, self.sample_rate, self.steps, self.delta) <= self.epsilon * (1 + _ERROR)
+
 
 def make_plan(
     epsilon: float,

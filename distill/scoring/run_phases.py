@@ -54,7 +54,7 @@ def phases_of(
     of_teacher, of_student = sizes[0], sizes[1] or sizes[0] or _SOME["parameters"]
     phases = [
         Phase(name, "sampling", _SAMPLED * 2 * of_teacher * _documents(text) * text.sample_tokens / pace, name)
-        for name, text in zip(SAMPLING, (recipe.corpus, recipe.held_out), strict=True)
+        for name, text in zip(SAMPLING, recipe.texts, strict=True)
         if text.source == "teacher"
     ]
     if recipe.corpus.pack == "before_training":

@@ -1,13 +1,16 @@
 """The recipe -> transformers' TrainingArguments and the settings of the loss."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
+from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from accelerate.utils import DistributedType, parse_flag_from_env
 from transformers import TrainingArguments
 from transformers.integrations import get_reporting_integration_callbacks
@@ -18,7 +21,7 @@ from distill.base.errors import UserError, first_line
 from distill.objective.settings import LossSettings
 from distill.privacy.accountant import require_accountant
 from distill.recipe import Recipe
-from distill.training.processes import training_alone
+from distill.training.processes import training_alone, use_all_cores
 from distill.training.trainer_keys import check_trainer_keys, of_their_kinds
 
 # Where the recipe is silent. Names and meanings are those of TrainingArguments.
@@ -47,40 +50,38 @@ _GPU_DEFAULTS: dict[str, Any] = {
 _TRACKERS = ("trackio", "tensorboard", "wandb", "mlflow")
 
 
+def start_processes(recipe: Recipe) -> None:
+    """Share the cores among this run's processes, and let these find each other, before anything else asks for them.
+
+    How long one may wait for another (`trainer.ddp_timeout`) holds from the first time that they meet:
+    TrainingArguments would come too late with it, and on a CPU brings none.
+
+    Raises:
+        UserError: the trainer's keys are none, or the backend that they name is not there.
+    """
+    use_all_cores()
+    given = _given(recipe)
+    on_cpu = bool(given.get("use_cpu")) or parse_flag_from_env("ACCELERATE_USE_CPU")
+    with _refusals_as_user_errors(given):
+        PartialState(cpu=on_cpu, backend=given.get("ddp_backend"), timeout=timedelta(seconds=given["ddp_timeout"]))
+
+
 def training_arguments(recipe: Recipe, folder: Path) -> TrainingArguments:
     """Trainer's settings: the recipe's over our defaults; `tf32` says whether the products of its steps are in TF32.
 
     Raises:
         UserError: TrainingArguments refuses a value, or the processes that were started cannot work together so.
     """
-    check_trainer_keys(recipe.trainer)
+    given = _given(recipe)
     if recipe.corpus.pack == "while_training":
         _check_streamed(recipe.trainer)
-    given = {
-        **_DEFAULTS,
-        **_defaults_of_device(recipe),
-        "hub_model_id": Path(recipe.output_dir).name,
-        **of_their_kinds(recipe.trainer),
-    }
-    # YAML reads a plain `no`, which is the name of a strategy, as false.
-    given |= {name: "no" for name, value in given.items() if name.endswith("_strategy") and value is False}
-    if given.get("bf16") and not torch.accelerator.is_available():
-        if given.get("use_cpu") is False:
-            raise UserError(
-                "trainer.bf16 is true and trainer.use_cpu false, but no GPU is seen; set one of the two the other way"
-            )
-        given["use_cpu"] = True  # Trainer wants to be told so; processors have bf16 too
     if given["save_total_limit"] is not None and given["save_total_limit"] < 2:
         raise UserError("trainer.save_total_limit must be at least 2: with one, a kill while saving loses everything")
     _leave_launchers_format(given)
-    try:
+    with _refusals_as_user_errors(given):
         arguments = _made(
             output_dir=str(folder), seed=recipe.seed, data_seed=recipe.seed, remove_unused_columns=False, **given
         )
-    except (ValueError, TypeError, ImportError, RuntimeError) as error:
-        # Of a value among several names it says what it is and not whose: "adam is not a valid OptimizerNames".
-        key = next((f".{key}" for key, value in given.items() if str(error).startswith(f"{value} is not")), "")
-        raise UserError(f"trainer{key}: {first_line(error)}") from None
     # A run trains two students, and trackers tell runs apart by their names.
     arguments.run_name = f"{arguments.run_name or Path(recipe.output_dir).name}-{folder.name}"
     _require_trackers(arguments)
@@ -105,6 +106,37 @@ def training_arguments(recipe: Recipe, folder: Path) -> TrainingArguments:
             "states are looked at as a whole; train it with recipes/accelerate/ddp.yaml"
         )
     return arguments
+
+
+def _given(recipe: Recipe) -> dict[str, Any]:
+    """What TrainingArguments is given: the recipe's keys over our defaults. Raises UserError for what it cannot be."""
+    check_trainer_keys(recipe.trainer)
+    given = {
+        **_DEFAULTS,
+        **_defaults_of_device(recipe),
+        "hub_model_id": Path(recipe.output_dir).name,
+        **of_their_kinds(recipe.trainer),
+    }
+    # YAML reads a plain `no`, which is the name of a strategy, as false.
+    given |= {name: "no" for name, value in given.items() if name.endswith("_strategy") and value is False}
+    if given.get("bf16") and not torch.accelerator.is_available():
+        if given.get("use_cpu") is False:
+            raise UserError(
+                "trainer.bf16 is true and trainer.use_cpu false, but no GPU is seen; set one of the two the other way"
+            )
+        given["use_cpu"] = True  # Trainer wants to be told so; processors have bf16 too
+    return given
+
+
+@contextmanager
+def _refusals_as_user_errors(given: Mapping[str, Any]) -> Iterator[None]:
+    """Turn what transformers and accelerate raise at a value of the trainer's into a UserError that names its key."""
+    try:
+        yield
+    except (ValueError, TypeError, ImportError, RuntimeError) as error:
+        # Of a value among several names it says what it is and not whose: "adam is not a valid OptimizerNames".
+        key = next((f".{key}" for key, value in given.items() if str(error).startswith(f"{value} is not")), "")
+        raise UserError(f"trainer{key}: {first_line(error)}") from None
 
 
 def _leave_launchers_format(given: Mapping[str, Any]) -> None:

@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
@@ -59,7 +59,7 @@ class PrivateTrainer(DistillationTrainer):
         #: Of documents, which the plan counts: the first block of each, and its length.
         self._blocks = torch.from_numpy(self.train_dataset.first_pieces())
         self._lengths = torch.from_numpy(self.train_dataset.lengths())[self._blocks]
-        self.add_callback(_Ledger(plan))
+        self.add_callback(_Ledger(self))
 
     def get_train_dataloader(self) -> DataLoader:
         """One item a step: the documents that this process reads in it."""
@@ -224,19 +224,26 @@ def steps_of_epoch(documents: int, batch_size: int) -> int:
 class _Ledger(TrainerCallback):
     """Sees to it that a training goes on with the noise that it was accounted for with."""
 
-    def __init__(self, plan: Plan) -> None:
-        self._plan = asdict(plan)
+    def __init__(self, trainer: PrivateTrainer) -> None:
+        self._trainer = trainer
 
     def on_train_begin(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
-        """Raises UserError if the checkpoint's plan is another."""
-        before = state.stateful_callbacks.get(_KEPT_AS)
-        if before is not None and before != self._plan:
-            different = next(name for name in self._plan if before.get(name) != self._plan[name])
-            raise UserError(
-                f"{args.output_dir}: its checkpoints were trained with {different} {before.get(different)} and not "
-                f"{self._plan[different]}, so that what is spent cannot be told; remove the folder to begin again"
-            )
-        state.stateful_callbacks[_KEPT_AS] = self._plan
+        """Go on with the checkpoint's noise, which another machine or version may find in another last digit.
+
+        Raises UserError if the checkpoint's plan is another.
+        """
+        plan = self._trainer.plan
+        if (before := state.stateful_callbacks.get(_KEPT_AS)) is not None:
+            differ = {name: value for name, value in asdict(plan).items() if before.get(name) != value}
+            if [*differ] == ["noise_multiplier"] and plan.holds_with(before["noise_multiplier"]):
+                plan = self._trainer.plan = replace(plan, noise_multiplier=before["noise_multiplier"])
+            elif differ:
+                name, value = next(iter(differ.items()))
+                raise UserError(
+                    f"{args.output_dir}: its checkpoints were trained with {name} {before.get(name)} and not {value}, "
+                    "so that what is spent cannot be told; remove the folder to begin again"
+                )
+        state.stateful_callbacks[_KEPT_AS] = asdict(plan)
 
 
 def private_plan(

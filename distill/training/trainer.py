@@ -100,6 +100,17 @@ class _ConsoleProgress(TrainerCallback):
         self._report(state.global_step, state.max_steps, ", ".join(self._newest.values()))
 
 
+def _as_made_here(optimizer: Any, state: dict[str, Any]) -> dict[str, Any]:
+    """An optimizer's saved state for the one that takes it, which keeps its own kernels.
+
+    One that makes its steps in a single kernel each leaves out what is not finite; it would go on saying so.
+    """
+    theirs, own = state["param_groups"], optimizer.param_groups
+    if len(theirs) != len(own) or any("fused" not in group for group in own):
+        return state
+    return state | {"param_groups": [a | {"fused": b["fused"]} for a, b in zip(theirs, own, strict=True)]}
+
+
 class DistillationTrainer(Trainer):
     """Trainer whose loss compares the student with a teacher that sees a text and its counterfactuals.
 
@@ -341,6 +352,13 @@ class DistillationTrainer(Trainer):
         """mu / 2 times the squared distance from the weights with which this part of a training began, ()."""
         assert self._part is not None  # or there would be no anchor
         return self._part.mu / 2 * torch.stack([(p - begun).square().sum() for p, begun in self._anchor]).sum()
+
+    def create_optimizer(self, model: Any = None) -> Any:
+        """Trainer's; from a checkpoint it takes what it has learned, not how the machine that saved it made steps."""
+        optimizer = super().create_optimizer(model)
+        if hasattr(optimizer, "register_load_state_dict_pre_hook"):
+            optimizer.register_load_state_dict_pre_hook(_as_made_here)
+        return optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """Trainer's; of a part, the schedule of the longer training, where the part begins in it."""

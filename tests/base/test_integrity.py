@@ -1,5 +1,6 @@
 """Sealed files and folders, and the permissions of everything that a run writes: those that the umask leaves."""
 
+import errno
 import json
 import os
 import stat
@@ -63,6 +64,27 @@ def test_a_file_is_whole_only_with_its_hash(tmp_path):
         flip_bit(path, byte)
     os.truncate(path, 5)
     assert not file_is_whole(path)
+
+
+def test_a_drive_that_syncs_no_folders_is_written_to_and_one_that_syncs_no_files_is_not(tmp_path, monkeypatch):
+    """Some mounts of SMB, 9p and vboxsf say EINVAL to a folder."""
+    refused, synced = stat.S_ISDIR, []
+
+    def fsync(descriptor):
+        if refused(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        synced.append(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    (tmp_path / "partial").write_text("some text\n")
+    put_file(tmp_path / "partial", tmp_path / "data")
+    put_folder(folder_of(tmp_path / "half", a="text a"), tmp_path / "whole")
+    assert file_is_whole(tmp_path / "data") and damage(tmp_path / "whole") is None
+    assert synced
+    refused = stat.S_ISREG
+    (tmp_path / "partial").write_text("some text\n")
+    with pytest.raises(OSError, match=os.strerror(errno.EINVAL)):
+        put_file(tmp_path / "partial", tmp_path / "data")
 
 
 # ------------------------------------------------------------------------------------------------------- permissions

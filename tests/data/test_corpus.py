@@ -135,16 +135,26 @@ def test_the_key_of_a_data_set_of_the_hub_follows_what_it_holds_now(tmp_path, mo
     assert keys[0] != keys[1]
 
 
-def test_a_streamed_data_set_stays_at_the_commit_that_is_in_its_key(monkeypatch, tmp_path):
-    """Epochs may be days apart."""
-    commit, asked = "0123456789" * 4, []
-    builder = SimpleNamespace(hash=commit, config_id="default", info=SimpleNamespace(version="0.0.0"))
-    monkeypatch.setattr("datasets.load_dataset_builder", lambda *_, **__: builder)
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_data_set_of_the_hub_stays_at_the_commit_that_is_in_its_key(monkeypatch, tmp_path, streaming):
+    """Epochs may be days apart, and so may a stop and the same command again, which names the commit of before."""
+    newest, asked = ["0123456789" * 4], []
+
+    def builder(path, name, revision):
+        commit = revision or newest[0]
+        return SimpleNamespace(hash=commit, config_id="default", info=SimpleNamespace(version="0.0.0"))
+
+    monkeypatch.setattr("datasets.load_dataset_builder", builder)
     monkeypatch.setattr("datasets.load_dataset", lambda *_, revision, **__: asked.append(revision) or {}["stop"])
-    opened = open_corpus(CorpusConfig(source="hub", dataset="some/set", streaming=True), 0, tmp_path)
-    with pytest.raises(UserError, match="some/set"):
-        next(opened.documents())
-    assert asked == [commit]
+    config = CorpusConfig(source="hub", dataset="some/set", streaming=streaming)
+    begun = open_corpus(config, 0, tmp_path)
+    newest.insert(0, "f" * 40)
+    again, anew = (open_corpus(config, 0, tmp_path, commit=commit) for commit in (begun.content, None))
+    for opened in (begun, again, anew):
+        with pytest.raises(UserError, match="some/set"):
+            next(opened.documents())
+    assert asked == [newest[1], newest[1], newest[0]] == [begun.content, again.content, anew.content]
+    assert begun.key == again.key != anew.key
 
 
 def test_a_data_set_that_cannot_be_had_is_one_sentence(monkeypatch, tmp_path):

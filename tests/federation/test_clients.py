@@ -66,6 +66,15 @@ def test_nothing_to_swap_in_all_of_the_text_is_a_mistake(tmp_path):
         text_of(toy_recipe(tmp_path, clients=2, rounds=1), ["Nothing happened at all."] * 4)
 
 
+def test_the_text_of_clients_is_told_from_others_by_what_it_was_made_of_and_by_its_content(tmp_path):
+    documents = train_toy.toy_documents()[:12]
+    recipe = toy_recipe(tmp_path, clients=3, rounds=1)
+    first, again = (text_of(recipe, documents).identities for _ in range(2))
+    other = text_of(replace(recipe, output_dir=str(tmp_path / "other")), documents[::-1]).identities
+    assert first == again and len(set(first)) == 2
+    assert first[1] != other[1]
+
+
 def test_several_processes_are_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     corpus = Corpus("toy", lambda: iter(["She saw him."]))

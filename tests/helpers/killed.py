@@ -187,6 +187,11 @@ def small_run(folder: Path) -> list[str]:
     ]
 
 
+def teacher_of(argv: Sequence[str]) -> Path:
+    """The folder of the teacher that `small_run` has trained."""
+    return Path(argv[argv.index("--config") + 1]).parent / "run" / "student"
+
+
 def schedule(rng: random.Random, kills: int) -> Iterator[Kill]:
     """Kills at random moments of random phases, in the order in which a run meets the phases."""
     many = {"s": 60, "t": 80, "p": 4, "l": 20, "g": 3, "m": 9, "w": 4}

@@ -78,6 +78,13 @@ def test_what_is_spent_grows_with_the_steps_up_to_epsilon():
     assert 0.98 * 8 < spent(plan.noise_multiplier, 1024 / 3072, 12, plan.delta) <= 8
 
 
+@needs_opacus
+def test_other_noise_holds_where_it_spends_no_more():
+    plan = make_plan(8.0, None, 1.0, 1024, 3072, 12, 1000)
+    noise = plan.noise_multiplier
+    assert [plan.holds_with(noise * share) for share in (0.95, 1 - 1e-9, 1.0, 1.05)] == [False, True, True, True]
+
+
 def test_no_step_takes_no_noise(monkeypatch):
     monkeypatch.setattr(accountant, "require_accountant", lambda: None)
     assert least_noise(1.0, 1e-5, 0.1, 0) == 0

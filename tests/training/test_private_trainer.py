@@ -247,6 +247,26 @@ def test_the_head_is_frozen_and_another_plan_does_not_go_on_silently(tmp_path):
         train_toy.main(str(tmp_path), 4, 1, **options, privacy=PRIVACY | {"batch_size": 30})
 
 
+@pytest.mark.parametrize("found", [0.2002, 0.1])
+def test_noise_that_another_machine_finds_in_another_digit_stays_that_of_the_checkpoint(tmp_path, monkeypatch, found):
+    """If with it all steps still spend epsilon at most, which they do not where the noise was too little."""
+    options = {"steps": 2, "save_steps": 1, "privacy": PRIVACY}
+    train_toy.main(str(tmp_path / "whole"), 4, 1, **options)
+    shutil.copytree(tmp_path / "whole" / "checkpoints", tmp_path / "moved" / "checkpoints")
+    shutil.rmtree(tmp_path / "moved" / "checkpoints" / "checkpoint-2")
+    monkeypatch.setattr(accountant, "least_noise", lambda *_: found)
+    monkeypatch.setattr(accountant, "spent", lambda noise, *_: 8.0 * 0.2 / noise if found > 0.2 else 9.0)
+    if found < 0.2:
+        with pytest.raises(UserError, match=r"trained with noise_multiplier 0\.2 and not 0\.1, so that what is spent"):
+            train_toy.main(str(tmp_path / "moved"), 4, 1, **options)
+        return
+    train_toy.main(str(tmp_path / "moved"), 4, 1, **options)
+    want, got = weights_of(tmp_path / "whole"), weights_of(tmp_path / "moved")
+    assert all(torch.equal(want[name], got[name]) for name in want)
+    record = json.loads((tmp_path / "moved" / "training" / "student.json").read_text(encoding="utf-8"))
+    assert record["privacy"]["noise_multiplier"] == 0.2
+
+
 class Blocks(list):
     """Blocks in memory, as `BlockDataset` gives them."""
 

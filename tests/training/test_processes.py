@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import forked
@@ -14,8 +15,10 @@ from accelerate import PartialState
 from launched import ENVIRONMENT, torchrun
 from shared import REPOSITORY
 
+from distill import pipeline
 from distill.base.console import run_entry
 from distill.base.errors import UserError
+from distill.recipe import Recipe
 from distill.training import processes
 from distill.training.processes import together, training_alone, use_all_cores
 
@@ -41,6 +44,33 @@ def test_a_mistake_in_one_process_ends_all(rank, main_first):
     done = forked.call(lambda: run_entry(main, []), processes=2)
     assert one_message(done.stderr, set(done.codes)) == f"error: seen in {rank}"
     assert "went on" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("trainer", "seconds"),
+    [
+        ({"use_cpu": True}, 24 * 3600),
+        ({"use_cpu": True, "ddp_timeout": "7200"}, 7200),
+        pytest.param(
+            {"bf16": True},  # which trains on the CPU where there is no GPU
+            24 * 3600,
+            marks=pytest.mark.skipif(torch.accelerator.is_available(), reason="on a GPU, processes need one each"),
+        ),
+    ],
+)
+def test_processes_wait_for_one_another_as_long_as_the_recipe_says(monkeypatch, tmp_path, trainer, seconds):
+    """From the first time that they meet on: the first one may sample and pack for hours while the others wait."""
+
+    def stop(recipe):
+        group = torch.distributed.distributed_c10d._get_default_group()
+        print(f"{group.name()} of {group.size()}: {group._get_backend(torch.device('cpu')).options._timeout}")
+        raise UserError("far enough")
+
+    monkeypatch.setattr(pipeline, "_load", stop)
+    recipe = Recipe(trainer=trainer, output_dir=str(tmp_path))
+    done = forked.call(lambda: run_entry(lambda argv: pipeline.run(recipe), []), processes=2)
+    assert one_message(done.stderr, set(done.codes)) == "error: far enough"
+    assert done.stdout == f"gloo of 2: {timedelta(seconds=seconds)}\n" * 2
 
 
 @pytest.mark.parametrize(

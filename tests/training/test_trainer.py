@@ -232,3 +232,27 @@ def test_workers_that_stay_for_the_next_epoch_end_with_the_training(tmp_path, to
     trainer.circle = trainer
     trainer.train()
     assert not multiprocessing.active_children()
+
+
+def test_an_optimizer_goes_on_as_this_machine_makes_it_and_not_as_that_which_saved_it(tmp_path, toy_model, batch):
+    """A GPU's leaves out by itself what is not finite, which torch refuses of one that began on a CPU."""
+    made = [batch[1], TargetConfig(), LossConfig(kd=0, ce=1)]
+    options = {"save_strategy": "steps", "save_steps": 1, "learning_rate": 1e-3}
+    weights = {}
+    for name, optimizers in (("cpu", ["adamw_torch"] * 2), ("gpu", ["adamw_torch", "adamw_torch_fused"])):
+        student = toy_model()
+        for step, optimizer in enumerate(optimizers):
+            trainer = make_trainer(
+                tmp_path / name, student, None, *made, **options, optim=optimizer, max_steps=step + 1
+            )
+            trainer.train(resume_from_checkpoint=str(tmp_path / name / "checkpoint-1") if step else None)
+        weights[name] = [weight.detach().clone() for weight in student.parameters()]
+    inner = trainer.optimizer.optimizer
+    assert [group["fused"] for group in inner.param_groups] == [True] * len(inner.param_groups)
+    for ours, theirs in zip(weights["gpu"], weights["cpu"], strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-5)
+    inner.found_inf = torch.ones(())
+    for weight in student.parameters():
+        weight.grad = torch.full_like(weight, torch.inf)
+    inner.step()
+    assert all(torch.equal(*pair) for pair in zip(student.parameters(), weights["gpu"], strict=True))
