@@ -475,10 +475,10 @@ def _coverage(wordlist: WordList, text: Sequence[str], text_column: str) -> Cove
     uncovered: Counter[str] = Counter()
     for document in read_documents(CorpusConfig(source="files", files=list(text), text_column=text_column), seed=0):
         views = swapper.counterfactuals(document)
-        for spans in zip(*(view.spans for view in views), strict=True):
-            start, end = spans[0][:2]
-            others = (view.text[span.cf_start : span.cf_end] for view, span in zip(views, spans, strict=True))
-            written[(document[start:end], *others)] += 1
+        # By place: an article or a possessive may be edited in one view and stay in another.
+        edits = [{span[:2]: view.text[span.cf_start : span.cf_end] for span in view.spans} for view in views]
+        for start, end in set.intersection(*map(set, edits)):
+            written[(document[start:end], *(edit[start, end] for edit in edits))] += 1
         if reference is not None:
             uncovered.update(match.word for match in reference.matches(document))
         documents += 1
@@ -490,14 +490,14 @@ def _coverage(wordlist: WordList, text: Sequence[str], text_column: str) -> Cove
     group_of = {_key(word): group for word, group in wordlist.group_of.items()}
     hits_by_group = dict.fromkeys(wordlist.groups, 0)
     hits_of: Counter[tuple[str, ...]] = Counter()
-    for forms, hits in written.items():
+    for forms, times in written.items():
         keys = [_key(form) for form in forms]
         if keys[0] not in group_of:  # an article or a possessive that follows a word's form
             continue
         group = group_of[keys[0]]
-        hits_by_group[wordlist.groups[group]] += hits
+        hits_by_group[wordlist.groups[group]] += times
         # Counterfactual k holds the word of group g + k.
-        hits_of[tuple(keys[(place - group) % wordlist.num_groups] for place in range(wordlist.num_groups))] += hits
+        hits_of[tuple(keys[(place - group) % wordlist.num_groups] for place in range(wordlist.num_groups))] += times
     rows = [RowHits(row.words, row.when, hits_of[tuple(map(_key, row.words))]) for row in wordlist.rows]
     rows.sort(key=lambda row: -row.hits)
     missing = None
@@ -512,7 +512,8 @@ def _coverage(wordlist: WordList, text: Sequence[str], text_column: str) -> Cove
             for word, hits in sorted(uncovered.items(), key=lambda item: (-item[1], item[0]))
             if word not in wordlist.group_of
         )
-    return Coverage(documents, with_hit, words, sum(written.values()), hits_by_group, skipped, tuple(rows), missing)
+    hits = sum(hits_by_group.values())
+    return Coverage(documents, with_hit, words, hits, hits_by_group, skipped, tuple(rows), missing)
 
 
 def _reference_swapper(wordlist: WordList) -> Swapper | None:

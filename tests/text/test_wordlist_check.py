@@ -318,6 +318,16 @@ def test_coverage_of_three_groups(write, texts):
     ]  # fmt: skip
 
 
+def test_coverage_of_three_groups_whose_forms_differ(texts):
+    """Articles and possessives that follow a word in one view and stay in another are no hits, and move none."""
+    text = texts("The girls' room. A bachelor saw an oarsman.", "An uncle, the nephews' friend, and a gunman.")
+    coverage = check_wordlist("english_gender_neutral", [text]).coverage
+    assert coverage.hits_by_group == {"male": 5, "female": 1, "neutral": 0}
+    assert coverage.hits == 6
+    hit = {row.words[0]: row.hits for row in coverage.rows if row.hits}
+    assert hit == {"boys": 1, "bachelor": 1, "oarsman": 1, "an uncle": 1, "nephews": 1, "gunman": 1}
+
+
 def test_missing_words(write, texts):
     text = texts(
         "The queen and the king saw Kings, a wife, a WIFE, a widow and a duchess.", "The queen.", "My duchess!"
