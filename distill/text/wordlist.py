@@ -59,6 +59,8 @@ _METADATA = re.compile(r"#\s*([A-Za-z][\w-]*):\s+(\S.*)")
 # Characters that join the letters around them into one word although they are neither letters nor marks: soft hyphen,
 # zero-width non-joiner and joiner, word joiner.
 _JOINERS = "\u00ad\u200c\u200d\u2060"
+# Marks that signs bear, and no letter: the text and the emoji form (\u2764\ufe0f), the keycap (1\ufe0f\u20e3).
+_OF_SIGNS = "\ufe0e\ufe0f\u20e3"
 
 
 @dataclass(frozen=True)
@@ -192,13 +194,13 @@ def wordlist_mistakes(name_or_path: str | Path) -> list[str]:
 
 
 def is_word_character(character: str) -> bool:
-    """Whether a character can be part of a word: letters, digits, underscore, combining marks, invisible joiners."""
-    return (
-        character.isalnum()
-        or character == "_"
-        or character in _JOINERS
-        or unicodedata.category(character).startswith("M")
-    )
+    """Whether a character can be part of a word: letters, digits, underscore, combining marks, invisible joiners.
+
+    The marks that make a sign an emoji or a keycap are none.
+    """
+    if character.isalnum() or character == "_" or character in _JOINERS:
+        return True
+    return unicodedata.category(character).startswith("M") and character not in _OF_SIGNS
 
 
 def _read(path: Path, bundled: dict[str, Path]) -> str:
