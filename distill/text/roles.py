@@ -53,14 +53,30 @@ class Resolver(Protocol):
 
 
 _BEFORE_NAME = re.compile(r"\.?[^\S\n]+(?:(?:da|de|des|di|du|la|le|of|van|von)[^\S\n]+)*\w")
+# In a headline: Count Me In, THE OLD LADY SAID. Words that are names or initials too (A, So, May) are out
+_NO_NAME = re.compile(
+    r"[^\S\n]+(?:(?:all|and|are|at|but|by|dead|died|dies|down|for|found|from|had|has|he|her|him|his|how|if|in|into|is|it"
+    r"|its|me|my|not|off|on|or|our|out|over|said|says|she|that|the|their|them|these|they|this|those|to|under|up|us|was|we"
+    r"|were|what|when|where|who|whose|why|with|without|you|your)(?![\w-])|i(?=[\s'’]))",
+    re.IGNORECASE,
+)
+_VERBS_TOO = ("count", "miss")  # which nobody says my to
+_SUBJECT = re.compile(r"\b(?:i|we|they|never|don['’]?t|let['’]?s|['’]ll)[^\S\n]+$", re.IGNORECASE)
 
 
 def is_title(text: str, start: int, end: int) -> bool:
-    """Whether the word [start, end) is capitalised before a name (Lady Anne, Mr. de Winter) or follows my (my lady)."""
+    """Whether the word [start, end) is capitalised before a name (Lady Anne, Mr. de Winter) or follows my (my lady).
+
+    Where all words are capitalised, in headlines, it is none before a word that is no name (Lady in Red, Miss You), and
+    miss and count are none behind a subject (I Miss Paris).
+    """
+    may_be_verb = text[start:end].lower() in _VERBS_TOO
     if text[start].isupper():
         name = _BEFORE_NAME.match(text, end)
-        if name and text[name.end() - 1].isupper():
-            return True
+        if name and text[name.end() - 1].isupper() and not _NO_NAME.match(text, end):
+            return not (may_be_verb and _SUBJECT.search(text, max(0, start - 8), start))
+    if may_be_verb:
+        return False
     return text[max(0, start - 3) : start].lower() == "my " and not (start > 3 and text[start - 4].isalnum())
 
 

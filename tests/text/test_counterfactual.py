@@ -189,6 +189,21 @@ def test_written_forms(english, text, expected):
         ("Sir Walter, Dame Judi and a dame", "Dame Walter, Sir Judi and a dame"),
         ("Count Dracula could count.", "Countess Dracula could count."),
         ("the bride, the groom, the bridegroom", "the groom, the bride, the bride"),
+        # In headlines all words have capitals, and not before names alone
+        ("I MISS YOU SO MUCH", "I MISS YOU SO MUCH"),
+        (
+            "Don't Miss Out on This. Don’t Miss Paris! I Miss Him",
+            "Don't Miss Out on This. Don’t Miss Paris! I Miss Her",
+        ),
+        ("COUNT THE VOTES. Count Me In. It's What We Count", "COUNT THE VOTES. Count Me In. It's What We Count"),
+        ("THE OLD LADY SAID NO", "THE OLD GENTLEMAN SAID NO"),
+        (
+            "Old Lady Found Dead. Lady in Red, Lady In Red",
+            "Old Gentleman Found Dead. Gentleman in Red, Gentleman In Red",
+        ),
+        ("by my count, 12 came; my Miss Lee", "by my count, 12 came; my Mr Lee"),
+        ("MISS VERNON TO MRS. DE COURCY; COUNT OF PARMA", "MR VERNON TO MR. DE COURCY; COUNTESS OF PARMA"),
+        ("Miss A. Ray, Miss A Ray, Lady Allerton, Miss In-young", "Mr A. Ray, Mr A Ray, Lord Allerton, Mr In-young"),
     ],
 )
 def test_titles(english, text, expected):
