@@ -102,7 +102,7 @@ class WordList:
         itself, as it is written or all in capitals.
     skip: words and phrases, in every letter case, whose sentence is left alone.
     sha256: covers groups, rows and phrases, not comments: two lists with the same content have the same hash.
-    metadata: of the file that names the groups.
+    metadata: of the first file with rows; its language is that of the first of them that names one.
     """
 
     name: str
@@ -296,11 +296,17 @@ def _load(spec: str) -> tuple[WordList, list[UserError]]:
         kind: tuple(dict.fromkeys(phrase for part in parts if part.kind == kind for phrase in part.phrases))
         for kind in (PROTECTED, SKIP)
     }
-    groups, metadata = (tables[0].groups, tables[0].metadata) if tables else ((), {})
+    groups = tables[0].groups if tables else ()
     decisive = (groups, [_decisive(row) for row in rows], list(phrases.values()))
     digest = hashlib.sha256(json.dumps(decisive, ensure_ascii=True).encode()).hexdigest()
     name = "+".join(name if name in bundled or name == ALONE else Path(name).stem for name in names)
-    return WordList(name, groups, tuple(rows), digest, metadata, phrases[PROTECTED], phrases[SKIP]), mistakes
+    return WordList(name, groups, tuple(rows), digest, _metadata(tables), phrases[PROTECTED], phrases[SKIP]), mistakes
+
+
+def _metadata(tables: list[_Part]) -> dict[str, str]:
+    """Of the first file with rows; what is joined to a list of a language is of that language, in any order."""
+    languages = [part.metadata["language"] for part in tables if "language" in part.metadata]
+    return (tables[0].metadata if tables else {}) | ({"language": languages[0]} if languages else {})
 
 
 def _decisive(row: Row) -> list:

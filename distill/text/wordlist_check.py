@@ -166,6 +166,7 @@ class WordListCheck:
     """Everything that was found about a list; with mistakes, only they.
 
     roles: role (`always` for none) -> rows; one-way rows are among them.
+    language: as a file of the list names it; "" where none does.
     """
 
     name: str
@@ -181,6 +182,7 @@ class WordListCheck:
     suspicions: tuple[Suspicion, ...] = ()
     coverage: Coverage | None = None
     tokens: TokenCoverage | None = None
+    language: str = ""
 
 
 def check_wordlist(
@@ -225,6 +227,7 @@ def check_wordlist(
         tuple(_suspicions(wordlist)),
         _coverage(wordlist, text, text_column) if text else None,
         _token_coverage(wordlist, *tokenizer) if tokenizer else None,
+        wordlist.metadata.get("language", ""),
     )
 
 
@@ -587,13 +590,15 @@ def print_check(check: WordListCheck, console: Console | None = None) -> None:
     if check.mistakes:
         line(f"{check.name}: {_times(len(check.mistakes), 'mistake')}")
         return
-    rows: list[tuple[str, ...]] = [("rows", f"{check.rows:,}")]
+    rows: list[tuple[str, ...]] = [("language", check.language or "not named"), ("rows", f"{check.rows:,}")]
     rows += [(f"words, {group}", f"{number:,}") for group, number in check.words_by_group.items()]
     rows += [(f"rows, {role}", f"{number:,}") for role, number in check.roles.items()]
     rows += [("rows, one-way", f"{len(check.one_way):,}")] if check.one_way else []
     rows += [("protected phrases", f"{check.protected:,}")] if check.protected else []
     rows += [("words that skip a sentence", f"{check.skip:,}")] if check.skip else []
     table(check.name, ("", "#number"), rows)
+    if not check.language:
+        line("The rules for English (man the desk, an earl) are off; a comment '# language: en' turns them on.")
     if check.choices:
         rows = [
             (choice.word, option.when or "otherwise", " / ".join(option.counterparts), option.example)

@@ -208,7 +208,10 @@ def print_import(imported: ImportedList, console: Console | None = None) -> None
         f"{imported.with_role:,} with a role, {imported.one_way:,} one-way; {imported.repeated:,} repeated entries and "
         f"{imported.mirrored:,} in the other direction folded"
     )
-    line(f"Next: put the licence of the source into it, and run: distill wordlist check {imported.path}")
+    line(
+        "Next: put the licence of the source into it, and '# language: en' if it is English; then run: "
+        f"distill wordlist check {imported.path}"
+    )
 
 
 def _group_names(groups: Sequence[str]) -> tuple[str, ...]:
@@ -643,7 +646,8 @@ def _write(out: Path, groups: tuple[str, ...], rows: list[_NewRow], sources: Seq
         f"# source: {_printable(', '.join(sources))}",
         f"# groups: {', '.join(groups)}",
         "#",
-        "# Put the licence of the source, its address and its version above before you pass this list on.",
+        "# Put the licence of the source, its address and its version above before you pass this list on, and",
+        "# '# language: en' if its words are English: the rules for English are for lists that say so.",
         "\t".join((*groups, WHEN)),
     ]
     for row in rows:

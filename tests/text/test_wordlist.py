@@ -7,6 +7,7 @@ import pytest
 from shared import WORD_LISTS
 
 from distill.base.errors import UserError
+from distill.text.counterfactual import Swapper
 from distill.text.wordlist import (
     ROLES,
     WordList,
@@ -192,6 +193,21 @@ def test_companions_come_along_unless_told_not_to(folder):
     assert load_wordlist(f"{path}+none").protected == ()
     assert load_wordlist(f"{path}+none+{here}/streets.tsv").protected == ("King Street",)
     assert load_wordlist(f"{path}+{here}/streets.tsv").sha256 == load_wordlist(path).sha256  # once is enough
+
+
+def test_what_is_joined_to_a_list_of_a_language_is_of_that_language(folder):
+    """In any order; phrases in a language say nothing about the words."""
+    own = "male\tfemale\nswain\twench\n"
+    here = folder(own=own, bodies="# language: en\nskip\nx\n")
+    for joined in (f"{here}/own.tsv+english_gender", f"english_gender+{here}/own.tsv"):
+        wordlist = load_wordlist(joined)
+        assert wordlist.metadata["language"] == "en"
+        text = "She is an earl. Man the desk: 10 ms."
+        assert Swapper(wordlist).swap(text).text == "He is a countess. Man the desk: 10 ms."
+    assert "language" not in load_wordlist(f"{here}/own.tsv+{here}/bodies.tsv").metadata
+    spanish = folder(spanish="# language: es\nmale\tfemale\nmozo\tmoza\n")
+    for others in ("own.tsv", "own.tsv+english_names"):
+        assert load_wordlist(f"{spanish}/spanish.tsv+{here}/{others}").metadata["language"] == "es"
 
 
 def test_a_plus_in_a_files_own_name(folder):

@@ -462,6 +462,14 @@ def test_print_is_plain_where_there_is_no_terminal(write, texts, width):
         assert word in " ".join(text.split())
 
 
+def test_says_whether_the_rules_for_english_are_on(write):
+    off = "rules for English"
+    assert off in " ".join(shown(check_wordlist(write(LIST))).split())
+    named = check_wordlist(write("# language: en\n" + LIST))
+    assert named.language == "en" and off not in shown(named)
+    assert off not in shown(check_wordlist(write("# language: de\nmale\tfemale\nkönig\tkönigin\n")))
+
+
 def test_what_looks_like_markup_is_shown_as_it_is(write):
     check = check_wordlist(write("male\tfemale\nking [b]x\tqueen\n[b]lad\tlass\n"))
     assert "'[b]lad'" in shown(check)
