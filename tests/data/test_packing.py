@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import tracemalloc
 from itertools import product
 
 import numpy as np
@@ -156,6 +157,18 @@ def test_partner_positions_against_a_loop():
             for i in range(20):
                 same = [j for j in range(20) if boundaries[v, i] >= 0 and other[j] == boundaries[v, i]]
                 assert partner[v, s - 1, i] == (same[0] if same else -1)
+
+
+@pytest.mark.parametrize("beginning", [0, 9_000_000])
+def test_partners_take_no_more_memory_far_into_a_document(beginning):
+    boundaries = np.array([[3, -1, 9, 14], [3, 5, 14, -1]], np.int32)
+    tracemalloc.start()
+    partner = partner_positions(np.where(boundaries >= 0, boundaries + beginning, -1))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert partner.tolist() == [[[0, -1, -1, 2]], [[0, -1, 3, -1]]]
+    assert peak < 1_000_000
+    assert partner_positions(np.zeros((2, 0), np.int32)).shape == (2, 1, 0)
 
 
 def test_the_cache_is_used_and_never_stale(swapper, toy_tokenizer, tmp_path):
