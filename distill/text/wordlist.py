@@ -54,6 +54,9 @@ PROTECTED = "protected"
 SKIP = "skip"
 ALONE = "none"  # a part of this name keeps a list from bringing its companions along
 
+#: The apostrophe and the hyphen that stand in a list for all that a text, or a word processor, writes in their place.
+LIKE_IN_LIST = str.maketrans({"’": "'", "‐": "-", "‑": "-"})
+
 _BUNDLED = PACKAGE / "wordlists"
 _METADATA = re.compile(r"#\s*([A-Za-z][\w-]*):\s+(\S.*)")
 # Characters that join the letters around them into one word although they are neither letters nor marks: soft hyphen,
@@ -67,7 +70,7 @@ _OF_SIGNS = "\ufe0e\ufe0f\u20e3"
 class Row:
     """Words that play the same role, one a group.
 
-    words: lower case, NFC, in the order of the groups.
+    words: lower case, NFC, with straight apostrophes and plain hyphens, in the order of the groups.
     when: the role in which the row holds (a key of `ROLES`), or None for always; beside rows of the same word that have
         a role, None is "otherwise".
     line: line number in the file, from 1.
@@ -332,7 +335,9 @@ def _parse(text: str, path: Path, mistakes: list[UserError]) -> _Part:
         try:
             if not part.groups:
                 part.groups, has_when = _header(cells, part.metadata, path, line)
-            elif part.kind is None:
+                continue
+            cells = [cell.translate(LIKE_IN_LIST) for cell in cells]
+            if part.kind is None:
                 part.rows.append(_row(cells, part.groups, has_when, path, line))
             else:
                 phrase = _phrase(cells, path, line)

@@ -25,7 +25,7 @@ from distill.recipe import CorpusConfig
 from distill.text.counterfactual import Swapper
 from distill.text.documents import read_documents
 from distill.text.role_map import token_roles
-from distill.text.wordlist import ROLES, Row, WordList, load_wordlist, wordlist_mistakes
+from distill.text.wordlist import LIKE_IN_LIST, ROLES, Row, WordList, load_wordlist, wordlist_mistakes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -36,7 +36,6 @@ _REFERENCE_GROUPS = ("male", "female")
 _TOP = 20  # rows and words that a table in the terminal shows
 
 _WORD = re.compile(r"\w+(?:['’]\w+)*")
-_LIKE_IN_LIST = str.maketrans({"’": "'", "‐": "-", "‑": "-"})
 
 
 @dataclass(frozen=True)
@@ -536,7 +535,7 @@ def _key(written: str) -> str:
     """The same for all ways to write a word."""
     # In capitals first: ı becomes I, which is i in lower case.
     capitals = unicodedata.normalize("NFC", written).upper()
-    return unicodedata.normalize("NFC", capitals.casefold()).translate(_LIKE_IN_LIST)
+    return unicodedata.normalize("NFC", capitals.casefold()).translate(LIKE_IN_LIST)
 
 
 # --------------------------------------------------------------------------------------------------------------- tokens

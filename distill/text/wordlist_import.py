@@ -26,7 +26,7 @@ from rich.text import Text
 from distill.base.errors import UserError, suggestion
 from distill.base.integrity import partial_of
 from distill.base.long_input import LONGEST_LINE, decoded, read_whole, refuse_long_lines
-from distill.text.wordlist import ONE_WAY, WHEN, is_word_character, load_wordlist, wordlist_mistakes
+from distill.text.wordlist import LIKE_IN_LIST, ONE_WAY, WHEN, is_word_character, load_wordlist, wordlist_mistakes
 
 FORMATS = ("auto", "parallel", "tab", "json")
 FAULTS = {
@@ -42,7 +42,7 @@ FAULTS = {
 }
 
 # What our format writes otherwise, or not at all.
-_REWRITTEN = str.maketrans({"_": " ", "’": "'", "‐": "-", "‑": "-"})
+_REWRITTEN = LIKE_IN_LIST | {ord("_"): " "}
 _PRONOUN_ROLES = {("his", "her"): "determiner", ("him", "her"): "object", ("his", "hers"): "pronoun"}
 _MALE, _FEMALE = "male", "female"
 _BLANKS = b"\xef\xbb\xbf \t\r\n"  # before the first character of a file: a byte-order mark, white space

@@ -210,6 +210,24 @@ def test_what_is_joined_to_a_list_of_a_language_is_of_that_language(folder):
         assert load_wordlist(f"{spanish}/spanish.tsv+{here}/{others}").metadata["language"] == "es"
 
 
+def test_apostrophes_and_hyphens_of_a_word_processor_are_those_of_a_keyboard(folder):
+    here = folder(
+        own="male\tfemale\nsir\tma’am\nl’uomo\tla donna\nstep‑son\tstep‐daughter\n",
+        hospital="protected\nSir John’s Hospital\n",
+        plain="male\tfemale\nsir\tma'am\nl'uomo\tla donna\nstep-son\tstep-daughter\n",
+        keyboard="protected\nSir John's Hospital\n",
+    )
+    curly = load_wordlist(f"{here}/own.tsv+{here}/hospital.tsv")
+    assert curly.sha256 == load_wordlist(f"{here}/plain.tsv+{here}/keyboard.tsv").sha256
+    text = "Ma'am, ma’am: l'uomo, L’uomo, step-son, step‑son at Sir John's Hospital, Sir John’s Hospital"
+    swapped = "Sir, sir: la donna, La donna, step-daughter, step‑daughter at Sir John's Hospital, Sir John’s Hospital"
+    assert Swapper(curly).swap(text).text == swapped
+    twice = here / "twice.tsv"
+    twice.write_text("male\tfemale\nsir\tma'am\nmister\tma’am\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"line 3: \"ma'am\" is paired here with 'mister' and on line 2 with 'sir'"):
+        load_wordlist(twice)
+
+
 def test_a_plus_in_a_files_own_name(folder):
     here = folder(**{"a+b": WORDS})
     assert load_wordlist(here / "a+b.tsv").rows[0].words == ("man", "woman")
