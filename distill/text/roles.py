@@ -542,12 +542,9 @@ class PronounModel:
         return self._models[1](context(text, start, end))
 
     def _choose(self, text: str, start: int, end: int, roles: tuple[str, ...]) -> int:
-        role = role_in_a_set(text, start, end) if text[start - 1 : start] == "/" else ""
+        role = role_by_rule(text, start, end)
         if not role:
-            word = start, end
             start, end = with_coordinated(text, start, end)
-            role = _role_in_a_pair(text[start:end].lower()) if (start, end) != word else ""
-        if not role:
             if "object" in roles:
                 role = "object" if self.object_score(text, start, end) > 0 else "determiner"
             else:
@@ -588,6 +585,14 @@ _JOINED_BEFORE = re.compile(r"\b(?:his|hers?|him)(?: or |/| and/or | \(or )$", r
 
 _MAY_JOIN_AFTER = frozenset({" o", " a", " (", "/h", "/H", " O", " A"})
 _MAY_JOIN_BEFORE = frozenset({"r ", "s/", "r/", "m/", "R ", "S/", "R/", "M/"})
+
+
+def role_by_rule(text: str, start: int, end: int) -> str:
+    """The role that a set of pronouns (she/her/hers) or the other of a pair (him or her) tells; empty without one."""
+    if role := role_in_a_set(text, start, end):
+        return role
+    around = with_coordinated(text, start, end)
+    return _role_in_a_pair(text[slice(*around)].lower()) if around != (start, end) else ""
 
 
 def role_in_a_set(text: str, start: int, end: int) -> str:
