@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from distill.base.console import count_tokens, say
+from distill.base.console import count_tokens, say, warn
 from distill.base.errors import UserError
 from distill.base.integrity import file_is_whole, in_work, partial_of, put_file
 from distill.data.blocks import COLUMNS, BlockDataset, PairBlock
@@ -33,7 +33,7 @@ from distill.models.architecture import begins_itself, special_tokens
 from distill.objective.chunks import IGNORED
 from distill.text.alignment import NO_PARTNER, encode_marked
 from distill.text.conversations import Conversation
-from distill.text.counterfactual import Counterfactual, Swapper
+from distill.text.counterfactual import DOCUMENT, Counterfactual, Swapper
 
 _FORMAT_VERSION = 2  # part of the cache key: raise it when the content of blocks changes
 _OPEN_BLOCKS = 64  # blocks that still have room, kept open to be filled
@@ -275,19 +275,52 @@ def check_packed(counts: PackingCounts, swapper: Swapper | None) -> None:
     """Refuse a corpus from which nothing can be learned.
 
     Raises:
-        UserError: no document gave a block, or none holds a listed word although counterfactuals are wanted.
+        UserError: no document gave a block, or none is edited although counterfactuals are wanted; the message says
+            why.
     """
     if not counts.blocks:
         raise NothingPackedError(
             "the corpus gave no block of text; it is empty after tokenisation, or corpus.mask is assistant and no "
             "message with the role 'assistant' says anything in it"
         )
-    if swapper and not counts.edited_documents:
+    if not swapper or counts.edited_documents:
+        return
+    of_list = f"a word of the word list '{swapper.wordlist.name}'"
+    if counts.skipped_documents:
         raise UserError(
-            f"none of the {counts.documents} documents of the corpus holds a word of the word list "
-            f"'{swapper.wordlist.name}', so there is nothing to swap; check wordlist and corpus, or set target.op "
-            "to none and target.augment to false"
+            f"each document of the corpus that holds {of_list} ({counts.skipped_documents:,} of {counts.documents:,}) "
+            f"is left alone for a word to skip, such as {swapper.wordlist.skip[0]!r}, so there is nothing to swap; "
+            f"{_without_skipping(swapper)}"
         )
+    if counts.words_in_no_prose:
+        raise UserError(
+            f"wherever the corpus holds {of_list} ({counts.words_in_no_prose} times), it is part of a link, a tag or "
+            "code, so there is nothing to swap; check corpus"
+        )
+    raise UserError(
+        f"none of the {counts.documents} documents of the corpus holds {of_list}, so there is nothing to swap; check "
+        "wordlist and corpus, or set target.op to none and target.augment to false"
+    )
+
+
+def tell_packed(counts: PackingCounts, swapper: Swapper | None) -> None:
+    """What packing saw, and a warning if more than half of the documents with listed words were left alone."""
+    say(counts.summary())
+    if swapper and counts.skipped_documents > counts.edited_documents:
+        listed = counts.skipped_documents + counts.edited_documents
+        warn(
+            f"{counts.skipped_documents:,} of the {listed:,} documents that hold a word of the word list "
+            f"'{swapper.wordlist.name}' are left alone for a word to skip, such as {swapper.wordlist.skip[0]!r}; "
+            f"{_without_skipping(swapper)}"
+        )
+
+
+def _without_skipping(swapper: Swapper) -> str:
+    if swapper.skip == DOCUMENT:
+        return (
+            "cut documents into shorter ones by corpus.passage_chars, or leave only sentences alone by skip: sentence"
+        )
+    return "set skip: nothing to swap such sentences, too"
 
 
 def _counted(documents: Iterable[str], counts: PackingCounts, progress: Callable[..., None] | None) -> Iterator[str]:

@@ -39,7 +39,7 @@ from distill.data.blocks import BlockDataset, PairBlock
 from distill.data.corpus import Corpus
 from distill.data.counts import PackingCounts
 from distill.data.overlap import digest, digests, held_out_documents, warn_of_held_out
-from distill.data.packing import cache_key, check_packed, pack, packed_blocks
+from distill.data.packing import cache_key, check_packed, pack, packed_blocks, tell_packed
 from distill.models.architecture import require_rows
 from distill.recipe import Recipe
 from distill.text.counterfactual import Swapper
@@ -166,7 +166,7 @@ class BlockStream(IterableDataset):
         ours = [place.counts for place in self.places if place]
         total = sum(gather_object(ours), PackingCounts())
         vars(self.counts).update(vars(total))
-        say(total.summary())
+        tell_packed(total, self.swapper)
         if self.one_document and total.blocks:
             say(f"one document a row: {total.cost_of_rows(self.block_length)}")
         warn_of_held_out(total.held_out_documents, total.documents)
@@ -323,7 +323,7 @@ def training_blocks(
         blocks, counts = packed_blocks(
             corpus, tokenizer, swapper, recipe.block_length, cache_dir, progress, one_document
         )
-        say(counts.summary())
+        tell_packed(counts, swapper)
         progress = counter("comparing training text with held-out text", "documents")
         counts.held_out_documents = held_out_documents(recipe, corpus, digests(held_out), cache_dir, progress)
         warn_of_held_out(counts.held_out_documents, counts.documents)

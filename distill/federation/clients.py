@@ -26,7 +26,7 @@ from distill.data.blocks import BlockDataset
 from distill.data.corpus import Corpus
 from distill.data.counts import PackingCounts
 from distill.data.overlap import digests, held_out_documents, warn_of_held_out
-from distill.data.packing import NothingPackedError, check_packed, packed_blocks
+from distill.data.packing import NothingPackedError, check_packed, packed_blocks, tell_packed
 from distill.federation.aggregation import Answer, Weights, finite
 from distill.federation.client_scores import sample
 from distill.federation.partitions import partition, periods
@@ -141,7 +141,7 @@ def client_blocks(
     check_packed(total, None if own else swapper)
     if recipe.is_private:
         require_documents(sum(blocks is not None for text in texts for blocks in text.blocks))
-    say(total.summary())
+    tell_packed(total, swapper)
     sizes = [sum(text.documents) for text in texts]
     without = f"; {sizes.count(0)} hold none" if 0 in sizes else ""
     middle = f"half of them {np.median(sizes):,.0f} or more{without}"

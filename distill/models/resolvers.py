@@ -24,9 +24,9 @@ from distill.models.architecture import evaluating, hidden_states, model_hash, o
 from distill.models.loading import load_teacher
 from distill.models.wide_decoding import pass_factor
 from distill.recipe import TeacherConfig
-from distill.text.roles import Ambiguity, PronounModel, Resolver, with_coordinated
+from distill.text.roles import Ambiguity, PronounModel, Resolver, role_by_rule, with_coordinated
 
-_RULE_VERSION = "1"  # raise it whenever the same model may give other roles
+_RULE_VERSION = "2"  # raise it whenever the same model may give other roles
 RESOLVERS = ("log_linear", "teacher", "spacy")
 DEFAULT_PIPELINE = "en_core_web_sm"
 
@@ -98,7 +98,7 @@ class LanguageModelResolver:
 
     The model is asked where the log-linear model is not certain, whose evidence is then added: the two err in different
     places. A possessive stands alone where him could be, so this evidence counts for his as well; where the rules of
-    `roles` say that it stands alone, it does.
+    `roles` say that it stands alone, or tell the role by a set or a pair of pronouns (she/her/hers), that holds.
 
     Every window is scored by itself, so a role does not depend on the batch, nor on the other texts in it; the rounding
     of a matrix product can decide only where both readings are equally likely. The model is read in eval mode and given
@@ -144,7 +144,9 @@ class LanguageModelResolver:
                     continue
                 around = with_coordinated(text, start, end)
                 score = 0 if self.alone else self._log_linear.object_score(text, *around)
-                by_rule = role == "pronoun" and chosen[number][place] == _index(role, roles)
+                by_rule = role_by_rule(text, start, end) or (
+                    role == "pronoun" and chosen[number][place] == _index(role, roles)
+                )
                 if self.alone or (abs(score) < _CERTAIN and not by_rule):
                     asked.append((number, place, role, roles, _NATS_PER_SCORE * score))
                     pairs.append(_read_as(text, text[start:end], *around, readings))
@@ -230,6 +232,7 @@ class SpacyResolver:
     her: by its tag, PRP$ (determiner) or PRP (object); by its dependency where the tag is neither.
     his: by its dependency, poss (determiner) or another (pronoun); without a parser by the rules of `roles`, because
         tags do not tell these two apart.
+    Both by these rules in a set or a pair of pronouns that tells the role (she/her/hers, him or her).
 
     A text is read in pieces of at most 20,000 characters that end at a paragraph, line, sentence or word; pieces that
     hold no ambiguous word are not read.
@@ -269,7 +272,7 @@ class SpacyResolver:
         held: dict[int, list[tuple[int, str]]] = {}
         for number, (start, end, roles) in enumerate(ambiguities):
             role, _ = _READINGS.get(text[start:end].lower(), ("", ("", "")))
-            if role and role in roles:
+            if role and role in roles and not role_by_rule(text, start, end):
                 held.setdefault(bisect_right(begins, start) - 1, []).append((number, role))
         ends = [*begins[1:], len(text)]
         documents = self._nlp.pipe(text[begins[piece] : ends[piece]] for piece in held)
@@ -289,7 +292,7 @@ class SpacyResolver:
             return _ROLE_OF_TAG[token.tag_]
         if not self._has_parser:
             return None
-        while token.dep_ == "conj" and token.head is not token:  # "her or his book": his hangs on her
+        while token.dep_ == "conj" and token.head is not token:  # "her and his book": his hangs on her
             token = token.head
         return "determiner" if token.dep_.endswith("poss") else role  # poss; nmod:poss in Universal Dependencies
 

@@ -152,12 +152,15 @@ def partner_positions(boundaries: np.ndarray) -> np.ndarray:
     """
     views, length = boundaries.shape
     partners = np.full((views, views - 1, length), NO_PARTNER, dtype=np.int64)
-    places = np.full((views, int(boundaries.max(initial=0)) + 1), NO_PARTNER, dtype=np.int64)
+    # Boundaries count from their document's beginning, which may lie millions of characters before: their ranks do not.
+    distinct, ranks = np.unique(boundaries, return_inverse=True)
+    ranks = ranks.reshape(boundaries.shape)
+    places = np.full((views, len(distinct)), NO_PARTNER, dtype=np.int64)
     for view in range(views):
         aligned = np.flatnonzero(boundaries[view] >= 0)
-        places[view, boundaries[view, aligned]] = aligned
+        places[view, ranks[view, aligned]] = aligned
     for view in range(views):
         aligned = np.flatnonzero(boundaries[view] >= 0)
         for shift in range(1, views):
-            partners[view, shift - 1, aligned] = places[(view + shift) % views, boundaries[view, aligned]]
+            partners[view, shift - 1, aligned] = places[(view + shift) % views, ranks[view, aligned]]
     return partners

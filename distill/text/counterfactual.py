@@ -30,7 +30,7 @@ from distill.text.conversations import Conversation
 from distill.text.roles import Ambiguity, PronounModel, Resolver, is_title
 from distill.text.wordlist import WordList, is_word_character
 
-RULE_VERSION = "3"  # raise it whenever the same list and text may give another counterfactual
+RULE_VERSION = "4"  # raise it whenever the same list and text may give another counterfactual
 
 # What a word to skip leaves alone.
 DOCUMENT, SENTENCE, NOTHING = "document", "sentence", "nothing"
@@ -181,17 +181,20 @@ class Swapper:
         self.resolver = resolver or PronounModel()
         self.skip = skip
         _refuse_what_is_not_read(wordlist, self.resolver)
-        forms = dict(sorted(_forms(wordlist).items(), key=lambda form: not form[0].isalnum()))  # single words first
         protected = {
             written
             for phrase in wordlist.protected
             for written, _ in _written_forms(phrase, _LETTER_CASES if phrase == phrase.lower() else _AS_WRITTEN)
-        } - forms.keys()
+        }
         skipping = {written for phrase in wordlist.skip for written, _ in _written_forms(phrase)}
+        listed = {written: form for written, form in _forms(wordlist).items() if written not in protected}
+        simple = {written for written in listed if written.isalnum() and written not in skipping}
+        forms = dict(sorted(listed.items(), key=lambda form: form[0] not in simple))
         patterns = [*forms, *sorted(protected), *sorted(skipping - forms.keys() - protected)]
         self._forms = list(forms.values())
         self._first_skip = len(forms) + len(protected)
-        self._first_compound = next((place for place, form in enumerate(forms) if not form.isalnum()), len(forms))
+        self._skipping = frozenset(place for place, pattern in enumerate(patterns) if pattern in skipping)
+        self._first_compound = len(simple)  # from here on are phrases, and words that skip their sentence too
         self._compounds = {pattern: place for place, pattern in enumerate(patterns) if place >= self._first_compound}
         self._longest = max(map(len, patterns))
         self._is_plain = [bool(form.options[0]) and not (form.as_title or form.as_name) for form in self._forms]
@@ -302,7 +305,7 @@ class Swapper:
                 form = self._compounds.get(text[start:end], _NOT_LISTED)
                 if self._hides_another(text, form, start, end):
                     return self._find_among_overlapping(text)
-                if form >= self._first_skip:
+                if form in self._skipping:
                     skip.append((start, end))
                 if form == _NOT_LISTED or form >= len(self._forms):
                     continue
@@ -349,7 +352,7 @@ class Swapper:
             position = end
             if form < num_forms:
                 words.append((form, start, end))
-            elif form >= self._first_skip:
+            if form in self._skipping:
                 skip.append((start, end))
         looks, spans = self._looks[_is_slashed(text)], [(start, end) for _, start, end in words]
         seen = [place for place in words if (look := looks[place[0]]) and look(text, place[2])]

@@ -53,14 +53,30 @@ class Resolver(Protocol):
 
 
 _BEFORE_NAME = re.compile(r"\.?[^\S\n]+(?:(?:da|de|des|di|du|la|le|of|van|von)[^\S\n]+)*\w")
+# In a headline: Count Me In, THE OLD LADY SAID. Words that are names or initials too (A, So, May) are out
+_NO_NAME = re.compile(
+    r"[^\S\n]+(?:(?:all|and|are|at|but|by|dead|died|dies|down|for|found|from|had|has|he|her|him|his|how|if|in|into|is|it"
+    r"|its|me|my|not|off|on|or|our|out|over|said|says|she|that|the|their|them|these|they|this|those|to|under|up|us|was|we"
+    r"|were|what|when|where|who|whose|why|with|without|you|your)(?![\w-])|i(?=[\s'’]))",
+    re.IGNORECASE,
+)
+_VERBS_TOO = ("count", "miss")  # which nobody says my to
+_SUBJECT = re.compile(r"\b(?:i|we|they|never|don['’]?t|let['’]?s|['’]ll)[^\S\n]+$", re.IGNORECASE)
 
 
 def is_title(text: str, start: int, end: int) -> bool:
-    """Whether the word [start, end) is capitalised before a name (Lady Anne, Mr. de Winter) or follows my (my lady)."""
+    """Whether the word [start, end) is capitalised before a name (Lady Anne, Mr. de Winter) or follows my (my lady).
+
+    Where all words are capitalised, in headlines, it is none before a word that is no name (Lady in Red, Miss You), and
+    miss and count are none behind a subject (I Miss Paris).
+    """
+    may_be_verb = text[start:end].lower() in _VERBS_TOO
     if text[start].isupper():
         name = _BEFORE_NAME.match(text, end)
-        if name and text[name.end() - 1].isupper():
-            return True
+        if name and text[name.end() - 1].isupper() and not _NO_NAME.match(text, end):
+            return not (may_be_verb and _SUBJECT.search(text, max(0, start - 8), start))
+    if may_be_verb:
+        return False
     return text[max(0, start - 3) : start].lower() == "my " and not (start > 3 and text[start - 4].isalnum())
 
 
@@ -526,12 +542,9 @@ class PronounModel:
         return self._models[1](context(text, start, end))
 
     def _choose(self, text: str, start: int, end: int, roles: tuple[str, ...]) -> int:
-        role = role_in_a_set(text, start, end) if text[start - 1 : start] == "/" else ""
+        role = role_by_rule(text, start, end)
         if not role:
-            word = start, end
             start, end = with_coordinated(text, start, end)
-            role = _role_in_a_pair(text[start:end].lower()) if (start, end) != word else ""
-        if not role:
             if "object" in roles:
                 role = "object" if self.object_score(text, start, end) > 0 else "determiner"
             else:
@@ -572,6 +585,14 @@ _JOINED_BEFORE = re.compile(r"\b(?:his|hers?|him)(?: or |/| and/or | \(or )$", r
 
 _MAY_JOIN_AFTER = frozenset({" o", " a", " (", "/h", "/H", " O", " A"})
 _MAY_JOIN_BEFORE = frozenset({"r ", "s/", "r/", "m/", "R ", "S/", "R/", "M/"})
+
+
+def role_by_rule(text: str, start: int, end: int) -> str:
+    """The role that a set of pronouns (she/her/hers) or the other of a pair (him or her) tells; empty without one."""
+    if role := role_in_a_set(text, start, end):
+        return role
+    around = with_coordinated(text, start, end)
+    return _role_in_a_pair(text[slice(*around)].lower()) if around != (start, end) else ""
 
 
 def role_in_a_set(text: str, start: int, end: int) -> str:

@@ -19,7 +19,7 @@ from typing import NamedTuple
 from distill.base.files import PACKAGE
 from distill.text import first_names
 
-_RULE_VERSION = "2"  # raise it whenever the same text may be judged otherwise
+_RULE_VERSION = "3"  # raise it whenever the same text may be judged otherwise
 _LISTS = PACKAGE / "wordlists"
 _LISTS_OF_NAMES = ("english_names", "english_more_names")
 _NAMES = b"".join((_LISTS / f"{name}.tsv").read_bytes() for name in _LISTS_OF_NAMES)
@@ -138,8 +138,15 @@ def _exclaimed(text: str, start: int, end: int) -> bool:
 
 
 def _called(head: str) -> bool:
-    """Whether what goes before the comma is no part of a list: "a soldier, man" is none that texts have."""
-    return not re.search(r"\b(?:a|an|the|and|or|boy|girl|woman|child|men|women), $", head)
+    """Whether what goes before the comma is no part of a list, as of a short biography: husband, father, brother."""
+    return not _LISTED_BEFORE.search(head)
+
+
+_LISTED_BEFORE = re.compile(
+    r"\b(?:a|an|the|and|or|boy|girl|woman|child|men|women|husband|wife|father|mother|dad|mum|mom|son|daughter|sister"
+    r"|uncle|aunt), $",
+    re.IGNORECASE,
+)
 
 
 # --------------------------------------------------------------------------------------------------------------- verbs

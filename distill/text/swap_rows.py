@@ -190,8 +190,9 @@ def _as_table_row(column: str, delimiter: str, line: tuple[str, Row], counterfac
 
 def _joined(cells: list[Any], delimiter: str) -> str:
     out = io.StringIO()
-    csv.writer(out, delimiter=delimiter, lineterminator="\n").writerow(cells)
-    return out.getvalue()
+    # Until Python 3.13, cells are quoted for the characters of the line's end alone: with "\n", none that holds "\r".
+    csv.writer(out, delimiter=delimiter, lineterminator="\r\n").writerow(cells)
+    return out.getvalue().removesuffix("\r\n") + "\n"
 
 
 # ---------------------------------------------------------------------------------------------------------- data sets
@@ -217,7 +218,8 @@ def swap_dataset(dataset: Any, column: str, wordlist: Any, *, shift: int = 1, nu
     Returns:
         The same columns and three more: `pair_id` (the number of the row that it was), `view` (0: the text, 1: its
         counterfactual), `spans` (start and end of each edit in the text and in the counterfactual, in characters; empty
-        for a text).
+        for a text). Of messages that a cell holds as JSON, their contents are swapped, and are the text of the spans,
+        with a blank line between them.
 
     Raises:
         UserError: there is no such column, or it holds no text; the word list cannot be read, or has no such shift.
@@ -337,9 +339,9 @@ def _pairs(
     for place, index in enumerate(indices):
         row = {name: values[place] for name, values in batch.items()}
         views: list[tuple[Row, int, list[list[int]]]] = [(row, 0, [])]
-        swapped = swapper.swap(row[column] or "", shift)
+        swapped = swapper.swap(text_of(row, column, index + 1, "the data set"), shift)
         if swapped.spans:
-            views.append(({**row, column: swapped.text}, 1, [list(span) for span in swapped.spans]))
+            views.append((_swapped(row, column, swapped), 1, [list(span) for span in swapped.spans]))
         for of_view, view, spans in views:
             for name, value in (of_view | {"pair_id": index, "view": view, "spans": spans}).items():
                 out[name].append(value)

@@ -54,18 +54,23 @@ PROTECTED = "protected"
 SKIP = "skip"
 ALONE = "none"  # a part of this name keeps a list from bringing its companions along
 
+#: The apostrophe and the hyphen that stand in a list for all that a text, or a word processor, writes in their place.
+LIKE_IN_LIST = str.maketrans({"’": "'", "‐": "-", "‑": "-"})
+
 _BUNDLED = PACKAGE / "wordlists"
 _METADATA = re.compile(r"#\s*([A-Za-z][\w-]*):\s+(\S.*)")
 # Characters that join the letters around them into one word although they are neither letters nor marks: soft hyphen,
 # zero-width non-joiner and joiner, word joiner.
 _JOINERS = "\u00ad\u200c\u200d\u2060"
+# Marks that signs bear, and no letter: the text and the emoji form (\u2764\ufe0f), the keycap (1\ufe0f\u20e3).
+_OF_SIGNS = "\ufe0e\ufe0f\u20e3"
 
 
 @dataclass(frozen=True)
 class Row:
     """Words that play the same role, one a group.
 
-    words: lower case, NFC, in the order of the groups.
+    words: lower case, NFC, with straight apostrophes and plain hyphens, in the order of the groups.
     when: the role in which the row holds (a key of `ROLES`), or None for always; beside rows of the same word that have
         a role, None is "otherwise".
     line: line number in the file, from 1.
@@ -100,7 +105,7 @@ class WordList:
         itself, as it is written or all in capitals.
     skip: words and phrases, in every letter case, whose sentence is left alone.
     sha256: covers groups, rows and phrases, not comments: two lists with the same content have the same hash.
-    metadata: of the file that names the groups.
+    metadata: of the first file with rows; its language is that of the first of them that names one.
     """
 
     name: str
@@ -192,13 +197,13 @@ def wordlist_mistakes(name_or_path: str | Path) -> list[str]:
 
 
 def is_word_character(character: str) -> bool:
-    """Whether a character can be part of a word: letters, digits, underscore, combining marks, invisible joiners."""
-    return (
-        character.isalnum()
-        or character == "_"
-        or character in _JOINERS
-        or unicodedata.category(character).startswith("M")
-    )
+    """Whether a character can be part of a word: letters, digits, underscore, combining marks, invisible joiners.
+
+    The marks that make a sign an emoji or a keycap are none.
+    """
+    if character.isalnum() or character == "_" or character in _JOINERS:
+        return True
+    return unicodedata.category(character).startswith("M") and character not in _OF_SIGNS
 
 
 def _read(path: Path, bundled: dict[str, Path]) -> str:
@@ -294,11 +299,17 @@ def _load(spec: str) -> tuple[WordList, list[UserError]]:
         kind: tuple(dict.fromkeys(phrase for part in parts if part.kind == kind for phrase in part.phrases))
         for kind in (PROTECTED, SKIP)
     }
-    groups, metadata = (tables[0].groups, tables[0].metadata) if tables else ((), {})
+    groups = tables[0].groups if tables else ()
     decisive = (groups, [_decisive(row) for row in rows], list(phrases.values()))
     digest = hashlib.sha256(json.dumps(decisive, ensure_ascii=True).encode()).hexdigest()
     name = "+".join(name if name in bundled or name == ALONE else Path(name).stem for name in names)
-    return WordList(name, groups, tuple(rows), digest, metadata, phrases[PROTECTED], phrases[SKIP]), mistakes
+    return WordList(name, groups, tuple(rows), digest, _metadata(tables), phrases[PROTECTED], phrases[SKIP]), mistakes
+
+
+def _metadata(tables: list[_Part]) -> dict[str, str]:
+    """Of the first file with rows; what is joined to a list of a language is of that language, in any order."""
+    languages = [part.metadata["language"] for part in tables if "language" in part.metadata]
+    return (tables[0].metadata if tables else {}) | ({"language": languages[0]} if languages else {})
 
 
 def _decisive(row: Row) -> list:
@@ -324,7 +335,9 @@ def _parse(text: str, path: Path, mistakes: list[UserError]) -> _Part:
         try:
             if not part.groups:
                 part.groups, has_when = _header(cells, part.metadata, path, line)
-            elif part.kind is None:
+                continue
+            cells = [cell.translate(LIKE_IN_LIST) for cell in cells]
+            if part.kind is None:
                 part.rows.append(_row(cells, part.groups, has_when, path, line))
             else:
                 phrase = _phrase(cells, path, line)

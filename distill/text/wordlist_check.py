@@ -25,7 +25,7 @@ from distill.recipe import CorpusConfig
 from distill.text.counterfactual import Swapper
 from distill.text.documents import read_documents
 from distill.text.role_map import token_roles
-from distill.text.wordlist import ROLES, Row, WordList, load_wordlist, wordlist_mistakes
+from distill.text.wordlist import LIKE_IN_LIST, ROLES, Row, WordList, load_wordlist, wordlist_mistakes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -36,7 +36,6 @@ _REFERENCE_GROUPS = ("male", "female")
 _TOP = 20  # rows and words that a table in the terminal shows
 
 _WORD = re.compile(r"\w+(?:['’]\w+)*")
-_LIKE_IN_LIST = str.maketrans({"’": "'", "‐": "-", "‑": "-"})
 
 
 @dataclass(frozen=True)
@@ -166,6 +165,7 @@ class WordListCheck:
     """Everything that was found about a list; with mistakes, only they.
 
     roles: role (`always` for none) -> rows; one-way rows are among them.
+    language: as a file of the list names it; "" where none does.
     """
 
     name: str
@@ -181,6 +181,7 @@ class WordListCheck:
     suspicions: tuple[Suspicion, ...] = ()
     coverage: Coverage | None = None
     tokens: TokenCoverage | None = None
+    language: str = ""
 
 
 def check_wordlist(
@@ -225,6 +226,7 @@ def check_wordlist(
         tuple(_suspicions(wordlist)),
         _coverage(wordlist, text, text_column) if text else None,
         _token_coverage(wordlist, *tokenizer) if tokenizer else None,
+        wordlist.metadata.get("language", ""),
     )
 
 
@@ -475,10 +477,10 @@ def _coverage(wordlist: WordList, text: Sequence[str], text_column: str) -> Cove
     uncovered: Counter[str] = Counter()
     for document in read_documents(CorpusConfig(source="files", files=list(text), text_column=text_column), seed=0):
         views = swapper.counterfactuals(document)
-        for spans in zip(*(view.spans for view in views), strict=True):
-            start, end = spans[0][:2]
-            others = (view.text[span.cf_start : span.cf_end] for view, span in zip(views, spans, strict=True))
-            written[(document[start:end], *others)] += 1
+        # By place: an article or a possessive may be edited in one view and stay in another.
+        edits = [{span[:2]: view.text[span.cf_start : span.cf_end] for span in view.spans} for view in views]
+        for start, end in set.intersection(*map(set, edits)):
+            written[(document[start:end], *(edit[start, end] for edit in edits))] += 1
         if reference is not None:
             uncovered.update(match.word for match in reference.matches(document))
         documents += 1
@@ -490,14 +492,14 @@ def _coverage(wordlist: WordList, text: Sequence[str], text_column: str) -> Cove
     group_of = {_key(word): group for word, group in wordlist.group_of.items()}
     hits_by_group = dict.fromkeys(wordlist.groups, 0)
     hits_of: Counter[tuple[str, ...]] = Counter()
-    for forms, hits in written.items():
+    for forms, times in written.items():
         keys = [_key(form) for form in forms]
         if keys[0] not in group_of:  # an article or a possessive that follows a word's form
             continue
         group = group_of[keys[0]]
-        hits_by_group[wordlist.groups[group]] += hits
+        hits_by_group[wordlist.groups[group]] += times
         # Counterfactual k holds the word of group g + k.
-        hits_of[tuple(keys[(place - group) % wordlist.num_groups] for place in range(wordlist.num_groups))] += hits
+        hits_of[tuple(keys[(place - group) % wordlist.num_groups] for place in range(wordlist.num_groups))] += times
     rows = [RowHits(row.words, row.when, hits_of[tuple(map(_key, row.words))]) for row in wordlist.rows]
     rows.sort(key=lambda row: -row.hits)
     missing = None
@@ -512,7 +514,8 @@ def _coverage(wordlist: WordList, text: Sequence[str], text_column: str) -> Cove
             for word, hits in sorted(uncovered.items(), key=lambda item: (-item[1], item[0]))
             if word not in wordlist.group_of
         )
-    return Coverage(documents, with_hit, words, sum(written.values()), hits_by_group, skipped, tuple(rows), missing)
+    hits = sum(hits_by_group.values())
+    return Coverage(documents, with_hit, words, hits, hits_by_group, skipped, tuple(rows), missing)
 
 
 def _reference_swapper(wordlist: WordList) -> Swapper | None:
@@ -532,7 +535,7 @@ def _key(written: str) -> str:
     """The same for all ways to write a word."""
     # In capitals first: ı becomes I, which is i in lower case.
     capitals = unicodedata.normalize("NFC", written).upper()
-    return unicodedata.normalize("NFC", capitals.casefold()).translate(_LIKE_IN_LIST)
+    return unicodedata.normalize("NFC", capitals.casefold()).translate(LIKE_IN_LIST)
 
 
 # --------------------------------------------------------------------------------------------------------------- tokens
@@ -586,13 +589,15 @@ def print_check(check: WordListCheck, console: Console | None = None) -> None:
     if check.mistakes:
         line(f"{check.name}: {_times(len(check.mistakes), 'mistake')}")
         return
-    rows: list[tuple[str, ...]] = [("rows", f"{check.rows:,}")]
+    rows: list[tuple[str, ...]] = [("language", check.language or "not named"), ("rows", f"{check.rows:,}")]
     rows += [(f"words, {group}", f"{number:,}") for group, number in check.words_by_group.items()]
     rows += [(f"rows, {role}", f"{number:,}") for role, number in check.roles.items()]
     rows += [("rows, one-way", f"{len(check.one_way):,}")] if check.one_way else []
     rows += [("protected phrases", f"{check.protected:,}")] if check.protected else []
     rows += [("words that skip a sentence", f"{check.skip:,}")] if check.skip else []
     table(check.name, ("", "#number"), rows)
+    if not check.language:
+        line("The rules for English (man the desk, an earl) are off; a comment '# language: en' turns them on.")
     if check.choices:
         rows = [
             (choice.word, option.when or "otherwise", " / ".join(option.counterparts), option.example)

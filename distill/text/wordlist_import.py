@@ -26,7 +26,7 @@ from rich.text import Text
 from distill.base.errors import UserError, suggestion
 from distill.base.integrity import partial_of
 from distill.base.long_input import LONGEST_LINE, decoded, read_whole, refuse_long_lines
-from distill.text.wordlist import ONE_WAY, WHEN, is_word_character, load_wordlist, wordlist_mistakes
+from distill.text.wordlist import LIKE_IN_LIST, ONE_WAY, WHEN, is_word_character, load_wordlist, wordlist_mistakes
 
 FORMATS = ("auto", "parallel", "tab", "json")
 FAULTS = {
@@ -42,7 +42,7 @@ FAULTS = {
 }
 
 # What our format writes otherwise, or not at all.
-_REWRITTEN = str.maketrans({"_": " ", "’": "'", "‐": "-", "‑": "-"})
+_REWRITTEN = LIKE_IN_LIST | {ord("_"): " "}
 _PRONOUN_ROLES = {("his", "her"): "determiner", ("him", "her"): "object", ("his", "hers"): "pronoun"}
 _MALE, _FEMALE = "male", "female"
 _BLANKS = b"\xef\xbb\xbf \t\r\n"  # before the first character of a file: a byte-order mark, white space
@@ -208,7 +208,10 @@ def print_import(imported: ImportedList, console: Console | None = None) -> None
         f"{imported.with_role:,} with a role, {imported.one_way:,} one-way; {imported.repeated:,} repeated entries and "
         f"{imported.mirrored:,} in the other direction folded"
     )
-    line(f"Next: put the licence of the source into it, and run: distill wordlist check {imported.path}")
+    line(
+        "Next: put the licence of the source into it, and '# language: en' if it is English; then run: "
+        f"distill wordlist check {imported.path}"
+    )
 
 
 def _group_names(groups: Sequence[str]) -> tuple[str, ...]:
@@ -643,7 +646,8 @@ def _write(out: Path, groups: tuple[str, ...], rows: list[_NewRow], sources: Seq
         f"# source: {_printable(', '.join(sources))}",
         f"# groups: {', '.join(groups)}",
         "#",
-        "# Put the licence of the source, its address and its version above before you pass this list on.",
+        "# Put the licence of the source, its address and its version above before you pass this list on, and",
+        "# '# language: en' if its words are English: the rules for English are for lists that say so.",
         "\t".join((*groups, WHEN)),
     ]
     for row in rows:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import tracemalloc
 from itertools import product
 
 import numpy as np
@@ -158,6 +159,18 @@ def test_partner_positions_against_a_loop():
                 assert partner[v, s - 1, i] == (same[0] if same else -1)
 
 
+@pytest.mark.parametrize("beginning", [0, 9_000_000])
+def test_partners_take_no_more_memory_far_into_a_document(beginning):
+    boundaries = np.array([[3, -1, 9, 14], [3, 5, 14, -1]], np.int32)
+    tracemalloc.start()
+    partner = partner_positions(np.where(boundaries >= 0, boundaries + beginning, -1))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert partner.tolist() == [[[0, -1, -1, 2]], [[0, -1, 3, -1]]]
+    assert peak < 1_000_000
+    assert partner_positions(np.zeros((2, 0), np.int32)).shape == (2, 1, 0)
+
+
 def test_the_cache_is_used_and_never_stale(swapper, toy_tokenizer, tmp_path):
     asked = []
 
@@ -204,6 +217,35 @@ def test_text_without_a_listed_word_is_refused(swapper, toy_tokenizer, tmp_path)
         packed_blocks(corpus, toy_tokenizer, swapper, 32, tmp_path)
     assert list(tmp_path.iterdir()) == []
     assert len(packed_blocks(corpus, toy_tokenizer, None, 32, tmp_path)[0]) == 1
+
+
+BOOK = "He saw her. She was pregnant. He left."
+
+
+def test_a_corpus_in_which_all_is_skipped_is_refused_with_the_reason(toy_tokenizer, tmp_path):
+    """A book is one document, and one word to skip takes all of it out."""
+    wordlist = load_wordlist("english_gender")
+    for skip, books, hint in (
+        ("document", [BOOK, "It rained."], r"1 of 2\) is left alone .*passage_chars, or .* skip: sentence"),
+        ("sentence", ["She was pregnant."], r"1 of 1\) is left alone .*; set skip: nothing"),
+    ):
+        with pytest.raises(UserError, match=hint) as told:
+            packed_blocks(Corpus("k", lambda b=books: b), toy_tokenizer, Swapper(wordlist, skip=skip), 32, tmp_path)
+        assert "nothing to swap" in str(told.value) and "none of the" not in str(told.value)
+    links = Corpus("k", lambda: ["See https://x.org/her and https://x.org/she."])
+    with pytest.raises(UserError, match=r"2 times\), it is part of a link, a tag or code, so there is nothing to swap"):
+        packed_blocks(links, toy_tokenizer, Swapper(wordlist), 32, tmp_path)
+
+
+@pytest.mark.parametrize("skipped, edited, warned", [(0, 2, False), (1, 1, False), (3, 2, True)])
+def test_more_skipped_documents_than_edited_ones_are_warned_of(skipped, edited, warned, toy_tokenizer, capsys):
+    counts, swapper = PackingCounts(), Swapper(load_wordlist("english_gender"))
+    list(pack([BOOK] * skipped + ["She left."] * edited + ["It rained."], toy_tokenizer, swapper, 32, counts))
+    packing.tell_packed(counts, swapper)
+    packing.tell_packed(counts, None)
+    told = capsys.readouterr().err
+    assert told.count("warning: ") == warned
+    assert ("3 of the 5 documents" in told and "corpus.passage_chars" in told) == warned
 
 
 def test_two_runs_may_pack_into_one_cache(tmp_path, monkeypatch, toy_tokenizer):

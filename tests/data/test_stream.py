@@ -31,6 +31,7 @@ from distill.recipe import CorpusConfig, Recipe
 from distill.recipe_check import parse_recipe
 from distill.text.counterfactual import Swapper
 from distill.text.documents import read_documents
+from distill.text.wordlist import load_wordlist
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -366,3 +367,10 @@ def test_settings_that_no_stream_can_follow_are_refused(options, words):
     sources = ["--corpus.source", "files", "--corpus.files", '["a.txt"]', "--held_out.max_documents", "9"]
     with pytest.raises(UserError, match=words):
         parse_recipe([*sources, "--corpus.pack", "while_training", *options])
+
+
+def test_documents_left_alone_for_a_word_to_skip_are_warned_of(toy_tokenizer, tmp_path, capsys):
+    texts = Corpus("k", lambda: iter(["She saw him. She was pregnant."] * 3 + ["She left."]))
+    swapper = Swapper(load_wordlist("english_gender"))
+    training_blocks(Recipe(), texts, toy_tokenizer, swapper, tmp_path)
+    assert "3 of the 4 documents" in capsys.readouterr().err

@@ -393,7 +393,23 @@ def test_dependencies():
     # The second of two hangs on the first (in the stub, on the first word of all), whose dependency counts.
     for label, role in (("poss", 0), ("dobj", 1)):
         resolver = SpacyResolver(Pipeline(names, dependencies={"Her": label, "his": "conj"}))
-        assert resolver("Her or his", [Ambiguity(7, 10, HIS)]) == [role]
+        assert resolver("Her and his", [Ambiguity(8, 11, HIS)]) == [role]
+
+
+@pytest.mark.parametrize("wrong", [0, 1])
+def test_sets_and_pairs_of_pronouns_are_no_models_to_tell(wrong, gpt2, monkeypatch):
+    """She goes by she/her/hers and he by he/him/his: whatever a model says of them; likewise of him or her."""
+    text = "Pronouns: she/her, she/her/hers, he/him/his. Ask him or her, his or her friend, if it is hers or his."
+    asked = ambiguities(text)
+    right = ["object", "object", "pronoun", "object", "determiner", "determiner", "pronoun"]
+    tag, label = (("PRP", "dobj"), ("PRP$", "poss"))[wrong]
+    names = ("tagger", "parser")
+    spacy = SpacyResolver(Pipeline(names, tags={"her": tag}, dependencies={"her": label, "his": label}))
+    gpt2.alone = False
+    monkeypatch.setattr(PronounModel, "object_score", lambda self, text, start, end: 0)
+    monkeypatch.setattr(gpt2, "log_ratios", lambda pairs: [(-99.0, 99.0)[wrong]] * len(pairs))
+    for resolver in (spacy, gpt2):
+        assert [word.roles[role] for word, role in zip(asked, resolver(text, asked), strict=True)] == right
 
 
 def test_long_texts_are_read_in_pieces(monkeypatch):

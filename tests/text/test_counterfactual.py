@@ -166,6 +166,9 @@ def test_search_equals_the_naive_one(words):
         ("he\u0301 he_ he2 2he \u00adhe she\u200d", "he\u0301 he_ he2 2he \u00adhe she\u200d"),
         ("\ud800he\udfff", "\ud800she\udfff"),
         ("王he王 he 😀she😀", "王he王 she 😀he😀"),
+        ("❤\ufe0fShe said he loves her ❤\ufe0f", "❤\ufe0fHe said she loves him ❤\ufe0f"),
+        ("‼\ufe0fHe ☀\ufe0ehis dog, 1\ufe0f\u20e3He", "‼\ufe0fShe ☀\ufe0eher dog, 1\ufe0f\u20e3She"),
+        ("👩\u200d⚕\ufe0fshe\ufe0f", "👩\u200d⚕\ufe0fhe\ufe0f"),
         ("", ""),
     ],
 )
@@ -186,6 +189,21 @@ def test_written_forms(english, text, expected):
         ("Sir Walter, Dame Judi and a dame", "Dame Walter, Sir Judi and a dame"),
         ("Count Dracula could count.", "Countess Dracula could count."),
         ("the bride, the groom, the bridegroom", "the groom, the bride, the bride"),
+        # In headlines all words have capitals, and not before names alone
+        ("I MISS YOU SO MUCH", "I MISS YOU SO MUCH"),
+        (
+            "Don't Miss Out on This. Don’t Miss Paris! I Miss Him",
+            "Don't Miss Out on This. Don’t Miss Paris! I Miss Her",
+        ),
+        ("COUNT THE VOTES. Count Me In. It's What We Count", "COUNT THE VOTES. Count Me In. It's What We Count"),
+        ("THE OLD LADY SAID NO", "THE OLD GENTLEMAN SAID NO"),
+        (
+            "Old Lady Found Dead. Lady in Red, Lady In Red",
+            "Old Gentleman Found Dead. Gentleman in Red, Gentleman In Red",
+        ),
+        ("by my count, 12 came; my Miss Lee", "by my count, 12 came; my Mr Lee"),
+        ("MISS VERNON TO MRS. DE COURCY; COUNT OF PARMA", "MR VERNON TO MR. DE COURCY; COUNTESS OF PARMA"),
+        ("Miss A. Ray, Miss A Ray, Lady Allerton, Miss In-young", "Mr A. Ray, Mr A Ray, Lord Allerton, Mr In-young"),
     ],
 )
 def test_titles(english, text, expected):
@@ -381,6 +399,37 @@ def test_skipped_sentences_are_the_sentences_that_say_so(sentences):
     about_bodies = [s for s in sentences if "pregnant" in s or "birth" in s]
     assert edited.skipped == len(about_bodies)
     assert edited.text == "".join(s if s in about_bodies else swapper.swap(s).text for s in sentences)
+
+
+@pytest.mark.parametrize("more", [(), (("он", "वह"),)], ids=["one code page", "several scripts"])
+@pytest.mark.parametrize(
+    "protected, skip, text, expected, skipped",
+    [
+        (("King",), (), "The King, a king, KING", "The King, a queen, KING", 0),
+        (("he",), (), "He he HE she", "He he HE he", 0),
+        (("old man",), (), "An Old Man, a man", "An Old Man, a woman", 0),
+        (("Man",), (), "The Old Man, an old man", "The Old Man, an old woman", 0),
+        ((), ("queen",), "The Queen left. The man left.", "The Queen left. The woman left.", 1),
+        ((), ("old woman",), "An old woman left. A woman left.", "An old woman left. A man left.", 1),
+        (("old king",), ("old king",), "He saw the old king. He left.", "He saw the old king. She left.", 1),
+        (("king",), ("king",), "He saw the king. He left.", "He saw the king. She left.", 1),
+    ],
+)
+def test_what_is_protected_or_skips_is_so_where_it_is_listed_too(more, protected, skip, text, expected, skipped):
+    wordlist = with_phrases(protected, skip).wordlist
+    rows = (*wordlist.rows, *word_list(*more).rows)
+    edited = Swapper(replace(wordlist, rows=rows), skip="sentence").swap(text)
+    assert (edited.text, edited.skipped) == (expected, skipped)
+    check_spans(text, edited)
+
+
+def test_a_name_of_ones_own_is_protected(tmp_path):
+    """As the page on word lists promises; the lists name Grace."""
+    (tmp_path / "own.tsv").write_text("protected\nGrace\n", encoding="utf-8")
+    own = Swapper(load_wordlist(f"english_gender+english_names+{tmp_path / 'own.tsv'}"))
+    assert own.swap("Grace Kelly saw him; so did Grace.").text == "Grace Kelly saw her; so did Grace."
+    bundled = Swapper(load_wordlist("english_gender+english_names"))
+    assert "Grace" not in bundled.swap("Grace Kelly saw him; so did Grace.").text
 
 
 def test_a_name_is_swapped_where_it_is_one():

@@ -56,6 +56,7 @@ def test_other_words_stay(text):
         ("She wrote to Mr. King and to Stephen King.", "He wrote to Mrs. King and to Stephen King."),
         ("The woman sailed the ship, and her crew sang.", "The man sailed the ship, and his crew sang."),
         ("That dude left.", "That girl left."),
+        ("Husband, father, brother.", "Wife, mother, sister."),
         ("They mother him.", "They mother her."),
     ],
 )

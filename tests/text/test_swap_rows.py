@@ -287,6 +287,31 @@ OTHER_TALK = [
 ]
 
 
+def test_messages_in_a_data_set_are_swapped_as_in_a_file(swapper):
+    """What is said, and not the JSON: behind the escape of a line break, Her would be no word."""
+    talk = [{"role": "user", "content": "Hi.\nHer dog “Max”"}, {"role": "assistant", "content": 'He said: "she".'}]
+    other = [{"role": "user", "content": "Hi.\nHis dog “Max”"}, {"role": "assistant", "content": 'She said: "he".'}]
+    cells = [json.dumps(talk), '["he"]', "[]", json.dumps([{"role": "he", "content": "It rained."}]), None]
+    made = swap_dataset(datasets.Dataset.from_dict({"messages": cells}), "messages", swapper)
+    assert [(row["pair_id"], row["view"]) for row in made] == [(0, 0), (0, 1), (1, 0), (1, 1), (2, 0), (3, 0), (4, 0)]
+    assert made["messages"][0] == cells[0] and json.loads(made["messages"][1]) == other
+    said, swapped = ("\n\n".join(message["content"] for message in messages) for messages in (talk, other))
+    edits = [(said[a:b], swapped[c:d]) for a, b, c, d in made["spans"][1]]
+    assert edits == [("Her", "His"), ("He", "She"), ("she", "he")]
+
+
+@pytest.mark.parametrize("name", ["x.csv", "x.tsv"])
+def test_a_carriage_return_in_a_cell_breaks_no_row(name, tmp_path, capsys):
+    rows = [{"id": "1", "text": "line one\rShe"}, {"id": "a\rb", "text": 'He\r\nleft, "so"\n'}]
+    _write(tmp_path / name, rows)
+    code, out, _ = _swap(capsys, tmp_path / name)
+    assert code == 0 and out.endswith("\n") and not out.endswith("\r\n")
+    texts = ["line one\rHe", 'She\r\nleft, "so"\n']
+    assert _read(name, out) == [row | {"text": text} for row, text in zip(rows, texts, strict=True)]
+    (tmp_path / f"again.{name[2:]}").write_bytes(out.encode())
+    assert [row["text"] for row in read_rows(tmp_path / f"again.{name[2:]}")] == texts
+
+
 def test_messages_are_swapped_as_one_conversation_and_roles_stay(tmp_path, capsys):
     path = tmp_path / "x.jsonl"
     rows = [{"messages": TALK}, {"messages": []}, {"messages": None}]

@@ -7,6 +7,7 @@ import pytest
 from shared import WORD_LISTS
 
 from distill.base.errors import UserError
+from distill.text.counterfactual import Swapper
 from distill.text.wordlist import (
     ROLES,
     WordList,
@@ -192,6 +193,39 @@ def test_companions_come_along_unless_told_not_to(folder):
     assert load_wordlist(f"{path}+none").protected == ()
     assert load_wordlist(f"{path}+none+{here}/streets.tsv").protected == ("King Street",)
     assert load_wordlist(f"{path}+{here}/streets.tsv").sha256 == load_wordlist(path).sha256  # once is enough
+
+
+def test_what_is_joined_to_a_list_of_a_language_is_of_that_language(folder):
+    """In any order; phrases in a language say nothing about the words."""
+    own = "male\tfemale\nswain\twench\n"
+    here = folder(own=own, bodies="# language: en\nskip\nx\n")
+    for joined in (f"{here}/own.tsv+english_gender", f"english_gender+{here}/own.tsv"):
+        wordlist = load_wordlist(joined)
+        assert wordlist.metadata["language"] == "en"
+        text = "She is an earl. Man the desk: 10 ms."
+        assert Swapper(wordlist).swap(text).text == "He is a countess. Man the desk: 10 ms."
+    assert "language" not in load_wordlist(f"{here}/own.tsv+{here}/bodies.tsv").metadata
+    spanish = folder(spanish="# language: es\nmale\tfemale\nmozo\tmoza\n")
+    for others in ("own.tsv", "own.tsv+english_names"):
+        assert load_wordlist(f"{spanish}/spanish.tsv+{here}/{others}").metadata["language"] == "es"
+
+
+def test_apostrophes_and_hyphens_of_a_word_processor_are_those_of_a_keyboard(folder):
+    here = folder(
+        own="male\tfemale\nsir\tma’am\nl’uomo\tla donna\nstep‑son\tstep‐daughter\n",
+        hospital="protected\nSir John’s Hospital\n",
+        plain="male\tfemale\nsir\tma'am\nl'uomo\tla donna\nstep-son\tstep-daughter\n",
+        keyboard="protected\nSir John's Hospital\n",
+    )
+    curly = load_wordlist(f"{here}/own.tsv+{here}/hospital.tsv")
+    assert curly.sha256 == load_wordlist(f"{here}/plain.tsv+{here}/keyboard.tsv").sha256
+    text = "Ma'am, ma’am: l'uomo, L’uomo, step-son, step‑son at Sir John's Hospital, Sir John’s Hospital"
+    swapped = "Sir, sir: la donna, La donna, step-daughter, step‑daughter at Sir John's Hospital, Sir John’s Hospital"
+    assert Swapper(curly).swap(text).text == swapped
+    twice = here / "twice.tsv"
+    twice.write_text("male\tfemale\nsir\tma'am\nmister\tma’am\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"line 3: \"ma'am\" is paired here with 'mister' and on line 2 with 'sir'"):
+        load_wordlist(twice)
 
 
 def test_a_plus_in_a_files_own_name(folder):

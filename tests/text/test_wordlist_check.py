@@ -318,6 +318,16 @@ def test_coverage_of_three_groups(write, texts):
     ]  # fmt: skip
 
 
+def test_coverage_of_three_groups_whose_forms_differ(texts):
+    """Articles and possessives that follow a word in one view and stay in another are no hits, and move none."""
+    text = texts("The girls' room. A bachelor saw an oarsman.", "An uncle, the nephews' friend, and a gunman.")
+    coverage = check_wordlist("english_gender_neutral", [text]).coverage
+    assert coverage.hits_by_group == {"male": 5, "female": 1, "neutral": 0}
+    assert coverage.hits == 6
+    hit = {row.words[0]: row.hits for row in coverage.rows if row.hits}
+    assert hit == {"boys": 1, "bachelor": 1, "oarsman": 1, "an uncle": 1, "nephews": 1, "gunman": 1}
+
+
 def test_missing_words(write, texts):
     text = texts(
         "The queen and the king saw Kings, a wife, a WIFE, a widow and a duchess.", "The queen.", "My duchess!"
@@ -450,6 +460,14 @@ def test_print_is_plain_where_there_is_no_terminal(write, texts, width):
     assert "\x1b" not in text
     for word in ("determiner", "one-way", "documents", "Rows by hits", "no mistakes, no warnings"):
         assert word in " ".join(text.split())
+
+
+def test_says_whether_the_rules_for_english_are_on(write):
+    off = "rules for English"
+    assert off in " ".join(shown(check_wordlist(write(LIST))).split())
+    named = check_wordlist(write("# language: en\n" + LIST))
+    assert named.language == "en" and off not in shown(named)
+    assert off not in shown(check_wordlist(write("# language: de\nmale\tfemale\nkönig\tkönigin\n")))
 
 
 def test_what_looks_like_markup_is_shown_as_it_is(write):
