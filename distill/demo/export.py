@@ -23,7 +23,7 @@ from distill.demo.sources import Shown, Source, local
 from distill.models.adapters import adapter_folder
 from distill.models.loading import gguf_in, load_model, load_tokenizer, model_source
 from distill.text.prompts import DEFAULT_PROMPTS, load_prompts
-from distill.text.wordlist import ALONE, bundled_wordlists
+from distill.text.wordlist import ALONE, bundled_wordlists, files_of
 
 _SPACE = PACKAGE / "assets" / "demo" / "space"
 _SHOWN = "shown.json"
@@ -167,11 +167,8 @@ def _wordlist(spec: str, place: Path) -> str:
         path = at_hand(part)
         to = Path("wordlists", str(len(parts)))  # two lists may be called alike
         (place / to).mkdir(parents=True)
-        shutil.copy(path, place / to / path.name)
-        for line in re.findall(r"^# *with: *(.+)$", path.read_text(encoding="utf-8-sig"), flags=re.MULTILINE):
-            for name in (name.strip() for name in line.split(",")):
-                if name not in bundled and (path.parent / name).is_file():
-                    shutil.copy(path.parent / name, place / to / name)
+        for file in files_of(path):
+            shutil.copy(file, place / to / file.name)
         parts.append((to / path.name).as_posix())
     return "+".join(parts)
 

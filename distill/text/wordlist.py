@@ -196,6 +196,16 @@ def wordlist_mistakes(name_or_path: str | Path) -> list[str]:
     return list(dict.fromkeys(map(str, _load(str(name_or_path))[1])))
 
 
+def files_of(path: Path) -> list[Path]:
+    """A file of a list, and the companions beside it that it names, and they in turn; bundled ones are left out.
+
+    Raises:
+        UserError: one cannot be read, or is named with a folder.
+    """
+    bundled = {file.resolve() for file in bundled_wordlists().values()}
+    return [part.path for part in _parts([path], True, []) if part.path.resolve() not in bundled]
+
+
 def is_word_character(character: str) -> bool:
     """Whether a character can be part of a word: letters, digits, underscore, combining marks, invisible joiners.
 
@@ -253,23 +263,7 @@ def _load(spec: str) -> tuple[WordList, list[UserError]]:
     if not paths or "" in names:
         raise UserError(f"word list {spec!r} has a part without a name; {suggestion(spec, bundled)}")
     mistakes: list[UserError] = []
-    parts: list[_Part] = []
-    with_companions = ALONE not in names
-    for path in paths:  # grows: companions follow
-        content = _read(path, bundled)
-        if path.resolve() in {part.path.resolve() for part in parts}:
-            continue
-        part = _parse(content, path, mistakes)
-        parts.append(part)
-        if with_companions and "with" in part.metadata:
-            for name in part.metadata["with"].split(","):
-                name = name.strip()
-                if name in ("", ".", "..") or Path(name).name != name:
-                    raise UserError(
-                        f"{path}: the comment '# with:' names {name!r}; a companion is a bundled list or a file beside "
-                        "this one, named without a folder"
-                    )
-                paths.append(bundled.get(name) or path.parent / name)
+    parts = _parts(paths, ALONE not in names, mistakes)
     tables = [part for part in parts if part.kind is None]
     if not tables and not mistakes:
         mistakes.append(
@@ -304,6 +298,28 @@ def _load(spec: str) -> tuple[WordList, list[UserError]]:
     digest = hashlib.sha256(json.dumps(decisive, ensure_ascii=True).encode()).hexdigest()
     name = "+".join(name if name in bundled or name == ALONE else Path(name).stem for name in names)
     return WordList(name, groups, tuple(rows), digest, _metadata(tables), phrases[PROTECTED], phrases[SKIP]), mistakes
+
+
+def _parts(paths: list[Path], with_companions: bool, mistakes: list[UserError]) -> list[_Part]:
+    """Each file once, followed by the companions that it names; mistakes in what they hold are added to the others."""
+    bundled = bundled_wordlists()
+    parts: list[_Part] = []
+    for path in paths:  # grows: companions follow
+        content = _read(path, bundled)
+        if path.resolve() in {part.path.resolve() for part in parts}:
+            continue
+        part = _parse(content, path, mistakes)
+        parts.append(part)
+        if with_companions and "with" in part.metadata:
+            for name in part.metadata["with"].split(","):
+                name = name.strip()
+                if name in ("", ".", "..") or Path(name).name != name:
+                    raise UserError(
+                        f"{path}: the comment '# with:' names {name!r}; a companion is a bundled list or a file beside "
+                        "this one, named without a folder"
+                    )
+                paths.append(bundled.get(name) or path.parent / name)
+    return parts
 
 
 def _metadata(tables: list[_Part]) -> dict[str, str]:

@@ -166,8 +166,9 @@ def test_an_adapter_is_merged_into_its_base_which_stays_behind(tmp_path, toy_mod
 
 
 def test_lists_bring_their_companions_and_prompts_go_along(toy_run_folder, tmp_path, with_gradio):
-    (tmp_path / "mine.tsv").write_text("# with: phrases.tsv\nmale\tfemale\nhe\tshe\n", encoding="utf-8")
-    (tmp_path / "phrases.tsv").write_text("protected\nhe man\n", encoding="utf-8")
+    (tmp_path / "mine.tsv").write_text("#\tWith: phrases.tsv\nmale\tfemale\nhe\tshe\n", encoding="utf-8")
+    (tmp_path / "phrases.tsv").write_text("# with: more.tsv\nprotected\nhe man\n", encoding="utf-8")
+    (tmp_path / "more.tsv").write_text("protected\nshe devil\n", encoding="utf-8")
     (tmp_path / "prompts.tsv").write_text("group\tsubject\tprompt\ncare\tnurse\tThe nurse said\n", encoding="utf-8")
     run = tmp_path / "run"
     shutil.copytree(toy_run_folder, run)
@@ -184,7 +185,7 @@ def test_lists_bring_their_companions_and_prompts_go_along(toy_run_folder, tmp_p
     from distill.text.wordlist import load_wordlist
 
     assert load_wordlist(moved.wordlist).sha256 == load_wordlist(shown.wordlist).sha256
-    assert "he man" in load_wordlist(moved.wordlist).protected
+    assert {"he man", "she devil"} <= set(load_wordlist(moved.wordlist).protected)
 
 
 def test_lists_of_one_name_and_a_model_in_gguf_go_along(toy_run_folder, tmp_path, with_gradio):
