@@ -381,20 +381,28 @@ class Evaluation:
         context is read through windows that move by the stride: every token is counted once, in the first window that
         holds it, so that all but the first stretch have at least context - stride tokens before them.
         """
-        windows: list[tuple[int, list[int], int]] = []  # document, tokens, how many of the last are counted
-        table = np.zeros((len(self.documents), 3))
-        for number, document in enumerate(self.documents):
-            ids, _ = self.encode(document)
-            table[number, 1:] = len(ids) - 1, len(document.encode())
-            windows += [(number, ids[begin:end], new) for begin, end, new in self._windows(len(ids))]
-        done, report = 0, self.report("likelihood")
-        for batch in self.batches([len(ids) for _, ids, _ in windows]):
-            losses = self._losses([windows[w][1] for w in batch], [windows[w][2] for w in batch])
-            for w, of_window in zip(batch, losses, strict=True):
-                table[windows[w][0], 0] += of_window.sum().item()
+        encoded = [self.encode(document)[0] for document in self.documents]
+        sizes = [(0, len(ids) - 1, len(text.encode())) for ids, text in zip(encoded, self.documents, strict=True)]
+        table = np.array(sizes, dtype=float).reshape(-1, 3)
+        for number, _, losses in self._losses_through_windows(encoded, "likelihood"):
+            table[number, 0] += losses.sum().item()
+        return table
+
+    def _losses_through_windows(self, sequences: Sequence[list[int]], what: str) -> Iterator[tuple[int, slice, Tensor]]:
+        """-log P of every token but the first of each sequence, window by window, read as `likelihoods` tells.
+
+        Yields:
+            The number of a sequence, which of its tokens behind the first a window counts, and their losses, float64.
+        """
+        windows = [(number, *window) for number, ids in enumerate(sequences) for window in self._windows(len(ids))]
+        done, report = 0, self.report(what)
+        for batch in self.batches([end - begin for _, begin, end, _ in windows]):
+            chosen = [windows[w] for w in batch]
+            losses = self._losses([sequences[n][begin:end] for n, begin, end, _ in chosen], [new for *_, new in chosen])
+            for (number, _, end, new), of_window in zip(chosen, losses, strict=True):
+                yield number, slice(end - 1 - new, end - 1), of_window
             done += len(batch)
             report(done, len(windows))
-        return table
 
     def audited_sides(self) -> tuple[Sequence[str], Sequence[str]]:
         """Members and others of the audit. Raises NotMeasured where there are none."""
@@ -404,8 +412,16 @@ class Evaluation:
 
     @cached_property
     def audited_log_probs(self) -> list[np.ndarray]:
-        """The `token_log_probs` of each audited member, then of each other text."""
-        return self.token_log_probs([self.encode(text)[0] for text in self.audited.texts], "audit")
+        """Of each audited member, then of each other text: (L - 1,) log-probabilities of all its tokens but the start.
+
+        One longer than the context is read through windows, see `likelihoods`: were its beginning cut off, models with
+        other tokenizers would be asked about other parts of it.
+        """
+        encoded = [self.encode(text)[0] for text in self.audited.texts]
+        found = [np.zeros(len(ids) - 1) for ids in encoded]
+        for number, places, losses in self._losses_through_windows(encoded, "audit"):
+            found[number][places] = -losses.numpy()
+        return found
 
     @cached_property
     def audited_losses(self) -> np.ndarray:
