@@ -102,6 +102,7 @@ class Evaluation:
     control: Callable[[], np.ndarray] | None = None
 
     def __post_init__(self) -> None:
+        self.data_read: set[Path] = set()  # files of the benchmark data, as metrics come to them
         self.swapper = self.swapper or Swapper(self.wordlist)
         self.documents = [as_given(document, self.tokenizer) for document in self.documents]
 
@@ -117,6 +118,8 @@ class Evaluation:
         path = Path(self.settings.data, *parts)
         if not path.exists():
             raise NotMeasured(f"{where} is not in the folder of the benchmark data, {self.settings.data}")
+        if path.is_file():
+            self.data_read.add(path)
         return path
 
     @property

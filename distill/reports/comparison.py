@@ -25,7 +25,7 @@ from distill.reports.findings import (
     ratio_cell,
 )
 from distill.reports.page import model_style, render, trade_off_charts
-from distill.reports.side_by_side import checkpoints, tokens_read
+from distill.reports.side_by_side import checkpoints, measured_with, tokens_read
 from distill.scoring.scores_file import read_scores
 
 FILES = ("report.html", "report.md", "scores.csv")
@@ -39,6 +39,7 @@ _ALIKE = {
     "bytes of held-out text": ("held_out", "bytes"),
 }
 _READ = "tokens read at once"
+_AUDIT = {"audited": "audited texts", "reference": "reference of the audit", "control": "control of the audit"}
 _OF_SCORE = ("value", "low", "high", "n", "ideal", "direction", "undetected")
 _COLUMNS = ("run", "model", "score", *_OF_SCORE, "ratio_to_plain", "ratio_low", "ratio_high")
 
@@ -157,7 +158,21 @@ def differing(runs: Sequence[Run]) -> list[list[str]]:
     rows += [[what, *(_shown(run.scores["settings"][s].get(k)) for run in runs)] for what, (s, k) in _ALIKE.items()]
     rows += [["decoding", *(_shown(run.scores["settings"]["decoding"]) for run in runs)]]
     rows += [[_READ, *(", ".join(tokens_read(run.scores)) or _shown(None) for run in runs)]]
-    return [row for row in rows if len(set(row[1:])) > 1]
+    return [row for row in rows if len(set(row[1:])) > 1] + _measured_with_others(runs)
+
+
+def _measured_with_others(runs: Sequence[Run]) -> list[list[str]]:
+    """The rows of what was read beside prompts and texts, where two runs are known to have read another."""
+    found = []
+    for run in runs:
+        told = run.scores["settings"].get("measured_with", {})
+        found.append(measured_with(run.scores) | {_AUDIT[key]: told[key] for key in _AUDIT if told.get(key)})
+    names = dict.fromkeys(name for of_run in found for name in of_run)
+    return [
+        [name, *(_shown(of_run.get(name)) for of_run in found)]
+        for name in names
+        if len({of_run[name] for of_run in found if name in of_run}) > 1
+    ]
 
 
 def _shown(value: Any) -> str:
@@ -167,7 +182,8 @@ def _shown(value: Any) -> str:
 
 def warnings(runs: Sequence[Run]) -> list[str]:
     """What keeps the runs from being compared number by number, a sentence each."""
-    unlike = [row[0] for row in differing(runs) if row[0] in (*_ALIKE, "decoding", _READ)]
+    others = [row[0] for row in _measured_with_others(runs)]
+    unlike = [row[0] for row in differing(runs) if row[0] in (*_ALIKE, "decoding", _READ, *others)]
     found = []
     if unlike:
         found.append(

@@ -215,6 +215,36 @@ def test_prompts_in_a_template_and_other_windows_are_not_measured_alike(change, 
     assert "Not measured alike" not in warnings(same)[0]
 
 
+@pytest.mark.parametrize(
+    ("key", "what"),
+    [
+        ("toxicity_model", "classifier of toxicity"),
+        ("regard_model", "classifier of regard"),
+        ("word_vectors", "word vectors"),
+        ("audited", "audited texts"),
+        ("reference", "reference of the audit"),
+        ("control", "control of the audit"),
+        ("", "benchmark files of bbq"),
+    ],
+)
+def test_what_else_was_read_is_compared_where_both_runs_tell_it(key, what, toy_scores, tmp_path):
+    def run(name, told):
+        scores = copy.deepcopy(toy_scores)
+        if key and told:
+            scores["settings"]["measured_with"] = {key: told}
+        elif told:
+            scores["models"]["student"]["minimal_pairs"]["details"]["benchmark_files"] = {"bbq": told}
+        return make_run(tmp_path / name, scores)
+
+    one, two, silent = (run(name, told) for name, told in (("one", "a" * 64), ("two", "b" * 64), ("silent", None)))
+    unlike = read_runs([one, two, silent])
+    assert [what, f"{'a' * 12}…", f"{'b' * 12}…", "–"] in differing(unlike)
+    assert f"Not measured alike: {what} differ between" in warnings(unlike)[0]
+    alike = read_runs([one, silent])  # of an older version, or without that score
+    assert not differing(alike)
+    assert "Not measured alike" not in warnings(alike)[0]
+
+
 def test_a_report_loads_neither_torch_nor_a_metric(runs, tmp_path):
     """Of files that carry their cards; the whole command, in a process of its own."""
     code = "import sys\nfrom distill.cli import main\n"

@@ -340,3 +340,41 @@ def test_what_a_notebook_gets_wrong_is_told_before_a_model_is_loaded(checkpoints
     monkeypatch.setattr("distill.scoring.score.score_models", lambda *_, **__: pytest.fail("it went on"))
     with pytest.raises(UserError, match=message):
         score(checkpoints, **settings)
+
+
+def test_what_is_read_beside_prompts_and_texts_is_told_by_its_content(toy_model, toy_tokenizer, tmp_path):
+    """The same figures cannot be expected of other benchmark files, audited texts, classifiers or word vectors."""
+    (tmp_path / "data" / "blimp").mkdir(parents=True)
+
+    def benchmark(name, bad):
+        row = {"sentence_good": "The king saw.", "sentence_bad": bad, "UID": name, "pairID": "0"}
+        (tmp_path / "data" / "blimp" / f"{name}.jsonl").write_text(json.dumps(row))
+
+    for name in ("members", "others"):
+        (tmp_path / f"{name}.jsonl").write_text("".join(f'{{"text": "A {name} was {i}."}}\n' for i in range(20)))
+    audit = {name: str(tmp_path / f"{name}.jsonl") for name in ("members", "others")}
+    models = {"toy": (toy_model(seed=1), toy_tokenizer)}
+
+    def told(**settings):
+        given = {"bootstrap": 20, "metrics": ["blimp", "minimal_pairs"], "data": str(tmp_path / "data")}
+        scores = score(models, folder=tmp_path / "out", **given | settings)
+        of_toy = scores["models"]["toy"]
+        assert "benchmark_files" not in of_toy["minimal_pairs"]["details"]  # sentences of our own
+        return of_toy["blimp"]["details"]["benchmark_files"]["blimp"], scores["settings"].get("measured_with")
+
+    benchmark("a", "The king saws.")
+    first = told()
+    assert first[1] is None
+    assert told() == first  # from the cache
+    (tmp_path / "data" / "blimp" / "LICENSE").write_text("is not read")
+    assert told() == first
+    benchmark("b", "The king saws.")
+    assert (two := told()[0]) != first[0]
+    benchmark("b", "The king seen.")
+    assert told()[0] not in (first[0], two)
+    (tmp_path / "data" / "blimp" / "b.jsonl").unlink()
+    assert told() == first
+    before = told(**audit)
+    assert (before[0], list(before[1])) == (first[0], ["audited"])
+    (tmp_path / "others.jsonl").write_text('{"text": "Something else."}\n' * 20)
+    assert told(**audit)[1]["audited"] != before[1]["audited"]
