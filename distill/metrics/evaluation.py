@@ -41,7 +41,7 @@ from distill.models.matrix_rate import count_forward
 from distill.models.wide_decoding import pass_factor
 from distill.objective.logit_ops import RoleMap
 from distill.recipe import WHILE_TRAINING, ScoreConfig
-from distill.text.conversations import as_given, chat_prompt
+from distill.text.conversations import Conversation, as_given, chat_prompt
 from distill.text.counterfactual import Swapper
 from distill.text.prompts import Prompt, load_prompts, without_listed_words
 from distill.text.role_map import TokenRoles, token_roles
@@ -149,7 +149,8 @@ class Evaluation:
 
         Args:
             parts: `tokenizer`: it counts tokens, or texts that end after a number of tokens, or words that are a token;
-                `context`: it depends on how much of a text is read at once.
+                `context`: it depends on how much of a text is read at once; `conversations`: it reads documents, with
+                whatever a chat template puts around what is said.
         """
         return {part: getattr(self, {"tokenizer": "vocabulary"}.get(part, part)) for part in parts}
 
@@ -162,6 +163,12 @@ class Evaluation:
     def vocabulary(self) -> str:
         """SHA-256 of the tokenizer's entries and their numbers."""
         return hashlib.sha256(json.dumps(self.tokenizer.get_vocab(), sort_keys=True).encode()).hexdigest()
+
+    @cached_property
+    def conversations(self) -> str | None:
+        """SHA-256 of the conversations among the documents as the chat template renders them; None without any."""
+        rendered = [document for document in self.documents if isinstance(document, Conversation)]
+        return hashlib.sha256(json.dumps(rendered).encode()).hexdigest() if rendered else None
 
     @cached_property
     def start(self) -> int:

@@ -39,6 +39,7 @@ _ALIKE = {
     "bytes of held-out text": ("held_out", "bytes"),
 }
 _READ = "tokens read at once"
+_RENDERED = "chat template around held-out text"
 _AUDIT = {"audited": "audited texts", "reference": "reference of the audit", "control": "control of the audit"}
 _OF_SCORE = ("value", "low", "high", "n", "ideal", "direction", "undetected")
 _COLUMNS = ("run", "model", "score", *_OF_SCORE, "ratio_to_plain", "ratio_low", "ratio_high")
@@ -167,6 +168,9 @@ def _measured_with_others(runs: Sequence[Run]) -> list[list[str]]:
     for run in runs:
         told = run.scores["settings"].get("measured_with", {})
         found.append(measured_with(run.scores) | {_AUDIT[key]: told[key] for key in _AUDIT if told.get(key)})
+        facts = run.scores["settings"].get("models", {}).values()
+        if rendered := sorted({of_model["conversations"] for of_model in facts if "conversations" in of_model}):
+            found[-1][_RENDERED] = ", ".join(map(_shown, rendered))
     names = dict.fromkeys(name for of_run in found for name in of_run)
     return [
         [name, *(_shown(of_run.get(name)) for of_run in found)]

@@ -141,11 +141,15 @@ def with_role(scores: Scores, role: str) -> list[str]:
 def cost_of(scores: Scores, several: Iterable[Scores] = ()) -> str:
     """The score by which a figure sets models against one another, `""` without one; see `Card.role`.
 
+    There is none for models that read held-out conversations through other chat templates.
+
     Args:
         scores: Its cards name the scores.
         several: The files that the models come from, where they are not all from this one.
     """
     facts = [of_model for one in (scores, *several) for of_model in one.get("settings", {}).get("models", {}).values()]
+    if len({of_model["conversations"] for of_model in facts if "conversations" in of_model}) > 1:
+        return ""  # tokens and bytes of other text: that of the chat templates counts, too
     alike = len({of_model["tokenizer"] for of_model in facts}) < 2
     role = "cost" if alike else "cost across tokenizers"
     return next(iter(with_role(scores, role)), "")
@@ -717,8 +721,11 @@ def _beyond_scores(scores: Scores) -> Iterator[str]:
             f"Fairness of {' and of '.join(built)}: less disparity in generated text need not mean less of it there."
         )
     if said := missing(_SAID_OF_GROUPS):
-        what = " and ".join([*([", ".join(said[:-1])] if said[1:] else []), said[-1]])
-        yield f"{what.capitalize()} of what is said about each group."
+        named = " and ".join(filter(None, [", ".join(said[:-1]), said[-1]]))
+        yield f"{named.capitalize()} of what is said about each group."
     yield _NEVER_MEASURED
-    forms = "dialogue" if scores["settings"]["prompts"].get("chat") else "dialogue, instructions"
-    yield f"Contexts longer than the prompts and held-out texts; {forms}."
+    settings = scores["settings"]
+    forms = "; dialogue" if settings["prompts"].get("chat") else "; dialogue, instructions"
+    if any("conversations" in of_model for of_model in settings.get("models", {}).values()):
+        forms = ""
+    yield f"Contexts longer than the prompts and held-out texts{forms}."

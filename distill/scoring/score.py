@@ -348,6 +348,7 @@ def _facts(evaluation: Evaluation) -> dict[str, Any]:
         "tokenizer": evaluation.vocabulary,
         "parameters": parameter_count(evaluation.model),
         "bytes": weight_bytes(evaluation.model),
+        **({"conversations": evaluation.conversations} if evaluation.conversations else {}),
     }
 
 

@@ -225,12 +225,16 @@ def test_prompts_in_a_template_and_other_windows_are_not_measured_alike(change, 
         ("reference", "reference of the audit"),
         ("control", "control of the audit"),
         ("", "benchmark files of bbq"),
+        ("conversations", "chat template around held-out text"),
     ],
 )
 def test_what_else_was_read_is_compared_where_both_runs_tell_it(key, what, toy_scores, tmp_path):
     def run(name, told):
         scores = copy.deepcopy(toy_scores)
-        if key and told:
+        if key == "conversations" and told:
+            for facts in scores["settings"]["models"].values():
+                facts["conversations"] = told
+        elif key and told:
             scores["settings"]["measured_with"] = {key: told}
         elif told:
             scores["models"]["student"]["minimal_pairs"]["details"]["benchmark_files"] = {"bbq": told}

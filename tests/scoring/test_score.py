@@ -17,11 +17,12 @@ from distill.cli import main
 from distill.models.architecture import weights_hash
 from distill.models.loading import load_model, load_tokenizer
 from distill.recipe import Recipe, ScoreConfig, TeacherConfig
-from distill.reports.findings import headline, how_measured, told_pairs
+from distill.reports.findings import cost_of, headline, how_measured, not_measured, told_pairs
 from distill.scoring import score as score_module
 from distill.scoring.measure import check_metrics, common_context
 from distill.scoring.score import score, score_models, score_run
 from distill.scoring.scores_file import read_scores, write_scores
+from distill.text.conversations import read_messages
 from distill.text.prompts import load_prompts
 
 
@@ -248,6 +249,39 @@ def test_a_later_model_without_a_chat_template_is_told_before_the_first_is_measu
     chat_tokenizer(toy_tokenizer, "chatml").save_pretrained(folders["teacher"])
     with pytest.raises(UserError, match="student: its tokenizer has no chat template to put prompts into"):
         score(folders, chat=True, metrics=["perplexity"])  # its prompts would not fit into 64 tokens
+
+
+def test_conversations_in_other_chat_templates_are_other_texts(toy_model, toy_tokenizer, short_wordlist, tmp_path):
+    """One vocabulary and one context: only what the templates put around the messages differs."""
+    tokenizers = {name: chat_tokenizer(toy_tokenizer, name) for name in ("headers", "plain")}
+    (size,) = {len(tokenizer) for tokenizer in tokenizers.values()}
+    models = {
+        "one": (toy_model(seed=1, vocab_size=size), tokenizers["headers"]),
+        "two": (toy_model(seed=2, vocab_size=size), tokenizers["headers"]),
+        "other": (toy_model(seed=3, vocab_size=size), tokenizers["plain"]),
+    }
+    metrics = ["perplexity", "bits_per_byte", "equivariance_gap", "corpus_disparity", "minimal_pairs"]
+    settings = ScoreConfig(metrics=metrics, bootstrap=20)
+
+    def scores_of(document):
+        return score_models(models, wordlist=short_wordlist, documents=[document] * 20, prompts=[], settings=settings)
+
+    messages = [{"role": "user", "content": "The nurse lost her coat."}, {"role": "assistant", "content": "She did."}]
+    scores = scores_of(read_messages(messages, "x"))
+    same, unlike = (scores["differences"][pair] for pair in ("two - one", "other - one"))
+    for metric in metrics[:-1]:
+        assert "instead" not in same[metric]
+        assert unlike[metric]["instead"].startswith("no difference: the two models' chat templates put other text")
+    assert "instead" not in unlike["minimal_pairs"]
+    facts = scores["settings"]["models"]
+    assert facts["one"]["conversations"] == facts["two"]["conversations"] != facts["other"]["conversations"]
+    assert cost_of(scores) == ""
+    assert not [line for line in not_measured(scores) if "dialogue" in line]
+    write_scores(scores, tmp_path / "scores.json")  # it is what its schema says
+    plain = scores_of("The nurse lost her coat.")
+    assert "conversations" not in plain["settings"]["models"]["one"]
+    assert "instead" not in plain["differences"]["other - one"]["perplexity"]
+    assert cost_of(plain) == "perplexity"
 
 
 def test_what_cannot_be_scored(folders, short_wordlist, tmp_path):
