@@ -15,12 +15,14 @@ from distill.base.markdown_text import items, table
 from distill.recipe import read_resolved
 from distill.reports.findings import (
     LIMITS,
+    MEMORY,
     all_cards,
     cell,
     cost_of,
     headline,
     label,
     main_pair,
+    memory_heading,
     metrics_of,
     ratio_cell,
 )
@@ -185,7 +187,7 @@ def _shown(value: Any) -> str:
 
 
 def warnings(runs: Sequence[Run]) -> list[str]:
-    """What keeps the runs from being compared number by number, a sentence each."""
+    """What keeps the runs from being compared number by number, and what membership may be instead, a sentence each."""
     others = [row[0] for row in _measured_with_others(runs)]
     unlike = [row[0] for row in differing(runs) if row[0] in (*_ALIKE, "decoding", _READ, *others)]
     found = []
@@ -194,6 +196,8 @@ def warnings(runs: Sequence[Run]) -> list[str]:
             f"Not measured alike: {', '.join(unlike)} differ between the runs. Compare the ratios within each run, "
             "not the values across runs."
         )
+    headings = {run.label: memory_heading(run.scores) for run in runs}
+    found += [f"{name}: {heading}." for name, heading in headings.items() if heading != MEMORY]
     if len(runs) > 1:
         found.append(
             "Only models of one run are paired: between runs, compare intervals, and mind that they do not show what "
@@ -209,7 +213,7 @@ def _checkpoints(runs: Sequence[Run]) -> dict[str, Mapping[str, Any]]:
 
 def _score_table(runs: Sequence[Run]) -> tuple[list[str], list[list[str]]]:
     rows = _checkpoints(runs)
-    metrics = metrics_of({"models": rows})
+    metrics = metrics_of({"models": rows, "cards": all_cards(run.scores for run in runs)})
     headings = ["no.", "checkpoint", *_labels(runs, metrics)]
     return headings, [
         [str(number), name, *(cell(of_model.get(metric)) for metric in metrics)]

@@ -14,8 +14,18 @@ from hypothesis import strategies as st
 from shared import REPOSITORY
 
 from distill.cli import main
+from distill.metrics import card_dicts
 from distill.recipe import Recipe, TargetConfig, write_recipe
-from distill.reports.comparison import FILES, differing, harmless, read_runs, score_records, warnings, write_comparison
+from distill.reports.comparison import (
+    FILES,
+    comparison_markdown,
+    differing,
+    harmless,
+    read_runs,
+    score_records,
+    warnings,
+    write_comparison,
+)
 from distill.reports.findings import cell, headline
 from distill.scoring.scores_file import write_scores
 
@@ -213,6 +223,27 @@ def test_prompts_in_a_template_and_other_windows_are_not_measured_alike(change, 
     assert f"Not measured alike: {what} differ" in warnings(found)[0]
     same = read_runs([runs[0], make_run(tmp_path / "four", copy.deepcopy(toy_scores))])
     assert "Not measured alike" not in warnings(same)[0]
+
+
+def test_what_models_remember_stands_last_with_its_warning(toy_scores, tmp_path):
+    """Without a reference, the loss of a hard text is no lack of memory: a table alone does not show it."""
+    asked = {"members": 100, "others": 100, "reference_alone_auc": 0.5, "reference": "none", "control": "none: chance"}
+    runs = {}
+    for name, reference in (("plain", "yes"), ("bare", "none")):
+        scores = copy.deepcopy(toy_scores)
+        for model, of_model in scores["models"].items():
+            entry = of_model["perplexity"] | {"details": asked | {"reference": reference}}
+            scores["models"][model] = {"membership_excess_auc": entry} | of_model
+        scores["cards"] = card_dicts(["membership_excess_auc"]) | scores["cards"]
+        runs[name] = make_run(tmp_path / name, scores)
+    found = read_runs(list(runs.values()))
+    told = "bare: what it remembers, without a reference or a control: how hard a text is counts, too."
+    assert [line for line in warnings(found) if "remembers" in line] == [told]
+    write_comparison(found, tmp_path / "out")
+    for name in ("report.html", "report.md"):
+        assert told in (tmp_path / "out" / name).read_text(encoding="utf-8").replace("\\", "")
+    (headings, *_) = [line for line in comparison_markdown(found).splitlines() if line.startswith("| no. |")]
+    assert headings.endswith("| membership, excess AUC |")
 
 
 @pytest.mark.parametrize(
