@@ -79,7 +79,7 @@ class Evaluation:
         seed: Seed of sampling and resampling.
         swapper: The word list's swapper, if there is one already.
         progress: Called with (what, done, in all).
-        judge: A model (and its tokenizer) that judges continuations: the teacher; None where there is none.
+        judge: A model (and its tokenizer) that judges continuations: the first of several; None: there is none.
         common: The smallest context of all models that this one is compared with, in tokens; None for no limit.
         audited: Texts that the model was trained on, others, and canaries.
         reference: Gives the `audited_losses` of a model that the texts are new to; None where there is none.

@@ -41,6 +41,7 @@ _ALIKE = {
     "bytes of held-out text": ("held_out", "bytes"),
 }
 _READ = "tokens read at once"
+_JUDGED, _JUDGE = "continuation_perplexity", "first model, which judges continuations"
 _RENDERED = "chat template around held-out text"
 _AUDIT = {"audited": "audited texts", "reference": "reference of the audit", "control": "control of the audit"}
 _OF_SCORE = ("value", "low", "high", "n", "ideal", "direction", "undetected")
@@ -170,6 +171,9 @@ def _measured_with_others(runs: Sequence[Run]) -> list[list[str]]:
     for run in runs:
         told = run.scores["settings"].get("measured_with", {})
         found.append(measured_with(run.scores) | {_AUDIT[key]: told[key] for key in _AUDIT if told.get(key)})
+        weights = run.scores["settings"].get("weights", {})
+        if weights and any(of.get(_JUDGED, {}).get("value") is not None for of in run.scores["models"].values()):
+            found[-1][_JUDGE] = next(iter(weights.values()))
         facts = run.scores["settings"].get("models", {}).values()
         if rendered := sorted({of_model["conversations"] for of_model in facts if "conversations" in of_model}):
             found[-1][_RENDERED] = ", ".join(map(_shown, rendered))

@@ -225,6 +225,22 @@ def test_prompts_in_a_template_and_other_windows_are_not_measured_alike(change, 
     assert "Not measured alike" not in warnings(same)[0]
 
 
+def test_continuations_that_another_model_judged_are_not_measured_alike(toy_scores, tmp_path):
+    """The judge is the first model that was scored: in other files it is another, also in older ones."""
+    folders = []
+    for first, judged in (("a", True), ("a", True), ("b", True), ("c", False)):
+        scores = copy.deepcopy(toy_scores)
+        scores["settings"]["weights"]["teacher"] = first * 64
+        for of_model in scores["models"].values():
+            of_model["continuation_perplexity"] = of_model["perplexity"] | ({} if judged else {"value": None})
+        folders.append(make_run(tmp_path / str(len(folders)), scores))
+    one, same, other, silent = folders
+    told = "Not measured alike: first model, which judges continuations differ"
+    assert told in warnings(read_runs([one, other]))[0]
+    assert told in warnings(read_runs([one, f"{other}/student"]))[0]
+    assert not any("Not measured alike" in line for line in warnings(read_runs([one, same, silent])))
+
+
 def test_what_models_remember_stands_last_with_its_warning(toy_scores, tmp_path):
     """Without a reference, the loss of a hard text is no lack of memory: a table alone does not show it."""
     asked = {"members": 100, "others": 100, "reference_alone_auc": 0.5, "reference": "none", "control": "none: chance"}
