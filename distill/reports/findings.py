@@ -397,13 +397,20 @@ def worse_sentence(looked_at: Mapping[str, Mapping[str, Any]], owner: str) -> li
         owner: The other model, in words.
     """
     told = {name: entry for name, entry in looked_at.items() if entry["low"] is not None}
-    worse = [f"{name} by {cell(entry)}" for name, entry in told.items() if entry["low"] > 0]
+    worse = [f"{name} by {_small_cell(entry)}" for name, entry in told.items() if entry["low"] > 0]
     if not worse:
         return []
     return [
         f"Worse than with {owner}: {', '.join(worse)} ({len(worse)} of {len(told)} scores beside "
         "what is mitigated; chance alone puts 1 in 40 here)."
     ]
+
+
+def _small_cell(entry: Mapping[str, Any]) -> str:
+    """A cell of what is more than 0, which none of its numbers may seem to be."""
+    ends = (entry[key] for key in ("value", "low", "high"))
+    value, low, high = (number(end) if end >= 0.001 else f"{end:.2g}" for end in ends)
+    return f"{value} [{low}, {high}]"
 
 
 def _of_one_model(scores: Scores, name: str) -> str:

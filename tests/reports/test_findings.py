@@ -26,6 +26,7 @@ from distill.reports.findings import (
     showing,
     source_name,
     with_role,
+    worse_sentence,
 )
 from distill.reports.page import run_page
 from distill.reports.report import report_markdown
@@ -191,6 +192,17 @@ def test_what_a_mitigation_broke_stands_in_the_headline():
     )
     del found["crows_pairs_religion"], found["agreement_kept"]
     assert headline(scores) == before
+
+
+def test_what_is_worse_by_little_is_not_called_worse_by_nothing():
+    def said(value, low, high):
+        return worse_sentence({"agreement": {"value": value, "low": low, "high": high}}, "plain")
+
+    (little,) = said(0.00042, 0.0001, 0.0012)
+    assert "agreement by 0.00042 [0.0001, 0.001] (1 of 1" in little
+    (more,) = said(0.01234, 0.0012, 0.02345)
+    assert "agreement by 0.012 [0.001, 0.023] (1 of 1" in more
+    assert said(0.0004, 0.0, 0.001) == []
 
 
 def test_the_headline_of_fewer_models():
