@@ -214,3 +214,11 @@ def test_compute_heeds_the_reference_and_the_control(toy_model, toy_tokenizer, a
     assert found["details"]["reference"] == found["details"]["control"] == "yes"
     without = metric.compute(model=models["asked"], tokenizer=toy_tokenizer, bootstrap=200, **files)
     assert without["membership_excess_auc"]["value"] != found["value"]
+
+
+def test_what_is_no_number_tells_no_member(toy_model, audited):
+    """Its positions from the fifth on are damaged: what it says there is no number, which is neither more nor less."""
+    model = toy_model()
+    torch.nn.init.constant_(model.transformer.wpe.weight[5:], math.nan)
+    for found in all_scored("membership_inference", audited(model, reference=np.zeros(50))).values():
+        assert (found.value, found.low) == (None, None)

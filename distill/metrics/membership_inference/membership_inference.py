@@ -129,7 +129,12 @@ def true_positives(signal: np.ndarray, is_member: np.ndarray, weights: np.ndarra
 
 
 def _curve(signal: np.ndarray, is_member: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(..., G + 1) members and others above each of G different thresholds, from none to all."""
+    """(..., G + 1) members and others above each of G different thresholds, from none to all.
+
+    NaN where a signal is: it is above none, nor below.
+    """
+    if np.isnan(signal).any():
+        return (np.full((*weights.shape[:-1], 2), np.nan),) * 2
     order = np.argsort(-signal, kind="stable")
     last = np.append(np.flatnonzero(np.diff(signal[order])), len(order) - 1)  # of each run of equal signals
     found = []
