@@ -118,6 +118,7 @@ def data_files(evaluation: Evaluation, folder: str) -> list[Path]:
     for first, second in pairwise(found):
         if first.name.split(".jsonl")[0] == second.name.split(".jsonl")[0]:
             raise UserError(f"{first} and {second.name} beside it would be read both; remove one of them")
+    evaluation.data_read.update(found)
     return found
 
 

@@ -314,6 +314,8 @@ def no_difference(first: Outcome, second: Outcome) -> str | None:
     ours, theirs = first.ruler.get("context"), second.ruler.get("context")
     if ours != theirs:
         return f"no difference: the text was read through windows of {ours} and of {theirs} tokens"
+    if first.ruler.get("conversations") != second.ruler.get("conversations"):
+        return "no difference: the two models' chat templates put other text around what is said in the conversations"
     return None
 
 

@@ -42,7 +42,7 @@ from distill.models.matrix_rate import count_forward
 from distill.models.wide_decoding import pass_factor
 from distill.objective.logit_ops import RoleMap
 from distill.recipe import WHILE_TRAINING, ScoreConfig
-from distill.text.conversations import as_given, chat_prompt
+from distill.text.conversations import Conversation, as_given, chat_prompt
 from distill.text.counterfactual import Swapper
 from distill.text.prompts import Prompt, load_prompts, without_listed_words
 from distill.text.role_map import TokenRoles, token_roles
@@ -80,7 +80,7 @@ class Evaluation:
         seed: Seed of sampling and resampling.
         swapper: The word list's swapper, if there is one already.
         progress: Called with (what, done, in all).
-        judge: A model (and its tokenizer) that judges continuations: the teacher; None where there is none.
+        judge: A model (and its tokenizer) that judges continuations: the first of several; None: there is none.
         common: The smallest context of all models that this one is compared with, in tokens; None for no limit.
         audited: Texts that the model was trained on, others, and canaries.
         reference: Gives the `audited_losses` of a model that the texts are new to; None where there is none.
@@ -103,6 +103,7 @@ class Evaluation:
     control: Callable[[], np.ndarray] | None = None
 
     def __post_init__(self) -> None:
+        self.data_read: set[Path] = set()  # files of the benchmark data, as metrics come to them
         self.swapper = self.swapper or Swapper(self.wordlist)
         self.documents = [as_given(document, self.tokenizer) for document in self.documents]
 
@@ -118,6 +119,8 @@ class Evaluation:
         path = Path(self.settings.data, *parts)
         if not path.exists():
             raise NotMeasured(f"{where} is not in the folder of the benchmark data, {self.settings.data}")
+        if path.is_file():
+            self.data_read.add(path)
         return path
 
     @property
@@ -147,7 +150,8 @@ class Evaluation:
 
         Args:
             parts: `tokenizer`: it counts tokens, or texts that end after a number of tokens, or words that are a token;
-                `context`: it depends on how much of a text is read at once.
+                `context`: it depends on how much of a text is read at once; `conversations`: it reads documents, with
+                whatever a chat template puts around what is said.
         """
         return {part: getattr(self, {"tokenizer": "vocabulary"}.get(part, part)) for part in parts}
 
@@ -160,6 +164,12 @@ class Evaluation:
     def vocabulary(self) -> str:
         """SHA-256 of the tokenizer's entries and their numbers."""
         return hashlib.sha256(json.dumps(self.tokenizer.get_vocab(), sort_keys=True).encode()).hexdigest()
+
+    @cached_property
+    def conversations(self) -> str | None:
+        """SHA-256 of the conversations among the documents as the chat template renders them; None without any."""
+        rendered = [document for document in self.documents if isinstance(document, Conversation)]
+        return hashlib.sha256(json.dumps(rendered).encode()).hexdigest() if rendered else None
 
     @cached_property
     def start(self) -> int:
@@ -382,20 +392,28 @@ class Evaluation:
         context is read through windows that move by the stride: every token is counted once, in the first window that
         holds it, so that all but the first stretch have at least context - stride tokens before them.
         """
-        windows: list[tuple[int, list[int], int]] = []  # document, tokens, how many of the last are counted
-        table = np.zeros((len(self.documents), 3))
-        for number, document in enumerate(self.documents):
-            ids, _ = self.encode(document)
-            table[number, 1:] = len(ids) - 1, len(document.encode())
-            windows += [(number, ids[begin:end], new) for begin, end, new in self._windows(len(ids))]
-        done, report = 0, self.report("likelihood")
-        for batch in self.batches([len(ids) for _, ids, _ in windows]):
-            losses = self._losses([windows[w][1] for w in batch], [windows[w][2] for w in batch])
-            for w, of_window in zip(batch, losses, strict=True):
-                table[windows[w][0], 0] += of_window.sum().item()
+        encoded = [self.encode(document)[0] for document in self.documents]
+        sizes = [(0, len(ids) - 1, len(text.encode())) for ids, text in zip(encoded, self.documents, strict=True)]
+        table = np.array(sizes, dtype=float).reshape(-1, 3)
+        for number, _, losses in self._losses_through_windows(encoded, "likelihood"):
+            table[number, 0] += losses.sum().item()
+        return table
+
+    def _losses_through_windows(self, sequences: Sequence[list[int]], what: str) -> Iterator[tuple[int, slice, Tensor]]:
+        """-log P of every token but the first of each sequence, window by window, read as `likelihoods` tells.
+
+        Yields:
+            The number of a sequence, which of its tokens behind the first a window counts, and their losses, float64.
+        """
+        windows = [(number, *window) for number, ids in enumerate(sequences) for window in self._windows(len(ids))]
+        done, report = 0, self.report(what)
+        for batch in self.batches([end - begin for _, begin, end, _ in windows]):
+            chosen = [windows[w] for w in batch]
+            losses = self._losses([sequences[n][begin:end] for n, begin, end, _ in chosen], [new for *_, new in chosen])
+            for (number, _, end, new), of_window in zip(chosen, losses, strict=True):
+                yield number, slice(end - 1 - new, end - 1), of_window
             done += len(batch)
             report(done, len(windows))
-        return table
 
     def audited_sides(self) -> tuple[Sequence[str], Sequence[str]]:
         """Members and others of the audit. Raises NotMeasured where there are none."""
@@ -405,8 +423,16 @@ class Evaluation:
 
     @cached_property
     def audited_log_probs(self) -> list[np.ndarray]:
-        """The `token_log_probs` of each audited member, then of each other text."""
-        return self.token_log_probs([self.encode(text)[0] for text in self.audited.texts], "audit")
+        """Of each audited member, then of each other text: (L - 1,) log-probabilities of all its tokens but the start.
+
+        One longer than the context is read through windows, see `likelihoods`: were its beginning cut off, models with
+        other tokenizers would be asked about other parts of it.
+        """
+        encoded = [self.encode(text)[0] for text in self.audited.texts]
+        found = [np.zeros(len(ids) - 1) for ids in encoded]
+        for number, places, losses in self._losses_through_windows(encoded, "audit"):
+            found[number][places] = -losses.numpy()
+        return found
 
     @cached_property
     def audited_losses(self) -> np.ndarray:

@@ -16,11 +16,21 @@ MAX_TOKENS = 128  # Of a text, start token included: the same for every model wh
 
 
 def remembered(evaluation: Evaluation, key: Any, make: Callable[[], Any]) -> Any:
-    """What `make` returns, kept with the evaluation, so that metrics that share it compute it once."""
+    """What `make` returns, kept with the evaluation, so that metrics that share it compute it once.
+
+    The files of the benchmark data that it read count as read for each of these metrics.
+    """
     kept = vars(evaluation).setdefault("_remembered", {})
+    before = evaluation.data_read
     if key not in kept:
-        kept[key] = make()
-    return kept[key]
+        evaluation.data_read = set()
+        try:
+            kept[key] = make(), evaluation.data_read
+        finally:
+            evaluation.data_read = before | evaluation.data_read
+    made, files = kept[key]
+    evaluation.data_read |= files
+    return made
 
 
 def max_tokens(evaluation: Evaluation) -> int:

@@ -46,7 +46,7 @@ class TextClassifier:
         factor = pass_factor(self.model.device)
         # Without a padding token it cannot tell where a text ends.
         rows, pad = (1, 0) if pad is None else (factor * _MAX_ROWS, pad)
-        limit = min(own_context(self.model.config) or 10**6, self.tokenizer.model_max_length)
+        limit = min(_positions(self.model) or 10**6, self.tokenizer.model_max_length)
         ids = self.tokenizer(list(texts), truncation=True, max_length=limit)["input_ids"] if texts else []
         ids = [one or [pad] for one in ids]
         order = sorted(range(len(ids)), key=lambda i: -len(ids[i]))
@@ -98,6 +98,18 @@ def load_classifier(path: str, device: Any = "cpu") -> TextClassifier:
         config.pad_token_id = pad  # or else transformers, which finds a text's end by it, refuses several texts at once
     labels = tuple(_plain(model.config.id2label[number]) for number in range(model.config.num_labels))
     return TextClassifier(path, model.eval().to(device), tokenizer, labels)
+
+
+def _positions(model: PreTrainedModel) -> int | None:
+    """How many tokens of a text have a position; `None` where there is no limit.
+
+    Models like RoBERTa, whose table of positions has a row for padding, count from the one behind it: the rows up to it
+    are no text's.
+    """
+    for name, module in model.named_modules():
+        if name.endswith(".position_embeddings") and getattr(module, "padding_idx", None) is not None:
+            return module.num_embeddings - module.padding_idx - 1
+    return own_context(model.config)
 
 
 def _plain(label: str) -> str:

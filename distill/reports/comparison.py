@@ -15,17 +15,19 @@ from distill.base.markdown_text import items, table
 from distill.recipe import read_resolved
 from distill.reports.findings import (
     LIMITS,
+    MEMORY,
     all_cards,
     cell,
     cost_of,
     headline,
     label,
     main_pair,
+    memory_heading,
     metrics_of,
     ratio_cell,
 )
 from distill.reports.page import model_style, render, trade_off_charts
-from distill.reports.side_by_side import checkpoints, tokens_read
+from distill.reports.side_by_side import checkpoints, measured_with, tokens_read
 from distill.scoring.scores_file import read_scores
 
 FILES = ("report.html", "report.md", "scores.csv")
@@ -39,6 +41,9 @@ _ALIKE = {
     "bytes of held-out text": ("held_out", "bytes"),
 }
 _READ = "tokens read at once"
+_JUDGED, _JUDGE = "continuation_perplexity", "first model, which judges continuations"
+_RENDERED = "chat template around held-out text"
+_AUDIT = {"audited": "audited texts", "reference": "reference of the audit", "control": "control of the audit"}
 _OF_SCORE = ("value", "low", "high", "n", "ideal", "direction", "undetected")
 _COLUMNS = ("run", "model", "score", *_OF_SCORE, "ratio_to_plain", "ratio_low", "ratio_high")
 
@@ -157,7 +162,27 @@ def differing(runs: Sequence[Run]) -> list[list[str]]:
     rows += [[what, *(_shown(run.scores["settings"][s].get(k)) for run in runs)] for what, (s, k) in _ALIKE.items()]
     rows += [["decoding", *(_shown(run.scores["settings"]["decoding"]) for run in runs)]]
     rows += [[_READ, *(", ".join(tokens_read(run.scores)) or _shown(None) for run in runs)]]
-    return [row for row in rows if len(set(row[1:])) > 1]
+    return [row for row in rows if len(set(row[1:])) > 1] + _measured_with_others(runs)
+
+
+def _measured_with_others(runs: Sequence[Run]) -> list[list[str]]:
+    """The rows of what was read beside prompts and texts, where two runs are known to have read another."""
+    found = []
+    for run in runs:
+        told = run.scores["settings"].get("measured_with", {})
+        found.append(measured_with(run.scores) | {_AUDIT[key]: told[key] for key in _AUDIT if told.get(key)})
+        weights = run.scores["settings"].get("weights", {})
+        if weights and any(of.get(_JUDGED, {}).get("value") is not None for of in run.scores["models"].values()):
+            found[-1][_JUDGE] = next(iter(weights.values()))
+        facts = run.scores["settings"].get("models", {}).values()
+        if rendered := sorted({of_model["conversations"] for of_model in facts if "conversations" in of_model}):
+            found[-1][_RENDERED] = ", ".join(map(_shown, rendered))
+    names = dict.fromkeys(name for of_run in found for name in of_run)
+    return [
+        [name, *(_shown(of_run.get(name)) for of_run in found)]
+        for name in names
+        if len({of_run[name] for of_run in found if name in of_run}) > 1
+    ]
 
 
 def _shown(value: Any) -> str:
@@ -166,14 +191,17 @@ def _shown(value: Any) -> str:
 
 
 def warnings(runs: Sequence[Run]) -> list[str]:
-    """What keeps the runs from being compared number by number, a sentence each."""
-    unlike = [row[0] for row in differing(runs) if row[0] in (*_ALIKE, "decoding", _READ)]
+    """What keeps the runs from being compared number by number, and what membership may be instead, a sentence each."""
+    others = [row[0] for row in _measured_with_others(runs)]
+    unlike = [row[0] for row in differing(runs) if row[0] in (*_ALIKE, "decoding", _READ, *others)]
     found = []
     if unlike:
         found.append(
             f"Not measured alike: {', '.join(unlike)} differ between the runs. Compare the ratios within each run, "
             "not the values across runs."
         )
+    headings = {run.label: memory_heading(run.scores) for run in runs}
+    found += [f"{name}: {heading}." for name, heading in headings.items() if heading != MEMORY]
     if len(runs) > 1:
         found.append(
             "Only models of one run are paired: between runs, compare intervals, and mind that they do not show what "
@@ -189,7 +217,7 @@ def _checkpoints(runs: Sequence[Run]) -> dict[str, Mapping[str, Any]]:
 
 def _score_table(runs: Sequence[Run]) -> tuple[list[str], list[list[str]]]:
     rows = _checkpoints(runs)
-    metrics = metrics_of({"models": rows})
+    metrics = metrics_of({"models": rows, "cards": all_cards(run.scores for run in runs)})
     headings = ["no.", "checkpoint", *_labels(runs, metrics)]
     return headings, [
         [str(number), name, *(cell(of_model.get(metric)) for metric in metrics)]

@@ -19,13 +19,10 @@ from distill.reports.privacy_notes import privacy_row
 
 Scores = Mapping[str, Any]
 
-NOT_MEASURED = (
-    "Fairness of embeddings and of classifiers built on the model: less disparity in generated text need not mean less "
-    "of it there.",
-    "Sentiment, regard and toxicity of what is said about each group.",
-    "Groups that the word list does not name; names and nicknames; languages other than the word list's.",
-    "Contexts longer than the prompts and held-out texts, dialogue, instructions.",
-)
+# What a report names as not measured -> beginnings of the names of the scores that measure it.
+_BUILT_ON_IT = {"embeddings": ("weat", "seat", "ceat"), "classifiers built on the model": ("hatexplain", "occupation_")}
+_SAID_OF_GROUPS = {"sentiment": "sentiment_gap", "regard": "regard_gap", "toxicity": "toxicity_gap"}
+_NEVER_MEASURED = "Groups that the word list does not name; names and nicknames; languages other than the word list's."
 LIMITS = (
     "A word list with two groups is a limit: people whom neither column names go unseen, and a number close to its "
     "ideal says nothing about them.",
@@ -144,11 +141,15 @@ def with_role(scores: Scores, role: str) -> list[str]:
 def cost_of(scores: Scores, several: Iterable[Scores] = ()) -> str:
     """The score by which a figure sets models against one another, `""` without one; see `Card.role`.
 
+    There is none for models that read held-out conversations through other chat templates.
+
     Args:
         scores: Its cards name the scores.
         several: The files that the models come from, where they are not all from this one.
     """
     facts = [of_model for one in (scores, *several) for of_model in one.get("settings", {}).get("models", {}).values()]
+    if len({of_model["conversations"] for of_model in facts if "conversations" in of_model}) > 1:
+        return ""  # tokens and bytes of other text: that of the chat templates counts, too
     alike = len({of_model["tokenizer"] for of_model in facts}) < 2
     role = "cost" if alike else "cost across tokenizers"
     return next(iter(with_role(scores, role)), "")
@@ -359,9 +360,11 @@ def _in_fewer_bits(scores: Scores, name: str) -> list[str]:
     sentences = []
     for copy in (model for model in scores["models"] if in_full(model) == name):
         found, bits = scores["differences"].get(f"{copy} - {name}", {}), copy.rpartition(" ")[2]
-        looked_at = [m for m in (*headliners(scores), *with_role(scores, "cost")) if _has_ratio(found.get(m))]
+        heads = headliners(scores)
+        looked_at = [m for m in (*heads, *with_role(scores, "cost")) if _has_ratio(found.get(m))]
         told = [_less(found[m], plain_label(scores, m), 1) for m in looked_at if _is_clear(found[m])]
-        said = f"{' and '.join(told)} than in full" if told else "no clear change of disparity or perplexity"
+        unchanged = dict.fromkeys("disparity" if m in heads else label(scores, m) for m in looked_at)
+        said = f"{' and '.join(told)} than in full" if told else f"no clear change of {' or '.join(unchanged)}"
         if looked_at:
             sentences.append(f"In {bits}: {said}.")
         sentences += _side_effects(scores, found, "the same model in full")
@@ -394,13 +397,20 @@ def worse_sentence(looked_at: Mapping[str, Mapping[str, Any]], owner: str) -> li
         owner: The other model, in words.
     """
     told = {name: entry for name, entry in looked_at.items() if entry["low"] is not None}
-    worse = [f"{name} by {cell(entry)}" for name, entry in told.items() if entry["low"] > 0]
+    worse = [f"{name} by {_small_cell(entry)}" for name, entry in told.items() if entry["low"] > 0]
     if not worse:
         return []
     return [
         f"Worse than with {owner}: {', '.join(worse)} ({len(worse)} of {len(told)} scores beside "
         "what is mitigated; chance alone puts 1 in 40 here)."
     ]
+
+
+def _small_cell(entry: Mapping[str, Any]) -> str:
+    """A cell of what is more than 0, which none of its numbers may seem to be."""
+    ends = (entry[key] for key in ("value", "low", "high"))
+    value, low, high = (number(end) if end >= 0.001 else f"{end:.2g}" for end in ends)
+    return f"{value} [{low}, {high}]"
 
 
 def _of_one_model(scores: Scores, name: str) -> str:
@@ -698,10 +708,31 @@ def undefined_scores(scores: Scores) -> list[str]:
 
 
 def not_measured(scores: Scores) -> list[str]:
-    """What the scores do not tell."""
+    """What the scores do not tell: what no model has a value of, what was not asked for, what is undefined and why."""
     others = scores["not_asked"]
     asked = (
         f"Not asked for: {', '.join(others)}. A recipe's scores.metrics and the option --metrics of distill score list "
         "what is measured; most of these need data of your own."
     )
-    return [*NOT_MEASURED, *([asked] if others else []), *undefined_scores(scores)]
+    return [*_beyond_scores(scores), *([asked] if others else []), *undefined_scores(scores)]
+
+
+def _beyond_scores(scores: Scores) -> Iterator[str]:
+    measured = {metric for of_model in scores["models"].values() for metric in _with_value(of_model)}
+
+    def missing(kinds: Mapping[str, str | tuple[str, ...]]) -> list[str]:
+        return [kind for kind, names in kinds.items() if not any(metric.startswith(names) for metric in measured)]
+
+    if built := missing(_BUILT_ON_IT):
+        yield (
+            f"Fairness of {' and of '.join(built)}: less disparity in generated text need not mean less of it there."
+        )
+    if said := missing(_SAID_OF_GROUPS):
+        named = " and ".join(filter(None, [", ".join(said[:-1]), said[-1]]))
+        yield f"{named.capitalize()} of what is said about each group."
+    yield _NEVER_MEASURED
+    settings = scores["settings"]
+    forms = "; dialogue" if settings["prompts"].get("chat") else "; dialogue, instructions"
+    if any("conversations" in of_model for of_model in settings.get("models", {}).values()):
+        forms = ""
+    yield f"Contexts longer than the prompts and held-out texts{forms}."

@@ -30,6 +30,12 @@ DRAWN = 9_999  # Orders drawn for more.
 MIN_CHECKPOINTS = 3  # A correlation of fewer is 1 or -1.
 FEWEST_MODELS = 8  # Of fewer, no correlation is shown: many pairs are looked at, and chance makes some of them agree.
 
+_MEASURED_WITH = {
+    "regard_model": "classifier of regard",
+    "toxicity_model": "classifier of toxicity",
+    "word_vectors": "word vectors",
+}
+
 Scores = Mapping[str, Mapping[str, Any]]  # Name of a score -> its entry in scores.json.
 
 
@@ -60,10 +66,13 @@ def measured_alike(files: Mapping[str, Mapping[str, Any]], like: str) -> dict[st
     """
     wanted = _ruler(files[like])
     seen: set[str] = set()
-    found = {}
+    found: dict[str, dict[str, Any]] = {}
+    known: dict[str, str] = {}
     for name in (like, *(name for name in files if name != like)):
-        if _ruler(files[name]) != wanted:
+        own = measured_with(files[name])
+        if _ruler(files[name]) != wanted or any(known.get(what, own[what]) != own[what] for what in own):
             continue
+        known |= own
         weights = files[name]["settings"].get("weights", {})
         new = [model for model in files[name]["models"] if weights.get(model) not in seen]
         seen |= {weights[model] for model in new if model in weights}
@@ -78,6 +87,21 @@ def _ruler(scores: Mapping[str, Any]) -> list[Any]:
     settings = scores["settings"]
     parts = [settings[part].get("sha256") for part in ("wordlist", "prompts", "held_out")]
     return [*parts, settings["prompts"].get("chat"), settings["decoding"], settings["seed"], tokens_read(scores)]
+
+
+def measured_with(scores: Mapping[str, Any]) -> dict[str, str]:
+    """What decides scores of fairness beside word list, prompts and texts -> what tells it from another.
+
+    Nothing of what these models were not measured with, and of what an older file does not tell: where either has
+    none, two files may be alike.
+    """
+    told = scores["settings"].get("measured_with", {})
+    found = {label: told[key] for key, label in _MEASURED_WITH.items() if told.get(key) is not None}
+    for of_model in scores["models"].values():
+        for entry in of_model.values():
+            files = entry.get("details", {}).get("benchmark_files", {}) if entry.get("value") is not None else {}
+            found |= {f"benchmark files of {metric}": digest for metric, digest in files.items()}
+    return found
 
 
 def tokens_read(scores: Mapping[str, Any]) -> list[str]:

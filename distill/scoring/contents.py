@@ -58,13 +58,19 @@ class Measured:
     facts: Mapping[str, Any]
 
 
-def contents(asked: Asked, found: Mapping[str, Measured], versions: Mapping[str, str]) -> dict[str, Any]:
+def contents(
+    asked: Asked,
+    found: Mapping[str, Measured],
+    versions: Mapping[str, str],
+    beside: Mapping[str, str | None],
+) -> dict[str, Any]:
     """The contents of scores.json.
 
     Args:
         asked: What the models were measured on.
         found: Model -> what it gave; in order, since each is set against every earlier one.
         versions: Of what decides the figures.
+        beside: What was read beside models, prompts and documents: classifiers, word vectors, audited texts.
     """
     outcomes = {name: of_model.outcomes for name, of_model in found.items()}
     scores = list(dict.fromkeys(score for of_model in outcomes.values() for score in of_model))
@@ -90,6 +96,7 @@ def contents(asked: Asked, found: Mapping[str, Measured], versions: Mapping[str,
         | {
             "weights": {name: of_model.weights for name, of_model in found.items()},
             "models": {name: dict(of_model.facts) for name, of_model in found.items()},
+            **({"measured_with": dict(beside)} if beside else {}),
         },
         "versions": dict(versions),
     }

@@ -14,6 +14,7 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from distill.base.console import say
 from distill.base.errors import UserError
 from distill.base.files import DEMO_TEACHER
+from distill.base.integrity import file_hash
 from distill.metrics import (
     METRICS,
     Evaluation,
@@ -416,7 +417,14 @@ def model_outcomes(
 def _resampled(metric: ModuleType, evaluation: Evaluation) -> dict[str, Outcome]:
     given = {"resamples": evaluation.settings.bootstrap, "seed": _RESAMPLING_SEED}
     found = {}
-    for name, measurement in measured(metric, evaluation).items():
+    evaluation.data_read.clear()
+    measurements = measured(metric, evaluation)
+    root = evaluation.settings.data or ""
+    files = {path.relative_to(root).as_posix(): file_hash(path) for path in evaluation.data_read}
+    for name, measurement in measurements.items():
+        if files:
+            of_files = {"benchmark_files": {metric.__name__.rpartition(".")[2]: content_hash(files)}}
+            measurement = replace(measurement, details=measurement.details | of_files)
         if "decoding" in measurement.details:
             # Sampled texts end after a number of tokens, which is more or less text by the tokenizer.
             measurement = replace(measurement, ruler={**measurement.ruler, **evaluation.ruler("tokenizer")})

@@ -8,7 +8,7 @@
      "not_asked":   [names of the other metrics],
      "samples":     [{prompt, group, subject, texts: {NAME: [text, ...]}}],
      "examples":    {decoding, prompts: [{prompt, words, models: {NAME: {next_word, text, words}}}]},
-     "settings":    {seed, interval, decoding, word list, prompts, held-out text, weights, models},
+     "settings":    {seed, interval, decoding, word list, prompts, held-out text, weights, models, measured_with},
      "versions":    {...}}
 
 `assets/scores.schema.json` is its JSON Schema; what is written and what is read is checked against it. The cards tell
@@ -67,7 +67,7 @@ from distill.scoring.measure import (
     trusted,
     usable_prompts,
 )
-from distill.scoring.score_cache import ScoreCache, installed_version
+from distill.scoring.score_cache import ScoreCache, installed_version, model_version
 from distill.scoring.scores_file import read_speeds, without_nan, write_scores, write_speeds
 from distill.scoring.speed import measured_speeds
 from distill.text.counterfactual import Swapper
@@ -269,14 +269,29 @@ def score_models(
         name: trusted(models.get(path, path), trust_remote_code) for name, path in named.items() if path is not None
     }
     check_models(models, settings, seed, asked.swapper, documents, prompts)
-    found = _measure_each(models, sources, asked, progress, cache)
-    return without_nan(contents(asked, found, versions(default_device())))
+    audited = read_audited(settings)
+    beside = _measured_with(settings, sources, audited)
+    found = _measure_each(models, sources, asked, audited, beside, progress, cache)
+    return without_nan(contents(asked, found, versions(default_device()), beside))
+
+
+def _measured_with(
+    settings: ScoreConfig, sources: Mapping[str, ModelSource], audited: Audited
+) -> dict[str, str | None]:
+    """What was read beside models, prompts and documents: by the name of its setting, what tells it from another."""
+    named = ("regard_model", "toxicity_model", "word_vectors")
+    found = {name: model_version(getattr(settings, name)) for name in named if getattr(settings, name) is not None}
+    if audited.texts or audited.canaries:
+        found |= {"audited": audited.digest} | {name: source_key(source) for name, source in sources.items()}
+    return found
 
 
 def _measure_each(
     models: Mapping[str, ModelSource],
     sources: Mapping[str, ModelSource],
     asked: Asked,
+    audited: Audited,
+    beside: Mapping[str, str | None],
     progress: Progress | None,
     cache: Path | None,
 ) -> dict[str, Measured]:
@@ -285,8 +300,7 @@ def _measure_each(
     compared = [*models.values(), *sources.values()]
     common = common_context(compared) if len(compared) > 1 else None
     given = decisive(asked.settings, asked.seed, asked.swapper, asked.documents, asked.prompts, common)
-    audited = read_audited(asked.settings)
-    given |= {name: source_key(source) for name, source in sources.items()} | {"audited": audited.digest}
+    given |= beside
     losses = {name: _losses_of(source, name, asked, audited, common, progress) for name, source in sources.items()}
     judge, judge_hash = None, ""
     found = {}
@@ -336,6 +350,7 @@ def _facts(evaluation: Evaluation) -> dict[str, Any]:
         "tokenizer": evaluation.vocabulary,
         "parameters": parameter_count(evaluation.model),
         "bytes": weight_bytes(evaluation.model),
+        **({"conversations": evaluation.conversations} if evaluation.conversations else {}),
     }
 
 

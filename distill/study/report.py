@@ -11,7 +11,7 @@ from textwrap import wrap
 from typing import Any
 
 from distill.reports.figures import Point, alone, pareto_front, scatter
-from distill.reports.findings import cell, number, worse_sentence
+from distill.reports.findings import MEMORY, cell, number, worse_sentence
 from distill.reports.page import trade_off_point
 from distill.study.against import comparable
 from distill.study.schema import BASELINE, HALVES
@@ -23,6 +23,7 @@ Entry = Mapping[str, Any]
 _HIGHEST_COST = 1.5  # ratio to plain, in the figure; beyond, all others would be crowded together
 _NOTE_LENGTH = 120  # letters that fit below the figure
 _WORSE = "Below 0 where a score is better; worse is farther from its ideal or, where it has none, lower."
+_REMEMBERS = MEMORY.capitalize()
 _UNTRAINED, _ONCE, _TWICE = "teacher", "plain", "mitigated"  # shapes: square, circle, diamond
 
 
@@ -52,19 +53,24 @@ def scores_of(results: Results) -> list[str]:
 
 
 def score_groups(results: Results) -> dict[str, list[str]]:
-    """Heading -> the scores of a table: first those that head a report or make its trade-off, last those of texts."""
+    """Heading -> the scores of a table: first those that head a report or make its trade-off, last those of texts.
+
+    What a model remembers is a table of its own.
+    """
     cards = results.get("cards", {})
     groups: dict[str, list[str]] = {}
     for score in scores_of(results):
         part, card = part_of(results, score), cards.get(score, {})
         if part:
             heading = "Halves of the occupations" if part in HALVES else f"Text: {part}"
+        elif card.get("role") == "memory":
+            heading = _REMEMBERS
         elif cards and card.get("headline") is None and card.get("role") not in ("disparity", "cost"):
             heading = "Other scores"
         else:
             heading = "Scores"
         groups.setdefault(heading, []).append(score)
-    order = ("Scores", "Other scores", "Halves of the occupations")
+    order = ("Scores", "Other scores", _REMEMBERS, "Halves of the occupations")
     return {heading: groups[heading] for heading in dict.fromkeys((*order, *groups)) if heading in groups}
 
 

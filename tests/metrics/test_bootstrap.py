@@ -145,6 +145,7 @@ def test_other_rulers_give_no_difference():
     for ruler, reason in (
         ({"tokenizer": "b", "context": 64}, "no difference: it is counted in tokens, and the two models have other"),
         ({"tokenizer": "a", "context": 32}, "no difference: the text was read through windows of 64 and of 32 tokens"),
+        ({"tokenizer": "a", "context": 64, "conversations": "c"}, "no difference: the two models' chat templates put"),
     ):
         found = difference(one, _mean(values, ruler=ruler), resamples=10, seed=0)
         assert found["instead"].startswith(reason)

@@ -5,6 +5,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+import torch
 from bigram import BigramModel
 from measuring import GENDER, all_scored
 
@@ -75,3 +76,11 @@ def test_those_left_out_are_told_apart(toy_model, exposed):
 def test_few_canaries_are_too_few(toy_model, exposed):
     found = METRICS["canary_exposure"].measure(exposed(toy_model(), canaries(["01", "02", "03", "04"])))
     assert all("only 4 canaries" in of_score.too_little for of_score in found.values())
+
+
+def test_what_is_no_number_is_not_kept_secret(toy_model, exposed):
+    model = toy_model()
+    torch.nn.init.constant_(model.transformer.wpe.weight[5:], math.nan)
+    for found in all_scored("canary_exposure", exposed(model, canaries(["00", "17", "42", "77", "99"]))).values():
+        assert (found.value, found.low) == (None, None)
+        assert found.details["repeats"]["1"] == {"n": 5, "bits": None, "extracted": None, "median_rank": None}

@@ -300,3 +300,13 @@ def test_it_costs_little_more_than_a_forward_pass(shared_data, benchmark):
     ratio = statistics.median(times["metric"]) / statistics.median(times["forward"])
     print(f"{ratio:.3f} times a forward pass: {times}")
     assert ratio < 1.2, times
+
+
+def test_what_is_no_number_is_no_preference(toy_model, benchmark):
+    """Its positions from the fifth on are damaged: what it says there is no number, which is neither more nor less."""
+    model = toy_model()
+    torch.nn.init.constant_(model.transformer.wpe.weight[5:], math.nan)
+    outcome = scored(benchmark(model))
+    for name in ("crows_pairs_all", "crows_pairs_gender"):
+        assert (outcome[name].value, outcome[name].low) == (None, None)
+    assert outcome["crows_pairs_all"].details["directions"]["stereo"]["value"] is None

@@ -10,7 +10,10 @@ from downstream_data import (
     write_seat,
 )
 
-from distill.metrics.features import text_features, word_features
+from distill.metrics.evaluation import Evaluation
+from distill.metrics.features import remembered, text_features, word_features
+from distill.recipe import ScoreConfig
+from distill.text.wordlist import load_wordlist
 
 
 @pytest.fixture(scope="module")
@@ -55,3 +58,16 @@ def test_vectors_of_texts_are_means_over_their_tokens(folder, toy_model, toy_tok
     with torch.no_grad():
         start = model(torch.tensor([[toy_tokenizer.bos_token_id]]), output_hidden_states=True).hidden_states[-1][0, 0]
     np.testing.assert_allclose(found[1], start.double(), atol=1e-5)
+
+
+def test_files_that_two_metrics_share_count_as_read_for_both(folder, toy_model, toy_tokenizer, tmp_path):
+    """Whichever comes first: the second does not read them again."""
+    (tmp_path / "shared.txt").write_text("shared")
+    (tmp_path / "own.txt").write_text("own")
+    settings = ScoreConfig(data=str(tmp_path))
+    evaluation = Evaluation(toy_model(), toy_tokenizer, load_wordlist("english_gender"), settings=settings)
+    evaluation.data_file("own.txt")
+    for _ in range(2):
+        remembered(evaluation, "key", lambda: evaluation.data_file("shared.txt").read_text())
+        assert evaluation.data_read >= {tmp_path / "shared.txt"}
+        evaluation.data_read.clear()

@@ -93,3 +93,11 @@ def test_without_a_file_it_says_which_one_is_missing(benchmark, toy_model, tmp_p
     (tmp_path / "lambada" / "lambada_test.jsonl").unlink()
     outcome = all_scored("lambada", evaluation)["lambada_accuracy"]
     assert "lambada/lambada_test.jsonl is not in the folder" in outcome.details["reason"]
+
+
+def test_what_is_no_number_is_no_wrong_word(toy_model, benchmark):
+    """Its positions from the fifth on are damaged: what it says there is no number, which is neither more nor less."""
+    model = toy_model()
+    torch.nn.init.constant_(model.transformer.wpe.weight[5:], math.nan)
+    outcome = all_scored("lambada", benchmark(model))
+    assert outcome["lambada_accuracy"].value is outcome["lambada_perplexity"].value is None

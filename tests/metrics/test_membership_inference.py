@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from measuring import GENDER, all_scored
@@ -13,7 +14,7 @@ from scipy.stats import mannwhitneyu
 from distill.metrics import METRICS, Evaluation, NotMeasured
 from distill.metrics.audited import Audited
 from distill.metrics.bootstrap import difference, resampled
-from distill.metrics.membership_inference.membership_inference import auc, true_positives
+from distill.metrics.membership_inference.membership_inference import _min_k, auc, true_positives
 from distill.recipe import ScoreConfig
 
 SIDES = st.lists(st.tuples(st.integers(-3, 3), st.booleans()), min_size=2, max_size=40)
@@ -80,6 +81,44 @@ def test_losses_are_those_of_the_text_alone(toy_model, audited, toy_tokenizer):
     found = audited(model).audited_losses
     texts = [*MEMBERS, *OTHERS]
     assert found == pytest.approx([-alone(model, toy_tokenizer, t) / len(t.encode()) for t in texts], rel=1e-4)
+
+
+LONG = " ".join(["The nurse said that she was tired of the king."] * 12)
+
+
+def test_each_byte_of_a_text_longer_than_the_context_is_counted(toy_model, toy_tokenizer, wordlist):
+    """By hand: where every token is as likely as any other, each costs ln V, however long the text is."""
+    model = toy_model()
+    torch.nn.init.zeros_(model.get_output_embeddings().weight)
+    texts = ["He took his coat.", LONG]
+    tokens = [len(toy_tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]
+    settings, each = ScoreConfig(bootstrap=20, context=12), math.log(model.config.vocab_size)
+    assert tokens[1] > 5 * 12  # the least likely fifth would be among the tokens cut off
+    evaluation = Evaluation(model, toy_tokenizer, wordlist(GENDER), settings=settings, audited=Audited(texts, texts))
+    expected = [count * each / len(text.encode()) for count, text in zip(tokens, texts, strict=True)]
+    assert evaluation.audited_losses == pytest.approx(expected * 2, rel=1e-6)
+    assert _min_k(evaluation) == pytest.approx([-each] * 4, rel=1e-6)
+    details = METRICS["membership_inference"].measure(evaluation)["membership_excess_auc"].details
+    assert details["longer_than_context"] == 2
+
+
+def test_a_text_longer_than_the_context_is_read_through_windows(toy_model, toy_tokenizer, wordlist):
+    """Token by token: each behind what the first window that holds it has before it."""
+    model, context, stride = toy_model(seed=1), 12, 5
+    settings = ScoreConfig(context=context, stride=stride)
+    evaluation = Evaluation(
+        model, toy_tokenizer, wordlist(GENDER), settings=settings, audited=Audited([LONG], OTHERS[:1])
+    )
+    ids = [toy_tokenizer.bos_token_id, *toy_tokenizer(LONG, add_special_tokens=False)["input_ids"]]
+    expected = []
+    for place in range(1, len(ids)):
+        moved = max(0, -(-(place + 1 - context) // stride))
+        begin = min(context + moved * stride, len(ids)) - context
+        with torch.no_grad():
+            logits = model(torch.tensor([ids[begin:place]])).logits[0, -1].double()
+        expected.append(logits.log_softmax(-1)[ids[place]].item())
+    assert evaluation.audited_log_probs[0] == pytest.approx(expected, rel=1e-4)
+    assert evaluation.audited_losses[0] == pytest.approx(-sum(expected) / len(LONG.encode()), rel=1e-4)
 
 
 def test_a_perfect_tell_is_half_above_chance(toy_model, audited):
@@ -175,3 +214,11 @@ def test_compute_heeds_the_reference_and_the_control(toy_model, toy_tokenizer, a
     assert found["details"]["reference"] == found["details"]["control"] == "yes"
     without = metric.compute(model=models["asked"], tokenizer=toy_tokenizer, bootstrap=200, **files)
     assert without["membership_excess_auc"]["value"] != found["value"]
+
+
+def test_what_is_no_number_tells_no_member(toy_model, audited):
+    """Its positions from the fifth on are damaged: what it says there is no number, which is neither more nor less."""
+    model = toy_model()
+    torch.nn.init.constant_(model.transformer.wpe.weight[5:], math.nan)
+    for found in all_scored("membership_inference", audited(model, reference=np.zeros(50))).values():
+        assert (found.value, found.low) == (None, None)

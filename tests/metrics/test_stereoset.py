@@ -1,6 +1,7 @@
 """StereoSet: its two layouts, its formulas in plain loops, and likelihoods one sentence at a time."""
 
 import json
+import math
 from collections import defaultdict
 
 import evaluate
@@ -324,3 +325,12 @@ def test_the_demo_teacher_tells_language_from_noise(shared_data, tmp_path):
     outcome = scored(evaluation)
     assert outcome["stereoset_gender_lms"].low > 50
     assert all(outcome[name].low <= outcome[name].value <= outcome[name].high for name in SCORES)
+
+
+def test_what_is_no_number_is_no_preference(toy_model, benchmark):
+    """Its positions from the fifth on are damaged: what it says there is no number, which is neither more nor less."""
+    model = toy_model()
+    torch.nn.init.constant_(model.transformer.wpe.weight[5:], math.nan)
+    outcome = scored(benchmark(model))
+    for name in ("stereoset_gender_ss", "stereoset_gender_lms", "stereoset_gender_icat"):
+        assert (outcome[name].value, outcome[name].low) == (None, None)

@@ -1,5 +1,7 @@
 """Classifiers of texts from folders against plain transformers code."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -89,3 +91,21 @@ def test_what_is_no_classifier(toy_model, toy_tokenizer, tmp_path):
     toy_tokenizer.save_pretrained(tmp_path / "language_model")
     with pytest.raises(UserError, match=r"language_model: holds no trained classifier \(score.weight would be random"):
         load_classifier(str(tmp_path / "language_model"))
+
+
+@pytest.mark.parametrize("pad", [0, 1])
+def test_a_model_whose_positions_begin_behind_padding_reads_fewer_tokens(classifier_folder, toy_tokenizer, pad):
+    """RoBERTa's: of 64 rows those up to that of padding are no position of a text."""
+    toy_tokenizer = copy.deepcopy(toy_tokenizer)
+    toy_tokenizer.pad_token = toy_tokenizer.convert_ids_to_tokens(pad)
+    folder = classifier_folder(architecture="roberta", pad_token_id=pad)
+    toy_tokenizer.save_pretrained(folder)
+    text = "The nurse said that she was tired. " * 20
+    ids = toy_tokenizer(text)["input_ids"]
+    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    with torch.no_grad():
+        expected = model(torch.tensor([ids[: 63 - pad]])).logits[0].softmax(-1).numpy()
+        with pytest.raises((IndexError, RuntimeError)):
+            model(torch.tensor([ids[: 64 - pad]]))
+    found = load_classifier(folder).probabilities([text, "A"])
+    np.testing.assert_allclose(found[0], expected, atol=1e-5)

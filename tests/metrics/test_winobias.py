@@ -1,6 +1,7 @@
 """WinoBias: its files, models whose answers are known, and likelihoods one question at a time."""
 
 import json
+import math
 import re
 from types import SimpleNamespace
 
@@ -270,3 +271,13 @@ def test_the_real_files(kind, shared_data):
     # Each pair sets an occupation stereotyped as male against one stereotyped as female.
     referents = [pro.stereotype for pro, _ in pairs]
     assert referents.count("male") == referents.count("female") == 198
+
+
+def test_what_is_no_number_is_no_preference(toy_model, benchmark):
+    """Its positions from the fifth on are damaged: what it says there is no number, which is neither more nor less."""
+    model = toy_model()
+    torch.nn.init.constant_(model.transformer.wpe.weight[5:], math.nan)
+    outcome = scored(benchmark(model))
+    for name in ("winobias_type1_gap", "winobias_type2_gap"):
+        assert (outcome[name].value, outcome[name].low) == (None, None)
+    assert outcome["winobias_type1_gap"].details["accuracy"] is None

@@ -14,8 +14,18 @@ from hypothesis import strategies as st
 from shared import REPOSITORY
 
 from distill.cli import main
+from distill.metrics import card_dicts
 from distill.recipe import Recipe, TargetConfig, write_recipe
-from distill.reports.comparison import FILES, differing, harmless, read_runs, score_records, warnings, write_comparison
+from distill.reports.comparison import (
+    FILES,
+    comparison_markdown,
+    differing,
+    harmless,
+    read_runs,
+    score_records,
+    warnings,
+    write_comparison,
+)
 from distill.reports.findings import cell, headline
 from distill.scoring.scores_file import write_scores
 
@@ -213,6 +223,77 @@ def test_prompts_in_a_template_and_other_windows_are_not_measured_alike(change, 
     assert f"Not measured alike: {what} differ" in warnings(found)[0]
     same = read_runs([runs[0], make_run(tmp_path / "four", copy.deepcopy(toy_scores))])
     assert "Not measured alike" not in warnings(same)[0]
+
+
+def test_continuations_that_another_model_judged_are_not_measured_alike(toy_scores, tmp_path):
+    """The judge is the first model that was scored: in other files it is another, also in older ones."""
+    folders = []
+    for first, judged in (("a", True), ("a", True), ("b", True), ("c", False)):
+        scores = copy.deepcopy(toy_scores)
+        scores["settings"]["weights"]["teacher"] = first * 64
+        for of_model in scores["models"].values():
+            of_model["continuation_perplexity"] = of_model["perplexity"] | ({} if judged else {"value": None})
+        folders.append(make_run(tmp_path / str(len(folders)), scores))
+    one, same, other, silent = folders
+    told = "Not measured alike: first model, which judges continuations differ"
+    assert told in warnings(read_runs([one, other]))[0]
+    assert told in warnings(read_runs([one, f"{other}/student"]))[0]
+    assert not any("Not measured alike" in line for line in warnings(read_runs([one, same, silent])))
+
+
+def test_what_models_remember_stands_last_with_its_warning(toy_scores, tmp_path):
+    """Without a reference, the loss of a hard text is no lack of memory: a table alone does not show it."""
+    asked = {"members": 100, "others": 100, "reference_alone_auc": 0.5, "reference": "none", "control": "none: chance"}
+    runs = {}
+    for name, reference in (("plain", "yes"), ("bare", "none")):
+        scores = copy.deepcopy(toy_scores)
+        for model, of_model in scores["models"].items():
+            entry = of_model["perplexity"] | {"details": asked | {"reference": reference}}
+            scores["models"][model] = {"membership_excess_auc": entry} | of_model
+        scores["cards"] = card_dicts(["membership_excess_auc"]) | scores["cards"]
+        runs[name] = make_run(tmp_path / name, scores)
+    found = read_runs(list(runs.values()))
+    told = "bare: what it remembers, without a reference or a control: how hard a text is counts, too."
+    assert [line for line in warnings(found) if "remembers" in line] == [told]
+    write_comparison(found, tmp_path / "out")
+    for name in ("report.html", "report.md"):
+        assert told in (tmp_path / "out" / name).read_text(encoding="utf-8").replace("\\", "")
+    (headings, *_) = [line for line in comparison_markdown(found).splitlines() if line.startswith("| no. |")]
+    assert headings.endswith("| membership, excess AUC |")
+
+
+@pytest.mark.parametrize(
+    ("key", "what"),
+    [
+        ("toxicity_model", "classifier of toxicity"),
+        ("regard_model", "classifier of regard"),
+        ("word_vectors", "word vectors"),
+        ("audited", "audited texts"),
+        ("reference", "reference of the audit"),
+        ("control", "control of the audit"),
+        ("", "benchmark files of bbq"),
+        ("conversations", "chat template around held-out text"),
+    ],
+)
+def test_what_else_was_read_is_compared_where_both_runs_tell_it(key, what, toy_scores, tmp_path):
+    def run(name, told):
+        scores = copy.deepcopy(toy_scores)
+        if key == "conversations" and told:
+            for facts in scores["settings"]["models"].values():
+                facts["conversations"] = told
+        elif key and told:
+            scores["settings"]["measured_with"] = {key: told}
+        elif told:
+            scores["models"]["student"]["minimal_pairs"]["details"]["benchmark_files"] = {"bbq": told}
+        return make_run(tmp_path / name, scores)
+
+    one, two, silent = (run(name, told) for name, told in (("one", "a" * 64), ("two", "b" * 64), ("silent", None)))
+    unlike = read_runs([one, two, silent])
+    assert [what, f"{'a' * 12}…", f"{'b' * 12}…", "–"] in differing(unlike)
+    assert f"Not measured alike: {what} differ between" in warnings(unlike)[0]
+    alike = read_runs([one, silent])  # of an older version, or without that score
+    assert not differing(alike)
+    assert "Not measured alike" not in warnings(alike)[0]
 
 
 def test_a_report_loads_neither_torch_nor_a_metric(runs, tmp_path):

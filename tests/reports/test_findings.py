@@ -26,6 +26,7 @@ from distill.reports.findings import (
     showing,
     source_name,
     with_role,
+    worse_sentence,
 )
 from distill.reports.page import run_page
 from distill.reports.report import report_markdown
@@ -147,7 +148,11 @@ def test_a_copy_in_fewer_bits_stands_beside_and_heads_nothing(scores):
     for model, figure in (("demo", 0.692), ("demo int4", 0.686)):
         alone["models"][model] = {"minimal_pairs": _entry(figure)}
     alone["cards"] |= card_dicts(["minimal_pairs"])
+    assert headline(alone) == "Grammar, minimal pairs 0.692. In int4: no clear change of disparity."
+    alone["differences"]["demo int4 - demo"]["perplexity"] = unclear["next_word_disparity"]
     assert headline(alone) == "Grammar, minimal pairs 0.692. In int4: no clear change of disparity or perplexity."
+    del alone["differences"]["demo int4 - demo"]["next_word_disparity"]
+    assert headline(alone) == "Grammar, minimal pairs 0.692. In int4: no clear change of perplexity."
     assert main_pair(["teacher", "student", "student int4"]) == ("student", "teacher")
     assert main_pair(["a", "a int8"]) is None
     assert main_pair(["a int8", "b int8"]) == ("b int8", "a int8")  # checkpoints that are only called so
@@ -187,6 +192,17 @@ def test_what_a_mitigation_broke_stands_in_the_headline():
     )
     del found["crows_pairs_religion"], found["agreement_kept"]
     assert headline(scores) == before
+
+
+def test_what_is_worse_by_little_is_not_called_worse_by_nothing():
+    def said(value, low, high):
+        return worse_sentence({"agreement": {"value": value, "low": low, "high": high}}, "plain")
+
+    (little,) = said(0.00042, 0.0001, 0.0012)
+    assert "agreement by 0.00042 [0.0001, 0.001] (1 of 1" in little
+    (more,) = said(0.01234, 0.0012, 0.02345)
+    assert "agreement by 0.012 [0.001, 0.023] (1 of 1" in more
+    assert said(0.0004, 0.0, 0.001) == []
 
 
 def test_the_headline_of_fewer_models():
@@ -289,6 +305,44 @@ def test_what_was_not_asked_for_is_what_the_file_says(scores):
         "measured; most of these need data of your own."
     ]
     assert not [line for line in not_measured(scores | {"not_asked": []}) if line.startswith("Not asked for")]
+
+
+EMBEDDINGS = "less disparity in generated text need not mean less of it there."
+
+
+@pytest.mark.parametrize(
+    ("found", "said", "unsaid"),
+    [
+        (
+            {},
+            ["Fairness of embeddings and of classifiers built on the model:", "Sentiment, regard and toxicity of"],
+            [],
+        ),
+        ({"seat6_effect_size": 0.4}, [f"Fairness of classifiers built on the model: {EMBEDDINGS}"], ["embeddings"]),
+        ({"occupation_tpr_gap": 0.1}, [f"Fairness of embeddings: {EMBEDDINGS}"], ["classifiers"]),
+        ({"weat6_effect_size": 0.4, "hatexplain_flip_rate": 0.0}, [], ["Fairness of"]),
+        ({"weat6_effect_size": None}, ["Fairness of embeddings and of classifiers"], []),
+        ({"regard_gap": 0.1}, ["Sentiment and toxicity of what is said about each group."], ["Regard", "regard and"]),
+        ({"regard_gap": 0.1, "sentiment_gap": 0.0}, ["Toxicity of what is said about each group."], ["Sentiment"]),
+        ({"regard_gap": 0.1, "sentiment_gap": 0.0, "toxicity_gap": 0.2}, [], ["is said about each group"]),
+        ({"toxicity_rate": 0.2}, ["Sentiment, regard and toxicity of what is said"], []),  # of all texts together
+    ],
+)
+def test_what_has_a_value_is_not_called_unmeasured(found, said, unsaid, scores):
+    scores = copy.deepcopy(scores) | {"not_asked": []}
+    entry = {"ideal": 0.0, "details": {"reason": "none"}}
+    scores["models"]["student"] |= {metric: entry | {"value": value} for metric, value in found.items()}
+    lines = not_measured(scores)
+    for beginning in said:
+        assert any(line.startswith(beginning) for line in lines)
+    for part in unsaid:
+        assert not any(part in line for line in lines)
+    assert "Contexts longer than the prompts and held-out texts; dialogue, instructions." in lines
+
+
+def test_prompts_in_a_chat_template_are_instructions(scores):
+    asked = scores | {"settings": scores["settings"] | {"prompts": scores["settings"]["prompts"] | {"chat": True}}}
+    assert "Contexts longer than the prompts and held-out texts; dialogue." in not_measured(asked)
 
 
 def test_no_signed_zero_and_an_interval_that_holds_its_value():

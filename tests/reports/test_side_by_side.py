@@ -149,6 +149,21 @@ def test_prompts_in_a_chat_template_are_other_prompts():
     assert list(measured_alike(files, "chat")) == ["chat"]
 
 
+def test_other_classifiers_and_benchmark_files_are_other_scores():
+    """Where both tell: what a file does not tell, or what its models were not asked about, sets it apart from none."""
+    files = {name: _measured(**{name: f"{i}{name}"}) for i, name in enumerate("abcde", 1)}
+    for name, classifier in (("a", "t"), ("c", "u"), ("d", "t")):
+        files[name]["settings"]["measured_with"] = {"toxicity_model": classifier, "audited": name}
+    for name, digest in (("b", "x"), ("d", "y"), ("e", "x")):
+        entry = files[name]["models"][name]["weat6_effect_size"]
+        entry["details"] = {"benchmark_files": {"weat": digest}}
+    assert list(measured_alike(files, "a")) == ["a", "b", "e"]  # d has other files than b
+    assert list(measured_alike(files, "c")) == ["c", "b", "e"]
+    assert list(measured_alike(files, "d")) == ["d", "a"]
+    files["b"]["models"]["b"]["weat6_effect_size"]["value"] = None  # nothing was measured with them
+    assert list(measured_alike(files, "d")) == ["d", "a", "b"]
+
+
 def test_correlations_are_shown_of_enough_models():
     def shown(number):
         out = io.StringIO()

@@ -17,11 +17,12 @@ from distill.cli import main
 from distill.models.architecture import weights_hash
 from distill.models.loading import load_model, load_tokenizer
 from distill.recipe import Recipe, ScoreConfig, TeacherConfig
-from distill.reports.findings import headline, how_measured, told_pairs
+from distill.reports.findings import cost_of, headline, how_measured, not_measured, told_pairs
 from distill.scoring import score as score_module
 from distill.scoring.measure import check_metrics, common_context
 from distill.scoring.score import score, score_models, score_run
 from distill.scoring.scores_file import read_scores, write_scores
+from distill.text.conversations import read_messages
 from distill.text.prompts import load_prompts
 
 
@@ -250,6 +251,39 @@ def test_a_later_model_without_a_chat_template_is_told_before_the_first_is_measu
         score(folders, chat=True, metrics=["perplexity"])  # its prompts would not fit into 64 tokens
 
 
+def test_conversations_in_other_chat_templates_are_other_texts(toy_model, toy_tokenizer, short_wordlist, tmp_path):
+    """One vocabulary and one context: only what the templates put around the messages differs."""
+    tokenizers = {name: chat_tokenizer(toy_tokenizer, name) for name in ("headers", "plain")}
+    (size,) = {len(tokenizer) for tokenizer in tokenizers.values()}
+    models = {
+        "one": (toy_model(seed=1, vocab_size=size), tokenizers["headers"]),
+        "two": (toy_model(seed=2, vocab_size=size), tokenizers["headers"]),
+        "other": (toy_model(seed=3, vocab_size=size), tokenizers["plain"]),
+    }
+    metrics = ["perplexity", "bits_per_byte", "equivariance_gap", "corpus_disparity", "minimal_pairs"]
+    settings = ScoreConfig(metrics=metrics, bootstrap=20)
+
+    def scores_of(document):
+        return score_models(models, wordlist=short_wordlist, documents=[document] * 20, prompts=[], settings=settings)
+
+    messages = [{"role": "user", "content": "The nurse lost her coat."}, {"role": "assistant", "content": "She did."}]
+    scores = scores_of(read_messages(messages, "x"))
+    same, unlike = (scores["differences"][pair] for pair in ("two - one", "other - one"))
+    for metric in metrics[:-1]:
+        assert "instead" not in same[metric]
+        assert unlike[metric]["instead"].startswith("no difference: the two models' chat templates put other text")
+    assert "instead" not in unlike["minimal_pairs"]
+    facts = scores["settings"]["models"]
+    assert facts["one"]["conversations"] == facts["two"]["conversations"] != facts["other"]["conversations"]
+    assert cost_of(scores) == ""
+    assert not [line for line in not_measured(scores) if "dialogue" in line]
+    write_scores(scores, tmp_path / "scores.json")  # it is what its schema says
+    plain = scores_of("The nurse lost her coat.")
+    assert "conversations" not in plain["settings"]["models"]["one"]
+    assert "instead" not in plain["differences"]["other - one"]["perplexity"]
+    assert cost_of(plain) == "perplexity"
+
+
 def test_what_cannot_be_scored(folders, short_wordlist, tmp_path):
     def attempt(models=folders, **scores):
         score_run(Recipe(scores=ScoreConfig(**scores)), models, short_wordlist, DOCUMENTS, tmp_path)
@@ -340,3 +374,41 @@ def test_what_a_notebook_gets_wrong_is_told_before_a_model_is_loaded(checkpoints
     monkeypatch.setattr("distill.scoring.score.score_models", lambda *_, **__: pytest.fail("it went on"))
     with pytest.raises(UserError, match=message):
         score(checkpoints, **settings)
+
+
+def test_what_is_read_beside_prompts_and_texts_is_told_by_its_content(toy_model, toy_tokenizer, tmp_path):
+    """The same figures cannot be expected of other benchmark files, audited texts, classifiers or word vectors."""
+    (tmp_path / "data" / "blimp").mkdir(parents=True)
+
+    def benchmark(name, bad):
+        row = {"sentence_good": "The king saw.", "sentence_bad": bad, "UID": name, "pairID": "0"}
+        (tmp_path / "data" / "blimp" / f"{name}.jsonl").write_text(json.dumps(row))
+
+    for name in ("members", "others"):
+        (tmp_path / f"{name}.jsonl").write_text("".join(f'{{"text": "A {name} was {i}."}}\n' for i in range(20)))
+    audit = {name: str(tmp_path / f"{name}.jsonl") for name in ("members", "others")}
+    models = {"toy": (toy_model(seed=1), toy_tokenizer)}
+
+    def told(**settings):
+        given = {"bootstrap": 20, "metrics": ["blimp", "minimal_pairs"], "data": str(tmp_path / "data")}
+        scores = score(models, folder=tmp_path / "out", **given | settings)
+        of_toy = scores["models"]["toy"]
+        assert "benchmark_files" not in of_toy["minimal_pairs"]["details"]  # sentences of our own
+        return of_toy["blimp"]["details"]["benchmark_files"]["blimp"], scores["settings"].get("measured_with")
+
+    benchmark("a", "The king saws.")
+    first = told()
+    assert first[1] is None
+    assert told() == first  # from the cache
+    (tmp_path / "data" / "blimp" / "LICENSE").write_text("is not read")
+    assert told() == first
+    benchmark("b", "The king saws.")
+    assert (two := told()[0]) != first[0]
+    benchmark("b", "The king seen.")
+    assert told()[0] not in (first[0], two)
+    (tmp_path / "data" / "blimp" / "b.jsonl").unlink()
+    assert told() == first
+    before = told(**audit)
+    assert (before[0], list(before[1])) == (first[0], ["audited"])
+    (tmp_path / "others.jsonl").write_text('{"text": "Something else."}\n' * 20)
+    assert told(**audit)[1]["audited"] != before[1]["audited"]

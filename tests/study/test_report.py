@@ -9,6 +9,7 @@ from xml.etree import ElementTree
 import pytest
 from study_results import made_up_results
 
+from distill.metrics import card_dicts
 from distill.study.report import (
     against_epsilon,
     cost_table,
@@ -66,6 +67,16 @@ def test_every_score_stands_in_one_table_of_values(results):
         assert f" {label(results, score)} |" in text
     for heading in groups:
         assert text.count(f"## {heading}\n") == 1 and text.count(f"### {heading}: ratio to plain\n") == 1
+
+
+def test_what_models_remember_is_a_table_of_its_own(results):
+    results["cards"] |= card_dicts(["membership_excess_auc"])
+    for row in results["rows"]:
+        row["metrics"] = {"membership_excess_auc": row["metrics"]["perplexity"]} | row["metrics"]
+    groups = score_groups(results)
+    assert list(groups) == ["Scores", "Other scores", "What it remembers", "Halves of the occupations"]
+    assert groups["What it remembers"] == ["membership_excess_auc"]
+    assert "## What it remembers\n" in markdown(results)
 
 
 def test_texts_have_tables_of_their_own(results):

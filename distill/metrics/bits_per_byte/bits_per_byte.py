@@ -16,7 +16,8 @@ CARD = Card(
     ideal=0.0,
     direction="lower is better",
     source="Gao et al. 2020, arXiv 2101.00027",
-    limits="Says nothing about fairness or about the quality of sampled text.",
+    limits="Says nothing about fairness or about the quality of sampled text. Of a conversation, what the chat "
+    "template puts around the messages counts too.",
     role="cost across tokenizers",
 )
 
@@ -31,7 +32,7 @@ def measure(evaluation: base.Evaluation) -> Measurement:
         n=int(units[:, 1].sum()),
         counted="bytes",
         details={"context": evaluation.context, "stride": evaluation.stride, "seed": evaluation.seed},
-        ruler=evaluation.ruler("context"),
+        ruler=evaluation.ruler("context", "conversations"),
         too_little=enough.of_held_out(len(units), int(evaluation.likelihoods[:, 1].sum())),
     )
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from distill.metrics import enough
 from distill.metrics import evaluation as base
-from distill.metrics.bootstrap import Card, Measurement
+from distill.metrics.bootstrap import Card, Measurement, finite
 from distill.metrics.canary_exposure.code_tree import best_first, code_log_probs, code_tree
 
 _LIMITS = (
@@ -65,8 +65,10 @@ def measure(evaluation: base.Evaluation) -> dict[str, Measurement]:
         report(number + 1, len(canaries))
     found = [trees[canary.beginning, len(canary.code)] for canary in canaries]
     ranks = np.array([
-        int((totals >= totals[int(canary.code)]).sum()) for (totals, _), canary in zip(found, canaries, strict=True)
+        math.nan if np.isnan(totals).any() else float((totals >= totals[int(canary.code)]).sum())
+        for (totals, _), canary in zip(found, canaries, strict=True)
     ])  # fmt: skip
+    first = np.where(np.isnan(ranks), math.nan, ranks == 1)
     bits = np.array([math.log2(len(totals)) for totals, _ in found]) - np.log2(ranks)
     calls = np.array([calls for _, (_, calls) in found])
     repeats = np.array([canary.repeats for canary in canaries])
@@ -78,7 +80,9 @@ def measure(evaluation: base.Evaluation) -> dict[str, Measurement]:
         n=int(inside.sum()),
         counted="canaries in the training text",
         details={
-            "repeats": {str(often): _of(bits, ranks, repeats == often) for often in sorted(set(repeats.tolist()))},
+            "repeats": {
+                str(often): _of(bits, ranks, first, repeats == often) for often in sorted(set(repeats.tolist()))
+            },
             "chance_bits": 1 / math.log(2),
             "search_calls": float(calls[inside].mean()) if inside.any() else None,
             "seed": evaluation.seed,
@@ -87,7 +91,7 @@ def measure(evaluation: base.Evaluation) -> dict[str, Measurement]:
     )
     return {
         "canary_exposure_bits": measurement,
-        "canaries_extracted": replace(measurement, units=_columns(ranks[inside] == 1)),
+        "canaries_extracted": replace(measurement, units=_columns(first[inside])),
     }
 
 
@@ -96,13 +100,13 @@ def _columns(values: np.ndarray) -> np.ndarray:
     return np.stack([values, np.ones(len(values))], axis=1)
 
 
-def _of(bits: np.ndarray, ranks: np.ndarray, chosen: Sequence[bool] | np.ndarray) -> dict[str, Any]:
+def _of(bits: np.ndarray, ranks: np.ndarray, first: np.ndarray, chosen: Sequence[bool] | np.ndarray) -> dict[str, Any]:
     """Canaries that stand there equally often."""
     return {
         "n": int(np.sum(chosen)),
-        "bits": float(bits[chosen].mean()),
-        "extracted": float((ranks[chosen] == 1).mean()),
-        "median_rank": float(np.median(ranks[chosen])),
+        "bits": finite(bits[chosen].mean()),
+        "extracted": finite(first[chosen].mean()),
+        "median_rank": finite(np.median(ranks[chosen])),
     }
 
 

@@ -59,7 +59,7 @@ def measure(evaluation: base.Evaluation) -> Measurement:
             "wordlist": evaluation.wordlist.sha256,
             "seed": evaluation.seed,
         },
-        ruler=evaluation.ruler("tokenizer", "context"),
+        ruler=evaluation.ruler("tokenizer", "context", "conversations"),
         too_little=enough.of_probabilities(evaluation, mass, len(units), "documents"),
     )
 

@@ -11,7 +11,7 @@ import numpy as np
 from distill.base.errors import UserError, suggestion
 from distill.base.long_input import read_text
 from distill.metrics import evaluation as base
-from distill.metrics.benchmark_text import likelihood
+from distill.metrics.benchmark_text import larger, likelihood
 from distill.metrics.bootstrap import Card, Measurement, finite
 
 _FORMULA = (
@@ -107,7 +107,8 @@ def measure(evaluation: base.Evaluation) -> dict[str, Measurement]:
     """
     pairs = read_pairs(evaluation.data_file("crows_pairs", "crows_pairs_anonymized.csv"))
     found, cut = log_likelihoods(evaluation, pairs)
-    gaps = found[:, 0] - found[:, 1]
+    with np.errstate(invalid="ignore"):  # where both are impossible, neither is likelier
+        gaps = np.where(found[:, 0] == found[:, 1], 0.0, found[:, 0] - found[:, 1])
     overall = _measurement(evaluation, pairs, gaps, cut)
     types = dict.fromkeys(pair.bias_type for pair in pairs)
     overall.details["bias_types"] = {of: _share(gaps, [pair.bias_type == of for pair in pairs]) for of in types}
@@ -169,7 +170,7 @@ def _pair(where: str, header: list[str], row: list[str]) -> Pair:
 def _measurement(evaluation: base.Evaluation, pairs: list[Pair], gaps: np.ndarray, cut: int) -> Measurement:
     ties = int((gaps == 0).sum())
     return Measurement(
-        np.stack([gaps > 0, np.ones(len(gaps))], axis=1).astype(np.float64),
+        np.stack([larger(gaps, np.zeros(len(gaps))), np.ones(len(gaps))], axis=1),
         lambda totals: 100 * totals[..., 0] / totals[..., 1],
         unit="pair",
         n=len(gaps),
@@ -189,7 +190,8 @@ def _measurement(evaluation: base.Evaluation, pairs: list[Pair], gaps: np.ndarra
 def _share(gaps: np.ndarray, chosen: list[bool]) -> dict[str, Any]:
     """Percentage of the chosen pairs whose first sentence is likelier, and their number."""
     of_chosen = gaps[np.array(chosen, dtype=bool)]
-    return {"value": finite(100 * (of_chosen > 0).mean()) if len(of_chosen) else None, "n": len(of_chosen)}
+    shares = larger(of_chosen, np.zeros(len(of_chosen)))
+    return {"value": finite(100 * shares.mean()) if len(of_chosen) else None, "n": len(of_chosen)}
 
 
 class CrowsPairs(base.ModelMetric):

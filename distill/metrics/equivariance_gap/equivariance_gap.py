@@ -76,7 +76,7 @@ def measure(evaluation: base.Evaluation) -> Measurement:
             "wordlist": evaluation.wordlist.sha256,
             "seed": evaluation.seed,
         },
-        ruler=evaluation.ruler("tokenizer", "context"),
+        ruler=evaluation.ruler("tokenizer", "context", "conversations"),
         too_little=enough.few(edited, enough.EDITED_DOCUMENTS, "documents hold a listed word", len(units)),
     )
 

@@ -1,4 +1,4 @@
-"""Quality of the continuations, beside their fairness: variety, repetition, length, perplexity to the teacher."""
+"""Quality of the continuations, beside their fairness: variety, repetition, length, perplexity to another model."""
 
 import re
 from collections.abc import Sequence
@@ -56,15 +56,16 @@ CARDS = (
     ),
     Card(
         name="continuation_perplexity",
-        label="perplexity to the teacher",
-        meaning="How surprising the continuations are to the teacher.",
-        formula="exp(-sum of log P_teacher(token | start, prompt, continuation before it) / tokens), over all "
-        "continuations, in the teacher's own tokens",
+        label="perplexity to the first model",
+        meaning="How surprising the continuations are to the first of the models that are scored side by side: in a "
+        "run the teacher, where it has one.",
+        formula="exp(-sum of log P_first(token | start, prompt, continuation before it) / tokens), over all "
+        "continuations, in the first model's own tokens",
         ideal=None,
-        direction="near the teacher's own",
+        direction="near that model's own",
         source="this project",
-        limits="Lower is not better: dull, repetitive text is easy to foresee; the teacher's own samples are the mark. "
-        "Whether a text came to its end is not judged.",
+        limits="Lower is not better: dull, repetitive text is easy to foresee; the first model's own samples are the "
+        "mark. Whether a text came to its end is not judged.",
     ),
 )
 
@@ -144,7 +145,7 @@ def _perplexity(evaluation: base.Evaluation, settings: dict[str, Any]) -> Measur
             sequences.append(ids)
             firsts.append(max(before, cut))
     units = np.zeros((len(evaluation.prompts), 2))
-    found = judge.token_log_probs(sequences, "teacher's view")
+    found = judge.token_log_probs(sequences, "first model's view")
     for row, first, log_probs in zip(rows, firsts, found, strict=True):
         units[row] += -log_probs[first:].sum(), len(log_probs) - first
     return Measurement(
@@ -152,7 +153,7 @@ def _perplexity(evaluation: base.Evaluation, settings: dict[str, Any]) -> Measur
         lambda totals: np.exp(totals[..., 0] / totals[..., 1]),
         unit="prompt",
         n=int(units[:, 1].sum()),
-        counted="tokens of the teacher",
+        counted="tokens of the first model",
         details=settings,
     )
 

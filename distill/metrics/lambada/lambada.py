@@ -1,5 +1,6 @@
 """LAMBADA: does the model know the last word of a passage, which needs more of it than its last sentence?"""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -103,7 +104,8 @@ def last_words(evaluation: base.Evaluation, passages: Sequence[tuple[str, str]])
             losses = torch.nn.functional.cross_entropy(logits, targets[piece], reduction="none")
             wrong = logits.argmax(dim=-1) != targets[piece]
             for i, loss, missed in zip(rows[piece], losses.tolist(), wrong.tolist(), strict=True):
-                found[i] = found[i, 0] * (not missed), found[i, 1] + loss
+                hit = math.nan if math.isnan(loss) else float(not missed)
+                found[i] = found[i, 0] * hit, found[i, 1] + loss
         done += len(batch)
         report(done, len(passages))
     return found, cut

@@ -30,7 +30,8 @@ CARDS = (
         meaning="How well the model's losses tell the texts that it was trained on from others of the same kind, "
         "beyond what those of a model that saw neither tell: 0 not at all, 0.5 each of them.",
         formula="AUC of (reference's loss - model's loss, nats a byte) for members against others, minus the control "
-        "model's AUC; without a control minus 0.5, without a reference by the model's loss alone",
+        "model's AUC; without a control minus 0.5, without a reference by the model's loss alone; a text that exceeds "
+        "the context is read through windows with a stride",
         ideal=0.0,
         direction="closer to 0 is better",
         source=_SOURCE,
@@ -56,7 +57,7 @@ def measure(evaluation: base.Evaluation) -> dict[str, Measurement]:
     """Losses of members and others; unit: text, drawn from the two together.
 
     Details: the AUC itself and the control's, the AUC of the raw loss and of Min-K%, that of the reference alone (far
-    from 0.5, the two sets differ in kind), texts that lost their beginning because they exceed the context.
+    from 0.5, the two sets differ in kind), texts that exceed the context and were read through windows.
     """
     members, others = map(len, evaluation.audited_sides())
     is_member = np.arange(members + others) < members
@@ -83,7 +84,9 @@ def measure(evaluation: base.Evaluation) -> dict[str, Measurement]:
         "control": "yes" if evaluation.control else "none: chance, 0.5, stands for it",
         "members": members,
         "others": others,
-        "cut": sum(len(found) >= (evaluation.context or math.inf) for found in evaluation.audited_log_probs),
+        "longer_than_context": sum(
+            len(found) >= (evaluation.context or math.inf) for found in evaluation.audited_log_probs
+        ),
         "seed": evaluation.seed,
     }
     measurement = Measurement(
@@ -126,7 +129,12 @@ def true_positives(signal: np.ndarray, is_member: np.ndarray, weights: np.ndarra
 
 
 def _curve(signal: np.ndarray, is_member: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(..., G + 1) members and others above each of G different thresholds, from none to all."""
+    """(..., G + 1) members and others above each of G different thresholds, from none to all.
+
+    NaN where a signal is: it is above none, nor below.
+    """
+    if np.isnan(signal).any():
+        return (np.full((*weights.shape[:-1], 2), np.nan),) * 2
     order = np.argsort(-signal, kind="stable")
     last = np.append(np.flatnonzero(np.diff(signal[order])), len(order) - 1)  # of each run of equal signals
     found = []

@@ -33,7 +33,7 @@ def measure(evaluation: base.Evaluation) -> Measurement:
         n=int(units[:, 1].sum()),
         counted="tokens",
         details={"context": evaluation.context, "stride": evaluation.stride, "seed": evaluation.seed},
-        ruler=evaluation.ruler("tokenizer", "context"),
+        ruler=evaluation.ruler("tokenizer", "context", "conversations"),
         too_little=enough.of_held_out(len(units), int(units[:, 1].sum())),
     )
 

@@ -11,7 +11,7 @@ import numpy as np
 from distill.base.errors import UserError, suggestion
 from distill.base.long_input import read_text
 from distill.metrics import evaluation as base
-from distill.metrics.benchmark_text import likelihood
+from distill.metrics.benchmark_text import larger, likelihood
 from distill.metrics.bootstrap import Card, Measurement, finite
 
 _HOW = (
@@ -159,10 +159,11 @@ def preferences(scores: np.ndarray) -> np.ndarray:
 
     Returns:
         (N, 2): 1 where the stereotype is preferred to the anti-stereotype; how many of the two (0, 1 or 2) are
-        preferred to the unrelated sentence.
+        preferred to the unrelated sentence. NaN where a score is no number.
     """
     stereotype, anti, unrelated = scores.T
-    return np.stack([stereotype > anti, (stereotype > unrelated) * 1.0 + (anti > unrelated)], axis=1).astype(float)
+    meaningful = larger(stereotype, unrelated) + larger(anti, unrelated)
+    return np.stack([larger(stereotype, anti), meaningful], axis=1)
 
 
 def units(preferred: np.ndarray, targets: np.ndarray, chosen: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ import numpy as np
 from distill.base.errors import UserError
 from distill.base.long_input import read_text
 from distill.metrics import evaluation as base
-from distill.metrics.benchmark_text import likelihood
+from distill.metrics.benchmark_text import larger, likelihood
 from distill.metrics.bootstrap import Card, Measurement, finite
 
 _FORMULA = (
@@ -87,10 +87,10 @@ def _measure(evaluation: base.Evaluation, kind: int) -> Measurement:
     wholes = likelihood(evaluation, [("", sentence.text) for sentence in sentences], f"WinoBias type {kind}, sentences")
     odds = (answers.total[0::2] - answers.total[1::2]).reshape(-1, 2)  # (pairs, pro and anti)
     whole = wholes.total.reshape(-1, 2)
-    right = odds > 0
+    right = larger(answers.total[0::2], answers.total[1::2]).reshape(-1, 2)
     stereotypes = np.array([pro.stereotype for pro, _ in pairs])
     return Measurement(
-        np.column_stack([right, np.ones(len(right))]).astype(float),
+        np.column_stack([right, np.ones(len(right))]),
         lambda totals: 100 * (totals[..., 0] - totals[..., 1]) / totals[..., 2],
         unit="pair",
         n=len(pairs),
@@ -99,7 +99,7 @@ def _measure(evaluation: base.Evaluation, kind: int) -> Measurement:
             **_accuracies(right),
             "referents": {group: _accuracies(right[stereotypes == group]) for group in ("male", "female")},
             "log_odds_gap": finite((odds[:, 0] - odds[:, 1]).mean()),
-            "pro_likelier": finite(100 * (whole[:, 0] > whole[:, 1]).mean()),
+            "pro_likelier": finite(100 * larger(*whole.T).mean()),
             "sentence_log_ratio": finite((whole[:, 0] - whole[:, 1]).mean()),
             "texts_longer_than_context": answers.cut + wholes.cut,
             "seed": evaluation.seed,
@@ -113,11 +113,11 @@ def question(sentence: Sentence) -> str:
 
 
 def _accuracies(right: np.ndarray) -> dict[str, Any]:
-    """Accuracy in percent in pro- and anti-sentences and over both; (n, 2) bool."""
+    """Accuracy in percent in pro- and anti-sentences and over both; (n, 2) of 1, 0 or NaN."""
     if not len(right):
         return {"pro": None, "anti": None, "accuracy": None, "n": 0}
-    pro, anti = (100 * right.mean(axis=0)).tolist()
-    return {"pro": pro, "anti": anti, "accuracy": (pro + anti) / 2, "n": len(right)}
+    pro, anti = 100 * right.mean(axis=0)
+    return {"pro": finite(pro), "anti": finite(anti), "accuracy": finite((pro + anti) / 2), "n": len(right)}
 
 
 def read_pairs(evaluation: base.Evaluation, kind: int) -> list[tuple[Sentence, Sentence]]:
