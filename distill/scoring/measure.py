@@ -29,6 +29,7 @@ from distill.metrics import (
     samples_text,
 )
 from distill.metrics.audited import read_audited
+from distill.metrics.bootstrap import RESAMPLING_SEED
 from distill.metrics.evaluation import given_prompts, least
 from distill.models.architecture import model_hash, own_context
 from distill.models.generation import check_context, check_prompts
@@ -67,8 +68,6 @@ _SAID_ELSEWHERE = {
 }
 
 
-# Not that of the run: runs of a study that differ in their seed are asked about the same prompts, by which they pair.
-_RESAMPLING_SEED = 0
 _MOST_REPEATS = 0.1  # of all prompts; a few are in published sets too
 
 
@@ -414,7 +413,7 @@ def model_outcomes(
 
 
 def _resampled(metric: ModuleType, evaluation: Evaluation) -> dict[str, Outcome]:
-    given = {"resamples": evaluation.settings.bootstrap, "seed": _RESAMPLING_SEED}
+    given = {"resamples": evaluation.settings.bootstrap, "seed": RESAMPLING_SEED}
     found = {}
     for name, measurement in measured(metric, evaluation).items():
         if "decoding" in measurement.details:
