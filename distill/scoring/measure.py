@@ -48,7 +48,7 @@ from distill.scoring.examples import example_prompts, examples_of
 from distill.scoring.score_cache import ScoreCache, content_hash, model_version, stamp
 from distill.text.conversations import Messages, as_given, chat_prompt
 from distill.text.counterfactual import Swapper
-from distill.text.prompts import Prompt, limit_prompts, without_listed_words
+from distill.text.prompts import Prompt, limit_prompts, subject_halves, without_listed_words
 
 ModelSource = str | Path | tuple[Any, Any] | Callable[[], tuple[Any, Any]]
 
@@ -336,6 +336,17 @@ def run_prompts(recipe: Recipe, swapper: Swapper) -> tuple[list[Prompt], int]:
     """`usable_prompts` of a recipe."""
     scores = recipe.scores
     return usable_prompts(scores.prompts, scores.max_prompts, recipe.seed, swapper, scores.listed_prompts)
+
+
+def halved_prompts(recipe: Recipe, swapper: Swapper, seed: int) -> tuple[list[Prompt], tuple[list[int], list[int]]]:
+    """The prompts of a recipe, those that this seed draws of them, and the places of both halves, see `subject_halves`.
+
+    Raises:
+        UserError: see `usable_prompts`.
+    """
+    source, _ = run_prompts(replace(recipe, scores=replace(recipe.scores, max_prompts=None)), swapper)
+    drawn = limit_prompts(source, recipe.scores.max_prompts, seed)
+    return drawn, subject_halves(drawn, source)
 
 
 def usable_prompts(
