@@ -20,7 +20,7 @@ import yaml
 
 from distill.base.console import counter, say
 from distill.base.errors import UserError
-from distill.base.files import write_text
+from distill.base.files import PACKAGE, write_text
 from distill.data.corpus import open_corpus
 from distill.models.architecture import model_hash
 from distill.models.loading import load_teacher
@@ -129,9 +129,11 @@ def _start(study: Study, row: str, seed: int) -> subprocess.Popen:
     path.write_text(yaml.safe_dump(recipe.to_dict(), sort_keys=False, allow_unicode=True), encoding="utf-8")
     log = _log(study, row, seed)
     log.parent.mkdir(parents=True, exist_ok=True)
+    # A user's own evaluate.py in the current folder is not to be taken for the library; a clone's folder has distill.
+    apart = [] if Path.cwd() == PACKAGE.parent else ["-P"]
     with log.open("ab") as stream:
         return subprocess.Popen(
-            [sys.executable, "-m", "distill.train", "--config", str(path)],
+            [sys.executable, *apart, "-m", "distill.train", "--config", str(path)],
             stdin=subprocess.DEVNULL,
             stdout=stream,
             stderr=stream,

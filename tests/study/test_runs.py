@@ -12,7 +12,7 @@ from distill.base.errors import UserError
 from distill.run_folder import open_run
 from distill.study.file import read_study, row_recipe, run_folder, shared_recipe
 from distill.study.run import run_study
-from distill.study.runs import _is_ready
+from distill.study.runs import _is_ready, _start
 
 
 def begin(path):
@@ -81,6 +81,16 @@ def test_an_edit_of_the_recipe_while_a_study_runs_changes_none_of_its_rows_and_s
     with pytest.raises(InterruptedError):
         run_study(study)
     assert seen == [expected]
+
+
+def test_a_module_in_the_current_folder_is_not_taken_for_a_library(tmp_path, monkeypatch):
+    """As for `distill train` there."""
+    study = read_study(small(tmp_path), rows=["plain"])
+    (tmp_path / "evaluate.py").write_text("raise RuntimeError('a script of my own')\n", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    assert _start(study, "plain", 0).wait() == 2
+    told = (Path(study.output_dir) / "logs" / "plain-0.log").read_text(encoding="utf-8")
+    assert "a script of my own" not in told and "corpus-0-" in told  # its text was not drawn
 
 
 def test_a_row_that_fails_is_named_with_its_log(tmp_path):
