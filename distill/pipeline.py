@@ -41,7 +41,7 @@ from distill.text.role_map import token_roles
 from distill.text.wordlist import load_wordlist
 from distill.training import preflight
 from distill.training.arguments import start_processes, training_arguments
-from distill.training.processes import together
+from distill.training.processes import leaving_nothing, together
 from distill.training.rehearsal import rehearse
 from distill.training.run import train_student
 
@@ -85,7 +85,9 @@ def train(recipe: Recipe | str | Path, **keys: Any) -> dict[str, Any]:
     """
     values = recipe.to_dict() if isinstance(recipe, Recipe) else read_recipe_file(recipe)
     source = "the recipe" if isinstance(recipe, Recipe) else str(recipe)
-    scores = run(recipe_of(merge(values, keys), source))
+    checked = recipe_of(merge(values, keys), source)
+    with leaving_nothing(Path(checked.output_dir)):
+        scores = run(checked)
     assert scores is not None  # a notebook is one process, and the main one
     return scores
 

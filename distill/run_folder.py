@@ -19,11 +19,11 @@ from distill.recipe import Recipe, read_resolved, write_recipe
 _LOCK = ".lock"
 _CLAIMING = {_LOCK, "recipe.partial"}  # all that a kill leaves of a run that was claiming its folder
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
-_locks: dict[str, int] = {}  # folder -> descriptor of its lock, held open until the process ends
+_locks: dict[str, int] = {}  # folder -> descriptor of its lock, held open until the process ends, or `unlock`
 
 
 def lock(folder: Path) -> None:
-    """Keep other runs out of a folder until this process ends, however it ends.
+    """Keep other runs out of a folder until this process ends, however it ends, or `unlock` lets them in.
 
     A POSIX record lock: the kernel drops it with the process, and children that outlive it do not inherit it. A disk
     without locks is warned of.
@@ -56,6 +56,12 @@ def lock(folder: Path) -> None:
     os.truncate(descriptor, 0)
     os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
     _locks[key] = descriptor
+
+
+def unlock(folder: Path) -> None:
+    """Let other runs into a folder again, if `lock` kept them out."""
+    if (descriptor := _locks.pop(str((folder / _LOCK).resolve()), None)) is not None:
+        os.close(descriptor)
 
 
 @contextmanager

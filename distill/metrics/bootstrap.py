@@ -14,6 +14,8 @@ import numpy as np
 
 CONFIDENCE = 0.95
 TOO_LITTLE = "too little to tell"
+# Not that of the run: runs of a study that differ in their seed are asked about the same prompts, by which they pair.
+RESAMPLING_SEED = 0
 _CELLS = 2**22  # Resampled indices held in memory at one time.
 
 Statistic = Callable[[np.ndarray], np.ndarray]

@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 
 from distill.base.errors import UserError, suggestion
 from distill.metrics.audited import Audited, read_audited
-from distill.metrics.bootstrap import Card, Measurement, score
+from distill.metrics.bootstrap import RESAMPLING_SEED, Card, Measurement, reported, resampled, score_of
 from distill.metrics.polarity import group_counter, polarity_table
 from distill.metrics.shared_context import batches as batches_of_contexts
 from distill.metrics.shared_context import can_share, contexts, states_behind, targets
@@ -42,9 +42,10 @@ from distill.models.matrix_rate import count_forward
 from distill.models.wide_decoding import pass_factor
 from distill.objective.logit_ops import RoleMap
 from distill.recipe import WHILE_TRAINING, ScoreConfig
+from distill.recipe_check import check_scores, check_seed, typed
 from distill.text.conversations import Conversation, as_given, chat_prompt
 from distill.text.counterfactual import Swapper
-from distill.text.prompts import Prompt, load_prompts, without_listed_words
+from distill.text.prompts import Prompt, limit_prompts, load_prompts, without_listed_words
 from distill.text.role_map import TokenRoles, token_roles
 from distill.text.wordlist import WordList, load_wordlist
 
@@ -77,7 +78,7 @@ class Evaluation:
         documents: Held-out texts; conversations (`Messages`) are read through the tokenizer's chat template.
         prompts: Beginnings of texts without listed words.
         settings: Decoding, batch size, context, stride and resamples.
-        seed: Seed of sampling and resampling.
+        seed: Seed of sampling.
         swapper: The word list's swapper, if there is one already.
         progress: Called with (what, done, in all).
         judge: A model (and its tokenizer) that judges continuations: the first of several; None: there is none.
@@ -502,7 +503,8 @@ class ModelMetric(evaluate.Measurement):
     def compute(self, **inputs: Any) -> dict[str, Any]:
         """Measure a model: see the arguments of `evaluation_from`.
 
-        Returns the fields of a `Score`, or for a metric of several scores those of each, by its name.
+        Returns the fields of a `Score`, or for a metric of several scores those of each, by its name: the same as
+        `distill.score` of this model alone.
 
         Raises:
             NotMeasured: what it needs is missing.
@@ -510,12 +512,16 @@ class ModelMetric(evaluate.Measurement):
         """
         evaluation = evaluation_from(**inputs)
         outcome = type(self).measure(evaluation)
-        resampling = {"resamples": evaluation.settings.bootstrap, "seed": evaluation.seed}
+
+        def told(card: Card, measurement: Measurement) -> dict[str, Any]:
+            found = resampled(measurement, resamples=evaluation.settings.bootstrap, seed=RESAMPLING_SEED)
+            return score_of(card, reported(found)).to_dict()
+
         if isinstance(outcome, Measurement):
             assert self.card is not None  # a metric of one score has one card
-            return score(self.card, outcome, **resampling).to_dict()
+            return told(self.card, outcome)
         return {
-            card.name: score(card, measurement, **resampling).to_dict()
+            card.name: told(card, measurement)
             for card in self.cards
             if (measurement := outcome.get(card.name)) is not None
         }
@@ -528,8 +534,8 @@ Args:
     wordlist: Name of a bundled word list, path of a TSV, or a WordList. Default: english_gender.
     documents: Held-out texts, for metrics on texts.
     prompts: Prompts, or where they come from (see distill.text.prompts.load_prompts). Default: occupations.
-    seed: Seed of sampling and resampling.
-    **settings: Any setting of distill.recipe.ScoreConfig: samples, max_new_tokens, temperature, bootstrap, ...
+    seed: Seed of sampling, and of the draw of `max_prompts`.
+    **settings: Any setting of distill.recipe.ScoreConfig but quantize: samples, max_prompts, bootstrap ...
 """
 
 
@@ -537,13 +543,19 @@ def evaluation_from(**inputs: Any) -> Evaluation:
     """An `Evaluation` from what a user of `evaluate` passes to `compute`.
 
     Raises:
-        UserError: an unknown argument, or a model, word list, prompt file or document that cannot be used.
+        UserError: an unknown argument, a setting that nothing could be measured with, or a model, word list, prompt
+            file or document that cannot be used.
     """
     known = {"model", "tokenizer", "wordlist", "documents", "prompts", "seed"}
-    setting_names = {f.name for f in fields(ScoreConfig)} - {"metrics", "prompts", *WHILE_TRAINING}
+    setting_names = {f.name for f in fields(ScoreConfig)} - {"metrics", "prompts", "quantize", *WHILE_TRAINING}
+    if "quantize" in inputs:
+        raise UserError("quantize sets a copy beside a model, but compute() measures one; ask distill.score for both")
     for name in inputs:
         if name not in known | setting_names:
             raise UserError(f"unknown argument '{name}'; {suggestion(name, sorted(known | setting_names))}")
+    settings: ScoreConfig = typed(ScoreConfig, {n: inputs[n] for n in setting_names if n in inputs}, "compute()")
+    check_scores(settings, prefix="")
+    check_seed(seed := inputs.get("seed", 0))
     documents = given_documents(inputs.get("documents", ()), "documents")
     model, tokenizer = inputs.get("model"), inputs.get("tokenizer")
     if model is None:
@@ -556,9 +568,9 @@ def evaluation_from(**inputs: Any) -> Evaluation:
     wordlist = inputs.get("wordlist", "english_gender")
     wordlist = wordlist if isinstance(wordlist, WordList) else load_wordlist(wordlist)
     swapper = Swapper(wordlist)
-    settings = ScoreConfig(**{name: value for name, value in inputs.items() if name in setting_names})
     prompts = given_prompts(inputs.get("prompts", "occupations"))
     prompts = prompts if settings.listed_prompts else without_listed_words(prompts, swapper)[0]
+    prompts = limit_prompts(prompts, settings.max_prompts, seed)
     audited = read_audited(settings)
     named = {name: getattr(settings, name) for name in ("reference", "control")} if audited.texts else {}
     compared = {name: (load_model(str(path)), load_tokenizer(str(path))) for name, path in named.items() if path}
@@ -568,7 +580,7 @@ def evaluation_from(**inputs: Any) -> Evaluation:
         name: (lambda opened=opened: alike(*opened).audited_losses) for name, opened in compared.items()
     }
     return Evaluation(
-        model, tokenizer, wordlist, documents, prompts, settings, inputs.get("seed", 0),
+        model, tokenizer, wordlist, documents, prompts, settings, seed,
         swapper, common=common, audited=audited, **losses,
     )  # fmt: skip
 

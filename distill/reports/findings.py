@@ -23,6 +23,8 @@ Scores = Mapping[str, Any]
 _BUILT_ON_IT = {"embeddings": ("weat", "seat", "ceat"), "classifiers built on the model": ("hatexplain", "occupation_")}
 _SAID_OF_GROUPS = {"sentiment": "sentiment_gap", "regard": "regard_gap", "toxicity": "toxicity_gap"}
 _NEVER_MEASURED = "Groups that the word list does not name; names and nicknames; languages other than the word list's."
+# Beginnings of the names of scores whose sentences are ours, and English: they head no report on another language.
+_OF_ENGLISH = ("agreement", "minimal_pairs")
 LIMITS = (
     "A word list with two groups is a limit: people whom neither column names go unseen, and a number close to its "
     "ideal says nothing about them.",
@@ -380,10 +382,12 @@ def _side_effects(scores: Scores, found: Mapping[str, Any], owner: str) -> list[
         owner: What the student is compared with, in words.
     """
     ends = ("farther", "farther_low", "farther_high")
+    language = scores.get("settings", {}).get("wordlist", {}).get("language", "en")
+    foreign = _OF_ENGLISH if language != "en" else ()
     looked_at = {
         label(scores, metric): dict(zip(("value", "low", "high"), map(entry.get, ends), strict=True))
         for metric, entry in found.items()
-        if scores["cards"].get(metric, {}).get("side")
+        if scores["cards"].get(metric, {}).get("side") and not metric.startswith(foreign)
     }
     return worse_sentence(looked_at, owner)
 

@@ -30,6 +30,7 @@ from distill.metrics import (
     samples_text,
 )
 from distill.metrics.audited import read_audited
+from distill.metrics.bootstrap import RESAMPLING_SEED
 from distill.metrics.evaluation import given_prompts, least
 from distill.models.architecture import model_hash, own_context, scored_context
 from distill.models.generation import check_context, check_prompts
@@ -48,7 +49,7 @@ from distill.scoring.examples import example_prompts, examples_of
 from distill.scoring.score_cache import ScoreCache, content_hash, model_version, stamp
 from distill.text.conversations import Messages, as_given, chat_prompt
 from distill.text.counterfactual import Swapper
-from distill.text.prompts import Prompt, limit_prompts, without_listed_words
+from distill.text.prompts import Prompt, limit_prompts, subject_halves, without_listed_words
 
 ModelSource = str | Path | tuple[Any, Any] | Callable[[], tuple[Any, Any]]
 
@@ -68,8 +69,6 @@ _SAID_ELSEWHERE = {
 }
 
 
-# Not that of the run: runs of a study that differ in their seed are asked about the same prompts, by which they pair.
-_RESAMPLING_SEED = 0
 _MOST_REPEATS = 0.1  # of all prompts; a few are in published sets too
 
 
@@ -340,6 +339,17 @@ def run_prompts(recipe: Recipe, swapper: Swapper) -> tuple[list[Prompt], int]:
     return usable_prompts(scores.prompts, scores.max_prompts, recipe.seed, swapper, scores.listed_prompts)
 
 
+def halved_prompts(recipe: Recipe, swapper: Swapper, seed: int) -> tuple[list[Prompt], tuple[list[int], list[int]]]:
+    """The prompts of a recipe, those that this seed draws of them, and the places of both halves, see `subject_halves`.
+
+    Raises:
+        UserError: see `usable_prompts`.
+    """
+    source, _ = run_prompts(replace(recipe, scores=replace(recipe.scores, max_prompts=None)), swapper)
+    drawn = limit_prompts(source, recipe.scores.max_prompts, seed)
+    return drawn, subject_halves(drawn, source)
+
+
 def usable_prompts(
     source: str | Path | Sequence[str | Prompt],
     maximum: int | None,
@@ -415,7 +425,7 @@ def model_outcomes(
 
 
 def _resampled(metric: ModuleType, evaluation: Evaluation) -> dict[str, Outcome]:
-    given = {"resamples": evaluation.settings.bootstrap, "seed": _RESAMPLING_SEED}
+    given = {"resamples": evaluation.settings.bootstrap, "seed": RESAMPLING_SEED}
     found = {}
     evaluation.data_read.clear()
     measurements = measured(metric, evaluation)

@@ -14,9 +14,9 @@ from transformers import PreTrainedTokenizerBase
 from distill.metrics import Evaluation
 from distill.metrics.next_word_disparity import next_word_disparity
 from distill.recipe import Recipe
-from distill.scoring.measure import run_prompts
+from distill.scoring.measure import halved_prompts
 from distill.text.counterfactual import Swapper
-from distill.text.prompts import limit_prompts, subject_halves
+from distill.text.prompts import limit_prompts
 from distill.training.probing import Probe, SoFar
 
 PROMPTS = 40  # At most; a forward pass of some 300 tokens.
@@ -34,15 +34,14 @@ def probe_of(recipe: Recipe, swapper: Swapper, tokenizer: PreTrainedTokenizerBas
         tokenizer: The models'.
 
     Raises:
-        UserError: see `measure.run_prompts`.
+        UserError: see `measure.usable_prompts`.
     """
     if recipe.scores.probe_steps == 0:
         return None
-    prompts = run_prompts(recipe, swapper)[0]
-    half = [prompts[place] for place in subject_halves(prompts)[0]]
+    prompts, (places, _) = halved_prompts(recipe, swapper, recipe.seed)
     settings = replace(recipe.scores, bootstrap=2)  # no interval is shown
     evaluation = Evaluation(None, tokenizer, swapper.wordlist, (), (), settings, recipe.seed, swapper)
-    chosen = limit_prompts(half, PROMPTS, recipe.seed)
+    chosen = limit_prompts([prompts[place] for place in places], PROMPTS, recipe.seed)
 
     def probe(model: Any) -> SoFar:
         # The listed words' tokens are looked for once for all.

@@ -24,7 +24,6 @@ from distill.scoring.measure import (
     check_room,
     check_templates,
     context_of,
-    run_prompts,
     tokenizer_of,
 )
 from distill.study.file import (
@@ -36,7 +35,7 @@ from distill.study.file import (
     teacher_target,
 )
 from distill.study.schema import BASELINE, PromptedRow, QuantizedRow, Study
-from distill.study.scores import study_texts
+from distill.study.scores import study_prompts, study_texts
 from distill.study.self_debiasing import prompt_tokens
 from distill.study.untrained import row_students
 from distill.text.conversations import Messages, rendered
@@ -99,7 +98,7 @@ def _asked(study: Study, texts: list[str]) -> _Asked:
     held_out: list[str] = []
     if shared.held_out.source != "teacher" and any(map(reads_documents, chosen(metrics).values())):
         held_out = list(read_documents(shared.held_out, shared.seed))
-    return _Asked(recipe, swapper, run_prompts(shared, swapper)[0], [*held_out, *texts])
+    return _Asked(recipe, swapper, study_prompts(shared, swapper)[0], [*held_out, *texts])
 
 
 def _check_readers(asked: _Asked, readers: Mapping[str, _Reader]) -> None:

@@ -5,6 +5,7 @@ What a row's student began from is part of its training. They say nothing of a s
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ def keep_token_seconds(study: Study, row: str, seed: int, model: Any, tokenizer:
     path = _speed_file(study, row, seed)
     if not path.exists() or json.loads(path.read_text(encoding="utf-8"))["model"] != key:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, {"model": key, "seconds": 1 / tokens_per_second(model, tokenizer)})
+        threads = 1 if torch.cuda.is_available() else torch.get_num_threads()  # a training's seconds are of all, too
+        write_json(path, {"model": key, "seconds": threads / tokens_per_second(model, tokenizer)})
 
 
 def row_costs(study: Study, row: str) -> dict[str, float | None]:
@@ -56,10 +58,18 @@ def _with_needed(study: Study, row: str) -> list[str]:
 
 
 def _training(study: Study, row: str, seed: int) -> tuple[float, int]:
-    """Seconds of a run's training, and its steps."""
+    """Seconds of a run's training, and its steps, of all clients together."""
     told = json.loads(training_record(run_folder(study, row, seed) / "student").read_text(encoding="utf-8"))
     seconds = told["seconds" if torch.cuda.is_available() else "processor_seconds"]
-    return seconds, max((entry.get("step", 0) for entry in told["history"]), default=0)
+    return seconds, steps_made(told)
+
+
+def steps_made(told: Mapping[str, Any]) -> int:
+    """The steps of which a training's record tells the seconds; in a federation, those of all clients in all rounds."""
+    history = told["history"]
+    if any("clients" in entry for entry in history):
+        return sum(entry["step"] // entry["round"] * entry["clients"] for entry in history)
+    return max((entry.get("step", 0) for entry in history), default=0)
 
 
 def _speed_file(study: Study, row: str, seed: int) -> Path:

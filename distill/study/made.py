@@ -41,9 +41,12 @@ def machine(study: Study) -> dict[str, Any]:
 
 def commit() -> str:
     """The commit of this code, with `-dirty` where it was changed since; the version where git does not know it."""
-    git = ["git", "-C", str(PACKAGE), "describe", "--always", "--dirty", "--exclude", "*"]
+    git = ["git", "-C", str(PACKAGE)]
+    asked: dict[str, Any] = {"capture_output": True, "text": True, "check": True}
     try:
-        return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+        # Installed into an environment inside another project, it is no file of that project's repository.
+        subprocess.run([*git, "ls-files", "--error-unmatch", "__init__.py"], **asked)
+        return subprocess.run([*git, "describe", "--always", "--dirty", "--exclude", "*"], **asked).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return f"version {__version__}"
 

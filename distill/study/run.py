@@ -21,7 +21,7 @@ from distill.run_folder import lock, making
 from distill.study.checks import check_data
 from distill.study.made import commit, hours, machine
 from distill.study.report import against_epsilon, markdown, pareto
-from distill.study.runs import make_text, refuse_other_rows, train_missing
+from distill.study.runs import keep_recipe, make_text, refuse_other_rows, train_missing
 from distill.study.schema import Study
 from distill.study.scores import score_all
 from distill.study.summary import summary
@@ -59,6 +59,8 @@ def run_study(study: Study, command: str = "") -> dict[str, Any]:
     with making(out):
         out.mkdir(parents=True, exist_ok=True)
         lock(out)
+        study = keep_recipe(study)
+    refuse_other_rows(study)
     for seed in study.seeds:
         make_text(study, seed)
     train_missing(study)

@@ -1,7 +1,7 @@
 """A study's recipes -> its runs: the text of each seed, drawn once, and a trained student for each row and seed.
 
 In the study's folder, `text/` holds what all rows of a seed read, and `recipes/`, `logs/` and `runs/`, for each row and
-seed, what was asked for, what its process said, and what it made.
+seed, what was asked for, what its process said, and what it made. `recipes/shared.yaml` is the recipe below all rows.
 """
 
 import ctypes
@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -19,16 +20,28 @@ import yaml
 
 from distill.base.console import counter, say
 from distill.base.errors import UserError
-from distill.base.files import write_text
+from distill.base.files import PACKAGE, write_text
 from distill.data.corpus import open_corpus
 from distill.models.architecture import model_hash
 from distill.models.loading import load_teacher
+from distill.recipe import read_recipe_file
 from distill.run_folder import refuse_another
 from distill.study.file import TEXT_SECTIONS, needed_rows, row_recipe, run_folder, shared_recipe, text_path
 from distill.study.made import children_seconds, spend, threads, timed
 from distill.study.schema import Study
 
 _SECONDS_BETWEEN_LOOKS = 0.5
+
+
+def keep_recipe(study: Study) -> Study:
+    """The study with a copy of its recipe in its own folder, which is read from now on.
+
+    Rows take hours, and whoever edits the recipe meanwhile, for the next experiment, shall not change those to come.
+    """
+    path = Path(study.output_dir) / "recipes" / "shared.yaml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, yaml.safe_dump(read_recipe_file(study.recipe), sort_keys=False, allow_unicode=True))
+    return replace(study, recipe=str(path))
 
 
 def make_text(study: Study, seed: int) -> None:
@@ -116,9 +129,11 @@ def _start(study: Study, row: str, seed: int) -> subprocess.Popen:
     path.write_text(yaml.safe_dump(recipe.to_dict(), sort_keys=False, allow_unicode=True), encoding="utf-8")
     log = _log(study, row, seed)
     log.parent.mkdir(parents=True, exist_ok=True)
+    # A user's own evaluate.py in the current folder is not to be taken for the library; a clone's folder has distill.
+    apart = [] if Path.cwd() == PACKAGE.parent else ["-P"]
     with log.open("ab") as stream:
         return subprocess.Popen(
-            [sys.executable, "-m", "distill.train", "--config", str(path)],
+            [sys.executable, *apart, "-m", "distill.train", "--config", str(path)],
             stdin=subprocess.DEVNULL,
             stdout=stream,
             stderr=stream,

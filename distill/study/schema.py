@@ -49,7 +49,7 @@ class Study:
         output_dir: Folder of all its runs.
         recipe: The recipe that all rows share, a path relative to the study file.
         settings: Keys laid over that recipe, for all rows. `{data}` in a text stands for the folder `data`.
-        seeds: One run of each row for each.
+        seeds: One run of each row for each; all are asked the same prompts.
         jobs: Rows that train, and models that are scored, at the same time; without a GPU they share the cores.
         teachers: Row name -> keys of `target`: the teacher itself, without any, or as a two-view teacher. Or keys of a
             recipe's `teacher`, `path` among them: a checkpoint from elsewhere, scored as it is. Or `prompt`, with

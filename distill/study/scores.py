@@ -28,15 +28,15 @@ from distill.models.loading import load_frozen, load_teacher
 from distill.models.quantization import quantize_weights
 from distill.models.two_view import TwoViewTeacher
 from distill.objective.logit_ops import build_role_maps
-from distill.recipe import CorpusConfig
+from distill.recipe import CorpusConfig, Recipe
 from distill.scoring.measure import (
     Checkpoint,
     ModelSource,
     common_context,
     decisive,
+    halved_prompts,
     model_outcomes,
     open_model,
-    run_prompts,
     trusted,
 )
 from distill.scoring.score_cache import ScoreCache, content_hash, installed_version
@@ -55,9 +55,11 @@ from distill.study.schema import BASELINE, HALVES, PromptedRow, QuantizedRow, St
 from distill.study.self_debiasing import SelfDebiasing
 from distill.text.counterfactual import Swapper
 from distill.text.documents import read_documents
-from distill.text.prompts import Prompt, subject_halves
+from distill.text.prompts import Prompt
 from distill.text.role_map import token_roles
 from distill.text.wordlist import load_wordlist
+
+_SEED_OF_PROMPTS = 0  # not the first of the study's, in front of which others may be put later
 
 
 def score_all(study: Study) -> dict[str, list[dict[str, Outcome]]]:
@@ -112,9 +114,17 @@ def _score(study: Study, seed: int, row: str) -> tuple[dict[str, Outcome], float
     return outcomes, time.monotonic() - wall, time.process_time() - processor
 
 
-def halves(prompts: Sequence[Prompt]) -> dict[str, list[int]]:
-    """Name of a half of the subjects (occupations) -> the places of its prompts; settings are chosen by the first."""
-    return dict(zip(HALVES, subject_halves(prompts), strict=True))
+def study_prompts(recipe: Recipe, swapper: Swapper) -> tuple[list[Prompt], dict[str, list[int]]]:
+    """What all models of a study are asked: prompts, and name of a half of the subjects -> the places of its prompts.
+
+    They are the same for all seeds: scores of one seed pair with those of another, and settings that were chosen by the
+    first half meet new occupations in the second.
+
+    Raises:
+        UserError: see `measure.usable_prompts`.
+    """
+    prompts, places = halved_prompts(recipe, swapper, _SEED_OF_PROMPTS)
+    return prompts, dict(zip(HALVES, places, strict=True))
 
 
 def student_source(study: Study, row: str, seed: int) -> ModelSource:
@@ -157,8 +167,7 @@ class Scorer:
         audited = run_scores(shared.scores, shared.audit, run_folder(study, BASELINE, seed))
         self.settings = replace(audited, data=study.data)
         self.swapper = Swapper(load_wordlist(self.recipe.wordlist))
-        self.prompts, _ = run_prompts(shared, self.swapper)
-        self.halves = halves(self.prompts)
+        self.prompts, self.halves = study_prompts(shared, self.swapper)
         self.documents = [d for d in read_documents(self.recipe.held_out, seed) if d.strip()]
         self.texts = study_texts(study, seed)
         self.device = default_device()

@@ -14,7 +14,7 @@ from distill.metrics.bootstrap import CONFIDENCE, distance, finite, interval, no
 from distill.models.architecture import default_device
 from distill.scoring.score import versions
 from distill.study.against import against, comparable
-from distill.study.costs import row_costs
+from distill.study.costs import row_costs, steps_made
 from distill.study.file import derived_row, row_recipe, run_folder, teacher_checkpoint, teacher_target
 from distill.study.schema import BASELINE, Study
 
@@ -201,7 +201,7 @@ def _private_training(study: Study, name: str) -> dict[str, Any]:
         return {}
     logs = [training_record(run_folder(study, name, seed) / "student") for seed in study.seeds]
     told = [json.loads(log.read_text(encoding="utf-8")) for log in logs if log.exists()]
-    seconds = [one["seconds"] / steps for one in told if (steps := max(e.get("step", 0) for e in one["history"]))]
+    seconds = [one["seconds"] / steps for one in told if (steps := steps_made(one))]
     return {
         "epsilon": row_recipe(study, name, study.seeds[0]).privacy.epsilon,
         "step_seconds": float(np.mean(seconds)) if seconds else None,

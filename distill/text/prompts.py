@@ -100,9 +100,12 @@ def limit_prompts(prompts: Sequence[Prompt], maximum: int | None, seed: int = 0)
     return [prompts[index] for index in sorted(chosen)]
 
 
-def subject_halves(prompts: Sequence[Prompt]) -> tuple[list[int], list[int]]:
-    """The places of the prompts of each half of the subjects (occupations): every second one, in the source's order."""
-    order = {subject: place for place, subject in enumerate(dict.fromkeys(prompt.subject for prompt in prompts))}
+def subject_halves(prompts: Sequence[Prompt], source: Sequence[Prompt]) -> tuple[list[int], list[int]]:
+    """The places of the prompts of each half of the subjects (occupations): every second one, in the source's order.
+
+    `source` is all that the prompts were drawn from: in every draw, a subject is of the same half.
+    """
+    order = {subject: place for place, subject in enumerate(dict.fromkeys(prompt.subject for prompt in source))}
     first, second = (
         [place for place, prompt in enumerate(prompts) if order[prompt.subject] % 2 == half] for half in (0, 1)
     )

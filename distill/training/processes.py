@@ -1,4 +1,4 @@
-"""Processes of one run: they share the cores, a mistake in one ends all, and what a training sets ends with it."""
+"""Processes of one run: they share the cores, a mistake in one ends all, and what is set for a run ends with it."""
 
 import os
 from collections.abc import Iterator
@@ -9,9 +9,12 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
+from transformers.utils.logging import enable_progress_bar, is_progress_bar_enabled
 
+from distill.base.console import follow
 from distill.base.cores import NUM_THREADS, usable_cores
 from distill.base.errors import UserError
+from distill.run_folder import unlock
 
 _backends: Any = torch.backends  # its types lack the precision
 
@@ -39,7 +42,7 @@ def _launcher_was_given_threads() -> bool:
 
 @contextmanager
 def training_alone() -> Iterator[None]:
-    """Undo what a training sets for the whole process: products in TF32, and deterministic algorithms.
+    """Compute gradients, and undo what a training sets for the process: products in TF32, deterministic algorithms.
 
     transformers sets them as it reads a training's settings or makes its trainer, accelerate where models are compiled,
     and neither sets them back. Text and scores are made as without them: a nucleus has no deterministic way on a GPU.
@@ -48,7 +51,8 @@ def training_alone() -> Iterator[None]:
     algorithms = (torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled())
     cudnn = (torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark)
     try:
-        yield
+        with torch.enable_grad():  # which a notebook may have turned off
+            yield
     finally:
         if _float32_products() != products:
             # By the older name too, which torch's compiler asks for, and which raises where the two contradict.
@@ -61,6 +65,22 @@ def training_alone() -> Iterator[None]:
 def _float32_products() -> tuple[str, str]:
     """How products of float32 are made, "tf32" for one: by default on all devices, and on a GPU."""
     return _backends.fp32_precision, _backends.cuda.matmul.fp32_precision
+
+
+@contextmanager
+def leaving_nothing(folder: Path) -> Iterator[None]:
+    """Around a run in a process that goes on behind it, as a notebook's does: what ends with a command's ends here.
+
+    Its folder is free for others, what comes next is not told as a phase of it, and transformers draws its bars again.
+    """
+    draws_bars = is_progress_bar_enabled()
+    try:
+        yield
+    finally:
+        follow(None)
+        unlock(folder)
+        if draws_bars:
+            enable_progress_bar()
 
 
 @contextmanager

@@ -77,14 +77,15 @@ class ForkedRun:
         env: Mapping[str, str],
         preexec_fn: Callable[[], None],
     ) -> None:
-        assert list(command[1:3]) == ["-m", "distill.train"]
+        behind = command.index("distill.train") + 1
+        assert command[behind - 2] == "-m"
         self.returncode: int | None = None
 
         def work() -> int:
             preexec_fn()
             os.environ |= env
             forked.write_to(stdout.fileno(), stderr.fileno())
-            return console.run_entry(main, command[3:])
+            return console.run_entry(main, command[behind:])
 
         self._child = forked.fork(work)
 

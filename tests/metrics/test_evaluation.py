@@ -19,22 +19,21 @@ from distill.metrics import evaluation as base
 from distill.metrics.evaluation import evaluation_from
 from distill.recipe import ScoreConfig
 from distill.scoring.measure import common_context, context_of
+from distill.scoring.score import score
 from distill.text.conversations import read_messages
 from distill.text.prompts import Prompt
 from distill.text.wordlist import load_wordlist
 
 
 def test_evaluate_takes_names_and_paths(toy_model, toy_tokenizer, tmp_path):
-    model = toy_model()
+    model, asked = toy_model(), ["The nurse said that", "The doctor said that", "The book", "Nothing", "It was"]
     model.save_pretrained(tmp_path / "model")
     toy_tokenizer.save_pretrained(tmp_path / "model")
     module = METRICS["next_word_disparity"].NextWordDisparity(cache_dir=str(tmp_path))
-    by_path = module.compute(
-        model=str(tmp_path / "model"), prompts=["The nurse said that", "The king was"], bootstrap=20
-    )
-    by_object = module.compute(model=model, tokenizer=toy_tokenizer, prompts=["The nurse said that"], bootstrap=20)
-    assert by_path["n"] == 1  # The king is a listed word.
-    assert by_path["value"] == pytest.approx(by_object["value"])
+    by_path = module.compute(model=str(tmp_path / "model"), prompts=[*asked, "The king was"], bootstrap=20)
+    by_object = module.compute(model=model, tokenizer=toy_tokenizer, prompts=asked, bootstrap=20)
+    assert by_path["n"] == 5  # The king is a listed word.
+    assert by_path["value"] is not None and by_path["value"] == pytest.approx(by_object["value"])
 
 
 @pytest.mark.parametrize(
@@ -44,6 +43,11 @@ def test_evaluate_takes_names_and_paths(toy_model, toy_tokenizer, tmp_path):
         ({"model": object()}, r"needs tokenizer="),
         ({"model": "x", "promts": []}, "unknown argument 'promts'; did you mean 'prompts'"),
         ({"model": "./nowhere"}, "nowhere"),
+        ({"model": "./nowhere", "bootstrap": "many"}, r"^compute\(\): key 'bootstrap'"),
+        ({"model": "./nowhere", "bootstrap": -1}, r"^bootstrap is -1, but must be at least 1"),
+        ({"model": "./nowhere", "context": 0}, r"^context is 0, but must be at least 2"),
+        ({"model": "./nowhere", "seed": -1}, r"^seed is -1"),
+        ({"model": "./nowhere", "quantize": "int8"}, r"^quantize sets a copy .*; ask distill\.score for both$"),
     ],
 )
 def test_evaluate_mistakes(inputs, message, tmp_path):
@@ -66,6 +70,22 @@ def test_evaluate_takes_one_document_or_several_and_says_what_is_none(toy_model,
     ):
         with pytest.raises(UserError, match=told):
             found(documents)
+
+
+@pytest.mark.parametrize("name", ["next_word_disparity", "perplexity", "corpus_disparity", "equivariance_gap"])
+@pytest.mark.parametrize("times", [1, 12])
+def test_evaluate_gives_what_score_gives(name, times, toy_model, toy_tokenizer, tmp_path):
+    """The prompts that are drawn, the intervals, and the reason in a number's place where too little was seen."""
+    prompts = [f"The {who} {did}" for who in ("nurse", "doctor", "book") for did in ("said", "was", "saw", "took")]
+    asked = {"prompts": prompts, "seed": 1, "bootstrap": 50, "max_prompts": 7 if times > 1 else 2}
+    texts = DOCUMENTS[:3] * times
+    expected = score({"it": (toy_model(), toy_tokenizer)}, texts=texts, metrics=[name], **asked)["models"]["it"][name]
+    module = next(one for one in vars(METRICS[name]).values() if hasattr(one, "compute"))(cache_dir=str(tmp_path))
+    found = module.compute(model=toy_model(), tokenizer=toy_tokenizer, documents=texts, **asked)
+    assert {key: found[key] for key in expected} == expected
+    assert (
+        (found["value"] is None) == found["details"].get("reason", "").startswith("too little to tell") == (times == 1)
+    )
 
 
 def test_any_text_can_be_measured(toy_model, toy_tokenizer):

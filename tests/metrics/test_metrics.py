@@ -17,8 +17,12 @@ from distill.metrics import (
     asks_next_word,
     cards,
     chosen,
+    measured,
     reads_documents,
+    reported,
+    resampled,
     samples_text,
+    score_of,
 )
 from distill.metrics import evaluation as evaluation_module
 from distill.recipe import ScoreConfig
@@ -147,19 +151,23 @@ def test_every_metric_is_a_module_of_evaluate_offline(
     path = METRICS[name].__file__
     module = evaluate.load(path.rsplit("/", 1)[0] if form == "folder" else path, cache_dir=str(tmp_path))
     assert all(card.formula in module.description for card in cards(METRICS[name]))
-    words = wordlist()
+    words, documents = wordlist(), DOCUMENTS * 8
     inputs = {
         "model": toy_model(),
         "tokenizer": toy_tokenizer,
         "wordlist": words,
-        "documents": DOCUMENTS,
-        "prompts": PROMPTS,
+        "documents": documents,
+        "prompts": PROMPTS * 8,
         "seed": 0,
         "samples": 2,
         "max_new_tokens": 5,
         "bootstrap": 200,
     }
-    expected = all_scored(name, Evaluation(toy_model(), toy_tokenizer, words, DOCUMENTS, PROMPTS, SMALL))
+    evaluation = Evaluation(toy_model(), toy_tokenizer, words, documents, PROMPTS * 8, SMALL)
+    expected = {
+        of: score_of(CARDS[of], reported(resampled(measurement, resamples=200, seed=0)))
+        for of, measurement in measured(METRICS[name], evaluation).items()
+    }
     try:
         outcomes = module.compute(**inputs)
     except NotMeasured as reason:

@@ -169,6 +169,17 @@ def test_a_copy_in_fewer_bits_stands_beside_and_heads_nothing(scores):
     )
 
 
+def test_our_english_sentences_head_no_report_on_another_language():
+    worse = {"farther": 0.05, "farther_low": 0.02, "farther_high": 0.08}
+    found = dict.fromkeys(("agreement_kept", "agreement_winobias_kept", "minimal_pairs", "blimp"), worse)
+    scores = _scores(["teacher", "baseline", "student"], {"student - teacher": {}, "student - baseline": found})
+    scores["cards"] |= card_dicts(found)
+    assert "(4 of 4 scores beside" in headline(scores)
+    scores["settings"] = {"wordlist": {"language": "es"}}
+    told = headline(scores)
+    assert "BLiMP" in told and "(1 of 1 scores beside" in told  # whoever names its file knows its language
+
+
 def test_what_a_mitigation_broke_stands_in_the_headline():
     def entry(farther, low, high):
         return {"farther": farther, "farther_low": low, "farther_high": high}

@@ -8,6 +8,8 @@ from toy_run import DOCUMENTS, SETTINGS
 from distill.metrics import CARDS, METRICS, cards
 from distill.models.architecture import weights_hash
 from distill.recipe import ScoreConfig
+from distill.scoring.score import score
+from distill.scoring.scores_file import read_scores
 from distill.text.prompts import load_prompts
 
 
@@ -58,6 +60,14 @@ def test_layout(run, toy_model, short_wordlist):
         assert list(sample["texts"]) == list(models)
         assert all(len(texts) == 4 for texts in sample["texts"].values())
     json.dumps(scores, allow_nan=False)
+
+
+def test_a_list_in_another_language_says_so(toy_model, toy_tokenizer, tmp_path):
+    (tmp_path / "es.tsv").write_text("# language: es-MX\nm\tf\nél\tella\n", encoding="utf-8")
+    given = {"wordlist": str(tmp_path / "es.tsv"), "metrics": ["perplexity"], "folder": tmp_path / "out"}
+    scores = score({"one": (toy_model(), toy_tokenizer)}, texts=["él y ella"], **given)
+    assert scores["settings"]["wordlist"]["language"] == "es"
+    assert read_scores(tmp_path / "out" / "scores.json") == scores
 
 
 def test_only_what_is_asked_for(run, toy_model):

@@ -12,7 +12,7 @@ from distill.metrics.next_word_disparity import next_word_disparity
 from distill.recipe import Recipe, ScoreConfig
 from distill.scoring import so_far
 from distill.scoring.so_far import PROMPTS, probe_of
-from distill.study.scores import halves
+from distill.study.scores import study_prompts
 from distill.text.counterfactual import Swapper
 from distill.text.prompts import load_prompts
 
@@ -45,17 +45,22 @@ def test_it_is_a_loop_over_its_prompts_one_at_a_time(toy_model, toy_tokenizer, s
     assert found.prompts == len(ratios) == PROMPTS == 40
 
 
+@pytest.mark.parametrize("maximum", [None, 150])
 def test_its_prompts_are_of_the_half_of_the_occupations_that_a_study_chooses_by(
-    toy_model, toy_tokenizer, swapper, monkeypatch
+    maximum, toy_model, toy_tokenizer, swapper, monkeypatch
 ):
     given, prompts = asked(monkeypatch), load_prompts()
-    probe = probe_of(Recipe(), swapper, toy_tokenizer)
+    recipe = Recipe(seed=2, scores=ScoreConfig(max_prompts=maximum))
+    probe = probe_of(recipe, swapper, toy_tokenizer)
     for seed in (0, 1):
         probe(toy_model(seed=seed))
     assert given[0] == given[1]
-    chosen, held_out = ({prompts[place].subject for place in places} for places in halves(prompts).values())
+    asked_of_all, places = study_prompts(recipe, swapper)
+    chosen, held_out = ({asked_of_all[place].subject for place in of_half} for of_half in places.values())
+    occupations = list(dict.fromkeys(prompt.subject for prompt in prompts))
+    assert chosen <= set(occupations[::2]) and held_out <= set(occupations[1::2])
     subjects = {prompt.subject for prompt in given[0]}
-    assert subjects <= chosen and not subjects & held_out
+    assert subjects <= set(occupations[::2]) and not subjects & held_out
     assert len({prompt.group for prompt in given[0]}) == len({prompt.group for prompt in prompts})
 
 

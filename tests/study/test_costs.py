@@ -45,12 +45,26 @@ def test_a_row_takes_what_its_trainings_took_and_those_before_it(study):
     assert row_costs(study, "teacher") == row_costs(study, "warned") == nothing
 
 
+def test_a_step_of_a_federation_is_that_of_one_client(study):
+    """8 clients of 5 steps each in two rounds, one of which left one out: 75 steps."""
+    log = run_folder(study, "plain", 0) / "training" / "student.json"
+    history = [
+        {"step": 5 * n, "round": n, "clients": clients, "left_out": 8 - clients} for n, clients in ((1, 8), (2, 7))
+    ]
+    told = {"seconds": 150.0, "processor_seconds": 150.0, "history": history}
+    for seed in (0, 1):
+        (run_folder(study, "plain", seed) / "training" / log.name).write_text(json.dumps(told), encoding="utf-8")
+    assert row_costs(study, "plain")["step_seconds"] == pytest.approx(2.0)
+
+
 def test_a_token_is_timed_once_for_each_model(study, monkeypatch):
     asked = []
+    monkeypatch.setattr(costs.torch, "get_num_threads", lambda: 2)  # both are busy for the 5 ms of a token
+    monkeypatch.setattr(costs.torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(costs, "tokens_per_second", lambda model, tokenizer: asked.append(model) or 200.0)
     for seed in (0, 1, 1):
         keep_token_seconds(study, "plain", seed, "model", None, "hash")
     assert asked == ["model", "model"]
-    assert row_costs(study, "plain")["token_seconds"] == pytest.approx(0.005)
+    assert row_costs(study, "plain")["token_seconds"] == pytest.approx(0.010)
     keep_token_seconds(study, "plain", 1, "another", None, "another hash")
     assert asked == ["model", "model", "another"]

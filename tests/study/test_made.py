@@ -50,6 +50,22 @@ def test_the_commit_of_a_clone_and_the_version_elsewhere(tmp_path, monkeypatch):
     assert commit() == f"version {__version__}"
 
 
+def test_the_commit_is_not_that_of_a_project_into_whose_environment_it_was_installed(tmp_path, monkeypatch):
+    package = tmp_path / ".venv" / "lib" / "distill"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (tmp_path / "theirs.py").touch()
+    (tmp_path / ".gitignore").write_text(".venv\n", encoding="utf-8")
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=n", "-c", "user.email=e"]
+    for command in (["init", "-q"], ["add", "theirs.py", ".gitignore"], ["commit", "-qm", "theirs"]):
+        subprocess.run([*git, *command], check=True)
+    monkeypatch.setattr(made, "PACKAGE", package)
+    assert commit() == f"version {__version__}"
+    subprocess.run([*git, "add", "-f", str(package)], check=True)
+    subprocess.run([*git, "commit", "-qm", "vendored"], check=True)
+    assert re.fullmatch(r"[0-9a-f]{7,}", commit())
+
+
 @pytest.mark.parametrize(("jobs", "given", "expected"), [(1, None, 4), (3, None, 1), (9, None, 1), (2, "1", None)])
 def test_jobs_share_the_cores(monkeypatch, jobs, given, expected):
     import torch

@@ -1,15 +1,18 @@
 """The runs of a study: which are taken for done, and one that fails."""
 
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
+from shared import REPOSITORY
 from study_files import PLAIN, rewrite, small
 
 from distill.base.errors import UserError
 from distill.run_folder import open_run
-from distill.study.file import read_study, row_recipe, run_folder
+from distill.study.file import read_study, row_recipe, run_folder, shared_recipe
 from distill.study.run import run_study
-from distill.study.runs import _is_ready
+from distill.study.runs import _is_ready, _start
 
 
 def begin(path):
@@ -54,6 +57,40 @@ def test_scores_seeds_and_the_place_of_a_study_may_change(tmp_path, monkeypatch)
     monkeypatch.setattr("distill.study.run.make_text", draw)
     with pytest.raises(NotRefused):
         run_study(read_study(path, rows=["plain"]))
+
+
+def test_an_edit_of_the_recipe_while_a_study_runs_changes_none_of_its_rows_and_scores(tmp_path, monkeypatch):
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text(f"base: {REPOSITORY / 'recipes' / 'debug.yaml'}\nblock_length: 64\n", encoding="utf-8")
+    path = small(tmp_path)
+    rewrite(path, recipe=str(recipe), jobs=2)
+    study = read_study(path, rows=["plain"])
+    expected = [row_recipe(study, "plain", 0), shared_recipe(study, 0)]
+    seen = []
+
+    def edit(*_):
+        recipe.write_text(recipe.read_text(encoding="utf-8").replace("64", "half-edited: ["), encoding="utf-8")
+
+    def look(study):
+        with ProcessPoolExecutor(1, get_context("spawn")) as pool:  # as several jobs are scored
+            seen.append([pool.submit(row_recipe, study, "plain", 0).result(), shared_recipe(study, 0)])
+        raise InterruptedError
+
+    monkeypatch.setattr("distill.study.run.make_text", edit)
+    monkeypatch.setattr("distill.study.run.train_missing", look)
+    with pytest.raises(InterruptedError):
+        run_study(study)
+    assert seen == [expected]
+
+
+def test_a_module_in_the_current_folder_is_not_taken_for_a_library(tmp_path, monkeypatch):
+    """As for `distill train` there."""
+    study = read_study(small(tmp_path), rows=["plain"])
+    (tmp_path / "evaluate.py").write_text("raise RuntimeError('a script of my own')\n", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    assert _start(study, "plain", 0).wait() == 2
+    told = (Path(study.output_dir) / "logs" / "plain-0.log").read_text(encoding="utf-8")
+    assert "a script of my own" not in told and "corpus-0-" in told  # its text was not drawn
 
 
 def test_a_row_that_fails_is_named_with_its_log(tmp_path):

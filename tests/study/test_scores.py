@@ -15,18 +15,38 @@ from distill.base.files import DEMO_TEACHER
 from distill.metrics import Evaluation, PartOfEvaluation
 from distill.scoring.gguf_file import write_gguf
 from distill.study.checks import check_data
-from distill.study.file import read_study, run_folder
-from distill.study.scores import Scorer, halves, study_texts
-from distill.text.prompts import Prompt, load_prompts
+from distill.study.file import read_study, run_folder, shared_recipe
+from distill.study.scores import Scorer, study_prompts, study_texts
+from distill.text.counterfactual import Swapper
+from distill.text.prompts import Prompt, load_prompts, subject_halves
 from distill.text.role_map import token_roles
+from distill.text.wordlist import load_wordlist
 
 
 def test_halves_share_no_occupation_and_leave_no_prompt_out():
     prompts = [Prompt(f"{subject} {n}", "g", subject) for n in range(3) for subject in ("a", "b", "c", "d", "e")]
-    parts = halves(prompts)
-    subjects = {half: {prompts[place].subject for place in places} for half, places in parts.items()}
-    assert subjects == {"chosen": {"a", "c", "e"}, "held_out": {"b", "d"}}
-    assert sorted(place for places in parts.values() for place in places) == list(range(len(prompts)))
+    parts = subject_halves(prompts, prompts)
+    assert [{prompts[place].subject for place in places} for places in parts] == [{"a", "c", "e"}, {"b", "d"}]
+    assert sorted(place for places in parts for place in places) == list(range(len(prompts)))
+    few = [prompts[place] for place in (3, 4, 8)]  # d, e, d
+    assert subject_halves(few, prompts) == ([1], [0, 2])
+
+
+@pytest.mark.parametrize("maximum", [None, 40])
+def test_all_seeds_are_asked_the_same_and_halve_the_occupations_alike(maximum, tmp_path):
+    """A setting that was chosen by one half of the occupations is judged by the other, at every seed."""
+    path = small(tmp_path)
+    rewrite(path, settings={"scores": {"max_prompts": maximum}})
+    study = read_study(path, rows=["plain"])
+    swapper = Swapper(load_wordlist(study.settings["wordlist"]))
+    found = [study_prompts(shared_recipe(study, seed), swapper) for seed in (0, 1, 7)]
+    assert found[0] == found[1] == found[2]
+    prompts, parts = found[0]
+    occupations = list(dict.fromkeys(prompt.subject for prompt in load_prompts()))
+    for half, own in (("chosen", occupations[::2]), ("held_out", occupations[1::2])):
+        assert {prompts[place].subject for place in parts[half]} <= set(own)
+        assert maximum or {prompts[place].subject for place in parts[half]} == set(own)
+    assert len(prompts) == sum(map(len, parts.values())) == (maximum or len(load_prompts()))
 
 
 def test_a_part_has_the_words_and_texts_of_its_whole(toy_model, toy_tokenizer, short_wordlist, monkeypatch):

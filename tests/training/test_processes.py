@@ -14,13 +14,16 @@ import torch
 from accelerate import PartialState
 from launched import ENVIRONMENT, torchrun
 from shared import REPOSITORY
+from transformers.utils import logging as bars
 
-from distill import pipeline
+from distill import pipeline, train
+from distill.base import console
 from distill.base.console import run_entry
 from distill.base.errors import UserError
 from distill.recipe import Recipe
+from distill.run_folder import lock, unlock
 from distill.training import processes
-from distill.training.processes import together, training_alone, use_all_cores
+from distill.training.processes import leaving_nothing, together, training_alone, use_all_cores
 
 
 def one_message(errors: str, codes: set[int]) -> str:
@@ -181,3 +184,49 @@ def test_what_a_training_sets_for_the_whole_process_ends_with_it(turn_on, before
         assert torch.is_deterministic_algorithms_warn_only_enabled()  # the user's own
     finally:
         torch.use_deterministic_algorithms(False)
+
+
+def test_a_training_computes_gradients_where_a_notebook_has_turned_them_off():
+    with torch.no_grad():
+        with training_alone():
+            assert torch.is_grad_enabled()
+        assert not torch.is_grad_enabled()
+
+
+def is_free(folder: Path) -> bool:
+    """Whether another process may take a run's folder."""
+    code = "import pathlib, sys; from distill.run_folder import lock; lock(pathlib.Path(sys.argv[1]))"
+    done = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True)
+    assert done.returncode == 0 or "is in use by a run that has not ended" in done.stderr
+    return done.returncode == 0
+
+
+def test_an_interrupted_run_of_a_notebook_frees_its_folder_and_is_followed_no_longer(tmp_path, monkeypatch):
+    """The same command, in a terminal, is to continue it while the notebook stays open."""
+    seen = []
+
+    def interrupted(*_):
+        seen.append((is_free(tmp_path / "run"), console._plan is not None))
+        bars.disable_progress_bar()  # as the trainer does
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline, "_prepare", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train("debug", output_dir=str(tmp_path / "run"))
+    assert seen == [(False, True)]
+    assert is_free(tmp_path / "run") and console._plan is None and bars.is_progress_bar_enabled()
+
+
+def test_a_run_that_ends_leaves_alone_what_is_not_its_own(tmp_path):
+    lock(tmp_path)
+    (tmp_path / "run").mkdir()
+    bars.disable_progress_bar()
+    try:
+        with leaving_nothing(tmp_path / "run"):
+            lock(tmp_path / "run")
+        assert not bars.is_progress_bar_enabled()
+    finally:
+        bars.enable_progress_bar()
+    assert is_free(tmp_path / "run") and not is_free(tmp_path)
+    unlock(tmp_path)
+    assert is_free(tmp_path)
