@@ -164,7 +164,8 @@ def test_a_run_with_an_adapter_over_the_teachers_own_weights(world, tmp_path, me
     pytest.importorskip("peft", reason="needs the extra lora")
     folder, teacher = world
     recipe = synthetic.write_student_recipe(folder, teacher, tmp_path / "run", max_steps=3, save_steps=2)
-    run("--config", recipe, "--student.init", "teacher", "--student.lora.r", "2", "--student.lora.merge", str(merge))
+    adapter = ("--student.init", "teacher", "--student.num_layers", "null", "--student.lora.r", "2")
+    run("--config", recipe, *adapter, "--student.lora.merge", str(merge))
     models = json.loads((tmp_path / "run" / "scores.json").read_text())["models"]
     assert len({models[name]["perplexity"]["value"] for name in ("teacher", "baseline", "student")}) == 3
     for name in ("student", "baseline"):
@@ -227,7 +228,7 @@ def test_a_run_with_a_quantised_teacher(world, tmp_path):
         (["--teacher.path", "{tmp}/hollow"], ["hollow", "no weights"]),
         (["--corpus.files", '["{tmp}/empty.txt"]'], ["empty.txt", "no text"]),
         (["--corpus.files", '["{tmp}/unlisted.txt"]'], ["word list"]),
-        (["--student.layers", "[9]"], ["student.layers", "9"]),
+        (["--student.num_layers", "null", "--student.layers", "[9]"], ["student.layers", "9"]),
         (
             ["--scores.max_new_tokens", "99", "--scores.metrics", '["neutral_rate"]'],
             ["context of the teacher", "max_new_tokens"],

@@ -105,7 +105,11 @@ def _pinned(requirement: str) -> str:
     """`torch>=2.9` -> `torch==2.13.0`: of the build that is installed only the version, which every build has."""
     found = re.match(r"([\w.-]+)(\[[\w,-]+\])?", requirement)
     assert found is not None, requirement
-    return f"{found[1]}{found[2] or ''}=={metadata.version(found[1]).partition('+')[0]}"
+    try:
+        version = metadata.version(found[1])
+    except metadata.PackageNotFoundError:
+        raise UserError(f"the page needs {found[1]}, which is not installed here; pip install {found[1]}") from None
+    return f"{found[1]}{found[2] or ''}=={version.partition('+')[0]}"
 
 
 def readme(shown: Shown) -> str:
@@ -160,14 +164,15 @@ def _wordlist(spec: str, place: Path) -> str:
     """The same, files of the user's copied, with the companions that they name."""
     bundled = bundled_wordlists()
     parts = []
-    for part in [spec] if Path(spec).exists() else spec.split("+"):
+    named = [spec] if Path(spec).exists() else spec.split("+")
+    for part in named:
         if part in bundled or part == ALONE:
             parts.append(part)
             continue
         path = at_hand(part)
         to = Path("wordlists", str(len(parts)))  # two lists may be called alike
         (place / to).mkdir(parents=True)
-        for file in files_of(path):
+        for file in files_of(path, ALONE not in named):
             shutil.copy(file, place / to / file.name)
         parts.append((to / path.name).as_posix())
     return "+".join(parts)
@@ -176,7 +181,7 @@ def _wordlist(spec: str, place: Path) -> str:
 def _resolver(spec: str) -> str:
     """The same, if it comes with the package or from the hub."""
     kind, _, name = spec.partition(":")
-    if kind == "log_linear" or (kind == "teacher" and local(name) is None):
+    if kind == "log_linear" or (kind == "teacher" and (not name or local(name) is None)):
         return spec
     say(f"the exported page tells her (his) from her (him) by log_linear, as the resolver {spec} is of this machine")
     return "log_linear"

@@ -211,8 +211,9 @@ def _unlike(sources: Sequence[Source]) -> tuple[Source, ...]:
         count = seen[source.short] = seen.get(source.short, 0) + 1
         short = source.short.replace("/", "-").strip("-.")
         one = replace(source, short=short if count == 1 else f"{short}-{count}")
-        alike = any(other.title == source.title for other in found)
-        found.append(replace(one, title=str(source.model.path)) if alike else one)
+        alike = [str(other.model.path) for other in sources if other.title == source.title]
+        names = _names(path for path in alike if local(path)) if len(alike) > 1 else {}
+        found.append(replace(one, title=names.get(str(source.model.path), source.title)))
     return tuple(found)
 
 

@@ -25,6 +25,7 @@ from distill.reports.findings import (
     memory_heading,
     metrics_of,
     ratio_cell,
+    templates_differ,
 )
 from distill.reports.page import model_style, render, trade_off_charts
 from distill.reports.side_by_side import checkpoints, measured_with, tokens_read
@@ -175,7 +176,8 @@ def _measured_with_others(runs: Sequence[Run]) -> list[list[str]]:
         if weights and any(of.get(_JUDGED, {}).get("value") is not None for of in run.scores["models"].values()):
             found[-1][_JUDGE] = next(iter(weights.values()))
         facts = run.scores["settings"].get("models", {}).values()
-        if rendered := sorted({of_model["conversations"] for of_model in facts if "conversations" in of_model}):
+        rendered = sorted({of_model["conversations"] for of_model in facts if "conversations" in of_model})
+        if rendered and templates_differ(one.scores for one in runs):
             found[-1][_RENDERED] = ", ".join(map(_shown, rendered))
     names = dict.fromkeys(name for of_run in found for name in of_run)
     return [
@@ -187,7 +189,7 @@ def _measured_with_others(runs: Sequence[Run]) -> list[list[str]]:
 
 def _shown(value: Any) -> str:
     text = "–" if value is None else value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return f"{text[:12]}…" if re.fullmatch(r"[0-9a-f]{64}", text) else text
+    return re.sub(r"\b([0-9a-f]{12})[0-9a-f]{52}\b", r"\1…", text)
 
 
 def warnings(runs: Sequence[Run]) -> list[str]:

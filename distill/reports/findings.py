@@ -23,6 +23,7 @@ Scores = Mapping[str, Any]
 _BUILT_ON_IT = {"embeddings": ("weat", "seat", "ceat"), "classifiers built on the model": ("hatexplain", "occupation_")}
 _SAID_OF_GROUPS = {"sentiment": "sentiment_gap", "regard": "regard_gap", "toxicity": "toxicity_gap"}
 _NEVER_MEASURED = "Groups that the word list does not name; names and nicknames; languages other than the word list's."
+ROUNDING = 1e-9  # what a difference must exceed: sums of many numbers are seldom 0 to the last digit
 # Beginnings of the names of scores whose sentences are ours, and English: they head no report on another language.
 _OF_ENGLISH = ("agreement", "minimal_pairs")
 LIMITS = (
@@ -149,12 +150,24 @@ def cost_of(scores: Scores, several: Iterable[Scores] = ()) -> str:
         scores: Its cards name the scores.
         several: The files that the models come from, where they are not all from this one.
     """
-    facts = [of_model for one in (scores, *several) for of_model in one.get("settings", {}).get("models", {}).values()]
-    if len({of_model["conversations"] for of_model in facts if "conversations" in of_model}) > 1:
+    files = [scores, *several]
+    if templates_differ(files):
         return ""  # tokens and bytes of other text: that of the chat templates counts, too
+    facts = [of_model for one in files for of_model in one.get("settings", {}).get("models", {}).values()]
     alike = len({of_model["tokenizer"] for of_model in facts}) < 2
     role = "cost" if alike else "cost across tokenizers"
     return next(iter(with_role(scores, role)), "")
+
+
+def templates_differ(files: Iterable[Scores]) -> bool:
+    """Whether two models read the same held-out conversations through different chat templates."""
+    rendered: dict[str, set[str]] = {}  # hash of the messages themselves -> those of what models read of them
+    for settings in (one.get("settings", {}) for one in files):
+        text = settings.get("held_out", {}).get("sha256", "")
+        for of_model in settings.get("models", {}).values():
+            if "conversations" in of_model:
+                rendered.setdefault(text, set()).add(of_model["conversations"])
+    return any(len(hashes) > 1 for hashes in rendered.values())
 
 
 def showing(scores: Scores, what: str) -> list[str]:
@@ -401,7 +414,7 @@ def worse_sentence(looked_at: Mapping[str, Mapping[str, Any]], owner: str) -> li
         owner: The other model, in words.
     """
     told = {name: entry for name, entry in looked_at.items() if entry["low"] is not None}
-    worse = [f"{name} by {_small_cell(entry)}" for name, entry in told.items() if entry["low"] > 0]
+    worse = [f"{name} by {_small_cell(entry)}" for name, entry in told.items() if entry["low"] > ROUNDING]
     if not worse:
         return []
     return [
@@ -412,7 +425,8 @@ def worse_sentence(looked_at: Mapping[str, Mapping[str, Any]], owner: str) -> li
 
 def _small_cell(entry: Mapping[str, Any]) -> str:
     """A cell of what is more than 0, which none of its numbers may seem to be."""
-    ends = (entry[key] for key in ("value", "low", "high"))
+    value, low, high = (entry[key] for key in ("value", "low", "high"))
+    ends = (value, min(low, value), max(high, value))  # of older files: see `cell`
     value, low, high = (number(end) if end >= 0.001 else f"{end:.2g}" for end in ends)
     return f"{value} [{low}, {high}]"
 

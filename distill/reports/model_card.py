@@ -200,7 +200,9 @@ def _teacher_metadata(teacher: TeacherConfig) -> dict[str, Any]:
     except (OSError, ValueError, HTTPError, yaml.YAMLError):  # no card, no network, or one that is not valid
         return {}
     told = {key: value for key, value in metadata.items() if isinstance(value, str)}
-    if not re.fullmatch(r"[a-z]{2,3}(-\w+)*", told.get("language", "")):  # in words, which the hub refuses
+    if not re.fullmatch(
+        r"[a-z]{2,3}(-\w+)*|multilingual|code", told.get("language", "")
+    ):  # in words, which the hub refuses
         told.pop("language", None)
     return told
 

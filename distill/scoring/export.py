@@ -224,8 +224,11 @@ def _write_beside(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pa
 
 def _file_of(path: str, name: str) -> str | None:
     """A file beside a model, by its folder or hub id; None where there is none."""
+    source = model_source(path)
+    if Path(source).exists():  # a file, in GGUF, has none of its own
+        return str(Path(source, name)) if Path(source, name).is_file() else None
     try:
-        found: str | None = cached_file(model_source(path), name, _raise_exceptions_for_missing_entries=False)
+        found: str | None = cached_file(source, name, _raise_exceptions_for_missing_entries=False)
     except OSError:  # not to be had; the model itself was loaded
         return None
     return found

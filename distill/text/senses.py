@@ -143,9 +143,8 @@ def _called(head: str) -> bool:
 
 
 _LISTED_BEFORE = re.compile(
-    r"\b(?:a|an|the|and|or|boy|girl|woman|child|men|women|husband|wife|father|mother|dad|mum|mom|son|daughter|sister"
-    r"|uncle|aunt), $",
-    re.IGNORECASE,
+    r"\b(?:a|an|the|and|or|boy|girl|woman|child|men|women"
+    r"|(?i:husband|wife|father|mother|dad|mum|mom|son|daughter|sister|uncle|aunt)), $"
 )
 
 

@@ -196,14 +196,15 @@ def wordlist_mistakes(name_or_path: str | Path) -> list[str]:
     return list(dict.fromkeys(map(str, _load(str(name_or_path))[1])))
 
 
-def files_of(path: Path) -> list[Path]:
-    """A file of a list, and the companions beside it that it names, and they in turn; bundled ones are left out.
+def files_of(path: Path, with_companions: bool = True) -> list[Path]:
+    """A file of a list, and the companions beside it that it names, and they in turn; of these, no bundled ones.
 
     Raises:
         UserError: one cannot be read, or is named with a folder.
     """
     bundled = {file.resolve() for file in bundled_wordlists().values()}
-    return [part.path for part in _parts([path], True, []) if part.path.resolve() not in bundled]
+    _, *companions = (part.path for part in _parts([path], with_companions, []))
+    return [path, *(file for file in companions if file.resolve() not in bundled)]
 
 
 def is_word_character(character: str) -> bool:
@@ -338,6 +339,7 @@ def _parse(text: str, path: Path, mistakes: list[UserError]) -> _Part:
     part = _Part(path)
     has_when = False
     first_line: dict[str, int] = {}
+    spellings: dict[tuple[str, ...], list[str]] = {}
     for line, content in enumerate(text.split("\n"), start=1):
         content = content.rstrip("\r")
         if not content.strip():
@@ -352,7 +354,9 @@ def _parse(text: str, path: Path, mistakes: list[UserError]) -> _Part:
             if not part.groups:
                 part.groups, has_when = _header(cells, part.metadata, path, line)
                 continue
-            cells = [cell.translate(LIKE_IN_LIST) for cell in cells]
+            written, cells = cells, [cell.translate(LIKE_IN_LIST) for cell in cells]
+            if spellings.setdefault(tuple(cells), written) != written:
+                continue  # a line of before, with another apostrophe or hyphen
             if part.kind is None:
                 part.rows.append(_row(cells, part.groups, has_when, path, line))
             else:

@@ -341,9 +341,11 @@ def compare(options: argparse.Namespace) -> int:
     card: common.Record = {}
 
     def keep(found: dict[str, list[common.Record]]) -> None:
-        if options.together and options.device == "cuda":  # behind a contender's first run: a part may be stopped
-            card.update(on_card(x, [name for name in found if name.startswith("ours") and name not in card], options))
         common.save(options.save, figures_of(found, options, card))
+        left = [name for name in found if name.startswith("ours") and name not in card]
+        if left and options.together and options.device == "cuda":  # at once: the part may be stopped
+            card.update(on_card(x, left, options))
+            common.save(options.save, figures_of(found, options, card))
 
     records = common.by_turns(names, options.repeats, run, keep)
     figures = figures_of(records, options, card)

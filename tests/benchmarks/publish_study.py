@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from distill.base.markdown_text import between_markers
-from distill.reports.findings import cell, number
+from distill.reports.findings import ROUNDING, cell, number
 from distill.study.report import (
     Entry,
     Results,
@@ -425,7 +425,7 @@ def what_it_breaks(results: Results, row: Row) -> str:
     """A sentence: of a row's scores beside what is mitigated those that are worse than plain's, for sure."""
     judged = [score for score, card in results["cards"].items() if card["side"]]
     told = {label(results, score): low for score in judged if (low := (worse(row, score) or {}).get("low")) is not None}
-    names = [name for name, low in told.items() if low > 0]
+    names = [name for name, low in told.items() if low > ROUNDING]
     got = f"{len(names)} got worse by more than their interval: {'; '.join(names)}" if names else "none got worse"
     return f"Of {len(told)} scores beside these, {got}."
 

@@ -19,7 +19,7 @@ from publish_study import beside_what_is_mitigated, by_name, machine_of, publish
 
 from distill.base.markdown_text import between_markers
 from distill.metrics import METRICS, cards
-from distill.reports.findings import cell
+from distill.reports.findings import ROUNDING, cell
 from distill.study.report import (
     Entry,
     Results,
@@ -76,7 +76,7 @@ def _cells(row: Row, side: Sequence[str]) -> list[str]:
 def _worse(row: Row, side: Sequence[str]) -> str:
     """How many of the scores beside what is mitigated are worse than plain's, by more than their interval."""
     lows = [found["low"] for score in side if (found := worse(row, score)) and found["low"] is not None]
-    return f"{sum(low > 0 for low in lows)} of {len(lows)}" if lows else "–"
+    return f"{sum(low > ROUNDING for low in lows)} of {len(lows)}" if lows else "–"
 
 
 def side_tables(results: Results) -> list[str]:

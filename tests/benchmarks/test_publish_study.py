@@ -303,7 +303,7 @@ def test_the_first_sentence_of_the_readme_is_of_the_study():
     assert f"{round(100 - 100 * left['next_word_disparity'])}% less gender disparity after prompts" in told
     assert f"{round(100 - 100 * left['corpus_disparity'])}% less in running text" in told
     cards = {score: card for score, card in committed(RESULTS)["cards"].items() if card["side"]}
-    worse = [score for score in cards if (row["against_plain"][score]["farther"]["low"] or 0) > 0]
+    worse = [score for score in cards if (row["against_plain"][score]["farther"]["low"] or 0) > 1e-9]
     labels = [cards[score]["label"] for score in worse]
     sentence = told.replace("\n", " ").partition("Of 18 scores beside these, ")[2]
     assert sentence.startswith(f"{len(worse)} got worse") and all(name in sentence for name in labels) and worse

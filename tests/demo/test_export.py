@@ -25,6 +25,7 @@ from distill.demo.loaded import load
 from distill.demo.sources import read_file, read_shown
 from distill.recipe import read_resolved, write_recipe
 from distill.recipe_check import recipe_of
+from distill.text.wordlist import bundled_wordlists
 
 
 @pytest.fixture
@@ -36,7 +37,8 @@ def with_gradio(monkeypatch):
         try:
             return plain(name)
         except metadata.PackageNotFoundError:
-            assert name == "gradio"
+            if name != "gradio":
+                raise
             return "6.31.0"
 
     monkeypatch.setattr(module, "require_gradio", lambda: None)
@@ -123,7 +125,8 @@ def test_a_model_that_is_nowhere_is_told_and_nothing_written(tmp_path, with_grad
 @pytest.mark.parametrize(
     ("resolver", "want"),
     [
-        ("log_linear", "log_linear"), ("teacher:some/model", "teacher:some/model"), ("teacher:{here}", "log_linear"),
+        ("log_linear", "log_linear"), ("teacher", "teacher"),
+        ("teacher:some/model", "teacher:some/model"), ("teacher:{here}", "log_linear"),
         ("spacy", "log_linear"), ("spacy:de_core_news_sm", "log_linear"),
     ],
 )  # fmt: skip
@@ -132,6 +135,21 @@ def test_a_resolver_of_this_machine_stays_here(tmp_path, with_gradio, capsys, re
     export(replace(read_shown(["demo"]), resolver=resolver), tmp_path / "space")
     assert json.loads((tmp_path / "space/shown.json").read_text())["resolver"] == want
     assert (resolver in capsys.readouterr().err) == (resolver != want)
+
+
+def test_a_bundled_list_goes_by_its_path_too_and_none_leaves_companions_out(tmp_path, with_gradio):
+    from distill.text.wordlist import load_wordlist
+
+    (tmp_path / "mine.tsv").write_text("# with: gone.tsv\nmale\tfemale\nhe\tshe\n", encoding="utf-8")
+    for spec in (str(bundled_wordlists()["english_religion"]), f"{tmp_path / 'mine.tsv'}+none"):
+        export(replace(read_shown(["demo"]), wordlist=spec), tmp_path / "space")
+        moved = read_file(tmp_path / "space/shown.json").wordlist
+        assert moved != spec and load_wordlist(moved).sha256 == load_wordlist(spec).sha256
+
+
+def test_a_package_that_the_page_needs_and_is_not_here_is_named(with_gradio):
+    with pytest.raises(UserError, match="the page needs no-such-package, which is not installed here"):
+        module._pinned("no-such-package>=1")
 
 
 def test_an_adapter_of_the_hub_needs_its_package(with_gradio, monkeypatch):
@@ -145,9 +163,10 @@ def test_titles_keep_their_letters_and_no_more_of_a_path_than_tells_runs_apart(t
     assert "\nSome/Model-135M, side by side" in readme(read_shown(["some/Model-135M"]))
     for name in ("a", "b"):
         shutil.copytree(toy_run_folder, tmp_path / name / "run")
-    shown = read_shown([str(tmp_path / name / "run") for name in ("a", "b")])
-    assert list(shown.reports) == ["a/run", "b/run"]
-    assert str(tmp_path) not in "".join(source.title for source in shown.sources)
+    for folder in ("run", "run/student"):
+        shown = read_shown([str(tmp_path / name / folder) for name in ("a", "b")])
+        assert str(tmp_path) not in "".join(source.title for source in shown.sources)
+    assert [source.title for source in shown.sources] == ["a/run/student", "b/run/student"]
 
 
 def test_an_adapter_is_merged_into_its_base_which_stays_behind(tmp_path, toy_model, toy_tokenizer, with_gradio):

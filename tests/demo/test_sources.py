@@ -72,7 +72,7 @@ def test_folders_of_one_name_are_told_apart(toy_run_folder, tmp_path):
     other = tmp_path / "student"
     shutil.copytree(toy_run_folder / "student", other)
     shown = read_shown([str(toy_run_folder / "student"), str(other)])
-    assert [s.title for s in shown.sources] == ["student", str(other)]
+    assert [s.title for s in shown.sources] == ["run/student", f"{tmp_path.name}/student"]
     assert [s.short for s in shown.sources] == ["student", "student-2"]
 
 

@@ -26,7 +26,7 @@ from distill.reports.comparison import (
     warnings,
     write_comparison,
 )
-from distill.reports.findings import cell, headline
+from distill.reports.findings import cell, cost_of, headline
 from distill.scoring.scores_file import write_scores
 
 HOSTILE = '=cmd|"/c calc"!A1 <script>alert(1)</script> | `x`'
@@ -287,13 +287,35 @@ def test_what_else_was_read_is_compared_where_both_runs_tell_it(key, what, toy_s
             scores["models"]["student"]["minimal_pairs"]["details"]["benchmark_files"] = {"bbq": told}
         return make_run(tmp_path / name, scores)
 
-    one, two, silent = (run(name, told) for name, told in (("one", "a" * 64), ("two", "b" * 64), ("silent", None)))
+    by_folder = " ".join if key in ("reference", "control") else max  # of a folder: its weights and its tokenizer
+    told = [by_folder([letter * 64, letter * 64]) for letter in "ab"]
+    one, two, silent = (run(name, of) for name, of in zip(("one", "two", "silent"), (*told, None), strict=True))
     unlike = read_runs([one, two, silent])
-    assert [what, f"{'a' * 12}…", f"{'b' * 12}…", "–"] in differing(unlike)
+    shown = [by_folder([f"{letter * 12}…", f"{letter * 12}…"]) for letter in "ab"]
+    assert [what, *shown, "–"] in differing(unlike)
     assert f"Not measured alike: {what} differ between" in warnings(unlike)[0]
     alike = read_runs([one, silent])  # of an older version, or without that score
     assert not differing(alike)
     assert "Not measured alike" not in warnings(alike)[0]
+
+
+def test_a_chat_template_is_compared_by_one_text_alone(toy_scores, tmp_path):
+    """Other conversations give another hash, too: that is told of the text, and the figure stands as for other text."""
+
+    def run(name, text, conversations):
+        scores = copy.deepcopy(toy_scores)
+        scores["settings"]["held_out"]["sha256"] = text * 64
+        for facts in scores["settings"]["models"].values():
+            facts["conversations"] = conversations * 64
+        return make_run(tmp_path / name, scores)
+
+    one, other_text, other_template = run("one", "a", "c"), run("text", "b", "d"), run("template", "a", "d")
+    files = [read.scores for read in read_runs([one, other_text])]
+    assert not any(row[0].startswith("chat template") for row in differing(read_runs([one, other_text])))
+    assert cost_of(files[0], files) != ""
+    files = [read.scores for read in read_runs([one, other_template])]
+    assert any(row[0].startswith("chat template") for row in differing(read_runs([one, other_template])))
+    assert cost_of(files[0], files) == ""
 
 
 def test_a_report_loads_neither_torch_nor_a_metric(runs, tmp_path):

@@ -213,7 +213,9 @@ def test_what_is_worse_by_little_is_not_called_worse_by_nothing():
     assert "agreement by 0.00042 [0.0001, 0.001] (1 of 1" in little
     (more,) = said(0.01234, 0.0012, 0.02345)
     assert "agreement by 0.012 [0.001, 0.023] (1 of 1" in more
-    assert said(0.0004, 0.0, 0.001) == []
+    assert said(0.0004, 0.0, 0.001) == said(0.353, 1.4e-14, 0.945) == []
+    (older,) = said(0.02, 0.025, 0.06)
+    assert "agreement by 0.020 [0.020, 0.060]" in older
 
 
 def test_the_headline_of_fewer_models():

@@ -30,6 +30,8 @@ ENGLISH = Swapper(load_wordlist("english_gender"))
         "Boy, was it close.",
         "thanks man",
         "Relax, man!",
+        "We got an A, man!",
+        "Take it to the OR, man.",
         '"No," said Freddy Shepherd.',
         "Judith Butler and B. King",
         "Stephen King wrote it. King wrote more.",

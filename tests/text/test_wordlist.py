@@ -222,6 +222,9 @@ def test_apostrophes_and_hyphens_of_a_word_processor_are_those_of_a_keyboard(fol
     text = "Ma'am, ma’am: l'uomo, L’uomo, step-son, step‑son at Sir John's Hospital, Sir John’s Hospital"
     swapped = "Sir, sir: la donna, La donna, step-daughter, step‑daughter at Sir John's Hospital, Sir John’s Hospital"
     assert Swapper(curly).swap(text).text == swapped
+    both = here / "both.tsv"
+    both.write_text("male\tfemale\nsir\tma'am\nman\twoman\nsir\tma’am\n", encoding="utf-8")
+    assert [row.words for row in load_wordlist(both).rows].count(("sir", "ma'am")) == 1
     twice = here / "twice.tsv"
     twice.write_text("male\tfemale\nsir\tma'am\nmister\tma’am\n", encoding="utf-8")
     with pytest.raises(UserError, match=r"line 3: \"ma'am\" is paired here with 'mister' and on line 2 with 'sir'"):
