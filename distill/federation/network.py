@@ -249,6 +249,11 @@ def serve(grid: Any, context: Any) -> None:
         if is_finished(folder / "student"):
             say(f"{folder / 'student'} is finished")
             return
+        if recipe.is_private and not recipe.privacy.secure:
+            say(
+                "privacy: the noise comes from the seed, which server and clients know, so that epsilon holds against "
+                "none of them; privacy.secure takes it from each client's operating system"
+            )
         checkpoints = folder / "checkpoints" / "student"
         loaded = load_models(recipe, checkpoints)
         nodes, documents = introduced(recipe, loaded, grid, float(context.run_config["wait"]))

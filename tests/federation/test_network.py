@@ -274,14 +274,15 @@ def assert_alike(ours: Path, theirs: Path) -> None:
             assert [(r["used"], r["privacy"]) for r in records] == [(r["used"], r["privacy"]) for r in expected]
 
 
-def test_private_updates_are_those_of_one_process(tmp_path):
-    """Noise follows from the seed; what is accounted for travels."""
+def test_private_updates_are_those_of_one_process(tmp_path, capsys):
+    """Noise follows from the seed, as is said; what is accounted for travels."""
     pytest.importorskip("opacus")
     one = tmp_path / "one"
     one.mkdir()
     train(recipe_file(one, privacy=PRIVATE, rounds=1, documents=160))
     path = recipe_file(tmp_path, privacy=PRIVATE, rounds=1, documents=160)
     serve(Grid(contexts(tmp_path, path)), path)
+    assert "epsilon holds against none of them" in capsys.readouterr().err
     assert_alike(tmp_path / "out", one / "out")
     told = json.loads((tmp_path / "out/training/student.json").read_text())
     assert told.keys() == {"history", "privacy", "seconds", "processor_seconds"}, "the rest is the clients' own"
