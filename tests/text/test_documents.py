@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import errno
 import gzip
 import json
 import lzma
@@ -9,7 +10,7 @@ import lzma
 import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -223,6 +224,36 @@ def test_a_data_set_of_the_hub_is_read_as_files_are(tmp_path, monkeypatch):
         assert list(read_documents(config, 0)) == ["one", "two"]
         with pytest.raises(UserError, match="no column 'c'"):
             list(read_documents(dataclasses.replace(config, text_column="c"), 0))
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (ConnectionError("Server Disconnected"), r"cannot be read on \(Server Disconnected\); check the network"),
+        (OSError(errno.ENOSPC, "No space left on device"), "no space left on device; free space"),
+    ],
+)
+def test_a_stream_of_the_hub_that_breaks_off_is_one_sentence(monkeypatch, error, said):
+    def rows():
+        yield {"text": "one"}
+        raise error
+
+    monkeypatch.setattr("datasets.load_dataset", lambda *_, **__: IterableDataset.from_generator(rows))
+    monkeypatch.setattr(documents, "_ROWS", 1)
+    found = read_documents(CorpusConfig(source="hub", dataset="some/data", streaming=True), 0)
+    assert next(found) == "one"
+    with pytest.raises(UserError, match=said):
+        next(found)
+
+
+def test_a_damaged_part_of_a_data_set_is_one_sentence(tmp_path, monkeypatch):
+    """A folder stands for it."""
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "a.jsonl").write_text('{"text": "one"}\n')
+    (tmp_path / "set" / "b.jsonl").write_text('{"text": "tw')
+    with pytest.raises(UserError, match=r"set': cannot be read on .*JSON parse error"):
+        list(read_documents(CorpusConfig(source="hub", dataset=str(tmp_path / "set"), streaming=True), 0))
 
 
 LINES = ["She was late.", "He asked: why?", '"Never!" she said.', "The king said (twice): no."]
