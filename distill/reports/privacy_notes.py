@@ -104,7 +104,12 @@ def not_covered(recipe: Recipe) -> list[str]:
         "A tokenizer that was trained on this text.",
         "Duplicates: of what stands in several documents, or a person who appears in several, as many times as much.",
         "The choice among settings or students by what they made of this text, and further students of the same text, "
-        "the plainly distilled one beside this included: each spends an epsilon of its own.",
+        "the plainly distilled one beside this included: each spends an epsilon of its own."
+        + (
+            ""
+            if recipe.privacy.secure
+            else " Those of one seed draw the same documents, and may spend more than the sum."
+        ),
         "What the run says of itself: losses, numbers of documents and tokens, its caches and audit, and scores on the "
         "training text. Keep its logs and the folders training, cache and audit to yourself.",
     ]
