@@ -48,9 +48,9 @@ def guarantee(recipe: Recipe, facts: Mapping[str, Any]) -> list[str]:
         numbers = "Documents and noise came from the operating system's generator, and cannot be drawn again."
     else:
         numbers = (
-            "Documents and noise came from the recipe's seed. Whoever knows the seed, or guesses it, can draw the "
-            "noise again and take it off, and nothing is promised against them: a student to be published wants "
-            "privacy.secure."
+            "Documents and noise came from the recipe's seed. Whoever knows the seed, or guesses it, can draw them "
+            "again for every text that they try, and take the noise off; nothing is promised against them: a student "
+            "to be published wants privacy.secure."
         )
     unit = _unit(recipe)
     whole = "" if unit == "document" else " A document that was cut into several spends as many times as much."
