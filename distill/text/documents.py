@@ -233,7 +233,7 @@ def _file_documents(config: CorpusConfig, seed: int) -> Iterator[str]:
 def _labelled(path: Path, config: CorpusConfig) -> Iterator[str]:
     """The documents of a file with the labels that `config.label` asks for: of a column, or the file's name."""
     if config.label == OF_FILE:
-        documents = _file_documents(replace(config, files=[str(path)], label=None), 0)
+        documents = _file_documents(replace(config, files=[glob.escape(str(path))], label=None), 0)
         yield from (_with_label(document, path.name) for document in documents)
         return
     if is_prose(path):

@@ -325,6 +325,15 @@ def test_labels_of_files_and_of_conversations(tmp_path):
     assert isinstance(found[1], Messages)
 
 
+def test_a_label_is_that_of_a_file_whose_name_would_be_another_ones_pattern(tmp_path):
+    for name in ("Anna 1.txt", "Anna [1].txt"):
+        (tmp_path / name).write_text(f"Of {name}.")
+    found = read(tmp_path / "*.txt", label="file")
+    assert [(str(d), documents.label_of(d)) for d in found] == [
+        ("Of Anna 1.txt.", "Anna 1.txt"), ("Of Anna [1].txt.", "Anna [1].txt"),
+    ]  # fmt: skip
+
+
 def test_a_column_of_labels_that_is_not_there(tmp_path, jsonl):
     (tmp_path / "a.txt").write_text("Prose.", encoding="utf-8")
     with pytest.raises(UserError, match=r"corpus\.label"):
