@@ -112,6 +112,8 @@ def agreed(recipe: Recipe, loaded: Loaded) -> dict[str, str]:
     values = {key: value for key, value in recipe.to_dict().items() if key in SHARED}
     values["wordlist"] = loaded.swapper.wordlist.sha256
     values["corpus.mask"] = recipe.corpus.mask
+    if recipe.federation.client_metrics:  # what each client measures is set beside what the others do
+        values |= {f"scores.{key}": getattr(recipe.scores, key) for key in ("context", "stride")}
     values["teacher"] = {**values["teacher"], "path": loaded.teacher}
     values["student"] = {**values["student"], "path": loaded.student, "tokenizer": loaded.tokenizer}
     told = {key: json.dumps(value, sort_keys=True) for key, value in values.items()}

@@ -218,6 +218,16 @@ def test_server_and_clients_agree_on_all_but_text_and_folders(tmp_path):
     assert differ((recipe, loaded), (other, loaded)) == ["seed", "resolver", "corpus.mask"]
 
 
+def test_where_each_client_measures_its_own_text_all_read_windows_alike(tmp_path):
+    loaded = device.Loaded(None, Swapper(WORDLIST), "a teacher")
+    for metrics, keys in (([], []), (["perplexity"], ["scores.context", "scores.stride"])):
+        recipe = toy_recipe(tmp_path, clients=2, client_metrics=metrics)
+        scores = replace(recipe.scores, context=16, stride=4)
+        assert differ((recipe, loaded), (replace(recipe, scores=scores), loaded)) == keys
+        slower = replace(recipe, scores=replace(recipe.scores, batch_size=1))
+        assert not differ((recipe, loaded), (slower, loaded))
+
+
 def test_a_word_list_and_a_teacher_are_what_is_in_them(tmp_path):
     recipe, loaded = toy_recipe(tmp_path, clients=2), device.Loaded(None, Swapper(WORDLIST), "a teacher")
     elsewhere = replace(recipe, wordlist="copied.tsv", teacher=replace(recipe.teacher, path="/elsewhere/teacher"))
