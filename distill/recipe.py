@@ -379,7 +379,7 @@ class PrivacyConfig:
             `trainer.per_device_train_batch_size` at a time. The larger, the less the noise matters. A client that holds
             fewer draws all of its own.
         secure: Draw documents and noise from the operating system's generator, which nobody can foretell and no rerun
-            repeats, and not from `seed`. For students to be published: whoever knows the seed can take the noise off.
+            repeats, and not from `seed`. For students to be published: nothing is promised against who knows the seed.
     """
 
     epsilon: float | None = None

@@ -1,7 +1,9 @@
 """Blocks of aligned views as they lie on disk, and the data set of them."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +51,16 @@ class BlockDataset(TorchDataset):
         self.key = path.stem
         #: What tells these blocks from others, each by itself: what they were made of, and their content.
         self.identities = (self.key, sealed_hash(path))
+
+    @cached_property
+    def tokens_hash(self) -> str:
+        """A hash of all tokens and of which bear loss: the same of the same text, whatever its files are called."""
+        digest = hashlib.sha256()
+        for name in ("input_ids", "labels"):
+            for chunk in self._rows.data.column(name).chunks:
+                digest.update(chunk.flatten().to_numpy().tobytes())
+        digest.update(self.views().astype(np.int64).tobytes())
+        return digest.hexdigest()
 
     def views(self) -> np.ndarray:
         """(N,) the number of views of each block."""

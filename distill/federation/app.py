@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from distill.base.console import run_entry
+from distill.base.console import run_entry, say, warn
 from distill.base.errors import UserError
 from distill.recipe_check import parse_recipe
 
@@ -100,11 +100,25 @@ def _run(argv: Sequence[str]) -> None:
         (Path(home) / "config.toml").write_text("\n".join(lines) + "\n", encoding="utf-8")
         settings = f"recipe={json.dumps(str(Path(given.config).resolve()), ensure_ascii=False)} wait={given.wait}"
         number = _asked(home, "run", str(app), "distill", "-c", settings)["run-id"]
-        _flower(home, "log", number, "distill", "--stream")
+        try:
+            _flower(home, "log", number, "distill", "--stream")
+        except KeyboardInterrupt:  # or SIGTERM: the run is another machine's process, which knows nothing of it
+            _stop(home, number)
+            raise
         (ended,) = _asked(home, "list", "distill", "--run-id", number)["runs"]
     if ended["status"] != "finished:completed":
         why = ended["status-details"].removeprefix("ServerApp failed with exception: ")
         raise UserError(why or f"Flower's run {number} is {ended['status']}")
+
+
+def _stop(home: str, number: str) -> None:
+    """Stop a run at the SuperLink, and say so, or that it goes on."""
+    try:
+        _asked(home, "stop", number, "distill")
+    except UserError as error:
+        warn(f"Flower's run {number} goes on at the SuperLink, as it could not be stopped: {error}")
+    else:
+        say(f"Flower's run {number} is stopped; the same command continues behind the last whole round")
 
 
 def _flower(home: str, *words: str, **options: Any) -> "subprocess.CompletedProcess[str]":

@@ -26,7 +26,7 @@ from distill.data.corpus import open_corpus, with_template
 from distill.federation.client_scores import scorer
 from distill.federation.clients import ClientText, client_blocks, many_updates, set_weights, update
 from distill.federation.rounds import period_of
-from distill.federation.worker import serve
+from distill.federation.worker import ToldError, serve
 from distill.models.architecture import lent_to_gpu, model_hash, tokenizer_hash, vocab_size
 from distill.models.loading import load_teacher
 from distill.models.probe import any_mixes
@@ -112,6 +112,8 @@ def agreed(recipe: Recipe, loaded: Loaded) -> dict[str, str]:
     values = {key: value for key, value in recipe.to_dict().items() if key in SHARED}
     values["wordlist"] = loaded.swapper.wordlist.sha256
     values["corpus.mask"] = recipe.corpus.mask
+    if recipe.federation.client_metrics:  # what each client measures is set beside what the others do
+        values |= {f"scores.{key}": getattr(recipe.scores, key) for key in ("context", "stride")}
     values["teacher"] = {**values["teacher"], "path": loaded.teacher}
     values["student"] = {**values["student"], "path": loaded.student, "tokenizer": loaded.tokenizer}
     told = {key: json.dumps(value, sort_keys=True) for key, value in values.items()}
@@ -167,11 +169,12 @@ def open_client(request: Mapping[str, Any]) -> Client:
             otherwise it takes its share of a text that is dealt to all.
 
     Raises:
-        UserError: see `read_recipe`; or there is no such number.
+        UserError: see `read_recipe`; what is read may be quoted.
+        ToldError: there is no such number.
     """
     recipe, place, number = read_recipe(request["recipe"]), Path(request["folder"]), request["client"]
     if number not in range(there := recipe.federation.clients):
-        raise UserError(f"--node-config says client={number}, but federation.clients is {there}: give 0 to {there - 1}")
+        raise ToldError(f"--node-config says client={number}, but federation.clients is {there}: give 0 to {there - 1}")
     loaded = load_models(recipe, place / "checkpoints")
     models, swapper = loaded.models, loaded.swapper
     teacher, tokenizer = models.teacher, models.tokenizer
@@ -236,21 +239,21 @@ def updated(client: Client, number: int, weights: bytes) -> tuple[dict[str, Any]
         text, and a private one tells neither losses nor tokens.
 
     Raises:
-        UserError: there is no such round, of which epsilon would not know; it has no text in it; or its noise is the
+        ToldError: there is no such round, of which epsilon would not know; it has no text in it; or its noise is the
             operating system's, and it answered the round before.
     """
     if number not in range(there := client.recipe.federation.rounds):
-        raise UserError(
+        raise ToldError(
             f"client {client.number} is asked for round {number + 1}, but federation.rounds is {there}: it answers 1 "
             f"to {there}; start the server with the same recipe"
         )
     blocks = client.text.blocks[period_of(client.recipe.federation, number)]
     if blocks is None:
-        raise UserError(f"client {client.number} has no text in round {number + 1}")
+        raise ToldError(f"client {client.number} has no text in round {number + 1}")
     once = client.recipe.is_private and client.recipe.privacy.secure
     answered = _answered(client.folder) if once else []
     if number in answered:
-        raise UserError(
+        raise ToldError(
             f"client {client.number} answered round {number + 1} before, and a second answer, which has other noise, "
             f"tells more of its text than privacy.epsilon says; {client.folder / _ANSWERED} remembers it"
         )

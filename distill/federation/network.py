@@ -163,31 +163,54 @@ def introduced(
             `min_fraction` asks for.
     """
     clients, begun = recipe.federation.clients, time.monotonic()
-    while len(nodes := list(grid.get_node_ids())) < clients and time.monotonic() - begun < wait:
-        time.sleep(1)
-    asked = [Message(RecordDict(), dst_node_id=node, message_type=MessageType.QUERY, ttl=wait) for node in nodes]
     ours = agreed(recipe, loaded)
     found: dict[int, int] = {}
     documents: dict[int, Sequence[int]] = {}
-    for reply in grid.send_and_receive(asked, timeout=wait):
-        node = reply.metadata.src_node_id
-        if reply.has_error():
-            who = f"node {node}" if node in nodes else "a node"  # the SuperLink speaks for one that is gone
-            say(f"{who} does not answer: {reply.error.reason}")
-            continue
-        try:
-            facts = reply.content[FACTS]
-            number, held, theirs = int(facts["client"]), list(facts["documents"]), dict(json.loads(facts["agreed"]))
-        except Exception as error:  # it is another's program that wrote it
-            say(f"node {node} says nothing that can be read: {type(error).__name__}: {first_line(error)}")
-            continue
-        if number in found or not 0 <= number < clients:
-            raise UserError(f"a node says that it is client {number}, which is taken or not one of {clients}")
-        if differ := [key for key in ours | theirs if ours.get(key) != theirs.get(key)]:
-            raise UserError(f"client {number} has another recipe: its {', '.join(differ)} must be as the server has it")
-        found[number], documents[number] = node, held
+    asked: set[int] = set()
+    gone: set[int] = set()  # a SuperNode that crashed counts as connected for a while; it comes back as another node
+    while True:
+        while len(there := [node for node in grid.get_node_ids() if node not in gone]) < clients:
+            if time.monotonic() - begun >= wait:
+                break
+            time.sleep(1)
+        if not (new := [node for node in there if node not in asked]):
+            break
+        asked |= set(new)
+        messages = [Message(RecordDict(), dst_node_id=node, message_type=MessageType.QUERY, ttl=wait) for node in new]
+        silent = set(new)
+        for reply in grid.send_and_receive(messages, timeout=wait):
+            silent.discard(node := reply.metadata.src_node_id)
+            who = f"node {node}" if node in new else "a node"  # the SuperLink speaks for one that is gone
+            if (told := _introduction(who, reply)) is not None:
+                number, held, theirs = told
+                _require_alike(clients, ours, number, theirs, found)
+                found[number], documents[number] = node, held
+        gone |= silent
     _require_enough(recipe.federation, found)
     return found, documents
+
+
+def _introduction(who: str, reply: Any) -> tuple[int, list[int], dict[str, str]] | None:
+    """Client, documents by period, and hashes of its recipe; None, which is said, where there is nothing to be read."""
+    if reply.has_error():
+        say(f"{who} does not answer: {reply.error.reason}")
+        return None
+    try:
+        facts = reply.content[FACTS]
+        return int(facts["client"]), list(facts["documents"]), dict(json.loads(facts["agreed"]))
+    except Exception as error:  # it is another's program that wrote it
+        say(f"{who} says nothing that can be read: {type(error).__name__}: {first_line(error)}")
+        return None
+
+
+def _require_alike(
+    clients: int, ours: dict[str, str], number: int, theirs: dict[str, str], found: Iterable[int]
+) -> None:
+    """Raises UserError where a client has a number that is taken, or another recipe."""
+    if number in found or not 0 <= number < clients:
+        raise UserError(f"a node says that it is client {number}, which is taken or not one of {clients}")
+    if differ := [key for key in ours | theirs if ours.get(key) != theirs.get(key)]:
+        raise UserError(f"client {number} has another recipe: its {', '.join(differ)} must be as the server has it")
 
 
 def _require_enough(config: FederationConfig, found: Iterable[int]) -> None:
@@ -195,7 +218,8 @@ def _require_enough(config: FederationConfig, found: Iterable[int]) -> None:
     there = set(found)
     if not (missing := sorted(set(range(config.clients)) - there)):
         return
-    who = f"of {config.clients} clients, {len(there)} are connected; {', '.join(map(str, missing))} are missing"
+    names = ", ".join(map(str, missing))
+    who = f"of {config.clients} clients, {len(there)} are connected and have answered; {names} are missing"
     if not are_enough(len(there), config.clients, config):
         raise UserError(
             f"{who}, and federation.min_fraction asks for {config.min_fraction:g} of them; start their SuperNodes, or "
@@ -249,6 +273,11 @@ def serve(grid: Any, context: Any) -> None:
         if is_finished(folder / "student"):
             say(f"{folder / 'student'} is finished")
             return
+        if recipe.is_private and not recipe.privacy.secure:
+            say(
+                "privacy: the noise comes from the seed, which server and clients know, so that epsilon holds against "
+                "none of them; privacy.secure takes it from each client's operating system"
+            )
         checkpoints = folder / "checkpoints" / "student"
         loaded = load_models(recipe, checkpoints)
         nodes, documents = introduced(recipe, loaded, grid, float(context.run_config["wait"]))

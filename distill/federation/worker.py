@@ -25,12 +25,20 @@ from io import BufferedRWPair
 from pathlib import Path
 from typing import Any
 
+from distill.base.console import warn
 from distill.base.errors import UserError
 
 #: What starts a worker; it calls `serve`.
 _COMMAND = (sys.executable, "-m", "distill.federation.device")
 
+_KEPT = "ends with {}; the terminal of its SuperNode says more, which may quote its text and stays with it"
+
 Message = tuple[Mapping[str, Any], bytes]
+
+
+class ToldError(UserError):
+    """A mistake whose words hold nothing of the client's text or files: the server is told them."""
+
 
 # -------------------------------------------------------------------------------------------------------- who asks it
 
@@ -44,8 +52,8 @@ def ask(folder: Path, request: Mapping[str, Any], payload: bytes, keep: float) -
         keep: Seconds for which a worker that is started here waits to be asked again.
 
     Raises:
-        UserError: the worker raised one, or another error, which is named; it died twice; others may look into the
-            folder; or the folder is another node's.
+        UserError: the worker raised an error (the words of a `ToldError` are told, of any other one its kind alone);
+            it died twice; others may look into the folder; or the folder is another node's.
     """
     node = os.getppid()  # Flower's process that starts one for every message, and ends with the SuperNode
     for _ in range(2):
@@ -113,8 +121,9 @@ def serve(answer: Callable[[dict[str, Any], bytes], Message], argv: Sequence[str
     """Answer one message after another, until nobody has asked for a while.
 
     Args:
-        answer: Request and payload -> head and payload of the answer. A UserError is told to who asked; so is any other
-            error, but then the worker ends, as nobody knows what state it is in.
+        answer: Request and payload -> head and payload of the answer. Of an error, who asked and the server are told
+            what `ask` says; its words are printed here. After one that is no UserError the worker ends, as nobody knows
+            what state it is in.
         argv: The listening socket's file descriptor, the node's process, and the seconds to wait; see `ask`.
     """
     listener, node = socket.socket(fileno=int(argv[0])), int(argv[1])
@@ -150,11 +159,14 @@ def _serve(
         gone.register(connection, select.EPOLLRDHUP)
         try:
             head, answered = answer(request, payload)
-        except UserError as error:
+        except ToldError as error:
             head, answered = {"error": str(error)}, b""
+        except UserError as error:
+            warn(str(error))
+            head, answered = {"error": _KEPT.format("a mistake in its recipe, text or environment")}, b""
         except Exception as error:
             gone.unregister(connection)
-            _send(channel, {"error": f"{type(error).__name__}: {error}"}, b"")
+            _send(channel, {"error": _KEPT.format(type(error).__name__)}, b"")
             raise
         gone.unregister(connection)
         _send(channel, head, answered)

@@ -2,7 +2,8 @@
 
 From the recipe's seed, or from the operating system's own generator. By the seed, a step's numbers depend on the seed
 and the step's number alone: a training that was stopped goes on with the same ones. But whoever knows the seed can
-take the noise off again, so that epsilon holds against nobody else; a student to be published wants the other source.
+draw them again for every text that they try, and epsilon promises nothing against them; a student to be published wants
+the other source.
 The operating system's numbers are fit for cryptography, kept nowhere, and never come back.
 """
 

@@ -15,7 +15,7 @@ from huggingface_hub.utils import validate_repo_id
 from distill.base.console import duration, of_matrix_rate
 from distill.data.counts import PackingCounts
 from distill.recipe import FederationConfig, Recipe
-from distill.reports.privacy_notes import privacy_row
+from distill.reports.privacy_notes import hides_seed, privacy_row
 
 Scores = Mapping[str, Any]
 
@@ -493,7 +493,8 @@ def settings_rows(recipe: Recipe, scores: Scores, published: bool = False) -> li
     Args:
         recipe: The run's recipe.
         scores: Contents of its scores.json.
-        published: Name local files and folders without their path, which is nobody's business.
+        published: Name local files and folders without their path, which is nobody's business, and no seed from
+            which a private student's noise could be drawn again.
     """
     target, loss, words = recipe.target, recipe.loss, scores["settings"]["wordlist"]
     name = (lambda path: source_name(path)) if published else str
@@ -525,8 +526,8 @@ def settings_rows(recipe: Recipe, scores: Scores, published: bool = False) -> li
         *([("directions taken out of the last hidden states", str(recipe.student.remove_directions))]
           if recipe.student.remove_directions else []),
         ("word list", f"{words['name']}: {', '.join(words['groups'])} (sha256 {words['sha256'][:12]}…)"),
-        ("seed", str(recipe.seed)),
-        *privacy_row(scores),
+        *([] if published and hides_seed(scores) else [("seed", str(recipe.seed))]),
+        *privacy_row(recipe, scores),
         *([("federation", _federated(recipe.federation))] if recipe.federation.clients else []),
         *(
             (f"{section}.{key}", f"true: {what}")
@@ -578,8 +579,9 @@ def how_measured(scores: Scores, published: bool = False) -> list[str]:
         + ".",
         f"Continuations: {decoding['samples']} of each prompt, at most {decoding['max_new_tokens']} tokens"
         + (f" and {decoding['max_length']} with the prompt, " if "max_length" in decoding else ", ")
-        + f"temperature {decoding['temperature']:g}, top-p {decoding['top_p']:g}, top-k {decoding['top_k']}, seed "
-        f"{settings['seed']}.",
+        + f"temperature {decoding['temperature']:g}, top-p {decoding['top_p']:g}, top-k {decoding['top_k']}"
+        + ("" if published and hides_seed(scores) else f", seed {settings['seed']}")
+        + ".",
         f"Held-out text: {held_out['documents']:,} documents, {held_out['bytes']:,} bytes{_windows(settings)}.",
         *(
             ["Megabytes in memory: what the weights took here, not the size of a file."]

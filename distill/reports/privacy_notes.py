@@ -9,17 +9,30 @@ from distill.recipe import Recipe
 _ACCOUNTANT = "the PRV accountant (Gopi et al. 2021, arXiv 2106.02848), its upper bound, by opacus"
 
 
-def privacy_row(scores: Mapping[str, Any]) -> list[tuple[str, str]]:
+def hides_seed(scores: Mapping[str, Any]) -> bool:
+    """Whether what is published must not name the seed, as the noise of a private run can be drawn from it again."""
+    return "privacy" in scores and not scores["privacy"]["secure"]
+
+
+def privacy_row(recipe: Recipe, scores: Mapping[str, Any]) -> list[tuple[str, str]]:
     """A row for the table of settings; none where the run is not private."""
     if not (facts := scores.get("privacy")):
         return []
     return [
         (
             "privacy",
-            f"epsilon {facts['epsilon']:.3g}, delta {facts['delta']:.3g}; unit: a document with its counterfactuals"
-            f"{' at one client' if 'clients' in facts else ''}; trained: {facts['trained']}",
+            f"epsilon {facts['epsilon']:.3g}, delta {facts['delta']:.3g}; unit: a {_unit(recipe)} with its "
+            f"counterfactuals{' at one client' if 'clients' in facts else ''}; trained: {facts['trained']}"
+            + ("; of no effect against whoever knows or guesses the seed" if hides_seed(scores) else ""),
         )
     ]
+
+
+def _unit(recipe: Recipe) -> str:
+    """What epsilon is of: a document, or what the recipe cuts documents into."""
+    if limit := recipe.corpus.passage_chars:
+        return f"passage of at most {limit:,} characters"
+    return "document"
 
 
 def guarantee(recipe: Recipe, facts: Mapping[str, Any]) -> list[str]:
@@ -35,14 +48,17 @@ def guarantee(recipe: Recipe, facts: Mapping[str, Any]) -> list[str]:
         numbers = "Documents and noise came from the operating system's generator, and cannot be drawn again."
     else:
         numbers = (
-            "Documents and noise came from the recipe's seed. Whoever knows the seed can take the noise off, and "
-            "nothing is promised against them: a student to be published wants privacy.secure."
+            "Documents and noise came from the recipe's seed. Whoever knows the seed, or guesses it, can draw them "
+            "again for every text that they try, and take the noise off; nothing is promised against them: a student "
+            "to be published wants privacy.secure."
         )
+    unit = _unit(recipe)
+    whole = "" if unit == "document" else " A document that was cut into several spends as many times as much."
     return [
         f"Epsilon {facts['epsilon']:.4g}, delta {facts['delta']:.3g}: but for a probability of delta, nothing is more "
-        "than e^epsilon times as likely to come out of the training with any one document in its text as without it.",
-        f"Unit: one document, its first {recipe.block_length} tokens, together with its counterfactuals. Neighbours "
-        "are texts of which one holds a document more.",
+        f"than e^epsilon times as likely to come out of the training with any one {unit} in its text as without it.",
+        f"Unit: one {unit}, its first {recipe.block_length} tokens, together with its counterfactuals. Neighbours "
+        f"are texts of which one holds a {unit.split()[0]} more.{whole}",
         *_of_clients(facts),
         f"Accountant: {_ACCOUNTANT}.",
         f"Sampling: Poisson; on average {drawn} of {documents} documents in each of {facts['steps']:,} steps, each "
@@ -58,11 +74,16 @@ def _of_clients(facts: Mapping[str, Any]) -> list[str]:
     """What epsilon means where clients trained the student together."""
     if "clients" not in facts:
         return []
+    against = (
+        "Its epsilon holds against the server and the other clients, for what its weights tell"
+        if facts["secure"]
+        else "Server and clients know the seed, so that its epsilon holds against none of them. It is of what its "
+        "weights tell"
+    )
     return [
         f"Clients: each of {facts['clients']:,} clips and adds noise to its own steps, before it sends anything, and "
-        "accounts for all rounds in which it may be asked. Its epsilon holds against the server and the other clients, "
-        "for what its weights tell: the number of its documents and its time are told as they are; "
-        "a document that several clients hold, or a person who appears at several, spends each one's."
+        f"accounts for all rounds in which it may be asked. {against}: the number of its documents and its time are "
+        "told as they are; a document that several clients hold, or a person who appears at several, spends each one's."
     ]
 
 
@@ -83,7 +104,12 @@ def not_covered(recipe: Recipe) -> list[str]:
         "A tokenizer that was trained on this text.",
         "Duplicates: of what stands in several documents, or a person who appears in several, as many times as much.",
         "The choice among settings or students by what they made of this text, and further students of the same text, "
-        "the plainly distilled one beside this included: each spends an epsilon of its own.",
+        "the plainly distilled one beside this included: each spends an epsilon of its own."
+        + (
+            ""
+            if recipe.privacy.secure
+            else " Those of one seed draw the same documents, and may spend more than the sum."
+        ),
         "What the run says of itself: losses, numbers of documents and tokens, its caches and audit, and scores on the "
         "training text. Keep its logs and the folders training, cache and audit to yourself.",
     ]

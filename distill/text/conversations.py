@@ -115,18 +115,27 @@ def read_messages(value: Sequence[Any], where: str) -> Messages:
 
 
 def stored_messages(text: str) -> list[dict[str, Any]] | None:
-    """The messages that a cell holds as JSON, for tables have no other way to; None where it is any other text."""
+    """The messages that a cell holds as JSON, for tables have no other way to; None where it is any other text.
+
+    Also such as `read_messages` refuses, for nobody wants to train on their JSON: without a text (null, or a list of
+    parts), as where tools are called, or as {from, value}.
+    """
     if not _LIST_OF_OBJECTS.match(text):
         return None
     try:
         found = json.loads(text)
     except (ValueError, RecursionError):
         return None
-    said = all(
-        isinstance(message, dict) and all(isinstance(message.get(key), str) for key in ("role", "content"))
-        for message in found
-    )
-    return found if said else None
+    return found if all(map(_is_message, found)) else None
+
+
+def _is_message(value: Any) -> bool:
+    """Whether a value of JSON can only have been meant as a message."""
+    if not isinstance(value, dict):
+        return False
+    if isinstance(value.get("role"), str):
+        return isinstance(value.get("content", 0), str | list | None) or bool(value.get("tool_calls"))
+    return isinstance(value.get("from"), str) and isinstance(value.get("value"), str)
 
 
 def rendered(messages: Messages, tokenizer: "PreTrainedTokenizerBase", answers_only: bool = False) -> Conversation:

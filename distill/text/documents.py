@@ -11,7 +11,7 @@ from typing import Any
 
 from distill.base.bundled import at_hand
 from distill.base.console import say
-from distill.base.errors import UserError, first_line, hub_hint
+from distill.base.errors import UserError, first_line, hub_hint, storage_error
 from distill.base.long_input import encodable, parts
 from distill.base.row_files import (
     Row,
@@ -233,7 +233,7 @@ def _file_documents(config: CorpusConfig, seed: int) -> Iterator[str]:
 def _labelled(path: Path, config: CorpusConfig) -> Iterator[str]:
     """The documents of a file with the labels that `config.label` asks for: of a column, or the file's name."""
     if config.label == OF_FILE:
-        documents = _file_documents(replace(config, files=[str(path)], label=None), 0)
+        documents = _file_documents(replace(config, files=[glob.escape(str(path))], label=None), 0)
         yield from (_with_label(document, path.name) for document in documents)
         return
     if is_prose(path):
@@ -270,7 +270,15 @@ def _hub_documents(config: CorpusConfig, seed: int) -> Iterator[str]:
         rows = rows.shuffle(seed=seed)
     where = f"data set '{config.dataset}'"
     # Not row by row: in a worker of a data loader, that would give only the worker's share of a streamed data set.
-    yield from _of_rows(batch_rows(rows.iter(_ROWS), config.text_column, where), config, where)
+    try:
+        yield from _of_rows(batch_rows(rows.iter(_ROWS), config.text_column, where), config, where)
+    except UserError:
+        raise
+    except Exception as error:  # the network is gone, or a part of it is damaged or has other columns
+        raise storage_error(error) or UserError(
+            f"{where}: cannot be read on ({first_line(error)}); check the network and the data set, and give the same "
+            "command again"
+        ) from None
 
 
 def not_loaded(config: CorpusConfig, error: Exception) -> UserError:

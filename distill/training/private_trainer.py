@@ -59,7 +59,7 @@ class PrivateTrainer(DistillationTrainer):
         #: Of documents, which the plan counts: the first block of each, and its length.
         self._blocks = torch.from_numpy(self.train_dataset.first_pieces())
         self._lengths = torch.from_numpy(self.train_dataset.lengths())[self._blocks]
-        self.add_callback(_Ledger(self))
+        self.add_callback(_Ledger(self, draws))
 
     def get_train_dataloader(self) -> DataLoader:
         """One item a step: the documents that this process reads in it."""
@@ -224,26 +224,30 @@ def steps_of_epoch(documents: int, batch_size: int) -> int:
 class _Ledger(TrainerCallback):
     """Sees to it that a training goes on with the noise that it was accounted for with."""
 
-    def __init__(self, trainer: PrivateTrainer) -> None:
+    def __init__(self, trainer: PrivateTrainer, draws: Draws) -> None:
         self._trainer = trainer
+        self._noise = {} if draws.seed is None else {"noise": draws.training}
 
     def on_train_begin(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
         """Go on with the checkpoint's noise, which another machine or version may find in another last digit.
 
-        Raises UserError if the checkpoint's plan is another.
+        Raises UserError if the checkpoint's plan is another, or its noise is that of other text.
         """
         plan = self._trainer.plan
         if (before := state.stateful_callbacks.get(_KEPT_AS)) is not None:
-            differ = {name: value for name, value in asdict(plan).items() if before.get(name) != value}
+            ours = asdict(plan) | self._noise
+            differ = {name: value for name, value in ours.items() if before.get(name) != value}
             if [*differ] == ["noise_multiplier"] and plan.holds_with(before["noise_multiplier"]):
                 plan = self._trainer.plan = replace(plan, noise_multiplier=before["noise_multiplier"])
             elif differ:
                 name, value = next(iter(differ.items()))
+                why = f"with {name} {before.get(name)} and not {value}"
+                why = "on other text, or by another version with other noise" if name == "noise" else why
                 raise UserError(
-                    f"{args.output_dir}: its checkpoints were trained with {name} {before.get(name)} and not {value}, "
-                    "so that what is spent cannot be told; remove the folder to begin again"
+                    f"{args.output_dir}: its checkpoints were trained {why}, so that what is spent cannot be told; "
+                    "remove the folder to begin again"
                 )
-        state.stateful_callbacks[_KEPT_AS] = asdict(plan)
+        state.stateful_callbacks[_KEPT_AS] = asdict(plan) | self._noise
 
 
 def private_plan(
@@ -279,18 +283,24 @@ def private_plan(
     return plan
 
 
-def training_key(recipe: Recipe, plan: Plan) -> str:
-    """A hash of what a training's steps and their account follow from, text and seed aside; see `Draws`.
+def training_key(recipe: Recipe, plan: Plan, tokens: str) -> str:
+    """A hash of what a training's steps and their account follow from, the seed aside; see `Draws`.
 
     It leaves out what changes no step (rows at once, caches, logs) and what differs between a client of a federation in
     one process and over machines: the text's files.
+
+    Args:
+        recipe: The run's.
+        plan: What is accounted for.
+        tokens: `tokens_hash` of the blocks: of two students of texts that differ by a few documents, noise that is the
+            same would leave these documents' gradients as the difference.
     """
     values = recipe.to_dict()
     of_steps = {key: value for key, value in recipe.trainer.items() if key.startswith(_OF_STEPS)}
     # Its noise follows from the rest, to a digit that another machine may have otherwise.
     told = {name: value for name, value in asdict(plan).items() if name != "noise_multiplier"}
     parts = [*(values[name] for name in ("target", "loss", "student", "privacy", "wordlist", "block_length"))]
-    parts += [values["teacher"]["path"], of_steps, told]
+    parts += [values["teacher"]["path"], of_steps, told, tokens]
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 

@@ -302,8 +302,11 @@ def _trainer_of(
     plan = private_plan(recipe, arguments, student, blocks)
     if not recipe.federation.clients:  # whose clients would say it in every round
         say_plan(plan, blocks)
-    seed = None if recipe.privacy.secure else recipe.seed
-    return partial(PrivateTrainer, plan=plan, draws=Draws(seed, training_key(recipe, plan)))
+    if recipe.privacy.secure:
+        return partial(PrivateTrainer, plan=plan, draws=Draws(None))
+    assert isinstance(blocks, BlockDataset)  # see `private_plan`
+    key = training_key(recipe, plan, blocks.tokens_hash)
+    return partial(PrivateTrainer, plan=plan, draws=Draws(recipe.seed, key))
 
 
 def _collator(recipe: Recipe, blocks: BlockDataset | BlockStream, groups: int, plan: Callable[..., Plan]) -> Collator:

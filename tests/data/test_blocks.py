@@ -45,6 +45,18 @@ def swapper():
     return Swapper(load_wordlist("english_gender"))
 
 
+def test_the_hash_of_tokens_is_that_of_the_text_alone(swapper, toy_tokenizer, tmp_path):
+    """Two keys of one text, as two machines have it; a token more; the same tokens with one view less."""
+    documents = TOY_TEXT.split(". ")
+
+    def hash_of(key, texts, swaps=swapper):
+        return packed_blocks(Corpus(key, lambda: texts), toy_tokenizer, swaps, 24, tmp_path)[0].tokens_hash
+
+    found = [hash_of("here", documents), hash_of("there", documents), hash_of("more", [*documents[:-1], "Nobody."])]
+    found.append(hash_of("bare", documents, None))
+    assert found[0] == found[1] and len(set(found)) == 3
+
+
 def test_blocks_come_from_disk_as_they_were_packed_alone_or_in_a_batch(swapper, toy_tokenizer, tmp_path):
     documents = [*TOY_TEXT.split(". "), "Nothing happened that day, and nobody said a word."] * 3
     packed = list(pack(documents, toy_tokenizer, swapper, 24, PackingCounts()))

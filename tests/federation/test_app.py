@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 import yaml
 from shared import REPOSITORY
 
+from distill.base.console import Stopped, run_entry
 from distill.base.errors import UserError
 from distill.federation import app
 
@@ -65,6 +67,8 @@ def flower(monkeypatch, tmp_path):
             client=(home / "app/client_app.py").read_text(),
         )
         answer = answers[command[1]]
+        if isinstance(answer, BaseException):
+            raise answer
         return subprocess.CompletedProcess(command, 1, answer if isinstance(answer, str) else json.dumps(answer))
 
     monkeypatch.setattr(subprocess, "run", run)
@@ -96,6 +100,19 @@ def test_a_run_that_fails_says_why(recipe, flower):
     flower.done.update({"status": "finished:stopped", "status-details": ""})
     with pytest.raises(UserError, match="run 17 is finished:stopped"):
         app.main(["run", "--config", recipe, "--insecure"])
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt(), Stopped(signal.SIGTERM)])
+def test_who_stops_watching_a_run_stops_it(recipe, flower, capsys, stop):
+    """It is a process of the SuperLink's, to which no signal comes; where it cannot be reached, that is said."""
+    flower.answers |= {"log": stop, "stop": {"success": True, "run-id": "17"}}
+    arguments = ["run", "--config", recipe, "--insecure"]
+    assert run_entry(app.main, arguments, continues=False) == (143 if isinstance(stop, Stopped) else 130)
+    assert flower.seen["commands"][2][:3] == ["stop", "17", "distill"]
+    assert "run 17 is stopped; the same command continues" in capsys.readouterr().err
+    flower.answers["stop"] = {"success": False, "error-message": "Connection refused"}
+    run_entry(app.main, arguments, continues=False)
+    assert "run 17 goes on at the SuperLink, as it could not be stopped: flwr stop: Conn" in capsys.readouterr().err
 
 
 def test_a_run_that_does_not_start_says_why(recipe, flower):

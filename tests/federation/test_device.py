@@ -17,6 +17,7 @@ from distill.base.errors import UserError
 from distill.federation import clients, device
 from distill.federation.aggregation import Answer
 from distill.federation.clients import get_weights
+from distill.federation.worker import ToldError
 from distill.models.architecture import model_hash
 from distill.models.resolvers import load_resolver
 from distill.recipe import PrivacyConfig
@@ -67,6 +68,20 @@ def test_a_client_has_all_of_its_own_text_or_its_share_of_what_is_dealt(tmp_path
     assert held(device.open_client(request(tmp_path, "b", theirs, client=0))) == list(range(5, 12))
     dealt = [held(device.open_client(request(tmp_path, "c", DOCUMENTS, False, client=k))) for k in range(2)]
     assert sorted(dealt[0] + dealt[1]) == list(range(12))
+
+
+def test_a_mistake_that_quotes_the_clients_text_is_not_for_the_server(tmp_path, opened, monkeypatch):
+    """See `worker.serve`."""
+    recipe_of = device.read_recipe
+
+    def with_mask(path):
+        recipe = recipe_of(path)
+        return replace(recipe, corpus=replace(recipe.corpus, mask="assistant"))
+
+    monkeypatch.setattr(device, "read_recipe", with_mask)
+    with pytest.raises(UserError, match=r"the text begins 'Number 0: she") as raised:
+        device.open_client(request(tmp_path, "a", DOCUMENTS))
+    assert not isinstance(raised.value, ToldError)
 
 
 def test_a_clients_own_text_need_hold_no_listed_word_and_is_not_dealt(tmp_path, opened, monkeypatch):
@@ -143,7 +158,7 @@ def test_an_update_goes_on_from_its_own_checkpoint_and_from_no_others(tmp_path, 
 @pytest.mark.parametrize("number", [-1, -2, 2])
 def test_a_round_that_there_is_not_is_refused(tmp_path, opened, number):
     client = device.open_client(request(tmp_path, "a", DOCUMENTS))
-    with pytest.raises(UserError, match=rf"asked for round {number + 1}, but federation\.rounds is 2"):
+    with pytest.raises(ToldError, match=rf"asked for round {number + 1}, but federation\.rounds is 2"):
         device.updated(client, number, save(get_weights(student_of(toy_recipe(tmp_path)))))
 
 
@@ -182,7 +197,7 @@ def test_with_noise_that_no_run_repeats_a_round_is_answered_once(tmp_path, opene
         private = replace(client, recipe=replace(client.recipe, privacy=privacy))
         device.updated(private, 0, save(weights))
         device.updated(private, 1, save(weights))
-    with pytest.raises(UserError, match="answered round 2 before"):
+    with pytest.raises(ToldError, match="answered round 2 before"):
         device.updated(private, 1, save(weights))
     assert done == [0, 1, 0, 1]
 
@@ -201,6 +216,16 @@ def test_server_and_clients_agree_on_all_but_text_and_folders(tmp_path):
     assert not differ((recipe, loaded), (elsewhere, loaded))
     other = replace(recipe, seed=recipe.seed + 1, resolver="teacher", corpus=replace(recipe.corpus, mask="assistant"))
     assert differ((recipe, loaded), (other, loaded)) == ["seed", "resolver", "corpus.mask"]
+
+
+def test_where_each_client_measures_its_own_text_all_read_windows_alike(tmp_path):
+    loaded = device.Loaded(None, Swapper(WORDLIST), "a teacher")
+    for metrics, keys in (([], []), (["perplexity"], ["scores.context", "scores.stride"])):
+        recipe = toy_recipe(tmp_path, clients=2, client_metrics=metrics)
+        scores = replace(recipe.scores, context=16, stride=4)
+        assert differ((recipe, loaded), (replace(recipe, scores=scores), loaded)) == keys
+        slower = replace(recipe, scores=replace(recipe.scores, batch_size=1))
+        assert not differ((recipe, loaded), (slower, loaded))
 
 
 def test_a_word_list_and_a_teacher_are_what_is_in_them(tmp_path):
@@ -259,7 +284,7 @@ def test_recipes_that_no_machines_can_run_are_refused(tmp_path):
 
 @pytest.mark.parametrize("number", [-1, 2])
 def test_a_client_that_there_is_not_is_refused(tmp_path, opened, number):
-    with pytest.raises(UserError, match=rf"client={number}, but federation\.clients is 2: give 0 to 1"):
+    with pytest.raises(ToldError, match=rf"client={number}, but federation\.clients is 2: give 0 to 1"):
         device.open_client(request(tmp_path, "a", DOCUMENTS, client=number))
 
 

@@ -196,7 +196,9 @@ def test_a_folder_of_another_recipe_is_left_as_it_is(tmp_path):
 
 def test_too_few_clients_are_refused_before_anything_is_written(tmp_path):
     path = recipe_file(tmp_path, rounds=1)
-    with pytest.raises(UserError, match=r"of 4 clients, 1 are connected; 0, 2, 3 are missing, and .* asks for 0\.5"):
+    with pytest.raises(
+        UserError, match=r"of 4 clients, 1 are connected and have answered; 0, 2, 3 are missing, and .* asks for 0\.5"
+    ):
         serve(Grid(contexts(tmp_path, path, [1])), path)
     assert not (tmp_path / "out").exists()
     with pytest.raises(UserError, match="0 are connected"):
@@ -207,7 +209,10 @@ def test_too_few_clients_are_refused_before_anything_is_written(tmp_path):
 def test_clients_that_are_not_there_are_named_in_every_round(tmp_path, capsys):
     path = recipe_file(tmp_path, rounds=2, local_steps=1)
     serve(Grid(contexts(tmp_path, path, [0, 2, 3])), path)
-    assert "of 4 clients, 3 are connected; 1 are missing, and left out of every round" in capsys.readouterr().err
+    assert (
+        "of 4 clients, 3 are connected and have answered; 1 are missing, and left out of every round"
+        in capsys.readouterr().err
+    )
     assert [(r["used"], r["left_out"]) for r in records_of(tmp_path)] == [([0, 2, 3], {"1": network.ABSENT})] * 2
 
 
@@ -274,14 +279,15 @@ def assert_alike(ours: Path, theirs: Path) -> None:
             assert [(r["used"], r["privacy"]) for r in records] == [(r["used"], r["privacy"]) for r in expected]
 
 
-def test_private_updates_are_those_of_one_process(tmp_path):
-    """Noise follows from the seed; what is accounted for travels."""
+def test_private_updates_are_those_of_one_process(tmp_path, capsys):
+    """Noise follows from the seed, as is said; what is accounted for travels."""
     pytest.importorskip("opacus")
     one = tmp_path / "one"
     one.mkdir()
     train(recipe_file(one, privacy=PRIVATE, rounds=1, documents=160))
     path = recipe_file(tmp_path, privacy=PRIVATE, rounds=1, documents=160)
     serve(Grid(contexts(tmp_path, path)), path)
+    assert "epsilon holds against none of them" in capsys.readouterr().err
     assert_alike(tmp_path / "out", one / "out")
     told = json.loads((tmp_path / "out/training/student.json").read_text())
     assert told.keys() == {"history", "privacy", "seconds", "processor_seconds"}, "the rest is the clients' own"
@@ -413,6 +419,31 @@ def test_clients_with_another_recipe_or_a_number_twice_are_refused(tmp_path, cap
     odd = {3: {"client": 2, "agreed": "["}, 4: {"number": 3}}
     assert network.introduced(recipe, loaded, Answers(two | odd), 0)[0] == {0: 1, 1: 2}
     assert capsys.readouterr().err.count("says nothing that can be read") == 2
+
+
+def test_a_node_that_is_gone_holds_nobodys_place_while_clients_are_waited_for(tmp_path, capsys):
+    """Node 9 crashed a moment ago, and is still counted; its client comes back as node 12."""
+    recipe = network.read_recipe(recipe_file(tmp_path, clients=2))
+    loaded = Loaded(None, Swapper(load_wordlist(recipe.wordlist)), "a teacher")
+    ours = json.dumps(agreed(recipe, loaded))
+    client_of, asked = {11: 0, 12: 1}, []
+    there = iter([[11, 9], [11, 9], [11], [11, 12], [11, 12]])
+
+    def answer(messages, timeout):
+        for place in [message.metadata.dst_node_id for message in messages]:
+            asked.append(place)
+            reply = SimpleNamespace(metadata=SimpleNamespace(src_node_id=place), has_error=lambda gone=place == 9: gone)
+            if place == 9:
+                reply.metadata.src_node_id, reply.error = SUPERLINK_NODE_ID, SimpleNamespace(reason="it is gone")
+            else:
+                facts = ConfigRecord({"client": client_of[place], "documents": [1], "agreed": ours})
+                reply.content = RecordDict({"facts": facts})
+            yield reply
+
+    grid = SimpleNamespace(get_node_ids=lambda: next(there), send_and_receive=answer)
+    assert network.introduced(recipe, loaded, grid, 60.0)[0] == {0: 11, 1: 12}
+    assert asked == [11, 9, 12]
+    assert "a node does not answer: it is gone" in capsys.readouterr().err
 
 
 # --------------------------------------------------------------------------------------------------------- over Flower

@@ -22,7 +22,7 @@ from distill.federation import worker
 SCRIPT = """
 import os, signal, sys, time
 from distill.base.errors import UserError
-from distill.federation.worker import serve
+from distill.federation.worker import ToldError, serve
 
 count = 0
 
@@ -30,9 +30,11 @@ def answer(request, payload):
     global count
     count += 1
     if request.get("mistake"):
-        raise UserError("no such file: x")
+        raise UserError("the text begins 'Mrs Hale'")
+    if request.get("told"):
+        raise ToldError("no such round")
     if request.get("fault"):
-        raise ValueError("three")
+        raise ValueError("not a number: 'Mrs Hale'")
     if request.get("die") and not os.path.exists(request["die"]):
         open(request["die"], "w").close()
         os.kill(os.getpid(), signal.SIGKILL)
@@ -88,16 +90,22 @@ def test_a_folder_of_any_length_will_do(ask, tmp_path):
     assert ask(folder=tmp_path / ("long" * 30) / ("longer" * 20))[1] == b"cba"
 
 
-def test_a_mistake_is_told_and_it_stays(ask):
-    with pytest.raises(UserError, match="no such file: x"):
+def test_a_mistake_is_told_where_it_quotes_no_text_and_it_stays(ask, capfd):
+    """The server hears what is raised here; the SuperNode's terminal has the rest."""
+    with pytest.raises(UserError, match=r"^no such round$"):
+        ask(told=True)
+    with pytest.raises(UserError, match="a mistake in its recipe, text or environment") as raised:
         ask(mistake=True)
-    assert ask()[0] == {"process": ask.started[0], "count": 2}
+    assert "Hale" not in str(raised.value) and "the text begins 'Mrs Hale'" in capfd.readouterr().err
+    assert ask()[0] == {"process": ask.started[0], "count": 3}
 
 
-def test_after_another_error_a_new_one_is_asked(ask):
-    with pytest.raises(UserError, match="ValueError: three"):
+def test_after_another_error_which_is_not_quoted_a_new_one_is_asked(ask, capfd):
+    with pytest.raises(UserError, match="ends with ValueError") as raised:
         ask(fault=True)
+    assert "Hale" not in str(raised.value)
     os.waitid(os.P_PID, ask.started[0], os.WEXITED | os.WNOWAIT)
+    assert "ValueError: not a number: 'Mrs Hale'" in capfd.readouterr().err
     assert ask()[0] == {"process": ask.started[1], "count": 1}
 
 

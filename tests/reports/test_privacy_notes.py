@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from distill.recipe import Recipe, StudentConfig, TeacherConfig
+from distill.recipe import CorpusConfig, Recipe, StudentConfig, TeacherConfig
+from distill.reports.findings import settings_rows
 from distill.reports.model_card import model_card
 from distill.reports.privacy_notes import guarantee, not_covered, privacy_row
 
@@ -29,7 +30,7 @@ def test_the_card_states_what_is_promised_how_and_what_is_not(toy_scores):
     ):
         assert words in card
     assert "epsilon" not in model_card(Recipe(), toy_scores, "student")
-    assert privacy_row(toy_scores) == []
+    assert privacy_row(Recipe(), toy_scores) == []
 
 
 def test_what_clients_account_for_is_said_of_each():
@@ -40,13 +41,40 @@ def test_what_clients_account_for_is_said_of_each():
         "on average 48 to 256 of 48 to 812 documents in each of 12 steps", "noise of 0.9 to 2.1 times that",
     ):  # fmt: skip
         assert words in said
-    assert "at one client" in privacy_row({"privacy": facts})[0][1]
+    assert "at one client" in privacy_row(Recipe(), {"privacy": facts})[0][1]
+    said = " ".join(guarantee(Recipe(), facts | {"secure": False}))
+    assert "against the server and the other clients" not in said
+    assert "Server and clients know the seed, so that its epsilon holds against none of them" in said
+
+
+def test_the_unit_is_what_the_text_was_cut_into():
+    recipe = Recipe(corpus=CorpusConfig(source="files", files=["private.jsonl"], passage_chars=400))
+    said = " ".join(guarantee(recipe, FACTS))
+    for words in (
+        "any one passage of at most 400 characters in its text", "Unit: one passage of at most 400 characters",
+        "one holds a passage more", "A document that was cut into several spends as many times as much",
+    ):  # fmt: skip
+        assert words in said
+    assert "unit: a passage of at most 400 characters with" in privacy_row(recipe, {"privacy": FACTS})[0][1]
+    assert "cut into several" not in " ".join(guarantee(Recipe(), FACTS))
 
 
 @pytest.mark.parametrize("secure", [True, False])
 def test_who_can_take_the_noise_off_is_said(secure):
     said = " ".join(guarantee(Recipe(), FACTS | {"secure": secure}))
     assert ("operating system" in said, "Whoever knows the seed" in said) == (secure, not secure)
+
+
+@pytest.mark.parametrize("secure", [True, False])
+def test_a_card_names_no_seed_from_which_the_noise_can_be_drawn_again(toy_scores, secure):
+    """A report of the run's own folder does; it says against whom epsilon is of no effect."""
+    recipe, facts = Recipe(seed=987654), FACTS | {"secure": secure}
+    scores = {**toy_scores, "privacy": facts, "settings": {**toy_scores["settings"], "seed": recipe.seed}}
+    for name in ("student", "baseline"):
+        assert model_card(recipe, scores, name).count("987654") == (2 if secure else 0)
+    rows = dict(settings_rows(recipe, scores))
+    assert rows["seed"] == "987654"
+    assert ("whoever knows or guesses the seed" in rows["privacy"]) is not secure
 
 
 def test_what_epsilon_does_not_cover_fits_the_recipe():

@@ -6,6 +6,9 @@ import pickle
 from datetime import datetime
 from types import SimpleNamespace
 
+import pyarrow as pa
+import pyarrow.csv as csv
+import pyarrow.parquet as parquet
 import pytest
 from chat_templates import TEMPLATES, chat_tokenizer
 from hypothesis import given
@@ -202,6 +205,28 @@ def test_other_texts_than_json_of_messages_stay_texts(text):
 def test_json_of_messages_is_read():
     talk = [{"role": "user", "content": "she \n", "rating": 1}, {"role": "assistant", "content": ""}]
     assert stored_messages(f" {json.dumps(talk, indent=2)}\n") == talk
+
+
+@pytest.mark.parametrize(
+    ("message", "why"),
+    [
+        ({"role": "assistant", "content": None, "tool_calls": [{"name": "f"}]}, "message 2 calls tools"),
+        ({"role": "assistant", "tool_calls": [{"name": "f"}]}, "message 2 has no 'content'"),
+        ({"role": "assistant", "content": None}, "content of message 2 is null"),
+        ({"role": "assistant", "content": [{"type": "text", "text": "He."}]}, "content of message 2 is a list"),
+        ({"from": "gpt", "value": "He."}, "message 2 has no 'role', but from, value"),
+    ],
+)
+def test_json_of_messages_that_are_refused_as_lists_is_no_text_either(tmp_path, message, why):
+    talk = [TALK[0], message]
+    with pytest.raises(UserError, match=why):
+        read_messages(talk, "here")
+    for name in ("talk.csv", "talk.parquet"):
+        table = pa.table({"messages": [json.dumps(TALK), json.dumps(talk)]})
+        (csv.write_csv if name.endswith("csv") else parquet.write_table)(table, tmp_path / name)
+        config = CorpusConfig(source="files", files=[str(tmp_path / name)], text_column="messages")
+        with pytest.raises(UserError, match=why):
+            list(read_documents(config, 0))
 
 
 def test_keys_beside_role_and_content_play_no_part():

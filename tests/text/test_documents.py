@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import errno
 import gzip
 import json
 import lzma
@@ -9,7 +10,7 @@ import lzma
 import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -225,6 +226,36 @@ def test_a_data_set_of_the_hub_is_read_as_files_are(tmp_path, monkeypatch):
             list(read_documents(dataclasses.replace(config, text_column="c"), 0))
 
 
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (ConnectionError("Server Disconnected"), r"cannot be read on \(Server Disconnected\); check the network"),
+        (OSError(errno.ENOSPC, "No space left on device"), "no space left on device; free space"),
+    ],
+)
+def test_a_stream_of_the_hub_that_breaks_off_is_one_sentence(monkeypatch, error, said):
+    def rows():
+        yield {"text": "one"}
+        raise error
+
+    monkeypatch.setattr("datasets.load_dataset", lambda *_, **__: IterableDataset.from_generator(rows))
+    monkeypatch.setattr(documents, "_ROWS", 1)
+    found = read_documents(CorpusConfig(source="hub", dataset="some/data", streaming=True), 0)
+    assert next(found) == "one"
+    with pytest.raises(UserError, match=said):
+        next(found)
+
+
+def test_a_damaged_part_of_a_data_set_is_one_sentence(tmp_path, monkeypatch):
+    """A folder stands for it."""
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "a.jsonl").write_text('{"text": "one"}\n')
+    (tmp_path / "set" / "b.jsonl").write_text('{"text": "tw')
+    with pytest.raises(UserError, match=r"set': cannot be read on .*JSON parse error"):
+        list(read_documents(CorpusConfig(source="hub", dataset=str(tmp_path / "set"), streaming=True), 0))
+
+
 LINES = ["She was late.", "He asked: why?", '"Never!" she said.', "The king said (twice): no."]
 PROSE = "She was late, as she had been on every day of\nthat week. He asked why, and got no\nanswer that he liked.\n"
 
@@ -292,6 +323,15 @@ def test_labels_of_files_and_of_conversations(tmp_path):
     found = read(tmp_path / "a.txt", tmp_path / "b.jsonl", label="file")
     assert [documents.label_of(d) for d in found] == ["a.txt", "b.jsonl"]
     assert isinstance(found[1], Messages)
+
+
+def test_a_label_is_that_of_a_file_whose_name_would_be_another_ones_pattern(tmp_path):
+    for name in ("Anna 1.txt", "Anna [1].txt"):
+        (tmp_path / name).write_text(f"Of {name}.")
+    found = read(tmp_path / "*.txt", label="file")
+    assert [(str(d), documents.label_of(d)) for d in found] == [
+        ("Of Anna 1.txt.", "Anna 1.txt"), ("Of Anna [1].txt.", "Anna [1].txt"),
+    ]  # fmt: skip
 
 
 def test_a_column_of_labels_that_is_not_there(tmp_path, jsonl):

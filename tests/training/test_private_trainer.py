@@ -191,15 +191,20 @@ def test_neither_rows_at_once_nor_a_cache_nor_processes_change_what_is_learned(t
         assert all(torch.allclose(want[name], got[name], rtol=1e-4, atol=1e-6) for name in want)
 
 
-def test_noise_does_not_cancel_between_trainings_of_one_seed(tmp_path):
-    """Positions that no document reaches learn from noise alone, which is new at another learning rate."""
+@pytest.mark.parametrize("what", ["rate", "text"])
+def test_noise_does_not_cancel_between_trainings_of_one_seed(tmp_path, monkeypatch, what):
+    """Positions that no document reaches learn from noise alone: at another rate, or of a text with one other document,
+    it is new."""
     options = {"steps": 2, "save_strategy": "no", "privacy": PRIVACY}
+    texts = train_toy.toy_documents()
     learned = []
-    for rate in (0.1, 0.2):
-        train_toy.main(str(tmp_path / f"{rate}"), 8, 1, **options, learning_rate=rate)
+    for rate, document in ((0.1, texts[0]), (0.2, texts[0]) if what == "rate" else (0.1, "The king saw her.")):
+        folder = tmp_path / f"{len(learned)}"
+        monkeypatch.setattr(train_toy, "toy_documents", lambda first=document: [first, *texts[1:]])
+        train_toy.main(str(folder), 8, 1, **options, learning_rate=rate)
         name = "transformer.wpe.weight"
-        before = load_file(tmp_path / f"{rate}" / "untrained.safetensors")[name]
-        learned.append(((weights_of(tmp_path / f"{rate}")[name] - before) / rate)[48:].flatten())
+        before = load_file(folder / "untrained.safetensors")[name]
+        learned.append(((weights_of(folder)[name] - before) / rate)[48:].flatten())
     assert len(learned[0]) > 300
     assert all(float(noise.std()) > 0 for noise in learned)
     assert abs(torch.corrcoef(torch.stack(learned))[0, 1]) < 0.2
@@ -216,10 +221,11 @@ def test_what_makes_a_student_another_makes_its_noise_another():
         replace(recipe, teacher=replace(recipe.teacher, path="another")),
         replace(recipe, trainer={"optim": "sgd", "learning_rate": 0.1}),
     ]
-    keys = [training_key(of, plan) for of in (recipe, *others)] + [training_key(recipe, replace(plan, steps=11))]
-    assert len(set(keys)) == len(keys) == 8
+    keys = [training_key(of, plan, "text") for of in (recipe, *others)]
+    keys += [training_key(recipe, replace(plan, steps=11), "text"), training_key(recipe, plan, "another text")]
+    assert len(set(keys)) == len(keys) == 9
     same = replace(recipe, output_dir="elsewhere", trainer={"optim": "sgd", "per_device_train_batch_size": 3})
-    assert training_key(same, replace(plan, noise_multiplier=0.6)) == keys[0]
+    assert training_key(same, replace(plan, noise_multiplier=0.6), "text") == keys[0]
 
 
 def test_what_was_spent_is_told_and_secure_draws_never_come_back(tmp_path):
@@ -236,7 +242,7 @@ def test_what_was_spent_is_told_and_secure_draws_never_come_back(tmp_path):
     assert not torch.equal(once["transformer.wpe.weight"], again["transformer.wpe.weight"])
 
 
-def test_the_head_is_frozen_and_another_plan_does_not_go_on_silently(tmp_path):
+def test_the_head_is_frozen_and_another_plan_or_text_does_not_go_on_silently(tmp_path, monkeypatch):
     options = {"steps": 2, "save_steps": 1}
     train_toy.main(str(tmp_path), 4, 1, **options, privacy=PRIVACY)
     trained, untrained = weights_of(tmp_path), load_file(tmp_path / "untrained.safetensors")
@@ -245,6 +251,11 @@ def test_the_head_is_frozen_and_another_plan_does_not_go_on_silently(tmp_path):
     shutil.rmtree(tmp_path / "student")
     with pytest.raises(UserError, match=r"trained with batch_size 40 and not 30, so that what is spent"):
         train_toy.main(str(tmp_path), 4, 1, **options, privacy=PRIVACY | {"batch_size": 30})
+    texts = train_toy.toy_documents()
+    monkeypatch.setattr(train_toy, "toy_documents", lambda: ["The king saw her.", *texts[1:]])
+    shutil.rmtree(tmp_path / "cache-0")
+    with pytest.raises(UserError, match=r"trained on other text, or by another version .* remove the folder"):
+        train_toy.main(str(tmp_path), 4, 1, **options, privacy=PRIVACY)
 
 
 @pytest.mark.parametrize("found", [0.2002, 0.1])
