@@ -135,6 +135,12 @@ class StudentConfig:
     lora: LoraConfig = field(default_factory=LoraConfig)
 
 
+def idle_keys(init: str) -> list[str]:
+    """Keys of `student` that have no effect beside such an `init`."""
+    kept = [] if init == "layers" else ["num_layers", "layers"]
+    return [*kept, "path"] if init in ("layers", "teacher") else kept
+
+
 @dataclass(frozen=True)
 class CorpusConfig:
     """A source of documents.
@@ -513,8 +519,9 @@ class Recipe:
         on_nonfinite: When a loss, a gradient or a logit of the teacher is not finite: `stop` and say in which text, or
             `skip` the step and count it.
         trainer: Settings of transformers' TrainingArguments, by their own names; those that would have no effect are
-            refused with the reason. `max_steps: 0` publishes the student untrained. With `push_to_hub`, the finished
-            student is pushed with its model card once it has been scored; checkpoints and baseline are not.
+            refused with the reason. `max_steps: 0` publishes the student untrained. With `push_to_hub`, its
+            repository is made before any text is, and the finished student is pushed with its model card once it has
+            been scored; checkpoints and baseline are not.
         scores: What is measured after training.
         audit: What is put into the training text, and left out of it, to measure what the students remember.
         privacy: A bound on what each student may tell of any one document of the training text.

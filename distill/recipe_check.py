@@ -28,6 +28,7 @@ from distill.recipe import (
     Recipe,
     ScoreConfig,
     ServerConfig,
+    idle_keys,
     merge,
     read_recipe_file,
     reject_unknown_keys,
@@ -667,20 +668,15 @@ def _check_student(recipe: Recipe) -> None:
         student.init != "checkpoint" or bool(student.path),
         "student.path is missing; name a folder or hub id for student.init: checkpoint",
     )
-    of_layers = student.init == "layers"
-    for key in ("num_layers", "layers"):
+    for key in idle_keys(student.init):
         _require(
-            of_layers or getattr(student, key) is None,
-            f"student.{key} has no effect, as student.init is {student.init}; leave it out, or set init to layers",
+            getattr(student, key) is None,
+            f"student.{key} has no effect, as student.init is {student.init}; leave it out, or set init to "
+            f"{'checkpoint' if key == 'path' else 'layers'}",
         )
     _require(
         student.num_layers is None or student.layers is None,
         "student.num_layers and student.layers both say which layers are kept; leave one of them out",
-    )
-    _require(
-        student.path is None or not (of_layers or student.init == "teacher"),
-        f"student.path has no effect, as student.init is {student.init}, which takes the teacher's weights; set init "
-        "to checkpoint, or leave path out",
     )
     _require(
         student.tokenizer != "train" or recipe.teacher.path is None,

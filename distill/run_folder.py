@@ -14,7 +14,7 @@ from distill.base.console import is_first_process, warn
 from distill.base.errors import UserError
 from distill.base.files import is_finished
 from distill.base.integrity import is_in_work, sync
-from distill.recipe import Recipe, read_resolved, write_recipe
+from distill.recipe import Recipe, idle_keys, read_resolved, write_recipe
 
 _LOCK = ".lock"
 _CLAIMING = {_LOCK, "recipe.partial"}  # all that a kill leaves of a run that was claiming its folder
@@ -158,7 +158,8 @@ def refuse_another(
     Raises:
         UserError: it is the run of another recipe; the first key that differs is named.
     """
-    here, there = (_flat(decisive(values)) for values in (recipe.to_dict(), read_resolved(folder / "recipe.yaml")))
+    both = (recipe.to_dict(), read_resolved(folder / "recipe.yaml"))
+    here, there = (_flat(decisive(_without_idle_keys(values))) for values in both)
     differ = [key for key in there | here if there.get(key) != here.get(key)]
     for key in differ:
         if key != "output_dir" and not key.startswith(free):
@@ -166,7 +167,7 @@ def refuse_another(
                 f"{folder} holds another recipe's run ({key} is {there.get(key)!r} there, {here.get(key)!r} here); "
                 "choose another --output_dir, or remove that folder"
             )
-    return bool(differ)
+    return both[0] != both[1]
 
 
 def _remove_partials(folder: Path) -> None:
@@ -195,10 +196,17 @@ def _refuse_links_out(folder: Path) -> None:
                 )
 
 
+def _without_idle_keys(values: dict[str, Any]) -> dict[str, Any]:
+    """A recipe's nested keys but those that its `student.init` leaves without effect, which older versions let pass."""
+    idle = idle_keys(values["student"]["init"])
+    return values | {"student": {key: value for key, value in values["student"].items() if key not in idle}}
+
+
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted keys; an empty section has none."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
-        if isinstance(value, dict) and value:
+        if isinstance(value, dict):
             flat |= _flat(value, f"{prefix}{key}.")
         else:
             flat[prefix + key] = value

@@ -2,7 +2,7 @@
 
 `inputs.json` in the run's folder is written as the first training begins:
 
-    versions    of what decides a hash beside the user: transformers, the bundled word lists
+    versions    of what decides a hash beside the user: transformers, peft, the bundled word lists
     commits     of the hub data sets of corpus and held-out text, by which they are opened from then on
     held        a recipe's key -> a hash of what it names: text, word list, weights
     blocks      what tells the training blocks from others
@@ -14,7 +14,6 @@ trained must have the very blocks of those before. Held-out text decides scores 
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +24,17 @@ from distill.base.errors import UserError
 from distill.base.files import write_json
 from distill.base.integrity import file_hash
 from distill.data.corpus import Corpus
-from distill.models.adapters import has_adapter, trainable_state
+from distill.models.adapters import adapter_hash, has_adapter, trainable_state
 from distill.models.architecture import weights_hash
 from distill.models.quantization import is_quantized
 from distill.recipe import Recipe
+from distill.scoring.score_cache import installed_version
 from distill.text.wordlist import WordList, bundled_wordlists
 
 RECORD = "inputs.json"
-_OF_VERSIONS = ("wordlist", "teacher.path", "student.path")  # whose hashes another version may change
+# Whose hashes other versions may change, and of what.
+_OF_WEIGHTS = ["transformers", "peft"]
+_OF_VERSIONS = {"wordlist": ["wordlists"], "teacher.path": _OF_WEIGHTS, "student.path": _OF_WEIGHTS}
 
 
 class RunInputs:
@@ -77,10 +79,10 @@ class RunInputs:
             held["wordlist"] = wordlist.sha256
         weights = weights_hash(teacher) if teacher is not None else None
         if teacher is not None and not is_quantized(teacher):
-            held["teacher.path"] = weights
+            held["teacher.path"] = adapter_hash(teacher) or weights
         if student is not None and self._recipe.student.path:
             new = trainable_state(student) if has_adapter(student) else {}
-            held["student.path"] = weights_hash(student, left_out=new)
+            held["student.path"] = adapter_hash(student) or weights_hash(student, left_out=new)
         self._require(held)
         return weights
 
@@ -119,10 +121,11 @@ class RunInputs:
         self._held |= held
         if not (self._begun and self._before):
             return
-        same_versions = self._before["versions"] == self._versions
         for key, value in held.items():
             before = self._before["held"].get(key)
-            if None not in (before, value) and before != value and (same_versions or key not in _OF_VERSIONS):
+            of = _OF_VERSIONS.get(key, [])
+            same = all(self._before["versions"].get(name) == self._versions[name] for name in of)
+            if None not in (before, value) and before != value and same:
                 raise UserError(
                     f"{self._folder}: what {key} names ({self._name(key)}) has changed since this run was trained; "
                     "restore it, or choose another --output_dir"
@@ -141,10 +144,11 @@ def _is_begun(folder: Path, name: str) -> bool:
     return (folder / name).exists() or any((folder / "checkpoints" / name).rglob("checkpoint-*"))
 
 
-def _versions() -> dict[str, str]:
+def _versions() -> dict[str, str | None]:
     """What a run's hashes follow from beside the user's own files."""
     lists = "".join(file_hash(path) for path in bundled_wordlists().values())
-    return {"transformers": version("transformers"), "wordlists": hashlib.sha256(lists.encode()).hexdigest()}
+    packages: dict[str, str | None] = {name: installed_version(name) for name in ("transformers", "peft")}
+    return packages | {"wordlists": hashlib.sha256(lists.encode()).hexdigest()}
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -65,9 +65,9 @@ def test_whole_numbers_may_be_written_in_any_way(tmp_path, value):
     recipe = parse_recipe(["--config", write(tmp_path / "r.yaml", text.partition("\n")[2])])
     steps = training_arguments(recipe, tmp_path).max_steps
     assert steps == 1000 and type(steps) is int
-    given = parse_recipe(["--config", "debug", "--trainer.max_steps", value.strip("'"), "--trainer.run_name", "2024"])
+    given = parse_recipe(["--config", "debug", "--trainer.max_steps", value.strip("'")])
     told = training_arguments(given, tmp_path)
-    assert type(told.max_steps) is int and told.run_name.startswith("2024-")
+    assert type(told.max_steps) is int
 
 
 def test_print_config_shows_the_merged_recipe(capsys):
@@ -151,7 +151,7 @@ PRIVATE = "corpus: {source: files, files: [a.txt]}\nheld_out: {max_documents: 5}
         (SAMPLED + "student: {init: checkpoint, path: s, num_layers: 2}", [], ["student.num_layers has no effect"]),
         (SAMPLED + "student: {init: checkpoint, path: s, layers: [0]}", [], ["student.layers has no effect"]),
         (SAMPLED + "student: {layers: [0], num_layers: 2}", [], ["student.num_layers and student.layers"]),
-        (SAMPLED + "student: {path: s}", [], ["student.path has no effect", "set init to checkpoint"]),
+        (SAMPLED + "student: {path: s}", [], ["student.path has no effect", "init to checkpoint"]),
         (
             "corpus: {source: files, files: [a.txt]}\nheld_out: {max_documents: 5}\nteacher: {path: null}\n"
             "loss: {kd: 0, ce: 1}\nstudent: {init: checkpoint, path: s}",

@@ -6,6 +6,7 @@ import signal
 import stat
 import time
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -17,10 +18,11 @@ from shared import REPOSITORY
 
 from distill import run_folder
 from distill.base.errors import UserError
+from distill.data import packing
 from distill.data.corpus import Corpus
 from distill.data.packing import packed_blocks
 from distill.recipe import Recipe, read_resolved
-from distill.recipe_check import parse_recipe
+from distill.recipe_check import parse_recipe, recipe_of, typed
 from distill.run_folder import open_run
 
 
@@ -71,19 +73,25 @@ def test_what_a_kill_left_half_written_is_removed_but_for_sampled_text(tmp_path)
     assert [p.name for p in (folder / "cache").iterdir()] == [".sampled-k.jsonl.1a2b.partial"]
 
 
-def test_what_another_run_packs_into_this_ones_cache_stays_until_it_has_ended(tmp_path, toy_tokenizer):
+@pytest.mark.parametrize("busy", ["packing", "hashing"])
+def test_what_another_run_packs_into_this_ones_cache_stays_until_it_has_ended(tmp_path, toy_tokenizer, busy):
     """A second run with `cache_dir` there; its packing takes hours, and this one is started again meanwhile."""
     recipe = Recipe(output_dir=str(tmp_path / "run"))
     with open_run(recipe) as folder:
         pass
 
-    def documents():
-        yield from ["She saw him."] * 3
+    def stand_still(*_):
         (tmp_path / "packs").touch()
         signal.pause()
 
+    def documents():
+        yield from ["She saw him."] * 3
+        if busy == "packing":
+            stand_still()
+
     packs = os.fork()
     if not packs:
+        packing.put_file = stand_still
         packed_blocks(Corpus("key", documents), toy_tokenizer, None, 16, folder / "cache")
     try:
         while not (tmp_path / "packs").exists():
@@ -133,6 +141,26 @@ def test_what_is_measured_may_be_asked_for_in_another_way_until_it_is_measured(t
     with (
         pytest.raises(UserError, match=r"scores.samples is 1 there, 3 here"),
         open_run(parse_recipe([*arguments, "--scores.samples", "3"])),
+    ):
+        pass
+
+
+def test_a_run_goes_on_where_only_what_has_no_effect_is_left_out(tmp_path):
+    """Keys that an older version let pass are refused now; and a section that is empty is as good as none."""
+    config = {"output_dir": str(tmp_path / "run"), "corpus": {"max_documents": 5}, "held_out": {"max_documents": 5}}
+    before = {**config, "student": {"init": "checkpoint", "path": "mine", "num_layers": 3}}
+    with open_run(typed(Recipe, before, "before")):
+        pass
+    now = recipe_of({**config, "student": {"init": "checkpoint", "path": "mine"}}, "now")
+    with open_run(now) as folder:
+        assert read_resolved(folder / "recipe.yaml")["student"]["num_layers"] is None
+    with open_run(replace(now, trainer={"push_to_hub": True})):
+        pass
+    with open_run(now):
+        pass
+    with (
+        pytest.raises(UserError, match=r"trainer.max_steps is None there, 0 here"),
+        open_run(replace(now, trainer={"max_steps": 0})),
     ):
         pass
 

@@ -6,15 +6,18 @@ from types import SimpleNamespace
 
 import killed
 import pytest
+import torch
 from broken import folder_of
 from safetensors.torch import load_file, save_file
+from toy_adapter import saved_adapter
 
 from distill import run_inputs
 from distill.base.errors import UserError
 from distill.data import packing
 from distill.data.corpus import Corpus
 from distill.models.adapters import add_adapter
-from distill.recipe import CorpusConfig, LoraConfig, Recipe, StudentConfig, TargetConfig
+from distill.models.loading import load_model
+from distill.recipe import CorpusConfig, LoraConfig, Recipe, StudentConfig, TargetConfig, TeacherConfig
 from distill.run_inputs import RECORD, RunInputs
 from distill.text.wordlist import load_wordlist
 
@@ -120,12 +123,12 @@ def test_other_rules_of_packing_are_no_users_change_but_a_student_needs_the_bloc
 # -------------------------------------------------------------------------------------------------------- the record
 
 
-def looked_at(recipe, folder, content="c" * 40, held_out=None, wordlist="english_gender", student=None, blocks="k"):
+def looked_at(recipe, folder, content="c" * 40, held_out=None, wordlist="english_gender", teacher=None, student=None):
     """What a run does before it trains; `inputs` then."""
     inputs = RunInputs(recipe, folder)
-    inputs.look_at_models(load_wordlist(wordlist), None, student)
+    inputs.look_at_models(load_wordlist(wordlist), teacher, student)
     inputs.look_at_text(Corpus("key", lambda: iter(TEXT), content), Corpus("other", lambda: iter(TEXT), held_out))
-    inputs.look_at_blocks(SimpleNamespace(identities=(blocks,)), students_left=True)
+    inputs.look_at_blocks(SimpleNamespace(identities=("k",)), students_left=True)
     return inputs
 
 
@@ -161,10 +164,31 @@ def test_what_another_version_may_have_changed_is_not_said_of_the_user(tmp_path,
     recipe = Recipe(target=TargetConfig(op="mean"))
     looked_at(recipe, tmp_path)
     begun(tmp_path)
-    monkeypatch.setattr(run_inputs, "_versions", lambda: {"transformers": "99", "wordlists": ""})
+    now = run_inputs._versions()
+    monkeypatch.setattr(run_inputs, "_versions", lambda: now | {"wordlists": ""})
     looked_at(recipe, tmp_path, wordlist="english_religion")
+    monkeypatch.setattr(run_inputs, "_versions", lambda: now | {"transformers": "99"})
+    with pytest.raises(UserError, match="what wordlist names"):
+        looked_at(recipe, tmp_path, wordlist="english_religion")
     with pytest.raises(UserError, match="what corpus names"):
         looked_at(recipe, tmp_path, "another")
+
+
+def test_a_merged_adapter_is_known_by_its_file_whatever_a_products_last_digit(tmp_path, toy_model, toy_tokenizer):
+    pytest.importorskip("peft", reason="needs the extra lora")
+    folder = saved_adapter(toy_model(), toy_tokenizer, tmp_path)
+    recipe = Recipe(teacher=TeacherConfig(path=str(folder)))
+    first, elsewhere = (load_model(str(folder)) for _ in range(2))
+    with torch.no_grad():
+        next(elsewhere.parameters()).mul_(1 + 2**-20)
+    (tmp_path / "run").mkdir()
+    looked_at(recipe, tmp_path / "run", teacher=first)
+    begun(tmp_path / "run")
+    looked_at(recipe, tmp_path / "run", teacher=elsewhere)
+    path = folder / "adapter_model.safetensors"
+    save_file({name: 2 * weight for name, weight in load_file(path).items()}, path, metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"what teacher\.path names"):
+        looked_at(recipe, tmp_path / "run", teacher=load_model(str(folder)))
 
 
 @pytest.mark.parametrize("rank", [0, 4])

@@ -102,7 +102,8 @@ def memory_error(error: Exception) -> UserError | None:
         f"{'the GPU' if of_gpu else 'this machine'} has too little free memory"
         f"{f' (asked for {asked[1]} more)' if asked else ''}; end what else takes it, do less at a time "
         "(trainer.per_device_train_batch_size with more gradient_accumulation_steps, block_length, "
-        "trainer.gradient_checkpointing; scores.batch_size, scores.context), or take a smaller model"
+        "trainer.gradient_checkpointing; scores.batch_size, scores.context) in another --output_dir, or take a "
+        "smaller model"
     )
 
 

@@ -289,13 +289,13 @@ def check_packed(counts: PackingCounts, swapper: Swapper | None) -> None:
     if counts.skipped_documents:
         raise UserError(
             f"each document of the corpus that holds {of_list} ({counts.skipped_documents:,} of {counts.documents:,}) "
-            f"is left alone for a word to skip, such as {swapper.wordlist.skip[0]!r}, so there is nothing to swap; "
+            f"is left alone for a word to skip ({swapper.wordlist.skip[0]!r} is one), so there is nothing to swap; "
             f"{_without_skipping(swapper)}"
         )
     if counts.words_in_no_prose:
         raise UserError(
-            f"wherever the corpus holds {of_list} ({counts.words_in_no_prose} times), it is part of a link, a tag or "
-            "code, so there is nothing to swap; check corpus"
+            f"where the corpus holds {of_list}, it is part of a link, a tag or code ({counts.words_in_no_prose} times) "
+            "or means something else there, so there is nothing to swap; check corpus"
         )
     raise UserError(
         f"none of the {counts.documents} documents of the corpus holds {of_list}, so there is nothing to swap; check "
@@ -310,7 +310,7 @@ def tell_packed(counts: PackingCounts, swapper: Swapper | None) -> None:
         listed = counts.skipped_documents + counts.edited_documents
         warn(
             f"{counts.skipped_documents:,} of the {listed:,} documents that hold a word of the word list "
-            f"'{swapper.wordlist.name}' are left alone for a word to skip, such as {swapper.wordlist.skip[0]!r}; "
+            f"'{swapper.wordlist.name}' are left alone for a word to skip ({swapper.wordlist.skip[0]!r} is one); "
             f"{_without_skipping(swapper)}"
         )
 
@@ -372,17 +372,18 @@ def packed_blocks(
         counts = PackingCounts()
         partial = partial_of(path)
         features = Features({name: Sequence(Value("int32")) for name in COLUMNS})
-        with in_work(partial), ArrowWriter(path=str(partial), features=features) as writer:
-            documents = _counted(corpus.documents(), counts, progress)
-            for block in pack(documents, tokenizer, swapper, block_length, counts, one_document):
-                writer.write({name: getattr(block, name).ravel() for name in COLUMNS})
-            writer.finalize()
-        try:
-            check_packed(counts, None if share else swapper)
-        except UserError:
-            partial.unlink()
-            raise
-        put_file(partial, path)
+        with in_work(partial):
+            with ArrowWriter(path=str(partial), features=features) as writer:
+                documents = _counted(corpus.documents(), counts, progress)
+                for block in pack(documents, tokenizer, swapper, block_length, counts, one_document):
+                    writer.write({name: getattr(block, name).ravel() for name in COLUMNS})
+                writer.finalize()
+            try:
+                check_packed(counts, None if share else swapper)
+            except UserError:
+                partial.unlink()
+                raise
+            put_file(partial, path)
         partial = partial_of(counts_path)
         partial.write_text(json.dumps(vars(counts), indent=2) + "\n", encoding="utf-8")
         put_file(partial, counts_path)

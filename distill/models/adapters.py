@@ -20,6 +20,7 @@ from transformers.pytorch_utils import Conv1D
 from transformers.utils import cached_file, is_peft_available
 
 from distill.base.errors import UserError, first_line, suggestion
+from distill.base.integrity import file_hash
 from distill.models.quantization import is_quantized
 from distill.recipe import LoraConfig
 
@@ -143,6 +144,15 @@ def merged(base: PreTrainedModel, folder: Path) -> PreTrainedModel:
 
 
 # --------------------------------------------------------------------------------------------------------- training
+
+
+def adapter_hash(model: PreTrainedModel) -> str | None:
+    """SHA-256 of the file of the adapter that `merged` has put into a model; None of another model.
+
+    The merged weights themselves come from a product, whose last digits another machine may have otherwise.
+    """
+    folder = getattr(model, "adapter_merged_from", None)
+    return file_hash(Path(folder) / _WEIGHTS) if folder else None
 
 
 def sharing(model: PreTrainedModel) -> PreTrainedModel:

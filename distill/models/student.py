@@ -177,7 +177,10 @@ def _student_from_config(config: StudentConfig, tokenizer: PreTrainedTokenizerBa
         model_config = AutoConfig.for_model(model_type, **keys)
         default = type(model_config)()
     except Exception as error:  # of the libraries that look at the keys
-        raise UserError(f"student.config: {first_line(error)}") from None
+        hint = (
+            "; models of this type need a pad_token_id, such as the end token's" if "pad_token_id" in str(error) else ""
+        )
+        raise UserError(f"student.config: {first_line(error)}{hint if 'pad_token_id' not in own else ''}") from None
     if unknown := [key for key in own if not hasattr(default, key)]:
         known = sorted(default.to_dict())
         raise UserError(f"student.config: {model_type} has no key '{unknown[0]}'; {suggestion(unknown[0], known)}")

@@ -62,8 +62,10 @@ def start_processes(recipe: Recipe) -> None:
     use_all_cores()
     given = _given(recipe)
     on_cpu = bool(given.get("use_cpu")) or parse_flag_from_env("ACCELERATE_USE_CPU")
-    with _refusals_as_user_errors(given):
+    try:
         PartialState(cpu=on_cpu, backend=given.get("ddp_backend"), timeout=timedelta(seconds=given["ddp_timeout"]))
+    except (ValueError, TypeError, OverflowError) as error:  # others are of the network, or of a device
+        raise UserError(f"trainer.ddp_backend, or ddp_timeout: {first_line(error)}") from None
 
 
 def training_arguments(recipe: Recipe, folder: Path) -> TrainingArguments:

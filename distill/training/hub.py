@@ -38,13 +38,20 @@ def hub_repository(arguments: TrainingArguments) -> tuple[HfApi, str]:
     hub = HfApi(token=arguments.hub_token, library_name="distill")
     try:
         repository = hub.create_repo(arguments.hub_model_id, private=arguments.hub_private_repo, exist_ok=True)
-        if arguments.hub_revision is not None:
-            hub.create_branch(repository.repo_id, branch=arguments.hub_revision, exist_ok=True)
     except (OSError, ValueError, HTTPError) as error:
         raise UserError(
             f"trainer.push_to_hub: no repository {arguments.hub_model_id} to push to ({first_line(error)}); log in "
             "with `hf auth login`, or check trainer.hub_model_id"
         ) from None
+    branch = arguments.hub_revision
+    if branch is not None and not branch.startswith("refs/"):  # those of pull requests are there, or cannot be made
+        try:
+            hub.create_branch(repository.repo_id, branch=branch, exist_ok=True)
+        except (OSError, ValueError, HTTPError) as error:
+            raise UserError(
+                f"trainer.hub_revision: no branch {branch} of {repository.repo_id} to push to ({first_line(error)}); "
+                "name another one, or leave it out"
+            ) from None
     return hub, repository.repo_id
 
 

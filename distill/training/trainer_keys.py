@@ -158,7 +158,7 @@ def _wrong_kind(value: Any, hint: Any) -> str | None:
     if kinds == {bool}:
         return None if isinstance(value, bool) else "true or false"
     if kinds == {str}:
-        return None if isinstance(value, str | int) else "text; put it in quotes"
+        return None if isinstance(value, str | bool) else "text that is no number in YAML; begin it with a letter"
     if any(kind is dict or getattr(kind, "__origin__", None) is dict for kind in kinds):
         return None if isinstance(value, Mapping | str) else "a dictionary"
     return None
@@ -172,10 +172,9 @@ def _is_number(value: Any) -> bool:
 
 
 def of_their_kinds(trainer: Mapping[str, Any]) -> dict[str, Any]:
-    """Checked keys, with numbers where numbers are wanted, and text where text is.
+    """Checked keys, with the numbers among them as numbers of their kind.
 
-    A number may stand in quotes, or as YAML reads 1e-3, which is text; a whole number may be given as 1e3. A text that
-    looks like a whole number comes as one, quotes or not.
+    They may stand in quotes, or as YAML reads 1e-3, which is text; and a whole number may be given as 1e3.
     """
     kinds = get_type_hints(TrainingArguments)
     values = dict(trainer)
@@ -183,6 +182,4 @@ def of_their_kinds(trainer: Mapping[str, Any]) -> dict[str, Any]:
         of_key = {*(get_args(kinds[key]) or (kinds[key],))} - {NoneType}
         if isinstance(value, str | float) and of_key <= {int, float}:
             values[key] = float(value) if float in of_key else int(float(value))
-        elif of_key == {str} and type(value) is int:
-            values[key] = str(value)
     return values

@@ -41,6 +41,8 @@ class FakeHub:
 
     def create_branch(self, repo_id, **keys):
         self.calls.append(("create_branch", repo_id, keys))
+        if " " in keys["branch"] or keys["branch"].startswith("refs/"):
+            raise OSError(f"Invalid reference for a branch: {keys['branch']}")
 
     def upload_folder(self, **keys):
         if self.broken:
@@ -91,6 +93,13 @@ def test_the_finished_student_is_pushed_with_its_card(hub, finished):
     assert upload["files"]["model.safetensors"] == "student"
     assert ModelCard(upload["files"]["README.md"]).data.license == "cc-by-sa-4.0"
     assert TOKEN not in "".join(upload["files"].values())
+
+
+def test_a_pull_request_is_pushed_to_and_a_branch_that_cannot_be_is_named(hub, finished):
+    push_student(recipe_for(finished, push_to_hub=True, hub_revision="refs/pr/3"), finished)
+    assert hub.calls[-1][2]["revision"] == "refs/pr/3"
+    with pytest.raises(UserError, match=r"trainer\.hub_revision: no branch my branch of alice/mine"):
+        push_student(recipe_for(finished, push_to_hub=True, hub_revision="my branch"), finished)
 
 
 def test_the_repository_is_called_like_the_run_by_default(hub, finished):

@@ -90,7 +90,7 @@ def test_a_key_that_is_ours_to_set_is_refused(name):
         ("max_steps", -2, "at least -1"),
         ("save_steps", 0, "above 0"),
         ("bf16", "yes", "true or false"),
-        ("run_name", 7.5, "text; put it in quotes"),
+        ("run_name", 7, "text that is no number in YAML; begin it with a letter"),
         ("lr_scheduler_kwargs", 3, "a dictionary"),
         ("learning_rat", 1, "did you mean 'learning_rate'"),
     ],
