@@ -374,7 +374,6 @@ def wrapped(text: str) -> list[str]:
     return textwrap.wrap(text, 120, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
-OF_FAIRNESS_RATIOS = "Chance lowers fairness ratios, those of resamples more: some intervals end at their value."
 ALT = "Next-word disparity against perplexity of the main rows of the study"
 
 
@@ -389,7 +388,7 @@ def readme_results(results: Results, longer: Results) -> str:
         f"{len(settings(results))} settings, chosen by half of the occupations; on the other half they have "
         f"{' and '.join(held_out) or 'an unknown share'} of {BASELINE}'s next-word disparity. "
         f"{after_longer_training(longer)}By `{made['command']}` at {made['commit']} ({machine_of(made['machine'])}). "
-        f"{OF_FAIRNESS_RATIOS} More: [STUDY.md](tests/benchmarks/STUDY.md); rival methods beside this one: "
+        f"More: [STUDY.md](tests/benchmarks/STUDY.md); rival methods beside this one: "
         "[RIVALS.md](tests/benchmarks/RIVALS.md)."
     )
     shown = [rows[name] for name in dict.fromkeys((*README_ROWS, *chosen)) if name in rows]
