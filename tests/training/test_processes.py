@@ -211,6 +211,7 @@ def test_an_interrupted_run_of_a_notebook_frees_its_folder_and_is_followed_no_lo
         raise KeyboardInterrupt
 
     monkeypatch.setattr(pipeline, "_prepare", interrupted)
+    bars.enable_progress_bar()  # whatever another test has left
     with pytest.raises(KeyboardInterrupt):
         train("debug", output_dir=str(tmp_path / "run"))
     assert seen == [(False, True)]
