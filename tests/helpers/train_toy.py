@@ -150,3 +150,4 @@ if __name__ == "__main__":
     if not options.get("use_cpu", True):
         shard_on_a_cpu()
     main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), **options)
+    PartialState().destroy_process_group()  # as a run does: left to the interpreter's end, its threads may abort it
