@@ -1,6 +1,8 @@
 """A user's mistake in one of several processes ends all of them, with one message."""
 
+import os
 import re
+import socket
 import subprocess
 import sys
 import time
@@ -47,6 +49,37 @@ def test_a_mistake_in_one_process_ends_all(rank, main_first):
     done = forked.call(lambda: run_entry(main, []), processes=2)
     assert one_message(done.stderr, set(done.codes)) == f"error: seen in {rank}"
     assert "went on" not in done.stdout
+
+
+FULL = "[enforce fail at alloc_cpu.cpp:117] data. DefaultCPUAllocator: can't allocate memory"  # as torch says it
+
+
+@pytest.mark.parametrize("ranks", [{0}, {1}, {0, 1}], ids=["the first", "the other", "both"])
+@pytest.mark.parametrize("told", [True, False], ids=["by torchrun", "by another launcher"])
+@pytest.mark.parametrize(
+    ("mistake", "words"), [(UserError("seen alone"), "seen alone"), (RuntimeError(FULL), "too little free memory")]
+)
+def test_a_mistake_that_a_process_meets_by_itself_is_told_once(monkeypatch, ranks, told, mistake, words):
+    """As in a step of training, where nobody asks the others how it went."""
+    if not told and len(ranks) > 1:
+        pytest.skip("each tells of its own")
+
+    def main(argv):
+        process = PartialState(cpu=True)
+        process.wait_for_everyone()
+        if process.process_index in ranks:
+            raise mistake
+        time.sleep(60)  # in an exchange, until the launcher ends it
+
+    def entry():
+        if not told:
+            del os.environ["TORCHELASTIC_ERROR_FILE"]
+        return run_entry(main, [])
+
+    done = forked.call(entry, processes=2)
+    message = one_message(done.stderr, {done.codes[rank] for rank in ranks})
+    assert words in message
+    assert message.startswith(f"error: process 1 on {socket.gethostname()}: ") or 0 in ranks
 
 
 @pytest.mark.parametrize(
