@@ -8,6 +8,7 @@
 Every finished stage is kept in the output folder, so the same recipe continues where it stopped.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -107,7 +108,7 @@ def run(recipe: Recipe) -> dict[str, Any] | None:
     with together(main_first=True) as process, open_run(recipe) as folder:
         preflight.check_start(recipe, folder, missing := unfinished(recipe, folder), process.num_processes)
         follow_run(recipe, folder, missing, asked.teacher, asked.student)
-        text, student = _prepare(recipe, asked, folder, bool(missing))
+        text, student = _prepare(recipe, asked, folder, missing)
     _train(recipe, asked, text, student, folder)
     scores = None
     with together() as process:
@@ -135,9 +136,9 @@ def _load(recipe: Recipe) -> _Asked:
     return _Asked(swapper, teacher, tokenizer, student)
 
 
-def _prepare(recipe: Recipe, asked: _Asked, folder: Path, students_left: bool) -> tuple[_Text, PreTrainedModel]:
+def _prepare(recipe: Recipe, asked: _Asked, folder: Path, missing: Collection[str]) -> tuple[_Text, PreTrainedModel]:
     """The text, ready to train on, and an untrained student: how it treats packed documents decides the blocks."""
-    inputs = RunInputs(recipe, folder)
+    inputs = RunInputs(recipe, folder, missing)
     cache = Path(recipe.cache_dir or folder / "cache")
     teacher, tokenizer = asked.teacher, asked.tokenizer
     weights = inputs.look_at_models(asked.swapper.wordlist, teacher, asked.student)
@@ -160,7 +161,7 @@ def _prepare(recipe: Recipe, asked: _Asked, folder: Path, students_left: bool) -
     with lent_to_gpu(swapper and swapper.model):
         blocks, counts = make_blocks(recipe, corpus, tokenizer, swapper, cache, held_out_text, one_document)
     preflight.check_privacy(recipe, student, blocks.least if recipe.federation.clients else blocks)
-    inputs.look_at_blocks(blocks, students_left)
+    inputs.look_at_blocks(blocks, bool(missing))
     return _Text(blocks, counts, held_out_text, tokenizer), student
 
 
