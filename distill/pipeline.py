@@ -30,11 +30,12 @@ from distill.objective.logit_ops import build_role_maps
 from distill.recipe import Recipe, merge, read_recipe_file
 from distill.recipe_check import recipe_of
 from distill.reports.report import write_report
-from distill.run_folder import open_run, unfinished
+from distill.run_folder import unfinished
 from distill.run_inputs import RunInputs
 from distill.scoring.measure import check_metrics, check_run, check_templates, run_prompts
 from distill.scoring.run_phases import SAMPLING, follow_run
 from distill.scoring.score import run_models, score_run
+from distill.scoring.scores_file import read_scores
 from distill.scoring.so_far import probe_of
 from distill.text.counterfactual import Swapper
 from distill.text.documents import check_files
@@ -42,7 +43,7 @@ from distill.text.role_map import token_roles
 from distill.text.wordlist import load_wordlist
 from distill.training import preflight
 from distill.training.arguments import start_processes, training_arguments
-from distill.training.processes import leaving_nothing, together
+from distill.training.processes import leaving_nothing, opened_together, together
 from distill.training.rehearsal import rehearse
 from distill.training.run import train_student
 
@@ -88,9 +89,7 @@ def train(recipe: Recipe | str | Path, **keys: Any) -> dict[str, Any]:
     source = "the recipe" if isinstance(recipe, Recipe) else str(recipe)
     checked = recipe_of(merge(values, keys), source)
     with leaving_nothing(Path(checked.output_dir)):
-        scores = run(checked)
-    assert scores is not None  # a notebook is one process, and the main one
-    return scores
+        return run(checked) or read_scores(Path(checked.output_dir, "scores.json"))
 
 
 def run(recipe: Recipe) -> dict[str, Any] | None:
@@ -105,7 +104,7 @@ def run(recipe: Recipe) -> dict[str, Any] | None:
     start_processes(recipe)
     with together():
         asked = _load(recipe)
-    with together(main_first=True) as process, open_run(recipe) as folder:
+    with opened_together(recipe) as folder, together(main_first=True) as process:
         preflight.check_start(recipe, folder, missing := unfinished(recipe, folder), process.num_processes)
         follow_run(recipe, folder, missing, asked.teacher, asked.student)
         text, student = _prepare(recipe, asked, folder, missing)

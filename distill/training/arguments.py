@@ -57,15 +57,23 @@ def start_processes(recipe: Recipe) -> None:
     TrainingArguments would come too late with it, and on a CPU brings none.
 
     Raises:
-        UserError: the trainer's keys are none, or the backend that they name is not there.
+        UserError: the trainer's keys are none, the backend that they name is not there, or these processes have ended a
+            run before.
     """
     use_all_cores()
     given = _given(recipe)
     on_cpu = bool(given.get("use_cpu")) or parse_flag_from_env("ACCELERATE_USE_CPU")
     try:
-        PartialState(cpu=on_cpu, backend=given.get("ddp_backend"), timeout=timedelta(seconds=given["ddp_timeout"]))
+        timeout = timedelta(seconds=given["ddp_timeout"])
+        processes = PartialState(cpu=on_cpu, backend=given.get("ddp_backend"), timeout=timeout)
     except (ValueError, TypeError, OverflowError) as error:  # others are of the network, or of a device
         raise UserError(f"trainer.ddp_backend, or ddp_timeout: {first_line(error)}") from None
+    # Where they met is still written in the launcher's store, so that at a second time some wait there in vain.
+    if processes.num_processes > 1 and not torch.distributed.is_initialized():
+        raise UserError(
+            f"the {processes.num_processes} processes that were started have ended a run together, and cannot meet for "
+            "another one; start them anew for each run"
+        )
 
 
 def training_arguments(recipe: Recipe, folder: Path) -> TrainingArguments:
