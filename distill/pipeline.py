@@ -8,6 +8,7 @@
 Every finished stage is kept in the output folder, so the same recipe continues where it stopped.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,11 +30,12 @@ from distill.objective.logit_ops import build_role_maps
 from distill.recipe import Recipe, merge, read_recipe_file
 from distill.recipe_check import recipe_of
 from distill.reports.report import write_report
-from distill.run_folder import open_run, unfinished
+from distill.run_folder import unfinished
 from distill.run_inputs import RunInputs
 from distill.scoring.measure import check_metrics, check_run, check_templates, run_prompts
 from distill.scoring.run_phases import SAMPLING, follow_run
 from distill.scoring.score import run_models, score_run
+from distill.scoring.scores_file import read_scores
 from distill.scoring.so_far import probe_of
 from distill.text.counterfactual import Swapper
 from distill.text.documents import check_files
@@ -41,7 +43,7 @@ from distill.text.role_map import token_roles
 from distill.text.wordlist import load_wordlist
 from distill.training import preflight
 from distill.training.arguments import start_processes, training_arguments
-from distill.training.processes import leaving_nothing, together
+from distill.training.processes import leaving_nothing, opened_together, together
 from distill.training.rehearsal import rehearse
 from distill.training.run import train_student
 
@@ -87,9 +89,7 @@ def train(recipe: Recipe | str | Path, **keys: Any) -> dict[str, Any]:
     source = "the recipe" if isinstance(recipe, Recipe) else str(recipe)
     checked = recipe_of(merge(values, keys), source)
     with leaving_nothing(Path(checked.output_dir)):
-        scores = run(checked)
-    assert scores is not None  # a notebook is one process, and the main one
-    return scores
+        return run(checked) or read_scores(Path(checked.output_dir, "scores.json"))
 
 
 def run(recipe: Recipe) -> dict[str, Any] | None:
@@ -104,10 +104,10 @@ def run(recipe: Recipe) -> dict[str, Any] | None:
     start_processes(recipe)
     with together():
         asked = _load(recipe)
-    with together(main_first=True) as process, open_run(recipe) as folder:
+    with opened_together(recipe) as folder, together(main_first=True) as process:
         preflight.check_start(recipe, folder, missing := unfinished(recipe, folder), process.num_processes)
         follow_run(recipe, folder, missing, asked.teacher, asked.student)
-        text, student = _prepare(recipe, asked, folder, bool(missing))
+        text, student = _prepare(recipe, asked, folder, missing)
     _train(recipe, asked, text, student, folder)
     scores = None
     with together() as process:
@@ -135,9 +135,9 @@ def _load(recipe: Recipe) -> _Asked:
     return _Asked(swapper, teacher, tokenizer, student)
 
 
-def _prepare(recipe: Recipe, asked: _Asked, folder: Path, students_left: bool) -> tuple[_Text, PreTrainedModel]:
+def _prepare(recipe: Recipe, asked: _Asked, folder: Path, missing: Collection[str]) -> tuple[_Text, PreTrainedModel]:
     """The text, ready to train on, and an untrained student: how it treats packed documents decides the blocks."""
-    inputs = RunInputs(recipe, folder)
+    inputs = RunInputs(recipe, folder, missing)
     cache = Path(recipe.cache_dir or folder / "cache")
     teacher, tokenizer = asked.teacher, asked.tokenizer
     weights = inputs.look_at_models(asked.swapper.wordlist, teacher, asked.student)
@@ -160,7 +160,7 @@ def _prepare(recipe: Recipe, asked: _Asked, folder: Path, students_left: bool) -
     with lent_to_gpu(swapper and swapper.model):
         blocks, counts = make_blocks(recipe, corpus, tokenizer, swapper, cache, held_out_text, one_document)
     preflight.check_privacy(recipe, student, blocks.least if recipe.federation.clients else blocks)
-    inputs.look_at_blocks(blocks, students_left)
+    inputs.look_at_blocks(blocks, bool(missing))
     return _Text(blocks, counts, held_out_text, tokenizer), student
 
 

@@ -404,6 +404,11 @@ def _check_privacy(recipe: Recipe) -> None:
         "it to before_training",
     )
     _require(
+        not recipe.teacher.shard,
+        "privacy.epsilon and teacher.shard are both set, but all processes must run a sharded teacher equally often, "
+        "and the documents that a step draws may give one of them a turn more; leave one of the two out",
+    )
+    _require(
         not student.lora.r,
         "privacy.epsilon and student.lora.r are both set, which was not tried together; leave one of the two out",
     )

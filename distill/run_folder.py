@@ -5,6 +5,7 @@ import fcntl
 import os
 import shutil
 import socket
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,6 +20,7 @@ from distill.recipe import Recipe, idle_keys, read_resolved, write_recipe
 _LOCK = ".lock"
 _CLAIMING = {_LOCK, "recipe.partial"}  # all that a kill leaves of a run that was claiming its folder
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
+_APPEARS = 60.0  # seconds; NFS may hold on to what a folder was for so long
 _locks: dict[str, int] = {}  # folder -> descriptor of its lock, held open until the process ends, or `unlock`
 
 
@@ -82,10 +84,12 @@ def open_run(recipe: Recipe) -> Iterator[Path]:
 
     Raises:
         UserError: it holds another recipe's run (the first key that differs is named), a run that has not ended,
-            or cannot be written.
+            or cannot be written; or this is not the first process, and does not see what that one has written there.
     """
     folder = Path(recipe.output_dir)
     record = folder / "recipe.yaml"
+    if not is_first_process():
+        _require_shared(record)
     fresh = not record.exists()
     moved = False
     if fresh:
@@ -113,6 +117,18 @@ def open_run(recipe: Recipe) -> Iterator[Path]:
         if fresh:
             _leave(folder, missing)
         raise
+
+
+def _require_shared(record: Path) -> None:
+    """Raises UserError where the first process's record does not appear, which a network's disk may take a while to."""
+    given_up = time.monotonic() + _APPEARS
+    while not record.exists():
+        if time.monotonic() > given_up:
+            raise UserError(
+                f"{record.parent}: {socket.gethostname()} does not see there what the first process has written; the "
+                "output folder must lie on a disk that all machines share"
+            )
+        time.sleep(0.5)
 
 
 def _leave(folder: Path, missing: Sequence[Path]) -> None:

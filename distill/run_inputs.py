@@ -6,14 +6,21 @@
     commits     of the hub data sets of corpus and held-out text, by which they are opened from then on
     held        a recipe's key -> a hash of what it names: text, word list, weights
     blocks      what tells the training blocks from others
+    processes   how many were started, which share out each step
 
 Students that are finished were trained on what is held, whatever a later version makes of it; one that is still to be
-trained must have the very blocks of those before. Held-out text decides scores alone, which are all made anew with it.
+trained must have the very blocks of those before, and as many processes. Held-out text decides scores alone, which are
+all made anew with it.
+
+Of several processes the first writes the record, and the others compare what they read with it from the start: they
+may be on another machine, where a path or a name on the hub stands for something else.
 """
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import os
+import socket
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,18 +52,34 @@ class RunInputs:
     Args:
         recipe: The run's.
         folder: The run's. One without a record, which an earlier version has begun, goes on without being looked at.
+        missing: Names of the students that are still to be trained.
 
     Raises:
-        UserError: the record cannot be read.
+        UserError: the record cannot be read; or students are still to be trained, and others of this run were trained
+            by another number of processes.
     """
 
-    def __init__(self, recipe: Recipe, folder: Path) -> None:
+    def __init__(self, recipe: Recipe, folder: Path, missing: Collection[str] = ()) -> None:
         self._recipe, self._folder = recipe, folder
         self._begun = any(_is_begun(folder, name) for name in recipe.variants())
+        self._compares = self._begun or not is_first_process()
         self._before = _read(folder / RECORD)
         self._held: dict[str, str | None] = {}
         self._versions = _versions()
+        self._require_processes(missing)
         self.commits: Sequence[str | None] = self._before.get("commits", [None, None])
+
+    def _require_processes(self, missing: Collection[str]) -> None:
+        """Students that are to be compared share out their steps alike; private steps are the same for any number."""
+        students = self._recipe.variants()
+        before, now = self._before.get("processes"), _processes()
+        if self._recipe.is_private or not 0 < len(missing) < len(students) or before in (None, now):
+            return
+        raise UserError(
+            f"{self._folder}: {', '.join(students.keys() - set(missing))} was trained by {before} "
+            f"process{'es' if before > 1 else ''}, but {now} {'were' if now > 1 else 'was'} started, whose steps for "
+            f"{', '.join(missing)} would read another number of blocks; start {before}, or choose another --output_dir"
+        )
 
     def look_at_models(
         self, wordlist: WordList, teacher: PreTrainedModel | None, student: PreTrainedModel | None
@@ -72,7 +95,8 @@ class RunInputs:
             `weights_hash` of the teacher.
 
         Raises:
-            UserError: one of them has changed since a student of this run was trained.
+            UserError: one of them has changed since a student of this run was trained, or is another than the first
+                process reads.
         """
         held: dict[str, str | None] = {}
         if self._recipe.needs_counterfactuals or self._recipe.loss.listed:
@@ -90,7 +114,8 @@ class RunInputs:
         """Look at the corpus; take note of its commit and that of the held-out text, `texts` in this order.
 
         Raises:
-            UserError: the corpus has changed since a student of this run was trained.
+            UserError: the corpus has changed since a student of this run was trained, or is another than the first
+                process reads.
         """
         pairs = zip(texts, self._recipe.texts, strict=True)
         self.commits = [text.content if config.source == "hub" else None for text, config in pairs]
@@ -104,13 +129,18 @@ class RunInputs:
             students_left: Whether a student is still to be trained.
 
         Raises:
-            UserError: there are such students, and others of this run were trained on other blocks.
+            UserError: there are such students, and others of this run were trained on other blocks, or the first
+                process trains them on others.
         """
-        if not self._begun:
+        if not self._compares:
             record = {"versions": self._versions, "commits": self.commits, "held": self._held}
-            if is_first_process():
-                write_json(self._folder / RECORD, record | {"blocks": list(blocks.identities)})
+            write_json(self._folder / RECORD, {**record, "blocks": list(blocks.identities), "processes": _processes()})
         elif students_left and self._before and not set(self._before["blocks"]) & set(blocks.identities):
+            if not self._begun:
+                raise UserError(
+                    f"{_here()} the text gives other blocks than in the first process; text, models, versions and "
+                    "word lists must be the same on all machines"
+                )
             raise UserError(
                 f"{self._folder}: the text gives other blocks now than those that this run was trained on (a "
                 "tokenizer, a chat template or the rules of swapping have changed since); go on with the versions "
@@ -119,13 +149,18 @@ class RunInputs:
 
     def _require(self, held: Mapping[str, str | None]) -> None:
         self._held |= held
-        if not (self._begun and self._before):
+        if not (self._compares and self._before):
             return
         for key, value in held.items():
             before = self._before["held"].get(key)
             of = _OF_VERSIONS.get(key, [])
             same = all(self._before["versions"].get(name) == self._versions[name] for name in of)
             if None not in (before, value) and before != value and same:
+                if not self._begun:
+                    raise UserError(
+                        f"{_here()} what {key} names ({self._name(key)}) is another than in the first process; text, "
+                        "models, versions and word lists must be the same on all machines"
+                    )
                 raise UserError(
                     f"{self._folder}: what {key} names ({self._name(key)}) has changed since this run was trained; "
                     "restore it, or choose another --output_dir"
@@ -137,6 +172,15 @@ class RunInputs:
         section, _, name = key.partition(".")
         value = getattr(self._recipe, section)
         return str(getattr(value, name) if name else value)
+
+
+def _processes() -> int:
+    """How many the launcher has started."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def _here() -> str:
+    return f"process {os.environ.get('RANK', '0')} on {socket.gethostname()}:"
 
 
 def _is_begun(folder: Path, name: str) -> bool:
@@ -157,7 +201,8 @@ def _read(path: Path) -> dict[str, Any]:
         return {}
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        return {name: record[name] for name in ("versions", "commits", "held", "blocks")}
+        found = {name: record[name] for name in ("versions", "commits", "held", "blocks")}
+        return found | {"processes": record.get("processes")}  # which earlier versions did not write
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{path}: cannot be read ({type(error).__name__}); restore it, or remove it to go on without a look at "

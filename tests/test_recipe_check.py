@@ -205,6 +205,7 @@ PRIVATE = "corpus: {source: files, files: [a.txt]}\nheld_out: {max_documents: 5}
         (PRIVATE, ["--privacy.weights", "head"], ["privacy.weights", "body, all"]),
         (PRIVATE, ["--corpus.pack", "while_training", "--trainer.max_steps", "9"], ["corpus.pack is while_training"]),
         (PRIVATE, ["--on_nonfinite", "skip"], ["on_nonfinite is skip", "epsilon does not cover"]),
+        (PRIVATE + "teacher: {shard: true}", [], ["privacy.epsilon and teacher.shard", "equally often"]),
         (PRIVATE + "student: {init: checkpoint, path: s, lora: {r: 4}}", [], ["privacy.epsilon and student.lora.r"]),
         (
             PRIVATE.replace("max_documents: 5", "source: files, files: [b.txt]")

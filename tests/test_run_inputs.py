@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from types import SimpleNamespace
 
 import killed
@@ -17,7 +18,7 @@ from distill.data import packing
 from distill.data.corpus import Corpus
 from distill.models.adapters import add_adapter
 from distill.models.loading import load_model
-from distill.recipe import CorpusConfig, LoraConfig, Recipe, StudentConfig, TargetConfig, TeacherConfig
+from distill.recipe import CorpusConfig, LoraConfig, PrivacyConfig, Recipe, StudentConfig, TargetConfig, TeacherConfig
 from distill.run_inputs import RECORD, RunInputs
 from distill.text.wordlist import load_wordlist
 
@@ -123,12 +124,21 @@ def test_other_rules_of_packing_are_no_users_change_but_a_student_needs_the_bloc
 # -------------------------------------------------------------------------------------------------------- the record
 
 
-def looked_at(recipe, folder, content="c" * 40, held_out=None, wordlist="english_gender", teacher=None, student=None):
+def looked_at(
+    recipe,
+    folder,
+    content="c" * 40,
+    held_out=None,
+    wordlist="english_gender",
+    teacher=None,
+    student=None,
+    blocks=("k",),
+):
     """What a run does before it trains; `inputs` then."""
     inputs = RunInputs(recipe, folder)
     inputs.look_at_models(load_wordlist(wordlist), teacher, student)
     inputs.look_at_text(Corpus("key", lambda: iter(TEXT), content), Corpus("other", lambda: iter(TEXT), held_out))
-    inputs.look_at_blocks(SimpleNamespace(identities=("k",)), students_left=True)
+    inputs.look_at_blocks(SimpleNamespace(identities=blocks), students_left=True)
     return inputs
 
 
@@ -206,6 +216,44 @@ def test_the_checkpoint_that_a_student_begins_with_is_looked_at_without_a_new_ad
     looked_at(recipe, tmp_path, student=student(0))
     with pytest.raises(UserError, match=r"what student\.path names \(mine\) has changed"):
         looked_at(recipe, tmp_path, student=student(1))
+
+
+def test_another_process_reads_what_the_first_reads_or_none_begins(tmp_path, monkeypatch):
+    """It may be on another machine, where the same name stands for something else."""
+    recipe = Recipe(corpus=CorpusConfig(source="files", files=("text.jsonl",)), target=TargetConfig(op="mean"))
+    looked_at(recipe, tmp_path)
+    record = (tmp_path / RECORD).read_bytes()
+    monkeypatch.setenv("RANK", "3")
+    looked_at(recipe, tmp_path)
+    for other, words in (
+        ({"content": "d" * 40}, r"process 3 on .*: what corpus names \(text\.jsonl\) is another than in the first"),
+        ({"wordlist": "english_religion"}, r"process 3 on .*: what wordlist names .* is another than in the first"),
+        ({"blocks": ("other",)}, "process 3 on .*: the text gives other blocks than in the first process"),
+    ):
+        with pytest.raises(UserError, match=words):
+            looked_at(recipe, tmp_path, **other)
+    begun(tmp_path)
+    with pytest.raises(UserError, match="has changed since this run was trained"):
+        looked_at(recipe, tmp_path, "d" * 40)
+    assert (tmp_path / RECORD).read_bytes() == record
+
+
+@pytest.mark.parametrize("processes", [1, 4])
+def test_all_students_of_a_run_are_trained_by_as_many_processes(tmp_path, monkeypatch, processes):
+    """Or else their steps would read batches of different sizes, and scores compare what is not alike."""
+    recipe = Recipe(target=TargetConfig(op="mean"))
+    monkeypatch.setenv("WORLD_SIZE", str(processes))
+    looked_at(recipe, tmp_path)
+    RunInputs(recipe, tmp_path, ["student"])
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match=rf"baseline was trained by {processes} proc.*, but 2 were .* {processes}, or"):
+        RunInputs(recipe, tmp_path, ["student"])
+    RunInputs(recipe, tmp_path, ["baseline", "student"])  # none is trained yet
+    RunInputs(recipe, tmp_path)  # all are, and are scored
+    RunInputs(replace(recipe, privacy=PrivacyConfig(epsilon=8)), tmp_path, ["student"])
+    record = json.loads((tmp_path / RECORD).read_text())
+    (tmp_path / RECORD).write_text(json.dumps({key: record[key] for key in record.keys() - {"processes"}}))
+    RunInputs(recipe, tmp_path, ["student"])  # which an earlier version has begun
 
 
 @pytest.mark.parametrize("text", ["{", "{}", "[]", '"text"'])

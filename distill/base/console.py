@@ -7,11 +7,13 @@ Results go to standard output and are none of this module's business.
 import io
 import os
 import signal
+import socket
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from distill.base.cores import share_cores
@@ -288,6 +290,42 @@ def _make_streams_usable() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
+def _is_first_of_machine() -> bool:
+    return os.environ.get("LOCAL_RANK", "0") == "0"
+
+
+def _tells_of_mistake() -> bool:
+    """Whether this process tells why it ends: of those that a launcher has started on a machine, the first that fails.
+
+    All may have met the mistake, or this one alone, as where one GPU is full: the launcher ends the others then. To
+    each, torchrun names a file `attempt_N/LOCAL_RANK/error.json`, so that the folder above is that of this start on
+    this machine, and a file there can be made by one of them only. Other launchers have no such folder.
+    """
+    file = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if os.environ.get("WORLD_SIZE", "1") == "1" or not file:
+        return _is_first_of_machine() or _is_among_others()
+    try:
+        os.close(os.open(Path(file).parent.parent / "distill-told", os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        return False
+    except OSError:  # a full disk, perhaps; better told twice than never
+        pass
+    return True
+
+
+def _who_met_it() -> str:
+    """Which process it is that met a mistake by itself; nothing of the first, which is the one that talks."""
+    if is_first_process() or not _is_among_others():
+        return ""
+    return f"process {os.environ['RANK']} on {socket.gethostname()}: "
+
+
+def _is_among_others() -> bool:
+    """Whether this is one of several processes that still exchange: where all have heard of a mistake, they do not."""
+    torch = sys.modules.get("torch")  # which this module does not load
+    return torch is not None and torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
 def run_entry(main: Callable[[Sequence[str]], None], argv: Sequence[str], continues: bool = True) -> int:
     """Call an entry point and turn its end into an exit code.
 
@@ -308,7 +346,6 @@ def run_entry(main: Callable[[Sequence[str]], None], argv: Sequence[str], contin
     share_cores()
     if _quiet or not on_terminal():
         _switch_off_library_bars()
-    first = os.environ.get("LOCAL_RANK", "0") == "0"  # of each machine
     try:
         with _handled(_stop_now, signal.SIGTERM):
             main(argv)
@@ -317,12 +354,12 @@ def run_entry(main: Callable[[Sequence[str]], None], argv: Sequence[str], contin
         if told is None:
             raise
         _close_bar()
-        if first:
-            print(f"error: {told}", file=sys.stderr)
+        if _tells_of_mistake():
+            print(f"error: {_who_met_it()}{told}", file=sys.stderr)
         return EXIT_USER_ERROR
     except KeyboardInterrupt as stop:
         _close_bar()
-        if first:
+        if _is_first_of_machine():
             print("stopped; the same command continues where it stopped" if continues else "stopped", file=sys.stderr)
         return 128 + getattr(stop, "signum", signal.SIGINT)
     finally:

@@ -57,15 +57,23 @@ def start_processes(recipe: Recipe) -> None:
     TrainingArguments would come too late with it, and on a CPU brings none.
 
     Raises:
-        UserError: the trainer's keys are none, or the backend that they name is not there.
+        UserError: the trainer's keys are none, the backend that they name is not there, or these processes have ended a
+            run before.
     """
     use_all_cores()
     given = _given(recipe)
     on_cpu = bool(given.get("use_cpu")) or parse_flag_from_env("ACCELERATE_USE_CPU")
     try:
-        PartialState(cpu=on_cpu, backend=given.get("ddp_backend"), timeout=timedelta(seconds=given["ddp_timeout"]))
+        timeout = timedelta(seconds=given["ddp_timeout"])
+        processes = PartialState(cpu=on_cpu, backend=given.get("ddp_backend"), timeout=timeout)
     except (ValueError, TypeError, OverflowError) as error:  # others are of the network, or of a device
         raise UserError(f"trainer.ddp_backend, or ddp_timeout: {first_line(error)}") from None
+    # Where they met is still written in the launcher's store, so that at a second time some wait there in vain.
+    if processes.num_processes > 1 and not torch.distributed.is_initialized():
+        raise UserError(
+            f"the {processes.num_processes} processes that were started have ended a run together, and cannot meet for "
+            "another one; start them anew for each run"
+        )
 
 
 def training_arguments(recipe: Recipe, folder: Path) -> TrainingArguments:
@@ -79,7 +87,7 @@ def training_arguments(recipe: Recipe, folder: Path) -> TrainingArguments:
         _check_streamed(recipe.trainer)
     if given["save_total_limit"] is not None and given["save_total_limit"] < 2:
         raise UserError("trainer.save_total_limit must be at least 2: with one, a kill while saving loses everything")
-    _leave_launchers_format(given)
+    _leave_launchers_settings(given)
     with _refusals_as_user_errors(given):
         arguments = _made(
             output_dir=str(folder), seed=recipe.seed, data_seed=recipe.seed, remove_unused_columns=False, **given
@@ -141,10 +149,11 @@ def _refusals_as_user_errors(given: Mapping[str, Any]) -> Iterator[None]:
         raise UserError(f"trainer{key}: {first_line(error)}") from None
 
 
-def _leave_launchers_format(given: Mapping[str, Any]) -> None:
-    """Keep what the launcher, or a file of `accelerate config`, says of mixed precision out of the training.
+def _leave_launchers_settings(given: Mapping[str, Any]) -> None:
+    """Keep what the launcher, or a file of `accelerate config`, says of formats and compiling out of the training.
 
     It would change what is learned, and a run's recipe would not tell; transformers takes it where a recipe is silent.
+    accelerate would compile the loss too, by graphs that may write over gradients, and turn on products in TF32.
     """
     asked = os.environ.pop("ACCELERATE_MIXED_PRECISION", "no").lower()
     own = next((name for name in ("fp16", "bf16") if given.get(name)), "no")
@@ -153,6 +162,15 @@ def _leave_launchers_format(given: Mapping[str, Any]) -> None:
             f"the launcher asks for mixed precision {asked}, but it is the recipe that says in which format a student "
             f"is trained, and it says {'float32' if own == 'no' else own}; to change that, set trainer.bf16 or "
             "trainer.fp16"
+        )
+    backend = os.environ.get("ACCELERATE_DYNAMO_BACKEND", "no").lower()
+    if backend == "no":
+        return
+    os.environ["ACCELERATE_DYNAMO_BACKEND"] = "NO"  # its presence tells of a launcher, see `use_all_cores`
+    if not any(given.get(name) for name in ("torch_compile", "torch_compile_backend", "torch_compile_mode")):
+        warn(
+            f"the launcher asks to compile models with {backend}, but it is the recipe that says whether they are, "
+            "and it does not; to change that, set trainer.torch_compile"
         )
 
 
@@ -281,6 +299,11 @@ def _check_processes(arguments: TrainingArguments) -> None:
         raise UserError(
             f"{started} processes were started, but there is no GPU for them, so that each would train by itself; "
             "add --trainer.use_cpu true to train on the CPU, or start one process"
+        )
+    if parse_flag_from_env("ACCELERATE_USE_PARALLELISM_CONFIG"):
+        raise UserError(
+            "the launcher's configuration has a parallelism_config, but the loss reads the whole output head; leave it "
+            "out, and use DDP or FSDP2 (recipes/accelerate)"
         )
     of_deepspeed = arguments.deepspeed_plugin.deepspeed_config if arguments.deepspeed_plugin is not None else {}
     for name in ("bf16", "fp16"):

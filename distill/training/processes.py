@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,8 @@ from transformers.utils.logging import enable_progress_bar, is_progress_bar_enab
 from distill.base.console import follow
 from distill.base.cores import NUM_THREADS, usable_cores
 from distill.base.errors import UserError
-from distill.run_folder import unlock
+from distill.recipe import Recipe
+from distill.run_folder import open_run, unlock
 
 _backends: Any = torch.backends  # its types lack the precision
 
@@ -108,6 +109,21 @@ def together(main_first: bool = False) -> Iterator[PartialState]:
     if main_first and process.is_main_process:
         _raise_any(mistake)
     _raise_any(mistake)
+
+
+@contextmanager
+def opened_together(recipe: Recipe) -> Iterator[Path]:
+    """`open_run` in every process, in the first one before the others: a context around the preparation of a run.
+
+    The first process has the folder open until all have prepared: a mistake of any of them leaves nothing of a new one.
+
+    Raises:
+        UserError: see `open_run`; the same one in all processes.
+    """
+    with ExitStack() as opened:
+        with together(main_first=True):
+            folder = opened.enter_context(open_run(recipe))
+        yield folder
 
 
 def _raise_any(mistake: str | None) -> None:

@@ -94,12 +94,17 @@ def call(work: Callable[[], object], processes: int = 1) -> Ended:
     As under a launcher, the first that fails ends the others, unless they do so themselves within seconds.
     """
     port = free_port()
-    with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
+    with (
+        tempfile.TemporaryFile() as stdout,
+        tempfile.TemporaryFile() as stderr,
+        tempfile.TemporaryDirectory() as launchers,
+    ):
 
         def begin(rank: int) -> object:
             write_to(stdout.fileno(), stderr.fileno())
             if processes > 1:
                 os.environ |= rank_environment(rank, processes, port)
+                os.environ["TORCHELASTIC_ERROR_FILE"] = f"{launchers}/{rank}/error.json"
             return work()
 
         codes = _wait([fork(lambda rank=rank: begin(rank)) for rank in range(processes)])

@@ -1,5 +1,6 @@
 """The recipe's settings of the trainer: what they become, and which cannot be had."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -7,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import transformers
+from accelerate.utils import DynamoBackend, TorchDynamoPlugin
 from shared import REPOSITORY
 from transformers import TrainerCallback
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
@@ -154,6 +156,22 @@ def test_the_recipe_says_in_which_format_is_trained_and_the_launcher_does_not(
     assert told.count("trainer.bf16") == (asked not in ("no", own))
 
 
+@pytest.mark.parametrize("asked", ["INDUCTOR", "NO", None])
+@pytest.mark.parametrize("given", [{}, {"torch_compile": True}])
+def test_the_recipe_says_whether_models_are_compiled_and_the_launcher_does_not(
+    tmp_path, monkeypatch, capsys, asked, given
+):
+    monkeypatch.delenv("ACCELERATE_DYNAMO_BACKEND", raising=False)
+    if asked:
+        monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", asked)
+    for _ in range(2):  # of the second student nothing is said
+        own = training_arguments(Recipe(trainer={"use_cpu": True, **given}), tmp_path).torch_compile_backend
+        backend = TorchDynamoPlugin(backend=own).backend  # as Trainer makes it
+        assert backend == (DynamoBackend.INDUCTOR if given else DynamoBackend.NO)
+    assert os.environ.get("ACCELERATE_DYNAMO_BACKEND") == (asked and "NO")  # whether there is a launcher
+    assert capsys.readouterr().err.count("asks to compile models with inductor") == (asked == "INDUCTOR" and not given)
+
+
 @pytest.fixture
 def recipe(tmp_path):
     trainer = {"max_steps": 100, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, "use_cpu": True}
@@ -188,6 +206,7 @@ def test_the_recipes_for_gpus_get_as_far_as_the_model_without_one(monkeypatch):
         ({"WORLD_SIZE": "2", "RANK": "0"}, {"use_cpu": False}, "use_cpu"),
         ({"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}, {"use_cpu": True}, "leaves it out on a CPU"),
         ({}, {"use_cpu": True, "fsdp": True}, "leaves it out on a CPU"),
+        ({"ACCELERATE_USE_PARALLELISM_CONFIG": "true"}, {"use_cpu": True}, "has a parallelism_config"),
     ],
 )
 def test_processes_that_cannot_work_together(tmp_path, monkeypatch, environment, trainer, words):

@@ -1,11 +1,14 @@
 """A user's mistake in one of several processes ends all of them, with one message."""
 
+import os
 import re
+import socket
 import subprocess
 import sys
 import time
 from datetime import timedelta
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import forked
 import pytest
@@ -16,14 +19,15 @@ from launched import ENVIRONMENT, torchrun
 from shared import REPOSITORY
 from transformers.utils import logging as bars
 
-from distill import pipeline, train
+from distill import pipeline, run_folder, train
 from distill.base import console
 from distill.base.console import run_entry
 from distill.base.errors import UserError
 from distill.recipe import Recipe
+from distill.recipe_check import parse_recipe
 from distill.run_folder import lock, unlock
 from distill.training import processes
-from distill.training.processes import leaving_nothing, together, training_alone, use_all_cores
+from distill.training.processes import leaving_nothing, opened_together, together, training_alone, use_all_cores
 
 
 def one_message(errors: str, codes: set[int]) -> str:
@@ -47,6 +51,37 @@ def test_a_mistake_in_one_process_ends_all(rank, main_first):
     done = forked.call(lambda: run_entry(main, []), processes=2)
     assert one_message(done.stderr, set(done.codes)) == f"error: seen in {rank}"
     assert "went on" not in done.stdout
+
+
+FULL = "[enforce fail at alloc_cpu.cpp:117] data. DefaultCPUAllocator: can't allocate memory"  # as torch says it
+
+
+@pytest.mark.parametrize("ranks", [{0}, {1}, {0, 1}], ids=["the first", "the other", "both"])
+@pytest.mark.parametrize("told", [True, False], ids=["by torchrun", "by another launcher"])
+@pytest.mark.parametrize(
+    ("mistake", "words"), [(UserError("seen alone"), "seen alone"), (RuntimeError(FULL), "too little free memory")]
+)
+def test_a_mistake_that_a_process_meets_by_itself_is_told_once(monkeypatch, ranks, told, mistake, words):
+    """As in a step of training, where nobody asks the others how it went."""
+    if not told and len(ranks) > 1:
+        pytest.skip("each tells of its own")
+
+    def main(argv):
+        process = PartialState(cpu=True)
+        process.wait_for_everyone()
+        if process.process_index in ranks:
+            raise mistake
+        time.sleep(60)  # in an exchange, until the launcher ends it
+
+    def entry():
+        if not told:
+            del os.environ["TORCHELASTIC_ERROR_FILE"]
+        return run_entry(main, [])
+
+    done = forked.call(entry, processes=2)
+    message = one_message(done.stderr, {done.codes[rank] for rank in ranks})
+    assert words in message
+    assert message.startswith(f"error: process 1 on {socket.gethostname()}: ") or 0 in ranks
 
 
 @pytest.mark.parametrize(
@@ -147,6 +182,58 @@ def test_a_mistake_ends_all_processes_with_one_message(recipe_file, tmp_path, mi
     assert time.monotonic() - begun < 120  # nobody waited for a time limit
     assert words in one_message(done.stderr, codes)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_a_mistake_of_another_process_alone_leaves_nothing_of_a_new_folder(monkeypatch, tmp_path, held):
+    """It is met as the run is prepared, when the first process has done so."""
+    run = tmp_path / "run"
+    if held:
+        run.mkdir()
+
+    def prepare(recipe, asked, folder, missing):
+        (folder / "cache").mkdir(exist_ok=True)
+        if not console.is_first_process():
+            raise UserError("only here")
+        return MagicMock(), MagicMock()
+
+    for name in ("_load", "_prepare", "follow_run"):
+        monkeypatch.setattr(pipeline, name, prepare if name == "_prepare" else MagicMock())
+    monkeypatch.setattr(pipeline.preflight, "check_start", MagicMock())
+    recipe = Recipe(trainer={"use_cpu": True}, output_dir=str(run))
+    done = forked.call(lambda: run_entry(lambda argv: pipeline.run(recipe), []), processes=2)
+    assert one_message(done.stderr, set(done.codes)) == "error: only here"
+    assert run.exists() == held and not (held and [*run.iterdir()])
+
+
+def test_a_machine_that_does_not_share_the_output_folder_is_told_before_any_work(monkeypatch, tmp_path):
+    monkeypatch.setattr(run_folder, "_APPEARS", 0.2)
+
+    def main(argv):
+        (tmp_path / os.environ["RANK"]).mkdir()
+        os.chdir(tmp_path / os.environ["RANK"])
+        PartialState(cpu=True)
+        with opened_together(Recipe(output_dir="run")):
+            print("opened")
+
+    done = forked.call(lambda: run_entry(main, []), processes=2)
+    assert "does not see there what the first process has written" in one_message(done.stderr, set(done.codes))
+    assert "opened" not in done.stdout and [path.name for path in tmp_path.rglob("*")] == ["0", "1"]
+
+
+def test_a_script_of_several_processes_gets_the_scores_in_each_of_one_run(small_run, tmp_path):
+    """As with `accelerate launch my.py`, where every process goes on with what `train` returns."""
+    recipe = parse_recipe([*small_run, "--output_dir", str(tmp_path / "run"), "--trainer.use_cpu", "true"])
+
+    def main():
+        print(f"scores of {len(train(recipe)['models'])}")
+        with pytest.raises(UserError, match="the 2 processes that were started have ended a run together"):
+            train(recipe)
+        print("told")
+
+    done = forked.call(main, processes=2)
+    assert done.codes == [0, 0], done.stderr[-3000:]
+    assert done.stdout.count("scores of 3\n") == done.stdout.count("told\n") == 2
 
 
 def float32_products() -> tuple[str, str, str]:
