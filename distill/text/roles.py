@@ -60,6 +60,7 @@ _NO_NAME = re.compile(
     r"|were|what|when|where|who|whose|why|with|without|you|your)(?![\w-])|i(?=[\s'’]))",
     re.IGNORECASE,
 )
+_IN_PROSE = re.compile(r"(?<![\w'’-])[a-z][\w'’-]*[^\S\n]+$")  # a word in lower case, before one with a capital
 _VERBS_TOO = ("count", "miss")  # which nobody says my to
 _SUBJECT = re.compile(r"\b(?:i|we|they|never|don['’]?t|let['’]?s|['’]ll)[^\S\n]+$", re.IGNORECASE)
 
@@ -68,12 +69,13 @@ def is_title(text: str, start: int, end: int) -> bool:
     """Whether the word [start, end) is capitalised before a name (Lady Anne, Mr. de Winter) or follows my (my lady).
 
     Where all words are capitalised, in headlines, it is none before a word that is no name (Lady in Red, Miss You), and
-    miss and count are none behind a subject (I Miss Paris).
+    miss and count are none behind a subject (I Miss Paris). Behind a word in lower case, what follows a title is a name.
     """
     may_be_verb = text[start:end].lower() in _VERBS_TOO
     if text[start].isupper():
         name = _BEFORE_NAME.match(text, end)
-        if name and text[name.end() - 1].isupper() and not _NO_NAME.match(text, end):
+        in_prose = _IN_PROSE.search(text, max(0, start - 30), start)
+        if name and text[name.end() - 1].isupper() and (in_prose or not _NO_NAME.match(text, end)):
             return not (may_be_verb and _SUBJECT.search(text, max(0, start - 8), start))
     if may_be_verb:
         return False

@@ -191,6 +191,7 @@ def test_written_forms(english, text, expected):
         ("the bride, the groom, the bridegroom", "the groom, the bride, the bride"),
         # In headlines all words have capitals, and not before names alone
         ("I MISS YOU SO MUCH", "I MISS YOU SO MUCH"),
+        ("Then they asked Miss In for tea.", "Then they asked Mr In for tea."),  # in running text, a name
         (
             "Don't Miss Out on This. Don’t Miss Paris! I Miss Him",
             "Don't Miss Out on This. Don’t Miss Paris! I Miss Her",
