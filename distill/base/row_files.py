@@ -3,6 +3,7 @@
     .jsonl, .ndjson             a JSON object a line
     .json                       the same, or an array of objects
     .csv, .tsv                  a header, then a row for each record; cells in quotes may hold line breaks
+                                (of a .tsv without quoting see `is_unquoted`: a row a line, marks are marks)
     .parquet                    columns
     a folder of save_to_disk    a data set of the `datasets` library, or several splits of one
     .txt, .md, no ending        prose: read by `prose`, as it has no rows
@@ -18,11 +19,12 @@ import lzma
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import partial
+from functools import lru_cache, partial
 from itertools import chain, count
 from pathlib import Path
 from typing import IO, Any
 
+from distill.base.console import say
 from distill.base.errors import UserError, first_line
 from distill.base.json_objects import KeyTwiceError, unique_keys
 from distill.base.long_input import open_text, parts, stream_parts
@@ -40,6 +42,10 @@ _ENDS_LIKE_A_TEXT = re.compile(r"[.!?…。！？][\"'”’»)\]]*\s*$")
 _LOOKED_AT = 1 << 16  # characters of a text file that tell whether its lines are texts
 _MOST = 0.9  # of its lines
 _SPACE = re.compile(r"\s*")
+_WRITTEN_CELL = re.compile(r'[^"]*|"(?:[^"]|"")*"')  # as a csv writer writes it
+_OPENED_CELL = re.compile(r'"(?:[^"]|"")*')  # that goes on in the next line
+TABS_VERSION = 2  # raise it whenever the same .tsv may give other rows
+_told: set[str] = set()  # tables of which it was said that a row stands on several lines
 LONGEST_ROW = 16_000_000  # characters of a line of JSON, bytes of a cell of parquet: what is read whole
 
 
@@ -134,7 +140,7 @@ def whole_rows(path: Path, split: str | None) -> Iterator[tuple[str, Mapping]]:
 def table_header(path: Path) -> list[str]:
     """The names of the columns of a .csv or .tsv."""
     with open_text(path, opener_of(path)) as stream:
-        return _header(_table_reader(stream, _TABLES[_kind(path)]), path)
+        return _header(_table_reader(stream, _TABLES[_kind(path)], is_unquoted(path)), path)
 
 
 def table_delimiter(path: Path) -> str | None:
@@ -142,11 +148,47 @@ def table_delimiter(path: Path) -> str | None:
     return None if path.is_dir() else _TABLES.get(_kind(path))
 
 
+def is_unquoted(path: Path) -> bool:
+    """Whether a .tsv is read and written a row a line, with quotation marks that are characters like any other.
+
+    It is where each of its lines has as many tabs as the header, and one of them is what no csv writer writes: these
+    put a cell with a quotation mark into such marks, and double its own. Of a last line without an end nothing is told,
+    as it may be cut. A pipe, which can be read once only, counts as quoted.
+    """
+    if path.is_dir() or _TABLES.get(_kind(path)) != "\t" or not path.is_file():
+        return False
+    stamp = path.stat()
+    return _is_unquoted(path, (stamp.st_size, stamp.st_mtime_ns))
+
+
+@lru_cache(maxsize=1024)
+def _is_unquoted(path: Path, changed: tuple[int, int]) -> bool:
+    del changed
+    with open_text(path, opener_of(path)) as stream:
+        lines = iter(partial(stream.readline, LONGEST_ROW + 2), "")
+        tabs = next(lines, "").count("\t")
+        unlike = opened = False  # a line that no csv writer writes; a cell that goes on from line to line
+        for line in lines:
+            row = line.rstrip("\r\n")
+            if len(row) > LONGEST_ROW or (row and row.count("\t") != tabs):
+                return False
+            if unlike or '"' not in row:
+                continue
+            cells = ['"' + row] if opened else row.split("\t")
+            if all(map(_WRITTEN_CELL.fullmatch, cells)):
+                opened = False
+            elif tabs == 0 and _OPENED_CELL.fullmatch(cells[0]):  # of several columns, its last line would lack tabs
+                opened = True
+            else:
+                unlike = line != row
+    return unlike
+
+
 def _text_rows(path: Path) -> Iterator[tuple[str, Mapping]]:
     kind = _kind(path)
     with open_text(path, opener_of(path)) as stream:
         if kind in _TABLES:
-            yield from _table(stream, path, _TABLES[kind])
+            yield from _table(stream, path, _TABLES[kind], is_unquoted(path))
             return
         # Many files called .json hold an object a line.
         number, begins = 1, stream.readline(LONGEST_ROW + 1) if kind == ".json" else ""
@@ -273,14 +315,19 @@ def _object(row: Any, where: str, expected: str) -> Mapping:
 # ----------------------------------------------------------------------------------------------------------- tables
 
 
-def _table(stream: IO[str], path: Path, delimiter: str) -> Iterator[tuple[str, Mapping]]:
+def _table(stream: IO[str], path: Path, delimiter: str, plain: bool) -> Iterator[tuple[str, Mapping]]:
     """The rows of a table in text, by the names in its header; an empty cell holds nothing."""
-    reader = _table_reader(stream, delimiter)
+    held: list[int] = []  # how many delimiters each line of a row has
+    reader = _table_reader(stream, delimiter, plain, held)
     line = 1
     try:
         header = _header(reader, path)
         line = reader.line_num + 1
+        held.clear()
         for cells in reader:
+            if delimiter == "\t" and len(held) > 1:
+                _look_at_lines(held, len(header) - 1, path, line)
+            held.clear()
             if cells and len(cells) != len(header):
                 raise UserError(f"{path}, line {line}: has {len(cells)} cells, but the header {len(header)}")
             if cells:
@@ -289,13 +336,37 @@ def _table(stream: IO[str], path: Path, delimiter: str) -> Iterator[tuple[str, M
     except csv.Error as error:
         if "field larger" in str(error):
             raise _long_row(f"{path}, line {line}") from None
-        raise UserError(f"{path}, line {line}: not a table ({error}); check its quotes") from None
+        tabs = ", or, if none are meant, that each line has as many tabs as the header" if delimiter == "\t" else ""
+        raise UserError(f"{path}, line {line}: not a table ({error}); check its quotes{tabs}") from None
 
 
-def _table_reader(stream: IO[str], delimiter: str) -> Any:
+def _look_at_lines(held: list[int], tabs: int, path: Path, line: int) -> None:
+    """Tells that a cell goes on from line to line. Raises UserError where these look like rows of their own."""
+    last = line + len(held) - 1
+    if tabs == 0:
+        if str(path) not in _told:
+            _told.add(str(path))
+            say(f"{path}, lines {line} to {last}: one row, because a quotation mark opens it; others may be like it")
+    elif held[0] == held[-1] == tabs:
+        raise UserError(
+            f"{path}, line {line}: a quotation mark opens a cell that ends in line {last}, but both lines have the "
+            "tabs of a whole row; see that each line has as many tabs as the header, or close the quotes"
+        )
+
+
+def _table_reader(stream: IO[str], delimiter: str, plain: bool, held: list[int] | None = None) -> Any:
     csv.field_size_limit(LONGEST_ROW)
     # No longer line is read: what is cut there is a field too long, or one that it makes so.
-    return csv.reader(iter(partial(stream.readline, LONGEST_ROW + 2), ""), delimiter=delimiter, strict=True)
+    lines = iter(partial(stream.readline, LONGEST_ROW + 2), "")
+    if held is not None:
+        lines = _counted(lines, delimiter, held)
+    return csv.reader(lines, delimiter=delimiter, strict=True, quoting=csv.QUOTE_NONE if plain else csv.QUOTE_MINIMAL)
+
+
+def _counted(lines: Iterator[str], delimiter: str, held: list[int]) -> Iterator[str]:
+    for line in lines:
+        held.append(line.count(delimiter))
+        yield line
 
 
 def _header(reader: Iterator[list[str]], path: Path) -> list[str]:

@@ -312,6 +312,14 @@ def test_a_carriage_return_in_a_cell_breaks_no_row(name, tmp_path, capsys):
     assert [row["text"] for row in read_rows(tmp_path / f"again.{name[2:]}")] == texts
 
 
+def test_a_tsv_without_quoting_is_written_as_it_was(tmp_path, capsys):
+    path = tmp_path / "x.tsv"
+    path.write_text('id\ttext\tby\n1\t"Never," she said.\t"B"\n2\tHe said "no".\t\n', encoding="utf-8")
+    assert _swap(capsys, path)[:2] == (0, 'id\ttext\tby\n1\t"Never," he said.\t"B"\n2\tShe said "no".\t\n')
+    assert _swap(capsys, "--dataset", path, "--to", tmp_path / "pairs")[0] == 0
+    assert datasets.load_from_disk(tmp_path / "pairs")["text"][:2] == ['"Never," she said.', '"Never," he said.']
+
+
 def test_messages_are_swapped_as_one_conversation_and_roles_stay(tmp_path, capsys):
     path = tmp_path / "x.jsonl"
     rows = [{"messages": TALK}, {"messages": []}, {"messages": None}]
