@@ -284,7 +284,8 @@ class ScoreConfig:
         quantize: Beside the last model (a run's student), score it as its users will run it, with the weights of its
             layers in fewer bits: `int8`, `int4` or `int3`, by torchao.
         members: File of documents that the models were trained on, for the audit of what they remember; with `others`.
-        others: File of documents of the same kind that they were not trained on.
+            Of rows, the column `text` is read; of a folder with several splits, `train`.
+        others: File of documents of the same kind that they were not trained on; no text may stand in both.
         canaries: JSONL file of canaries: `text`, the `code` in it, and `repeats`, how often it stands in the training
             text.
         reference: A model that the members are new to, as folder, hub id, or name of a scored model: its loss of a text

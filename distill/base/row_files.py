@@ -46,6 +46,7 @@ _WRITTEN_CELL = re.compile(r'[^"]*|"(?:[^"]|"")*"')  # as a csv writer writes it
 _OPENED_CELL = re.compile(r'"(?:[^"]|"")*')  # that goes on in the next line
 TABS_VERSION = 2  # raise it whenever the same .tsv may give other rows
 _told: set[str] = set()  # tables of which it was said that a row stands on several lines
+COLUMN_HINT = "Set text_column to one of them"
 LONGEST_ROW = 16_000_000  # characters of a line of JSON, bytes of a cell of parquet: what is read whole
 
 
@@ -427,7 +428,7 @@ def _longest(column: Any) -> int:
 # ---------------------------------------------------------------------------------------------------------- columns
 
 
-def cell(row: Mapping, column: str, where: str, hint: str = "Set text_column to one of them") -> Any:
+def cell(row: Mapping, column: str, where: str, hint: str = COLUMN_HINT) -> Any:
     """What stands in a column, or under `a.b` in the b of a.
 
     Raises:
@@ -450,9 +451,7 @@ def _names(row: Mapping) -> Iterator[str]:
         yield from (f"{name}.{inner}" for inner in value) if isinstance(value, Mapping) else [str(name)]
 
 
-def _no_column(
-    where: str, column: str, known: Iterable[str], hint: str = "Set text_column to one of them"
-) -> UserError:
+def _no_column(where: str, column: str, known: Iterable[str], hint: str = COLUMN_HINT) -> UserError:
     names = ", ".join(known) or "none"
     return UserError(f"{where}: no column '{column}'; its columns are: {names}. {hint}")
 
