@@ -150,9 +150,10 @@ class CorpusConfig:
         files: Paths or glob patterns, relative to the folder in which the command runs. One document a file, or a line
             where the lines look like texts: .txt, .md, no ending. One a row: .jsonl, .ndjson, .json, .csv, .tsv,
             .parquet, and folders that `save_to_disk` of `datasets` made. Text and rows of text also compressed (.gz,
-            .xz, .bz2). Rows without text (null) are left out. In a .tsv whose lines all have the header's tabs, and
-            whose quotation marks are not those of a csv writer (a cell with a mark in marks, its own doubled), each
-            line is a row and each mark stays; in any other, and in .csv, a cell in marks may hold line breaks.
+            .xz, .bz2). Rows without text (null) are left out. A file that several patterns name is read once. In a .tsv
+            whose lines all have the header's tabs, and whose quotation marks are not those of a csv writer (a cell with
+            a mark in marks, its own doubled), each line is a row and each mark stays; in any other, and in .csv, a cell
+            in marks may hold line breaks.
         dataset: Hub id for `source: hub`.
         name: Configuration of the hub data set.
         revision: Branch, tag or commit of the hub data set.

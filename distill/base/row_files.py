@@ -212,8 +212,12 @@ def batch_rows(batches: Iterable[Mapping[str, list]], column: str, where: str) -
 
 def _kind(path: Path) -> str:
     """The ending that tells a file's form, behind which it may be compressed."""
-    ending = path.suffix.lower()
-    return path.with_suffix("").suffix.lower() if ending in _OPENERS else ending
+    return uncompressed(path).suffix.lower()
+
+
+def uncompressed(path: Path) -> Path:
+    """The path without the ending that tells how it is compressed, if it has one."""
+    return path.with_suffix("") if path.suffix.lower() in _OPENERS else path
 
 
 def opener_of(path: Path) -> Callable[..., Any]:

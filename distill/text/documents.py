@@ -3,14 +3,14 @@
 import glob
 import random
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from distill.base.bundled import at_hand
-from distill.base.console import say
+from distill.base.console import say, warn
 from distill.base.errors import UserError, first_line, hub_hint, storage_error
 from distill.base.long_input import encodable, parts
 from distill.base.row_files import (
@@ -24,6 +24,7 @@ from distill.base.row_files import (
     lines_are_texts,
     prose,
     prose_lines,
+    uncompressed,
     whole_rows,
 )
 from distill.recipe import CorpusConfig
@@ -60,7 +61,7 @@ _SENTENCE_END = re.compile(r"[.!?][\"'”’)\]]*(\s+)")
 OF_FILE = "file"  # as corpus.label: a document's label is the name of its file
 _ROWS = 1000  # read at a time
 _LONGEST_DOCUMENT = 10_000_000  # characters; a longer one is cut
-_told: set[str] = set()  # sources of which it was said that some of their rows are empty
+_told: set[str] = set()  # sources of which it was said that some of their rows are empty; what else was said
 
 
 def read_documents(config: CorpusConfig, seed: int) -> Iterator[str]:
@@ -196,17 +197,37 @@ def check_files(*configs: CorpusConfig) -> None:
 def corpus_files(config: CorpusConfig) -> list[Path]:
     """The files, and folders of save_to_disk, that the patterns of `config.files` name, in a fixed order.
 
+    One that is named several times, also by links, is there once; that is said. A file that lies beside a compressed
+    one of its name is warned of.
+
     Raises:
         UserError: a pattern names nothing, or something that is not read.
     """
-    found = []
+    found: dict[Path, Path] = {}  # what it is -> as it is named first
     for pattern in config.files:
         for path in [Path(name) for name in sorted(glob.glob(pattern, recursive=True))] or [at_hand(pattern)]:
             if not path.exists():
                 raise UserError(f"{pattern}: no such corpus file; relative paths start at the current folder")
             check_readable(path)
-            found.append(path)
-    return found
+            known = found.setdefault(path.resolve(), path)
+            if known is not path:
+                _tell_once(say, f"{path}: read once, though files names it several times; copy it to count it twice")
+    _warn_of_twins(found.values())
+    return list(found.values())
+
+
+def _warn_of_twins(paths: Iterable[Path]) -> None:
+    first: dict[Path, Path] = {}
+    for path in paths:
+        known = first.setdefault(uncompressed(path), path)
+        if known is not path:
+            _tell_once(warn, f"{known} and {path} are both read; if they hold the same text, it counts twice")
+
+
+def _tell_once(tell: Callable[[str], None], what: str) -> None:
+    if what not in _told:
+        _told.add(what)
+        tell(what)
 
 
 def _file_documents(config: CorpusConfig, seed: int) -> Iterator[str]:

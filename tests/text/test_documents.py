@@ -213,6 +213,27 @@ def test_a_file_of_unknown_form_is_refused_before_the_others_are_read(tmp_path):
         next(read_documents(from_files(tmp_path / "*"), 0))
 
 
+def test_a_file_that_is_named_several_times_is_read_once(tmp_path, capsys):
+    (tmp_path / "more").mkdir()
+    (tmp_path / "a.txt").write_text("One text.")
+    (tmp_path / "more" / "b.txt").write_text("Another.")
+    (tmp_path / "more" / "link.txt").symlink_to(tmp_path / "a.txt")
+    patterns = [tmp_path / "**" / "*.txt", tmp_path / "more" / "*.txt", f"{tmp_path}/more/../a.txt"]
+    assert read(*patterns) == ["One text.", "Another."]
+    assert read(*patterns) == ["One text.", "Another."]
+    said = capsys.readouterr().err
+    assert said.count("b.txt: read once, though files names it several times") == 1
+    assert "both read" not in said
+
+
+def test_a_file_beside_its_compressed_twin_is_warned_of(tmp_path, capsys):
+    (tmp_path / "train.jsonl").write_text('{"text": "One text."}')
+    (tmp_path / "train.jsonl.gz").write_bytes(gzip.compress(b'{"text": "One text."}'))
+    assert read(tmp_path / "train*") == ["One text."] * 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "train.jsonl.gz are both read; if they hold the same text, it counts twice" in said
+
+
 def test_a_data_set_of_the_hub_is_read_as_files_are(tmp_path, monkeypatch):
     """A folder stands for it: null and nested columns alike."""
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
