@@ -37,6 +37,7 @@ from distill.text.counterfactual import Counterfactual, Swapper
 Row = dict[str, Any]
 
 _HINT = "Name one of them by --text_column"
+_TYPES_OF = 1000  # rows tell the types of a data set's columns, and the first one that holds anything in a column
 _JSON_SCALARS = (str, int, type(None))
 _told: set[tuple[str, str]] = set()  # files and columns of which it was said that NaN in them becomes null
 
@@ -315,14 +316,22 @@ def _dataset_of(path: Path) -> Any:
     if path.suffix.lower() == ".parquet":
         return datasets.Dataset.from_parquet(str(path))
     columns: dict[str, None] = {}  # in the order in which they appear
-    for row in read_rows(path):  # a mistake is told before the library wraps it
+    known: set[str] = set()  # of which a row has told what they hold
+    typical: list[Row] = []
+    for number, row in enumerate(read_rows(path)):  # a mistake is told before the library wraps it
         columns.update(dict.fromkeys(row))
+        new = {column for column, value in row.items() if value not in (None, [], {})} - known
+        known |= new
+        if new or number < _TYPES_OF:
+            typical.append(row)
     if not columns:
         raise UserError(f"{path}: holds no rows; is it the right file?")
     stamp = path.stat()
     read_by = f" {TABS_VERSION}" if table_delimiter(path) == "\t" else ""
     state = {"path": path.resolve(), "columns": columns, "changed": f"{stamp.st_size} {stamp.st_mtime_ns}{read_by}"}
-    return datasets.Dataset.from_generator(_rows_of, gen_kwargs=state)
+    # By itself, the library takes a column that is empty in its first rows for one that holds nothing.
+    features = datasets.Dataset.from_dict({name: [row.get(name) for row in typical] for name in columns}).features
+    return datasets.Dataset.from_generator(_rows_of, features=features, gen_kwargs=state)
 
 
 def _rows_of(path: Path, columns: Mapping[str, None], changed: str) -> Iterator[Row]:
