@@ -40,6 +40,7 @@ _ROWS = 1000  # read at a time
 _CHUNK = 1_000_000  # characters of an array that are read at a time
 _ENDS_LIKE_A_TEXT = re.compile(r"[.!?…。！？][\"'”’»)\]]*\s*$")
 _LOOKED_AT = 1 << 16  # characters of a text file that tell whether its lines are texts
+_END_MARKS = ("<|endoftext|>", "<|end_of_text|>")
 _MOST = 0.9  # of its lines
 _SPACE = re.compile(r"\s*")
 _WRITTEN_CELL = re.compile(r'[^"]*|"(?:[^"]|"")*"')  # as a csv writer writes it
@@ -100,6 +101,13 @@ def lines_are_texts(path: Path) -> bool:
     lines = lines[:-1] if sum(map(len, lines)) + len(lines) >= _LOOKED_AT else lines  # the last one may be cut
     ended = sum(bool(_ENDS_LIKE_A_TEXT.search(line)) for line in lines)
     return len(lines) > 1 and all(map(str.strip, lines)) and ended >= _MOST * len(lines)
+
+
+def end_mark(path: Path) -> str | None:
+    """The end token of a tokenizer that the beginning of a text file holds, as between the texts of TinyStories."""
+    with open_text(path, opener_of(path)) as stream:
+        begins = stream.read(_LOOKED_AT)
+    return next((mark for mark in _END_MARKS if mark in begins), None)
 
 
 def file_rows(path: Path, column: str, split: str) -> Iterator[Row]:

@@ -18,6 +18,7 @@ from distill.base.row_files import (
     batch_rows,
     cell,
     check_readable,
+    end_mark,
     file_rows,
     is_prose,
     is_saved,
@@ -236,6 +237,9 @@ def _file_documents(config: CorpusConfig, seed: int) -> Iterator[str]:
         random.Random(seed).shuffle(paths)
     for path in paths:
         try:
+            if is_prose(path) and path.is_file() and (mark := end_mark(path)):
+                what = "is read as text and ends no document, though tokenizers may take it for an end token"
+                _tell_once(warn, f"{path}: {mark} in it {what}; give the texts between as rows of a .jsonl")
             if config.label:
                 yield from _labelled(path, config)
             elif is_prose(path) and not (config.document_start or config.passage_chars) and lines_are_texts(path):

@@ -226,6 +226,20 @@ def test_a_file_that_is_named_several_times_is_read_once(tmp_path, capsys):
     assert "both read" not in said
 
 
+@pytest.mark.parametrize("name", ["stories.txt", "stories.txt.gz"])
+def test_end_tokens_between_texts_are_warned_of_once(tmp_path, capsys, name):
+    path = tmp_path / name
+    content = b"Once upon a time\nthere was a king.\n<|endoftext|>\n\nOnce more.\n<|endoftext|>\n"
+    path.write_bytes(gzip.compress(content) if name.endswith("gz") else content)
+    for _ in range(2):
+        assert read(path) == [content.decode()]
+    said = " ".join(capsys.readouterr().err.split())
+    assert said.count(f"{name}: <|endoftext|> in it is read as text") == 1
+    (tmp_path / "plain.txt").write_text("A text about endoftext.")
+    read(tmp_path / "plain.txt")
+    assert "endoftext" not in capsys.readouterr().err
+
+
 def test_a_file_beside_its_compressed_twin_is_warned_of(tmp_path, capsys):
     (tmp_path / "train.jsonl").write_text('{"text": "One text."}')
     (tmp_path / "train.jsonl.gz").write_bytes(gzip.compress(b'{"text": "One text."}'))
