@@ -265,11 +265,17 @@ def _labelled(path: Path, config: CorpusConfig) -> Iterator[str]:
         raise UserError(
             f"{path}: has no column '{config.label}' (corpus.label); give rows, or set corpus.label to file"
         )
-    for where, row in whole_rows(path, None if is_saved(path) else config.split):
-        value = cell(row, config.text_column, where)
-        if value is not None and value != []:
+    empty = 0
+    try:
+        for where, row in whole_rows(path, None if is_saved(path) else config.split):
+            value = cell(row, config.text_column, where)
+            if value is None or value == []:
+                empty += 1
+                continue
             label = cell(row, str(config.label), where, "Set corpus.label to one of them")
             yield _with_label(_document(value, where, config.text_column), "" if label is None else str(label))
+    finally:
+        _tell_empty(empty, str(path), config)
 
 
 def _with_label(document: str, label: str) -> str:
@@ -324,9 +330,13 @@ def _of_rows(rows: Iterable[Row], config: CorpusConfig, source: str) -> Iterator
                 continue
             yield _document(value, where, config.text_column)
     finally:
-        if empty and source not in _told:
-            _told.add(source)
-            say(f"{source}: {empty:,} rows hold no '{config.text_column}' and are left out")
+        _tell_empty(empty, source, config)
+
+
+def _tell_empty(empty: int, source: str, config: CorpusConfig) -> None:
+    if empty and source not in _told:
+        _told.add(source)
+        say(f"{source}: {empty:,} rows hold no '{config.text_column}' and are left out")
 
 
 def _document(value: Any, where: str, column: str) -> str:

@@ -360,6 +360,12 @@ def test_labels_of_files_and_of_conversations(tmp_path):
     assert isinstance(found[1], Messages)
 
 
+def test_rows_without_text_are_counted_with_labels_too(tmp_path, capsys):
+    (tmp_path / "a.csv").write_text("text,by\nOne.,A\n,B\n,C\n", encoding="utf-8")
+    assert read(tmp_path / "a.csv", label="by") == ["One."]
+    assert "a.csv: 2 rows hold no 'text' and are left out" in capsys.readouterr().err
+
+
 def test_a_label_is_that_of_a_file_whose_name_would_be_another_ones_pattern(tmp_path):
     for name in ("Anna 1.txt", "Anna [1].txt"):
         (tmp_path / name).write_text(f"Of {name}.")
