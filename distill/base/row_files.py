@@ -47,6 +47,7 @@ _WRITTEN_CELL = re.compile(r'[^"]*|"(?:[^"]|"")*"')  # as a csv writer writes it
 _OPENED_CELL = re.compile(r'"(?:[^"]|"")*')  # that goes on in the next line
 TABS_VERSION = 2  # raise it whenever the same .tsv may give other rows
 _told: set[str] = set()  # tables of which it was said that a row stands on several lines
+_JSON_TYPE = "arrow.json"
 COLUMN_HINT = "Set text_column to one of them"
 LONGEST_ROW = 16_000_000  # characters of a line of JSON, bytes of a cell of parquet: what is read whole
 
@@ -403,7 +404,8 @@ def _whole_parquet_rows(path: Path) -> Iterator[tuple[str, Mapping]]:
     for batch in table.iter_batches(_ROWS):
         if any(_longest(column) > LONGEST_ROW for column in batch.columns):
             raise _long_row(str(path))
-        yield from ((str(path), row) for row in batch.to_pylist())
+        columns = [_values(column) for column in batch.columns]
+        yield from ((str(path), dict(zip(batch.schema.names, row, strict=True))) for row in zip(*columns, strict=True))
 
 
 def _parquet_rows(path: Path, column: str) -> Iterator[Row]:
@@ -420,14 +422,36 @@ def _parquet_rows(path: Path, column: str) -> Iterator[Row]:
         values = batch.column(batch.schema.names.index(top))
         if _longest(values) > LONGEST_ROW:
             raise _long_row(str(path))
-        yield from ((str(path), cell({top: value}, column, str(path))) for value in values.to_pylist())
+        yield from ((str(path), cell({top: value}, column, str(path))) for value in _values(values))
+
+
+def _values(column: Any) -> list[Any]:
+    """Of an arrow column. What `datasets` keeps as JSON, as messages whose keys differ, becomes what it stands for."""
+    values = column.to_pylist()
+    return [_from_json(value, column.type) for value in values] if _JSON_TYPE in str(column.type) else values
+
+
+def _from_json(value: Any, kind: Any) -> Any:
+    from pyarrow import types
+
+    if value is None:
+        return None
+    if getattr(kind, "extension_name", None) == _JSON_TYPE:
+        return json.loads(value)
+    if types.is_struct(kind):
+        return {field.name: _from_json(value[field.name], field.type) for field in kind}
+    if types.is_list(kind) or types.is_large_list(kind):
+        return [_from_json(inner, kind.value_type) for inner in value]
+    return value
 
 
 def _longest(column: Any) -> int:
     """Bytes of the longest text of an arrow column, told before it becomes Python's, which may take more."""
-    from pyarrow import compute, types
+    from pyarrow import BaseExtensionType, compute, types
 
     kind = column.type
+    if isinstance(kind, BaseExtensionType):
+        return _longest(column.storage)
     if types.is_string(kind) or types.is_large_string(kind):
         return compute.max(compute.binary_length(column)).as_py() or 0
     if types.is_struct(kind):

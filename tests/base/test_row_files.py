@@ -9,7 +9,7 @@ import lzma
 import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
-from datasets import Dataset, DatasetDict
+from datasets import Dataset, DatasetDict, Features, Value
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -105,6 +105,23 @@ def test_message_lists_come_as_they_are(tmp_path):
     written = [write(tmp_path / name, rows) for name in ("a.jsonl", "a.json", "a.parquet")]
     for path in (*written, tmp_path / "saved"):
         assert values(path, "messages") == [TALK, None], path
+
+
+def test_messages_whose_keys_differ_come_from_parquet_as_the_library_reads_them(tmp_path, monkeypatch):
+    library = pytest.importorskip("datasets", "4.7")  # has no such type before
+    talks = [TALK, None, [{"role": "user", "content": "Hi.", "thinking": ["x"]}], []]
+    rows = [{"n": n, "messages": talk, "inner": {"all": talk, "n": 1}} for n, talk in enumerate(talks)]
+    talk, number = library.List(library.Json()), Value("int64")
+    features = Features(
+        {"n": number, "messages": talk, "inner": {"all": library.LargeList(library.Json()), "n": number}}
+    )
+    path = tmp_path / "a.parquet"
+    Dataset.from_list(rows, features=features).to_parquet(path)
+    assert values(path, "messages") == values(path, "inner.all") == talks
+    assert [row for _, row in whole_rows(path, None)] == list(Dataset.from_parquet(str(path))) == rows
+    monkeypatch.setattr(row_files, "LONGEST_ROW", 40)
+    with pytest.raises(UserError, match="a row of more than 40"):
+        values(path, "messages")
 
 
 JSON = st.recursive(
