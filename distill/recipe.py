@@ -171,9 +171,10 @@ class CorpusConfig:
             each a document of its own; `null`: leave documents whole, up to 10,000,000 characters.
         document_start: Regular expression of the lines that begin a document: rows (or the lines of .txt files) are
             joined into documents that start there. For sources with a row for each line, such as WikiText.
-        shuffle: Shuffle the documents (with the recipe's seed) before `max_documents` is applied; a hub data set that
-            is streamed passes a buffer of `shuffle_buffer` documents. With `pack: while_training` it shuffles the order
-            of the source's files instead, and the rows of a hub data set that was downloaded.
+        shuffle: Shuffle the documents (with the recipe's seed) before `max_documents` is applied, which are all that is
+            held in memory then, as the text is read twice; without it, all text is. A hub data set that is streamed
+            passes a buffer of `shuffle_buffer` documents. With `pack: while_training` it shuffles the order of the
+            source's files instead, and the rows of a hub data set that was downloaded.
         shuffle_buffer: Documents that are read, shuffled and packed together with `pack: while_training`.
         pack: `before_training`: all text is packed into blocks on disk before the first step. `while_training`: blocks
             are packed as they are needed, for corpora too large to wait for; needs `trainer.max_steps`, and takes

@@ -3,8 +3,10 @@
 import glob
 import random
 import re
+from array import array
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -79,6 +81,20 @@ def read_documents(config: CorpusConfig, seed: int) -> Iterator[str]:
         UserError: a file is missing or broken (with its line), a data set or its column cannot be had, or the whole
             corpus holds no text.
     """
+    documents = _unshuffled(config, seed)
+    if config.shuffle and config.pack == "before_training" and not (config.source == "hub" and config.streaming):
+        documents = _shuffled(partial(_unshuffled, config, seed), config.max_documents, seed)
+    documents = islice(documents, config.max_documents)
+    first = next(documents, None)
+    if first is None:
+        name = ", ".join(config.files) if config.source == "files" else config.dataset
+        raise UserError(f"the corpus {name} holds no text; check its files and its text_column '{config.text_column}'")
+    yield first
+    yield from documents
+
+
+def _unshuffled(config: CorpusConfig, seed: int) -> Iterator[str]:
+    """All documents, in the order of the source; `shuffle` may have changed that of its files and rows."""
     documents = _file_documents(config, seed) if config.source == "files" else _hub_documents(config, seed)
     if config.document_start or config.passage_chars:
         documents = map(_cuttable, documents)
@@ -93,18 +109,25 @@ def read_documents(config: CorpusConfig, seed: int) -> Iterator[str]:
     )
     if config.passage_chars:
         documents = (p for d in documents for p in _like(d, passages(d, config.passage_chars)))
-    documents = (d for d in documents if d.strip())
-    if config.shuffle and config.pack == "before_training" and not (config.source == "hub" and config.streaming):
-        pool = list(documents)
-        random.Random(seed).shuffle(pool)
-        documents = iter(pool)
-    documents = islice(documents, config.max_documents)
-    first = next(documents, None)
-    if first is None:
-        name = ", ".join(config.files) if config.source == "files" else config.dataset
-        raise UserError(f"the corpus {name} holds no text; check its files and its text_column '{config.text_column}'")
-    yield first
-    yield from documents
+    return (d for d in documents if d.strip())
+
+
+def _shuffled(read: Callable[[], Iterator[str]], most: int | None, seed: int) -> Iterator[str]:
+    """Documents in random order, the first `most` of them. Where there are more, they are read twice, and those alone
+    are held that are given."""
+    documents = read()
+    pool = list(islice(documents, most))
+    if left := sum(1 for _ in documents):
+        # How the places of a list are shuffled depends on their number alone.
+        order = array("q", range(len(pool) + left))
+        pool.clear()
+        random.Random(seed).shuffle(order)
+        places = {number: place for place, number in enumerate(order[:most])}
+        kept = {places[number]: document for number, document in enumerate(read()) if number in places}
+        yield from (kept[place] for place in sorted(kept))
+        return
+    random.Random(seed).shuffle(pool)
+    yield from pool
 
 
 def _cuttable(document: str) -> str:

@@ -6,6 +6,8 @@ import errno
 import gzip
 import json
 import lzma
+import random
+import tracemalloc
 
 import pyarrow as pa
 import pyarrow.parquet as parquet
@@ -211,6 +213,27 @@ def test_a_file_of_unknown_form_is_refused_before_the_others_are_read(tmp_path):
     (tmp_path / "b.zip").write_text("text")
     with pytest.raises(UserError, match=r"b\.zip"):
         next(read_documents(from_files(tmp_path / "*"), 0))
+
+
+@pytest.mark.parametrize("most", [None, 1, 7, 29, 30, 31])
+def test_shuffling_takes_the_first_of_a_shuffled_list(tmp_path, most):
+    texts = [f"Text {number}." for number in range(30)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    expected = texts.copy()
+    random.Random(5).shuffle(expected)
+    config = from_files(tmp_path / "a.jsonl", shuffle=True, max_documents=most)
+    assert list(read_documents(config, 5)) == expected[:most]
+
+
+def test_shuffling_holds_no_more_documents_than_it_gives(tmp_path):
+    with (tmp_path / "a.jsonl").open("w") as stream:
+        stream.writelines(json.dumps({"text": f"{number} " + "he " * 5000}) + "\n" for number in range(1000))
+    config = from_files(tmp_path / "a.jsonl", shuffle=True, max_documents=20)
+    tracemalloc.start()
+    found = list(read_documents(config, 0))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(found) == 20 and peak < 100 * 15_000  # bytes of 100 of the 1,000 documents
 
 
 def test_a_file_that_is_named_several_times_is_read_once(tmp_path, capsys):
