@@ -191,6 +191,8 @@ def _is_unquoted(path: Path, changed: tuple[int, int]) -> bool:
                 opened = True
             else:
                 unlike = line != row
+    if unlike:
+        say(f"{path}: read a row a line, its quotation marks as they stand, as they are not those of a csv writer")
     return unlike
 
 
@@ -332,14 +334,14 @@ def _object(row: Any, where: str, expected: str) -> Mapping:
 def _table(stream: IO[str], path: Path, delimiter: str, plain: bool) -> Iterator[tuple[str, Mapping]]:
     """The rows of a table in text, by the names in its header; an empty cell holds nothing."""
     held: list[int] = []  # how many delimiters each line of a row has
-    reader = _table_reader(stream, delimiter, plain, held)
+    reader = _table_reader(stream, delimiter, plain, held if delimiter == "\t" else None)
     line = 1
     try:
         header = _header(reader, path)
         line = reader.line_num + 1
         held.clear()
         for cells in reader:
-            if delimiter == "\t" and len(held) > 1:
+            if len(held) > 1:
                 _look_at_lines(held, len(header) - 1, path, line)
             held.clear()
             if cells and len(cells) != len(header):
