@@ -315,6 +315,15 @@ def test_a_damaged_part_of_a_data_set_is_one_sentence(tmp_path, monkeypatch):
 
 
 LINES = ["She was late.", "He asked: why?", '"Never!" she said.', "The king said (twice): no."]
+OTHER_LINES = [
+    "„Nie“, sagte sie.",
+    "„Nie.“",
+    "he said , `` no . ''",
+    'she said , " no . "',
+    "वह आया।",
+    "وہ آیا۔",
+    "آیا؟",
+]
 PROSE = "She was late, as she had been on every day of\nthat week. He asked why, and got no\nanswer that he liked.\n"
 
 
@@ -323,6 +332,7 @@ PROSE = "She was late, as she had been on every day of\nthat week. He asked why,
     [
         ("\n".join(LINES), LINES),
         ("\r\n".join(LINES) + "\r\n", LINES),
+        ("\n".join(OTHER_LINES), OTHER_LINES),
         ("\n\n".join(LINES), None),  # paragraphs of one text
         (PROSE, None),
         ("A single line.\n", None),
