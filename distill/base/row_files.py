@@ -241,7 +241,7 @@ def _saved(path: Path, split: str | None) -> Any:
     import datasets
 
     try:
-        found = datasets.load_from_disk(str(path))
+        found = datasets.load_from_disk(str(path)).with_format(None)  # one that was saved hides columns, or makes NaN
     except Exception as error:  # damaged folders raise many kinds
         raise UserError(f"{path}: no data set can be loaded from it: {first_line(error)}; save it again") from None
     if not isinstance(found, datasets.DatasetDict):

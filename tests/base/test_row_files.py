@@ -87,6 +87,15 @@ def test_saved_data_sets_are_read_and_of_several_splits_the_one_that_is_asked_fo
         values(tmp_path / "one")
 
 
+def test_the_format_of_a_saved_data_set_hides_nothing(tmp_path):
+    rows = Dataset.from_list([{"text": "She left.", "n": 1}, {"text": None, "n": 2}])
+    rows.with_format("numpy", columns=["n"]).save_to_disk(tmp_path / "hidden")
+    DatasetDict(train=rows).with_format("pandas").save_to_disk(tmp_path / "pandas")
+    for name in ("hidden", "pandas"):
+        assert values(tmp_path / name) == ["She left.", None], name
+        assert [row for _, row in whole_rows(tmp_path / name, "train")] == list(rows), name
+
+
 def test_nested_keys_are_reached_by_dots(tmp_path):
     Dataset.from_list(ROWS).save_to_disk(tmp_path / "saved")
     for path in (write(tmp_path / "a.jsonl", ROWS), write(tmp_path / "a.parquet", ROWS), tmp_path / "saved"):
