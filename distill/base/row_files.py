@@ -41,11 +41,11 @@ _CHUNK = 1_000_000  # characters of an array that are read at a time
 LINES_VERSION = 2  # raise it whenever the lines of the same file may be texts that were none, or the other way round
 _ENDS_LIKE_A_TEXT = re.compile(r"[.!?…。！？।۔؟][\s\"'”’“»)\]]*$")  # also in tokens, as in: he said . "
 _LOOKED_AT = 1 << 16  # characters of a text file that tell whether its lines are texts
-_END_MARKS = ("<|endoftext|>", "<|end_of_text|>")
 _MOST = 0.9  # of its lines
+_END_MARKS = ("<|endoftext|>", "<|end_of_text|>")
 _SPACE = re.compile(r"\s*")
-_WRITTEN_CELL = re.compile(r'[^"]*|"(?:[^"]|"")*"')  # as a csv writer writes it
-_OPENED_CELL = re.compile(r'"(?:[^"]|"")*')  # that goes on in the next line
+_WRITTEN_CELL = re.compile(r'[^"]*|"[^"]*(?:""[^"]*)*"')  # as a csv writer writes it
+_OPENED_CELL = re.compile(r'"[^"]*(?:""[^"]*)*')  # that goes on in the next line
 TABS_VERSION = 2  # raise it whenever the same .tsv may give other rows
 _told: set[str] = set()  # tables of which it was said that a row stands on several lines
 _JSON_TYPE = "arrow.json"
@@ -367,7 +367,8 @@ def _look_at_lines(held: list[int], tabs: int, path: Path, line: int) -> None:
     elif held[0] == held[-1] == tabs:
         raise UserError(
             f"{path}, line {line}: a quotation mark opens a cell that ends in line {last}, but both lines have the "
-            "tabs of a whole row; see that each line has as many tabs as the header, or close the quotes"
+            "tabs of a whole row; see that each line has as many tabs as the header, or, if it is one cell, give the "
+            "table as .csv"
         )
 
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
 from datasets import Dataset, DatasetDict, Features, Value
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from distill.base import row_files
@@ -283,9 +283,11 @@ def test_a_tsv_of_a_csv_writer_is_read_as_it_was_written(tmp_path_factory, rows,
     header = ("text", "other", "id")
     with path.open("w", encoding="utf-8", newline="") as stream:
         csv.writer(stream, delimiter="\t", quoting=quoting, lineterminator=end).writerows([header, *rows])
+    # Until Python 3.13, the writer quotes no "\\r" where lines end in "\\n" alone.
+    assume(end == "\r\n" or not any("\r" in cell for row in rows for cell in row))
     lines = path.read_text(encoding="utf-8").splitlines()
-    if any("\t" in cell for row in rows for cell in row) and any(line.count("\t") == 2 for line in lines[1:]):
-        return
+    with_tabs = any("\t" in cell for row in rows for cell in row)
+    assume(not (with_tabs and any(line.count("\t") == 2 for line in lines[1:])))
     assert not is_unquoted(path)
     assert _cells(path) == [tuple(cell or None for cell in row) for row in rows]
 
