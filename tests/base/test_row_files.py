@@ -283,7 +283,7 @@ def test_a_tsv_of_a_csv_writer_is_read_as_it_was_written(tmp_path_factory, rows,
     header = ("text", "other", "id")
     with path.open("w", encoding="utf-8", newline="") as stream:
         csv.writer(stream, delimiter="\t", quoting=quoting, lineterminator=end).writerows([header, *rows])
-    # Until Python 3.13, the writer quotes no "\\r" where lines end in "\\n" alone.
+    # Until Python 3.13, the writer quotes no "\r" where lines end in "\n" alone.
     assume(end == "\r\n" or not any("\r" in cell for row in rows for cell in row))
     lines = path.read_text(encoding="utf-8").splitlines()
     with_tabs = any("\t" in cell for row in rows for cell in row)
