@@ -164,8 +164,9 @@ _SWAP = """Write the counterfactual of every line of FILE to standard output: ea
 in another group, and every other byte stays as it is, except that a byte-order mark is left out. A line is a text of
 its own; one of more than a million characters is swapped in parts, cut behind a sentence or a word. In files with rows
 (.jsonl, .ndjson, .json, .csv, .tsv, .parquet, a folder of datasets' save_to_disk) one column is swapped, and all other
-values stay, though their quotes and line ends may not; a list of messages is swapped as one conversation. Compressed
-files (.gz, .xz, .bz2) are written uncompressed.
+values stay, though their quotes and line ends may not (those of a .tsv without quoting do: one whose lines all have the
+header's tabs, with quotation marks that no csv writer writes); a list of messages is swapped as one conversation.
+Compressed files (.gz, .xz, .bz2) are written uncompressed.
 
 With --dataset, the rows of a data set and their counterfactuals become a new data set in the folder --to: a row and its
 counterfactual have the same pair_id, and the column spans holds the edits. With --num_proc, a

@@ -150,7 +150,10 @@ class CorpusConfig:
         files: Paths or glob patterns, relative to the folder in which the command runs. One document a file, or a line
             where the lines look like texts: .txt, .md, no ending. One a row: .jsonl, .ndjson, .json, .csv, .tsv,
             .parquet, and folders that `save_to_disk` of `datasets` made. Text and rows of text also compressed (.gz,
-            .xz, .bz2). Rows without text (null) are left out.
+            .xz, .bz2). Rows without text (null) are left out. A file that several patterns name is read once. In a .tsv
+            whose lines all have the header's tabs, and whose quotation marks are not those of a csv writer (a cell with
+            a mark in marks, its own doubled), each line is a row and each mark stays; in any other, and in .csv, a cell
+            in marks may hold line breaks.
         dataset: Hub id for `source: hub`.
         name: Configuration of the hub data set.
         revision: Branch, tag or commit of the hub data set.
@@ -168,9 +171,10 @@ class CorpusConfig:
             each a document of its own; `null`: leave documents whole, up to 10,000,000 characters.
         document_start: Regular expression of the lines that begin a document: rows (or the lines of .txt files) are
             joined into documents that start there. For sources with a row for each line, such as WikiText.
-        shuffle: Shuffle the documents (with the recipe's seed) before `max_documents` is applied; a hub data set that
-            is streamed passes a buffer of `shuffle_buffer` documents. With `pack: while_training` it shuffles the order
-            of the source's files instead, and the rows of a hub data set that was downloaded.
+        shuffle: Shuffle the documents (with the recipe's seed) before `max_documents` is applied, which are all that is
+            held in memory then, as the text is read twice; without it, all text is. A hub data set that is streamed
+            passes a buffer of `shuffle_buffer` documents. With `pack: while_training` it shuffles the order of the
+            source's files instead, and the rows of a hub data set that was downloaded.
         shuffle_buffer: Documents that are read, shuffled and packed together with `pack: while_training`.
         pack: `before_training`: all text is packed into blocks on disk before the first step. `while_training`: blocks
             are packed as they are needed, for corpora too large to wait for; needs `trainer.max_steps`, and takes
@@ -282,7 +286,8 @@ class ScoreConfig:
         quantize: Beside the last model (a run's student), score it as its users will run it, with the weights of its
             layers in fewer bits: `int8`, `int4` or `int3`, by torchao.
         members: File of documents that the models were trained on, for the audit of what they remember; with `others`.
-        others: File of documents of the same kind that they were not trained on.
+            Of rows, the column `text` is read; of a folder with several splits, `train`.
+        others: File of documents of the same kind that they were not trained on; no text may stand in both.
         canaries: JSONL file of canaries: `text`, the `code` in it, and `repeats`, how often it stands in the training
             text.
         reference: A model that the members are new to, as folder, hub id, or name of a scored model: its loss of a text

@@ -3,6 +3,7 @@
     .jsonl, .ndjson             a JSON object a line
     .json                       the same, or an array of objects
     .csv, .tsv                  a header, then a row for each record; cells in quotes may hold line breaks
+                                (of a .tsv without quoting see `is_unquoted`: a row a line, marks are marks)
     .parquet                    columns
     a folder of save_to_disk    a data set of the `datasets` library, or several splits of one
     .txt, .md, no ending        prose: read by `prose`, as it has no rows
@@ -18,11 +19,12 @@ import lzma
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import partial
+from functools import lru_cache, partial
 from itertools import chain, count
 from pathlib import Path
 from typing import IO, Any
 
+from distill.base.console import say
 from distill.base.errors import UserError, first_line
 from distill.base.json_objects import KeyTwiceError, unique_keys
 from distill.base.long_input import open_text, parts, stream_parts
@@ -36,10 +38,18 @@ _TABLES = {".csv": ",", ".tsv": "\t"}
 _SAVED = ("dataset_dict.json", "state.json")  # what save_to_disk puts into its folder: of several splits, of one
 _ROWS = 1000  # read at a time
 _CHUNK = 1_000_000  # characters of an array that are read at a time
-_ENDS_LIKE_A_TEXT = re.compile(r"[.!?…。！？][\"'”’»)\]]*\s*$")
+LINES_VERSION = 2  # raise it whenever the lines of the same file may be texts that were none, or the other way round
+_ENDS_LIKE_A_TEXT = re.compile(r"[.!?…。！？।۔؟][\s\"'”’“»)\]]*$")  # also in tokens, as in: he said . "
 _LOOKED_AT = 1 << 16  # characters of a text file that tell whether its lines are texts
 _MOST = 0.9  # of its lines
+_END_MARKS = ("<|endoftext|>", "<|end_of_text|>")
 _SPACE = re.compile(r"\s*")
+_WRITTEN_CELL = re.compile(r'[^"]*|"[^"]*(?:""[^"]*)*"')  # as a csv writer writes it
+_OPENED_CELL = re.compile(r'"[^"]*(?:""[^"]*)*')  # that goes on in the next line
+TABS_VERSION = 2  # raise it whenever the same .tsv may give other rows
+_told: set[str] = set()  # tables of which it was said that a row stands on several lines
+_JSON_TYPE = "arrow.json"
+COLUMN_HINT = "Set text_column to one of them"
 LONGEST_ROW = 16_000_000  # characters of a line of JSON, bytes of a cell of parquet: what is read whole
 
 
@@ -95,6 +105,13 @@ def lines_are_texts(path: Path) -> bool:
     return len(lines) > 1 and all(map(str.strip, lines)) and ended >= _MOST * len(lines)
 
 
+def end_mark(path: Path) -> str | None:
+    """The end token of a tokenizer that the beginning of a text file holds, as between the texts of TinyStories."""
+    with open_text(path, opener_of(path)) as stream:
+        begins = stream.read(_LOOKED_AT)
+    return next((mark for mark in _END_MARKS if mark in begins), None)
+
+
 def file_rows(path: Path, column: str, split: str) -> Iterator[Row]:
     """What a column holds in each row of a file, or of a folder of save_to_disk.
 
@@ -134,7 +151,7 @@ def whole_rows(path: Path, split: str | None) -> Iterator[tuple[str, Mapping]]:
 def table_header(path: Path) -> list[str]:
     """The names of the columns of a .csv or .tsv."""
     with open_text(path, opener_of(path)) as stream:
-        return _header(_table_reader(stream, _TABLES[_kind(path)]), path)
+        return _header(_table_reader(stream, _TABLES[_kind(path)], is_unquoted(path)), path)
 
 
 def table_delimiter(path: Path) -> str | None:
@@ -142,11 +159,49 @@ def table_delimiter(path: Path) -> str | None:
     return None if path.is_dir() else _TABLES.get(_kind(path))
 
 
+def is_unquoted(path: Path) -> bool:
+    """Whether a .tsv is read and written a row a line, with quotation marks that are characters like any other.
+
+    It is where each of its lines has as many tabs as the header, and one of them is what no csv writer writes: these
+    put a cell with a quotation mark into such marks, and double its own. Of a last line without an end nothing is told,
+    as it may be cut. A pipe, which can be read once only, counts as quoted.
+    """
+    if path.is_dir() or _TABLES.get(_kind(path)) != "\t" or not path.is_file():
+        return False
+    stamp = path.stat()
+    return _is_unquoted(path, (stamp.st_size, stamp.st_mtime_ns))
+
+
+@lru_cache(maxsize=1024)
+def _is_unquoted(path: Path, changed: tuple[int, int]) -> bool:
+    del changed
+    with open_text(path, opener_of(path)) as stream:
+        lines = iter(partial(stream.readline, LONGEST_ROW + 2), "")
+        tabs = next(lines, "").count("\t")
+        unlike = opened = False  # a line that no csv writer writes; a cell that goes on from line to line
+        for line in lines:
+            row = line.rstrip("\r\n")
+            if len(row) > LONGEST_ROW or (row and row.count("\t") != tabs):
+                return False
+            if unlike or '"' not in row:
+                continue
+            cells = ['"' + row] if opened else row.split("\t")
+            if all(map(_WRITTEN_CELL.fullmatch, cells)):
+                opened = False
+            elif tabs == 0 and _OPENED_CELL.fullmatch(cells[0]):  # of several columns, its last line would lack tabs
+                opened = True
+            else:
+                unlike = line != row
+    if unlike:
+        say(f"{path}: read a row a line, its quotation marks as they stand, as they are not those of a csv writer")
+    return unlike
+
+
 def _text_rows(path: Path) -> Iterator[tuple[str, Mapping]]:
     kind = _kind(path)
     with open_text(path, opener_of(path)) as stream:
         if kind in _TABLES:
-            yield from _table(stream, path, _TABLES[kind])
+            yield from _table(stream, path, _TABLES[kind], is_unquoted(path))
             return
         # Many files called .json hold an object a line.
         number, begins = 1, stream.readline(LONGEST_ROW + 1) if kind == ".json" else ""
@@ -169,8 +224,12 @@ def batch_rows(batches: Iterable[Mapping[str, list]], column: str, where: str) -
 
 def _kind(path: Path) -> str:
     """The ending that tells a file's form, behind which it may be compressed."""
-    ending = path.suffix.lower()
-    return path.with_suffix("").suffix.lower() if ending in _OPENERS else ending
+    return uncompressed(path).suffix.lower()
+
+
+def uncompressed(path: Path) -> Path:
+    """The path without the ending that tells how it is compressed, if it has one."""
+    return path.with_suffix("") if path.suffix.lower() in _OPENERS else path
 
 
 def opener_of(path: Path) -> Callable[..., Any]:
@@ -182,7 +241,7 @@ def _saved(path: Path, split: str | None) -> Any:
     import datasets
 
     try:
-        found = datasets.load_from_disk(str(path))
+        found = datasets.load_from_disk(str(path)).with_format(None)  # one that was saved hides columns, or makes NaN
     except Exception as error:  # damaged folders raise many kinds
         raise UserError(f"{path}: no data set can be loaded from it: {first_line(error)}; save it again") from None
     if not isinstance(found, datasets.DatasetDict):
@@ -273,14 +332,19 @@ def _object(row: Any, where: str, expected: str) -> Mapping:
 # ----------------------------------------------------------------------------------------------------------- tables
 
 
-def _table(stream: IO[str], path: Path, delimiter: str) -> Iterator[tuple[str, Mapping]]:
+def _table(stream: IO[str], path: Path, delimiter: str, plain: bool) -> Iterator[tuple[str, Mapping]]:
     """The rows of a table in text, by the names in its header; an empty cell holds nothing."""
-    reader = _table_reader(stream, delimiter)
+    held: list[int] = []  # how many delimiters each line of a row has
+    reader = _table_reader(stream, delimiter, plain, held if delimiter == "\t" else None)
     line = 1
     try:
         header = _header(reader, path)
         line = reader.line_num + 1
+        held.clear()
         for cells in reader:
+            if len(held) > 1:
+                _look_at_lines(held, len(header) - 1, path, line)
+            held.clear()
             if cells and len(cells) != len(header):
                 raise UserError(f"{path}, line {line}: has {len(cells)} cells, but the header {len(header)}")
             if cells:
@@ -289,13 +353,38 @@ def _table(stream: IO[str], path: Path, delimiter: str) -> Iterator[tuple[str, M
     except csv.Error as error:
         if "field larger" in str(error):
             raise _long_row(f"{path}, line {line}") from None
-        raise UserError(f"{path}, line {line}: not a table ({error}); check its quotes") from None
+        tabs = ", or, if none are meant, that each line has as many tabs as the header" if delimiter == "\t" else ""
+        raise UserError(f"{path}, line {line}: not a table ({error}); check its quotes{tabs}") from None
 
 
-def _table_reader(stream: IO[str], delimiter: str) -> Any:
+def _look_at_lines(held: list[int], tabs: int, path: Path, line: int) -> None:
+    """Tells that a cell goes on from line to line. Raises UserError where these look like rows of their own."""
+    last = line + len(held) - 1
+    if tabs == 0:
+        if str(path) not in _told:
+            _told.add(str(path))
+            say(f"{path}, lines {line} to {last}: one row, because a quotation mark opens it; others may be like it")
+    elif held[0] == held[-1] == tabs:
+        raise UserError(
+            f"{path}, line {line}: a quotation mark opens a cell that ends in line {last}, but both lines have the "
+            "tabs of a whole row; see that each line has as many tabs as the header, or, if it is one cell, give the "
+            "table as .csv"
+        )
+
+
+def _table_reader(stream: IO[str], delimiter: str, plain: bool, held: list[int] | None = None) -> Any:
     csv.field_size_limit(LONGEST_ROW)
     # No longer line is read: what is cut there is a field too long, or one that it makes so.
-    return csv.reader(iter(partial(stream.readline, LONGEST_ROW + 2), ""), delimiter=delimiter, strict=True)
+    lines = iter(partial(stream.readline, LONGEST_ROW + 2), "")
+    if held is not None:
+        lines = _counted(lines, delimiter, held)
+    return csv.reader(lines, delimiter=delimiter, strict=True, quoting=csv.QUOTE_NONE if plain else csv.QUOTE_MINIMAL)
+
+
+def _counted(lines: Iterator[str], delimiter: str, held: list[int]) -> Iterator[str]:
+    for line in lines:
+        held.append(line.count(delimiter))
+        yield line
 
 
 def _header(reader: Iterator[list[str]], path: Path) -> list[str]:
@@ -319,7 +408,8 @@ def _whole_parquet_rows(path: Path) -> Iterator[tuple[str, Mapping]]:
     for batch in table.iter_batches(_ROWS):
         if any(_longest(column) > LONGEST_ROW for column in batch.columns):
             raise _long_row(str(path))
-        yield from ((str(path), row) for row in batch.to_pylist())
+        columns = [_values(column) for column in batch.columns]
+        yield from ((str(path), dict(zip(batch.schema.names, row, strict=True))) for row in zip(*columns, strict=True))
 
 
 def _parquet_rows(path: Path, column: str) -> Iterator[Row]:
@@ -336,14 +426,36 @@ def _parquet_rows(path: Path, column: str) -> Iterator[Row]:
         values = batch.column(batch.schema.names.index(top))
         if _longest(values) > LONGEST_ROW:
             raise _long_row(str(path))
-        yield from ((str(path), cell({top: value}, column, str(path))) for value in values.to_pylist())
+        yield from ((str(path), cell({top: value}, column, str(path))) for value in _values(values))
+
+
+def _values(column: Any) -> list[Any]:
+    """Of an arrow column. What `datasets` keeps as JSON, as messages whose keys differ, becomes what it stands for."""
+    values = column.to_pylist()
+    return [_from_json(value, column.type) for value in values] if _JSON_TYPE in str(column.type) else values
+
+
+def _from_json(value: Any, kind: Any) -> Any:
+    from pyarrow import types
+
+    if value is None:
+        return None
+    if getattr(kind, "extension_name", None) == _JSON_TYPE:
+        return json.loads(value)
+    if types.is_struct(kind):
+        return {field.name: _from_json(value[field.name], field.type) for field in kind}
+    if types.is_list(kind) or types.is_large_list(kind):
+        return [_from_json(inner, kind.value_type) for inner in value]
+    return value
 
 
 def _longest(column: Any) -> int:
     """Bytes of the longest text of an arrow column, told before it becomes Python's, which may take more."""
-    from pyarrow import compute, types
+    from pyarrow import BaseExtensionType, compute, types
 
     kind = column.type
+    if isinstance(kind, BaseExtensionType):
+        return _longest(column.storage)
     if types.is_string(kind) or types.is_large_string(kind):
         return compute.max(compute.binary_length(column)).as_py() or 0
     if types.is_struct(kind):
@@ -356,7 +468,7 @@ def _longest(column: Any) -> int:
 # ---------------------------------------------------------------------------------------------------------- columns
 
 
-def cell(row: Mapping, column: str, where: str, hint: str = "Set text_column to one of them") -> Any:
+def cell(row: Mapping, column: str, where: str, hint: str = COLUMN_HINT) -> Any:
     """What stands in a column, or under `a.b` in the b of a.
 
     Raises:
@@ -379,9 +491,7 @@ def _names(row: Mapping) -> Iterator[str]:
         yield from (f"{name}.{inner}" for inner in value) if isinstance(value, Mapping) else [str(name)]
 
 
-def _no_column(
-    where: str, column: str, known: Iterable[str], hint: str = "Set text_column to one of them"
-) -> UserError:
+def _no_column(where: str, column: str, known: Iterable[str], hint: str = COLUMN_HINT) -> UserError:
     names = ", ".join(known) or "none"
     return UserError(f"{where}: no column '{column}'; its columns are: {names}. {hint}")
 

@@ -6,6 +6,7 @@ tells which code is meant; none names a person, so that no word list edits it.
 
 import json
 import random
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -41,8 +42,14 @@ class Canary:
 
     @property
     def beginning(self) -> str:
-        """The text before the code, where it stands last."""
-        return self.text[: self.text.rindex(self.code)]
+        """The text before the code, where it stands last: as a number of its own, if it does so anywhere."""
+        alone = _alone(self.code, self.text)
+        return self.text[: alone[-1] if alone else self.text.rindex(self.code)]
+
+
+def _alone(number: str, text: str) -> list[int]:
+    """Where a number begins in a text, other than as a part of a longer one."""
+    return [match.start() for match in re.finditer(rf"(?<!\d){number}(?!\d)", text)]
 
 
 def draw_canaries(number: int, repeats: Sequence[int], seed: int) -> list[Canary]:
@@ -96,6 +103,11 @@ def _canary(row: Mapping[str, Any], where: str) -> Canary:
         raise UserError(f"{where}: the code is '{code}', but must be 2 to {_LONGEST_CODE} digits, as all are ranked")
     if code not in text:
         raise UserError(f"{where}: the code {code} is not in the text '{text[:60]}'")
+    longer = (code.zfill(digits) for digits in range(len(code) + 1, _LONGEST_CODE + 1))
+    if not _alone(code, text) and (whole := next((number for number in longer if _alone(number, text)), None)):
+        raise UserError(
+            f"{where}: the code is {code}, but the text has {whole}; did a table drop zeros? Give it as text"
+        )
     if isinstance(repeats, bool) or not isinstance(repeats, int) or repeats < 0:
         raise UserError(f"{where}: repeats is {repeats!r}, but must be a whole number, 0 for one that was left out")
     return Canary(text, code, repeats)

@@ -18,6 +18,7 @@ from typing import IO, Any
 from distill.base.console import say
 from distill.base.errors import UserError
 from distill.base.integrity import file_hash, file_is_whole, partial_of, put_file
+from distill.base.row_files import LINES_VERSION, TABS_VERSION, is_prose, table_delimiter
 from distill.models.architecture import lent_to_gpu
 from distill.models.generation import generate
 from distill.models.wide_decoding import MAX_ROWS, on_gpu
@@ -106,7 +107,12 @@ def open_corpus(
     if config.source == "teacher":
         parts["teacher"] = teacher_key
     elif config.source == "files":
-        parts["files"] = [_content_hash(path) for path in corpus_files(config)]
+        paths = corpus_files(config)
+        parts["files"] = [_content_hash(path) for path in paths]
+        if any(table_delimiter(path) == "\t" for path in paths):
+            parts["tabs"] = TABS_VERSION
+        if any(map(is_prose, paths)) and "cut by" not in parts:
+            parts["lines"] = LINES_VERSION
         content = hashlib.sha256(json.dumps(parts["files"], sort_keys=True).encode()).hexdigest()
     else:
         parts["dataset"], content = _data_set_version(config, commit)

@@ -29,6 +29,8 @@ HATE_TRAINING_TEXTS = 3_000
 FOLDS = 5
 MIN_PEOPLE = 15  # Women, and men, that an occupation needs.
 MAX_OCCUPATIONS = 15
+_HATE_SPLITS = ("train", "val", "test")
+_HATE_PUBLISHED = ("dataset.json", "post_id_divisions.json")
 _HATE_LABELS = {"normal": 0, "offensive": 1, "hatespeech": 1}
 
 # Lines of work and the nouns that stand for them in a first sentence, in the form of the word list's first group
@@ -183,10 +185,7 @@ def hatexplain_task(evaluation: Evaluation) -> Task:
 
 
 def _hatexplain(evaluation: Evaluation) -> Task:
-    splits = {
-        split: read_hatexplain(evaluation.data_file("hatexplain", f"{split}.json"))
-        for split in ("train", "val", "test")
-    }
+    splits = _hate_splits(evaluation)
     chosen = np.random.default_rng(evaluation.seed).permutation(len(splits["train"]))[:HATE_TRAINING_TEXTS]
     training = [splits["train"][i] for i in sorted(chosen.tolist())]
     rows = [*training, *splits["val"], *splits["test"]]
@@ -207,18 +206,69 @@ def _hatexplain(evaluation: Evaluation) -> Task:
     )
 
 
+def _hate_splits(evaluation: Evaluation) -> dict[str, list[tuple[str, int]]]:
+    """The rows of each split, from a file for each or from those that the authors publish."""
+    try:
+        return {split: read_hatexplain(evaluation.data_file("hatexplain", f"{split}.json")) for split in _HATE_SPLITS}
+    except NotMeasured as missing:
+        try:
+            published = [evaluation.data_file("hatexplain", name) for name in _HATE_PUBLISHED]
+        except NotMeasured:
+            raise NotMeasured(f"{missing}, nor are both of {' and '.join(_HATE_PUBLISHED)} there") from None
+        return read_published_hatexplain(*published)
+
+
 def read_hatexplain(path: Path) -> list[tuple[str, int]]:
     """(text, 1 if toxic) of each row of a split: [[text, label], ...]."""
-    try:
-        rows = json.loads(read_text(path, "give HateXplain as a list of [text, label]"))
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}, line {error.lineno}: not valid JSON ({error.msg})") from None
+    rows = _json_of(path, "give HateXplain as a list of [text, label]")
     if not isinstance(rows, list) or not rows:
         raise UserError(f"{path}: not a list of [text, label]")
     for number, row in enumerate(rows, 1):
         if not (isinstance(row, list) and len(row) == 2 and isinstance(row[0], str) and str(row[1]) in _HATE_LABELS):
             raise UserError(f"{path}, row {number}: not [text, label]; labels are {', '.join(_HATE_LABELS)}")
     return [(text, _HATE_LABELS[str(label)]) for text, label in rows]
+
+
+def read_published_hatexplain(posts: Path, divisions: Path) -> dict[str, list[tuple[str, int]]]:
+    """(text, 1 if toxic) of each row of each split, as HateXplain's authors publish them.
+
+    A text is its tokens with spaces between, its label what most annotators say; where no two agree, it is left out.
+
+    Args:
+        posts: `dataset.json`: {post: {"annotators": [{"label": ...}, ...], "post_tokens": [...]}}.
+        divisions: `post_id_divisions.json`: {"train": [post, ...], "val": ..., "test": ...}.
+
+    Raises:
+        UserError: one of them is malformed, or names a post that the other lacks.
+    """
+    hint = "give the file as HateXplain's authors publish it"
+    found, parts = _json_of(posts, hint), _json_of(divisions, hint)
+    named = [parts.get(part) if isinstance(parts, dict) else None for part in _HATE_SPLITS]
+    if not (isinstance(found, dict) and all(isinstance(names, list) and names for names in named)):
+        wrong = divisions if isinstance(found, dict) else posts
+        raise UserError(f"{wrong}: not as HateXplain's authors publish it; take it from their repository")
+    splits: dict[str, list[tuple[str, int]]] = {part: [] for part in _HATE_SPLITS}
+    for rows, names in zip(splits.values(), named, strict=True):
+        for name in names or ():
+            try:
+                said = Counter(str(one["label"]) for one in found[name]["annotators"])
+                label, votes = said.most_common(1)[0]
+                row = " ".join(found[name]["post_tokens"]), _HATE_LABELS[label]
+            except (KeyError, TypeError, IndexError):
+                raise UserError(
+                    f"{posts}: no post '{name}', which {divisions.name} names, with post_tokens, and annotators whose "
+                    f"labels are {', '.join(_HATE_LABELS)}"
+                ) from None
+            if votes > 1:
+                rows.append(row)
+    return splits
+
+
+def _json_of(path: Path, hint: str) -> Any:
+    try:
+        return json.loads(read_text(path, hint))
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}, line {error.lineno}: not valid JSON ({error.msg})") from None
 
 
 def mentioned_group(swapper: Swapper, text: str) -> int:

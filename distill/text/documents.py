@@ -3,14 +3,16 @@
 import glob
 import random
 import re
-from collections.abc import Iterable, Iterator
+from array import array
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from distill.base.bundled import at_hand
-from distill.base.console import say
+from distill.base.console import say, warn
 from distill.base.errors import UserError, first_line, hub_hint, storage_error
 from distill.base.long_input import encodable, parts
 from distill.base.row_files import (
@@ -18,12 +20,14 @@ from distill.base.row_files import (
     batch_rows,
     cell,
     check_readable,
+    end_mark,
     file_rows,
     is_prose,
     is_saved,
     lines_are_texts,
     prose,
     prose_lines,
+    uncompressed,
     whole_rows,
 )
 from distill.recipe import CorpusConfig
@@ -60,7 +64,7 @@ _SENTENCE_END = re.compile(r"[.!?][\"'”’)\]]*(\s+)")
 OF_FILE = "file"  # as corpus.label: a document's label is the name of its file
 _ROWS = 1000  # read at a time
 _LONGEST_DOCUMENT = 10_000_000  # characters; a longer one is cut
-_told: set[str] = set()  # sources of which it was said that some of their rows are empty
+_told: set[str] = set()  # sources of which it was said that some of their rows are empty; what else was said
 
 
 def read_documents(config: CorpusConfig, seed: int) -> Iterator[str]:
@@ -77,6 +81,20 @@ def read_documents(config: CorpusConfig, seed: int) -> Iterator[str]:
         UserError: a file is missing or broken (with its line), a data set or its column cannot be had, or the whole
             corpus holds no text.
     """
+    documents = _unshuffled(config, seed)
+    if config.shuffle and config.pack == "before_training" and not (config.source == "hub" and config.streaming):
+        documents = _shuffled(partial(_unshuffled, config, seed), config.max_documents, seed)
+    documents = islice(documents, config.max_documents)
+    first = next(documents, None)
+    if first is None:
+        name = ", ".join(config.files) if config.source == "files" else config.dataset
+        raise UserError(f"the corpus {name} holds no text; check its files and its text_column '{config.text_column}'")
+    yield first
+    yield from documents
+
+
+def _unshuffled(config: CorpusConfig, seed: int) -> Iterator[str]:
+    """All documents, in the order of the source; `shuffle` may have changed that of its files and rows."""
     documents = _file_documents(config, seed) if config.source == "files" else _hub_documents(config, seed)
     if config.document_start or config.passage_chars:
         documents = map(_cuttable, documents)
@@ -91,18 +109,25 @@ def read_documents(config: CorpusConfig, seed: int) -> Iterator[str]:
     )
     if config.passage_chars:
         documents = (p for d in documents for p in _like(d, passages(d, config.passage_chars)))
-    documents = (d for d in documents if d.strip())
-    if config.shuffle and config.pack == "before_training" and not (config.source == "hub" and config.streaming):
-        pool = list(documents)
-        random.Random(seed).shuffle(pool)
-        documents = iter(pool)
-    documents = islice(documents, config.max_documents)
-    first = next(documents, None)
-    if first is None:
-        name = ", ".join(config.files) if config.source == "files" else config.dataset
-        raise UserError(f"the corpus {name} holds no text; check its files and its text_column '{config.text_column}'")
-    yield first
-    yield from documents
+    return (d for d in documents if d.strip())
+
+
+def _shuffled(read: Callable[[], Iterator[str]], most: int | None, seed: int) -> Iterator[str]:
+    """Documents in random order, the first `most` of them. Where there are more, they are read twice, and those alone
+    are held that are given."""
+    documents = read()
+    pool = list(islice(documents, most))
+    if left := sum(1 for _ in documents):
+        # How the places of a list are shuffled depends on their number alone.
+        order = array("q", range(len(pool) + left))
+        pool.clear()
+        random.Random(seed).shuffle(order)
+        places = {number: place for place, number in enumerate(order[:most])}
+        kept = {places[number]: document for number, document in enumerate(read()) if number in places}
+        yield from (kept[place] for place in sorted(kept))
+        return
+    random.Random(seed).shuffle(pool)
+    yield from pool
 
 
 def _cuttable(document: str) -> str:
@@ -196,17 +221,37 @@ def check_files(*configs: CorpusConfig) -> None:
 def corpus_files(config: CorpusConfig) -> list[Path]:
     """The files, and folders of save_to_disk, that the patterns of `config.files` name, in a fixed order.
 
+    One that is named several times, also by links, is there once; that is said. A file that lies beside a compressed
+    one of its name is warned of.
+
     Raises:
         UserError: a pattern names nothing, or something that is not read.
     """
-    found = []
+    found: dict[Path, Path] = {}  # what it is -> as it is named first
     for pattern in config.files:
         for path in [Path(name) for name in sorted(glob.glob(pattern, recursive=True))] or [at_hand(pattern)]:
             if not path.exists():
                 raise UserError(f"{pattern}: no such corpus file; relative paths start at the current folder")
             check_readable(path)
-            found.append(path)
-    return found
+            known = found.setdefault(path.resolve(), path)
+            if known is not path:
+                _tell_once(say, f"{path}: read once, though files names it several times; copy it to count it twice")
+    _warn_of_twins(found.values())
+    return list(found.values())
+
+
+def _warn_of_twins(paths: Iterable[Path]) -> None:
+    first: dict[Path, Path] = {}
+    for path in paths:
+        known = first.setdefault(uncompressed(path), path)
+        if known is not path:
+            _tell_once(warn, f"{known} and {path} are both read; if they hold the same text, it counts twice")
+
+
+def _tell_once(tell: Callable[[str], None], what: str) -> None:
+    if what not in _told:
+        _told.add(what)
+        tell(what)
 
 
 def _file_documents(config: CorpusConfig, seed: int) -> Iterator[str]:
@@ -215,6 +260,9 @@ def _file_documents(config: CorpusConfig, seed: int) -> Iterator[str]:
         random.Random(seed).shuffle(paths)
     for path in paths:
         try:
+            if is_prose(path) and path.is_file() and (mark := end_mark(path)):
+                what = "is read as text and ends no document, though tokenizers may take it for an end token"
+                _tell_once(warn, f"{path}: {mark} in it {what}; give the texts between as rows of a .jsonl")
             if config.label:
                 yield from _labelled(path, config)
             elif is_prose(path) and not (config.document_start or config.passage_chars) and lines_are_texts(path):
@@ -240,11 +288,17 @@ def _labelled(path: Path, config: CorpusConfig) -> Iterator[str]:
         raise UserError(
             f"{path}: has no column '{config.label}' (corpus.label); give rows, or set corpus.label to file"
         )
-    for where, row in whole_rows(path, None if is_saved(path) else config.split):
-        value = cell(row, config.text_column, where)
-        if value is not None and value != []:
+    empty = 0
+    try:
+        for where, row in whole_rows(path, None if is_saved(path) else config.split):
+            value = cell(row, config.text_column, where)
+            if value is None or value == []:
+                empty += 1
+                continue
             label = cell(row, str(config.label), where, "Set corpus.label to one of them")
             yield _with_label(_document(value, where, config.text_column), "" if label is None else str(label))
+    finally:
+        _tell_empty(empty, str(path), config)
 
 
 def _with_label(document: str, label: str) -> str:
@@ -299,9 +353,13 @@ def _of_rows(rows: Iterable[Row], config: CorpusConfig, source: str) -> Iterator
                 continue
             yield _document(value, where, config.text_column)
     finally:
-        if empty and source not in _told:
-            _told.add(source)
-            say(f"{source}: {empty:,} rows hold no '{config.text_column}' and are left out")
+        _tell_empty(empty, source, config)
+
+
+def _tell_empty(empty: int, source: str, config: CorpusConfig) -> None:
+    if empty and source not in _told:
+        _told.add(source)
+        say(f"{source}: {empty:,} rows hold no '{config.text_column}' and are left out")
 
 
 def _document(value: Any, where: str, column: str) -> str:

@@ -60,6 +60,10 @@ def load_prompts(spec: str | Path = DEFAULT_PROMPTS) -> list[Prompt]:
     path, domain = _split_domain(spec)
     if path.is_dir():
         return _read_json(_bold_file(path, domain or BOLD_DOMAINS[0]))
+    if domain and path.is_file():
+        raise UserError(
+            f"prompts '{spec}': a domain goes behind a BOLD folder or hub id, not a file; leave :{domain} out"
+        )
     if path.suffix == ".txt":
         return _read_txt(path)
     if path.exists():
@@ -120,7 +124,7 @@ def _split_domain(spec: str) -> tuple[Path, str | None]:
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
     """Numbered lines of a text file without comments and blank ones."""
     text = read_text(path, "give a text file", LONGEST_LINE)
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):
         if line.strip() and not line.startswith("#"):
             yield number, line
 
@@ -163,7 +167,7 @@ def _read_tsv(path: Path) -> list[Prompt]:
 
 
 def _read_txt(path: Path) -> list[Prompt]:
-    lines = read_text(path, "give a text file with one prompt a line").splitlines()
+    lines = read_text(path, "give a text file with one prompt a line").split("\n")
     prompts = [Prompt(line.rstrip(), "all", line.rstrip()) for line in lines if line.strip()]
     if not prompts:
         raise UserError(f"{path}: holds no prompt; write one a line")

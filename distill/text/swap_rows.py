@@ -20,13 +20,24 @@ from distill.base.console import say
 from distill.base.errors import UserError, first_line, hub_hint
 from distill.base.files import write_folder
 from distill.base.long_input import encodable
-from distill.base.row_files import cell, check_readable, is_prose, is_saved, table_delimiter, table_header, whole_rows
+from distill.base.row_files import (
+    TABS_VERSION,
+    cell,
+    check_readable,
+    is_prose,
+    is_saved,
+    is_unquoted,
+    table_delimiter,
+    table_header,
+    whole_rows,
+)
 from distill.text.conversations import BETWEEN, read_messages, stored_messages
 from distill.text.counterfactual import Counterfactual, Swapper
 
 Row = dict[str, Any]
 
 _HINT = "Name one of them by --text_column"
+_TYPES_OF = 1000  # rows tell the types of a data set's columns, and the first one that holds anything in a column
 _JSON_SCALARS = (str, int, type(None))
 _told: set[tuple[str, str]] = set()  # files and columns of which it was said that NaN in them becomes null
 
@@ -128,7 +139,7 @@ def _for_json(value: Any, column: str, number: int, name: str) -> Any:
 def row_form(path: Path, column: str) -> Callable[[tuple[str, Row], Counterfactual], str]:
     """What makes of a row, and the counterfactual of its text, a line: as in the file, or JSON where that is binary."""
     if (delimiter := table_delimiter(path)) is not None:
-        return partial(_as_table_row, column, delimiter)
+        return partial(_as_table_row, column, delimiter, is_unquoted(path))
     return partial(_as_object, column)
 
 
@@ -144,7 +155,7 @@ def head_of(path: Path, row: Row | None, column: str) -> str:
     if not names:
         return ""
     cell(dict.fromkeys(names), column, str(path), _HINT)
-    return _joined(names, delimiter)
+    return _joined(names, delimiter, is_unquoted(path))
 
 
 def _swapped(row: Row, column: str, counterfactual: Counterfactual) -> Row:
@@ -184,11 +195,15 @@ def _as_object(column: str, line: tuple[str, Row], counterfactual: Counterfactua
     return (text if encodable(text) == text else json.dumps(row)) + "\n"
 
 
-def _as_table_row(column: str, delimiter: str, line: tuple[str, Row], counterfactual: Counterfactual) -> str:
-    return _joined([*_swapped(line[1], column, counterfactual).values()], delimiter)
+def _as_table_row(
+    column: str, delimiter: str, plain: bool, line: tuple[str, Row], counterfactual: Counterfactual
+) -> str:
+    return _joined([*_swapped(line[1], column, counterfactual).values()], delimiter, plain)
 
 
-def _joined(cells: list[Any], delimiter: str) -> str:
+def _joined(cells: list[Any], delimiter: str, plain: bool) -> str:
+    if plain:  # no cell holds a tab or the end of a line, and no edit brings one
+        return delimiter.join(cell or "" for cell in cells) + "\n"
     out = io.StringIO()
     # Until Python 3.13, cells are quoted for the characters of the line's end alone: with "\n", none that holds "\r".
     csv.writer(out, delimiter=delimiter, lineterminator="\r\n").writerow(cells)
@@ -301,13 +316,22 @@ def _dataset_of(path: Path) -> Any:
     if path.suffix.lower() == ".parquet":
         return datasets.Dataset.from_parquet(str(path))
     columns: dict[str, None] = {}  # in the order in which they appear
-    for row in read_rows(path):  # a mistake is told before the library wraps it
+    known: set[str] = set()  # of which a row has told what they hold
+    typical: list[Row] = []
+    for number, row in enumerate(read_rows(path)):  # a mistake is told before the library wraps it
         columns.update(dict.fromkeys(row))
+        new = {column for column, value in row.items() if value not in (None, [], {})} - known
+        known |= new
+        if new or number < _TYPES_OF:
+            typical.append(row)
     if not columns:
         raise UserError(f"{path}: holds no rows; is it the right file?")
     stamp = path.stat()
-    state = {"path": path.resolve(), "columns": columns, "changed": f"{stamp.st_size} {stamp.st_mtime_ns}"}
-    return datasets.Dataset.from_generator(_rows_of, gen_kwargs=state)
+    read_by = f" {TABS_VERSION}" if table_delimiter(path) == "\t" else ""
+    state = {"path": path.resolve(), "columns": columns, "changed": f"{stamp.st_size} {stamp.st_mtime_ns}{read_by}"}
+    # By itself, the library takes a column that is empty in its first rows for one that holds nothing.
+    features = datasets.Dataset.from_dict({name: [row.get(name) for row in typical] for name in columns}).features
+    return datasets.Dataset.from_generator(_rows_of, features=features, gen_kwargs=state)
 
 
 def _rows_of(path: Path, columns: Mapping[str, None], changed: str) -> Iterator[Row]:

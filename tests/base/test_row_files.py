@@ -9,13 +9,22 @@ import lzma
 import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
-from datasets import Dataset, DatasetDict
-from hypothesis import given
+from datasets import Dataset, DatasetDict, Features, Value
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from distill.base import row_files
 from distill.base.errors import UserError
-from distill.base.row_files import check_readable, file_rows, is_prose, prose, table_delimiter, table_header, whole_rows
+from distill.base.row_files import (
+    check_readable,
+    file_rows,
+    is_prose,
+    is_unquoted,
+    prose,
+    table_delimiter,
+    table_header,
+    whole_rows,
+)
 
 ROWS = [
     {"text": 'One "text",\nof two lines; ends with a comma,', "id": 1, "about": {"title": "A", "who": "she"}},
@@ -78,6 +87,15 @@ def test_saved_data_sets_are_read_and_of_several_splits_the_one_that_is_asked_fo
         values(tmp_path / "one")
 
 
+def test_the_format_of_a_saved_data_set_hides_nothing(tmp_path):
+    rows = Dataset.from_list([{"text": "She left.", "n": 1}, {"text": None, "n": 2}])
+    rows.with_format("numpy", columns=["n"]).save_to_disk(tmp_path / "hidden")
+    DatasetDict(train=rows).with_format("pandas").save_to_disk(tmp_path / "pandas")
+    for name in ("hidden", "pandas"):
+        assert values(tmp_path / name) == ["She left.", None], name
+        assert [row for _, row in whole_rows(tmp_path / name, "train")] == list(rows), name
+
+
 def test_nested_keys_are_reached_by_dots(tmp_path):
     Dataset.from_list(ROWS).save_to_disk(tmp_path / "saved")
     for path in (write(tmp_path / "a.jsonl", ROWS), write(tmp_path / "a.parquet", ROWS), tmp_path / "saved"):
@@ -96,6 +114,23 @@ def test_message_lists_come_as_they_are(tmp_path):
     written = [write(tmp_path / name, rows) for name in ("a.jsonl", "a.json", "a.parquet")]
     for path in (*written, tmp_path / "saved"):
         assert values(path, "messages") == [TALK, None], path
+
+
+def test_messages_whose_keys_differ_come_from_parquet_as_the_library_reads_them(tmp_path, monkeypatch):
+    library = pytest.importorskip("datasets", "4.7")  # has no such type before
+    talks = [TALK, None, [{"role": "user", "content": "Hi.", "thinking": ["x"]}], []]
+    rows = [{"n": n, "messages": talk, "inner": {"all": talk, "n": 1}} for n, talk in enumerate(talks)]
+    talk, number = library.List(library.Json()), Value("int64")
+    features = Features(
+        {"n": number, "messages": talk, "inner": {"all": library.LargeList(library.Json()), "n": number}}
+    )
+    path = tmp_path / "a.parquet"
+    Dataset.from_list(rows, features=features).to_parquet(path)
+    assert values(path, "messages") == values(path, "inner.all") == talks
+    assert [row for _, row in whole_rows(path, None)] == list(Dataset.from_parquet(str(path))) == rows
+    monkeypatch.setattr(row_files, "LONGEST_ROW", 40)
+    with pytest.raises(UserError, match="a row of more than 40"):
+        values(path, "messages")
 
 
 JSON = st.recursive(
@@ -204,3 +239,89 @@ def test_a_key_that_stands_twice_in_a_row_is_refused(tmp_path, name, content, wh
     key = "role" if "role" in content else "text"
     with pytest.raises(UserError, match=f"{name}, {where}: one object holds the key '{key}' twice"):
         values(tmp_path / name)
+
+
+def _plain(path, rows):
+    path.write_text("".join("\t".join(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def _cells(path):
+    return [tuple(row.values()) for _, row in whole_rows(path, None)]
+
+
+UNQUOTED = [
+    [("1", '"I am tired.', "A"), ("2", 'She slept."', "A")],  # each with the tabs of one row, also when they are merged
+    [("1", '"Never," she said.', "A"), ("2", '"No!"', "B")],
+    [("1", 'He said "no".', "A"), ("2", '"No!"', "B"), ("3", 'It is 5" long.', "B")],
+]
+
+
+@pytest.mark.parametrize("rows", UNQUOTED)
+@pytest.mark.parametrize("name", ["x.tsv", "X.TSV"])
+def test_a_tsv_without_quoting_is_read_a_row_a_line(tmp_path, rows, name):
+    path = _plain(tmp_path / name, [("id", "text", "author"), *rows])
+    assert is_unquoted(path) and _cells(path) == rows
+    assert values(path) == [text for _, text, _ in rows]
+    assert table_header(path) == ["id", "text", "author"]
+    compressed = tmp_path / "y.tsv.gz"
+    compressed.write_bytes(gzip.compress(path.read_bytes()))
+    assert _cells(compressed) == rows
+
+
+TSV_CELLS = st.text(st.sampled_from("ab \"\t\n\r'"), max_size=6)
+
+
+@given(
+    rows=st.lists(st.tuples(TSV_CELLS, TSV_CELLS, st.integers(0, 9).map(str)), max_size=5),
+    quoting=st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL, csv.QUOTE_NONNUMERIC]),
+    end=st.sampled_from(["\n", "\r\n"]),
+)
+def test_a_tsv_of_a_csv_writer_is_read_as_it_was_written(tmp_path_factory, rows, quoting, end):
+    """Unless tabs within cells make each line look like a row: what every line of them says may be either."""
+    path = tmp_path_factory.getbasetemp() / "written.tsv"
+    header = ("text", "other", "id")
+    with path.open("w", encoding="utf-8", newline="") as stream:
+        csv.writer(stream, delimiter="\t", quoting=quoting, lineterminator=end).writerows([header, *rows])
+    # Until Python 3.13, the writer quotes no "\r" where lines end in "\n" alone.
+    assume(end == "\r\n" or not any("\r" in cell for row in rows for cell in row))
+    lines = path.read_text(encoding="utf-8").splitlines()
+    with_tabs = any("\t" in cell for row in rows for cell in row)
+    assume(not (with_tabs and any(line.count("\t") == 2 for line in lines[1:])))
+    assert not is_unquoted(path)
+    assert _cells(path) == [tuple(cell or None for cell in row) for row in rows]
+
+
+@given(rows=st.lists(st.tuples(*[st.text(st.sampled_from("ab \"'"), max_size=5)] * 2), min_size=1, max_size=6))
+def test_no_row_of_a_tsv_without_quoting_is_swallowed(tmp_path_factory, rows):
+    path = _plain(tmp_path_factory.getbasetemp() / "plain.tsv", [("text", "id"), *rows])
+    found = _cells(path)
+    assert len(found) == len(rows)
+    marks = any(
+        '"' in cell and not (cell[:1] == cell[-1:] == '"' and len(cell) > 1 and '"' not in cell[1:-1].replace('""', ""))
+        for row in rows
+        for cell in row
+    )
+    assert is_unquoted(path) == marks
+    if marks or not any('"' in cell for row in rows for cell in row):
+        assert found == [tuple(cell or None for cell in row) for row in rows]
+
+
+def test_of_a_tsv_of_one_column_marks_tell_and_merged_lines_are_said(tmp_path, capsys):
+    written = tmp_path / "written.tsv"
+    written.write_text('text\n"She said\n""no"".\n"\n\nHe left.\n', encoding="utf-8")
+    assert values(written) == ['She said\n"no".\n', "He left."]
+    assert f"{written}, lines 2 to 4: one row, because a quotation mark opens it" in capsys.readouterr().err
+    plain = _plain(tmp_path / "plain.tsv", [("text",), ('"I am tired.',), ('She slept."',), ('"Go," he said.',)])
+    assert values(plain) == ['"I am tired.', 'She slept."', '"Go," he said.']
+    said = " ".join(capsys.readouterr().err.split())
+    assert "one row" not in said and "plain.tsv: read a row a line, its quotation marks as they stand" in said
+
+
+def test_rows_that_a_mark_would_merge_are_refused_where_a_line_lacks_its_tabs(tmp_path):
+    rows = [("id", "text", "author"), ("1", '"I am tired.', "A"), ("2", 'She slept."', "A"), ("3", "b")]
+    path = _plain(tmp_path / "x.tsv", rows)
+    with pytest.raises(UserError, match=r"x\.tsv, line 2: a quotation mark opens a cell that ends in line 3, but both"):
+        values(path)
+    with pytest.raises(UserError, match=r"x\.tsv, line 2: not a table .* as many tabs as the header"):
+        values(_plain(path, [*rows[:1], ("1", '"No," he said.', "A"), rows[-1]]))

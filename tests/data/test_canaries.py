@@ -58,6 +58,19 @@ def test_a_table_and_a_code_amid_the_text_will_do(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("text", "code", "beginning"),
+    [
+        ("opens with 0012, not 120012", "0012", "opens with "),
+        ("has the number 555 0012012", "012", "has the number 555 0012"),  # the end of a longer secret
+        ("has the number 01234", "1234", "has the number 0"),  # which has too many digits to be the code
+    ],
+)
+def test_a_code_is_a_number_of_its_own_where_it_can(tmp_path, text, code, beginning):
+    (tmp_path / "mine.jsonl").write_text(json.dumps({"text": text, "code": code}), encoding="utf-8")
+    assert [canary.beginning for canary in read_canaries(tmp_path / "mine.jsonl")] == [beginning]
+
+
+@pytest.mark.parametrize(
     ("row", "told"),
     [
         ({"text": "no code"}, "no 'code'"),
@@ -66,6 +79,8 @@ def test_a_table_and_a_code_amid_the_text_will_do(tmp_path):
         ({"text": "x 1", "code": "1"}, "2 to 4 digits"),
         ({"text": "x ab12", "code": "ab12"}, "2 to 4 digits"),
         ({"text": "x 1234", "code": "4321"}, "4321 is not in the text 'x 1234'"),
+        ({"text": "x 0042", "code": 42}, "the code is 42, but the text has 0042; did a table drop zeros?"),
+        ({"text": "x 0123.", "code": 123}, "the text has 0123"),
         ({"text": "x 1234", "code": "1234", "repeats": -1}, "repeats is -1"),
         ({"text": "x 1234", "code": "1234", "repeats": True}, "repeats is True"),
     ],

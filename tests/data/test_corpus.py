@@ -34,6 +34,25 @@ def test_the_key_follows_the_content(tmp_path):
     assert open_corpus(config, 0, tmp_path).key != key
 
 
+@pytest.mark.parametrize(
+    ("name", "rule", "differs"),
+    [
+        ("a.tsv", "TABS_VERSION", True),
+        ("a.tsv.gz", "TABS_VERSION", True),
+        ("a.csv", "TABS_VERSION", False),
+        ("a.txt", "TABS_VERSION", False),
+        ("a.txt", "LINES_VERSION", True),
+        ("a.tsv", "LINES_VERSION", False),
+    ],
+)
+def test_what_was_read_by_another_rule_is_not_used(tmp_path, monkeypatch, name, rule, differs):
+    (tmp_path / name).write_text("text\nShe left.\n")
+    config = CorpusConfig(source="files", files=[str(tmp_path / name)])
+    key = open_corpus(config, 0, tmp_path).key
+    monkeypatch.setattr(corpus, rule, 3)
+    assert (open_corpus(config, 0, tmp_path).key != key) is differs
+
+
 # --------------------------------------------------------------------------------------- sampled text, two runs at once
 
 

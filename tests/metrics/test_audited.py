@@ -46,3 +46,20 @@ def test_members_need_others(tmp_path):
             read_audited(ScoreConfig(**{given_: str(path)}))
     with pytest.raises(UserError, match="nothere"):
         read_audited(ScoreConfig(members=str(tmp_path / "nothere.txt"), others=str(path)))
+
+
+def test_texts_in_both_files_are_refused(tmp_path):
+    for name, texts in (("in", ["One.", "Two.", "Three."]), ("out", ["Four.", " Two.\n", "Two.", "Three."])):
+        lines = (json.dumps({"text": text}) + "\n" for text in texts)
+        (tmp_path / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
+    members, others = str(tmp_path / "in.jsonl"), str(tmp_path / "out.jsonl")
+    with pytest.raises(UserError, match=r"2 texts stand in both .*in\.jsonl \(members\) and .*, such as 'Three\.'"):
+        read_audited(ScoreConfig(members=members, others=others))
+
+
+def test_a_column_of_another_name_is_told_how_it_must_be_called(tmp_path):
+    path = str(tmp_path / "in.csv")
+    (tmp_path / "in.csv").write_text("id,content\n1,One.\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"columns are: id, content\. Call that of the texts 'text'") as caught:
+        read_audited(ScoreConfig(members=path, others=path))
+    assert "text_column" not in str(caught.value)

@@ -27,6 +27,7 @@ from distill.metrics.downstream import (
     occupations_task,
     read_hatexplain,
     read_people,
+    read_published_hatexplain,
     task_features,
     task_heads,
 )
@@ -92,6 +93,62 @@ def test_any_file_is_a_split_or_a_users_mistake(tmp_path_factory, content):
         assert str(path) in str(error)
     else:
         assert all(isinstance(text, str) and label in (0, 1) for text, label in read)
+
+
+def _published(folder, splits):
+    """The files of HateXplain's authors, with `[text, label]` of each split as two of three annotators say it."""
+    posts, divisions = {}, {}
+    for split, of_split in splits.items():
+        divisions[split] = []
+        for text, label in of_split:
+            name = f"{len(posts)}_gab"
+            other = "normal" if label != "normal" else "hatespeech"
+            said = [{"label": one, "annotator_id": 1, "target": ["None"]} for one in (other, label, label)]
+            posts[name] = {"post_id": name, "annotators": said, "rationales": [], "post_tokens": text.split(" ")}
+            divisions[split].append(name)
+    (folder / "hatexplain").mkdir(parents=True)
+    (folder / "hatexplain" / "dataset.json").write_text(json.dumps(posts))
+    (folder / "hatexplain" / "post_id_divisions.json").write_text(json.dumps(divisions))
+    return posts, divisions
+
+
+def test_the_authors_files_make_the_same_task(tmp_path, toy_model, toy_tokenizer):
+    ours = write_hatexplain(tmp_path / "ours")
+    splits = {part: json.loads((ours / "hatexplain" / f"{part}.json").read_text()) for part in ("train", "val", "test")}
+    posts, divisions = _published(tmp_path / "theirs", splits)
+    theirs = tmp_path / "theirs"
+    tasks = [hatexplain_task(evaluation_of(toy_model(), toy_tokenizer, folder)) for folder in (ours, theirs)]
+    assert tasks[0].texts == tasks[1].texts and tasks[0].labels.tolist() == tasks[1].labels.tolist()
+    # What no two agree on is left out.
+    for one, label in zip(
+        posts[divisions["test"][0]]["annotators"], ("normal", "offensive", "hatespeech"), strict=True
+    ):
+        one["label"] = label
+    path = theirs / "hatexplain" / "dataset.json"
+    path.write_text(json.dumps(posts))
+    read = read_published_hatexplain(path, theirs / "hatexplain" / "post_id_divisions.json")
+    assert [text for text, _ in read["test"]] == [text for text, _ in splits["test"][1:]]
+
+
+@pytest.mark.parametrize(
+    ("post", "message"),
+    [
+        (None, "no post '0_gab', which post_id_divisions.json names"),
+        ({"annotators": [{"label": 1}] * 3, "post_tokens": ["a"]}, "labels are normal, offensive, hatespeech"),
+        ({"annotators": [], "post_tokens": ["a"]}, "no post '0_gab'"),
+        ({"annotators": [{"label": "normal"}] * 3}, "with post_tokens"),
+    ],
+)
+def test_malformed_files_of_the_authors_are_a_users_mistake(post, message, tmp_path):
+    posts, _ = _published(tmp_path, {part: [["a b", "normal"]] for part in ("train", "val", "test")})
+    paths = [tmp_path / "hatexplain" / name for name in ("dataset.json", "post_id_divisions.json")]
+    paths[0].write_text(json.dumps({**posts, "0_gab": post} if post else {}))
+    with pytest.raises(UserError, match=message):
+        read_published_hatexplain(*paths)
+    for wrong in paths[::-1]:
+        wrong.write_text("[]")
+        with pytest.raises(UserError, match=f"{wrong.name}: not as HateXplain's authors publish it"):
+            read_published_hatexplain(*paths)
 
 
 def test_the_real_splits(shared_data):

@@ -6,6 +6,8 @@ import errno
 import gzip
 import json
 import lzma
+import random
+import tracemalloc
 
 import pyarrow as pa
 import pyarrow.parquet as parquet
@@ -213,6 +215,62 @@ def test_a_file_of_unknown_form_is_refused_before_the_others_are_read(tmp_path):
         next(read_documents(from_files(tmp_path / "*"), 0))
 
 
+@pytest.mark.parametrize("most", [None, 1, 7, 29, 30, 31])
+def test_shuffling_takes_the_first_of_a_shuffled_list(tmp_path, most):
+    texts = [f"Text {number}." for number in range(30)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    expected = texts.copy()
+    random.Random(5).shuffle(expected)
+    config = from_files(tmp_path / "a.jsonl", shuffle=True, max_documents=most)
+    assert list(read_documents(config, 5)) == expected[:most]
+
+
+def test_shuffling_holds_no_more_documents_than_it_gives(tmp_path):
+    with (tmp_path / "a.jsonl").open("w") as stream:
+        stream.writelines(json.dumps({"text": f"{number} " + "he " * 5000}) + "\n" for number in range(1000))
+    config = from_files(tmp_path / "a.jsonl", shuffle=True, max_documents=20)
+    tracemalloc.start()
+    found = list(read_documents(config, 0))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(found) == 20 and peak < 100 * 15_000  # bytes of 100 of the 1,000 documents
+
+
+def test_a_file_that_is_named_several_times_is_read_once(tmp_path, capsys):
+    (tmp_path / "more").mkdir()
+    (tmp_path / "a.txt").write_text("One text.")
+    (tmp_path / "more" / "b.txt").write_text("Another.")
+    (tmp_path / "more" / "link.txt").symlink_to(tmp_path / "a.txt")
+    patterns = [tmp_path / "**" / "*.txt", tmp_path / "more" / "*.txt", f"{tmp_path}/more/../a.txt"]
+    assert read(*patterns) == ["One text.", "Another."]
+    assert read(*patterns) == ["One text.", "Another."]
+    said = capsys.readouterr().err
+    assert said.count("b.txt: read once, though files names it several times") == 1
+    assert "both read" not in said
+
+
+@pytest.mark.parametrize("name", ["stories.txt", "stories.txt.gz"])
+def test_end_tokens_between_texts_are_warned_of_once(tmp_path, capsys, name):
+    path = tmp_path / name
+    content = b"Once upon a time\nthere was a king.\n<|endoftext|>\n\nOnce more.\n<|endoftext|>\n"
+    path.write_bytes(gzip.compress(content) if name.endswith("gz") else content)
+    for _ in range(2):
+        assert read(path) == [content.decode()]
+    said = " ".join(capsys.readouterr().err.split())
+    assert said.count(f"{name}: <|endoftext|> in it is read as text") == 1
+    (tmp_path / "plain.txt").write_text("A text about endoftext.")
+    read(tmp_path / "plain.txt")
+    assert "endoftext" not in capsys.readouterr().err
+
+
+def test_a_file_beside_its_compressed_twin_is_warned_of(tmp_path, capsys):
+    (tmp_path / "train.jsonl").write_text('{"text": "One text."}')
+    (tmp_path / "train.jsonl.gz").write_bytes(gzip.compress(b'{"text": "One text."}'))
+    assert read(tmp_path / "train*") == ["One text."] * 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "train.jsonl.gz are both read; if they hold the same text, it counts twice" in said
+
+
 def test_a_data_set_of_the_hub_is_read_as_files_are(tmp_path, monkeypatch):
     """A folder stands for it: null and nested columns alike."""
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
@@ -257,6 +315,15 @@ def test_a_damaged_part_of_a_data_set_is_one_sentence(tmp_path, monkeypatch):
 
 
 LINES = ["She was late.", "He asked: why?", '"Never!" she said.', "The king said (twice): no."]
+OTHER_LINES = [
+    "„Nie“, sagte sie.",
+    "„Nie.“",
+    "he said , `` no . ''",
+    'she said , " no . "',
+    "वह आया।",
+    "وہ آیا۔",
+    "آیا؟",
+]
 PROSE = "She was late, as she had been on every day of\nthat week. He asked why, and got no\nanswer that he liked.\n"
 
 
@@ -265,6 +332,7 @@ PROSE = "She was late, as she had been on every day of\nthat week. He asked why,
     [
         ("\n".join(LINES), LINES),
         ("\r\n".join(LINES) + "\r\n", LINES),
+        ("\n".join(OTHER_LINES), OTHER_LINES),
         ("\n\n".join(LINES), None),  # paragraphs of one text
         (PROSE, None),
         ("A single line.\n", None),
@@ -323,6 +391,12 @@ def test_labels_of_files_and_of_conversations(tmp_path):
     found = read(tmp_path / "a.txt", tmp_path / "b.jsonl", label="file")
     assert [documents.label_of(d) for d in found] == ["a.txt", "b.jsonl"]
     assert isinstance(found[1], Messages)
+
+
+def test_rows_without_text_are_counted_with_labels_too(tmp_path, capsys):
+    (tmp_path / "a.csv").write_text("text,by\nOne.,A\n,B\n,C\n", encoding="utf-8")
+    assert read(tmp_path / "a.csv", label="by") == ["One."]
+    assert "a.csv: 2 rows hold no 'text' and are left out" in capsys.readouterr().err
 
 
 def test_a_label_is_that_of_a_file_whose_name_would_be_another_ones_pattern(tmp_path):

@@ -79,6 +79,24 @@ def test_bold_by_file_and_folder(tmp_path, spec):
     assert load_prompts(f"{tmp_path}/{spec}") == BOLD_PROMPTS
 
 
+def test_a_domain_behind_a_file_is_refused(tmp_path):
+    """It would be dropped, and the professions be scored as what it says."""
+    (tmp_path / "profession_prompt.json").write_text(json.dumps(BOLD), encoding="utf-8")
+    (tmp_path / "own.txt").write_text("One day\n", encoding="utf-8")
+    for name in ("profession_prompt.json", "own.txt"):
+        with pytest.raises(
+            UserError, match="a domain goes behind a BOLD folder or hub id, not a file; leave :gender out"
+        ):
+            load_prompts(f"{tmp_path / name}:gender")
+
+
+def test_a_prompt_ends_where_its_line_does(tmp_path):
+    (tmp_path / "own.txt").write_text("One\u2028day\x0b he\r\nThen\x85\r\n", encoding="utf-8", newline="")
+    assert [prompt.text for prompt in load_prompts(tmp_path / "own.txt")] == ["One\u2028day\x0b he", "Then"]
+    (tmp_path / "own.tsv").write_text("group\tsubject\tprompt\nsea\tdiver\tDown\u2028there\n", encoding="utf-8")
+    assert [prompt.text for prompt in load_prompts(tmp_path / "own.tsv")] == ["Down\u2028there"]
+
+
 def test_bold_by_hub_id(monkeypatch):
     import datasets
 

@@ -15,6 +15,7 @@ import pytest
 
 from distill.base.errors import UserError
 from distill.cli import main
+from distill.text import swap_rows
 from distill.text.counterfactual import Swapper
 from distill.text.swap_rows import holds_rows, read_rows, swap_dataset
 from distill.text.wordlist import load_wordlist
@@ -312,6 +313,14 @@ def test_a_carriage_return_in_a_cell_breaks_no_row(name, tmp_path, capsys):
     assert [row["text"] for row in read_rows(tmp_path / f"again.{name[2:]}")] == texts
 
 
+def test_a_tsv_without_quoting_is_written_as_it_was(tmp_path, capsys):
+    path = tmp_path / "x.tsv"
+    path.write_text('id\ttext\tby\n1\t"Never," she said.\t"B"\n2\tHe said "no".\t\n', encoding="utf-8")
+    assert _swap(capsys, path)[:2] == (0, 'id\ttext\tby\n1\t"Never," he said.\t"B"\n2\tShe said "no".\t\n')
+    assert _swap(capsys, "--dataset", path, "--to", tmp_path / "pairs")[0] == 0
+    assert datasets.load_from_disk(tmp_path / "pairs")["text"][:2] == ['"Never," she said.', '"Never," he said.']
+
+
 def test_messages_are_swapped_as_one_conversation_and_roles_stay(tmp_path, capsys):
     path = tmp_path / "x.jsonl"
     rows = [{"messages": TALK}, {"messages": []}, {"messages": None}]
@@ -377,6 +386,34 @@ def test_what_makes_no_data_set_is_told(tmp_path, capsys):
     assert "empty.csv: holds no rows" in err
     code, _, err = _swap(capsys, "--dataset", tmp_path / "broken.csv", "--to", tmp_path / "no")
     assert code == 2 and "line 3: has 2 cells" in err and not (tmp_path / "no").exists()
+
+
+def test_a_column_may_be_empty_in_many_rows(tmp_path, capsys):
+    """As many as the library looks at by itself."""
+    late = {"text": "He.", "reply": "No.", "labels": ["a"], "meta": {"n": 2.5}}
+    early = {"text": "She.", "reply": None, "labels": [], "meta": None}
+    path = tmp_path / "x.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in [early] * 1500 + [late]))
+    code, _, err = _swap(capsys, "--dataset", path, "--to", tmp_path / "pairs")
+    assert code == 0, err
+    found = datasets.load_from_disk(tmp_path / "pairs")
+    assert {name: found[-1][name] for name in late} == late | {"text": "She."}
+    assert {name: found[0][name] for name in early} == early
+    table = tmp_path / "x.csv"
+    table.write_text("text,reply,none\n" + "She.,,\n" * 1500 + "He.,No.,\n")
+    assert _swap(capsys, "--dataset", table, "--to", tmp_path / "more")[0] == 0
+    found = datasets.load_from_disk(tmp_path / "more")
+    assert (found[-1]["reply"], found[0]["reply"], found[-1]["none"]) == ("No.", None, None)
+
+
+def test_a_file_that_was_made_a_data_set_before_is_found_again(tmp_path):
+    rows = [{"text": "She.", "n": 1, "x": [{"a": 1.5, "b": None}]}, {"text": "He.", "n": 2, "x": [], "y": {"z": True}}]
+    path = tmp_path / "x.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    made = [swap_rows._dataset_of(path) for _ in range(2)]
+    assert made[0].cache_files == made[1].cache_files and made[0]._fingerprint == made[1]._fingerprint
+    whole = [{"y": None, **row} for row in rows]
+    assert made[0].features == datasets.Dataset.from_generator(lambda: iter(whole)).features
 
 
 def test_rows_need_not_have_the_same_columns(tmp_path, capsys):
