@@ -69,7 +69,7 @@ def is_title(text: str, start: int, end: int) -> bool:
     """Whether the word [start, end) is capitalised before a name (Lady Anne, Mr. de Winter) or follows my (my lady).
 
     Where all words are capitalised, in headlines, it is none before a word that is no name (Lady in Red, Miss You), and
-    miss and count are none behind a subject (I Miss Paris). Behind a word in lower case, what follows a title is a name.
+    miss and count are none behind a subject (I Miss Paris). Behind a word in lower case, any word is a name.
     """
     may_be_verb = text[start:end].lower() in _VERBS_TOO
     if text[start].isupper():
