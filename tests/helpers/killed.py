@@ -10,7 +10,9 @@ import os
 import random
 import re
 import select
+import shutil
 import signal
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -111,11 +113,13 @@ def run(
         kill: When; None: never.
         prepare: Called in each child before the run.
     """
-    port = free_port()
+    port, launchers = free_port(), tempfile.mkdtemp()
     letters, errors = os.pipe(), os.pipe()  # not a file: some runs may write none
     children = []
     for rank in range(processes):
         environment = rank_environment(rank, processes, port) if processes > 1 else {}
+        if processes > 1:  # as torchrun names it
+            environment |= {"TORCHELASTIC_ERROR_FILE": f"{launchers}/{rank}/error.json"}
         children.append(fork(lambda given=environment: _run_marked(folder, argv, given, letters, errors, prepare)))
     for _, writing in (letters, errors):
         os.close(writing)
@@ -136,6 +140,7 @@ def run(
                 os.kill(child, signal.SIGKILL)
             kill, due = None, None
     codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    shutil.rmtree(launchers)
     return Ending(codes[0], read[letters[0]].decode(), read[errors[0]].decode(errors="replace"))
 
 
