@@ -19,14 +19,13 @@ may be on another machine, where a path or a name on the hub stands for somethin
 import hashlib
 import json
 import os
-import socket
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedModel
 
-from distill.base.console import is_first_process
+from distill.base.console import is_first_process, this_process
 from distill.base.errors import UserError
 from distill.base.files import write_json
 from distill.base.integrity import file_hash
@@ -137,10 +136,7 @@ class RunInputs:
             write_json(self._folder / RECORD, {**record, "blocks": list(blocks.identities), "processes": _processes()})
         elif students_left and self._before and not set(self._before["blocks"]) & set(blocks.identities):
             if not self._begun:
-                raise UserError(
-                    f"{_here()} the text gives other blocks than in the first process; text, models, versions and "
-                    "word lists must be the same on all machines"
-                )
+                raise _unlike_the_first("the text gives other blocks")
             raise UserError(
                 f"{self._folder}: the text gives other blocks now than those that this run was trained on (a "
                 "tokenizer, a chat template or the rules of swapping have changed since); go on with the versions "
@@ -157,10 +153,7 @@ class RunInputs:
             same = all(self._before["versions"].get(name) == self._versions[name] for name in of)
             if None not in (before, value) and before != value and same:
                 if not self._begun:
-                    raise UserError(
-                        f"{_here()} what {key} names ({self._name(key)}) is another than in the first process; text, "
-                        "models, versions and word lists must be the same on all machines"
-                    )
+                    raise _unlike_the_first(f"what {key} names ({self._name(key)}) is another")
                 raise UserError(
                     f"{self._folder}: what {key} names ({self._name(key)}) has changed since this run was trained; "
                     "restore it, or choose another --output_dir"
@@ -174,13 +167,16 @@ class RunInputs:
         return str(getattr(value, name) if name else value)
 
 
+def _unlike_the_first(what: str) -> UserError:
+    return UserError(
+        f"{this_process()}: {what} than in the first process; text, models, versions and word lists must be the same "
+        "on all machines"
+    )
+
+
 def _processes() -> int:
     """How many the launcher has started."""
     return int(os.environ.get("WORLD_SIZE", "1"))
-
-
-def _here() -> str:
-    return f"process {os.environ.get('RANK', '0')} on {socket.gethostname()}:"
 
 
 def _is_begun(folder: Path, name: str) -> bool:

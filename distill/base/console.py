@@ -317,7 +317,12 @@ def _who_met_it() -> str:
     """Which process it is that met a mistake by itself; nothing of the first, which is the one that talks."""
     if is_first_process() or not _is_among_others():
         return ""
-    return f"process {os.environ['RANK']} on {socket.gethostname()}: "
+    return f"{this_process()}: "
+
+
+def this_process() -> str:
+    """Its number among those of a launcher, and its machine, for messages."""
+    return f"process {os.environ.get('RANK', '0')} on {socket.gethostname()}"
 
 
 def _is_among_others() -> bool:

@@ -169,6 +169,7 @@ def differing(runs: Sequence[Run]) -> list[list[str]]:
 def _measured_with_others(runs: Sequence[Run]) -> list[list[str]]:
     """The rows of what was read beside prompts and texts, where two runs are known to have read another."""
     found = []
+    differ = templates_differ(run.scores for run in runs)
     for run in runs:
         told = run.scores["settings"].get("measured_with", {})
         found.append(measured_with(run.scores) | {_AUDIT[key]: told[key] for key in _AUDIT if told.get(key)})
@@ -177,7 +178,7 @@ def _measured_with_others(runs: Sequence[Run]) -> list[list[str]]:
             found[-1][_JUDGE] = next(iter(weights.values()))
         facts = run.scores["settings"].get("models", {}).values()
         rendered = sorted({of_model["conversations"] for of_model in facts if "conversations" in of_model})
-        if rendered and templates_differ(one.scores for one in runs):
+        if rendered and differ:
             found[-1][_RENDERED] = ", ".join(map(_shown, rendered))
     names = dict.fromkeys(name for of_run in found for name in of_run)
     return [

@@ -1,8 +1,7 @@
 """The recipe -> transformers' TrainingArguments and the settings of the loss."""
 
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import timedelta
 from importlib.util import find_spec
@@ -88,10 +87,14 @@ def training_arguments(recipe: Recipe, folder: Path) -> TrainingArguments:
     if given["save_total_limit"] is not None and given["save_total_limit"] < 2:
         raise UserError("trainer.save_total_limit must be at least 2: with one, a kill while saving loses everything")
     _leave_launchers_settings(given)
-    with _refusals_as_user_errors(given):
+    try:
         arguments = _made(
             output_dir=str(folder), seed=recipe.seed, data_seed=recipe.seed, remove_unused_columns=False, **given
         )
+    except (ValueError, TypeError, ImportError, RuntimeError) as error:
+        # Of a value among several names it says what it is and not whose: "adam is not a valid OptimizerNames".
+        key = next((f".{key}" for key, value in given.items() if str(error).startswith(f"{value} is not")), "")
+        raise UserError(f"trainer{key}: {first_line(error)}") from None
     # A run trains two students, and trackers tell runs apart by their names.
     arguments.run_name = f"{arguments.run_name or Path(recipe.output_dir).name}-{folder.name}"
     _require_trackers(arguments)
@@ -136,17 +139,6 @@ def _given(recipe: Recipe) -> dict[str, Any]:
             )
         given["use_cpu"] = True  # Trainer wants to be told so; processors have bf16 too
     return given
-
-
-@contextmanager
-def _refusals_as_user_errors(given: Mapping[str, Any]) -> Iterator[None]:
-    """Turn what transformers and accelerate raise at a value of the trainer's into a UserError that names its key."""
-    try:
-        yield
-    except (ValueError, TypeError, ImportError, RuntimeError) as error:
-        # Of a value among several names it says what it is and not whose: "adam is not a valid OptimizerNames".
-        key = next((f".{key}" for key, value in given.items() if str(error).startswith(f"{value} is not")), "")
-        raise UserError(f"trainer{key}: {first_line(error)}") from None
 
 
 def _leave_launchers_settings(given: Mapping[str, Any]) -> None:
