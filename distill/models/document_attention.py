@@ -30,8 +30,9 @@ class Documents:
     """Where the documents of B rows of T tokens begin. It goes to a device as the tensors of a batch do.
 
     Attributes:
-        starts: (D + 1,) int32, in the B T tokens one after another; the last is B T.
-        per_row: How many of the D documents each row holds.
+        starts: (D + 1,) int32, in the B T tokens one after another; the last is B T. Empty documents at the end fill
+            them up to a power of two: of compiled models, a CUDA graph is recorded for each D.
+        per_row: How many documents each row holds, without the empty ones.
         length: T.
     """
 
@@ -45,12 +46,12 @@ class Documents:
         begins = np.ones(position_ids.shape, dtype=bool)
         begins[:, 1:] = np.diff(position_ids, axis=1) != 1
         starts = np.append(np.flatnonzero(begins), begins.size).astype(np.int32)
-        return cls(torch.from_numpy(starts), tuple(begins.sum(axis=1).tolist()), position_ids.shape[1])
+        return cls(_filled(torch.from_numpy(starts)), tuple(begins.sum(axis=1).tolist()), position_ids.shape[1])
 
     def first(self, rows: int) -> "Documents":
         """Those of the first rows."""
         per_row = self.per_row[:rows]
-        return Documents(self.starts[: sum(per_row) + 1], per_row, self.length)
+        return Documents(_filled(self.starts[: sum(per_row) + 1]), per_row, self.length)
 
     def of_rows(self, rows: np.ndarray) -> "Documents":
         """Those of some rows, (M,) int64 on the CPU."""
@@ -58,12 +59,12 @@ class Documents:
         kept = np.concatenate([np.arange(begins[row], begins[row] + per_row[row]) for row in rows])
         lengths = self.starts.diff()[copied_to(torch.from_numpy(kept), self.starts.device)]
         starts = torch.cat([lengths.new_zeros(1), lengths.cumsum(0, dtype=torch.int32)])
-        return Documents(starts, tuple(per_row[rows].tolist()), self.length)
+        return Documents(_filled(starts), tuple(per_row[rows].tolist()), self.length)
 
     @property
     def alone(self) -> bool:
         """Whether each has a row of its own."""
-        return len(self.per_row) == len(self.starts) - 1
+        return all(number == 1 for number in self.per_row)
 
     def mask(self) -> Tensor:
         """(B, 1, T, T) bool, true where a token may read another: itself and those before it in its document.
@@ -81,6 +82,12 @@ class Documents:
     def pin_memory(self) -> "Documents":
         """The same in memory that a GPU copies from while the processor goes on."""
         return Documents(self.starts.pin_memory(), self.per_row, self.length)
+
+
+def _filled(starts: Tensor) -> Tensor:
+    """(D + 1,) starts with empty documents behind, so that D is a power of two."""
+    documents = len(starts) - 1
+    return torch.cat([starts, starts[-1:].expand((1 << (documents - 1).bit_length()) - documents)])
 
 
 def _attention(

@@ -36,6 +36,7 @@ def test_documents_are_those_that_transformers_finds(rows):
     expected = torch.zeros(positions.shape, dtype=torch.int64) if packed is None else packed
     starts = documents.starts.tolist()
     assert starts[0] == 0 and starts[-1] == positions.size
+    assert starts.count(positions.size) == len(starts) - sum(documents.per_row)  # empty ones, at the end
     found = np.repeat(np.arange(len(starts) - 1), np.diff(starts)).reshape(positions.shape)
     for row, other in zip(found, expected, strict=True):
         assert (row - row[0] == other.numpy()).all()
@@ -44,8 +45,14 @@ def test_documents_are_those_that_transformers_finds(rows):
     turned = documents.of_rows(np.arange(len(rows))[::-1])
     assert torch.equal(turned.starts, again.starts) and (turned.per_row, turned.length) == (again.per_row, again.length)
     assert turned.starts.dtype == again.starts.dtype and isinstance(turned.per_row[0], int)
-    first = documents.first(1)
-    assert first.starts.tolist() == [s for s in starts if s <= positions.shape[1]] and first.per_row == (len(rows[0]),)
+    first, of_one_row = documents.first(1), Documents.of(positions[:1])
+    assert torch.equal(first.starts, of_one_row.starts) and first.per_row == of_one_row.per_row == (len(rows[0]),)
+
+
+def test_few_sizes_tell_of_any_number_of_documents():
+    """Each would be a CUDA graph of its own."""
+    sizes = {len(Documents.of(positions_of([[2] * 20, [1] * number + [40 - number]])).starts) for number in range(40)}
+    assert sizes == {33, 65}
 
 
 def naive(query, key, value, *, starts, longest, dropout, scale):
@@ -194,10 +201,11 @@ def test_what_was_tried_keeps_no_model_alive():
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
-def test_the_kernel_of_a_gpu_keeps_to_the_documents(dropout):
+@pytest.mark.parametrize("empty", [0, 4])
+def test_the_kernel_of_a_gpu_keeps_to_the_documents(dropout, empty):
     generator = torch.Generator("cuda").manual_seed(0)
     query, key, value = torch.randn(3, 40, 4, 64, device="cuda", dtype=torch.bfloat16, generator=generator).unbind()
-    starts = torch.tensor([0, 7, 8, 25, 40], dtype=torch.int32, device="cuda")
+    starts = torch.tensor([0, 7, 8, 25, 40, *[40] * empty], dtype=torch.int32, device="cuda")
     arguments = {"starts": starts, "longest": 20, "dropout": dropout, "scale": 0.125}
     found = document_attention._within(query, key, value, **arguments)
     if not dropout:
@@ -207,3 +215,19 @@ def test_the_kernel_of_a_gpu_keeps_to_the_documents(dropout):
     again = document_attention._within(query, key, value, **arguments)
     changed = (again != found).flatten(1).any(dim=1) if not dropout else None
     assert changed is None or (not changed[:8].any() and changed[9:25].any() and not changed[25:].any())
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_empty_documents_change_no_gradient_of_the_kernel_of_a_gpu():
+    generator = torch.Generator("cuda").manual_seed(0)
+    told, upstream = torch.randn(2, 3, 40, 4, 64, device="cuda", dtype=torch.bfloat16, generator=generator).unbind()
+    gradients = []
+    for attend, empty in ((document_attention._within, 0), (document_attention._within, 4), (naive, 0)):
+        read = told.detach().clone().requires_grad_()
+        starts = torch.tensor([0, 7, 8, 25, 40, *[40] * empty], dtype=torch.int32, device="cuda")
+        query, key, value = read.unbind()
+        attend(query, key, value, starts=starts, longest=20, dropout=0.0, scale=0.125).backward(upstream[0])
+        gradients.append(read.grad)
+    assert torch.equal(gradients[0], gradients[1])
+    torch.testing.assert_close(gradients[1].float(), gradients[2].float(), rtol=5e-2, atol=5e-2)
