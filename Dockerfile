@@ -11,6 +11,7 @@ FROM python:3.11.13-slim-bookworm
 #   docker build --build-arg TORCH_INDEX=URL -t distill .
 # For GPUs leave it out, and run with --gpus all. What is slow without it there, a GPU's own kernels, a C compiler builds:
 #   docker build --build-arg PACKAGES="gcc libc6-dev" -t distill .
+# Another user (--user) has no home there, where kernels and models are kept: add -e HOME=/tmp.
 ARG TORCH_INDEX=
 ARG PACKAGES=
 

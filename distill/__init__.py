@@ -26,6 +26,10 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
+if sys.platform == "win32":  # where file locks, forks and signals are others, and imports end in tracebacks
+    print("error: distill does not run on Windows itself; use it in WSL, the Linux of Windows", file=sys.stderr)
+    raise SystemExit(2)
+
 # As transformers imports them, in every process anew, they tell of kernels that nobody asked for.
 for _name in ("torchao", "torch.utils._pytree"):
     logging.getLogger(_name).setLevel(logging.ERROR)

@@ -59,6 +59,18 @@ def _only_results() -> contextlib.AbstractContextManager[Any]:
     return contextlib.redirect_stdout(sys.stderr)
 
 
+def _take_one_gpu(instead: str) -> None:
+    """Before torch is loaded, leave this process, and those that it starts, one GPU of the machine: the first, or that
+    which the user names. One process that sees several would split every batch over them in threads (DataParallel).
+
+    Raises:
+        UserError: several are named; `instead` says what to do then.
+    """
+    gpus = os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
+    if "," in gpus:
+        raise UserError(f"CUDA_VISIBLE_DEVICES is {gpus}, but {instead}")
+
+
 def _count(text: str) -> int:
     """An option's value that counts something."""
     try:
@@ -103,10 +115,7 @@ def train(arguments: Sequence[str]) -> None:
         _train_parser().print_help()
         return
     if "RANK" not in os.environ:
-        # One process that sees several GPUs would split every batch over them in threads (DataParallel).
-        gpus = os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
-        if "," in gpus:
-            raise UserError(f"CUDA_VISIBLE_DEVICES is {gpus}, but distill train uses one GPU; for all: {_SEVERAL_GPUS}")
+        _take_one_gpu(f"distill train uses one GPU; for all: {_SEVERAL_GPUS}")
 
     from distill.recipe_check import parse_recipe
 
@@ -560,7 +569,8 @@ def report(arguments: Sequence[str]) -> None:
 _STUDY = """Train and score every row of a study for every seed, and write study.json, study.md and pareto.svg: values
 with intervals over seeds and prompts, and each row set against the plain one, or the one that it names. What is
 finished is skipped, so a study that was stopped continues where it stopped, and a later call may add seeds. Benchmarks
-and further held-out text need --data; without it they are not measured."""
+and further held-out text need --data; without it they are not measured. All rows share one GPU at most: the first, or
+that which CUDA_VISIBLE_DEVICES names."""
 
 _STUDY_EXAMPLES = """examples:
   distill study study --data path/to/data
@@ -585,7 +595,7 @@ def study(arguments: Sequence[str]) -> None:
     """`distill study`: many recipes -> one table.
 
     Raises:
-        UserError: a mistake in the study file, or a row whose run failed.
+        UserError: a mistake in the study file, several GPUs are named, or a row whose run failed.
     """
     options = _study_parser().parse_args(arguments)
 
@@ -596,6 +606,7 @@ def study(arguments: Sequence[str]) -> None:
             raise UserError(f"option --seeds is '{options.seeds}', but must be whole numbers joined by commas: 0,1,2")
         seeds = [int(part) for part in parts]
     rows = None if options.rows is None else [name.strip() for name in options.rows.split(",")]
+    _take_one_gpu("a study uses one GPU; name one of them, as CUDA_VISIBLE_DEVICES=0 distill study ...")
     changes = {"data": options.data, "output_dir": options.output_dir, "seeds": seeds, "jobs": options.jobs}
     with _only_results():
         from distill.study.file import read_study

@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import json
 import os
 import shutil
 import socket
@@ -17,6 +18,8 @@ from distill.base.files import is_finished
 from distill.base.integrity import is_in_work, sync
 from distill.recipe import Recipe, idle_keys, read_resolved, write_recipe
 
+#: What the names in a run's recipe held when its training began; see `run_inputs`, which writes it.
+RECORD = "inputs.json"
 _LOCK = ".lock"
 _CLAIMING = {_LOCK, "recipe.partial"}  # all that a kill leaves of a run that was claiming its folder
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
@@ -184,6 +187,15 @@ def refuse_another(
                 "choose another --output_dir, or remove that folder"
             )
     return both[0] != both[1]
+
+
+def processes_of(folder: Path) -> int | None:
+    """How many processes shared out each step of a run's training, by its record; None where that is not told."""
+    try:
+        number = json.loads((folder / RECORD).read_text(encoding="utf-8"))["processes"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return number if type(number) is int and 0 < number < 1e6 else None
 
 
 def _remove_partials(folder: Path) -> None:

@@ -34,10 +34,10 @@ from distill.models.adapters import adapter_hash, has_adapter, trainable_state
 from distill.models.architecture import weights_hash
 from distill.models.quantization import is_quantized
 from distill.recipe import Recipe
+from distill.run_folder import RECORD
 from distill.scoring.score_cache import installed_version
 from distill.text.wordlist import WordList, bundled_wordlists
 
-RECORD = "inputs.json"
 # Whose hashes other versions may change, and of what.
 _OF_WEIGHTS = ["transformers", "peft"]
 _OF_VERSIONS = {"wordlist": ["wordlists"], "teacher.path": _OF_WEIGHTS, "student.path": _OF_WEIGHTS}

@@ -486,11 +486,27 @@ def test_train_prints_its_scores_for_machines(monkeypatch, tmp_path, capsys):
     assert capsys.readouterr().out == "a library's remark\n"
 
 
-def test_train_refuses_several_gpus(monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("arguments", "instead"),
+    [(["train", "--config", "recipes/debug.yaml"], "accelerate launch --multi_gpu"), (["study", "study"], "name one")],
+)
+def test_several_gpus_are_refused_at_once(monkeypatch, capsys, arguments, instead):
     monkeypatch.delenv("RANK", raising=False)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
-    assert main(["train", "--config", "recipes/debug.yaml"]) == 2
-    assert "accelerate launch --multi_gpu" in capsys.readouterr().err
+    assert main(arguments) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("error: CUDA_VISIBLE_DEVICES is 0,1, but ") and instead in told
+
+
+@pytest.mark.parametrize(("given", "taken"), [(None, "0"), ("3", "3"), ("", "")])
+def test_rows_of_a_study_inherit_one_gpu(monkeypatch, capsys, given, taken):
+    """Of several, which a row would see too, none could train: it ended behind the text of all seeds."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given or "")
+    if given is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    monkeypatch.setattr("distill.study.run.run_study", lambda *_: {"seen": os.environ["CUDA_VISIBLE_DEVICES"]})
+    assert main(["study", "study", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"seen": taken}
 
 
 # --------------------------------------------------------------------------------------------------------- mistakes

@@ -98,8 +98,11 @@ def test_the_options_in_the_documents_exist(command, monkeypatch):
 def test_the_script_for_slurm_starts_the_entry():
     (script,) = code_blocks(SCALE_README, "sbatch")
     assert subprocess.run(["bash", "-n"], input=script, text=True).returncode == 0
-    (command,) = [line for line in script.replace("\\\n", " ").splitlines() if line.startswith("srun torchrun ")]
-    arguments = get_args_parser().parse_args(shlex.split(command)[2:])
+    (command,) = [line for line in script.replace("\\\n", " ").splitlines() if line.startswith("srun ")]
+    words = shlex.split(command)
+    # Of itself it gives a task one core, whatever the job has.
+    assert words[1:4] == ["--cpus-per-task", "$SLURM_CPUS_PER_TASK", "torchrun"]
+    arguments = get_args_parser().parse_args(words[4:])
     assert arguments.training_script == "distill/train.py"
     assert arguments.training_script_args == ["--config", "recipes/gpt2.yaml"]
 

@@ -24,6 +24,14 @@ def test_what_a_notebook_wants_is_imported_when_it_is_asked_for():
     assert done.stdout.split() == ["False", "False", "False", "True"]
 
 
+@pytest.mark.parametrize("call", ["import distill", "from distill.cli import main; main(['--help'])"])
+def test_windows_is_told_in_one_sentence(call):
+    code = f"import logging, sys; sys.platform = 'win32'; {call}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: distill does not run on Windows itself; use it in WSL, the Linux of Windows\n"
+
+
 def test_libraries_that_warn_as_they_are_imported_are_quiet():
     """torchao tells of kernels that do not fit this torch, in four lines before any output, in every process."""
     code = "import logging, distill; names = 'torchao', 'torch.utils._pytree'"

@@ -23,7 +23,7 @@ from distill.data.corpus import Corpus
 from distill.data.packing import packed_blocks
 from distill.recipe import Recipe, read_resolved
 from distill.recipe_check import parse_recipe, recipe_of, typed
-from distill.run_folder import open_run
+from distill.run_folder import RECORD, open_run, processes_of
 
 
 def test_two_runs_in_one_folder_are_refused_and_a_kill_leaves_no_lock(small_run, tmp_path):
@@ -239,3 +239,17 @@ def test_a_folder_with_other_things_is_left_alone(tmp_path):
     with pytest.raises(UserError, match="not empty"), open_run(recipe):
         pass
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.parametrize(
+    ("record", "processes"),
+    [
+        (None, None), ('{"processes": 8}', 8), ("{}", None), ("[]", None), ("{", None), ("[" * 100_000, None),
+        ('{"processes": "8"}', None), ('{"processes": true}', None), ('{"processes": 0}', None),
+    ],
+)  # fmt: skip
+def test_the_number_of_processes_is_read_where_it_is_told(tmp_path, record, processes):
+    """No report fails for a record that is damaged, or an older one."""
+    if record is not None:
+        (tmp_path / RECORD).write_text(record, encoding="utf-8")
+    assert processes_of(tmp_path) == processes

@@ -63,9 +63,21 @@ def usable_cores(cgroups: Path = _CGROUPS, own: Path = _OWN_CGROUPS) -> int:
 
 
 def _quotas(cgroups: Path, own: Path) -> Iterator[float]:
-    """Cores that each control group above this process allows it; a group binds all that are in it.
+    """Cores that each control group above this process allows it."""
+    for folder, version in control_groups("cpu", cgroups, own):
+        quota = _version_1(folder) if version == 1 else _version_2(folder)
+        if quota is not None:
+            yield quota
+
+
+def control_groups(controller: str, cgroups: Path = _CGROUPS, own: Path = _OWN_CGROUPS) -> Iterator[tuple[Path, int]]:
+    """Folder and version of each control group above this process; a group binds all that are in it.
 
     In a container the file names groups as the machine does, and the container's own is mounted as the root.
+
+    Args:
+        controller: What they bind, such as `cpu` or `memory`.
+        cgroups, own: See `usable_cores`.
     """
     try:
         lines = own.read_text(encoding="utf-8").splitlines()
@@ -73,14 +85,12 @@ def _quotas(cgroups: Path, own: Path) -> Iterator[float]:
         return
     for line in lines:
         _, controllers, path = line.split(":", 2)
-        if controllers and "cpu" not in controllers.split(","):
+        if controllers and controller not in controllers.split(","):
             continue
-        mount = cgroups / "cpu" if controllers else cgroups  # version 1, or 2, which names no controllers
+        mount = cgroups / controller if controllers else cgroups  # version 1, or 2, which names no controllers
         group = mount / path.lstrip("/")
         for folder in (group, *group.parents):
-            quota = _version_1(folder) if controllers else _version_2(folder)
-            if quota is not None:
-                yield quota
+            yield folder, 1 if controllers else 2
             if folder == mount:
                 break
 

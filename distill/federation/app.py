@@ -54,6 +54,11 @@ def main(argv: Sequence[str]) -> None:
     if verb == "run":
         _run(rest)
         return
+    if sys.platform != "linux":
+        raise UserError(
+            "federation over machines needs Linux on the server and on each client; for clients in one process: "
+            "distill train --config RECIPE"
+        )
     offline = ["--disable-runtime-dependency-installation"] if verb == "superlink" else []
     program = _program(f"flower-{verb}")
     os.environ["PATH"] = f"{Path(program).parent}{os.pathsep}{os.environ['PATH']}"  # it starts others by their names

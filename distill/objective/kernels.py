@@ -49,7 +49,7 @@ def _one(x):
 
 @lru_cache
 def works(device: torch.device) -> bool:
-    """Whether Triton can build and start a kernel for a device, which takes a C compiler. Tried once, and told."""
+    """Whether Triton can build and start a kernel for a device, which takes a C compiler and a folder. Tried once."""
     try:
         tried = torch.zeros(1, dtype=torch.int32, device=device)
         with torch.cuda.device_of(tried):  # Triton starts on the current one, whatever it is given
@@ -57,7 +57,10 @@ def works(device: torch.device) -> bool:
         return bool(tried.item())
     except Exception as error:  # of its own kinds, of the compiler's, of the driver's
         why = f"{type(error).__name__}: {first_line(error)}"
-        say(f"Triton cannot build a kernel here ({why}), so a slower way is taken; it needs a C compiler, gcc say")
+        # A compiler that CC names and is not there is a FileNotFoundError; all else of a disk is the cache's.
+        of_cache = isinstance(error, OSError) and not isinstance(error, FileNotFoundError)
+        hint = "set TRITON_CACHE_DIR to a folder that can be written" if of_cache else "it needs a C compiler, gcc say"
+        say(f"Triton cannot build a kernel here ({why}), so a slower way is taken; {hint}")
         return False
 
 

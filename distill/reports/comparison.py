@@ -29,6 +29,7 @@ from distill.reports.findings import (
 )
 from distill.reports.page import model_style, render, trade_off_charts
 from distill.reports.side_by_side import checkpoints, measured_with, tokens_read
+from distill.run_folder import processes_of
 from distill.scoring.scores_file import read_scores
 
 FILES = ("report.html", "report.md", "scores.csv")
@@ -57,12 +58,14 @@ class Run:
     folder: Where its scores.json lies.
     scores: Contents of the scores.json, of the models that are wanted.
     recipe: Section and key of its recipe, joined by a dot -> value; empty for checkpoints scored by themselves.
+    processes: That shared out each step of its training; None where that is not known.
     """
 
     label: str
     folder: Path
     scores: dict[str, Any]
     recipe: dict[str, Any]
+    processes: int | None = None
 
     @property
     def mitigated(self) -> bool:
@@ -108,7 +111,7 @@ def _read_run(path: Path, name: str) -> Run:
             known = ", ".join(scores["models"])
             raise UserError(f"{path}: {folder / _SCORES} has no model {models[0]}; it has: {known}")
         scores = scores | {"models": {models[0]: scores["models"][models[0]]}, "differences": {}}
-    return Run(name, folder, scores, _recipe(folder / "recipe.yaml"))
+    return Run(name, folder, scores, _recipe(folder / "recipe.yaml"), processes_of(folder))
 
 
 def _recipe(path: Path) -> dict[str, Any]:
@@ -157,9 +160,10 @@ def harmless(text: str) -> str:
 
 
 def differing(runs: Sequence[Run]) -> list[list[str]]:
-    """Rows of [what, its value in each run] for whatever of recipe and measurement is not the same in all runs."""
+    """Rows of [what, its value in each run] for whatever of training and measurement is not the same in all runs."""
     keys = dict.fromkeys(key for run in runs for key in run.recipe)
     rows = [[key, *(_shown(run.recipe.get(key)) for run in runs)] for key in keys]
+    rows += [["processes, each with blocks of its own", *(_shown(run.processes) for run in runs)]]
     rows += [[what, *(_shown(run.scores["settings"][s].get(k)) for run in runs)] for what, (s, k) in _ALIKE.items()]
     rows += [["decoding", *(_shown(run.scores["settings"]["decoding"]) for run in runs)]]
     rows += [[_READ, *(", ".join(tokens_read(run.scores)) or _shown(None) for run in runs)]]

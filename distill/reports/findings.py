@@ -492,7 +492,7 @@ def settings_rows(recipe: Recipe, scores: Scores, published: bool = False) -> li
 
     Args:
         recipe: The run's recipe.
-        scores: Contents of its scores.json.
+        scores: Contents of its scores.json; with `processes`, where they are known.
         published: Name local files and folders without their path, which is nobody's business, and no seed from
             which a private student's noise could be drawn again.
     """
@@ -529,6 +529,7 @@ def settings_rows(recipe: Recipe, scores: Scores, published: bool = False) -> li
         *([] if published and hides_seed(scores) else [("seed", str(recipe.seed))]),
         *privacy_row(recipe, scores),
         *([("federation", _federated(recipe.federation))] if recipe.federation.clients else []),
+        *_processes_row(recipe, scores),
         *(
             (f"{section}.{key}", f"true: {what}")
             for section, config in (("teacher", recipe.teacher), ("student", recipe.student))
@@ -536,6 +537,14 @@ def settings_rows(recipe: Recipe, scores: Scores, published: bool = False) -> li
             if getattr(config, key)
         ),
     ]  # fmt: skip
+
+
+def _processes_row(recipe: Recipe, scores: Scores) -> list[tuple[str, str]]:
+    """How many shared out each step; nothing where it was one, or where steps are the same for any number."""
+    processes = scores.get("processes") or 1
+    if processes == 1 or recipe.is_private:
+        return []
+    return [("processes", f"{processes}: a step reads as many times the blocks of one")]
 
 
 def _federated(config: FederationConfig) -> str:

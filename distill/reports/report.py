@@ -51,6 +51,7 @@ from distill.reports.findings import (
 from distill.reports.model_card import write_cards
 from distill.reports.page import run_page
 from distill.reports.side_by_side import FEWEST_MODELS, checkpoints, side_by_side
+from distill.run_folder import processes_of
 from distill.scoring.scores_file import read_speeds
 
 _LONGEST_WORD = 12  # Characters: a label breaks between its words.
@@ -345,7 +346,7 @@ def write_report(
     """
     phase(REPORT)
     training = read_training(folder)
-    scores = with_speeds(scores, folder)
+    scores = with_speeds(scores, folder) | {"processes": processes_of(folder)}
     page = _write_pages(recipe, scores, counts, training, folder)
     write_cards(recipe, scores, folder)
     print_table(scores, console)

@@ -59,9 +59,9 @@ def start_processes(recipe: Recipe) -> None:
         UserError: the trainer's keys are none, the backend that they name is not there, or these processes have ended a
             run before.
     """
-    use_all_cores()
     given = _given(recipe)
-    on_cpu = bool(given.get("use_cpu")) or parse_flag_from_env("ACCELERATE_USE_CPU")
+    on_cpu = bool(given.get("use_cpu"))
+    use_all_cores(on_gpu=torch.cuda.is_available() and not on_cpu)
     try:
         timeout = timedelta(seconds=given["ddp_timeout"])
         processes = PartialState(cpu=on_cpu, backend=given.get("ddp_backend"), timeout=timeout)
@@ -194,15 +194,26 @@ def _check_cuda_graphs(arguments: TrainingArguments) -> None:
 
 
 def _defaults_of_device(recipe: Recipe) -> dict[str, Any]:
-    """Raises UserError where a device is asked for that cannot train."""
-    if torch.backends.mps.is_available():
-        if recipe.trainer.get("use_cpu") is False:
+    """Raises UserError where a device is asked for that cannot train, or the launcher leaves it out."""
+    on_cpu = recipe.trainer.get("use_cpu")
+    if parse_flag_from_env("ACCELERATE_USE_CPU"):  # which models obey, and TrainingArguments.device does not
+        if on_cpu is False:
             raise UserError(
-                "trainer.use_cpu is false, but Apple's GPUs have no float64, in which losses are summed; leave it out, "
-                "and the CPU trains"
+                "trainer.use_cpu is false, but the launcher asks for the CPU (--cpu, or use_cpu in its configuration); "
+                "change one of the two"
             )
+        on_cpu = True
+    device = torch.accelerator.current_accelerator(check_available=True)
+    if device is not None and device.type != "cuda":  # which ROCm's are called, too
+        if on_cpu is False:
+            raise UserError(
+                f"trainer.use_cpu is false, but the device here is {device.type}, and only GPUs of NVIDIA or AMD train "
+                "(losses are summed in float64, which others lack); leave it out, and the CPU trains"
+            )
+        on_cpu = True
+    if on_cpu:
         return {"use_cpu": True}
-    if not torch.cuda.is_available() or recipe.trainer.get("use_cpu"):
+    if not torch.cuda.is_available():
         return {}
     found = dict(_GPU_DEFAULTS)
     # Private steps draw their own documents; readers of a stream share out its text, so that their number changes it; a

@@ -18,6 +18,7 @@ import torch
 from transformers import PreTrainedModel, TrainingArguments
 
 from distill.base.console import duration, warn
+from distill.base.cores import control_groups
 from distill.data.blocks import BlockDataset
 from distill.data.counts import PackingCounts
 from distill.data.stream import BlockStream
@@ -34,7 +35,6 @@ from distill.training.private_trainer import private_plan
 
 _LONG = 3 * 3600  # seconds of training for which nobody should wait unwarned
 _DOCUMENTS = 500  # held-out documents in which listed words are counted
-_CGROUP = Path("/sys/fs/cgroup")
 _GIB = 2**30
 
 
@@ -194,22 +194,30 @@ def little_memory(
     )
 
 
-def _free_memory() -> int:
-    """Bytes that this process may still take, of the machine or of its container (control group v2)."""
-    free = psutil.virtual_memory().available
-    try:
-        limit, used = ((_CGROUP / f"memory.{name}").read_text(encoding="ascii").strip() for name in ("max", "current"))
-    except OSError:  # no control groups here
-        return free
-    if limit == "max":
-        return free
-    return min(free, int(limit) - int(used) + _cached())
+def _free_memory(groups: Iterable[tuple[Path, int]] | None = None) -> int:
+    """Bytes that this process may still take, of the machine or of its container or job.
+
+    Args:
+        groups: See `control_groups`; those of this process by default. What version 1 of them bounds is not read.
+    """
+    groups = control_groups("memory") if groups is None else groups
+    left = (_left_of(group) for group, version in groups if version == 2)
+    return min([psutil.virtual_memory().available, *(free for free in left if free is not None)])
 
 
-def _cached() -> int:
-    """Bytes of files that the container has read and holds on to until somebody needs their room."""
+def _left_of(group: Path) -> int | None:
+    """Bytes that all of a control group may still take together; None where nothing bounds them."""
     try:
-        rows = (_CGROUP / "memory.stat").read_text(encoding="ascii").splitlines()
+        limit, used = ((group / f"memory.{name}").read_text(encoding="ascii").strip() for name in ("max", "current"))
+    except OSError:  # the machine's own, which has none, or another container's
+        return None
+    return int(limit) - int(used) + _cached(group) if limit != "max" else None
+
+
+def _cached(group: Path) -> int:
+    """Bytes of files that a control group has read and holds on to until somebody needs their room."""
+    try:
+        rows = (group / "memory.stat").read_text(encoding="ascii").splitlines()
     except OSError:
         return 0
     return next((int(row.split()[1]) for row in rows if row.startswith("inactive_file ")), 0)

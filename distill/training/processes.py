@@ -20,14 +20,14 @@ from distill.run_folder import open_run, unlock
 _backends: Any = torch.backends  # its types lack the precision
 
 
-def use_all_cores() -> None:
-    """Share the machine's cores among its processes.
+def use_all_cores(on_gpu: bool) -> None:
+    """Share the machine's cores among its processes, unless a GPU trains.
 
-    `accelerate launch` without a configuration gives each process of a machine without a GPU a single thread, and so
-    does torchrun where there are several; unless the user has said how many.
+    `accelerate launch` without a configuration gives each process a single thread, and so does torchrun where there are
+    several; unless the user has said how many.
     """
     launched = not {"ACCELERATE_DYNAMO_BACKEND", "TORCHELASTIC_RUN_ID"}.isdisjoint(os.environ)
-    if launched and torch.get_num_threads() == 1 and not (torch.cuda.is_available() or _launcher_was_given_threads()):
+    if launched and torch.get_num_threads() == 1 and not (on_gpu or _launcher_was_given_threads()):
         processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         torch.set_num_threads(max(1, usable_cores() // processes))
 

@@ -32,6 +32,13 @@ def test_without_flower_one_sentence_says_what_to_install(monkeypatch, tmp_path,
         app.main([verb, "--insecure"])
 
 
+@pytest.mark.parametrize("verb", ["superlink", "supernode"])
+def test_another_system_than_linux_is_told_before_anything_starts(monkeypatch, verb):
+    monkeypatch.setattr(sys, "platform", "darwin")
+    with pytest.raises(UserError, match=r"needs Linux on the server and on each client; .* distill train --config"):
+        app.main([verb, "--insecure"])
+
+
 def test_the_launcher_passes_options_on_and_flower_installs_nothing(monkeypatch, tmp_path):
     for name in ("flower-superlink", "flower-supernode"):
         (tmp_path / name).touch()

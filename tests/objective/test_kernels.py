@@ -19,20 +19,33 @@ kernels = pytest.importorskip("distill.objective.kernels", reason="needs triton,
 V = 30
 
 
-def test_a_machine_on_which_no_kernel_can_be_built_is_told_once(monkeypatch, capsys):
-    """As where there is no C compiler: the way without Triton is taken."""
+@pytest.mark.parametrize(
+    ("error", "hint"),
+    [
+        (
+            RuntimeError("Failed to find C compiler. Please specify via CC environment variable"),
+            "it needs a C compiler",
+        ),
+        (FileNotFoundError(2, "No such file or directory", "cc-of-yesterday"), "it needs a C compiler"),
+        (PermissionError(13, "Permission denied", "/.triton"), "set TRITON_CACHE_DIR to a folder that can be written"),
+        (OSError(122, "Disk quota exceeded"), "set TRITON_CACHE_DIR to a folder that can be written"),
+    ],
+)
+def test_a_machine_on_which_no_kernel_can_be_built_is_told_once(monkeypatch, capsys, error, hint):
+    """The way without Triton is taken."""
     kernels.works.cache_clear()
     if not torch.cuda.is_available():
         assert kernels.works(torch.device("cpu"))  # in the interpreter
         kernels.works.cache_clear()
 
     def fails(*_):
-        raise RuntimeError("Failed to find C compiler. Please specify via CC environment variable.")
+        raise error
 
     monkeypatch.setattr(kernels, "_one", {(1,): fails})
     for _ in range(2):
         assert not kernels.works(torch.device("cpu"))
-    assert capsys.readouterr().err.count("cannot build a kernel here (RuntimeError: Failed to find C compiler") == 1
+    told = capsys.readouterr().err
+    assert told.count(f"cannot build a kernel here ({type(error).__name__}: ") == told.count(hint) == 1
     kernels.works.cache_clear()
 
 

@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
@@ -205,6 +206,18 @@ def test_what_differs_is_told_and_secrets_are_not(runs, tmp_path):
     write_comparison(found, tmp_path / "out")
     assert not [path for path in (tmp_path / "out").iterdir() if "hf_secret" in path.read_text(encoding="utf-8")]
     assert "hf_secret" in yaml.safe_load((tmp_path / "one" / "recipe.yaml").read_text())["trainer"]["hub_token"]
+
+
+def test_how_many_processes_trained_is_told_where_it_differs(runs, toy_scores, tmp_path):
+    """The recipe does not tell: accelerate starts one for each GPU, and a step reads as many times the blocks."""
+    same = make_run(tmp_path / "three", copy.deepcopy(toy_scores), seed=1)
+    for folder, processes in zip((runs[1], same), (1, 8), strict=True):
+        (Path(folder) / "inputs.json").write_text(json.dumps({"processes": processes}), encoding="utf-8")
+    told = "processes, each with blocks of its own"
+    rows = {name: values for name, *values in differing(read_runs([*runs, same]))}
+    assert rows[told] == ["–", "1", "8"]  # an older run has no record
+    assert told not in {name for name, *_ in differing(read_runs([same, same]))}
+    assert told not in warnings(read_runs([runs[1], same]))[0]
 
 
 @pytest.mark.parametrize("change", ["chat", "read"])

@@ -6,6 +6,7 @@ import json
 import re
 from dataclasses import replace
 
+import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,7 +15,7 @@ from rich.console import Console
 from distill.base.markdown_text import escape
 from distill.data.counts import PackingCounts
 from distill.metrics import CARDS, card_dicts
-from distill.recipe import FederationConfig, Recipe, ScoreConfig, TargetConfig
+from distill.recipe import FederationConfig, PrivacyConfig, Recipe, ScoreConfig, TargetConfig
 from distill.reports.findings import cell, client_table, headline, number, ratio_cell, round_table, training_rows
 from distill.reports.page import run_page
 from distill.reports.report import print_table, read_training, report_markdown, with_speeds, write_report
@@ -211,6 +212,18 @@ def test_everything_is_written_and_printed(scores, tmp_path):
         assert CARDS[metric].label in printed
     assert number(scores["models"]["student"]["perplexity"]["value"]) in printed
     assert "student - baseline" in printed
+
+
+@pytest.mark.parametrize(("processes", "private", "told"), [(8, False, True), (1, False, False), (8, True, False)])
+def test_a_report_and_a_card_tell_how_many_processes_shared_out_a_step(scores, tmp_path, processes, private, told):
+    """Which the recipe does not; private steps are the same for any number."""
+    (tmp_path / "student").mkdir()
+    (tmp_path / "inputs.json").write_text(json.dumps({"processes": processes}), encoding="utf-8")
+    recipe = replace(RECIPE, privacy=PrivacyConfig(epsilon=8.0 if private else None))
+    write_report(recipe, scores, COUNTS, tmp_path, Console(file=io.StringIO()))
+    for name in ("report.md", "report.html", "student/README.md"):
+        text = (tmp_path / name).read_text(encoding="utf-8").replace("\\", "")
+        assert ("8: a step reads as many times the blocks of one" in text) == told
 
 
 def test_columns_stay_told_apart_at_80_characters(scores):

@@ -22,6 +22,7 @@ from distill.training.arguments import (
     _check_private,
     _check_processes,
     _defaults_of_device,
+    start_processes,
     training_arguments,
     uses_cuda_graphs,
 )
@@ -58,12 +59,14 @@ def test_products_in_tf32_are_those_of_steps_alone(monkeypatch, tmp_path, keys, 
         assert torch.get_float32_matmul_precision() == "highest"
 
 
-def test_apples_gpus_do_not_train(monkeypatch, tmp_path):
-    """They have no float64."""
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+@pytest.mark.parametrize("kind", ["mps", "xpu"])
+def test_only_gpus_of_cuda_train(monkeypatch, tmp_path, kind):
+    """Apple's have no float64, nor have many of Intel's; what else there is was not tried."""
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda **_: torch.device(kind))
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
     for keys in ({}, {"bf16": True}, {"use_cpu": True}):
         assert training_arguments(Recipe(trainer=keys), tmp_path).device.type == "cpu"
-    with pytest.raises(UserError, match=r"^trainer\.use_cpu is false, but Apple's GPUs"):
+    with pytest.raises(UserError, match=rf"^trainer\.use_cpu is false, but the device here is {kind}, .*float64"):
         training_arguments(Recipe(trainer={"use_cpu": False}), tmp_path)
 
 
@@ -78,7 +81,7 @@ def test_a_gpu_has_defaults_of_its_own(monkeypatch):
         "accelerator_config": {"non_blocking": True},
     }
     assert _defaults_of_device(Recipe()) == everything
-    assert _defaults_of_device(Recipe(trainer={"use_cpu": True})) == {}
+    assert _defaults_of_device(Recipe(trainer={"use_cpu": True})) == {"use_cpu": True}
     without = Recipe(trainer={"dataloader_pin_memory": False})  # what lies elsewhere is not copied meanwhile
     assert "accelerator_config" not in _defaults_of_device(without)
     for number, stay in ((0, False), ("0", False), (1, True)):
@@ -95,6 +98,39 @@ def test_a_gpu_has_defaults_of_its_own(monkeypatch):
         assert _defaults_of_device(recipe).keys() == everything.keys() - {
             "dataloader_num_workers", "dataloader_persistent_workers"
         }  # fmt: skip
+
+
+@pytest.mark.parametrize("gpu", [False, True])
+def test_a_launcher_that_asks_for_the_cpu_gets_it(monkeypatch, tmp_path, gpu):
+    """accelerate launch --cpu: models followed it, and inputs went to the GPU that the machine has."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "True")
+    for keys in ({}, {"bf16": True}, {"use_cpu": True}):
+        made = training_arguments(Recipe(trainer=keys), tmp_path)
+        assert made.use_cpu and made.device.type == "cpu"
+        assert (made.optim, made.dataloader_num_workers) == ("adamw_torch", 0)
+    with pytest.raises(UserError, match=r"^trainer\.use_cpu is false, but the launcher asks for the CPU"):
+        training_arguments(Recipe(trainer={"use_cpu": False}), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("trainer", "variables", "on_gpu"),
+    [({}, {}, True), ({"use_cpu": True}, {}, False), ({}, {"ACCELERATE_USE_CPU": "true"}, False)],
+)
+def test_a_run_on_the_cpu_has_all_cores_beside_a_gpu_too(monkeypatch, trainer, variables, on_gpu):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    asked = {}
+
+    def processes(**given):
+        asked.update(given)
+        return SimpleNamespace(num_processes=1)
+
+    monkeypatch.setattr(distill.training.arguments, "use_all_cores", asked.update)
+    monkeypatch.setattr(distill.training.arguments, "PartialState", processes)
+    start_processes(Recipe(trainer=trainer))
+    assert (asked["on_gpu"], asked["cpu"]) == (on_gpu, not on_gpu)
 
 
 def test_no_is_a_strategy_although_yaml_reads_it_as_false(tmp_path):

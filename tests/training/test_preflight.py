@@ -12,6 +12,7 @@ import torch
 from private_toy import make_toy
 from shared import REPOSITORY
 
+from distill.base.cores import control_groups
 from distill.base.errors import UserError
 from distill.data.corpus import Corpus
 from distill.data.counts import PackingCounts
@@ -119,18 +120,46 @@ print(needed, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2*
     assert seen / 3 < needed < seen
 
 
-@pytest.mark.parametrize(("limit", "used", "free"), [("max", "5", 10**12), ("1000", "400", 600)])
-def test_a_container_limits_the_memory(tmp_path, monkeypatch, limit, used, free):
-    (tmp_path / "memory.max").write_text(f"{limit}\n")
-    (tmp_path / "memory.current").write_text(f"{used}\n")
-    monkeypatch.setattr(preflight, "_CGROUP", tmp_path)
+@pytest.fixture
+def machine(tmp_path, monkeypatch):
+    """/proc/self/cgroup and control groups by their paths -> what may be taken, where the machine has 10**12 bytes."""
     monkeypatch.setattr(preflight.psutil, "virtual_memory", lambda: SimpleNamespace(available=10**12))
-    assert preflight._free_memory() == free
-    # Of what is used, files that were read and can be forgotten again.
-    (tmp_path / "memory.stat").write_text("anon 100\nfile 290\ninactive_file 250\nactive_file 40\n")
-    assert preflight._free_memory() == (free if limit == "max" else free + 250)
-    monkeypatch.setattr(preflight, "_CGROUP", tmp_path / "none")
-    assert preflight._free_memory() == 10**12
+
+    def free(own, groups):
+        (tmp_path / "own").write_text(own)
+        for path, files in groups.items():
+            (tmp_path / path).mkdir(parents=True, exist_ok=True)
+            for name, content in files.items():
+                (tmp_path / path / f"memory.{name}").write_text(f"{content}\n")
+        return preflight._free_memory(control_groups("memory", tmp_path, tmp_path / "own"))
+
+    return free
+
+
+STAT = "anon 100\nfile 290\ninactive_file 250\nactive_file 40"
+
+
+@pytest.mark.parametrize(
+    ("groups", "free"),
+    [
+        ({}, 10**12),
+        ({"a/b": {"max": "max", "current": 5}}, 10**12),
+        ({"a/b": {"max": 1000, "current": 400}}, 600),
+        ({"a/b": {"max": 1000, "current": 400, "stat": STAT}}, 850),  # files that were read can be forgotten again
+        ({"a/b": {"max": "max", "current": 5, "stat": STAT}}, 10**12),
+        ({"a/b": {"max": "max", "current": 5}, "a": {"max": 1000, "current": 400}}, 600),  # a job's, of all its steps
+        ({"a/b": {"max": 900, "current": 400}, "a": {"max": 1000, "current": 700}}, 300),
+        ({"a/c": {"max": 1000, "current": 400}}, 10**12),  # another's
+        ({".": {"max": 1000, "current": 400}}, 600),  # in a container, told by the machine's names
+    ],
+)
+def test_control_groups_limit_the_memory(machine, groups, free):
+    assert machine("0::/a/b\n", groups) == free
+
+
+def test_a_container_limits_the_memory_by_its_own_root(machine):
+    assert machine("0::/\n", {".": {"max": 1000, "current": 400}}) == 600
+    assert machine("4:memory:/m\n0::/\n", {"memory/m": {"max": 7, "current": 0}}) == 600  # no names of version 1
 
 
 # ------------------------------------------------------------------------------------------------------------ words

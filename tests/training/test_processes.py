@@ -133,11 +133,12 @@ def test_a_launchers_processes_share_the_cores_unless_the_user_said_how(
     monkeypatch.setattr(processes, "usable_cores", lambda: 6)
     monkeypatch.setattr(processes, "_launcher_was_given_threads", lambda: given)
     monkeypatch.setattr(torch, "get_num_threads", lambda: before)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     asked = []
     monkeypatch.setattr(torch, "set_num_threads", asked.append)
-    use_all_cores()
+    use_all_cores(on_gpu=False)
     assert asked == ([expected] if expected else [])
+    use_all_cores(on_gpu=True)
+    assert len(asked) == bool(expected)
 
 
 @pytest.mark.parametrize("given", [False, True])
