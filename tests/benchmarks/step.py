@@ -286,6 +286,15 @@ def _shared_models(*shape: int) -> tuple[PreTrainedModel, PreTrainedModel]:
     return make_models(*shape)
 
 
+def end_readers(trainer: Trainer) -> None:
+    """End the processes of a trainer's loader, which TRL leaves to the garbage collector.
+
+    That takes their queues apart first, and then waits for each of them for five seconds: in the next contender's time.
+    """
+    if (staying := getattr(trainer.callback_handler.train_dataloader, "_iterator", None)) is not None:
+        staying._shutdown_workers()
+
+
 def train(contender: Contender, shape: argparse.Namespace, *callbacks: TrainerCallback) -> tuple[Clock, list[float]]:
     """Train for some steps, which are one epoch; returns the time of each step and the loss of each step."""
     sizes = (shape.vocabulary, shape.width, shape.layers, shape.tokens)
@@ -315,7 +324,10 @@ def train(contender: Contender, shape: argparse.Namespace, *callbacks: TrainerCa
         trainer.remove_callback(PrinterCallback)  # whose lines are not ours to read
         for callback in (clock, *callbacks):
             trainer.add_callback(callback)
-        trainer.train()
+        try:
+            trainer.train()
+        finally:
+            end_readers(trainer)
     return clock, [float(loss) for loss in losses]
 
 

@@ -4,6 +4,7 @@ import argparse
 import importlib
 import json
 import math
+import multiprocessing
 import subprocess
 import sys
 from dataclasses import replace
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch.autograd import DeviceType
-from transformers import TrainerCallback
+from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from distill.models.architecture import head, hidden_states
 
@@ -255,6 +256,20 @@ def test_all_steps_of_a_run_are_one_epoch_of_the_same_batch(load):
         assert epochs.begun == 1, name
         assert len(read) == step.WARM_UP["cpu"] + TOY_STEP.steps and all(batch == read[0] for batch in read), name
         assert read[0][:2] == step.make_ids(512, 2, 64).tolist(), name
+
+
+def test_the_processes_of_a_loader_end_with_their_run(load):
+    """TRL's trainers leave them to the garbage collector, which waits for each in vain for five seconds."""
+    step, before = load("step"), set(multiprocessing.active_children())
+
+    def make(teacher, student, ids, settings, folder):
+        loader = {"dataloader_num_workers": 2, "dataloader_persistent_workers": True}
+        rows = [{"input_ids": row, "labels": row} for row in ids]
+        return Trainer(student, TrainingArguments(str(folder), **settings | loader), train_dataset=rows)
+
+    _, losses = step.train(step.Contender(make, "cross-entropy"), TOY_STEP)
+    assert len(losses) == step.WARM_UP["cpu"] + TOY_STEP.steps
+    assert set(multiprocessing.active_children()) <= before
 
 
 class CardClock:
