@@ -44,6 +44,7 @@ from distill.data.blocks import PairBlock
 from distill.models.student import student_from_layers, train_tokenizer
 from distill.objective.chunks import IGNORED
 from distill.objective.logit_ops import RoleMap
+from distill.objective.transfer import copied_to
 from distill.recipe import LossConfig, Recipe, TargetConfig
 from distill.training.arguments import loss_settings, training_arguments
 from distill.training.run import loss_planner, read_by_steps
@@ -181,8 +182,8 @@ def trl_chunked_trainer(beta: float) -> Callable[..., Trainer]:
         from trl import DistillationTrainer as Chunked
 
         class OnGivenTexts(Chunked):
-            def _prepare_inputs(self, rows: list[dict[str, list[int]]]) -> dict[str, Tensor]:
-                batch = torch.tensor([row["input_ids"] for row in rows], device=self.accelerator.device)
+            def _prepare_inputs(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
+                batch = copied_to(ids[[row["row"] for row in rows]], self.accelerator.device)
                 mask = torch.ones_like(batch)
                 return {
                     "prompt_ids": batch[:, :1],
@@ -191,9 +192,11 @@ def trl_chunked_trainer(beta: float) -> Callable[..., Trainer]:
                     "completion_mask": mask[:, 1:],
                 }
 
+        # A row says which one it is, where TRL's own hold a prompt: a thousand numbers would be looked at one by one,
+        # to be pinned, sent and made a tensor, by the thread that starts the card's kernels.
+        dataset = Dataset.from_dict({"prompt": [""] * len(ids), "row": list(range(len(ids)))})
         # Its sampler is its own, and asks for no strategy.
         arguments = DistillationConfig(str(folder), beta=beta, shuffle_dataset=False, **for_trl(settings))
-        dataset = Dataset.from_dict({"prompt": [""] * len(ids), "input_ids": ids.tolist()})
         return OnGivenTexts(student, teacher, arguments, dataset, processing_class=_tokenizer())
 
     return make

@@ -241,8 +241,11 @@ def test_all_steps_of_a_run_are_one_epoch_of_the_same_batch(load):
             train = trainer.training_step
 
             def training_step(model, inputs, *more):
-                rows = inputs if isinstance(inputs, list) else [{"input_ids": row} for row in inputs["input_ids"]]
-                read.append([list(map(int, row["input_ids"])) for row in rows])
+                if isinstance(inputs, list):  # TRL's chunked trainer gets prompts
+                    texts = trainer._prepare_inputs(inputs)
+                    read.append(torch.cat([texts["prompt_ids"], texts["completion_ids"]], dim=1).tolist())
+                else:
+                    read.append(inputs["input_ids"].tolist())
                 return train(model, inputs, *more)
 
             trainer.training_step = training_step
