@@ -146,6 +146,52 @@ def test_memory_is_the_peak_above_what_was_there(load):
     assert record["seconds"] > 0
 
 
+@pytest.mark.parametrize(("device", "size"), [("cpu", 500 - 180), ("cuda", 500 - 100)])
+def test_what_is_kept_on_a_card_counts_and_what_is_read_of_the_outcome_takes_no_time(load, monkeypatch, device, size):
+    common, did = load("common"), []
+    settled = iter([100, 180])  # before the first call, and after it
+    monkeypatch.setattr(common, "settle_memory", lambda device: next(settled))
+    monkeypatch.setattr(common, "peak_memory", lambda device: 500 + 1000 * (did[-1] == "read"))
+    monkeypatch.setattr(common, "seconds", lambda device: 1.0 * did.count("run") + 10 * did.count("read"))
+
+    def read(of):
+        did.append("read")
+        return {"loss": of}
+
+    record = common.measure(lambda: did.append("run") or 0.5, device, read)
+    assert record == {"seconds": 1.0, "bytes": size, "loss": 0.5} and did == ["run", "read"] * 2
+
+
+def test_what_others_left_is_let_go_of_before_memory_is_counted(load, monkeypatch):
+    loss, counted = load("loss"), []
+    x = loss.make_inputs(64, 512, 32)
+    loss.backward(x, loss.CONTENDERS["ours"])  # as a profile does
+    loss.kd_loss._PADDED_HEADS[x.teacher_weight] = None
+    kept = loss.kd_loss._PADDED_HEADS
+    monkeypatch.setattr(loss.common, "settle_memory", lambda device: counted.append((x.weight.grad, len(kept))) or 0)
+    loss.measure("ours", argparse.Namespace(device="cpu", dtype="float32", compile=False, profile=None), x)
+    assert counted[0] == (None, 0)
+
+
+def test_a_gpu_waits_for_no_plan_of_the_chunks(load, monkeypatch):
+    """In training it comes with the batch; the loss and its gradients are those of a call that plans."""
+    loss = load("loss")
+    x, planned = loss.make_inputs(64, 512, 32), []
+    plan_chunks = loss.plan_chunks
+    monkeypatch.setattr(loss, "plan_chunks", lambda *given: planned.append(given) or plan_chunks(*given))
+    for name in ("ours_forward_kl", "ours_two_view", "ours_augmented"):
+        contender = loss.CONTENDERS[name]
+        expected = loss.run(x, contender)
+        assert not planned
+        with loss.planned_once("cuda"):
+            assert loss.run(x, contender) == expected and loss.run(x, contender) == expected
+        assert len(planned) == 1
+        planned.clear()
+        with loss.planned_once("cpu"):
+            assert loss.run(x, contender) == expected
+        assert not planned
+
+
 @pytest.mark.slow
 def test_the_script_prints_what_was_promised():
     figures = run_script("loss.py", "--json", "--repeats", "1", "--contenders", "ours", "naive", *TOY)
