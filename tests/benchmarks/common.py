@@ -16,6 +16,7 @@ run, so that a benchmark that is stopped leaves what it found.
 import argparse
 import ctypes
 import gc
+import itertools
 import json
 import os
 import platform
@@ -23,7 +24,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -181,6 +182,7 @@ def by_turns(
     repeats: int,
     run: Callable[[str], Record],
     then: Callable[[dict[str, list[Record]]], None] = lambda records: None,
+    last: Collection[str] = (),
 ) -> dict[str, list[Record]]:
     """Rounds in which each contender runs once, told on standard error. One that fails takes no part any more.
 
@@ -189,27 +191,28 @@ def by_turns(
         repeats: Number of rounds.
         run: Measures a contender, see `run_alone`.
         then: Given all that was found, after each run.
+        last: Those that begin when all others have had their rounds.
 
     Returns:
         Contender -> its runs; one that never came through is missing.
     """
     records: dict[str, list[Record]] = {}
     failed = set()
-    for turn in range(1, repeats + 1):
-        for name in names:
-            if name in failed:
-                continue
-            try:
-                record = run(name)
-            except Exception as error:  # of whatever kind a peer, a compiler or a card raises
-                failed.add(name)
-                why = f"{type(error).__name__}: {error}"
-                print(f"{turn}/{repeats} {name} is left out: {why}", file=sys.stderr, flush=True)
-                continue
-            records.setdefault(name, []).append(record)
-            line = f"{turn}/{repeats} {name}: {record['seconds']:.4g} s, {record['bytes'] / 2**20:.0f} MiB"
-            print(line, file=sys.stderr, flush=True)
-            then(records)
+    turns = itertools.product(range(1, repeats + 1), names)
+    for turn, name in sorted(turns, key=lambda of: of[1] in last):
+        if name in failed:
+            continue
+        try:
+            record = run(name)
+        except Exception as error:  # of whatever kind a peer, a compiler or a card raises
+            failed.add(name)
+            why = f"{type(error).__name__}: {error}"
+            print(f"{turn}/{repeats} {name} is left out: {why}", file=sys.stderr, flush=True)
+            continue
+        records.setdefault(name, []).append(record)
+        line = f"{turn}/{repeats} {name}: {record['seconds']:.4g} s, {record['bytes'] / 2**20:.0f} MiB"
+        print(line, file=sys.stderr, flush=True)
+        then(records)
     return records
 
 

@@ -56,7 +56,7 @@ def load(monkeypatch):
 def there(contenders) -> list[str]:
     """The contenders that can run here at once: packages installed, nothing to compile."""
     names = [name for name, c in contenders.items() if c.package is None or find_spec(c.package)]
-    return [name for name in names if name not in ("liger", "liger_own_chunks")]
+    return [name for name in names if not getattr(contenders[name], "compiles", False)]
 
 
 def run_script(name: str, *options: str) -> dict:
@@ -399,6 +399,37 @@ def test_a_contender_that_fails_loses_nothing_of_the_others(load, capsys):
     told = capsys.readouterr().err
     assert told.count("is left out: ImportError: no such peer") == 2 and "2/2 good: 1 s, 1 MiB" in told
     assert common.exit_code(names, 2, records) == 1 and common.exit_code(["good"], 2, records) == 0
+
+
+def test_who_compiles_for_long_begins_when_all_others_are_done(load):
+    common, ran = load("common"), []
+    common.by_turns(["a", "slow", "b"], 2, lambda name: ran.append(name) or {"seconds": 1.0, "bytes": 0}, last=["slow"])
+    assert ran == ["a", "b", "a", "b", "slow", "slow"]
+
+
+def test_a_profiler_that_fails_loses_nothing_of_what_was_measured(load, monkeypatch, tmp_path, capsys):
+    loss, saved, profiled = load("loss"), tmp_path / "loss.json", []
+
+    def on_card(x, names, options):
+        profiled.extend(names)
+        if names == ["ours_jsd"]:
+            raise RuntimeError("no such counter")
+        return {name: {"kernel": 1.5} for name in names}
+
+    one = {"seconds": 0.5, "bytes": 2**20, "loss": 1.0, "hidden_norm": 1.0, "weight_norm": 1.0}
+    one |= {"hidden_entries": [1.0], "weight_entries": [1.0]}
+    monkeypatch.setattr(loss, "measure", lambda name, options, x: dict(one))
+    monkeypatch.setattr(loss, "inputs_of", lambda options: None)
+    monkeypatch.setattr(loss, "on_card", on_card)
+    monkeypatch.setattr(loss.common, "machine", lambda device: {})
+    names = ["ours_jsd", "naive", "ours"]
+    shape = ["--rows", "1", "--peak-tflops", "1", "--repeats", "2", "--save", str(saved), "--json", "--together"]
+    monkeypatch.setattr(sys, "argv", ["loss.py", "--device", "cuda", *shape, "--contenders", *names])
+    assert loss.main() == 0
+    figures = json.loads(saved.read_text())
+    assert {name: found["runs"] for name, found in figures["contenders"].items()} == dict.fromkeys(names, 2)
+    assert figures["card"] == {"ours": {"kernel": 1.5}} and profiled == ["ours_jsd", "ours"]
+    assert "no profile of ours_jsd: RuntimeError: no such counter" in capsys.readouterr().err
 
 
 def test_figures_are_there_before_and_although_contenders_disagree(load, monkeypatch, tmp_path, capsys):
