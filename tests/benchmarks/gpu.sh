@@ -48,11 +48,13 @@ trap 'rm -rf "$work"' EXIT
 : >"$out/gpu.log"
 deadline=$((SECONDS + ${TOTAL:-470}))
 
+report() { "$python" $benchmarks/gpu_report.py "$work" "$out" || note "the report could not be written"; }
+
 note() { echo "[$(date +%T)] $*" | tee -a "$out/gpu.log" >&2; }
 
 # part NAME COMMAND...: runs it, where it was asked for, and writes the report.
 part() {
-    local name="$1" seconds start code
+    local name="$1" seconds start running code
     shift
     [[ " $parts " == *" $name "* ]] || return 0
     seconds=$((deadline - SECONDS < limit[$name] ? deadline - SECONDS : limit[$name]))
@@ -62,11 +64,16 @@ part() {
     fi
     note "$name: at most $seconds s"
     start="$(date +%s.%N)"
-    timeout --kill-after=3 "$seconds" "$@" >>"$out/gpu.log" 2>&1 </dev/null
+    timeout --kill-after=3 "$seconds" "$@" >>"$out/gpu.log" 2>&1 </dev/null &
+    running=$!
+    until timeout "${EVERY:-10}" tail --pid="$running" --sleep-interval=0.1 -f /dev/null >/dev/null 2>&1; do
+        report
+    done
+    wait "$running"
     code=$?
     echo "$code $start $(date +%s.%N)" >"$work/$name.ended"
     ((code == 0)) || note "$name: exit code $code; see gpu.log"
-    "$python" $benchmarks/gpu_report.py "$work" "$out" || note "the report could not be written"
+    report
 }
 
 # part_step NAME OPTIONS...: a part of step.py; --contenders in STEP comes last, and so decides.

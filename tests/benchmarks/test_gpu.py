@@ -221,16 +221,18 @@ def test_parts_that_fail_or_run_into_their_limits_lose_nothing_of_the_others(tmp
     assert not list(tmp_path.glob("tmp.*"))
 
 
-def test_the_end_of_the_script_loses_no_part_before(tmp_path):
-    process, told = pretend(tmp_path, PARTS="suite step", SLOW="suite", TMPDIR=str(tmp_path))
-    while "suite" not in (told.read_text() if told.exists() else ""):
+def test_the_end_of_the_script_loses_nothing_that_was_saved(tmp_path):
+    process, told = pretend(tmp_path, PARTS="suite step", SLOW="suite", EVERY="0.3", TMPDIR=str(tmp_path))
+    report = tmp_path / "out" / "gpu.json"
+    while "suite" not in (json.loads(report.read_text()) if report.exists() else ""):
         assert process.poll() is None
         time.sleep(0.05)
     process.kill()
-    process.communicate()
     os.kill(int(told.read_text().split()[-1]), signal.SIGKILL)
+    process.communicate()
     found = written(tmp_path)
     assert found["parts"].keys() == {"step"} and found["step"]["ours_forward_kl"]["n"] == 32
+    assert found["suite"]["seconds"] == 7.0  # of the part that ran
 
 
 def test_parts_for_which_no_time_is_left_do_not_begin(tmp_path):
