@@ -7,7 +7,7 @@
 # slow processor, on which a process takes 15 to 20 seconds to start: so steps of all contenders are one part. There the last
 # parts may find no time left, and want a call of their own, which needs nothing of the first:
 #
-#     PARTS="compiled graphs tests" TOTAL=300 tests/benchmarks/gpu.sh OTHER
+#     PARTS="compiled tests" TOTAL=300 tests/benchmarks/gpu.sh OTHER
 #
 # What parts say is in OUT/gpu.log, all of their figures in OUT/figures.json, tables of where a step's time goes in
 # OUT/profile. All else that they write is thrown away. LIMITS="quickstart=150 suite=90" are other limits.
@@ -37,8 +37,8 @@ read -r -a suite <<<"${SUITE:-}"
 quickstart="${QUICKSTART:-quickstart}"
 benchmarks=tests/benchmarks
 
-parts="${PARTS:-step sampling quickstart suite loss compiled graphs tests}"
-declare -A limit=([step]=105 [sampling]=75 [quickstart]=130 [suite]=200 [loss]=80 [compiled]=150 [graphs]=90 [tests]=120)
+parts="${PARTS:-step sampling quickstart suite loss compiled tests}"
+declare -A limit=([step]=105 [sampling]=75 [quickstart]=130 [suite]=200 [loss]=80 [compiled]=180 [tests]=120)
 for given in ${LIMITS:-}; do
     limit[${given%%=*}]="${given#*=}"
 done
@@ -91,9 +91,9 @@ part suite "$python" $benchmarks/suite.py --device "$device" --save "$work/suite
 part loss "$python" $benchmarks/loss.py --together --device "$device" --dtype bfloat16 --save "$work/loss.json" --contenders \
     ours_two_view ours_forward_kl ours_jsd gkd_forward_kl gkd_jsd trl_chunked naive_two_view ours naive \
     liger_own_chunks "${loss[@]}"
-part_step compiled --compile --contenders ours_forward_kl ours_two_view_augment
-# Of what was compiled just now, the binaries of equal kernels are found again.
-part_step graphs --compile --compile_mode reduce-overhead --contenders ours_forward_kl ours_two_view_augment
+# Of what was compiled just now, graphs find the binaries of equal kernels again.
+part_step compiled --compile --contenders ours_forward_kl ours_forward_kl_graphs ours_two_view_augment \
+    ours_two_view_augment_graphs
 # Warnings are no errors here: they are those of other versions than the pinned ones.
 mapfile -t files < <(grep -rl --include='test_*.py' 'mark\.gpu\b' tests)
 part tests "$python" -m pytest -v -p no:benchmark -p no:cacheprovider -o addopts=--import-mode=importlib \

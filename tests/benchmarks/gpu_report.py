@@ -57,9 +57,9 @@ def outcomes_of_tests(log: str) -> dict[str, int]:
 
 
 def steps(parts: Parts) -> dict[str, Any]:
-    """The training steps: ours and the peers', the compiled ones, and those as CUDA graphs."""
+    """The training steps: ours and the peers', and the compiled ones."""
     found: dict[str, Any] = {}
-    for key, name in (("step", "step"), ("step_compiled", "compiled"), ("step_graphs", "graphs")):
+    for key, name in (("step", "step"), ("step_compiled", "compiled")):
         if name in parts:
             found[key] = of_contenders(parts[name])
             found.setdefault("setting", parts[name]["setting"])

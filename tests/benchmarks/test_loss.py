@@ -30,7 +30,6 @@ TOY_STEP = argparse.Namespace(
     device="cpu",
     dtype="float32",
     compile=False,
-    compile_mode=None,
     together=False,
 )
 # What a GPU is measured with, but for the device.
@@ -56,7 +55,7 @@ def load(monkeypatch):
 def there(contenders) -> list[str]:
     """The contenders that can run here at once: packages installed, nothing to compile."""
     names = [name for name, c in contenders.items() if c.package is None or find_spec(c.package)]
-    return [name for name in names if not getattr(contenders[name], "compiles", False)]
+    return [name for name in names if not any(getattr(contenders[name], of, None) for of in ("compiles", "mode"))]
 
 
 def run_script(name: str, *options: str) -> dict:
@@ -364,6 +363,29 @@ def test_what_torch_compiled_for_a_toy_is_not_measured(load, monkeypatch, compil
     record = step.measure(step.CONTENDERS["ours_jsd"], argparse.Namespace(**{**vars(TOY_STEP), "compile": compiled}))
     assert tokens == ([64] if compiled else [8, 64])
     assert record["seconds"] == 0.5 and record["each_step"] == {"least": 0.5, "median": 0.5, "most": 0.5}
+
+
+@pytest.mark.parametrize("name", ["ours_forward_kl", "ours_two_view_augment"])
+def test_cuda_graphs_are_contenders_beside_what_is_compiled_without(load, monkeypatch, capsys, name):
+    step, settings = load("step"), {}
+
+    class Made(Exception):
+        pass
+
+    def make(teacher, student, ids, given, folder):
+        settings.update(given)
+        raise Made
+
+    plain, graphs = step.CONTENDERS[name], step.CONTENDERS[f"{name}_graphs"]
+    assert graphs == replace(plain, mode=graphs.mode)
+    for contender, mode in ((plain, None), (graphs, "reduce-overhead")):
+        with pytest.raises(Made):
+            step.train(replace(contender, trainer=make), argparse.Namespace(**{**vars(TOY_STEP), "compile": True}))
+        assert settings["torch_compile"] and settings["torch_compile_mode"] == mode
+    monkeypatch.setattr(sys, "argv", ["step.py", "--contenders", f"{name}_graphs"])
+    with pytest.raises(SystemExit):
+        step.main()
+    assert "CUDA graphs need --compile" in capsys.readouterr().err
 
 
 def test_what_a_card_did_is_told_by_kind(load):
