@@ -2,18 +2,25 @@
 # Everything that a GPU is asked for, in one go and one file: tests/benchmarks/gpu.sh OUT writes OUT/gpu.json.
 #
 # Parts run one after the other, the most valuable first, each for so many seconds at most, and all together for TOTAL:
-# less than eight minutes. gpu.json is written anew after each part, so that a part that fails, or is stopped, or the end of
-# this script loses nothing of the others; benchmarks save what they have after each run. Limits are those of a card beside a
-# slow processor, on which a process takes 15 to 20 seconds to start: so steps of all contenders are one part. There the last
-# parts may find no time left, and want a call of their own, which needs nothing of the first:
+# less than eight minutes. Benchmarks save what they have after each run, and gpu.json is written anew after each part, and
+# every ten seconds (EVERY) while one runs: so a part that fails, or is stopped, or the end of this script, whoever ends it,
+# loses nothing of the others, and little of its own. Limits are those of a card beside a slow processor, on which a process
+# takes 15 to 20 seconds to start: so steps of all contenders are one part, and all that is compiled is another. A part
+# begins only where half of its limit is left. There the last two find less, and want a call of their own, which needs
+# nothing of the first:
 #
+#     PARTS="step sampling quickstart suite loss" tests/benchmarks/gpu.sh OUT
 #     PARTS="compiled tests" TOTAL=300 tests/benchmarks/gpu.sh OTHER
+#
+# Of a machine that is lent by the second, TOTAL is what is left when it is ready, less 30 to begin and to bring the report
+# back; the second call follows at once, on the same machine.
 #
 # What parts say is in OUT/gpu.log, all of their figures in OUT/figures.json, tables of where a step's time goes in
 # OUT/profile. All else that they write is thrown away. LIMITS="quickstart=150 suite=90" are other limits.
 #
-# PARTS names those that shall run, of those below, in the order in which they stand there. DEVICE=cpu and the sizes below make a trial of the
-# script itself out of it. STEP, SAMPLING, LOSS and SUITE are options of the scripts; QUICKSTART is a recipe.
+# PARTS names those that shall run, of those below, in the order in which they stand there. DEVICE=cpu and the sizes below
+# make a trial of the script itself out of it. STEP, SAMPLING, LOSS and SUITE are options of the scripts; QUICKSTART is a
+# recipe.
 #
 # A bare machine needs torch, transformers and accelerate with what these bring, pytest, and the packages of gpu-wheels.txt.
 # Where it reaches no registry, carry wheels, here for Python 3.12 on x86-64 (5 MB):
@@ -58,8 +65,8 @@ part() {
     shift
     [[ " $parts " == *" $name "* ]] || return 0
     seconds=$((deadline - SECONDS < limit[$name] ? deadline - SECONDS : limit[$name]))
-    if ((seconds <= 0)); then
-        note "$name: no time left"
+    if ((seconds <= 0 || 2 * seconds < limit[$name])); then
+        note "$name: no time left, not half of its ${limit[$name]} s"
         return 0
     fi
     note "$name: at most $seconds s"
@@ -94,8 +101,9 @@ part loss "$python" $benchmarks/loss.py --together --device "$device" --dtype bf
 # Of what was compiled just now, graphs find the binaries of equal kernels again.
 part_step compiled --compile --contenders ours_forward_kl ours_forward_kl_graphs ours_two_view_augment \
     ours_two_view_augment_graphs
-# Warnings are no errors here: they are those of other versions than the pinned ones.
+# Most tests wait for Triton, which compiles on one core. Warnings are no errors here: they are those of other versions than
+# the pinned ones.
 mapfile -t files < <(grep -rl --include='test_*.py' 'mark\.gpu\b' tests)
 part tests "$python" -m pytest -v -p no:benchmark -p no:cacheprovider -o addopts=--import-mode=importlib \
-    -o filterwarnings=default -n 8 --dist load -m gpu --continue-on-collection-errors "${files[@]}"
+    -o filterwarnings=default -n 16 --dist load -m gpu --continue-on-collection-errors "${files[@]}"
 cat "$out/gpu.json"
