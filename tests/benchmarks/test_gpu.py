@@ -237,14 +237,14 @@ def test_the_end_of_the_script_loses_nothing_that_was_saved(tmp_path):
 
 def test_parts_for_which_no_time_is_left_do_not_begin(tmp_path):
     """Nor do those with less than half of their limits: a process would load and compile, and measure nothing."""
-    process, _ = pretend(tmp_path, SLOW="sampling suite", TOTAL="6", LIMITS="step=5 sampling=1 suite=6")
+    process, _ = pretend(tmp_path, SLOW="sampling", TOTAL="4", LIMITS="step=9 sampling=6")
     _, errors = process.communicate(timeout=60)
     found = written(tmp_path)["parts"]
-    assert process.returncode == 0 and list(found) == ["step", "sampling", "suite"], errors
-    assert "quickstart: no time left, not half of its 130 s" in errors
-    assert found["suite"]["ended"] == "stopped at its limit" and found["suite"]["seconds"] < 8
-    assert re.search(r"suite: at most [345] s", errors)
-    assert all(f"{name}: no time left" in errors for name in ("loss", "compiled", "tests"))
+    assert process.returncode == 0 and list(found) == ["sampling"], errors
+    assert "step: no time left, not half of its 9 s" in errors
+    assert re.search(r"sampling: at most [34] s", errors)
+    assert found["sampling"]["ended"] == "stopped at its limit" and found["sampling"]["seconds"] < 9
+    assert all(f"{name}: no time left" in errors for name in ("quickstart", "suite", "tests"))
 
 
 def test_the_limits_leave_room_on_a_machine_that_is_lent_for_ten_minutes_a_command():
