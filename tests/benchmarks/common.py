@@ -16,6 +16,7 @@ run, so that a benchmark that is stopped leaves what it found.
 import argparse
 import ctypes
 import gc
+import itertools
 import json
 import os
 import platform
@@ -23,7 +24,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -139,16 +140,26 @@ def write_profile(profile: torch.profiler.profile, folder: Path, name: str, devi
     (folder / f"{name}.txt").write_text(table, encoding="utf-8")
 
 
-def measure(run: Callable[[], Record], device: str = "cpu") -> Record:
-    """Time and peak memory of a second call of ``run``, which returns what the contenders must agree on.
+def measure(
+    run: Callable[[], Any], device: str = "cpu", outcome: Callable[[Any], Record] = lambda found: found
+) -> Record:
+    """Time and peak memory of a second call of ``run``.
 
-    The first call is for all that happens once: loading, compiling, growing the heap.
+    The first call is for all that happens once: loading, compiling, growing the heap. On a card no code is counted, and
+    what the first call keeps there for those after it is.
+
+    Args:
+        run: What is measured.
+        device: Where.
+        outcome: Makes of what ``run`` returned what the contenders must agree on, beside the clock.
     """
-    run()
+    at_first = settle_memory(device)
+    outcome(run())
     before = settle_memory(device)
     start = seconds(device)
-    outcome = run()
-    return {"seconds": seconds(device) - start, "bytes": peak_memory(device) - before, **outcome}
+    found = run()
+    taken, peak = seconds(device) - start, peak_memory(device)
+    return {"seconds": taken, "bytes": peak - (at_first if device == "cuda" else before), **outcome(found)}
 
 
 def run_alone(script: str, name: str, options: Sequence[str], threads: int) -> Record:
@@ -171,6 +182,7 @@ def by_turns(
     repeats: int,
     run: Callable[[str], Record],
     then: Callable[[dict[str, list[Record]]], None] = lambda records: None,
+    last: Collection[str] = (),
 ) -> dict[str, list[Record]]:
     """Rounds in which each contender runs once, told on standard error. One that fails takes no part any more.
 
@@ -179,27 +191,28 @@ def by_turns(
         repeats: Number of rounds.
         run: Measures a contender, see `run_alone`.
         then: Given all that was found, after each run.
+        last: Those that begin when all others have had their rounds.
 
     Returns:
         Contender -> its runs; one that never came through is missing.
     """
     records: dict[str, list[Record]] = {}
     failed = set()
-    for turn in range(1, repeats + 1):
-        for name in names:
-            if name in failed:
-                continue
-            try:
-                record = run(name)
-            except Exception as error:  # of whatever kind a peer, a compiler or a card raises
-                failed.add(name)
-                why = f"{type(error).__name__}: {error}"
-                print(f"{turn}/{repeats} {name} is left out: {why}", file=sys.stderr, flush=True)
-                continue
-            records.setdefault(name, []).append(record)
-            line = f"{turn}/{repeats} {name}: {record['seconds']:.4g} s, {record['bytes'] / 2**20:.0f} MiB"
-            print(line, file=sys.stderr, flush=True)
-            then(records)
+    turns = itertools.product(range(1, repeats + 1), names)
+    for turn, name in sorted(turns, key=lambda of: of[1] in last):
+        if name in failed:
+            continue
+        try:
+            record = run(name)
+        except Exception as error:  # of whatever kind a peer, a compiler or a card raises
+            failed.add(name)
+            why = f"{type(error).__name__}: {error}"
+            print(f"{turn}/{repeats} {name} is left out: {why}", file=sys.stderr, flush=True)
+            continue
+        records.setdefault(name, []).append(record)
+        line = f"{turn}/{repeats} {name}: {record['seconds']:.4g} s, {record['bytes'] / 2**20:.0f} MiB"
+        print(line, file=sys.stderr, flush=True)
+        then(records)
     return records
 
 

@@ -3,11 +3,12 @@
 python tests/benchmarks/gpu_report.py WORK OUT      the parts' files in WORK, and OUT/gpu.log, become OUT/gpu.json
                                                     and, as they were saved, OUT/figures.json
 
-The report is written anew after each part, in the card's time: so torch is not loaded.
+The report is written anew after each part and while it runs, in the card's time: so torch is not loaded.
 """
 
 import argparse
 import json
+import os
 import re
 from collections import Counter
 from pathlib import Path
@@ -56,9 +57,9 @@ def outcomes_of_tests(log: str) -> dict[str, int]:
 
 
 def steps(parts: Parts) -> dict[str, Any]:
-    """The training steps: ours and the peers', the compiled ones, and those as CUDA graphs."""
+    """The training steps: ours and the peers', and the compiled ones."""
     found: dict[str, Any] = {}
-    for key, name in (("step", "step"), ("step_compiled", "compiled"), ("step_graphs", "graphs")):
+    for key, name in (("step", "step"), ("step_compiled", "compiled")):
         if name in parts:
             found[key] = of_contenders(parts[name])
             found.setdefault("setting", parts[name]["setting"])
@@ -129,7 +130,9 @@ def main() -> None:
     log = options.out / "gpu.log"
     said = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
     for name, content in (("figures", saved_in(options.work)), ("gpu", report(options.work, said))):
-        (options.out / f"{name}.json").write_text(json.dumps(content, indent=2), encoding="utf-8")
+        partial = options.out / f"{name}.partial"
+        partial.write_text(json.dumps(content, indent=2), encoding="utf-8")
+        os.replace(partial, options.out / f"{name}.json")  # whole, whenever the script is ended
 
 
 if __name__ == "__main__":

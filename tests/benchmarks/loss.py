@@ -2,8 +2,8 @@
 
 Each contender goes from the last hidden states of student and teacher and the weights of both heads to the gradients
 of the student's hidden states and head, on the same random numbers in the shapes of GPT-2 124M. Who wants logits makes
-them, and ours plans its chunks in each call, which in training is done with the batch. Every run checks that the losses
-and the gradients of the contenders agree.
+them. On a CPU ours plans its chunks in each call, which in training is done with the batch; on a GPU, which would be
+waited for, once. Every run checks that the losses and the gradients of the contenders agree.
 
     python tests/benchmarks/loss.py            a table
     python tests/benchmarks/loss.py --json     JSON; `ratios` are ours over theirs, medians of --repeats runs each
@@ -25,10 +25,12 @@ import json
 import math
 import re
 import sys
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Container, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
+from unittest import mock
 
 import common
 import torch
@@ -36,7 +38,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import DeviceType
 
-from distill.objective.chunks import Positions
+from distill.objective import kd_loss
+from distill.objective.chunks import Plan, Positions, plan_chunks
 from distill.objective.kd_loss import ModelView, fused_loss, reference_loss
 from distill.objective.logit_ops import RoleMap
 from distill.objective.settings import LossSettings
@@ -153,12 +156,14 @@ class Contender:
     computes: Contenders with the same entry must agree.
     package: What it needs.
     views: How many rows of the teacher are read for each token.
+    compiles: Whether it compiles itself, for longer than all others run.
     """
 
     loss: Callable[[Inputs], Tensor]
     computes: str
     package: str | None = None
     views: int = 1
+    compiles: bool = False
 
 
 _SMALL = 128  # tokens in a chunk: Liger's default, 1,024, needs several times the memory
@@ -172,8 +177,8 @@ CONTENDERS: dict[str, Contender] = {
     "ours_jsd": Contender(lambda x: ours(x, LossSettings(op="none", divergence="jsd")), "JSD"),
     "gkd_jsd": Contender(lambda x: gkd(x, 0.5), "JSD", "trl"),
     "trl_chunked_jsd": Contender(lambda x: trl_chunked(x, 0.5), "JSD", "trl"),
-    "liger": Contender(lambda x: liger(x, _SMALL), "JSD", "liger_kernel"),
-    "liger_own_chunks": Contender(lambda x: liger(x, 1024), "JSD", "liger_kernel"),
+    "liger": Contender(lambda x: liger(x, _SMALL), "JSD", "liger_kernel", compiles=True),
+    "liger_own_chunks": Contender(lambda x: liger(x, 1024), "JSD", "liger_kernel", compiles=True),
     "liger_uncompiled": Contender(lambda x: liger(x, _SMALL, compiled=False), "JSD", "liger_kernel"),
     "ours_two_view": Contender(lambda x: ours(x, LossSettings(), two_views=True), "two views", views=2),
     "naive_two_view": Contender(
@@ -206,16 +211,38 @@ def backward(x: Inputs, contender: Contender, dtype: str = "float32", compiled: 
     return loss.detach()
 
 
-def run(x: Inputs, contender: Contender, dtype: str = "float32", compiled: bool = False) -> common.Record:
-    """The loss, and norms and some entries of the gradients, see `backward`."""
-    outcome = {"loss": float(backward(x, contender, dtype, compiled))}
+def outcome(x: Inputs, loss: Tensor) -> common.Record:
+    """The loss, and norms and some entries of the gradients, which are let go of; see `backward`."""
+    found = {"loss": float(loss)}
     for name, leaf in (("hidden", x.hidden), ("weight", x.weight)):
         flat = leaf.grad.flatten()
         some = torch.linspace(0, len(flat) - 1, 50, dtype=torch.float64).long()
-        outcome[f"{name}_norm"] = float(flat.norm())
-        outcome[f"{name}_entries"] = flat[some].tolist()
+        found[f"{name}_norm"] = float(flat.norm())
+        found[f"{name}_entries"] = flat[some].tolist()
     x.hidden.grad = x.weight.grad = None
-    return outcome
+    return found
+
+
+def run(x: Inputs, contender: Contender, dtype: str = "float32", compiled: bool = False) -> common.Record:
+    """What contenders must agree on, see `outcome`."""
+    return outcome(x, backward(x, contender, dtype, compiled))
+
+
+@contextmanager
+def planned_once(device: str) -> Iterator[None]:
+    """On a GPU, all calls of one of ours go by the plan of the first: in training it comes with the batch.
+
+    On a CPU each call plans, as there it is work of the same processor, in whichever process.
+    """
+    made: list[Plan] = []
+
+    def plan(*given: Any) -> Plan:
+        if not made:
+            made.append(plan_chunks(*given))
+        return made[0]
+
+    with mock.patch.object(kd_loss, "plan_chunks", plan) if device == "cuda" else nullcontext():
+        yield
 
 
 _PRODUCT = re.compile("gemm|nvjet|cutlass|cublas", re.IGNORECASE)  # in names of kernels of NVIDIA's libraries
@@ -244,9 +271,11 @@ def on_card(x: Inputs, names: Iterable[str], options: argparse.Namespace, calls:
 
     found = {}
     for name in names:
-        with common.profiler(options.device) as profile:
-            for _ in range(calls):
-                backward(x, CONTENDERS[name], options.dtype, options.compile)
+        with planned_once(options.device):
+            backward(x, CONTENDERS[name], options.dtype, options.compile)
+            with common.profiler(options.device) as profile:
+                for _ in range(calls):
+                    backward(x, CONTENDERS[name], options.dtype, options.compile)
         found[name] = card_times(profile.events(), calls * len(x.hidden), vars(kernels))
     return found
 
@@ -316,15 +345,15 @@ def print_tables(figures: common.Record) -> None:
 
 def measure(name: str, options: argparse.Namespace, x: Inputs) -> common.Record:
     """The record of a contender; with `--profile` its table is written too."""
-
-    def once() -> common.Record:
-        return run(x, CONTENDERS[name], options.dtype, options.compile)
-
-    record = common.measure(once, options.device)
-    if options.profile:
-        with common.profiler(options.device) as profile:
-            once()
-        common.write_profile(profile, options.profile, name, options.device)
+    x.hidden.grad = x.weight.grad = None  # left by a profile, or by a contender that failed
+    kd_loss._PADDED_HEADS.clear()  # what ours keeps of the teacher's head is memory of each of its runs
+    given = (x, CONTENDERS[name], options.dtype, options.compile)
+    with planned_once(options.device):
+        record = common.measure(partial(backward, *given), options.device, partial(outcome, x))
+        if options.profile:
+            with common.profiler(options.device) as profile:
+                run(*given)
+            common.write_profile(profile, options.profile, name, options.device)
     return record
 
 
@@ -339,15 +368,22 @@ def compare(options: argparse.Namespace) -> int:
         given = common.as_options({name: getattr(options, name) for name in (*SHAPE, *common.HOW, "profile")})
         run = partial(common.run_alone, __file__, options=given, threads=options.threads)
     card: common.Record = {}
+    asked = set[str]()
 
     def keep(found: dict[str, list[common.Record]]) -> None:
         common.save(options.save, figures_of(found, options, card))
-        left = [name for name in found if name.startswith("ours") and name not in card]
+        left = [name for name in found if name.startswith("ours") and name not in asked]
         if left and options.together and options.device == "cuda":  # at once: the part may be stopped
-            card.update(on_card(x, left, options))
+            asked.update(left)
+            try:
+                card.update(on_card(x, left, options))
+            except Exception as error:  # of whatever kind a profiler raises: all else that is measured needs none
+                print(f"no profile of {', '.join(left)}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
             common.save(options.save, figures_of(found, options, card))
 
-    records = common.by_turns(names, options.repeats, run, keep)
+    # In one process, which may be stopped, nobody waits for a compiler; processes go by turns, as the machine changes.
+    last = [name for name in names if CONTENDERS[name].compiles] if options.together else []
+    records = common.by_turns(names, options.repeats, run, keep, last)
     figures = figures_of(records, options, card)
     if options.json:
         print(json.dumps(figures, indent=2))

@@ -28,7 +28,7 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,7 @@ from distill.data.blocks import PairBlock
 from distill.models.student import student_from_layers, train_tokenizer
 from distill.objective.chunks import IGNORED
 from distill.objective.logit_ops import RoleMap
+from distill.objective.transfer import copied_to
 from distill.recipe import LossConfig, Recipe, TargetConfig
 from distill.training.arguments import loss_settings, training_arguments
 from distill.training.run import loss_planner, read_by_steps
@@ -181,8 +182,8 @@ def trl_chunked_trainer(beta: float) -> Callable[..., Trainer]:
         from trl import DistillationTrainer as Chunked
 
         class OnGivenTexts(Chunked):
-            def _prepare_inputs(self, rows: list[dict[str, list[int]]]) -> dict[str, Tensor]:
-                batch = torch.tensor([row["input_ids"] for row in rows], device=self.accelerator.device)
+            def _prepare_inputs(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
+                batch = copied_to(ids[[row["row"] for row in rows]], self.accelerator.device)
                 mask = torch.ones_like(batch)
                 return {
                     "prompt_ids": batch[:, :1],
@@ -191,9 +192,11 @@ def trl_chunked_trainer(beta: float) -> Callable[..., Trainer]:
                     "completion_mask": mask[:, 1:],
                 }
 
+        # A row says which one it is, where TRL's own hold a prompt: a thousand numbers would be looked at one by one,
+        # to be pinned, sent and made a tensor, by the thread that starts the card's kernels.
+        dataset = Dataset.from_dict({"prompt": [""] * len(ids), "row": list(range(len(ids)))})
         # Its sampler is its own, and asks for no strategy.
         arguments = DistillationConfig(str(folder), beta=beta, shuffle_dataset=False, **for_trl(settings))
-        dataset = Dataset.from_dict({"prompt": [""] * len(ids), "input_ids": ids.tolist()})
         return OnGivenTexts(student, teacher, arguments, dataset, processing_class=_tokenizer())
 
     return make
@@ -203,13 +206,14 @@ def trl_chunked_trainer(beta: float) -> Callable[..., Trainer]:
 class Contender:
     """A trainer. `computes`: contenders with the same entry must agree. `package`: what it needs.
 
-    `views`: how often the teacher and the student read a text.
+    `views`: how often the teacher and the student read a text. `mode`: torch.compile's, where it is not its default.
     """
 
     trainer: Callable[..., Trainer]
     computes: str
     package: str | None = None
     views: int = 1
+    mode: str | None = None
 
 
 CONTENDERS: dict[str, Contender] = {
@@ -219,6 +223,11 @@ CONTENDERS: dict[str, Contender] = {
     "ours_jsd": Contender(our_trainer("jsd"), "JSD"),
     "gkd_jsd": Contender(gkd_trainer(0.5), "JSD", "trl"),
     "ours_two_view_augment": Contender(our_trainer("forward_kl", views=2), "two views, roles reversed", views=2),
+}
+#: With --compile, where they are asked for: both models run as CUDA graphs.
+CONTENDERS |= {
+    f"{name}_graphs": replace(CONTENDERS[name], mode="reduce-overhead")
+    for name in ("ours_forward_kl", "ours_two_view_augment")
 }
 
 #: What `ratios` compares: peer -> (our contender, the peer's).
@@ -286,6 +295,15 @@ def _shared_models(*shape: int) -> tuple[PreTrainedModel, PreTrainedModel]:
     return make_models(*shape)
 
 
+def end_readers(trainer: Trainer) -> None:
+    """End the processes of a trainer's loader, which TRL leaves to the garbage collector.
+
+    That takes their queues apart first, and then waits for each of them for five seconds: in the next contender's time.
+    """
+    if (staying := getattr(trainer.callback_handler.train_dataloader, "_iterator", None)) is not None:
+        staying._shutdown_workers()
+
+
 def train(contender: Contender, shape: argparse.Namespace, *callbacks: TrainerCallback) -> tuple[Clock, list[float]]:
     """Train for some steps, which are one epoch; returns the time of each step and the loss of each step."""
     sizes = (shape.vocabulary, shape.width, shape.layers, shape.tokens)
@@ -300,7 +318,7 @@ def train(contender: Contender, shape: argparse.Namespace, *callbacks: TrainerCa
         "dataloader_pin_memory": shape.device == "cuda",
         "bf16": shape.dtype == "bfloat16",
         "torch_compile": shape.compile,
-        "torch_compile_mode": shape.compile_mode,
+        "torch_compile_mode": contender.mode,
     }
     with tempfile.TemporaryDirectory() as folder:
         trainer = contender.trainer(teacher, student, ids, settings, Path(folder))
@@ -315,7 +333,10 @@ def train(contender: Contender, shape: argparse.Namespace, *callbacks: TrainerCa
         trainer.remove_callback(PrinterCallback)  # whose lines are not ours to read
         for callback in (clock, *callbacks):
             trainer.add_callback(callback)
-        trainer.train()
+        try:
+            trainer.train()
+        finally:
+            end_readers(trainer)
     return clock, [float(loss) for loss in losses]
 
 
@@ -386,7 +407,7 @@ def figures_of(records: dict[str, list[common.Record]], options: argparse.Namesp
         first = records[name][0]
         record |= {"computes": CONTENDERS[name].computes, "steps": options.steps}
         record |= {field: first[field] for field in ("each_step", "losses") if field in first}
-    shape = {name: getattr(options, name) for name in (*SHAPE, *common.HOW, "compile_mode")}
+    shape = {name: getattr(options, name) for name in (*SHAPE, *common.HOW)}
     shape["matrix_rate_tflops"] = options.peak_tflops
     return {**figures, "setting": {**shape, "threads": options.threads, **common.machine(options.device)}}
 
@@ -399,7 +420,6 @@ def add_own_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--vocabulary", type=int, default=50257)
     parser.add_argument("--width", type=int, default=768)
     parser.add_argument("--layers", type=int, default=12, help="layers of the teacher; the student has half of them")
-    parser.add_argument("--compile_mode", help="with --compile: reduce-overhead runs both models as CUDA graphs")
 
 
 def write_profile(name: str, options: argparse.Namespace) -> None:
@@ -416,8 +436,9 @@ def main() -> int:
     common.add_options(parser, list(CONTENDERS))
     add_own_options(parser)
     options = parser.parse_args()
-    if options.compile_mode and not options.compile:
-        parser.error("--compile_mode needs --compile")
+    names = options.contenders or [name for name, contender in CONTENDERS.items() if contender.mode is None]
+    if not options.compile and any(CONTENDERS[name].mode for name in names):
+        parser.error("CUDA graphs need --compile")
     torch.set_num_threads(options.threads)
     if options.only:
         record = measure(CONTENDERS[options.only], options)
@@ -425,13 +446,12 @@ def main() -> int:
         print(json.dumps(record))
         return 0
     common.find_peak(options)
-    names = options.contenders or list(CONTENDERS)
     names = common.available({name: CONTENDERS[name].package for name in names})
     run: Callable[[str], common.Record]
     if options.together:
         run = lambda name: measure(CONTENDERS[name], options)  # noqa: E731
     else:
-        given = {name: getattr(options, name) for name in (*SHAPE, *common.HOW, "compile_mode", "profile")}
+        given = {name: getattr(options, name) for name in (*SHAPE, *common.HOW, "profile")}
         run = partial(common.run_alone, __file__, options=common.as_options(given), threads=options.threads)
     records = common.by_turns(
         names, options.repeats, run, lambda found: common.save(options.save, figures_of(found, options))

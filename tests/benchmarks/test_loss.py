@@ -4,6 +4,7 @@ import argparse
 import importlib
 import json
 import math
+import multiprocessing
 import subprocess
 import sys
 from dataclasses import replace
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch.autograd import DeviceType
-from transformers import TrainerCallback
+from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from distill.models.architecture import head, hidden_states
 
@@ -29,7 +30,6 @@ TOY_STEP = argparse.Namespace(
     device="cpu",
     dtype="float32",
     compile=False,
-    compile_mode=None,
     together=False,
 )
 # What a GPU is measured with, but for the device.
@@ -55,7 +55,7 @@ def load(monkeypatch):
 def there(contenders) -> list[str]:
     """The contenders that can run here at once: packages installed, nothing to compile."""
     names = [name for name, c in contenders.items() if c.package is None or find_spec(c.package)]
-    return [name for name in names if name not in ("liger", "liger_own_chunks")]
+    return [name for name in names if not any(getattr(contenders[name], of, None) for of in ("compiles", "mode"))]
 
 
 def run_script(name: str, *options: str) -> dict:
@@ -145,6 +145,52 @@ def test_memory_is_the_peak_above_what_was_there(load):
     assert record["seconds"] > 0
 
 
+@pytest.mark.parametrize(("device", "size"), [("cpu", 500 - 180), ("cuda", 500 - 100)])
+def test_what_is_kept_on_a_card_counts_and_what_is_read_of_the_outcome_takes_no_time(load, monkeypatch, device, size):
+    common, did = load("common"), []
+    settled = iter([100, 180])  # before the first call, and after it
+    monkeypatch.setattr(common, "settle_memory", lambda device: next(settled))
+    monkeypatch.setattr(common, "peak_memory", lambda device: 500 + 1000 * (did[-1] == "read"))
+    monkeypatch.setattr(common, "seconds", lambda device: 1.0 * did.count("run") + 10 * did.count("read"))
+
+    def read(of):
+        did.append("read")
+        return {"loss": of}
+
+    record = common.measure(lambda: did.append("run") or 0.5, device, read)
+    assert record == {"seconds": 1.0, "bytes": size, "loss": 0.5} and did == ["run", "read"] * 2
+
+
+def test_what_others_left_is_let_go_of_before_memory_is_counted(load, monkeypatch):
+    loss, counted = load("loss"), []
+    x = loss.make_inputs(64, 512, 32)
+    loss.backward(x, loss.CONTENDERS["ours"])  # as a profile does
+    loss.kd_loss._PADDED_HEADS[x.teacher_weight] = None
+    kept = loss.kd_loss._PADDED_HEADS
+    monkeypatch.setattr(loss.common, "settle_memory", lambda device: counted.append((x.weight.grad, len(kept))) or 0)
+    loss.measure("ours", argparse.Namespace(device="cpu", dtype="float32", compile=False, profile=None), x)
+    assert counted[0] == (None, 0)
+
+
+def test_a_gpu_waits_for_no_plan_of_the_chunks(load, monkeypatch):
+    """In training it comes with the batch; the loss and its gradients are those of a call that plans."""
+    loss = load("loss")
+    x, planned = loss.make_inputs(64, 512, 32), []
+    plan_chunks = loss.plan_chunks
+    monkeypatch.setattr(loss, "plan_chunks", lambda *given: planned.append(given) or plan_chunks(*given))
+    for name in ("ours_forward_kl", "ours_two_view", "ours_augmented"):
+        contender = loss.CONTENDERS[name]
+        expected = loss.run(x, contender)
+        assert not planned
+        with loss.planned_once("cuda"):
+            assert loss.run(x, contender) == expected and loss.run(x, contender) == expected
+        assert len(planned) == 1
+        planned.clear()
+        with loss.planned_once("cpu"):
+            assert loss.run(x, contender) == expected
+        assert not planned
+
+
 @pytest.mark.slow
 def test_the_script_prints_what_was_promised():
     figures = run_script("loss.py", "--json", "--repeats", "1", "--contenders", "ours", "naive", *TOY)
@@ -164,8 +210,8 @@ def test_half_precision_rates_and_profile_of_the_loss(tmp_path):
     for name in names:
         record = figures["contenders"][name]
         assert record["tokens_per_second"] == pytest.approx(3 * 64 / record["seconds"])
-        # The products of three passes over the student's head and one over the teacher's.
-        share = 4 * 2 * 512 * 32 * record["tokens_per_second"] / 0.5e12
+        # The products of three passes over the student's head and, for each view, one over the teacher's.
+        share = (5 if "two_view" in name else 4) * 2 * 512 * 32 * record["tokens_per_second"] / 0.5e12
         assert record["matrix_rate_share"] == pytest.approx(share)
         assert "mm" in (tmp_path / f"{name}.txt").read_text()
 
@@ -240,8 +286,11 @@ def test_all_steps_of_a_run_are_one_epoch_of_the_same_batch(load):
             train = trainer.training_step
 
             def training_step(model, inputs, *more):
-                rows = inputs if isinstance(inputs, list) else [{"input_ids": row} for row in inputs["input_ids"]]
-                read.append([list(map(int, row["input_ids"])) for row in rows])
+                if isinstance(inputs, list):  # TRL's chunked trainer gets prompts
+                    texts = trainer._prepare_inputs(inputs)
+                    read.append(torch.cat([texts["prompt_ids"], texts["completion_ids"]], dim=1).tolist())
+                else:
+                    read.append(inputs["input_ids"].tolist())
                 return train(model, inputs, *more)
 
             trainer.training_step = training_step
@@ -255,6 +304,20 @@ def test_all_steps_of_a_run_are_one_epoch_of_the_same_batch(load):
         assert epochs.begun == 1, name
         assert len(read) == step.WARM_UP["cpu"] + TOY_STEP.steps and all(batch == read[0] for batch in read), name
         assert read[0][:2] == step.make_ids(512, 2, 64).tolist(), name
+
+
+def test_the_processes_of_a_loader_end_with_their_run(load):
+    """TRL's trainers leave them to the garbage collector, which waits for each in vain for five seconds."""
+    step, before = load("step"), set(multiprocessing.active_children())
+
+    def make(teacher, student, ids, settings, folder):
+        loader = {"dataloader_num_workers": 2, "dataloader_persistent_workers": True}
+        rows = [{"input_ids": row, "labels": row} for row in ids]
+        return Trainer(student, TrainingArguments(str(folder), **settings | loader), train_dataset=rows)
+
+    _, losses = step.train(step.Contender(make, "cross-entropy"), TOY_STEP)
+    assert len(losses) == step.WARM_UP["cpu"] + TOY_STEP.steps
+    assert set(multiprocessing.active_children()) <= before
 
 
 class CardClock:
@@ -302,6 +365,29 @@ def test_what_torch_compiled_for_a_toy_is_not_measured(load, monkeypatch, compil
     assert record["seconds"] == 0.5 and record["each_step"] == {"least": 0.5, "median": 0.5, "most": 0.5}
 
 
+@pytest.mark.parametrize("name", ["ours_forward_kl", "ours_two_view_augment"])
+def test_cuda_graphs_are_contenders_beside_what_is_compiled_without(load, monkeypatch, capsys, name):
+    step, settings = load("step"), {}
+
+    class Made(Exception):
+        pass
+
+    def make(teacher, student, ids, given, folder):
+        settings.update(given)
+        raise Made
+
+    plain, graphs = step.CONTENDERS[name], step.CONTENDERS[f"{name}_graphs"]
+    assert graphs == replace(plain, mode=graphs.mode)
+    for contender, mode in ((plain, None), (graphs, "reduce-overhead")):
+        with pytest.raises(Made):
+            step.train(replace(contender, trainer=make), argparse.Namespace(**{**vars(TOY_STEP), "compile": True}))
+        assert settings["torch_compile"] and settings["torch_compile_mode"] == mode
+    monkeypatch.setattr(sys, "argv", ["step.py", "--contenders", f"{name}_graphs"])
+    with pytest.raises(SystemExit):
+        step.main()
+    assert "CUDA graphs need --compile" in capsys.readouterr().err
+
+
 def test_what_a_card_did_is_told_by_kind(load):
     loss = load("loss")
 
@@ -335,6 +421,37 @@ def test_a_contender_that_fails_loses_nothing_of_the_others(load, capsys):
     told = capsys.readouterr().err
     assert told.count("is left out: ImportError: no such peer") == 2 and "2/2 good: 1 s, 1 MiB" in told
     assert common.exit_code(names, 2, records) == 1 and common.exit_code(["good"], 2, records) == 0
+
+
+def test_who_compiles_for_long_begins_when_all_others_are_done(load):
+    common, ran = load("common"), []
+    common.by_turns(["a", "slow", "b"], 2, lambda name: ran.append(name) or {"seconds": 1.0, "bytes": 0}, last=["slow"])
+    assert ran == ["a", "b", "a", "b", "slow", "slow"]
+
+
+def test_a_profiler_that_fails_loses_nothing_of_what_was_measured(load, monkeypatch, tmp_path, capsys):
+    loss, saved, profiled = load("loss"), tmp_path / "loss.json", []
+
+    def on_card(x, names, options):
+        profiled.extend(names)
+        if names == ["ours_jsd"]:
+            raise RuntimeError("no such counter")
+        return {name: {"kernel": 1.5} for name in names}
+
+    one = {"seconds": 0.5, "bytes": 2**20, "loss": 1.0, "hidden_norm": 1.0, "weight_norm": 1.0}
+    one |= {"hidden_entries": [1.0], "weight_entries": [1.0]}
+    monkeypatch.setattr(loss, "measure", lambda name, options, x: dict(one))
+    monkeypatch.setattr(loss, "inputs_of", lambda options: None)
+    monkeypatch.setattr(loss, "on_card", on_card)
+    monkeypatch.setattr(loss.common, "machine", lambda device: {})
+    names = ["ours_jsd", "naive", "ours"]
+    shape = ["--rows", "1", "--peak-tflops", "1", "--repeats", "2", "--save", str(saved), "--json", "--together"]
+    monkeypatch.setattr(sys, "argv", ["loss.py", "--device", "cuda", *shape, "--contenders", *names])
+    assert loss.main() == 0
+    figures = json.loads(saved.read_text())
+    assert {name: found["runs"] for name, found in figures["contenders"].items()} == dict.fromkeys(names, 2)
+    assert figures["card"] == {"ours": {"kernel": 1.5}} and profiled == ["ours_jsd", "ours"]
+    assert "no profile of ours_jsd: RuntimeError: no such counter" in capsys.readouterr().err
 
 
 def test_figures_are_there_before_and_although_contenders_disagree(load, monkeypatch, tmp_path, capsys):
