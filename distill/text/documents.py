@@ -20,6 +20,7 @@ from distill.base.row_files import (
     batch_rows,
     cell,
     check_readable,
+    damage_told,
     end_mark,
     file_rows,
     is_prose,
@@ -259,7 +260,7 @@ def _file_documents(config: CorpusConfig, seed: int) -> Iterator[str]:
     if config.shuffle and config.pack == "while_training":
         random.Random(seed).shuffle(paths)
     for path in paths:
-        try:
+        with damage_told(path):
             if is_prose(path) and path.is_file() and (mark := end_mark(path)):
                 what = "is read as text and ends no document, though tokenizers may take it for an end token"
                 _tell_once(warn, f"{path}: {mark} in it {what}; give the texts between as rows of a .jsonl")
@@ -272,10 +273,6 @@ def _file_documents(config: CorpusConfig, seed: int) -> Iterator[str]:
                 yield from prose(path, _LONGEST_DOCUMENT)
             else:
                 yield from _of_rows(file_rows(path, config.text_column, config.split), config, str(path))
-        except UserError:
-            raise
-        except Exception as error:  # damaged files raise many kinds, parquet above all
-            raise UserError(f"{path}: cannot be read ({error}); is it complete?") from None
 
 
 def _labelled(path: Path, config: CorpusConfig) -> Iterator[str]:

@@ -24,6 +24,7 @@ from distill.base.row_files import (
     TABS_VERSION,
     cell,
     check_readable,
+    damage_told,
     is_prose,
     is_saved,
     is_unquoted,
@@ -68,13 +69,9 @@ def read_rows(path: Path, split: str | None = None) -> Iterator[Row]:
     Raises:
         UserError: it cannot be read, or a row (told by its number) is none.
     """
-    try:
+    with damage_told(path):
         for _, row in whole_rows(path, split):
             yield dict(row)
-    except UserError:
-        raise
-    except Exception as error:  # damaged files raise many kinds, parquet above all
-        raise UserError(f"{path}: cannot be read ({error}); is it complete?") from None
 
 
 def text_of(row: Row, column: str, number: int, name: str | Path) -> str:
