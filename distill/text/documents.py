@@ -24,7 +24,6 @@ from distill.base.row_files import (
     end_mark,
     file_rows,
     is_prose,
-    is_saved,
     lines_are_texts,
     prose,
     prose_lines,
@@ -287,7 +286,7 @@ def _labelled(path: Path, config: CorpusConfig) -> Iterator[str]:
         )
     empty = 0
     try:
-        for where, row in whole_rows(path, None if is_saved(path) else config.split):
+        for where, row in whole_rows(path, config.split):
             value = cell(row, config.text_column, where)
             if value is None or value == []:
                 empty += 1
