@@ -67,7 +67,7 @@ def _drawn(corpus: Corpus, audit: AuditConfig, seed: int) -> tuple[list[str], li
     if audit.members and 2 * audit.members >= len(first_of):
         raise UserError(
             f"audit.members is {audit.members}, and as many documents are left out, but the corpus holds "
-            f"{len(first_of)} different documents; lower it below {len(first_of) // 2}, or take more text"
+            f"{len(first_of)} different documents; lower it below {(len(first_of) + 1) // 2}, or take more text"
         )
     rng = random.Random(seed)
     pool = rng.sample(sorted(first_of.values()), 2 * audit.members)
