@@ -163,8 +163,9 @@ class Swapper:
     skip: what a word to skip leaves alone where it stands beside listed words: its whole document (half a document
         about a pregnant man is worse than none), its sentence, or nothing.
 
-    Raises UserError for a list that cannot be matched: roles in another language than English, which the default
-    resolver does not read, and words of a script that puts no spaces between words.
+    Raises UserError for a `skip` that is none of these, and for a list that cannot be matched: roles in another
+    language than English, which the default resolver does not read, and words of a script that puts no spaces between
+    words.
     """
 
     def __init__(
@@ -173,10 +174,7 @@ class Swapper:
         resolver: Resolver | None = None,
         skip: Literal["document", "sentence", "nothing"] = "document",
     ) -> None:
-        if not isinstance(wordlist, WordList):
-            raise UserError(
-                f"a Swapper takes a word list, not {wordlist!r:.100}; give load_wordlist(NAME), as of 'english_gender'"
-            )
+        _refuse_wrong_arguments(wordlist, skip)
         self.wordlist = wordlist
         self.resolver = resolver or PronounModel()
         self.skip = skip
@@ -557,6 +555,16 @@ def _possessive(text: str, start: int, end: int, word: str) -> _Edit | None:
 _NO_SPACES = re.compile(
     r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
 )
+
+
+def _refuse_wrong_arguments(wordlist: object, skip: object) -> None:
+    """Raises UserError for what a `Swapper` takes for none of its arguments."""
+    if not isinstance(wordlist, WordList):
+        raise UserError(
+            f"a Swapper takes a word list, not {wordlist!r:.100}; give load_wordlist(NAME), as of 'english_gender'"
+        )
+    if skip not in (DOCUMENT, SENTENCE, NOTHING):
+        raise UserError(f"skip is {skip!r:.100}, but must be '{DOCUMENT}', '{SENTENCE}' or '{NOTHING}'")
 
 
 def _refuse_what_is_not_read(wordlist: WordList, resolver: Resolver) -> None:
