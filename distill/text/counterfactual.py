@@ -207,7 +207,7 @@ class Swapper:
         ]
         self._has_names = any(form.as_name for form in self._forms)
         # The rules for English are for lists that say that they are English.
-        self._is_english = "language" in wordlist.metadata and language_of(wordlist) == "en"
+        self._is_english = wordlist.language == "en"
         self._doubts = [
             [_look(form.word, written, slashed) if self._is_english else None for written, form in forms.items()]
             for slashed in (False, True)
@@ -569,7 +569,7 @@ def _refuse_wrong_arguments(wordlist: object, skip: object) -> None:
 
 def _refuse_what_is_not_read(wordlist: WordList, resolver: Resolver) -> None:
     """Raises UserError for rows that would be matched wrongly, or never."""
-    language = language_of(wordlist)
+    language = wordlist.language
     for row in wordlist.rows:
         where = f"{row.file or wordlist.name}, line {row.line}"
         found = next((word for word in row.words if _NO_SPACES.search(word)), None)
@@ -579,16 +579,11 @@ def _refuse_what_is_not_read(wordlist: WordList, resolver: Resolver) -> None:
                 "spaces: it would hardly ever be found; leave the row out"
             )
         is_read = row.when is None or (not isinstance(resolver, PronounModel) and row.when not in (_TITLE, _NAME))
-        if language != "en" and not is_read:
+        if language not in ("", "en") and not is_read:
             raise UserError(
                 f"{where}: the role {row.when!r} is told by a model of English, but the list's language is "
                 f"{language!r}; write rows without a role, or phrases that tell the words apart (el niño, la niña)"
             )
-
-
-def language_of(wordlist: WordList) -> str:
-    """The list's language by its header `# language: es-MX`: "es"; English where it has none."""
-    return re.split(r"[-_]", wordlist.metadata.get("language", "en").strip().lower())[0]
 
 
 def _in_template(conversation: Conversation, said: Counterfactual) -> Counterfactual:
@@ -751,7 +746,7 @@ def _forms(wordlist: WordList) -> dict[str, _Form]:
             roles_of.setdefault(word, set()).add(row.when)
     ambiguous = {word for row in wordlist.rows if row.ambiguous for word in row.words}
     forms: dict[str, _Form] = {}
-    language = language_of(wordlist)
+    language = wordlist.language
     all_cases = _TURKISH_CASES if language in ("tr", "az") else _LETTER_CASES
     for word, group in wordlist.group_of.items():
         # "will" and "mark" are no names.

@@ -59,6 +59,7 @@ LIKE_IN_LIST = str.maketrans({"’": "'", "‐": "-", "‑": "-"})
 
 _BUNDLED = PACKAGE / "wordlists"
 _METADATA = re.compile(r"#\s*([A-Za-z][\w-]*):\s+(\S.*)")
+_LANGUAGE = re.compile(r"[A-Za-z]{2,3}(?:[-_][A-Za-z0-9]+)*")
 # Characters that join the letters around them into one word although they are neither letters nor marks: soft hyphen,
 # zero-width non-joiner and joiner, word joiner.
 _JOINERS = "\u00ad\u200c\u200d\u2060"
@@ -119,6 +120,11 @@ class WordList:
     @property
     def num_groups(self) -> int:
         return len(self.groups)
+
+    @property
+    def language(self) -> str:
+        """Of the header `# language: es-MX`: "es"; "" where no file names one."""
+        return re.split(r"[-_]", self.metadata.get("language", "").strip().lower())[0]
 
     @cached_property
     def group_of(self) -> dict[str, int]:
@@ -348,6 +354,9 @@ def _parse(text: str, path: Path, mistakes: list[UserError]) -> _Part:
             comment = _METADATA.fullmatch(content.strip())
             if comment and not part.groups:
                 part.metadata[comment[1].lower()] = comment[2]
+                if comment[1].lower() == "language" and not _LANGUAGE.fullmatch(comment[2]):
+                    told = f"the language is {comment[2]!r}, but must be a code, such as en or es-MX"
+                    mistakes.append(UserError(f"{path}, line {line}: {told}"))
             continue
         cells = [unicodedata.normalize("NFC", " ".join(cell.split())) for cell in content.split("\t")]
         try:

@@ -292,7 +292,7 @@ _MIN_LETTERS = 5
 
 def _suspicions(wordlist: WordList) -> Iterator[Suspicion]:
     """Row by row; the rules for English are left out where the list's `language` is another."""
-    english = wordlist.metadata.get("language", "en").lower().startswith("en")
+    english = wordlist.language in ("", "en")
     reference = load_wordlist(_REFERENCE_FILES)
     known = _KnownWords(wordlist, reference)
     checks = (known.crossed, _Number(wordlist).differs, _Spelling(wordlist, reference).is_odd, known.paired_otherwise)
@@ -520,7 +520,7 @@ def _coverage(wordlist: WordList, text: Sequence[str], text_column: str) -> Cove
 
 def _reference_swapper(wordlist: WordList) -> Swapper | None:
     """Finds the English words for the list's groups, where they are male and female (and perhaps more)."""
-    is_english = wordlist.metadata.get("language", "en").lower().startswith("en")
+    is_english = wordlist.language in ("", "en")
     if not is_english or not set(_REFERENCE_GROUPS) <= {group.lower() for group in wordlist.groups}:
         return None
     return Swapper(load_wordlist(f"{_REFERENCE}+none"))
