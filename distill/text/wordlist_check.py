@@ -119,7 +119,8 @@ class Coverage:
         skipped_sentences: Sentences that the list leaves alone.
         rows: Rows of the list by hits, most first; those that never hit have 0. Rows of the same words in several roles
             share their hits.
-        missing: By frequency; None where it was not checked, for the list's groups are not male and female.
+        missing: By frequency; None where it was not checked, for the list's groups are not male and female, or it is of
+            another language than English.
     """
 
     documents: int
@@ -645,7 +646,7 @@ def _print_coverage(coverage: Coverage, table: Callable[..., None], line: Callab
     if never:
         line(_some(f"{_times(len(never), 'row')} never hit", never))
     if coverage.missing is None:
-        line("Missing words were not looked for: that needs groups named male and female.")
+        line("Missing words were not looked for: that needs an English list with groups named male and female.")
     elif coverage.missing:
         rows = [(m.word, m.group, " / ".join(m.counterparts), f"{m.hits:,}") for m in coverage.missing[:_TOP]]
         title = f"{_times(len(coverage.missing), 'gendered word')} of the text not in the list, by frequency"
