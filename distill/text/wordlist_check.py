@@ -548,7 +548,7 @@ def _token_coverage(wordlist: WordList, name: str, tokenizer: "PreTrainedTokeniz
         for context in before:
             ids = tokenizer(context, add_special_tokens=False)["input_ids"]
             both = tokenizer(context + surface, add_special_tokens=False)["input_ids"]
-            if both[:-1] == ids and both[-1] != tokenizer.unk_token_id:
+            if both and both[:-1] == ids and both[-1] != tokenizer.unk_token_id:
                 return True
         return False
 
