@@ -28,7 +28,7 @@ from distill.base.long_input import encodable
 from distill.text import first_names, prose, senses
 from distill.text.conversations import Conversation
 from distill.text.roles import Ambiguity, PronounModel, Resolver, is_title
-from distill.text.wordlist import WordList, is_word_character
+from distill.text.wordlist import WordList, capitalised, is_word_character
 
 RULE_VERSION = "4"  # raise it whenever the same list and text may give another counterfactual
 
@@ -776,22 +776,18 @@ def _form(wordlist: WordList, word: str, group: int, write: Callable[[str], str]
     return _Form(word, group, roles if len(roles) > 1 else (), options, as_title, as_name, ambiguous)
 
 
-def _capitalised(word: str) -> str:
-    return word[:1].upper() + word[1:]
-
-
 def _title_case(word: str) -> str:
     """Step-Mother, Mother-In-Law."""
-    return "".join(map(_capitalised, _PART_SEPARATORS.split(word)))
+    return "".join(map(capitalised, _PART_SEPARATORS.split(word)))
 
 
 def _title_case_but_small(word: str) -> str:
     """Mother-in-Law."""
     first, *rest = _PART_SEPARATORS.split(word)
-    return _capitalised(first) + "".join(part if part in _SMALL_PARTS else _capitalised(part) for part in rest)
+    return capitalised(first) + "".join(part if part in _SMALL_PARTS else capitalised(part) for part in rest)
 
 
-_LETTER_CASES = (str.lower, _capitalised, _title_case, _title_case_but_small, str.upper)
+_LETTER_CASES = (str.lower, capitalised, _title_case, _title_case_but_small, str.upper)
 _AS_WRITTEN = (str, str.upper)
 # Capitalised, these are forms of the polite "you".
 _GERMAN_YOU = frozenset({"sie", "ihr", "ihre", "ihrem", "ihren", "ihrer", "ihres", "ihnen"})
@@ -820,7 +816,7 @@ def _written_forms(
     word: str, letter_cases: Sequence[Callable[[str], str]] = _LETTER_CASES
 ) -> Iterator[tuple[str, Callable[[str], str]]]:
     """Every way in which a text may write a listed word: (the written word, how to write a counterpart alike)."""
-    if not _PART_SEPARATORS.search(word):  # then they are as _capitalised
+    if not _PART_SEPARATORS.search(word):  # then they are as capitalised
         letter_cases = [case for case in letter_cases if case not in _FOR_SEVERAL_PARTS]
     for letter_case, normal_form, apostrophe, hyphen in itertools.product(
         letter_cases,

@@ -49,6 +49,7 @@ MARKS = {
     GENERIC: "the first group's word is used of everybody and stays, the others become it: actress becomes actor",
     AMBIGUOUS: "a name that is also a common word, a surname or a place: only where the context says first name",
 }
+CAPITALISED = ("title", "name")  # the roles of words that are swapped only where they are capitalised
 KNOWN_WHEN = (*ROLES, *MARKS, ALWAYS)
 PROTECTED = "protected"
 SKIP = "skip"
@@ -211,6 +212,11 @@ def files_of(path: Path, with_companions: bool = True) -> list[Path]:
     bundled = {file.resolve() for file in bundled_wordlists().values()}
     _, *companions = (part.path for part in _parts([path], with_companions, []))
     return [path, *(file for file in companions if file.resolve() not in bundled)]
+
+
+def capitalised(word: str) -> str:
+    """With a capital at its beginning; the rest stays as it is."""
+    return word[:1].upper() + word[1:]
 
 
 def is_word_character(character: str) -> bool:

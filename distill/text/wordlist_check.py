@@ -25,7 +25,16 @@ from distill.recipe import CorpusConfig
 from distill.text.counterfactual import Swapper
 from distill.text.documents import read_documents
 from distill.text.role_map import token_roles
-from distill.text.wordlist import LIKE_IN_LIST, ROLES, Row, WordList, load_wordlist, wordlist_mistakes
+from distill.text.wordlist import (
+    CAPITALISED,
+    LIKE_IN_LIST,
+    ROLES,
+    Row,
+    WordList,
+    capitalised,
+    load_wordlist,
+    wordlist_mistakes,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -248,7 +257,6 @@ _EXAMPLES = {
     "title": "{} Smith",
     "name": "{} said",
 }
-_CAPITALISED = ("title", "name")
 
 
 def _choices(wordlist: WordList) -> Iterator[Choice]:
@@ -270,8 +278,8 @@ def _options(word: str, wordlist: WordList) -> list[tuple[tuple[str, ...], str |
 def _example(role: str | None, word: str, counterparts: tuple[str, ...]) -> str:
     template = _EXAMPLES.get(role or "", "{}")
     words = (word, *counterparts)
-    if role in _CAPITALISED:
-        words = tuple(word[:1].upper() + word[1:] for word in words)
+    if role in CAPITALISED:
+        words = tuple(map(capitalised, words))
     return " → ".join(map(template.format, words))
 
 
@@ -559,7 +567,7 @@ def _token_coverage(wordlist: WordList, name: str, tokenizer: "PreTrainedTokeniz
         name,
         len(words),
         sum(one_token(("a", ",", "x"), f" {word}") for word in words),
-        sum(one_token(("\n", '"', "("), word[:1].upper() + word[1:]) for word in words),
+        sum(one_token(("\n", '"', "("), capitalised(word)) for word in words),
         len(wordlist.rows),
         sum(unmovable.isdisjoint(row.words) for row in wordlist.rows),
         roles.unmovable,
