@@ -29,6 +29,11 @@ def digests(documents: Iterable[str]) -> frozenset[bytes]:
     return frozenset(map(digest, documents))
 
 
+def both_sampled(recipe: Recipe) -> bool:
+    """Whether both are samples of one model: short texts that are in both are what it expects in others, too."""
+    return recipe.corpus.source == recipe.held_out.source == "teacher"
+
+
 def held_out_documents(
     recipe: Recipe, corpus: Corpus, held_out: frozenset[bytes], cache_dir: Path, progress: Callable[[int], None]
 ) -> int:
@@ -41,8 +46,8 @@ def held_out_documents(
         cache_dir: Folder that keeps the number.
         progress: Called with the number of documents read.
     """
-    if recipe.corpus.source == recipe.held_out.source == "teacher":
-        return 0  # Two samples of one model: short texts that are in both are what the model expects in others, too.
+    if both_sampled(recipe):
+        return 0
     if recipe.corpus.source == "hub" and recipe.corpus.streaming:
         say("whether training text is held-out text too is not looked at: that would stream the data set once more")
         return 0

@@ -38,7 +38,7 @@ from distill.data.batches import Collator
 from distill.data.blocks import BlockDataset, PairBlock
 from distill.data.corpus import Corpus
 from distill.data.counts import PackingCounts
-from distill.data.overlap import digest, digests, held_out_documents, warn_of_held_out
+from distill.data.overlap import both_sampled, digest, digests, held_out_documents, warn_of_held_out
 from distill.data.packing import cache_key, check_packed, pack, packed_blocks, tell_packed
 from distill.models.architecture import require_rows
 from distill.recipe import Recipe
@@ -312,7 +312,7 @@ def training_blocks(
         tokenizer: A fast tokenizer.
         swapper: Makes the counterfactuals; None for a single view.
         cache_dir: Folder of the blocks that are packed now.
-        held_out: Held-out text; a warning says how much of it is training text too.
+        held_out: Held-out text; a warning says how much of it is training text too, unless one teacher wrote both.
         one_document: See `pack`; what it costs is said.
 
     Raises:
@@ -343,5 +343,6 @@ def training_blocks(
     stream = BlockStream(
         corpus, tokenizer, swapper, recipe.block_length, recipe.corpus.shuffle_buffer, recipe.seed, record, one_document
     )
-    stream.held_out = digests(held_out)
+    if not both_sampled(recipe):
+        stream.held_out = digests(held_out)
     return stream, stream.counts
