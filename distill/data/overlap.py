@@ -9,9 +9,10 @@ import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from distill.base.console import say, warn
+from distill.base.console import counter, say, warn
 from distill.base.files import write_json
 from distill.data.corpus import Corpus
+from distill.data.counts import PackingCounts
 from distill.recipe import Recipe
 from distill.text.conversations import Conversation
 
@@ -65,6 +66,15 @@ def held_out_documents(
     cache_dir.mkdir(parents=True, exist_ok=True)
     write_json(path, {"documents": found})
     return found
+
+
+def look_for_held_out(
+    recipe: Recipe, corpus: Corpus, held_out: Iterable[str], cache_dir: Path, counts: PackingCounts
+) -> None:
+    """Put the number of `held_out_documents` among the counts of the packing, and warn of it."""
+    progress = counter("comparing training text with held-out text", "documents")
+    counts.held_out_documents = held_out_documents(recipe, corpus, digests(held_out), cache_dir, progress)
+    warn_of_held_out(counts.held_out_documents, counts.documents)
 
 
 def warn_of_held_out(found: int, documents: int) -> None:
