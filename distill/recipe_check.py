@@ -185,17 +185,19 @@ def _typed(parser: jsonargparse.ArgumentParser, arguments: Sequence[str], sectio
     except RecursionError:
         raise UserError(f"{source}: its values are nested too deep") from None
     values.pop("config", None)
-    _reject_nulls(section, values, source, hint)
+    _reject_no_values(section, values, source, hint)
     return _from_dict(section, values)
 
 
-def _reject_nulls(section: type, values: Mapping[str, Any], source: str, hint: str, prefix: str = "") -> None:
-    """In files, the parser takes None for anything: raise a UserError as it does on the command line."""
+def _reject_no_values(section: type, values: Mapping[str, Any], source: str, hint: str, prefix: str = "") -> None:
+    """Raises UserError for what the parser takes: None for anything in a file, .inf and .nan for numbers of options."""
     for f in fields(section):
         if inner := section_type(f.type):
-            _reject_nulls(inner, values[f.name], source, hint, f"{prefix}{f.name}.")
+            _reject_no_values(inner, values[f.name], source, hint, f"{prefix}{f.name}.")
         elif f.name in values and values[f.name] is None and type(None) not in get_args(f.type):
             raise UserError(f"{source}: key '{prefix}{f.name}' is null, but must be {_wanted(f.type)}{hint}")
+        elif isinstance(values.get(f.name), float) and not math.isfinite(values[f.name]):
+            raise UserError(f"option --{prefix}{f.name} is {values[f.name]}, but must be a finite number{hint}")
 
 
 def _from_dict(section: type, values: Mapping[str, Any]) -> Any:
