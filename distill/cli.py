@@ -810,7 +810,10 @@ _COMPLETION_EXAMPLES = """examples:
 """
 
 # What the values of options with these placeholders are completed by.
-_PLACEHOLDERS_OF_PATHS = {"FILE", "DIR", "PATH", "SOURCE", "CHECKPOINT", "CONFIG", "NAME|PATH", "NAME|FILE"}
+_PLACEHOLDERS_OF_PATHS = {
+    "FILE", "DIR", "FOLDER", "PATH", "RUN", "SOURCE", "CHECKPOINT", "CONFIG",
+    "NAME|PATH", "NAME|FILE", "ID|FOLDER|FILE",
+}  # fmt: skip
 
 
 def _completion_parser() -> argparse.ArgumentParser:
