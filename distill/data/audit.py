@@ -25,7 +25,6 @@ from distill.recipe import AuditConfig, ScoreConfig
 from distill.text.conversations import Conversation, Messages
 
 FOLDER = "audit"
-_FILES = ("members", "others", "canaries")
 
 
 def with_audit(corpus: Corpus, audit: AuditConfig, seed: int, folder: Path) -> Corpus:
@@ -101,5 +100,5 @@ def run_scores(scores: ScoreConfig, audit: AuditConfig, folder: Path) -> ScoreCo
     if not audit.scored:
         return scores
     asked = {"members": audit.members, "others": audit.members, "canaries": audit.canaries}
-    files: dict[str, Any] = {name: str(folder / FOLDER / f"{name}.jsonl") for name in _FILES if asked[name]}
+    files: dict[str, Any] = {name: str(folder / FOLDER / f"{name}.jsonl") for name, number in asked.items() if number}
     return replace(scores, **files)

@@ -682,9 +682,7 @@ def _opens_emphasis(text: str, start: int, end: int) -> bool:
         return False
     line_end = text.find("\n", end, end + _LONGEST_EMPHASIS)
     rest = text[end - 1 : line_end if line_end >= 0 else end + _LONGEST_EMPHASIS]
-    return any(
-        not rest[found.start() - 1].isspace() for found in _EMPHASIS_CLOSES.finditer(rest, 1) if found.start() > 0
-    )
+    return any(not rest[found.start() - 1].isspace() for found in _EMPHASIS_CLOSES.finditer(rest, 1))
 
 
 def _closes_emphasis(text: str, start: int, end: int) -> bool:
@@ -693,11 +691,7 @@ def _closes_emphasis(text: str, start: int, end: int) -> bool:
         return False
     first = max(text.rfind("\n", 0, start) + 1, start - _LONGEST_EMPHASIS)
     head = text[first : start + 1]
-    return any(
-        not head[found.end()].isspace()
-        for found in re.finditer(r"(?<![^\W_])_{1,3}(?=.)", head)
-        if found.end() < len(head)
-    )
+    return any(not head[found.end()].isspace() for found in re.finditer(r"(?<![^\W_])_{1,3}(?=.)", head))
 
 
 # Encodings of one byte a character; Windows' hold what Latin-1 lacks.

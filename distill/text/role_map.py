@@ -49,11 +49,6 @@ class TokenRoles:
     num_words: int
     unmovable: tuple[str, ...]
 
-    @property
-    def coverage(self) -> float:
-        """Share of the listed words that have a surface form which can be moved, 0 to 1."""
-        return 1 - len(self.unmovable) / self.num_words
-
 
 def token_roles(wordlist: WordList, tokenizer: "PreTrainedTokenizerBase", vocab_size: int) -> TokenRoles:
     """Find the tokens of a word list and their counterparts.

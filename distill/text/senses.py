@@ -1,7 +1,7 @@
 """A listed English word in a text -> whether it is that word there, or a verb, an acronym, a surname, an exclamation, a
 unit, a ship.
 
-English only, deterministic, without a model. Each rule answers for a few words (`has_rules`), and looks at the words
+English only, deterministic, without a model. Each rule answers for a few words (`_RULES`), and looks at the words
 right around. What it does not know stays as it is listed. Of one text, a surname that stands behind a first name once
 is a surname all through it.
 
@@ -47,7 +47,6 @@ def _words(words: str) -> frozenset[str]:
 # ------------------------------------------------------------------------------------------------------------ acronyms
 
 _BETWEEN_CAPITALS = re.compile(r"[^\W\d_]{2,}")
-_DETERMINERS = _words("a an the our their its this that these those each every any no per via of using in with for")
 _ACRONYM_AFTER = re.compile(
     r"[-‐‑]\d|[-‐‑]?[+/][-‐‑+]|2\b| (?:bundle|receptor|gene|protein|data|system|systems|manager)s?\b"
 )
@@ -165,7 +164,6 @@ _AUXILIARY_BEFORE = re.compile(
     re.IGNORECASE,
 )
 _IMPERATIVE = re.compile(r"(?:^|[.!?\n\"“:]\s*)$")
-_TO_BEFORE = re.compile(r"\bto $", re.IGNORECASE)
 
 
 def _verb(text: str, start: int, end: int) -> bool:
@@ -320,11 +318,6 @@ _FAMILY_NAMES = _words("""
 _RULES |= {word: (partial(_surname, strict=True),) for word in _FAMILY_NAMES}
 
 
-def has_rules(word: str) -> bool:
-    """Whether a listed word, in lower case, may be another one somewhere."""
-    return word in _RULES
-
-
 NEVER, ALWAYS, SHIPS, SLASHES, VERBS = range(5)
 
 
@@ -354,7 +347,7 @@ MAY_BE = {
 
 
 def others(text: str, places: Sequence[Place]) -> list[bool]:
-    """For every place of a word that `has_rules`, all of one text: whether it is another word there."""
+    """For every place of a word of `_RULES`, all of one text: whether it is another word there."""
     judged = []
     surnames: set[str] = set()
     for start, end, word in places:

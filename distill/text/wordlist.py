@@ -162,12 +162,6 @@ class WordList:
         group = (self.group_of[word] + shift) % self.num_groups
         return tuple((words[group], role) for words, role in self._counterparts[word])
 
-    def group_index(self, group: str) -> int:
-        """The index of a group by its name. Raises UserError for a name that the list does not have."""
-        if group not in self.groups:
-            raise UserError(f"word list {self.name}: unknown group {group!r}; {suggestion(group, self.groups)}")
-        return self.groups.index(group)
-
 
 def bundled_wordlists() -> dict[str, Path]:
     """The lists that come with the package: name -> file."""

@@ -310,13 +310,6 @@ def test_missing_files(tmp_path):
         load_wordlist(tmp_path)
 
 
-def test_unknown_group_of_a_list():
-    wordlist = load_wordlist("english_gender")
-    assert wordlist.group_index("female") == 1
-    with pytest.raises(UserError, match=r"unknown group 'femle'.*did you mean 'female'.*male, female"):
-        wordlist.group_index("femle")
-
-
 @pytest.mark.parametrize("character", [*"aZß9_日", "\u0301", "\u0947", "\u200d"])
 def test_word_characters(character):
     assert is_word_character(character)
