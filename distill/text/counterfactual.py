@@ -209,11 +209,11 @@ class Swapper:
         # The rules for English are for lists that say that they are English.
         self._is_english = wordlist.language == "en"
         self._doubts = [
-            [_look(form.word, written, slashed) if self._is_english else None for written, form in forms.items()]
+            [senses.look(form.word, written, slashed) if self._is_english else None for written, form in forms.items()]
             for slashed in (False, True)
         ]
         self._looks = [
-            [look if plain else _always for look, plain in zip(doubts, self._is_plain, strict=True)]
+            [look if plain else senses.always for look, plain in zip(doubts, self._is_plain, strict=True)]
             for doubts in self._doubts
         ]
         self._inflected = (
@@ -630,21 +630,6 @@ def _outside_sentences(text: str, words: list[_Place], skip: Iterable[tuple[int,
         else:
             kept.append(place)
     return kept, len(lost)
-
-
-_Look = Callable[[str, int], object]  # (text, end) of a listed word -> whether it may be another one
-
-
-def _always(_text: str, _end: int) -> bool:
-    return True
-
-
-def _look(word: str, written: str, slashed: bool) -> _Look | None:
-    """What tells where a word is worth a look, in texts with or without slashes; None where it never is."""
-    kind = senses.when_to_look(word, written)
-    if kind == senses.NEVER or (kind == senses.SLASHES and not slashed):
-        return None
-    return senses.MAY_BE.get(kind, _always)
 
 
 def _is_slashed(text: str) -> bool:

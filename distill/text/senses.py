@@ -318,32 +318,33 @@ _FAMILY_NAMES = _words("""
 _RULES |= {word: (partial(_surname, strict=True),) for word in _FAMILY_NAMES}
 
 
-NEVER, ALWAYS, SHIPS, SLASHES, VERBS = range(5)
+Look = Callable[[str, int], object]  # (text, end) of a listed word -> whether it may be another one
+# What follows she or her that could be said of a ship.
+_SAID_OF_A_SHIP: Look = re.compile(f"{_OF_A_SHIP.pattern}|{_DONE_BY_A_SHIP.pattern}").match
 
 
-def when_to_look(word: str, written: str) -> int:
-    """In which texts a listed word that is written so is worth a look: pronouns in the letters of prose hardly are."""
+def always(_text: str, _end: int) -> bool:
+    """The look that leaves nothing out."""
+    return True
+
+
+def look(word: str, written: str, slashed: bool) -> Look | None:
+    """What tells where a listed word that is written so is worth a look, in texts with or without slashes; None where
+    it never is: pronouns in the letters of prose hardly are."""
     rules = list(_RULES.get(word, ()))
     if written != written.upper():
         rules = [rule for rule in rules if rule is not _acronym]
     if not written[:1].isupper():
         rules = [rule for rule in rules if not isinstance(rule, partial)]
     if not rules:
-        return NEVER
+        return None
     if rules == [_verb]:
-        return VERBS
+        return _OBJECT_AFTER.match
     if rules == [_of_both]:
-        return SLASHES
+        return always if slashed else None
     if word not in _PRONOUNS or written == written.upper():
-        return ALWAYS
-    return SHIPS if word in ("she", "her") else NEVER
-
-
-#: (text, end) -> a match where what follows she or her could be said of a ship, and where it could be a verb's object.
-MAY_BE = {
-    SHIPS: re.compile(f"{_OF_A_SHIP.pattern}|{_DONE_BY_A_SHIP.pattern}").match,
-    VERBS: _OBJECT_AFTER.match,
-}
+        return always
+    return _SAID_OF_A_SHIP if word in ("she", "her") else None
 
 
 def others(text: str, places: Sequence[Place]) -> list[bool]:
