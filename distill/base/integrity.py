@@ -15,6 +15,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 MANIFEST = "manifest.json"
 #: What some network drives and shared folders say who cannot sync the entries of a folder.
@@ -66,6 +67,29 @@ def is_in_work(partial: Path) -> bool:
     except OSError:  # it is gone, or its disk has no locks
         return False
     return False
+
+
+@contextmanager
+def claimed_partial(path: Path) -> Iterator[IO[bytes]]:
+    """A file to append to that will become `path`: one that a stopped run left, or a new one.
+
+    Runs may share a cache. Whoever writes such a file holds a lock on it, which the kernel drops with the process.
+    """
+    left = sorted(path.parent.glob(f".{path.name}.*.partial"))
+    for place in (*left, partial_of(path)):
+        with place.open("a+b") as stream:
+            if _locked(stream) or place not in left:  # a new one is ours, also on a disk without locks
+                yield stream
+                return
+
+
+def _locked(stream: IO[bytes]) -> bool:
+    """Whether this process has a file for itself now, which has not been renamed meanwhile."""
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return os.path.samestat(os.fstat(stream.fileno()), os.stat(stream.name))
+    except OSError:
+        return False
 
 
 def _permit_as(ours: Path, path: Path) -> None:
