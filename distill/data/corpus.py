@@ -143,7 +143,7 @@ def _data_set_version(config: CorpusConfig, commit: str | None) -> tuple[list[st
 
     try:
         builder = datasets.load_dataset_builder(str(config.dataset), config.name, revision=commit or config.revision)
-    except Exception as error:  # see `read_documents`
+    except Exception as error:  # the libraries below raise many kinds
         raise not_loaded(config, error) from None
     known = str(builder.hash) if re.fullmatch("[0-9a-f]{40}", str(builder.hash)) else None
     return [builder.config_id, str(builder.hash), str(builder.info.version)], known

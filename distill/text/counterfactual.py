@@ -5,8 +5,9 @@
 2. Dropped are candidates that are only part of a longer word (hero, he\u0301) or of a protected phrase (King Street),
    what stands in links, tags and code, names and titles that are none here (Mr. James, Miss), and words that are
    others here (man the desk) -> matches.
-3. Sentences that hold a word to skip are left alone. Every other match gets its counterpart in the other group; where a
-   word has several, its role in the sentence decides (her book: his; saw her: him) -> replacements.
+3. A document that holds a word to skip is left alone (or its sentence, see `skip`). Every other match gets its
+   counterpart in the other group; where a word has several, its role in the sentence decides (her book: his; saw her:
+   him) -> replacements.
 4. The article before a counterpart and the possessive behind it follow its form (an earl, a countess) -> edits.
 5. The pieces are joined; every character outside the edits is kept -> text and spans.
 """
@@ -107,7 +108,7 @@ class _Found(NamedTuple):
 
     words: the listed words, from left to right.
     names: where those begin that are first names here.
-    skip: (start, end) of what leaves its sentence alone.
+    skip: (start, end) of the words to skip.
     no_prose: how many listed words stand in links, tags or code.
     """
 

@@ -74,7 +74,7 @@ def read_documents(config: CorpusConfig, seed: int) -> Iterator[str]:
     `Messages`, and is never cut here.
 
     Args:
-        config: The source; `source: teacher` is served by `sample_documents` instead.
+        config: The source; `source: teacher` is served by `data.corpus.open_corpus` instead.
         seed: Decides the order when `config.shuffle` is set.
 
     Raises:

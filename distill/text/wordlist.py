@@ -15,7 +15,8 @@ for words with more than one counterpart, and carry marks (`MARKS`):
 Lines that begin with `#` are comments; those above the header that read `# key: value` become metadata.
 
 A header of the single word `protected` or `skip` makes the file a list of phrases, one a line: what is never touched,
-and what leaves its sentence alone. A list is made of one or more such files: `english_gender+english_names+mine.tsv`.
+and what leaves its document, or its sentence, alone. A list is made of one or more such files:
+`english_gender+english_names+mine.tsv`.
 """
 
 import hashlib
@@ -105,7 +106,7 @@ class WordList:
     name: as it was asked for, each file by its stem.
     protected: phrases that are never touched. One in lower case stands for every letter case, one with capitals for
         itself, as it is written or all in capitals.
-    skip: words and phrases, in every letter case, whose sentence is left alone.
+    skip: words and phrases, in every letter case, whose document or sentence is left alone (see `Swapper`).
     sha256: covers groups, rows and phrases, not comments: two lists with the same content have the same hash.
     metadata: of the first file with rows; its language is that of the first of them that names one.
     """

@@ -206,8 +206,7 @@ def check_wordlist(
 
     Args:
         name_or_path: As `load_wordlist` takes it.
-        text: Files or glob patterns: .txt (one document a file), .jsonl (one document a line), .parquet; also .gz, .xz
-            and .bz2.
+        text: Files or glob patterns, as `corpus.files` of a recipe.
         tokenizer: What it is called, and the tokenizer itself.
         text_column: Column or JSON key that holds the text.
 
