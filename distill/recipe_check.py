@@ -96,7 +96,9 @@ def parse_recipe(argv: Sequence[str]) -> Recipe:
         arguments = ["--config", _as_yaml(values), *arguments]
     # Before anything is shown, by --print_config or in a message.
     _reject_tokens(arguments, source)
-    return _parsed(arguments, source)
+    recipe: Recipe = _parsed(build_parser(), arguments, Recipe, source, "; see --help for what it takes")
+    check_recipe(recipe)
+    return recipe
 
 
 def _as_yaml(values: Mapping[str, Any], default: Callable[[Any], Any] | None = None) -> str:
@@ -161,7 +163,7 @@ def typed(section: type, values: Mapping[str, Any], source: str) -> Any:
     except TypeError as error:
         raise UserError(f"{source}: {error}; give text, numbers, lists and dictionaries") from None
     _reject_tokens([content], source)
-    return _typed(_key_parser(section), ["--config", content], section, source, hint)
+    return _parsed(_key_parser(section), ["--config", content], section, source, hint)
 
 
 def _as_text(value: Any) -> str:
@@ -171,20 +173,15 @@ def _as_text(value: Any) -> str:
     raise TypeError(f"{value!r} is no value of a recipe")
 
 
-def _parsed(arguments: Sequence[str], source: str) -> Recipe:
-    recipe = _typed(build_parser(), arguments, Recipe, source, "; see --help for what it takes")
-    check_recipe(recipe)
-    return recipe
-
-
-def _typed(parser: jsonargparse.ArgumentParser, arguments: Sequence[str], section: type, source: str, hint: str) -> Any:
+def _parsed(
+    parser: jsonargparse.ArgumentParser, arguments: Sequence[str], section: type, source: str, hint: str
+) -> Any:
     try:
         values = parser.parse_args(arguments).as_dict()
     except jsonargparse.ArgumentError as error:
         raise UserError(parser_message(error, section, arguments, source, hint)) from None
     except RecursionError:
         raise UserError(f"{source}: its values are nested too deep") from None
-    values.pop("config", None)
     _reject_no_values(section, values, source, hint)
     return _from_dict(section, values)
 
@@ -194,7 +191,7 @@ def _reject_no_values(section: type, values: Mapping[str, Any], source: str, hin
     for f in fields(section):
         if inner := section_type(f.type):
             _reject_no_values(inner, values[f.name], source, hint, f"{prefix}{f.name}.")
-        elif f.name in values and values[f.name] is None and type(None) not in get_args(f.type):
+        elif f.name in values and values[f.name] is None and NoneType not in get_args(f.type):
             raise UserError(f"{source}: key '{prefix}{f.name}' is null, but must be {_wanted(f.type)}{hint}")
         elif isinstance(values.get(f.name), float) and not math.isfinite(values[f.name]):
             raise UserError(f"option --{prefix}{f.name} is {values[f.name]}, but must be a finite number{hint}")
