@@ -57,6 +57,11 @@ class ClientText:
     blocks: tuple[BlockDataset | None, ...]
     sample: tuple[str, ...] = ()
 
+    @property
+    def usable(self) -> tuple[int, ...]:
+        """How many documents of each period are trained on: 0 where they give no block."""
+        return tuple(n if blocks is not None else 0 for n, blocks in zip(self.documents, self.blocks, strict=True))
+
 
 @dataclass(frozen=True)
 class Clients:
@@ -68,7 +73,7 @@ class Clients:
 
     def documents(self, period: int) -> list[int]:
         """Of each client in a period; 0 where they give no block."""
-        return [text.documents[period] if text.blocks[period] is not None else 0 for text in self.texts]
+        return [text.usable[period] for text in self.texts]
 
     @property
     def identities(self) -> tuple[str, ...]:
