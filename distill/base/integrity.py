@@ -15,7 +15,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 MANIFEST = "manifest.json"
 #: What some network drives and shared folders say who cannot sync the entries of a folder.
@@ -134,8 +134,7 @@ def damage(folder: Path) -> str | None:
     Files that came later, such as a model card, are not looked at.
     """
     try:
-        files = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
-        for name, known in files.items():
+        for name, known in _files_of(folder).items():
             path = folder / name
             if path.stat().st_size != known["bytes"]:
                 return f"{name} has {path.stat().st_size} bytes instead of {known['bytes']}"
@@ -151,9 +150,14 @@ def damage(folder: Path) -> str | None:
 def sealed_files(folder: Path) -> list[str]:
     """The names of the files of a sealed folder by its manifest, there or not; none where it cannot be read."""
     try:
-        return list(json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"])
+        return list(_files_of(folder))
     except (OSError, ValueError, KeyError, TypeError):
         return []
+
+
+def _files_of(folder: Path) -> dict[str, dict[str, Any]]:
+    """Name -> size and hash, as the manifest of a sealed folder has them."""
+    return json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
 
 
 def put_folder(partial: Path, path: Path) -> None:
@@ -190,7 +194,7 @@ def put_file(partial: Path, path: Path) -> None:
 def file_is_whole(path: Path) -> bool:
     """Whether a file is what `put_file` wrote."""
     try:
-        return _seal_of(path).read_text(encoding="utf-8").split()[0] == file_hash(path)
+        return sealed_hash(path) == file_hash(path)
     except (OSError, ValueError, IndexError):
         return False
 
