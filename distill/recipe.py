@@ -135,12 +135,6 @@ class StudentConfig:
     lora: LoraConfig = field(default_factory=LoraConfig)
 
 
-def idle_keys(init: str) -> list[str]:
-    """Keys of `student` that have no effect beside such an `init`."""
-    kept = [] if init == "layers" else ["num_layers", "layers"]
-    return [*kept, "path"] if init in ("layers", "teacher") else kept
-
-
 @dataclass(frozen=True)
 class CorpusConfig:
     """A source of documents.

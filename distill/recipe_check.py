@@ -28,7 +28,6 @@ from distill.recipe import (
     Recipe,
     ScoreConfig,
     ServerConfig,
-    idle_keys,
     merge,
     read_recipe_file,
     reject_unknown_keys,
@@ -672,7 +671,7 @@ def _check_student(recipe: Recipe) -> None:
         student.init != "checkpoint" or bool(student.path),
         "student.path is missing; name a folder or hub id for student.init: checkpoint",
     )
-    for key in idle_keys(student.init):
+    for key in _idle_keys(student.init):
         _require(
             getattr(student, key) is None,
             f"student.{key} has no effect, as student.init is {student.init}; leave it out, or set init to "
@@ -688,6 +687,12 @@ def _check_student(recipe: Recipe) -> None:
     )
     _check_lora(recipe)
     _check_directions(recipe)
+
+
+def _idle_keys(init: str) -> list[str]:
+    """Keys of `student` that have no effect beside such an `init`."""
+    kept = [] if init == "layers" else ["num_layers", "layers"]
+    return [*kept, "path"] if init in ("layers", "teacher") else kept
 
 
 def _check_directions(recipe: Recipe) -> None:
