@@ -632,6 +632,18 @@ _GENERATE_EXAMPLES = """examples:
 """
 
 
+#: Option, its type, its default, what it means.
+_DECODING: tuple[tuple[str, Callable[[str], Any], Any, str], ...] = (
+    ("samples", _count, 1, "continuations for each prompt"),
+    ("max_new_tokens", _count, 24, "length of a continuation, in tokens"),
+    ("temperature", float, 1.0, "softmax temperature"),
+    ("top_p", float, 1.0, "nucleus, as a probability; 1 keeps the whole distribution"),
+    ("top_k", int, 0, "sample among this many most likely tokens; 0: all"),
+    ("batch_size", _count, None, "texts generated side by side; changes the speed alone"),
+    ("seed", int, 0, "seed of the sampling"),
+)
+
+
 def _generate_parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="distill generate", description=_GENERATE, epilog=_GENERATE_EXAMPLES)
     parser.add_argument("checkpoints", nargs="+", metavar="CHECKPOINT", help="folder or hub id of a model; demo")
@@ -649,15 +661,7 @@ def _generate_parser() -> argparse.ArgumentParser:
         help="for instruct models: put the prompts into the chat template, to be continued there",
     )
     _add_wordlist(parser)
-    for name, kind, default, meaning in (
-        ("samples", _count, 1, "continuations for each prompt"),
-        ("max_new_tokens", _count, 24, "length of a continuation, in tokens"),
-        ("temperature", float, 1.0, "softmax temperature"),
-        ("top_p", float, 1.0, "nucleus, as a probability; 1 keeps the whole distribution"),
-        ("top_k", int, 0, "sample among this many most likely tokens; 0: all"),
-        ("batch_size", _count, None, "texts generated side by side; changes the speed alone"),
-        ("seed", int, 0, "seed of the sampling"),
-    ):
+    for name, kind, default, meaning in _DECODING:
         parser.add_argument(
             f"--{name}", type=kind, default=default, metavar="N",
             help=f"{meaning} (default: {'by device' if default is None else default})",
@@ -686,8 +690,8 @@ def generate(arguments: Sequence[str]) -> None:
 
         prompts = options.prompt + (read_prompts(options.prompts, options.max_prompts) if options.prompts else [])
         models = labelled([*([options.against] if options.against else []), *options.checkpoints])
-        decoding = ("samples", "max_new_tokens", "temperature", "top_p", "top_k", "batch_size", "seed")
-        settings = {name: getattr(options, name) for name in ("chat", "trust_remote_code", *decoding)}
+        names = ("chat", "trust_remote_code", *(name for name, *_ in _DECODING))
+        settings = {name: getattr(options, name) for name in names}
         found = continuations(models, prompts, Swapper(load_wordlist(options.wordlist)), **settings)
     print(json.dumps(found, indent=2, ensure_ascii=False)) if options.json else print_continuations(found)
 
@@ -821,7 +825,10 @@ _COMPLETION_EXAMPLES = """examples:
 """
 
 # What the values of options with these placeholders are completed by.
-_PLACEHOLDERS_OF_PATHS = {"FILE", "DIR", "PATH", "SOURCE", "CHECKPOINT", "CONFIG", "NAME|PATH", "NAME|FILE"}
+_PLACEHOLDERS_OF_PATHS = {
+    "FILE", "DIR", "FOLDER", "PATH", "RUN", "SOURCE", "CHECKPOINT", "CONFIG",
+    "NAME|PATH", "NAME|FILE", "ID|FOLDER|FILE",
+}  # fmt: skip
 
 
 def _completion_parser() -> argparse.ArgumentParser:

@@ -154,7 +154,7 @@ def _prepare(recipe: Recipe, asked: _Asked, folder: Path, missing: Collection[st
     held_out_text = list(held_out.documents())
     check_templates(recipe.scores, held_out_text, tokenizer)
     student = asked.student or _make_student(recipe, asked.swapper, teacher, tokenizer)
-    one_document = recipe.is_private or any_mixes(recipe.block_length, student, *([teacher] if teacher else []))
+    one_document = recipe.is_private or any_mixes(recipe.block_length, student, teacher)
     swapper = asked.swapper if recipe.needs_counterfactuals else None
     make_blocks: Any = clients.client_blocks if recipe.federation.clients else training_blocks
     with lent_to_gpu(swapper and swapper.model):

@@ -135,12 +135,6 @@ class StudentConfig:
     lora: LoraConfig = field(default_factory=LoraConfig)
 
 
-def idle_keys(init: str) -> list[str]:
-    """Keys of `student` that have no effect beside such an `init`."""
-    kept = [] if init == "layers" else ["num_layers", "layers"]
-    return [*kept, "path"] if init in ("layers", "teacher") else kept
-
-
 @dataclass(frozen=True)
 class CorpusConfig:
     """A source of documents.
@@ -768,4 +762,17 @@ def read_resolved(path: Path) -> dict[str, Any]:
     Raises:
         UserError: it was damaged since.
     """
-    return merge(Recipe().to_dict(), read_yaml(path))
+    known, values = Recipe().to_dict(), read_yaml(path)
+    _refuse_emptied_sections(values, known, path)
+    return merge(known, values)
+
+
+def _refuse_emptied_sections(values: Mapping[str, Any], known: Mapping[str, Any], path: Path, prefix: str = "") -> None:
+    for key, default in known.items():
+        if isinstance(default, Mapping) and key in values:
+            if not isinstance(values[key], Mapping):
+                raise UserError(
+                    f"{path}: key '{prefix}{key}' must hold keys of its own, but is {values[key]!r:.60}; the file was "
+                    "damaged since it was written, restore it"
+                )
+            _refuse_emptied_sections(values[key], default, path, f"{prefix}{key}.")

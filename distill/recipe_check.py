@@ -28,7 +28,6 @@ from distill.recipe import (
     Recipe,
     ScoreConfig,
     ServerConfig,
-    idle_keys,
     merge,
     read_recipe_file,
     reject_unknown_keys,
@@ -96,7 +95,9 @@ def parse_recipe(argv: Sequence[str]) -> Recipe:
         arguments = ["--config", _as_yaml(values), *arguments]
     # Before anything is shown, by --print_config or in a message.
     _reject_tokens(arguments, source)
-    return _parsed(arguments, source)
+    recipe: Recipe = _parsed(build_parser(), arguments, Recipe, source, "; see --help for what it takes")
+    check_recipe(recipe)
+    return recipe
 
 
 def _as_yaml(values: Mapping[str, Any], default: Callable[[Any], Any] | None = None) -> str:
@@ -161,7 +162,7 @@ def typed(section: type, values: Mapping[str, Any], source: str) -> Any:
     except TypeError as error:
         raise UserError(f"{source}: {error}; give text, numbers, lists and dictionaries") from None
     _reject_tokens([content], source)
-    return _typed(_key_parser(section), ["--config", content], section, source, hint)
+    return _parsed(_key_parser(section), ["--config", content], section, source, hint)
 
 
 def _as_text(value: Any) -> str:
@@ -171,31 +172,28 @@ def _as_text(value: Any) -> str:
     raise TypeError(f"{value!r} is no value of a recipe")
 
 
-def _parsed(arguments: Sequence[str], source: str) -> Recipe:
-    recipe = _typed(build_parser(), arguments, Recipe, source, "; see --help for what it takes")
-    check_recipe(recipe)
-    return recipe
-
-
-def _typed(parser: jsonargparse.ArgumentParser, arguments: Sequence[str], section: type, source: str, hint: str) -> Any:
+def _parsed(
+    parser: jsonargparse.ArgumentParser, arguments: Sequence[str], section: type, source: str, hint: str
+) -> Any:
     try:
         values = parser.parse_args(arguments).as_dict()
     except jsonargparse.ArgumentError as error:
         raise UserError(parser_message(error, section, arguments, source, hint)) from None
     except RecursionError:
         raise UserError(f"{source}: its values are nested too deep") from None
-    values.pop("config", None)
-    _reject_nulls(section, values, source, hint)
+    _reject_no_values(section, values, source, hint)
     return _from_dict(section, values)
 
 
-def _reject_nulls(section: type, values: Mapping[str, Any], source: str, hint: str, prefix: str = "") -> None:
-    """In files, the parser takes None for anything: raise a UserError as it does on the command line."""
+def _reject_no_values(section: type, values: Mapping[str, Any], source: str, hint: str, prefix: str = "") -> None:
+    """Raises UserError for what the parser takes: None for anything in a file, .inf and .nan for numbers of options."""
     for f in fields(section):
         if inner := section_type(f.type):
-            _reject_nulls(inner, values[f.name], source, hint, f"{prefix}{f.name}.")
-        elif f.name in values and values[f.name] is None and type(None) not in get_args(f.type):
+            _reject_no_values(inner, values[f.name], source, hint, f"{prefix}{f.name}.")
+        elif f.name in values and values[f.name] is None and NoneType not in get_args(f.type):
             raise UserError(f"{source}: key '{prefix}{f.name}' is null, but must be {_wanted(f.type)}{hint}")
+        elif isinstance(values.get(f.name), float) and not math.isfinite(values[f.name]):
+            raise UserError(f"option --{prefix}{f.name} is {values[f.name]}, but must be a finite number{hint}")
 
 
 def _from_dict(section: type, values: Mapping[str, Any]) -> Any:
@@ -673,7 +671,7 @@ def _check_student(recipe: Recipe) -> None:
         student.init != "checkpoint" or bool(student.path),
         "student.path is missing; name a folder or hub id for student.init: checkpoint",
     )
-    for key in idle_keys(student.init):
+    for key in _idle_keys(student.init):
         _require(
             getattr(student, key) is None,
             f"student.{key} has no effect, as student.init is {student.init}; leave it out, or set init to "
@@ -689,6 +687,12 @@ def _check_student(recipe: Recipe) -> None:
     )
     _check_lora(recipe)
     _check_directions(recipe)
+
+
+def _idle_keys(init: str) -> list[str]:
+    """Keys of `student` that have no effect beside such an `init`."""
+    kept = [] if init == "layers" else ["num_layers", "layers"]
+    return [*kept, "path"] if init in ("layers", "teacher") else kept
 
 
 def _check_directions(recipe: Recipe) -> None:

@@ -5,7 +5,7 @@
 
 import types
 from collections.abc import Iterator
-from dataclasses import MISSING, Field, fields, is_dataclass
+from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -13,7 +13,7 @@ import docstring_parser  # the parser by which the command line's help reads the
 import yaml
 
 from distill.base.markdown_text import between_markers
-from distill.recipe import Recipe
+from distill.recipe import Recipe, section_type
 
 README = Path(__file__).resolve().parent.parent / "recipes" / "README.md"
 BEGIN, END = "<!-- keys: made by python -m distill.recipe_docs -->", "<!-- /keys -->"
@@ -33,10 +33,10 @@ def key_tables() -> str:
     parts = ["\n".join(_table(Recipe))]
     shown: dict[Any, str] = {}
     for f in fields(Recipe):
-        if not (isinstance(f.type, type) and is_dataclass(f.type)):
+        if (section := section_type(f.type)) is None:
             continue
-        first = shown.setdefault(f.type, f.name)
-        table = "\n".join(_table(f.type, f"{f.name}."))
+        first = shown.setdefault(section, f.name)
+        table = "\n".join(_table(section, f"{f.name}."))
         parts += [f"### {f.name}", about[f.name], table if first == f.name else f"Its keys are those of `{first}`."]
     return "\n\n".join(parts)
 
@@ -50,8 +50,8 @@ def _rows(section: type, prefix: str) -> Iterator[str]:
     """Of a section; a section within it comes in its place, but those of the whole recipe have tables of their own."""
     about = descriptions(section)
     for f in fields(section):
-        if isinstance(f.type, type) and is_dataclass(f.type):
-            yield from _rows(f.type, f"{prefix}{f.name}.") if prefix else ()
+        if inner := section_type(f.type):
+            yield from _rows(inner, f"{prefix}{f.name}.") if prefix else ()
         else:
             cells = (f"`{prefix}{f.name}`", type_name(f.type), f"`{_default(f)}`", about[f.name])
             yield f"| {' | '.join(cell.replace('|', '&#124;') for cell in cells)} |"

@@ -16,7 +16,7 @@ from distill.base.console import is_first_process, warn
 from distill.base.errors import UserError
 from distill.base.files import is_finished
 from distill.base.integrity import is_in_work, sync
-from distill.recipe import Recipe, idle_keys, read_resolved, write_recipe
+from distill.recipe import Recipe, read_resolved, write_recipe
 
 #: What the names in a run's recipe held when its training began; see `run_inputs`, which writes it.
 RECORD = "inputs.json"
@@ -178,7 +178,7 @@ def refuse_another(
         UserError: it is the run of another recipe; the first key that differs is named.
     """
     both = (recipe.to_dict(), read_resolved(folder / "recipe.yaml"))
-    here, there = (_flat(decisive(_without_idle_keys(values))) for values in both)
+    here, there = (_flat(decisive(values)) for values in both)
     differ = [key for key in there | here if there.get(key) != here.get(key)]
     for key in differ:
         if key != "output_dir" and not key.startswith(free):
@@ -222,12 +222,6 @@ def _refuse_links_out(folder: Path) -> None:
                     f"{path}: is a symbolic link that leads out of the run's folder, which a run does not follow; "
                     "remove it (output_dir and cache_dir may themselves be links)"
                 )
-
-
-def _without_idle_keys(values: dict[str, Any]) -> dict[str, Any]:
-    """A recipe's nested keys but those that its `student.init` leaves without effect, which older versions let pass."""
-    idle = idle_keys(values["student"]["init"])
-    return values | {"student": {key: value for key, value in values["student"].items() if key not in idle}}
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -50,7 +50,7 @@ class RunInputs:
 
     Args:
         recipe: The run's.
-        folder: The run's. One without a record, which an earlier version has begun, goes on without being looked at.
+        folder: The run's. One whose record was removed goes on without being looked at.
         missing: Names of the students that are still to be trained.
 
     Raises:
@@ -197,8 +197,7 @@ def _read(path: Path) -> dict[str, Any]:
         return {}
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        found = {name: record[name] for name in ("versions", "commits", "held", "blocks")}
-        return found | {"processes": record.get("processes")}  # which earlier versions did not write
+        return {name: record[name] for name in ("versions", "commits", "held", "blocks", "processes")}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{path}: cannot be read ({type(error).__name__}); restore it, or remove it to go on without a look at "

@@ -8,7 +8,7 @@ import yaml
 from shared import REPOSITORY
 
 from distill.base.errors import UserError
-from distill.recipe import Recipe, read_recipe_file, read_yaml, write_recipe
+from distill.recipe import Recipe, read_recipe_file, read_resolved, read_yaml, write_recipe
 from distill.recipe_check import parse_recipe
 
 
@@ -85,3 +85,19 @@ def test_keys_that_are_merged_in_are_not_twice(tmp_path):
     path.write_text(text, encoding="utf-8")
     assert read_yaml(path) == yaml.safe_load(text)
     assert read_yaml(path)["top"]["c"] == {"x": 3, "y": 4, "z": 1}
+
+
+@pytest.mark.parametrize("value", [None, "text", [1]])
+def test_a_section_of_a_run_that_was_emptied_is_told(tmp_path, value):
+    path, whole = tmp_path / "recipe.yaml", Recipe().to_dict()
+    for key in ("teacher", "student", "corpus", "held_out", "target", "loss", "scores", "trainer"):
+        path.write_text(yaml.safe_dump(whole | {key: value}), encoding="utf-8")
+        with pytest.raises(UserError, match=rf"recipe\.yaml: key '{key}' must hold keys of its own.*restore it"):
+            read_resolved(path)
+
+
+def test_a_section_within_a_section_that_was_emptied_is_told(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text("student: {init: layers, lora: }\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"key 'student\.lora' must hold keys of its own, but is None"):
+        read_resolved(path)

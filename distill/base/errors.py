@@ -68,12 +68,16 @@ def first_line(error: Exception) -> str:
 
 
 def storage_error(error: Exception, continues: bool = True) -> UserError | None:
-    """The sentence for a full disk, a folder that may not be written, or a file that is gone; None for other errors.
+    """The sentence for a full disk, a folder that may not be written, a file that is gone, or a name that is too long.
+
+    Of other errors, None.
 
     Args:
         error: What was raised.
         continues: Whether the same command continues where it was stopped, which is told then.
     """
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        return UserError(f"{error.filename}: too long for the name of a file or folder; give a shorter one")
     message = str(error)
     if isinstance(error, OSError) and error.errno in _STORAGE_ERRORS:
         assert error.errno is not None  # it is among the errors above

@@ -15,6 +15,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO, Any
 
 MANIFEST = "manifest.json"
 #: What some network drives and shared folders say who cannot sync the entries of a folder.
@@ -68,6 +69,29 @@ def is_in_work(partial: Path) -> bool:
     return False
 
 
+@contextmanager
+def claimed_partial(path: Path) -> Iterator[IO[bytes]]:
+    """A file to append to that will become `path`: one that a stopped run left, or a new one.
+
+    Runs may share a cache. Whoever writes such a file holds a lock on it, which the kernel drops with the process.
+    """
+    left = sorted(path.parent.glob(f".{path.name}.*.partial"))
+    for place in (*left, partial_of(path)):
+        with place.open("a+b") as stream:
+            if _locked(stream) or place not in left:  # a new one is ours, also on a disk without locks
+                yield stream
+                return
+
+
+def _locked(stream: IO[bytes]) -> bool:
+    """Whether this process has a file for itself now, which has not been renamed meanwhile."""
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return os.path.samestat(os.fstat(stream.fileno()), os.stat(stream.name))
+    except OSError:
+        return False
+
+
 def _permit_as(ours: Path, path: Path) -> None:
     """Give a file or folder the permissions of a file that we have opened ourselves.
 
@@ -110,8 +134,7 @@ def damage(folder: Path) -> str | None:
     Files that came later, such as a model card, are not looked at.
     """
     try:
-        files = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
-        for name, known in files.items():
+        for name, known in _files_of(folder).items():
             path = folder / name
             if path.stat().st_size != known["bytes"]:
                 return f"{name} has {path.stat().st_size} bytes instead of {known['bytes']}"
@@ -127,9 +150,14 @@ def damage(folder: Path) -> str | None:
 def sealed_files(folder: Path) -> list[str]:
     """The names of the files of a sealed folder by its manifest, there or not; none where it cannot be read."""
     try:
-        return list(json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"])
+        return list(_files_of(folder))
     except (OSError, ValueError, KeyError, TypeError):
         return []
+
+
+def _files_of(folder: Path) -> dict[str, dict[str, Any]]:
+    """Name -> size and hash, as the manifest of a sealed folder has them."""
+    return json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
 
 
 def put_folder(partial: Path, path: Path) -> None:
@@ -166,7 +194,7 @@ def put_file(partial: Path, path: Path) -> None:
 def file_is_whole(path: Path) -> bool:
     """Whether a file is what `put_file` wrote."""
     try:
-        return _seal_of(path).read_text(encoding="utf-8").split()[0] == file_hash(path)
+        return sealed_hash(path) == file_hash(path)
     except (OSError, ValueError, IndexError):
         return False
 

@@ -19,6 +19,7 @@ import lzma
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import lru_cache, partial
 from itertools import chain, count
 from pathlib import Path
@@ -67,6 +68,17 @@ def check_readable(path: Path) -> None:
             "prose, or give .jsonl, .json, .csv, .tsv, .parquet (.txt and rows also as .gz, .xz or .bz2), or a folder "
             "of save_to_disk"
         )
+
+
+@contextmanager
+def damage_told(path: Path) -> Iterator[None]:
+    """Turn what reading a damaged file raises into a UserError: it is of many kinds, that of parquet above all."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{path}: cannot be read ({error}); is it complete?") from None
 
 
 def is_saved(folder: Path) -> bool:

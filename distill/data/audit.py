@@ -25,7 +25,6 @@ from distill.recipe import AuditConfig, ScoreConfig
 from distill.text.conversations import Conversation, Messages
 
 FOLDER = "audit"
-_FILES = ("members", "others", "canaries")
 
 
 def with_audit(corpus: Corpus, audit: AuditConfig, seed: int, folder: Path) -> Corpus:
@@ -67,7 +66,7 @@ def _drawn(corpus: Corpus, audit: AuditConfig, seed: int) -> tuple[list[str], li
     if audit.members and 2 * audit.members >= len(first_of):
         raise UserError(
             f"audit.members is {audit.members}, and as many documents are left out, but the corpus holds "
-            f"{len(first_of)} different documents; lower it below {len(first_of) // 2}, or take more text"
+            f"{len(first_of)} different documents; lower it below {(len(first_of) + 1) // 2}, or take more text"
         )
     rng = random.Random(seed)
     pool = rng.sample(sorted(first_of.values()), 2 * audit.members)
@@ -101,5 +100,5 @@ def run_scores(scores: ScoreConfig, audit: AuditConfig, folder: Path) -> ScoreCo
     if not audit.scored:
         return scores
     asked = {"members": audit.members, "others": audit.members, "canaries": audit.canaries}
-    files: dict[str, Any] = {name: str(folder / FOLDER / f"{name}.jsonl") for name in _FILES if asked[name]}
+    files: dict[str, Any] = {name: str(folder / FOLDER / f"{name}.jsonl") for name, number in asked.items() if number}
     return replace(scores, **files)

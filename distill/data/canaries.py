@@ -14,7 +14,7 @@ from typing import Any
 
 from distill.base.errors import UserError
 from distill.base.files import write_text
-from distill.base.row_files import check_readable, whole_rows
+from distill.base.row_files import check_readable, damage_told, whole_rows
 
 _DIGITS = 4
 _LONGEST_CODE = 4  # digits: all 10,000 codes of a canary are ranked
@@ -86,7 +86,8 @@ def read_canaries(path: str | Path) -> list[Canary]:
     """
     path = Path(path)
     check_readable(path)
-    canaries = [_canary(row, where) for where, row in whole_rows(path, None)]
+    with damage_told(path):
+        canaries = [_canary(row, where) for where, row in whole_rows(path, None)]
     if not canaries:
         raise UserError(f"{path}: holds no canaries; a row with 'text' and 'code' is expected for each")
     return canaries

@@ -3,21 +3,18 @@
 A `Corpus` knows its content: whatever decides its documents, files and versions of data sets included, is in its key.
 """
 
-import fcntl
 import hashlib
 import json
-import os
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from distill.base.console import say
 from distill.base.errors import UserError
-from distill.base.integrity import file_hash, file_is_whole, partial_of, put_file
+from distill.base.integrity import claimed_partial, file_hash, file_is_whole, put_file
 from distill.base.row_files import LINES_VERSION, TABS_VERSION, is_prose, table_delimiter
 from distill.models.architecture import lent_to_gpu
 from distill.models.generation import generate
@@ -146,7 +143,7 @@ def _data_set_version(config: CorpusConfig, commit: str | None) -> tuple[list[st
 
     try:
         builder = datasets.load_dataset_builder(str(config.dataset), config.name, revision=commit or config.revision)
-    except Exception as error:  # see `read_documents`
+    except Exception as error:  # the libraries below raise many kinds
         raise not_loaded(config, error) from None
     known = str(builder.hash) if re.fullmatch("[0-9a-f]{40}", str(builder.hash)) else None
     return [builder.config_id, str(builder.hash), str(builder.info.version)], known
@@ -193,7 +190,7 @@ def _sample_to_file(
     assert config.max_documents is not None  # `check_recipe` asks for it
     path.parent.mkdir(parents=True, exist_ok=True)
     size, total = config.sample_batch_size, config.max_documents
-    with lent_to_gpu(teacher), _claimed_partial(path) as stream:
+    with lent_to_gpu(teacher), claimed_partial(path) as stream:
         stream.seek(0)
         whole = [line for line in stream if line.endswith(b"\n")]
         batches = len(whole) // size
@@ -212,26 +209,3 @@ def _sample_to_file(
             Path(stream.name).unlink()
         else:
             put_file(Path(stream.name), path)
-
-
-@contextmanager
-def _claimed_partial(path: Path) -> Iterator[IO[bytes]]:
-    """A file to append to that will become `path`: one that a stopped run left, or a new one.
-
-    Runs may share a cache. Whoever writes such a file holds a lock on it, which the kernel drops with the process.
-    """
-    left = sorted(path.parent.glob(f".{path.name}.*.partial"))
-    for place in (*left, partial_of(path)):
-        with place.open("a+b") as stream:
-            if _locked(stream) or place not in left:  # a new one is ours, also on a disk without locks
-                yield stream
-                return
-
-
-def _locked(stream: IO[bytes]) -> bool:
-    """Whether this process has a file for itself now, which has not been renamed meanwhile."""
-    try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return os.path.samestat(os.fstat(stream.fileno()), os.stat(stream.name))
-    except OSError:
-        return False

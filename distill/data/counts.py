@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass
 class PackingCounts:
-    """What packing saw, for the report."""
+    """Its numbers, which can be added up."""
 
     documents: int = 0
     edited_documents: int = 0

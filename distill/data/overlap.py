@@ -9,9 +9,10 @@ import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from distill.base.console import say, warn
+from distill.base.console import counter, say, warn
 from distill.base.files import write_json
 from distill.data.corpus import Corpus
+from distill.data.counts import PackingCounts
 from distill.recipe import Recipe
 from distill.text.conversations import Conversation
 
@@ -29,6 +30,11 @@ def digests(documents: Iterable[str]) -> frozenset[bytes]:
     return frozenset(map(digest, documents))
 
 
+def both_sampled(recipe: Recipe) -> bool:
+    """Whether both are samples of one model: short texts that are in both are what it expects in others, too."""
+    return recipe.corpus.source == recipe.held_out.source == "teacher"
+
+
 def held_out_documents(
     recipe: Recipe, corpus: Corpus, held_out: frozenset[bytes], cache_dir: Path, progress: Callable[[int], None]
 ) -> int:
@@ -41,8 +47,8 @@ def held_out_documents(
         cache_dir: Folder that keeps the number.
         progress: Called with the number of documents read.
     """
-    if recipe.corpus.source == recipe.held_out.source == "teacher":
-        return 0  # Two samples of one model: short texts that are in both are what the model expects in others, too.
+    if both_sampled(recipe):
+        return 0
     if recipe.corpus.source == "hub" and recipe.corpus.streaming:
         say("whether training text is held-out text too is not looked at: that would stream the data set once more")
         return 0
@@ -60,6 +66,15 @@ def held_out_documents(
     cache_dir.mkdir(parents=True, exist_ok=True)
     write_json(path, {"documents": found})
     return found
+
+
+def look_for_held_out(
+    recipe: Recipe, corpus: Corpus, held_out: Iterable[str], cache_dir: Path, counts: PackingCounts
+) -> None:
+    """Put the number of `held_out_documents` among the counts of the packing, and warn of it."""
+    progress = counter("comparing training text with held-out text", "documents")
+    counts.held_out_documents = held_out_documents(recipe, corpus, digests(held_out), cache_dir, progress)
+    warn_of_held_out(counts.held_out_documents, counts.documents)
 
 
 def warn_of_held_out(found: int, documents: int) -> None:

@@ -31,7 +31,7 @@ from distill.data.corpus import Corpus
 from distill.data.counts import PackingCounts
 from distill.models.architecture import begins_itself, special_tokens
 from distill.objective.chunks import IGNORED
-from distill.text.alignment import NO_PARTNER, encode_marked
+from distill.text.alignment import NO_BOUNDARY, encode_marked
 from distill.text.conversations import Conversation
 from distill.text.counterfactual import DOCUMENT, Counterfactual, Swapper
 
@@ -154,7 +154,7 @@ class _OpenBlock:
         shape = (len(self.used), self.block_length)
         input_ids = np.full(shape, padding, dtype=np.int32)
         labels = np.full(shape, IGNORED, dtype=np.int32)
-        boundaries = np.full(shape, NO_PARTNER, dtype=np.int32)
+        boundaries = np.full(shape, NO_BOUNDARY, dtype=np.int32)
         position_ids = np.zeros(shape, dtype=np.int32)
         for view in range(shape[0]):
             at = offset = 0
@@ -163,7 +163,7 @@ class _OpenBlock:
                 input_ids[view, at:to] = piece.tokens[view]
                 labels[view, at:to] = piece.labels[view]
                 bounds = piece.boundaries[view]
-                boundaries[view, at:to] = np.where(bounds >= 0, bounds + offset, NO_PARTNER)
+                boundaries[view, at:to] = np.where(bounds >= 0, bounds + offset, NO_BOUNDARY)
                 position_ids[view, at:to] = np.arange(to - at)
                 # The largest boundary of the piece in any view, so that views stay in step.
                 offset += max(int(b.max()) for b in piece.boundaries) + 1
@@ -210,7 +210,7 @@ def pack(
             if piece.edited:
                 counts.positions_with_views += len(piece.tokens[0])
                 shared = set(piece.boundaries[0].tolist()).intersection(*(b.tolist() for b in piece.boundaries[1:]))
-                counts.aligned_positions += len(shared - {NO_PARTNER})
+                counts.aligned_positions += len(shared - {NO_BOUNDARY})
             views = len(piece.tokens)
             if one_document:
                 block = _OpenBlock(views, block_length)

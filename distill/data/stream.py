@@ -38,7 +38,7 @@ from distill.data.batches import Collator
 from distill.data.blocks import BlockDataset, PairBlock
 from distill.data.corpus import Corpus
 from distill.data.counts import PackingCounts
-from distill.data.overlap import digest, digests, held_out_documents, warn_of_held_out
+from distill.data.overlap import both_sampled, digest, digests, look_for_held_out, warn_of_held_out
 from distill.data.packing import cache_key, check_packed, pack, packed_blocks, tell_packed
 from distill.models.architecture import require_rows
 from distill.recipe import Recipe
@@ -312,7 +312,7 @@ def training_blocks(
         tokenizer: A fast tokenizer.
         swapper: Makes the counterfactuals; None for a single view.
         cache_dir: Folder of the blocks that are packed now.
-        held_out: Held-out text; a warning says how much of it is training text too.
+        held_out: Held-out text; a warning says how much of it is training text too, unless one teacher wrote both.
         one_document: See `pack`; what it costs is said.
 
     Raises:
@@ -324,9 +324,7 @@ def training_blocks(
             corpus, tokenizer, swapper, recipe.block_length, cache_dir, progress, one_document
         )
         tell_packed(counts, swapper)
-        progress = counter("comparing training text with held-out text", "documents")
-        counts.held_out_documents = held_out_documents(recipe, corpus, digests(held_out), cache_dir, progress)
-        warn_of_held_out(counts.held_out_documents, counts.documents)
+        look_for_held_out(recipe, corpus, held_out, cache_dir, counts)
         if one_document:
             say(f"one document a row: {counts.cost_of_rows(recipe.block_length)}")
         return blocks, counts
@@ -343,5 +341,6 @@ def training_blocks(
     stream = BlockStream(
         corpus, tokenizer, swapper, recipe.block_length, recipe.corpus.shuffle_buffer, recipe.seed, record, one_document
     )
-    stream.held_out = digests(held_out)
+    if not both_sampled(recipe):
+        stream.held_out = digests(held_out)
     return stream, stream.counts

@@ -5,6 +5,7 @@ README.md          the Space's head, and what it is    distill/           this p
 models/, reports/, wordlists/, prompts.json            whatever is no hub id and does not come with the package
 """
 
+import os
 import platform
 import re
 import shutil
@@ -164,7 +165,7 @@ def _wordlist(spec: str, place: Path) -> str:
     """The same, files of the user's copied, with the companions that they name."""
     bundled = bundled_wordlists()
     parts = []
-    named = [spec] if Path(spec).exists() else spec.split("+")
+    named = [spec] if os.path.exists(spec) else spec.split("+")
     for part in named:
         if part in bundled or part == ALONE:
             parts.append(part)

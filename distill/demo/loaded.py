@@ -76,12 +76,17 @@ class Model:
     evaluation: Evaluation
 
     def log_probabilities(self, prompt: str) -> Tensor:
-        """(V,) float64 log-probabilities of the token right after a prompt.
+        """(V,) float64 log-probabilities of the token right after a prompt, as the next-word disparity reads them.
 
         Raises:
             UserError: the prompt is longer than what the model reads at once.
         """
-        return next_log_probabilities(self.evaluation, prompt)
+        ids, _ = self.evaluation.encode(self.evaluation.asked(prompt))
+        limit = own_context(self.evaluation.model.config)
+        if limit is not None and len(ids) > limit:
+            raise UserError(f"the prompt has {len(ids)} tokens, but the model reads {limit} at once; shorten it")
+        states = self.evaluation.states_at([ids], [[len(ids) - 1]])
+        return self.evaluation.logits(states)[0].double().log_softmax(dim=-1).cpu()
 
     def texts(self, prompt: str, samples: int, seed: int, decoding: Mapping[str, Any]) -> list[str]:
         """A few continuations of a prompt; models that are asked with the same seed draw the same random numbers.
@@ -106,28 +111,18 @@ class Model:
         return compared_tokens(self.evaluation)
 
 
-def next_log_probabilities(evaluation: Evaluation, prompt: str) -> Tensor:
-    """(V,) float64 log-probabilities of the token right after a prompt, as the next-word disparity reads them.
-
-    Raises:
-        UserError: the prompt is longer than what the model reads at once.
-    """
-    ids, _ = evaluation.encode(evaluation.asked(prompt))
-    limit = own_context(evaluation.model.config)
-    if limit is not None and len(ids) > limit:
-        raise UserError(f"the prompt has {len(ids)} tokens, but the model reads {limit} at once; shorten it")
-    states = evaluation.states_at([ids], [[len(ids) - 1]])
-    return evaluation.logits(states)[0].double().log_softmax(dim=-1).cpu()
-
-
 class Target:
     """What students are trained on: the two-view teacher, with a strength that can be turned.
 
     The two distributions that a strength mixes are worked out once a prompt, so that the slider only mixes.
+
+    Args:
+        teacher: The plain teacher, which is strength 0.
+        whole: The two-view teacher of strength 1.
     """
 
-    def __init__(self, teacher: Model, evaluation: Evaluation) -> None:
-        self.teacher, self.evaluation = teacher, evaluation
+    def __init__(self, teacher: Model, whole: Model) -> None:
+        self.teacher, self.whole = teacher, whole
         self._kept: OrderedDict[str, tuple[Tensor, Tensor]] = OrderedDict()
 
     def log_probabilities(self, prompt: str, strength: float) -> Tensor:
@@ -141,8 +136,7 @@ class Target:
             UserError: the prompt is longer than what the teacher reads at once.
         """
         if prompt not in self._kept:
-            own = self.teacher.log_probabilities(prompt)
-            self._kept[prompt] = own, next_log_probabilities(self.evaluation, prompt)
+            self._kept[prompt] = self.teacher.log_probabilities(prompt), self.whole.log_probabilities(prompt)
             if len(self._kept) > _TARGETS_KEPT:
                 self._kept.popitem(last=False)
         own, target = self._kept[prompt]
@@ -188,7 +182,8 @@ def load(shown: Shown) -> Loaded:
         roles[key] = evaluation.roles
         models.append(Model(source, evaluation))
     teacher = models[shown.sources.index(shown.teacher)]
-    return Loaded(shown, models, Target(teacher, _two_views(teacher.evaluation, shown)), swapper)
+    whole = replace(teacher, evaluation=_two_views(teacher.evaluation, shown))
+    return Loaded(shown, models, Target(teacher, whole), swapper)
 
 
 def _open(config: TeacherConfig) -> tuple[Any, Any]:

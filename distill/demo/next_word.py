@@ -84,16 +84,13 @@ def next_words(loaded: Loaded, text: str, strength: float) -> list[NextWord]:
     if not 0 <= strength <= 1:
         raise UserError(f"the strength is {strength}, but must be from 0 to 1")
     with loaded.turns.taken():
-        found = [
-            expected(model, model.source.title, model.log_probabilities(prompt), prompt, loaded.swapper)
-            for model in loaded.models
-        ]
+        found = [expected(one, one.source.title, one.log_probabilities(prompt), prompt) for one in loaded.models]
         target = loaded.target.log_probabilities(prompt, strength)
         title = f"target, strength {strength:g}"
-        return [*found, expected(loaded.target.teacher, title, target, prompt, loaded.swapper)]
+        return [*found, expected(loaded.target.teacher, title, target, prompt)]
 
 
-def expected(model: Model, title: str, log_probabilities: Tensor, prompt: str, swapper: Swapper) -> NextWord:
+def expected(model: Model, title: str, log_probabilities: Tensor, prompt: str) -> NextWord:
     """What stands in log-probabilities (V,) of the next token.
 
     Args:
@@ -101,9 +98,8 @@ def expected(model: Model, title: str, log_probabilities: Tensor, prompt: str, s
         title: What is expected by.
         log_probabilities: Of each token.
         prompt: The text before it.
-        swapper: The word list's.
     """
-    groups = swapper.wordlist.groups
+    groups = model.evaluation.wordlist.groups
     logs = np.array([_log_mass(log_probabilities, ids) for ids in model.evaluation.group_tokens])
     words = {label: _log_mass(log_probabilities, ids) for label, ids in model.compared.items()}
     by_name = "" if list(words) == [f"{group} words" for group in groups] else said(list(words.values()), list(words))
@@ -113,7 +109,7 @@ def expected(model: Model, title: str, log_probabilities: Tensor, prompt: str, s
         said(logs.tolist(), groups),
         tuple((label, math.exp(log)) for label, log in words.items()) if by_name else (),
         by_name,
-        _likeliest(model, log_probabilities, prompt, swapper),
+        _likeliest(model, log_probabilities, prompt),
     )
 
 
@@ -158,8 +154,8 @@ def _log_mass(log_probabilities: Tensor, ids: Tensor) -> float:
     return float(log_probabilities[inside].logsumexp(dim=0)) if len(inside) else -math.inf
 
 
-def _likeliest(model: Model, log_probabilities: Tensor, prompt: str, swapper: Swapper) -> tuple[Token, ...]:
-    tokenizer = model.evaluation.tokenizer
+def _likeliest(model: Model, log_probabilities: Tensor, prompt: str) -> tuple[Token, ...]:
+    tokenizer, swapper = model.evaluation.tokenizer, model.evaluation.swapper
     groups = [set(ids.tolist()) for ids in model.evaluation.group_tokens]
     best = log_probabilities[: vocab_size(tokenizer)].topk(LIKELIEST)
     found = []

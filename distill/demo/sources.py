@@ -6,6 +6,7 @@ data, so that an exported page (`export`) reads the same from a file.
 """
 
 import json
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -134,10 +135,13 @@ def read_file(path: Path) -> Shown:
     sources = tuple(
         replace(source, model=replace(source.model, path=beside(str(source.model.path)))) for source in shown.sources
     )
+    # As lists are loaded: a file whose name has a + in it is one list.
+    is_one = os.path.exists(path.parent / shown.wordlist)
+    parts = [shown.wordlist] if is_one else shown.wordlist.split("+")
     return replace(
         shown,
         sources=sources,
-        wordlist="+".join(beside(part) for part in shown.wordlist.split("+")),
+        wordlist="+".join(map(beside, parts)),
         prompts=beside(shown.prompts),
         reports={title: beside(name) for title, name in shown.reports.items()},
     )

@@ -90,18 +90,13 @@ def _run(argv: Sequence[str]) -> None:
         (app / "pyproject.toml").write_text(_APP, encoding="utf-8")
         for name, shim in _SHIMS.items():
             (app / name).write_text(shim, encoding="utf-8")
-        secure = (
+        trust = (
             f"root-certificates = {json.dumps(str(Path(given.root_certificates).resolve()), ensure_ascii=False)}"
             if given.root_certificates
-            else ""
+            else f"insecure = {json.dumps(given.insecure)}"
         )
-        lines = [
-            "[superlink]",
-            'default = "distill"',
-            "[superlink.distill]",
-            f"address = {json.dumps(given.superlink)}",
-        ]
-        lines += [secure or f"insecure = {str(given.insecure).lower()}"]
+        address = f"address = {json.dumps(given.superlink)}"
+        lines = ["[superlink]", 'default = "distill"', "[superlink.distill]", address, trust]
         (Path(home) / "config.toml").write_text("\n".join(lines) + "\n", encoding="utf-8")
         settings = f"recipe={json.dumps(str(Path(given.config).resolve()), ensure_ascii=False)} wait={given.wait}"
         number = _asked(home, "run", str(app), "distill", "-c", settings)["run-id"]

@@ -25,7 +25,7 @@ from distill.base.errors import UserError
 from distill.data.blocks import BlockDataset
 from distill.data.corpus import Corpus
 from distill.data.counts import PackingCounts
-from distill.data.overlap import digests, held_out_documents, warn_of_held_out
+from distill.data.overlap import look_for_held_out
 from distill.data.packing import NothingPackedError, check_packed, packed_blocks, tell_packed
 from distill.federation.aggregation import Answer, Weights, finite
 from distill.federation.client_scores import sample
@@ -57,6 +57,11 @@ class ClientText:
     blocks: tuple[BlockDataset | None, ...]
     sample: tuple[str, ...] = ()
 
+    @property
+    def usable(self) -> tuple[int, ...]:
+        """How many documents of each period are trained on: 0 where they give no block."""
+        return tuple(n if blocks is not None else 0 for n, blocks in zip(self.documents, self.blocks, strict=True))
+
 
 @dataclass(frozen=True)
 class Clients:
@@ -68,7 +73,7 @@ class Clients:
 
     def documents(self, period: int) -> list[int]:
         """Of each client in a period; 0 where they give no block."""
-        return [text.documents[period] if text.blocks[period] is not None else 0 for text in self.texts]
+        return [text.usable[period] for text in self.texts]
 
     @property
     def identities(self) -> tuple[str, ...]:
@@ -146,9 +151,7 @@ def client_blocks(
     without = f"; {sizes.count(0)} hold none" if 0 in sizes else ""
     middle = f"half of them {np.median(sizes):,.0f} or more{without}"
     say(f"{len(texts)} clients hold {min(sizes):,} to {max(sizes):,} documents, {middle}")
-    progress = counter("comparing training text with held-out text", "documents")
-    total.held_out_documents = held_out_documents(recipe, corpus, digests(held_out), cache_dir, progress)
-    warn_of_held_out(total.held_out_documents, total.documents)
+    look_for_held_out(recipe, corpus, held_out, cache_dir, total)
     return Clients(tuple(texts), held_out, finder), total
 
 

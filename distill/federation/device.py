@@ -181,7 +181,7 @@ def open_client(request: Mapping[str, Any]) -> Client:
     corpus = open_corpus(recipe.corpus, 2 * recipe.seed, place / "cache", teacher, tokenizer, loaded.teacher)
     corpus = with_template(corpus, tokenizer, recipe.corpus.mask)
     own = request["own"]
-    one_document = recipe.is_private or any_mixes(recipe.block_length, models.student, *([teacher] if teacher else []))
+    one_document = recipe.is_private or any_mixes(recipe.block_length, models.student, teacher)
     given = swapper if recipe.needs_counterfactuals else None
     with lent_to_gpu(given and given.model):
         found, _ = client_blocks(recipe, corpus, tokenizer, given, place / "cache", (), one_document, own)
@@ -220,10 +220,8 @@ class Answers:
 
 def described(client: Client) -> dict[str, Any]:
     """What the server must know before it draws clients: who this is, and how many documents each period has."""
-    text = client.text
-    documents = [n if blocks is not None else 0 for n, blocks in zip(text.documents, text.blocks, strict=True)]
     ours = json.dumps(agreed(client.recipe, client.loaded))
-    return {"client": client.number, "documents": documents, "agreed": ours}
+    return {"client": client.number, "documents": list(client.text.usable), "agreed": ours}
 
 
 def updated(client: Client, number: int, weights: bytes) -> tuple[dict[str, Any], bytes]:

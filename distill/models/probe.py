@@ -101,8 +101,8 @@ def reads_alike(model: PreTrainedModel, other: PreTrainedModel) -> bool:
     return near(ours[read], theirs[read][..., : ours.shape[-1]])
 
 
-def any_mixes(block_length: int, *models: PreTrainedModel) -> bool:
-    """Whether one of the models would read the documents that share a row as one; says which.
+def any_mixes(block_length: int, *models: PreTrainedModel | None) -> bool:
+    """Whether one of the models that are there would read the documents that share a row as one; says which.
 
     A model whose attention looks at a limited number of tokens (index_topk, windows, chunks) is tried on a row of full
     length too, if such a row is longer than that.
@@ -110,7 +110,8 @@ def any_mixes(block_length: int, *models: PreTrainedModel) -> bool:
     mixing = [
         type(model).__name__
         for model in models
-        if not behaviour(model).packs or (_has_limits_below(model, block_length) and not _packs(model, block_length))
+        if model is not None
+        and (not behaviour(model).packs or (_has_limits_below(model, block_length) and not _packs(model, block_length)))
     ]
     if mixing:
         say(f"{mixing[0]} would mix documents that share a row, so that each document gets a row of its own")

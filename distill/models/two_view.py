@@ -20,7 +20,7 @@ from distill.models.architecture import own_context
 from distill.models.decoding_time import DecodingTimeModel
 from distill.objective.logit_ops import RoleMap, teacher_target
 from distill.recipe import TargetConfig
-from distill.text.alignment import NO_PARTNER, encode_views, mask_inside, partner_positions
+from distill.text.alignment import NO_BOUNDARY, NO_PARTNER, encode_marked, mask_inside, partner_positions
 from distill.text.counterfactual import Swapper
 
 
@@ -102,14 +102,14 @@ class TwoViewTeacher(DecodingTimeModel):
         counterfactuals = self.swapper.counterfactuals(text)
         if not any(c.spans for c in counterfactuals):
             return None
-        tokens, boundaries = encode_views(text, self.tokenizer, counterfactuals)
+        tokens, boundaries, _ = encode_marked(text, self.tokenizer, counterfactuals, ())
         if tokens[0].tolist() != ids:  # sampled tokens need not be those that the tokenizer would choose
             boundaries[0] = mask_inside(self._ends(ids, text), counterfactuals[0].spans)
         limit = own_context(self.config)
         others = [[*start, *view.tolist()][:limit] for view in tokens[1:]]
         # The start token stands at the boundary before the text, in all views.
         width = max(len(start) + len(bounds) for bounds in boundaries)
-        table = np.full((len(boundaries), width), NO_PARTNER, dtype=np.int64)
+        table = np.full((len(boundaries), width), NO_BOUNDARY, dtype=np.int64)
         for view, bounds in zip(table, boundaries, strict=True):
             view[: len(start)] = 0
             view[len(start) : len(start) + len(bounds)] = bounds
@@ -123,12 +123,12 @@ class TwoViewTeacher(DecodingTimeModel):
 
     def _ends(self, ids: list[int], text: str) -> np.ndarray:
         """The character of the text at which each token ends, (T,); -1 for one that ends inside a character."""
-        ends = np.full(len(ids), NO_PARTNER, dtype=np.int64)
+        ends = np.full(len(ids), NO_BOUNDARY, dtype=np.int64)
         for position in range(len(ids)):
             before = self._text(ids[: position + 1])
             if text.startswith(before):
                 ends[position] = len(before)
         # A later token that adds nothing takes the boundary over.
         repeated = ends[:-1] == ends[1:]
-        ends[:-1][repeated] = NO_PARTNER
+        ends[:-1][repeated] = NO_BOUNDARY
         return ends

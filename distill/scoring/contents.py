@@ -13,7 +13,7 @@ from distill.recipe import ScoreConfig
 from distill.scoring.examples import DECODING, example_prompts, listed_words
 from distill.scoring.score_cache import content_hash
 from distill.scoring.scores_file import FORMAT
-from distill.text.counterfactual import Swapper, language_of
+from distill.text.counterfactual import Swapper
 from distill.text.prompts import Prompt, limit_prompts
 from distill.text.wordlist import WordList
 
@@ -146,7 +146,7 @@ def _settings(asked: Asked) -> dict[str, Any]:
             "rows": len(wordlist.rows),
             "words": _by_group(wordlist, wordlist.group_of.values()),
             "sha256": wordlist.sha256,
-            **({"language": language} if (language := language_of(wordlist)) != "en" else {}),
+            **({"language": wordlist.language} if wordlist.language not in ("", "en") else {}),
         },
         "prompts": {
             "count": len(asked.prompts),

@@ -94,28 +94,23 @@ def _map(
     return np.where((ends < 0) | inside, NO_BOUNDARY, ends + shift)
 
 
-def encode_views(
-    text: str, tokenizer: "PreTrainedTokenizerBase", counterfactuals: Sequence[Counterfactual]
-) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Tokens and boundaries of a document and of its counterfactuals; of the document alone, if they hold no edit.
-
-    Returns:
-        Per view (L_v,) token ids without start token, and per view (L_v,) boundaries in x.
-    """
-    ids, boundaries, _ = encode_marked(text, tokenizer, counterfactuals, ())
-    return ids, boundaries
-
-
 def encode_marked(
     text: str,
     tokenizer: "PreTrainedTokenizerBase",
     counterfactuals: Sequence[Counterfactual],
     stretches: Sequence[tuple[int, int]],
 ) -> tuple[list[np.ndarray], list[np.ndarray], list[np.ndarray]]:
-    """`encode_views`, and which tokens are of some stretches [start, end) of the document, whose ends no edit covers.
+    """Tokens and boundaries of a document and of its counterfactuals; of the document alone, if they hold no edit.
+
+    Args:
+        text: The document.
+        tokenizer: A fast tokenizer.
+        counterfactuals: Of the document.
+        stretches: [start, end) in the document, whose ends no edit covers.
 
     Returns:
-        As `encode_views`, and per view (L_v,) booleans: whether the token ends in a stretch, or at its end.
+        Per view (L_v,) token ids without start token, (L_v,) boundaries in x, and (L_v,) booleans: whether the token
+        ends in a stretch, or at its end.
     """
     if not any(c.spans for c in counterfactuals):
         counterfactuals = ()

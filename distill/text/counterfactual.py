@@ -5,8 +5,9 @@
 2. Dropped are candidates that are only part of a longer word (hero, he\u0301) or of a protected phrase (King Street),
    what stands in links, tags and code, names and titles that are none here (Mr. James, Miss), and words that are
    others here (man the desk) -> matches.
-3. Sentences that hold a word to skip are left alone. Every other match gets its counterpart in the other group; where a
-   word has several, its role in the sentence decides (her book: his; saw her: him) -> replacements.
+3. A document that holds a word to skip is left alone (or its sentence, see `skip`). Every other match gets its
+   counterpart in the other group; where a word has several, its role in the sentence decides (her book: his; saw her:
+   him) -> replacements.
 4. The article before a counterpart and the possessive behind it follow its form (an earl, a countess) -> edits.
 5. The pieces are joined; every character outside the edits is kept -> text and spans.
 """
@@ -28,7 +29,7 @@ from distill.base.long_input import encodable
 from distill.text import first_names, prose, senses
 from distill.text.conversations import Conversation
 from distill.text.roles import Ambiguity, PronounModel, Resolver, is_title
-from distill.text.wordlist import WordList, is_word_character
+from distill.text.wordlist import WordList, capitalised, is_word_character
 
 RULE_VERSION = "4"  # raise it whenever the same list and text may give another counterfactual
 
@@ -107,7 +108,7 @@ class _Found(NamedTuple):
 
     words: the listed words, from left to right.
     names: where those begin that are first names here.
-    skip: (start, end) of what leaves its sentence alone.
+    skip: (start, end) of the words to skip.
     no_prose: how many listed words stand in links, tags or code.
     """
 
@@ -163,8 +164,9 @@ class Swapper:
     skip: what a word to skip leaves alone where it stands beside listed words: its whole document (half a document
         about a pregnant man is worse than none), its sentence, or nothing.
 
-    Raises UserError for a list that cannot be matched: roles in another language than English, which the default
-    resolver does not read, and words of a script that puts no spaces between words.
+    Raises UserError for a `skip` that is none of these, and for a list that cannot be matched: roles in another
+    language than English, which the default resolver does not read, and words of a script that puts no spaces between
+    words.
     """
 
     def __init__(
@@ -173,10 +175,7 @@ class Swapper:
         resolver: Resolver | None = None,
         skip: Literal["document", "sentence", "nothing"] = "document",
     ) -> None:
-        if not isinstance(wordlist, WordList):
-            raise UserError(
-                f"a Swapper takes a word list, not {wordlist!r:.100}; give load_wordlist(NAME), as of 'english_gender'"
-            )
+        _refuse_wrong_arguments(wordlist, skip)
         self.wordlist = wordlist
         self.resolver = resolver or PronounModel()
         self.skip = skip
@@ -209,13 +208,13 @@ class Swapper:
         ]
         self._has_names = any(form.as_name for form in self._forms)
         # The rules for English are for lists that say that they are English.
-        self._is_english = "language" in wordlist.metadata and language_of(wordlist) == "en"
+        self._is_english = wordlist.language == "en"
         self._doubts = [
-            [_look(form.word, written, slashed) if self._is_english else None for written, form in forms.items()]
+            [senses.look(form.word, written, slashed) if self._is_english else None for written, form in forms.items()]
             for slashed in (False, True)
         ]
         self._looks = [
-            [look if plain else _always for look, plain in zip(doubts, self._is_plain, strict=True)]
+            [look if plain else senses.always for look, plain in zip(doubts, self._is_plain, strict=True)]
             for doubts in self._doubts
         ]
         self._inflected = (
@@ -559,9 +558,19 @@ _NO_SPACES = re.compile(
 )
 
 
+def _refuse_wrong_arguments(wordlist: object, skip: object) -> None:
+    """Raises UserError for what a `Swapper` takes for none of its arguments."""
+    if not isinstance(wordlist, WordList):
+        raise UserError(
+            f"a Swapper takes a word list, not {wordlist!r:.100}; give load_wordlist(NAME), as of 'english_gender'"
+        )
+    if skip not in (DOCUMENT, SENTENCE, NOTHING):
+        raise UserError(f"skip is {skip!r:.100}, but must be '{DOCUMENT}', '{SENTENCE}' or '{NOTHING}'")
+
+
 def _refuse_what_is_not_read(wordlist: WordList, resolver: Resolver) -> None:
     """Raises UserError for rows that would be matched wrongly, or never."""
-    language = language_of(wordlist)
+    language = wordlist.language
     for row in wordlist.rows:
         where = f"{row.file or wordlist.name}, line {row.line}"
         found = next((word for word in row.words if _NO_SPACES.search(word)), None)
@@ -571,16 +580,11 @@ def _refuse_what_is_not_read(wordlist: WordList, resolver: Resolver) -> None:
                 "spaces: it would hardly ever be found; leave the row out"
             )
         is_read = row.when is None or (not isinstance(resolver, PronounModel) and row.when not in (_TITLE, _NAME))
-        if language != "en" and not is_read:
+        if language not in ("", "en") and not is_read:
             raise UserError(
                 f"{where}: the role {row.when!r} is told by a model of English, but the list's language is "
                 f"{language!r}; write rows without a role, or phrases that tell the words apart (el niño, la niña)"
             )
-
-
-def language_of(wordlist: WordList) -> str:
-    """The list's language by its header `# language: es-MX`: "es"; English where it has none."""
-    return re.split(r"[-_]", wordlist.metadata.get("language", "en").strip().lower())[0]
 
 
 def _in_template(conversation: Conversation, said: Counterfactual) -> Counterfactual:
@@ -629,21 +633,6 @@ def _outside_sentences(text: str, words: list[_Place], skip: Iterable[tuple[int,
     return kept, len(lost)
 
 
-_Look = Callable[[str, int], object]  # (text, end) of a listed word -> whether it may be another one
-
-
-def _always(_text: str, _end: int) -> bool:
-    return True
-
-
-def _look(word: str, written: str, slashed: bool) -> _Look | None:
-    """What tells where a word is worth a look, in texts with or without slashes; None where it never is."""
-    kind = senses.when_to_look(word, written)
-    if kind == senses.NEVER or (kind == senses.SLASHES and not slashed):
-        return None
-    return senses.MAY_BE.get(kind, _always)
-
-
 def _is_slashed(text: str) -> bool:
     """Whether a text may have she and he in one word: s/he, (s)he."""
     return "/" in text or (")" in text and ")he" in text)
@@ -679,9 +668,7 @@ def _opens_emphasis(text: str, start: int, end: int) -> bool:
         return False
     line_end = text.find("\n", end, end + _LONGEST_EMPHASIS)
     rest = text[end - 1 : line_end if line_end >= 0 else end + _LONGEST_EMPHASIS]
-    return any(
-        not rest[found.start() - 1].isspace() for found in _EMPHASIS_CLOSES.finditer(rest, 1) if found.start() > 0
-    )
+    return any(not rest[found.start() - 1].isspace() for found in _EMPHASIS_CLOSES.finditer(rest, 1))
 
 
 def _closes_emphasis(text: str, start: int, end: int) -> bool:
@@ -690,11 +677,7 @@ def _closes_emphasis(text: str, start: int, end: int) -> bool:
         return False
     first = max(text.rfind("\n", 0, start) + 1, start - _LONGEST_EMPHASIS)
     head = text[first : start + 1]
-    return any(
-        not head[found.end()].isspace()
-        for found in re.finditer(r"(?<![^\W_])_{1,3}(?=.)", head)
-        if found.end() < len(head)
-    )
+    return any(not head[found.end()].isspace() for found in re.finditer(r"(?<![^\W_])_{1,3}(?=.)", head))
 
 
 # Encodings of one byte a character; Windows' hold what Latin-1 lacks.
@@ -743,7 +726,7 @@ def _forms(wordlist: WordList) -> dict[str, _Form]:
             roles_of.setdefault(word, set()).add(row.when)
     ambiguous = {word for row in wordlist.rows if row.ambiguous for word in row.words}
     forms: dict[str, _Form] = {}
-    language = language_of(wordlist)
+    language = wordlist.language
     all_cases = _TURKISH_CASES if language in ("tr", "az") else _LETTER_CASES
     for word, group in wordlist.group_of.items():
         # "will" and "mark" are no names.
@@ -773,22 +756,18 @@ def _form(wordlist: WordList, word: str, group: int, write: Callable[[str], str]
     return _Form(word, group, roles if len(roles) > 1 else (), options, as_title, as_name, ambiguous)
 
 
-def _capitalised(word: str) -> str:
-    return word[:1].upper() + word[1:]
-
-
 def _title_case(word: str) -> str:
     """Step-Mother, Mother-In-Law."""
-    return "".join(map(_capitalised, _PART_SEPARATORS.split(word)))
+    return "".join(map(capitalised, _PART_SEPARATORS.split(word)))
 
 
 def _title_case_but_small(word: str) -> str:
     """Mother-in-Law."""
     first, *rest = _PART_SEPARATORS.split(word)
-    return _capitalised(first) + "".join(part if part in _SMALL_PARTS else _capitalised(part) for part in rest)
+    return capitalised(first) + "".join(part if part in _SMALL_PARTS else capitalised(part) for part in rest)
 
 
-_LETTER_CASES = (str.lower, _capitalised, _title_case, _title_case_but_small, str.upper)
+_LETTER_CASES = (str.lower, capitalised, _title_case, _title_case_but_small, str.upper)
 _AS_WRITTEN = (str, str.upper)
 # Capitalised, these are forms of the polite "you".
 _GERMAN_YOU = frozenset({"sie", "ihr", "ihre", "ihrem", "ihren", "ihrer", "ihres", "ihnen"})
@@ -817,7 +796,7 @@ def _written_forms(
     word: str, letter_cases: Sequence[Callable[[str], str]] = _LETTER_CASES
 ) -> Iterator[tuple[str, Callable[[str], str]]]:
     """Every way in which a text may write a listed word: (the written word, how to write a counterpart alike)."""
-    if not _PART_SEPARATORS.search(word):  # then they are as _capitalised
+    if not _PART_SEPARATORS.search(word):  # then they are as capitalised
         letter_cases = [case for case in letter_cases if case not in _FOR_SEVERAL_PARTS]
     for letter_case, normal_form, apostrophe, hyphen in itertools.product(
         letter_cases,

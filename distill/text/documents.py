@@ -20,10 +20,10 @@ from distill.base.row_files import (
     batch_rows,
     cell,
     check_readable,
+    damage_told,
     end_mark,
     file_rows,
     is_prose,
-    is_saved,
     lines_are_texts,
     prose,
     prose_lines,
@@ -74,7 +74,7 @@ def read_documents(config: CorpusConfig, seed: int) -> Iterator[str]:
     `Messages`, and is never cut here.
 
     Args:
-        config: The source; `source: teacher` is served by `sample_documents` instead.
+        config: The source; `source: teacher` is served by `data.corpus.open_corpus` instead.
         seed: Decides the order when `config.shuffle` is set.
 
     Raises:
@@ -259,43 +259,41 @@ def _file_documents(config: CorpusConfig, seed: int) -> Iterator[str]:
     if config.shuffle and config.pack == "while_training":
         random.Random(seed).shuffle(paths)
     for path in paths:
-        try:
-            if is_prose(path) and path.is_file() and (mark := end_mark(path)):
-                what = "is read as text and ends no document, though tokenizers may take it for an end token"
-                _tell_once(warn, f"{path}: {mark} in it {what}; give the texts between as rows of a .jsonl")
-            if config.label:
-                yield from _labelled(path, config)
-            elif is_prose(path) and not (config.document_start or config.passage_chars) and lines_are_texts(path):
-                say(f"{path}: every line ends like a text, and is read as one")
-                yield from prose_lines(path, _LONGEST_DOCUMENT)
-            elif is_prose(path):
-                yield from prose(path, _LONGEST_DOCUMENT)
-            else:
-                yield from _of_rows(file_rows(path, config.text_column, config.split), config, str(path))
-        except UserError:
-            raise
-        except Exception as error:  # damaged files raise many kinds, parquet above all
-            raise UserError(f"{path}: cannot be read ({error}); is it complete?") from None
+        with damage_told(path):
+            yield from _of_file(path, config)
 
 
-def _labelled(path: Path, config: CorpusConfig) -> Iterator[str]:
-    """The documents of a file with the labels that `config.label` asks for: of a column, or the file's name."""
+def _of_file(path: Path, config: CorpusConfig) -> Iterator[str]:
     if config.label == OF_FILE:
-        documents = _file_documents(replace(config, files=[glob.escape(str(path))], label=None), 0)
-        yield from (_with_label(document, path.name) for document in documents)
+        for document in _of_file(path, replace(config, label=None)):
+            yield _with_label(document, path.name)
         return
+    if is_prose(path) and path.is_file() and (mark := end_mark(path)):
+        what = "is read as text and ends no document, though tokenizers may take it for an end token"
+        _tell_once(warn, f"{path}: {mark} in it {what}; give the texts between as rows of a .jsonl")
+    if config.label:
+        yield from _labelled(path, config.label, config)
+    elif is_prose(path) and not (config.document_start or config.passage_chars) and lines_are_texts(path):
+        say(f"{path}: every line ends like a text, and is read as one")
+        yield from prose_lines(path, _LONGEST_DOCUMENT)
+    elif is_prose(path):
+        yield from prose(path, _LONGEST_DOCUMENT)
+    else:
+        yield from _of_rows(file_rows(path, config.text_column, config.split), config, str(path))
+
+
+def _labelled(path: Path, column: str, config: CorpusConfig) -> Iterator[str]:
+    """The documents of a file of rows, each with the label that stands in a column."""
     if is_prose(path):
-        raise UserError(
-            f"{path}: has no column '{config.label}' (corpus.label); give rows, or set corpus.label to file"
-        )
+        raise UserError(f"{path}: has no column '{column}' (corpus.label); give rows, or set corpus.label to file")
     empty = 0
     try:
-        for where, row in whole_rows(path, None if is_saved(path) else config.split):
+        for where, row in whole_rows(path, config.split):
             value = cell(row, config.text_column, where)
             if value is None or value == []:
                 empty += 1
                 continue
-            label = cell(row, str(config.label), where, "Set corpus.label to one of them")
+            label = cell(row, column, where, "Set corpus.label to one of them")
             yield _with_label(_document(value, where, config.text_column), "" if label is None else str(label))
     finally:
         _tell_empty(empty, str(path), config)

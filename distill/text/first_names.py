@@ -85,13 +85,8 @@ def _first_uses(uses: list[_Use], is_ambiguous: bool, in_lower_case: Callable[[]
 
     in_lower_case: whether the document also has the name as a word in lower case.
     """
-    first, surname, after_title, neutral, opening, person, place = (
-        uses.count(use)
-        for use in (
-            *(_Use.FIRST, _Use.SURNAME, _Use.AFTER_TITLE),
-            *(_Use.NEUTRAL, _Use.OPENING, _Use.PERSON, _Use.PLACE),
-        )
-    )
+    counted = (_Use.FIRST, _Use.SURNAME, _Use.AFTER_TITLE, _Use.NEUTRAL, _Use.OPENING, _Use.PERSON, _Use.PLACE)
+    first, surname, after_title, neutral, opening, person, place = map(uses.count, counted)
     # A title says less than a first name: to his servants, Edward Rochester is Mr. Edward.
     as_surname = surname + after_title / 3
     introduced = next((use for use in uses if use in (_Use.FIRST, _Use.SURNAME, _Use.NEUTRAL)), None) is _Use.SURNAME
@@ -613,7 +608,7 @@ def _is_unlisted_name(seen: _Occurrence) -> bool:
     word = seen.before.word
     if len(word) < 2 or not seen.capital or word.isupper() or not word.isalpha():
         return False
-    if seen.word in _OPENERS or seen.word in _NATIONS or _NO_NAME_ENDING.search(word):
+    if is_no_first_name(word):
         return False
     return not seen.before.word_opens or not seen.reader.holds(seen.word)
 

@@ -16,7 +16,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from distill.base.errors import UserError
-from distill.text.wordlist import WordList
+from distill.text.wordlist import CAPITALISED, WordList, capitalised
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 # in front of it.
 _BEFORE_SPACE = ("a", ",", "x")
 _BEFORE_WORD = ("\n", '"', "(")
-
-_CAPITALISED = ("title", "name")  # the roles of words that are swapped only where they are capitalised
 
 
 @dataclass(frozen=True)
@@ -50,11 +48,6 @@ class TokenRoles:
     edges: tuple[tuple[tuple[int, int], ...], ...]
     num_words: int
     unmovable: tuple[str, ...]
-
-    @property
-    def coverage(self) -> float:
-        """Share of the listed words that have a surface form which can be moved, 0 to 1."""
-        return 1 - len(self.unmovable) / self.num_words
 
 
 def token_roles(wordlist: WordList, tokenizer: "PreTrainedTokenizerBase", vocab_size: int) -> TokenRoles:
@@ -87,7 +80,7 @@ def token_roles(wordlist: WordList, tokenizer: "PreTrainedTokenizerBase", vocab_
             "give the tokenizer that the model was trained with"
         )
     rows = [row for row in wordlist.rows if not (row.ambiguous or row.generic)]
-    forms = [(row.words, form) for row in rows for form in _surface_forms(row.words, row.when in _CAPITALISED)]
+    forms = [(row.words, form) for row in rows for form in _surface_forms(row.words, row.when in CAPITALISED)]
     names = {word for row in rows if row.when == "name" for word in row.words}
     surfaces = {surface for _, form in forms for surface in form}
     whole_only = {s for s in surfaces if " " in s.strip() or s.strip().lower() in names}
@@ -133,11 +126,11 @@ def tokens_without_row(tokenizer: "PreTrainedTokenizerBase", rows: int) -> list[
 
 def _surface_forms(words: tuple[str, ...], capitalised_only: bool) -> Iterator[tuple[str, ...]]:
     """A row as it may be written: the same letter case and the same space in front for all its words."""
-    capitalised = tuple(word[:1].upper() + word[1:] for word in words)
-    spaced = [capitalised] if capitalised_only else [words, capitalised, tuple(word.upper() for word in words)]
+    initial = tuple(map(capitalised, words))
+    spaced = [initial] if capitalised_only else [words, initial, tuple(word.upper() for word in words)]
     for form in dict.fromkeys(spaced):
         yield tuple(" " + word for word in form)
-    yield capitalised  # in a script without letter case, this is the word itself
+    yield initial  # in a script without letter case, this is the word itself
 
 
 class _Vocabulary:

@@ -1,7 +1,7 @@
 """A listed English word in a text -> whether it is that word there, or a verb, an acronym, a surname, an exclamation, a
 unit, a ship.
 
-English only, deterministic, without a model. Each rule answers for a few words (`has_rules`), and looks at the words
+English only, deterministic, without a model. Each rule answers for a few words (`_RULES`), and looks at the words
 right around. What it does not know stays as it is listed. Of one text, a surname that stands behind a first name once
 is a surname all through it.
 
@@ -47,7 +47,6 @@ def _words(words: str) -> frozenset[str]:
 # ------------------------------------------------------------------------------------------------------------ acronyms
 
 _BETWEEN_CAPITALS = re.compile(r"[^\W\d_]{2,}")
-_DETERMINERS = _words("a an the our their its this that these those each every any no per via of using in with for")
 _ACRONYM_AFTER = re.compile(
     r"[-‐‑]\d|[-‐‑]?[+/][-‐‑+]|2\b| (?:bundle|receptor|gene|protein|data|system|systems|manager)s?\b"
 )
@@ -165,7 +164,6 @@ _AUXILIARY_BEFORE = re.compile(
     re.IGNORECASE,
 )
 _IMPERATIVE = re.compile(r"(?:^|[.!?\n\"“:]\s*)$")
-_TO_BEFORE = re.compile(r"\bto $", re.IGNORECASE)
 
 
 def _verb(text: str, start: int, end: int) -> bool:
@@ -320,41 +318,37 @@ _FAMILY_NAMES = _words("""
 _RULES |= {word: (partial(_surname, strict=True),) for word in _FAMILY_NAMES}
 
 
-def has_rules(word: str) -> bool:
-    """Whether a listed word, in lower case, may be another one somewhere."""
-    return word in _RULES
+Look = Callable[[str, int], object]  # (text, end) of a listed word -> whether it may be another one
+# What follows she or her that could be said of a ship.
+_SAID_OF_A_SHIP: Look = re.compile(f"{_OF_A_SHIP.pattern}|{_DONE_BY_A_SHIP.pattern}").match
 
 
-NEVER, ALWAYS, SHIPS, SLASHES, VERBS = range(5)
+def always(_text: str, _end: int) -> bool:
+    """The look that leaves nothing out."""
+    return True
 
 
-def when_to_look(word: str, written: str) -> int:
-    """In which texts a listed word that is written so is worth a look: pronouns in the letters of prose hardly are."""
+def look(word: str, written: str, slashed: bool) -> Look | None:
+    """What tells where a listed word that is written so is worth a look, in texts with or without slashes; None where
+    it never is: pronouns in the letters of prose hardly are."""
     rules = list(_RULES.get(word, ()))
     if written != written.upper():
         rules = [rule for rule in rules if rule is not _acronym]
     if not written[:1].isupper():
         rules = [rule for rule in rules if not isinstance(rule, partial)]
     if not rules:
-        return NEVER
+        return None
     if rules == [_verb]:
-        return VERBS
+        return _OBJECT_AFTER.match
     if rules == [_of_both]:
-        return SLASHES
+        return always if slashed else None
     if word not in _PRONOUNS or written == written.upper():
-        return ALWAYS
-    return SHIPS if word in ("she", "her") else NEVER
-
-
-#: (text, end) -> a match where what follows she or her could be said of a ship, and where it could be a verb's object.
-MAY_BE = {
-    SHIPS: re.compile(f"{_OF_A_SHIP.pattern}|{_DONE_BY_A_SHIP.pattern}").match,
-    VERBS: _OBJECT_AFTER.match,
-}
+        return always
+    return _SAID_OF_A_SHIP if word in ("she", "her") else None
 
 
 def others(text: str, places: Sequence[Place]) -> list[bool]:
-    """For every place of a word that `has_rules`, all of one text: whether it is another word there."""
+    """For every place of a word of `_RULES`, all of one text: whether it is another word there."""
     judged = []
     surnames: set[str] = set()
     for start, end, word in places:

@@ -24,6 +24,7 @@ from distill.base.row_files import (
     TABS_VERSION,
     cell,
     check_readable,
+    damage_told,
     is_prose,
     is_saved,
     is_unquoted,
@@ -33,6 +34,7 @@ from distill.base.row_files import (
 )
 from distill.text.conversations import BETWEEN, read_messages, stored_messages
 from distill.text.counterfactual import Counterfactual, Swapper
+from distill.text.wordlist import WordList, load_wordlist
 
 Row = dict[str, Any]
 
@@ -68,13 +70,9 @@ def read_rows(path: Path, split: str | None = None) -> Iterator[Row]:
     Raises:
         UserError: it cannot be read, or a row (told by its number) is none.
     """
-    try:
+    with damage_told(path):
         for _, row in whole_rows(path, split):
             yield dict(row)
-    except UserError:
-        raise
-    except Exception as error:  # damaged files raise many kinds, parquet above all
-        raise UserError(f"{path}: cannot be read ({error}); is it complete?") from None
 
 
 def text_of(row: Row, column: str, number: int, name: str | Path) -> str:
@@ -83,7 +81,7 @@ def text_of(row: Row, column: str, number: int, name: str | Path) -> str:
     Raises:
         UserError: there is no such column, or it holds neither text nor messages.
     """
-    value = _value(row, column, number, name)
+    value = cell(row, column, f"{name}, row {number}", _HINT)
     if value is not None and not isinstance(value, str | list):
         kind = type(value).__name__
         raise UserError(f"{name}, row {number}: '{column}' holds {kind}, not text; name another by --text_column")
@@ -92,10 +90,6 @@ def text_of(row: Row, column: str, number: int, name: str | Path) -> str:
         return encodable(value) if isinstance(value, str) else ""
     read_messages(messages, f"{name}, row {number}, '{column}'")  # refuses what is none
     return BETWEEN.join(encodable(message["content"]) for message in messages)
-
-
-def _value(row: Row, column: str, number: int, name: str | Path) -> Any:
-    return cell(row, column, f"{name}, row {number}", _HINT)
 
 
 def _messages(value: Any) -> list[Any] | None:
@@ -213,7 +207,9 @@ def _joined(cells: list[Any], delimiter: str, plain: bool) -> str:
 # ---------------------------------------------------------------------------------------------------------- data sets
 
 
-def swap_dataset(dataset: Any, column: str, wordlist: Any, *, shift: int = 1, num_proc: int | None = None) -> Any:
+def swap_dataset(
+    dataset: Any, column: str, wordlist: WordList | Swapper | str | Path, *, shift: int = 1, num_proc: int | None = None
+) -> Any:
     """A data set with each of its rows, and behind each that holds a listed word its counterfactual.
 
     >>> from datasets import Dataset
@@ -342,9 +338,7 @@ def _rows_of(path: Path, columns: Mapping[str, None], changed: str) -> Iterator[
         yield {column: row.get(column) for column in columns}
 
 
-def _swapper(wordlist: Any, shift: int) -> Swapper:
-    from distill.text.wordlist import load_wordlist
-
+def _swapper(wordlist: WordList | Swapper | str | Path, shift: int) -> Swapper:
     if not isinstance(wordlist, Swapper):
         wordlist = Swapper(load_wordlist(wordlist) if isinstance(wordlist, str | Path) else wordlist)
     groups = wordlist.wordlist.num_groups

@@ -15,7 +15,8 @@ for words with more than one counterpart, and carry marks (`MARKS`):
 Lines that begin with `#` are comments; those above the header that read `# key: value` become metadata.
 
 A header of the single word `protected` or `skip` makes the file a list of phrases, one a line: what is never touched,
-and what leaves its sentence alone. A list is made of one or more such files: `english_gender+english_names+mine.tsv`.
+and what leaves its document, or its sentence, alone. A list is made of one or more such files:
+`english_gender+english_names+mine.tsv`.
 """
 
 import hashlib
@@ -49,6 +50,7 @@ MARKS = {
     GENERIC: "the first group's word is used of everybody and stays, the others become it: actress becomes actor",
     AMBIGUOUS: "a name that is also a common word, a surname or a place: only where the context says first name",
 }
+CAPITALISED = ("title", "name")  # the roles of words that are swapped only where they are capitalised
 KNOWN_WHEN = (*ROLES, *MARKS, ALWAYS)
 PROTECTED = "protected"
 SKIP = "skip"
@@ -59,6 +61,7 @@ LIKE_IN_LIST = str.maketrans({"’": "'", "‐": "-", "‑": "-"})
 
 _BUNDLED = PACKAGE / "wordlists"
 _METADATA = re.compile(r"#\s*([A-Za-z][\w-]*):\s+(\S.*)")
+_LANGUAGE = re.compile(r"[A-Za-z]{2,3}(?:[-_][A-Za-z0-9]+)*")
 # Characters that join the letters around them into one word although they are neither letters nor marks: soft hyphen,
 # zero-width non-joiner and joiner, word joiner.
 _JOINERS = "\u00ad\u200c\u200d\u2060"
@@ -103,7 +106,7 @@ class WordList:
     name: as it was asked for, each file by its stem.
     protected: phrases that are never touched. One in lower case stands for every letter case, one with capitals for
         itself, as it is written or all in capitals.
-    skip: words and phrases, in every letter case, whose sentence is left alone.
+    skip: words and phrases, in every letter case, whose document or sentence is left alone (see `Swapper`).
     sha256: covers groups, rows and phrases, not comments: two lists with the same content have the same hash.
     metadata: of the first file with rows; its language is that of the first of them that names one.
     """
@@ -119,6 +122,11 @@ class WordList:
     @property
     def num_groups(self) -> int:
         return len(self.groups)
+
+    @property
+    def language(self) -> str:
+        """Of the header `# language: es-MX`: "es"; "" where no file names one."""
+        return re.split(r"[-_]", self.metadata.get("language", "").strip().lower())[0]
 
     @cached_property
     def group_of(self) -> dict[str, int]:
@@ -154,12 +162,6 @@ class WordList:
             return ()
         group = (self.group_of[word] + shift) % self.num_groups
         return tuple((words[group], role) for words, role in self._counterparts[word])
-
-    def group_index(self, group: str) -> int:
-        """The index of a group by its name. Raises UserError for a name that the list does not have."""
-        if group not in self.groups:
-            raise UserError(f"word list {self.name}: unknown group {group!r}; {suggestion(group, self.groups)}")
-        return self.groups.index(group)
 
 
 def bundled_wordlists() -> dict[str, Path]:
@@ -205,6 +207,11 @@ def files_of(path: Path, with_companions: bool = True) -> list[Path]:
     bundled = {file.resolve() for file in bundled_wordlists().values()}
     _, *companions = (part.path for part in _parts([path], with_companions, []))
     return [path, *(file for file in companions if file.resolve() not in bundled)]
+
+
+def capitalised(word: str) -> str:
+    """With a capital at its beginning; the rest stays as it is."""
+    return word[:1].upper() + word[1:]
 
 
 def is_word_character(character: str) -> bool:
@@ -348,6 +355,9 @@ def _parse(text: str, path: Path, mistakes: list[UserError]) -> _Part:
             comment = _METADATA.fullmatch(content.strip())
             if comment and not part.groups:
                 part.metadata[comment[1].lower()] = comment[2]
+                if comment[1].lower() == "language" and not _LANGUAGE.fullmatch(comment[2]):
+                    told = f"the language is {comment[2]!r}, but must be a code, such as en or es-MX"
+                    mistakes.append(UserError(f"{path}, line {line}: {told}"))
             continue
         cells = [unicodedata.normalize("NFC", " ".join(cell.split())) for cell in content.split("\t")]
         try:

@@ -25,7 +25,16 @@ from distill.recipe import CorpusConfig
 from distill.text.counterfactual import Swapper
 from distill.text.documents import read_documents
 from distill.text.role_map import token_roles
-from distill.text.wordlist import LIKE_IN_LIST, ROLES, Row, WordList, load_wordlist, wordlist_mistakes
+from distill.text.wordlist import (
+    CAPITALISED,
+    LIKE_IN_LIST,
+    ROLES,
+    Row,
+    WordList,
+    capitalised,
+    load_wordlist,
+    wordlist_mistakes,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -119,7 +128,8 @@ class Coverage:
         skipped_sentences: Sentences that the list leaves alone.
         rows: Rows of the list by hits, most first; those that never hit have 0. Rows of the same words in several roles
             share their hits.
-        missing: By frequency; None where it was not checked, for the list's groups are not male and female.
+        missing: By frequency; None where it was not checked, for the list's groups are not male and female, or it is of
+            another language than English.
     """
 
     documents: int
@@ -196,8 +206,7 @@ def check_wordlist(
 
     Args:
         name_or_path: As `load_wordlist` takes it.
-        text: Files or glob patterns: .txt (one document a file), .jsonl (one document a line), .parquet; also .gz, .xz
-            and .bz2.
+        text: Files or glob patterns, as `corpus.files` of a recipe.
         tokenizer: What it is called, and the tokenizer itself.
         text_column: Column or JSON key that holds the text.
 
@@ -247,7 +256,6 @@ _EXAMPLES = {
     "title": "{} Smith",
     "name": "{} said",
 }
-_CAPITALISED = ("title", "name")
 
 
 def _choices(wordlist: WordList) -> Iterator[Choice]:
@@ -269,8 +277,8 @@ def _options(word: str, wordlist: WordList) -> list[tuple[tuple[str, ...], str |
 def _example(role: str | None, word: str, counterparts: tuple[str, ...]) -> str:
     template = _EXAMPLES.get(role or "", "{}")
     words = (word, *counterparts)
-    if role in _CAPITALISED:
-        words = tuple(word[:1].upper() + word[1:] for word in words)
+    if role in CAPITALISED:
+        words = tuple(map(capitalised, words))
     return " → ".join(map(template.format, words))
 
 
@@ -292,7 +300,7 @@ _MIN_LETTERS = 5
 
 def _suspicions(wordlist: WordList) -> Iterator[Suspicion]:
     """Row by row; the rules for English are left out where the list's `language` is another."""
-    english = wordlist.metadata.get("language", "en").lower().startswith("en")
+    english = wordlist.language in ("", "en")
     reference = load_wordlist(_REFERENCE_FILES)
     known = _KnownWords(wordlist, reference)
     checks = (known.crossed, _Number(wordlist).differs, _Spelling(wordlist, reference).is_odd, known.paired_otherwise)
@@ -520,7 +528,7 @@ def _coverage(wordlist: WordList, text: Sequence[str], text_column: str) -> Cove
 
 def _reference_swapper(wordlist: WordList) -> Swapper | None:
     """Finds the English words for the list's groups, where they are male and female (and perhaps more)."""
-    is_english = wordlist.metadata.get("language", "en").lower().startswith("en")
+    is_english = wordlist.language in ("", "en")
     if not is_english or not set(_REFERENCE_GROUPS) <= {group.lower() for group in wordlist.groups}:
         return None
     return Swapper(load_wordlist(f"{_REFERENCE}+none"))
@@ -547,7 +555,7 @@ def _token_coverage(wordlist: WordList, name: str, tokenizer: "PreTrainedTokeniz
         for context in before:
             ids = tokenizer(context, add_special_tokens=False)["input_ids"]
             both = tokenizer(context + surface, add_special_tokens=False)["input_ids"]
-            if both[:-1] == ids and both[-1] != tokenizer.unk_token_id:
+            if both and both[:-1] == ids and both[-1] != tokenizer.unk_token_id:
                 return True
         return False
 
@@ -558,7 +566,7 @@ def _token_coverage(wordlist: WordList, name: str, tokenizer: "PreTrainedTokeniz
         name,
         len(words),
         sum(one_token(("a", ",", "x"), f" {word}") for word in words),
-        sum(one_token(("\n", '"', "("), word[:1].upper() + word[1:]) for word in words),
+        sum(one_token(("\n", '"', "("), capitalised(word)) for word in words),
         len(wordlist.rows),
         sum(unmovable.isdisjoint(row.words) for row in wordlist.rows),
         roles.unmovable,
@@ -645,7 +653,7 @@ def _print_coverage(coverage: Coverage, table: Callable[..., None], line: Callab
     if never:
         line(_some(f"{_times(len(never), 'row')} never hit", never))
     if coverage.missing is None:
-        line("Missing words were not looked for: that needs groups named male and female.")
+        line("Missing words were not looked for: that needs an English list with groups named male and female.")
     elif coverage.missing:
         rows = [(m.word, m.group, " / ".join(m.counterparts), f"{m.hits:,}") for m in coverage.missing[:_TOP]]
         title = f"{_times(len(coverage.missing), 'gendered word')} of the text not in the list, by frequency"

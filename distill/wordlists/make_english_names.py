@@ -31,8 +31,6 @@ Needs scipy; takes less than a minute, and the same files give the same list. It
 
 import argparse
 import csv
-import json
-import lzma
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -42,6 +40,7 @@ from pathlib import Path
 import numpy as np
 import scipy.optimize
 
+from distill.base.row_files import whole_rows
 from distill.text.wordlist import load_wordlist
 
 OUTPUT = Path(__file__).resolve().with_name("english_names.tsv")
@@ -193,11 +192,9 @@ def read_births(path: Path) -> list[Name]:
     return names
 
 
-def rows(path: Path) -> Iterator[dict]:
+def rows(path: Path) -> Iterator[Mapping]:
     """The rows of a file of JSON lines."""
-    with lzma.open(path, "rt", encoding="utf-8") if path.suffix == ".xz" else path.open(encoding="utf-8") as lines:
-        for line in lines:
-            yield json.loads(line)
+    return (row for _, row in whole_rows(path, None))
 
 
 def documents(path: Path) -> Iterator[str]:
@@ -211,18 +208,17 @@ def further_names(paths: Iterable[Path], known: Iterable[Name], uses: "Uses") ->
 
     What is also a word in the texts, or somebody's surname in the titles, is left out unless `FURTHER` has it.
     """
-    bearers: dict[str, Counter[bool]] = {}
+    bearers: dict[str, set[bool]] = {}
     last: set[str] = set()
     for path in paths:
         for row in rows(path):
             parts = row.get("page", "").replace("_", " ").split()
             if len(parts) > 1 and row.get("gender") in ("f", "m"):
-                bearers.setdefault(parts[0].lower(), Counter())[row["gender"] == "f"] += 1
+                bearers.setdefault(parts[0].lower(), set()).add(row["gender"] == "f")
                 last.add(parts[-1].lower())
     found = {name: min(sexes) for name, sexes in bearers.items() if len(sexes) == 1}
     for female, names in FURTHER.items():
-        found |= {name: female for name in names if name not in bearers}
-        found |= {name: female for name in names if name in bearers and female in bearers[name]}
+        found |= {name: female for name in names if female in bearers.get(name, (female,))}
     taken = {*(name.name for name in known), *load_wordlist("english_gender").words, *LEFT_OUT, *NO_FIRST_NAMES}
     return [
         Name(name, 0, 1.0, female)

@@ -22,8 +22,6 @@ takes a few minutes on one core, and the same files give the same weights.
 """
 
 import argparse
-import json
-import lzma
 import random
 import re
 from array import array
@@ -37,6 +35,7 @@ import scipy.optimize
 import scipy.sparse
 import scipy.sparse.linalg
 
+from distill.base.row_files import whole_rows
 from distill.text import roles
 
 BITS = 19
@@ -66,9 +65,7 @@ def documents(path: Path) -> Iterator[str]:
     if path.suffix == ".tsv":
         yield from (row.split("\t")[1] for row in path.read_text(encoding="utf-8").splitlines()[1:])
         return
-    with lzma.open(path, "rt", encoding="utf-8") if path.suffix == ".xz" else path.open(encoding="utf-8") as lines:
-        for line in lines:
-            yield json.loads(line)["text"]
+    yield from (row["text"] for _, row in whole_rows(path, None))
 
 
 def word_classes(texts: list[str]) -> tuple[list[str], np.ndarray, np.ndarray]:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from shared import REPOSITORY
 
+from distill.base.console import run_entry
 from distill.base.errors import (
     UserError,
     first_line,
@@ -22,6 +23,7 @@ from distill.base.errors import (
     storage_errors_as_user_errors,
     suggestion,
 )
+from distill.recipe import read_recipe_file
 
 
 @given(st.text())
@@ -81,6 +83,15 @@ def test_what_a_disk_does_is_a_sentence_with_the_file(name):
     assert str(told).startswith(
         f"folder/model.safetensors: {reason[0].lower()}{reason[1:]}; free space, or mend access"
     )
+
+
+def test_a_name_that_no_disk_takes_is_told(capsys):
+    """Whoever meets it: Python looks for such a file in some versions, and finds that there is none in others."""
+    name = "a" * 300
+    with pytest.raises(UserError, match=rf"^{name}: too long for the name of a file"), storage_errors_as_user_errors():
+        os.stat(name)
+    assert run_entry(lambda argv: read_recipe_file(argv[0]), [name]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {name}: ")
 
 
 def test_a_full_output_of_a_command_that_does_not_continue_promises_nothing():

@@ -1,5 +1,6 @@
 """What an audited run trains on: every document once, less those left out, plus the canaries."""
 
+import re
 from collections import Counter
 
 import pytest
@@ -78,9 +79,15 @@ def test_members_are_drawn_from_all_of_the_text(tmp_path):
     assert all(abs(count - 10) < 4 * (40 * 0.25 * 0.75) ** 0.5 for count in seen.values())
 
 
-def test_too_little_text_is_told(tmp_path):
-    with pytest.raises(UserError, match=r"audit.members is 3.*6 different documents; lower it below 3"):
-        with_audit(corpus_of(["a", "b", "c", "d", "e", "f", "f"]), AuditConfig(members=3), 0, tmp_path)
+@pytest.mark.parametrize("different", [2, 5, 6, 11])
+def test_too_little_text_is_told_and_how_little_would_do(tmp_path, different):
+    texts = [*(f"text {n}" for n in range(different)), "text 0"]
+    with pytest.raises(UserError, match=rf"audit.members is {different}.* {different} different documents") as error:
+        with_audit(corpus_of(texts), AuditConfig(members=different), 0, tmp_path)
+    below = int(re.search(r"lower it below (\d+), ", str(error.value))[1])
+    with pytest.raises(UserError, match=f"lower it below {below}, "):
+        with_audit(corpus_of(texts), AuditConfig(members=below), 0, tmp_path)
+    with_audit(corpus_of(texts), AuditConfig(members=below - 1), 0, tmp_path)
 
 
 def test_conversations_are_refused(tmp_path, toy_tokenizer):

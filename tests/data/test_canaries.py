@@ -97,3 +97,11 @@ def test_a_file_without_canaries_is_refused(tmp_path):
     (tmp_path / "empty.jsonl").write_text("", encoding="utf-8")
     with pytest.raises(UserError, match="holds no canaries"):
         read_canaries(tmp_path / "empty.jsonl")
+
+
+@pytest.mark.parametrize("content", [b"x", b"PAR1 cut off"])
+def test_a_damaged_file_is_one_sentence(tmp_path, content):
+    path = tmp_path / "canaries.parquet"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"canaries\.parquet: cannot be read .*is it complete\?"):
+        read_canaries(path)

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distill.data.corpus import Corpus
-from distill.data.overlap import digests, held_out_documents, warn_of_held_out
+from distill.data.counts import PackingCounts
+from distill.data.overlap import digests, held_out_documents, look_for_held_out, warn_of_held_out
 from distill.recipe import CorpusConfig, Recipe
 from distill.text.conversations import Messages, rendered
 
@@ -46,6 +47,13 @@ def test_where_nobody_looks_it_is_said_why(tmp_path, capsys):
     assert count(["he"], ["he"], tmp_path, streamed) == 0
     assert "stream the data set once more" in capsys.readouterr().err
     assert count(["he"], ["he"], tmp_path, Recipe()) == 0  # two samples of one teacher
+
+
+def test_the_number_is_counted_and_told(tmp_path, capsys):
+    counts = PackingCounts(documents=3)
+    look_for_held_out(FILES, Corpus("k", lambda: iter(["she", "he", "he"])), ["he"], tmp_path, counts)
+    assert counts == PackingCounts(documents=3, held_out_documents=2)
+    assert "2 of 3 training documents are held-out text too" in capsys.readouterr().err
 
 
 def test_the_warning_tells_how_many(capsys):

@@ -298,6 +298,15 @@ def test_documents_that_are_held_out_text_are_counted_by_every_reader_and_told_a
     assert "training documents are held-out text too" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("source", ["teacher", "files"])
+def test_of_two_samples_of_one_teacher_nothing_is_told(tmp_path, toy_tokenizer, swapper, source):
+    config = CorpusConfig(source=source, pack="while_training")
+    recipe = Recipe(output_dir=str(tmp_path), corpus=config, held_out=CorpusConfig(source="teacher"))
+    corpus = Corpus("k", lambda: iter(marked(12)))
+    stream, _ = training_blocks(recipe, corpus, toy_tokenizer, swapper, tmp_path, marked(5))
+    assert stream.held_out == (digests(marked(5)) if source == "files" else frozenset())
+
+
 def test_what_a_row_for_each_document_costs_is_said_before_and_after(tmp_path, toy_tokenizer, swapper, make, capsys):
     """Counted by hand: of a row of 48, a document fills its tokens and one for the start."""
     recipe = Recipe(output_dir=str(tmp_path), block_length=48, corpus=CorpusConfig(pack="while_training"))

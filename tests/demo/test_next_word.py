@@ -61,7 +61,7 @@ def test_a_distribution_worked_out_by_hand(loaded):
     logs = torch.full((tokenizer.vocab_size,), -1e9, dtype=torch.float64)
     for token, probability in ((he, 0.4), (she, 0.1), (said_token, 0.5)):
         logs[token] = math.log(probability)
-    one = expected(model, "x", logs, PROMPT, loaded.swapper)
+    one = expected(model, "x", logs, PROMPT)
     assert one.masses == pytest.approx((0.4, 0.1))
     assert (one.said, one.compared_said) == ("4 times likelier male", "4 times likelier he")
     assert dict(one.compared) == pytest.approx({"he": 0.4, "she": 0.1})

@@ -2,15 +2,18 @@
 
 import json
 import shutil
+import sys
 from dataclasses import replace
 
 import pytest
 
 from distill.base.errors import UserError
+from distill.base.files import PACKAGE
 from distill.demo.sources import DEFAULT_TARGET, read_file, read_shown
 from distill.recipe import Recipe, TargetConfig, read_resolved, write_recipe
 from distill.recipe_check import typed
 from distill.reports.page import run_page
+from distill.text.wordlist import load_wordlist
 
 
 def test_a_run_brings_its_models_list_target_and_report(toy_run_folder):
@@ -102,6 +105,23 @@ def test_what_lies_beside_the_file_is_found_from_anywhere(tmp_path):
     assert shown.sources[0].model.path == str(tmp_path / "models/one")
     assert (shown.wordlist, shown.reports) == (f"{tmp_path / 'words.tsv'}+none", {"r": str(tmp_path / "r.html")})
     assert shown.prompts == "occupations"
+
+
+@pytest.mark.parametrize(("wordlist", "rows"), [("my+list.tsv", 1), ("words.tsv+kin.tsv", 2)])
+def test_a_plus_in_the_name_of_a_list_or_of_the_pages_folder_parts_nothing(tmp_path, monkeypatch, wordlist, rows):
+    page = tmp_path / "a+b"
+    page.mkdir()
+    for name, row in (("my+list.tsv", "he\tshe"), ("words.tsv", "he\tshe"), ("kin.tsv", "uncle\taunt")):
+        (page / name).write_text(f"male\tfemale\n{row}\n", encoding="utf-8")
+    (page / "shown.json").write_text(json.dumps(replace(read_shown(["demo"]), wordlist=wordlist).to_dict()))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    app = {"__file__": str(page / "app.py"), "__name__": "app"}
+    exec((PACKAGE / "assets/demo/space/app.py.txt").read_text(encoding="utf-8"), app)
+    app["serve"] = lambda shown, *_, **__: served.append(load_wordlist(shown.wordlist))
+    served = []
+    app["main"]([])
+    assert [len(found.rows) for found in served] == [rows]
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"sources": [{}]}', '{"sources": [], "target": {"ops": 1}}'])

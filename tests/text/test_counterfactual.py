@@ -487,6 +487,12 @@ def test_what_is_no_word_list_is_refused(what):
         Swapper(what)
 
 
+@pytest.mark.parametrize("skip", ["sentences", "", None])
+def test_what_says_nothing_of_what_to_skip_is_refused(skip):
+    with pytest.raises(UserError, match=rf"skip is {skip!r}, but must be 'document', 'sentence' or 'nothing'"):
+        Swapper(word_list(("he", "she")), skip=skip)
+
+
 def test_cache_key_depends_on_the_list():
     keys = {Swapper(load_wordlist("english_gender")).cache_key for _ in range(2)}
     assert len(keys) == 1

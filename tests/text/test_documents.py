@@ -12,7 +12,7 @@ import tracemalloc
 import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
-from datasets import Dataset, IterableDataset
+from datasets import Dataset, DatasetDict, IterableDataset
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -382,6 +382,19 @@ def test_labels_of_tables(tmp_path, kind):
     else:
         parquet.write_table(pa.table({"text": ["One.", "Two."], "who": ["Ann", "Bob"]}), path)
     assert [documents.label_of(d) for d in read(path, label="who")] == ["Ann", "Bob"]
+
+
+def test_labels_of_a_saved_data_set_are_those_of_its_split(tmp_path):
+    rows = {"train": ("One.", "Ann"), "test": ("Two.", "Bob")}
+    splits = {name: Dataset.from_dict({"text": [text], "who": [who]}) for name, (text, who) in rows.items()}
+    DatasetDict(splits).save_to_disk(tmp_path / "saved")
+    for name, (text, who) in rows.items():
+        (found,) = read(tmp_path / "saved", label="who", split=name)
+        assert (str(found), documents.label_of(found)) == (text, who)
+    DatasetDict(test=splits["test"]).save_to_disk(tmp_path / "one")
+    for keys in ({}, {"label": "who"}):  # with labels as without
+        with pytest.raises(UserError, match="holds no split 'train', but test"):
+            read(tmp_path / "one", split="train", **keys)
 
 
 def test_labels_of_files_and_of_conversations(tmp_path):

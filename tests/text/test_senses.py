@@ -4,7 +4,6 @@ import pytest
 
 from distill.text import first_names, senses
 from distill.text.counterfactual import Swapper
-from distill.text.senses import has_rules
 from distill.text.wordlist import load_wordlist
 
 ENGLISH = Swapper(load_wordlist("english_gender"))
@@ -64,10 +63,6 @@ def test_other_words_stay(text):
 )
 def test_the_same_words_are_swapped(text, expected):
     assert ENGLISH.swap(text).text == expected
-
-
-def test_rules_are_for_listed_words_or_surnames():
-    assert has_rules("man") and has_rules("king") and not has_rules("woman")
 
 
 def test_the_first_names_before_surnames_are_those_of_the_lists_of_names():

@@ -135,6 +135,11 @@ MISTAKES = {
         r"line 3: 'person' is in group 'female'.*line 3, in group 'male'",
     ),
     "not UTF-8": (HEADER.encode() + b"fianc\xe9\tfianc\xe9e\n", r"line 3: byte 0xe9 is not UTF-8"),
+    "language by its name": (
+        "# language: English\nmale\tfemale\nman\twoman\n",
+        r"line 1: .*'English'.*code, such as en",
+    ),
+    "two languages": ("# language: en, es\nmale\tfemale\nman\twoman\n", r"line 1: .*'en, es', but must be a code"),
     "NUL byte": (HEADER + "boy\0\tgirl\n", r"line 3: a NUL byte"),
     "UTF-16": ("male\tfemale\n".encode("utf-16"), r"line 1: the file is UTF-16"),
 }
@@ -193,6 +198,12 @@ def test_companions_come_along_unless_told_not_to(folder):
     assert load_wordlist(f"{path}+none").protected == ()
     assert load_wordlist(f"{path}+none+{here}/streets.tsv").protected == ("King Street",)
     assert load_wordlist(f"{path}+{here}/streets.tsv").sha256 == load_wordlist(path).sha256  # once is enough
+
+
+@pytest.mark.parametrize(("named", "language"), [("es-MX", "es"), ("EN_us", "en"), ("gsw", "gsw"), (None, "")])
+def test_the_language_of_a_list_is_that_of_its_code(write, named, language):
+    head = f"# language: {named}\n" if named else ""
+    assert load_wordlist(write(f"{head}male\tfemale\nmozo\tmoza\n")).language == language
 
 
 def test_what_is_joined_to_a_list_of_a_language_is_of_that_language(folder):
@@ -297,13 +308,6 @@ def test_missing_files(tmp_path):
         load_wordlist("no\0name")
     with pytest.raises(UserError, match="is a folder"):
         load_wordlist(tmp_path)
-
-
-def test_unknown_group_of_a_list():
-    wordlist = load_wordlist("english_gender")
-    assert wordlist.group_index("female") == 1
-    with pytest.raises(UserError, match=r"unknown group 'femle'.*did you mean 'female'.*male, female"):
-        wordlist.group_index("femle")
 
 
 @pytest.mark.parametrize("character", [*"aZß9_日", "\u0301", "\u0947", "\u200d"])

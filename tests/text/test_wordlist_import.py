@@ -443,7 +443,7 @@ def check_real(result, pairs: list[tuple[str, str]]) -> dict[tuple[str, str], st
     assert result.one_way == len(words - in_two_way)  # each is there for one word that would have no row
     assert result.rows == len(rows)
     female = {word for word in words if word.endswith(("ess", "woman", "women", "girl", "mother", "sister"))}
-    assert female <= {row[wordlist.group_index("female")] for row in rows} and female
+    assert female <= {row[wordlist.groups.index("female")] for row in rows} and female
     return rows
 
 
