@@ -239,7 +239,7 @@ def read_published_hatexplain(posts: Path, divisions: Path) -> dict[str, list[tu
         divisions: `post_id_divisions.json`: {"train": [post, ...], "val": ..., "test": ...}.
 
     Raises:
-        UserError: one of them is malformed, or names a post that the other lacks.
+        UserError: one of them is malformed, or names a post that the other lacks, or a split has no text left.
     """
     hint = "give the file as HateXplain's authors publish it"
     found, parts = _json_of(posts, hint), _json_of(divisions, hint)
@@ -261,6 +261,12 @@ def read_published_hatexplain(posts: Path, divisions: Path) -> dict[str, list[tu
                 ) from None
             if votes > 1:
                 rows.append(row)
+    for part, rows in splits.items():
+        if not rows:
+            raise UserError(
+                f"{posts}: of no post that {divisions.name} names under '{part}' do two annotators say the same; take "
+                "both files from the repository of HateXplain's authors"
+            )
     return splits
 
 

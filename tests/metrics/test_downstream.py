@@ -151,6 +151,17 @@ def test_malformed_files_of_the_authors_are_a_users_mistake(post, message, tmp_p
             read_published_hatexplain(*paths)
 
 
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_a_split_on_whose_posts_no_two_annotators_agree_is_a_users_mistake(split, tmp_path):
+    posts, divisions = _published(tmp_path, {part: [["a b", "normal"]] * 2 for part in ("train", "val", "test")})
+    for name in divisions[split]:
+        posts[name]["annotators"] = posts[name]["annotators"][:1]
+    paths = [tmp_path / "hatexplain" / name for name in ("dataset.json", "post_id_divisions.json")]
+    paths[0].write_text(json.dumps(posts))
+    with pytest.raises(UserError, match=rf"dataset\.json: of no post that .* names under '{split}' do two annotators"):
+        read_published_hatexplain(*paths)
+
+
 def test_the_real_splits(shared_data):
     counts = {split: Counter(toxic for _, toxic in read_hatexplain(shared_data("hatexplain", f"{split}.json")))
               for split in ("train", "val", "test")}  # fmt: skip
