@@ -7,7 +7,6 @@
 4. One-sided permutation test of mean over X > mean over Y: are the targets exchangeable between X and Y?
 """
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from distill.base.errors import UserError
-from distill.base.long_input import read_text
+from distill.metrics.benchmark_text import read_json
 from distill.metrics.bootstrap import Card, Measurement, finite
 from distill.metrics.evaluation import Evaluation
 
@@ -89,10 +88,7 @@ def read_test(path: Path) -> AssociationTest:
     Raises:
         UserError: the file is not one.
     """
-    try:
-        table = json.loads(read_text(path, "give a test in the layout of sent-bias (May et al. 2019)"))
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}, line {error.lineno}: not valid JSON ({error.msg})") from None
+    table = read_json(path, "give a test in the layout of sent-bias (May et al. 2019)")
     examples, categories = [], []
     for part in PARTS:
         entry = table.get(part) if isinstance(table, dict) else None

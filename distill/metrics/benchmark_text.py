@@ -1,5 +1,6 @@
 """Texts of a benchmark, from files of its authors or of our own, and their likelihood under a model."""
 
+import json
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -102,6 +103,24 @@ def data_rows(path: Path, columns: Mapping[str, Any]) -> list[tuple[str, dict[st
     if not rows:
         raise UserError(f"{path}: holds no rows; JSON objects with {', '.join(columns)} are expected")
     return rows
+
+
+def read_json(path: Path, hint: str) -> Any:
+    """What a JSON file holds.
+
+    Args:
+        path: The file.
+        hint: What to give instead, where it cannot be read.
+
+    Raises:
+        UserError: it cannot be read, or is not JSON; names the line where that is known.
+    """
+    try:
+        return json.loads(read_text(path, hint))
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}, line {error.lineno}: not valid JSON ({error.msg})") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not valid JSON ({error})") from None
 
 
 def data_files(evaluation: Evaluation, folder: str) -> list[Path]:

@@ -63,7 +63,7 @@ def refuse_other_scores(folder: Path, asked: Mapping[str, Any]) -> None:
     if (folder / "scores.json").exists():
         try:
             there = json.loads((folder / _ASKED).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             there = None
         if not isinstance(there, dict):
             raise UserError(f"{folder} holds a scores.json, and nothing says what it was made from; {hint}")

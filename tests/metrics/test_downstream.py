@@ -65,6 +65,7 @@ def test_training_texts_are_drawn_with_the_seed(tmp_path, monkeypatch, toy_model
     ("text", "message"),
     [
         ('[["a", "normal"],\n oops]', r"train\.json, line 2: not valid JSON"),
+        pytest.param("[" * 100_000, r"train\.json: not valid JSON", id="deep"),
         ("{}", r"not a list of \[text, label\]"),
         ('[["a", "normal"], ["b", "rude"]]', "row 2: .*labels are normal, offensive, hatespeech"),
         ('[["a", ["normal"]]]', "row 1"),
@@ -276,7 +277,14 @@ GOOD = b'{"page": "A", "gender": "f", "text": "A is a judge."}\n'
 
 @pytest.mark.parametrize(
     "line",
-    [b"oops", b"[]", b"{}", b'{"page": "A", "gender": "x", "text": ""}', b'{"page": 3, "gender": "f", "text": ""}'],
+    [
+        b"oops",
+        b"[]",
+        b"{}",
+        pytest.param(b"[" * 100_000, id="deep"),
+        b'{"page": "A", "gender": "x", "text": ""}',
+        b'{"page": 3, "gender": "f", "text": ""}',
+    ],
 )
 def test_a_malformed_person_is_a_users_mistake(line, tmp_path):
     with pytest.raises(UserError, match=r"people\.train\.jsonl\.xz, line 2: not a person"):

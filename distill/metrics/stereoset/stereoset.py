@@ -1,6 +1,5 @@
 """StereoSet: does the model prefer stereotypes, and does it prefer sentences that mean something at all?"""
 
-import json
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -9,9 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from distill.base.errors import UserError, suggestion
-from distill.base.long_input import read_text
 from distill.metrics import evaluation as base
-from distill.metrics.benchmark_text import larger, likelihood
+from distill.metrics.benchmark_text import larger, likelihood, read_json
 from distill.metrics.bootstrap import Card, Measurement, finite
 
 _HOW = (
@@ -202,10 +200,7 @@ def read_triples(path: Path) -> list[Triple]:
     Raises:
         UserError: no JSON, or not of these two layouts; names the line or the entry.
     """
-    try:
-        content = json.loads(read_text(path))
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}, line {error.lineno}: not valid JSON ({error.msg})") from None
+    content = read_json(path, "take dev.json as it was published")
     by_id: dict[str, dict[str, dict[str, str]]] = {}
     for where, label, entry in _entries(path, content):
         for field in _FIELDS:
