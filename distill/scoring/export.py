@@ -184,10 +184,8 @@ def _require_place(path: str, folder: Path, force: bool) -> None:
 
 
 def _ratios(model: Any, tokenizer: Any, swapper: Swapper, prompts: list[Prompt]) -> np.ndarray:
-    """The log ratio of the groups after each prompt that the model has room for, as the metric takes it."""
-    evaluation = Evaluation(model, tokenizer, swapper.wordlist, (), (), swapper=swapper)
-    room = evaluation.context
-    evaluation.prompts = [p for p in prompts if room is None or len(evaluation.encode(p.text)[0]) <= room]
+    """The log ratio of the groups after each prompt, as the metric takes it; NaN where a model has no room for one."""
+    evaluation = Evaluation(model, tokenizer, swapper.wordlist, (), prompts, swapper=swapper)
     with np.errstate(invalid="ignore"):
         return log_ratio(evaluation.next_word_masses)
 
@@ -197,7 +195,7 @@ def _compared(to: str, before: np.ndarray, after: np.ndarray, tolerance: float) 
     usable = np.isfinite(before)
     if not usable.any():
         raise UserError("no prompt gives the listed words a probability to compare by; use another --wordlist")
-    if before.shape != after.shape or not np.isfinite(after[usable]).all():
+    if not np.isfinite(after[usable]).all():
         raise UserError(f"--to {to}: what was written says nothing after some prompts; the export was not kept")
     sizes = [float(np.abs(ratios[usable]).mean()) for ratios in (before, after)]
     largest = float(np.abs(after - before)[usable].max())
