@@ -12,7 +12,7 @@ from distill.base.errors import UserError
 from distill.base.files import PACKAGE
 from distill.base.long_input import read_text
 from distill.base.row_files import whole_rows
-from distill.metrics.bootstrap import Measurement, finite
+from distill.metrics.bootstrap import Measurement, finite, ratio, with_ones
 from distill.metrics.evaluation import Evaluation, NotMeasured
 from distill.models.architecture import begins_itself
 
@@ -171,8 +171,8 @@ def pair_accuracy(
     good, bad = outcome.total.reshape(-1, 2).T
     right, of = larger(good, bad), np.array(kinds)
     return Measurement(
-        np.column_stack([right, np.ones(len(right))]),
-        lambda totals: totals[..., 0] / totals[..., 1],
+        with_ones(right),
+        ratio,
         unit="pair",
         n=len(right),
         counted="pairs",

@@ -6,7 +6,7 @@ difference is paired by unit, and identical models differ by exactly 0 with an i
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
@@ -205,6 +205,16 @@ class Score:
 def finite(value: float | np.floating | np.ndarray | None) -> float | None:
     """The value, a number or an array of shape (), as a Python float, or `None` if it is no number: JSON has no NaN."""
     return float(value) if value is not None and math.isfinite(value) else None
+
+
+def ratio(totals: np.ndarray) -> np.ndarray:
+    """The statistic of a mean or a share: (..., 2) totals of what is summed and of what it is divided by -> (...)."""
+    return totals[..., 0] / totals[..., 1]
+
+
+def with_ones(values: np.ndarray | Sequence[float]) -> np.ndarray:
+    """The units of a mean: (N,) or (N, C) values -> (N, C + 1), with a column of ones behind them."""
+    return np.column_stack([values, np.ones(len(values))])
 
 
 def resampled_totals(units: np.ndarray, resamples: int, seed: int) -> np.ndarray:

@@ -6,7 +6,7 @@ import numpy as np
 
 from distill.metrics import downstream
 from distill.metrics import evaluation as base
-from distill.metrics.bootstrap import Card, Measurement, finite
+from distill.metrics.bootstrap import Card, Measurement, finite, ratio, with_ones
 from distill.metrics.features import text_features
 
 _DATA = "Mathew et al. 2021 (HateXplain), arXiv 2012.10289"
@@ -77,8 +77,8 @@ def measure(evaluation: base.Evaluation) -> dict[str, Measurement]:
     details = downstream.task_details(evaluation, task)
     right = predicted == labels
     accuracy = Measurement(
-        np.stack([right, np.ones(len(rows))], axis=1).astype(float),
-        lambda totals: totals[..., 0] / totals[..., 1],
+        with_ones(right),
+        ratio,
         unit="text",
         n=len(rows),
         counted="texts",
@@ -165,7 +165,7 @@ def _flips(
     swapped = int((units[:, 1] > 0).sum())
     return Measurement(
         units,
-        lambda totals: totals[..., 0] / totals[..., 1],
+        ratio,
         unit="text",
         n=swapped,
         counted="texts with listed words",

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from distill.metrics import downstream
 from distill.metrics import evaluation as base
-from distill.metrics.bootstrap import Card, Measurement, finite, undefined
+from distill.metrics.bootstrap import Card, Measurement, finite, ratio, undefined, with_ones
 from distill.metrics.classifier import Head
 from distill.metrics.features import max_tokens
 from distill.models.architecture import evaluating
@@ -132,8 +132,8 @@ def _measured(evaluation: base.Evaluation, task: downstream.Task, unit: str) -> 
     scale = _embedding_scale(evaluation)
     value, uniform = columns[:, 0].mean(), columns[:, 1].mean()
     return Measurement(
-        np.stack([scale * columns[:, 0], np.ones(len(columns))], axis=1),
-        lambda totals: totals[..., 0] / totals[..., 1],
+        with_ones(scale * columns[:, 0]),
+        ratio,
         unit=unit,
         n=len(columns),
         counted="texts",

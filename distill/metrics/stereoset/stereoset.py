@@ -10,7 +10,7 @@ import numpy as np
 from distill.base.errors import UserError, suggestion
 from distill.metrics import evaluation as base
 from distill.metrics.benchmark_text import larger, likelihood, read_json
-from distill.metrics.bootstrap import Card, Measurement, finite
+from distill.metrics.bootstrap import Card, Measurement, finite, with_ones
 
 _HOW = (
     "intrasentence and intersentence tests of gender together; preferred: the higher mean log-probability of a token, "
@@ -174,7 +174,7 @@ def units(preferred: np.ndarray, targets: np.ndarray, chosen: np.ndarray) -> np.
     """
     _, column = np.unique(targets[chosen], return_inverse=True)
     table = np.zeros((len(column), column.max(initial=-1) + 1, 3))
-    table[np.arange(len(column)), column] = np.column_stack([preferred[chosen], np.ones(len(column))])
+    table[np.arange(len(column)), column] = with_ones(preferred[chosen])
     return table.reshape(len(table), 3 * table.shape[1])
 
 
