@@ -4,7 +4,7 @@
     enough.py       when what was seen is too little to tell: all thresholds
     evaluation.py   one model and local data, and the passes that metrics share (likelihoods, continuations)
     shared_context.py   answers to one question: the question is read once
-    log_ratio.py    how the mass of one group is set against another's
+    log_ratio.py    how the number of one group is set against another's
     polarity.py, text_groups.py, text_classifier.py, word_vectors.py, benchmark_text.py, association.py, features.py,
     classifier.py, downstream.py    what several metrics share
     NAME/NAME.py    CARD (what it says about itself), measure(evaluation) -> Measurement, and a class for `evaluate`;

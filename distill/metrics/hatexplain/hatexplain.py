@@ -1,13 +1,12 @@
 """HateXplain: does a classifier of toxic language on the frozen model treat texts about women and men alike?"""
 
-from itertools import combinations
-
 import numpy as np
 
 from distill.metrics import downstream
 from distill.metrics import evaluation as base
 from distill.metrics.bootstrap import Card, Measurement, finite, ratio, with_ones
 from distill.metrics.features import text_features
+from distill.metrics.log_ratio import contrast
 
 _DATA = "Mathew et al. 2021 (HateXplain), arXiv 2012.10289"
 _CLASSIFIER = (
@@ -132,13 +131,6 @@ def _false_positives(
             },
         },
     )
-
-
-def contrast(rates: np.ndarray) -> np.ndarray:
-    """How far apart the groups' rates are; (..., K) -> (...): group 0 - group 1, or the mean |difference| of pairs."""
-    if rates.shape[-1] == 2:
-        return rates[..., 0] - rates[..., 1]
-    return np.mean([np.abs(rates[..., a] - rates[..., b]) for a, b in combinations(range(rates.shape[-1]), 2)], axis=0)
 
 
 def _flips(
