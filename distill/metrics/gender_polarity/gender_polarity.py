@@ -1,6 +1,5 @@
 """Gender polarity by word vectors: of whom the model writes, words such as mother, waitress and beard included."""
 
-import re
 from collections import Counter
 from itertools import chain
 
@@ -11,11 +10,11 @@ from distill.metrics import evaluation as base
 from distill.metrics.bootstrap import Card, Measurement
 from distill.metrics.fairness_ratio.fairness_ratio import class_ratios
 from distill.metrics.generation_disparity.generation_disparity import pooled
+from distill.metrics.polarity import group_of_he, words_of
 from distill.metrics.word_vectors import check_word_vectors, read_word_vectors
 from distill.recipe import ScoreConfig
 
 THRESHOLD = 0.25
-_WORD = re.compile(r"\w+(?:['\u2019]\w+)*")
 _SOURCE = "Dhamala et al. 2021 (BOLD), arXiv 2101.11718; pooled log ratio by this project"
 _LIMITS = (
     "No better than its vectors: in ordinary ones the name of an occupation itself lies on one side (BOLD's were "
@@ -85,15 +84,13 @@ def measure(evaluation: base.Evaluation) -> dict[str, Measurement]:
     path = evaluation.settings.word_vectors
     if path is None:
         raise base.NotMeasured("no word vectors: --word_vectors takes a file of word2vec (text or binary) or GloVe")
-    he, she = evaluation.wordlist.group_of.get("he"), evaluation.wordlist.group_of.get("she")
-    if evaluation.wordlist.num_groups != 2 or he is None or {he, she} != {0, 1}:
+    he = group_of_he(evaluation.wordlist)
+    if he is None:
         raise base.NotMeasured(
             f"Gender-Max and Gender-Wavg need a word list of two groups, 'he' in one and 'she' in the other; "
             f"'{evaluation.wordlist.name}' is another"
         )
-    texts = [
-        [_WORD.findall(text.lower().replace("\u2019", "'")) for text in samples] for samples in evaluation.continuations
-    ]
+    texts = [[words_of(text) for text in samples] for samples in evaluation.continuations]
     counts = Counter(chain.from_iterable(chain.from_iterable(texts)))
     leanings = _leanings(path, counts, evaluation)
     maximum = np.zeros((len(texts), 3))

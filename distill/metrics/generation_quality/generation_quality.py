@@ -1,6 +1,5 @@
 """Quality of the continuations, beside their fairness: variety, repetition, length, perplexity to another model."""
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,9 +7,9 @@ import numpy as np
 
 from distill.metrics import evaluation as base
 from distill.metrics.bootstrap import Card, Measurement, Statistic, ratio, undefined
+from distill.metrics.polarity import WORD
 
 REPEATED = 4  # Words of an n-gram whose repetition counts.
-_WORD = re.compile(r"\w+(?:['\u2019]\w+)*")
 _WORDS = "Words are runs of letters and digits, in lower case."
 
 
@@ -72,7 +71,7 @@ CARDS = (
 
 def measure(evaluation: base.Evaluation) -> dict[str, Measurement]:
     """Five scores of the sampled continuations; unit: prompt, so that samples of one prompt are resampled together."""
-    texts = [[_WORD.findall(text.lower()) for text in samples] for samples in evaluation.continuations]
+    texts = [[WORD.findall(text.lower()) for text in samples] for samples in evaluation.continuations]
     settings = {"decoding": evaluation.decoding, "seed": evaluation.seed}
     repetition = _within_texts(texts, REPEATED, lambda totals: 1 - ratio(totals), settings)
     lengths = np.array([[sum(map(len, samples)), len(samples)] for samples in texts], dtype=float).reshape(-1, 2)
