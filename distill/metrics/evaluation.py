@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from datasets import Features
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
 from distill.base.errors import UserError, suggestion
@@ -225,7 +226,8 @@ class Evaluation:
         Returns:
             (N, D), one sequence after the other.
         """
-        ids, mask = self._padded(sequences)
+        ids, mask = self.padded(sequences)
+        count_forward(self.model, sum(map(len, sequences)), ids.shape[1])
         with evaluating(self.model), torch.inference_mode():
             if self.projects:
                 states = backbone(self.model)(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
@@ -324,20 +326,18 @@ class Evaluation:
 
     def hidden_states(self, sequences: Sequence[Sequence[int]]) -> Tensor:
         """(B, T, D) last hidden states (what the output head reads) of a batch, padded on the right with zeros."""
-        ids, mask = self._padded(sequences)
+        ids, mask = self.padded(sequences)
+        count_forward(self.model, sum(map(len, sequences)), ids.shape[1])
         with evaluating(self.model), torch.inference_mode():
             states = backbone(self.model)(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
         return states * mask.unsqueeze(-1)
 
-    def _padded(self, sequences: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    def padded(self, sequences: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         """(B, T) token ids and attention mask on the model's device; the padding is on the right."""
-        ids = torch.full((len(sequences), max(map(len, sequences))), self.start, dtype=torch.long)
-        mask = torch.zeros_like(ids)
-        for row, sequence in enumerate(sequences):
-            ids[row, : len(sequence)] = torch.tensor(sequence)
-            mask[row, : len(sequence)] = 1
-        count_forward(self.model, sum(map(len, sequences)), ids.shape[1])
-        return ids.to(self.model.device), mask.to(self.model.device)
+        ids = [torch.tensor(sequence, dtype=torch.long) for sequence in sequences]
+        mask = pad_sequence([torch.ones_like(of_one) for of_one in ids], batch_first=True)
+        padded = pad_sequence(ids, batch_first=True, padding_value=self.start)
+        return padded.to(self.model.device), mask.to(self.model.device)
 
     def group_log_masses(self, states: Tensor) -> np.ndarray:
         """Log-probability of each group's tokens together, from (N, D) of `states_at`; (N, K) float64."""

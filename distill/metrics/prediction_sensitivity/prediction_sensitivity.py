@@ -207,15 +207,8 @@ def input_gradients(
     sequences = [evaluation.encode(text)[0][: max_tokens(evaluation)] for text in texts]
     found: list[list[np.ndarray]] = [[] for _ in texts]
     done, report = 0, evaluation.report(what)
-    device = evaluation.model.device
     for batch in evaluation.batches([len(ids) for ids in sequences]):
-        width = max(len(sequences[i]) for i in batch)
-        ids = torch.full((len(batch), width), evaluation.start, dtype=torch.long)
-        mask = torch.zeros_like(ids)
-        for row, i in enumerate(batch):
-            ids[row, : len(sequences[i])] = torch.tensor(sequences[i])
-            mask[row, : len(sequences[i])] = 1
-        ids, mask = ids.to(device), mask.to(device)
+        ids, mask = evaluation.padded([sequences[i] for i in batch])
         with evaluating(evaluation.model), torch.enable_grad():
             embeddings = evaluation.model.get_input_embeddings()(ids).detach().requires_grad_()
             states = evaluation.model.base_model(inputs_embeds=embeddings, attention_mask=mask, use_cache=False)
