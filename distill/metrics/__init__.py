@@ -3,6 +3,7 @@
     bootstrap.py    sums per unit -> value, 95% interval, paired difference of two models
     enough.py       when what was seen is too little to tell: all thresholds
     evaluation.py   one model and local data, and the passes that metrics share (likelihoods, continuations)
+    audited.py      what models are asked about to see what they remember: members, others, canaries
     shared_context.py   answers to one question: the question is read once
     log_ratio.py    how the number of one group is set against another's
     polarity.py, text_groups.py, text_classifier.py, word_vectors.py, benchmark_text.py, association.py, features.py,

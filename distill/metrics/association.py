@@ -8,7 +8,7 @@
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -213,6 +213,12 @@ def measurement(
             "seed": evaluation.seed,
         },
     )
+
+
+def of_family(family: str, outcomes: Mapping[str, Measurement]) -> dict[str, Measurement]:
+    """The scores of a family by name, from all its tests; those that are not about gender go into weat6's details."""
+    outcomes["weat6"].details["other_tests"] = {test: summary(outcomes[test]) for test in OTHER_TESTS}
+    return {score_name(family, test): outcomes[test] for test in GENDER_TESTS}
 
 
 def summary(outcome: Measurement) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from distill.models.architecture import (
     begins_itself,
     evaluating,
     head,
+    least,
     own_context,
     project,
     require_rows,
@@ -57,11 +58,6 @@ MAX_ROWS = 64
 # A GPU takes `pass_factor` times as much, by its whole memory: the same machine gives the same file.
 
 Progress = Callable[[str, int, int], None]
-
-
-def least(*limits: int | None) -> int | None:
-    """The smallest of some limits; `None` stands for no limit."""
-    return min((limit for limit in limits if limit is not None), default=None)
 
 
 class NotMeasured(Exception):
@@ -460,19 +456,17 @@ class PartOfEvaluation(Evaluation):
     places: Which of the whole's prompts these are.
     """
 
-    whole: Evaluation | None = None
+    whole: Evaluation = field(kw_only=True)
     places: Sequence[int] = ()
 
     @cached_property
     def roles(self) -> TokenRoles:
         """Those of the whole: the tokenizer is the same."""
-        assert self.whole is not None
         return self.whole.roles
 
     @cached_property
     def continuations(self) -> list[list[str]]:
         """The texts that were sampled behind these prompts in the whole."""
-        assert self.whole is not None
         return [self.whole.continuations[place] for place in self.places]
 
 

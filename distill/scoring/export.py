@@ -11,7 +11,6 @@ keeps both numbers. Tokenizer, generation settings, chat template and model card
 import contextlib
 import io
 import logging
-import os
 import shutil
 import tempfile
 import warnings
@@ -31,7 +30,7 @@ from transformers.utils import cached_file
 
 from distill.base.console import say
 from distill.base.errors import UserError, first_line
-from distill.base.files import write_folder, write_json
+from distill.base.files import can_be_written, write_folder, write_json
 from distill.metrics import Evaluation
 from distill.metrics.log_ratio import log_ratio
 from distill.models.architecture import without_warnings
@@ -175,8 +174,7 @@ def _require_place(path: str, folder: Path, force: bool) -> None:
             raise UserError(f"--output {folder}: holds something that is no export; choose another folder")
         if not force:
             raise UserError(f"--output {folder}: holds an export already; add --force to replace it")
-    there = next(place for place in (folder.absolute().parent, *folder.absolute().parents) if place.exists())
-    if not (there.is_dir() and os.access(there, os.W_OK)):
+    if not can_be_written(folder.absolute().parent):
         raise UserError(f"--output {folder}: cannot be written; choose another folder")
 
 
