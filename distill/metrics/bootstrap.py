@@ -241,7 +241,7 @@ def resampled_totals(units: np.ndarray, resamples: int, seed: int) -> np.ndarray
 
 
 def score(card: Card, measurement: Measurement, *, resamples: int, seed: int) -> Score:
-    """Value and 95% percentile interval of one model's measurement."""
+    """Value and 95% percentile interval of one model's measurement, even where too little was seen: see `reported`."""
     return score_of(card, resampled(measurement, resamples=resamples, seed=seed))
 
 
@@ -261,7 +261,7 @@ def score_of(card: Card, outcome: Outcome) -> Score:
 
 
 def difference(first: Measurement, second: Measurement, *, resamples: int, seed: int) -> dict[str, Any]:
-    """`difference_of` two measurements."""
+    """`difference_of` two measurements, even where too little was seen: see `reported`."""
     ours, theirs = (resampled(one, resamples=resamples, seed=seed) for one in (first, second))
     return difference_of(ours, theirs)
 
