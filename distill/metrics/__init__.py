@@ -40,7 +40,7 @@ from distill.metrics.bootstrap import (
     score_of,
     undefined,
 )
-from distill.metrics.evaluation import Evaluation, ModelMetric, NotMeasured, PartOfEvaluation
+from distill.metrics.evaluation import Evaluation, ModelMetric, NotMeasured, PartOfEvaluation, cards
 from distill.recipe import ScoreConfig
 
 __all__ = [
@@ -76,11 +76,6 @@ METRICS: dict[str, ModuleType] = {
     for path in sorted(Path(__file__).parent.glob("*/*.py"))
     if path.stem == path.parent.name
 }
-
-
-def cards(metric: ModuleType) -> tuple[Card, ...]:
-    """The card of each score of a metric."""
-    return metric.CARDS if hasattr(metric, "CARDS") else (metric.CARD,)
 
 
 def samples_text(metric: ModuleType) -> bool:

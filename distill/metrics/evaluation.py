@@ -6,11 +6,13 @@ states at the places that count (`states_at`), and makes logits of some of them 
 
 import hashlib
 import json
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, ClassVar
 
 import evaluate
 import numpy as np
@@ -470,26 +472,34 @@ class PartOfEvaluation(Evaluation):
         return [self.whole.continuations[place] for place in self.places]
 
 
+def cards(metric: ModuleType) -> tuple[Card, ...]:
+    """The card of each score of a metric."""
+    return metric.CARDS if hasattr(metric, "CARDS") else (metric.CARD,)
+
+
 class ModelMetric(evaluate.Measurement):
-    """Base of the metrics' classes for the `evaluate` library; a metric sets `card` (or `cards`) and `measure`.
+    """Base of the metrics' classes for the `evaluate` library; cards and `measure` are those of a subclass's file.
 
     evaluate takes the first subclass of its own that it finds in a file: a metric's file must refer to this class
     through its module, not import its name.
     """
 
-    card: Card | None = None
-    cards: tuple[Card, ...] = ()
-    measure: Callable[[Evaluation], Measurement | Mapping[str, Measurement | None]]
+    cards: ClassVar[tuple[Card, ...]]
+    measure: ClassVar[Callable[[Evaluation], Measurement | Mapping[str, Measurement | None]]]
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        metric = sys.modules[cls.__module__]
+        cls.cards, cls.measure = cards(metric), staticmethod(metric.measure)
 
     def _info(self) -> evaluate.MeasurementInfo:
-        cards = self.cards if self.card is None else (self.card,)
         return evaluate.MeasurementInfo(
             description="\n\n".join(
                 f"{card.name}: {card.meaning}\nFormula: {card.formula}\nIdeal: {card.ideal}; {card.direction}.\n"
                 f"Limits: {card.limits}"
-                for card in cards
+                for card in self.cards
             ),
-            citation="; ".join(dict.fromkeys(card.source for card in cards)),
+            citation="; ".join(dict.fromkeys(card.source for card in self.cards)),
             inputs_description=_INPUTS,
             features=Features(),
         )
@@ -512,8 +522,8 @@ class ModelMetric(evaluate.Measurement):
             return score_of(card, reported(found)).to_dict()
 
         if isinstance(outcome, Measurement):
-            assert self.card is not None  # a metric of one score has one card
-            return told(self.card, outcome)
+            (card,) = self.cards
+            return told(card, outcome)
         return {
             card.name: told(card, measurement)
             for card in self.cards

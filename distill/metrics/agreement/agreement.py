@@ -173,6 +173,3 @@ def read_rows() -> list[Row]:
 
 class Agreement(base.ModelMetric):
     """`evaluate` module of the agreement."""
-
-    cards = CARDS
-    measure = staticmethod(measure)

@@ -39,6 +39,3 @@ def measure(evaluation: base.Evaluation) -> Measurement:
 
 class BitsPerByte(base.ModelMetric):
     """`evaluate` module of the bits per byte."""
-
-    card = CARD
-    measure = staticmethod(measure)

@@ -107,6 +107,3 @@ def _of(bits: np.ndarray, ranks: np.ndarray, first: np.ndarray, chosen: Sequence
 
 class CanaryExposure(base.ModelMetric):
     """`evaluate` module of the canary exposure."""
-
-    cards = CARDS
-    measure = staticmethod(measure)

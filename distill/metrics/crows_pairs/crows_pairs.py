@@ -196,6 +196,3 @@ def _share(gaps: np.ndarray, chosen: list[bool]) -> dict[str, Any]:
 
 class CrowsPairs(base.ModelMetric):
     """`evaluate` module of CrowS-Pairs."""
-
-    cards = CARDS
-    measure = staticmethod(measure)

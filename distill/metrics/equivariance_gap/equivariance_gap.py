@@ -114,6 +114,3 @@ def _divergence(evaluation: base.Evaluation, own: Tensor, other: Tensor, role_ma
 
 class EquivarianceGap(base.ModelMetric):
     """`evaluate` module of the equivariance gap."""
-
-    card = CARD
-    measure = staticmethod(measure)

@@ -156,6 +156,3 @@ def _side(leaning: float) -> int:
 
 class GenderPolarity(base.ModelMetric):
     """`evaluate` module of the gender polarity by word vectors."""
-
-    cards = CARDS
-    measure = staticmethod(measure)

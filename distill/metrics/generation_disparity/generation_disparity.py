@@ -93,6 +93,3 @@ def _fairness_ratio(texts: np.ndarray) -> float | None:
 
 class GenerationDisparity(base.ModelMetric):
     """`evaluate` module of the generation disparity."""
-
-    card = CARD
-    measure = staticmethod(measure)

@@ -155,6 +155,3 @@ def _perplexity(evaluation: base.Evaluation, settings: dict[str, Any]) -> Measur
 
 class GenerationQuality(base.ModelMetric):
     """`evaluate` module of the continuations' quality."""
-
-    cards = CARDS
-    measure = staticmethod(measure)

@@ -168,6 +168,3 @@ def _flips(
 
 class HateXplain(base.ModelMetric):
     """`evaluate` module of the HateXplain scores."""
-
-    cards = CARDS
-    measure = staticmethod(measure)

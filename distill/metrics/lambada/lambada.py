@@ -133,6 +133,3 @@ def read_passages(path: Path) -> list[tuple[str, str]]:
 
 class Lambada(base.ModelMetric):
     """`evaluate` module of LAMBADA."""
-
-    cards = CARDS
-    measure = staticmethod(measure)

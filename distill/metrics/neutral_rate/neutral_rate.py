@@ -43,6 +43,3 @@ def measure(evaluation: base.Evaluation) -> Measurement:
 
 class NeutralRate(base.ModelMetric):
     """`evaluate` module of the neutral rate."""
-
-    card = CARD
-    measure = staticmethod(measure)

@@ -81,6 +81,3 @@ def _mean_with_interval(ratios: Sequence[float], evaluation: base.Evaluation) ->
 
 class NextWordDisparity(base.ModelMetric):
     """`evaluate` module of the next-word disparity."""
-
-    card = CARD
-    measure = staticmethod(measure)

@@ -82,6 +82,3 @@ def _standard_deviation(totals: np.ndarray) -> np.ndarray:
 
 class NextWordLean(base.ModelMetric):
     """`evaluate` module of the next-word mean and spread."""
-
-    cards = CARDS
-    measure = staticmethod(measure)

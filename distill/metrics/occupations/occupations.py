@@ -141,6 +141,3 @@ def _table(task: downstream.Task, totals: np.ndarray) -> dict:
 
 class Occupations(base.ModelMetric):
     """`evaluate` module of the occupation scores."""
-
-    cards = CARDS
-    measure = staticmethod(measure)

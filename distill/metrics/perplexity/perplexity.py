@@ -40,6 +40,3 @@ def measure(evaluation: base.Evaluation) -> Measurement:
 
 class Perplexity(base.ModelMetric):
     """`evaluate` module of the perplexity."""
-
-    card = CARD
-    measure = staticmethod(measure)

@@ -244,6 +244,3 @@ def _embedding_scale(evaluation: base.Evaluation) -> float:
 
 class PredictionSensitivity(base.ModelMetric):
     """`evaluate` module of the accumulated prediction sensitivity."""
-
-    cards = CARDS
-    measure = staticmethod(measure)

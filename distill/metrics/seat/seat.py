@@ -88,6 +88,3 @@ def _forms(word: str) -> set[str]:
 
 class Seat(base.ModelMetric):
     """`evaluate` module of SEAT."""
-
-    cards = CARDS
-    measure = staticmethod(measure)

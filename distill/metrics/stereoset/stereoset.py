@@ -261,6 +261,3 @@ def _triple(path: Path, entries: dict[str, dict[str, str]]) -> Triple:
 
 class StereoSet(base.ModelMetric):
     """`evaluate` module of StereoSet."""
-
-    cards = CARDS
-    measure = staticmethod(measure)

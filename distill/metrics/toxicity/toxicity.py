@@ -100,6 +100,3 @@ def _classifier(path: str, device: Any = "cpu") -> tuple[TextClassifier, str]:
 
 class Toxicity(base.ModelMetric):
     """`evaluate` module of the toxicity of continuations."""
-
-    cards = CARDS
-    measure = staticmethod(measure)

@@ -51,6 +51,3 @@ def _measured(evaluation: base.Evaluation, test: association.AssociationTest, pa
 
 class Weat(base.ModelMetric):
     """`evaluate` module of WEAT."""
-
-    cards = CARDS
-    measure = staticmethod(measure)

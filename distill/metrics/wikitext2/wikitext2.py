@@ -112,6 +112,3 @@ def read_articles(path: Path) -> list[str]:
 
 class WikiText2(base.ModelMetric):
     """`evaluate` module of WikiText-2."""
-
-    cards = CARDS
-    measure = staticmethod(measure)

@@ -188,6 +188,3 @@ def _plain(marked: str) -> str:
 
 class WinoBias(base.ModelMetric):
     """`evaluate` module of WinoBias."""
-
-    cards = CARDS
-    measure = staticmethod(measure)
