@@ -329,9 +329,10 @@ def test_score_does_not_overwrite_other_scores(checkpoint, tmp_path, capsys):
     assert main(["score", checkpoint(1), *arguments[2:]]) == 2
     assert "holds other scores (checkpoints is" in capsys.readouterr().err
     assert (tmp_path / "scores.json").read_bytes() == before
-    (tmp_path / "asked.json").unlink()
-    assert main(arguments) == 2
-    assert "nothing says what it was made from" in capsys.readouterr().err
+    for damage in (lambda: (tmp_path / "asked.json").write_text("[" * 100_000), (tmp_path / "asked.json").unlink):
+        damage()
+        assert main(arguments) == 2
+        assert "nothing says what it was made from" in capsys.readouterr().err
 
 
 def test_score_takes_prompts_one_a_line(checkpoint, tmp_path):

@@ -28,6 +28,12 @@ def is_finished(folder: Path) -> bool:
     return found is None
 
 
+def can_be_written(folder: Path) -> bool:
+    """Whether a folder may be written to; of one that is not there yet, the nearest one above it that is."""
+    there = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
+    return there.is_dir() and os.access(there, os.W_OK)
+
+
 def write_json(path: Path, content: Any) -> None:
     """Write JSON, see `write_text`."""
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")

@@ -11,7 +11,7 @@ from distill.base.errors import UserError
 from distill.demo.loaded import Loaded
 from distill.demo.next_word import checked_prompt
 from distill.metrics.polarity import group_counter, polarity_table
-from distill.scoring.continuations import listed_from
+from distill.scoring.examples import listed_words
 
 AT_ONCE = 4  # texts for which a model is taken: more of them would let others wait
 MOST_SAMPLES, MOST_TOKENS, LARGEST_SEED = 64, 100, 2**31 - 1
@@ -106,7 +106,7 @@ def write(loaded: Loaded, text: str, asked: Asked, before: Count) -> Iterator[Co
                 found = model.texts(prompt, number, asked.seed * _CHUNKS + chunk, decoding)
             title = model.source.title
             texts[title] = count.texts.get(title, 0) + polarity_table([found], counter, groups)[0]
-            written = [(prompt, Written(one, listed_from(prompt + one, len(prompt), loaded.swapper))) for one in found]
+            written = [(prompt, Written(one, listed_words(prompt + one, loaded.swapper, len(prompt)))) for one in found]
             newest = (*written, *count.newest.get(title, ()))[:_SHOWN]
             count = replace(count, newest={**count.newest, title: newest})
             if model is not loaded.models[-1]:

@@ -3,8 +3,9 @@
     bootstrap.py    sums per unit -> value, 95% interval, paired difference of two models
     enough.py       when what was seen is too little to tell: all thresholds
     evaluation.py   one model and local data, and the passes that metrics share (likelihoods, continuations)
+    audited.py      what models are asked about to see what they remember: members, others, canaries
     shared_context.py   answers to one question: the question is read once
-    log_ratio.py    how the mass of one group is set against another's
+    log_ratio.py    how the number of one group is set against another's
     polarity.py, text_groups.py, text_classifier.py, word_vectors.py, benchmark_text.py, association.py, features.py,
     classifier.py, downstream.py    what several metrics share
     NAME/NAME.py    CARD (what it says about itself), measure(evaluation) -> Measurement, and a class for `evaluate`;
@@ -39,7 +40,7 @@ from distill.metrics.bootstrap import (
     score_of,
     undefined,
 )
-from distill.metrics.evaluation import Evaluation, ModelMetric, NotMeasured, PartOfEvaluation
+from distill.metrics.evaluation import Evaluation, ModelMetric, NotMeasured, PartOfEvaluation, cards
 from distill.recipe import ScoreConfig
 
 __all__ = [
@@ -75,11 +76,6 @@ METRICS: dict[str, ModuleType] = {
     for path in sorted(Path(__file__).parent.glob("*/*.py"))
     if path.stem == path.parent.name
 }
-
-
-def cards(metric: ModuleType) -> tuple[Card, ...]:
-    """The card of each score of a metric."""
-    return metric.CARDS if hasattr(metric, "CARDS") else (metric.CARD,)
 
 
 def samples_text(metric: ModuleType) -> bool:

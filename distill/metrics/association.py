@@ -7,9 +7,8 @@
 4. One-sided permutation test of mean over X > mean over Y: are the targets exchangeable between X and Y?
 """
 
-import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from distill.base.errors import UserError
-from distill.base.long_input import read_text
+from distill.metrics.benchmark_text import read_json
 from distill.metrics.bootstrap import Card, Measurement, finite
 from distill.metrics.evaluation import Evaluation
 
@@ -89,10 +88,7 @@ def read_test(path: Path) -> AssociationTest:
     Raises:
         UserError: the file is not one.
     """
-    try:
-        table = json.loads(read_text(path, "give a test in the layout of sent-bias (May et al. 2019)"))
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}, line {error.lineno}: not valid JSON ({error.msg})") from None
+    table = read_json(path, "give a test in the layout of sent-bias (May et al. 2019)")
     examples, categories = [], []
     for part in PARTS:
         entry = table.get(part) if isinstance(table, dict) else None
@@ -217,6 +213,12 @@ def measurement(
             "seed": evaluation.seed,
         },
     )
+
+
+def of_family(family: str, outcomes: Mapping[str, Measurement]) -> dict[str, Measurement]:
+    """The scores of a family by name, from all its tests; those that are not about gender go into weat6's details."""
+    outcomes["weat6"].details["other_tests"] = {test: summary(outcomes[test]) for test in OTHER_TESTS}
+    return {score_name(family, test): outcomes[test] for test in GENDER_TESTS}
 
 
 def summary(outcome: Measurement) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Texts of a benchmark, from files of its authors or of our own, and their likelihood under a model."""
 
+import json
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -11,7 +12,7 @@ from distill.base.errors import UserError
 from distill.base.files import PACKAGE
 from distill.base.long_input import read_text
 from distill.base.row_files import whole_rows
-from distill.metrics.bootstrap import Measurement, finite
+from distill.metrics.bootstrap import Measurement, finite, ratio, with_ones
 from distill.metrics.evaluation import Evaluation, NotMeasured
 from distill.models.architecture import begins_itself
 
@@ -104,6 +105,24 @@ def data_rows(path: Path, columns: Mapping[str, Any]) -> list[tuple[str, dict[st
     return rows
 
 
+def read_json(path: Path, hint: str) -> Any:
+    """What a JSON file holds.
+
+    Args:
+        path: The file.
+        hint: What to give instead, where it cannot be read.
+
+    Raises:
+        UserError: it cannot be read, or is not JSON; names the line where that is known.
+    """
+    try:
+        return json.loads(read_text(path, hint))
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}, line {error.lineno}: not valid JSON ({error.msg})") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not valid JSON ({error})") from None
+
+
 def data_files(evaluation: Evaluation, folder: str) -> list[Path]:
     """The .jsonl files of a folder of the benchmark data, by name, compressed or not.
 
@@ -152,8 +171,8 @@ def pair_accuracy(
     good, bad = outcome.total.reshape(-1, 2).T
     right, of = larger(good, bad), np.array(kinds)
     return Measurement(
-        np.column_stack([right, np.ones(len(right))]),
-        lambda totals: totals[..., 0] / totals[..., 1],
+        with_ones(right),
+        ratio,
         unit="pair",
         n=len(right),
         counted="pairs",

@@ -6,7 +6,7 @@ difference is paired by unit, and identical models differ by exactly 0 with an i
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
@@ -207,6 +207,16 @@ def finite(value: float | np.floating | np.ndarray | None) -> float | None:
     return float(value) if value is not None and math.isfinite(value) else None
 
 
+def ratio(totals: np.ndarray) -> np.ndarray:
+    """The statistic of a mean or a share: (..., 2) totals of what is summed and of what it is divided by -> (...)."""
+    return totals[..., 0] / totals[..., 1]
+
+
+def with_ones(values: np.ndarray | Sequence[float]) -> np.ndarray:
+    """The units of a mean: (N,) or (N, C) values -> (N, C + 1), with a column of ones behind them."""
+    return np.column_stack([values, np.ones(len(values))])
+
+
 def resampled_totals(units: np.ndarray, resamples: int, seed: int) -> np.ndarray:
     """Column totals of bootstrap resamples of the rows.
 
@@ -231,7 +241,7 @@ def resampled_totals(units: np.ndarray, resamples: int, seed: int) -> np.ndarray
 
 
 def score(card: Card, measurement: Measurement, *, resamples: int, seed: int) -> Score:
-    """Value and 95% percentile interval of one model's measurement."""
+    """Value and 95% percentile interval of one model's measurement, even where too little was seen: see `reported`."""
     return score_of(card, resampled(measurement, resamples=resamples, seed=seed))
 
 
@@ -251,7 +261,7 @@ def score_of(card: Card, outcome: Outcome) -> Score:
 
 
 def difference(first: Measurement, second: Measurement, *, resamples: int, seed: int) -> dict[str, Any]:
-    """`difference_of` two measurements."""
+    """`difference_of` two measurements, even where too little was seen: see `reported`."""
     ours, theirs = (resampled(one, resamples=resamples, seed=seed) for one in (first, second))
     return difference_of(ours, theirs)
 

@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 
 from distill.base.errors import UserError
-from distill.base.long_input import open_text, read_text
+from distill.base.long_input import open_text
+from distill.metrics.benchmark_text import read_json
 from distill.metrics.classifier import PENALTY, Head, fit_head
 from distill.metrics.evaluation import Evaluation, NotMeasured
 from distill.metrics.features import max_tokens, remembered, text_features
@@ -220,7 +221,7 @@ def _hate_splits(evaluation: Evaluation) -> dict[str, list[tuple[str, int]]]:
 
 def read_hatexplain(path: Path) -> list[tuple[str, int]]:
     """(text, 1 if toxic) of each row of a split: [[text, label], ...]."""
-    rows = _json_of(path, "give HateXplain as a list of [text, label]")
+    rows = read_json(path, "give HateXplain as a list of [text, label]")
     if not isinstance(rows, list) or not rows:
         raise UserError(f"{path}: not a list of [text, label]")
     for number, row in enumerate(rows, 1):
@@ -239,10 +240,10 @@ def read_published_hatexplain(posts: Path, divisions: Path) -> dict[str, list[tu
         divisions: `post_id_divisions.json`: {"train": [post, ...], "val": ..., "test": ...}.
 
     Raises:
-        UserError: one of them is malformed, or names a post that the other lacks.
+        UserError: one of them is malformed, or names a post that the other lacks, or a split has no text left.
     """
     hint = "give the file as HateXplain's authors publish it"
-    found, parts = _json_of(posts, hint), _json_of(divisions, hint)
+    found, parts = read_json(posts, hint), read_json(divisions, hint)
     named = [parts.get(part) if isinstance(parts, dict) else None for part in _HATE_SPLITS]
     if not (isinstance(found, dict) and all(isinstance(names, list) and names for names in named)):
         wrong = divisions if isinstance(found, dict) else posts
@@ -261,14 +262,13 @@ def read_published_hatexplain(posts: Path, divisions: Path) -> dict[str, list[tu
                 ) from None
             if votes > 1:
                 rows.append(row)
+    for part, rows in splits.items():
+        if not rows:
+            raise UserError(
+                f"{posts}: of no post that {divisions.name} names under '{part}' do two annotators say the same; take "
+                "both files from the repository of HateXplain's authors"
+            )
     return splits
-
-
-def _json_of(path: Path, hint: str) -> Any:
-    try:
-        return json.loads(read_text(path, hint))
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}, line {error.lineno}: not valid JSON ({error.msg})") from None
 
 
 def mentioned_group(swapper: Swapper, text: str) -> int:
@@ -351,7 +351,7 @@ def _read_people(path: Path) -> Iterator[Person]:
 def _person(line: str, where: str) -> Person:
     try:
         row = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         row = None
     values: list[Any] = [row.get(key) for key in ("page", "gender", "text")] if isinstance(row, dict) else []
     if not values or not all(isinstance(value, str) for value in values) or values[1] not in ("f", "m"):

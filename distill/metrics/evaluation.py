@@ -6,17 +6,20 @@ states at the places that count (`states_at`), and makes logits of some of them 
 
 import hashlib
 import json
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, ClassVar
 
 import evaluate
 import numpy as np
 import torch
 from datasets import Features
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
 from distill.base.errors import UserError, suggestion
@@ -30,6 +33,7 @@ from distill.models.architecture import (
     begins_itself,
     evaluating,
     head,
+    least,
     own_context,
     project,
     require_rows,
@@ -56,11 +60,6 @@ MAX_ROWS = 64
 # A GPU takes `pass_factor` times as much, by its whole memory: the same machine gives the same file.
 
 Progress = Callable[[str, int, int], None]
-
-
-def least(*limits: int | None) -> int | None:
-    """The smallest of some limits; `None` stands for no limit."""
-    return min((limit for limit in limits if limit is not None), default=None)
 
 
 class NotMeasured(Exception):
@@ -225,7 +224,8 @@ class Evaluation:
         Returns:
             (N, D), one sequence after the other.
         """
-        ids, mask = self._padded(sequences)
+        ids, mask = self.padded(sequences)
+        count_forward(self.model, sum(map(len, sequences)), ids.shape[1])
         with evaluating(self.model), torch.inference_mode():
             if self.projects:
                 states = backbone(self.model)(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
@@ -324,20 +324,18 @@ class Evaluation:
 
     def hidden_states(self, sequences: Sequence[Sequence[int]]) -> Tensor:
         """(B, T, D) last hidden states (what the output head reads) of a batch, padded on the right with zeros."""
-        ids, mask = self._padded(sequences)
+        ids, mask = self.padded(sequences)
+        count_forward(self.model, sum(map(len, sequences)), ids.shape[1])
         with evaluating(self.model), torch.inference_mode():
             states = backbone(self.model)(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
         return states * mask.unsqueeze(-1)
 
-    def _padded(self, sequences: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    def padded(self, sequences: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         """(B, T) token ids and attention mask on the model's device; the padding is on the right."""
-        ids = torch.full((len(sequences), max(map(len, sequences))), self.start, dtype=torch.long)
-        mask = torch.zeros_like(ids)
-        for row, sequence in enumerate(sequences):
-            ids[row, : len(sequence)] = torch.tensor(sequence)
-            mask[row, : len(sequence)] = 1
-        count_forward(self.model, sum(map(len, sequences)), ids.shape[1])
-        return ids.to(self.model.device), mask.to(self.model.device)
+        ids = [torch.tensor(sequence, dtype=torch.long) for sequence in sequences]
+        mask = pad_sequence([torch.ones_like(of_one) for of_one in ids], batch_first=True)
+        padded = pad_sequence(ids, batch_first=True, padding_value=self.start)
+        return padded.to(self.model.device), mask.to(self.model.device)
 
     def group_log_masses(self, states: Tensor) -> np.ndarray:
         """Log-probability of each group's tokens together, from (N, D) of `states_at`; (N, K) float64."""
@@ -460,42 +458,48 @@ class PartOfEvaluation(Evaluation):
     places: Which of the whole's prompts these are.
     """
 
-    whole: Evaluation | None = None
+    whole: Evaluation = field(kw_only=True)
     places: Sequence[int] = ()
 
     @cached_property
     def roles(self) -> TokenRoles:
         """Those of the whole: the tokenizer is the same."""
-        assert self.whole is not None
         return self.whole.roles
 
     @cached_property
     def continuations(self) -> list[list[str]]:
         """The texts that were sampled behind these prompts in the whole."""
-        assert self.whole is not None
         return [self.whole.continuations[place] for place in self.places]
 
 
+def cards(metric: ModuleType) -> tuple[Card, ...]:
+    """The card of each score of a metric."""
+    return metric.CARDS if hasattr(metric, "CARDS") else (metric.CARD,)
+
+
 class ModelMetric(evaluate.Measurement):
-    """Base of the metrics' classes for the `evaluate` library; a metric sets `card` (or `cards`) and `measure`.
+    """Base of the metrics' classes for the `evaluate` library; cards and `measure` are those of a subclass's file.
 
     evaluate takes the first subclass of its own that it finds in a file: a metric's file must refer to this class
     through its module, not import its name.
     """
 
-    card: Card | None = None
-    cards: tuple[Card, ...] = ()
-    measure: Callable[[Evaluation], Measurement | Mapping[str, Measurement | None]]
+    cards: ClassVar[tuple[Card, ...]]
+    measure: ClassVar[Callable[[Evaluation], Measurement | Mapping[str, Measurement | None]]]
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        metric = sys.modules[cls.__module__]
+        cls.cards, cls.measure = cards(metric), staticmethod(metric.measure)
 
     def _info(self) -> evaluate.MeasurementInfo:
-        cards = self.cards if self.card is None else (self.card,)
         return evaluate.MeasurementInfo(
             description="\n\n".join(
                 f"{card.name}: {card.meaning}\nFormula: {card.formula}\nIdeal: {card.ideal}; {card.direction}.\n"
                 f"Limits: {card.limits}"
-                for card in cards
+                for card in self.cards
             ),
-            citation="; ".join(dict.fromkeys(card.source for card in cards)),
+            citation="; ".join(dict.fromkeys(card.source for card in self.cards)),
             inputs_description=_INPUTS,
             features=Features(),
         )
@@ -518,8 +522,8 @@ class ModelMetric(evaluate.Measurement):
             return score_of(card, reported(found)).to_dict()
 
         if isinstance(outcome, Measurement):
-            assert self.card is not None  # a metric of one score has one card
-            return told(self.card, outcome)
+            (card,) = self.cards
+            return told(card, outcome)
         return {
             card.name: told(card, measurement)
             for card in self.cards

@@ -14,7 +14,7 @@ BOLD_FEMALE = frozenset({"she", "her", "hers", "herself", "woman", "women", "she
 
 TIE, NEUTRAL = -1, -2
 
-_WORD = re.compile(r"\w+(?:['\u2019]\w+)*")
+WORD = re.compile(r"\w+(?:['\u2019]\w+)*")
 
 GroupCounter = Callable[[str], Sequence[int]]
 
@@ -25,11 +25,22 @@ def group_counter(wordlist: WordList, swapper: Swapper) -> tuple[GroupCounter, s
     A list of two groups that parts "he" from "she" is counted with BOLD's own nine words a side, so that results
     compare with published ones. Every other list is counted with all of its own words.
     """
-    he, she = wordlist.group_of.get("he"), wordlist.group_of.get("she")
-    if wordlist.num_groups == 2 and {he, she} == {0, 1}:
+    he = group_of_he(wordlist)
+    if he is not None:
         sides = (BOLD_MALE, BOLD_FEMALE) if he == 0 else (BOLD_FEMALE, BOLD_MALE)
         return (lambda text: _count_words(text, sides)), "BOLD's words"
     return (lambda text: _count_matches(text, swapper, wordlist.num_groups)), "the word list's words"
+
+
+def group_of_he(wordlist: WordList) -> int | None:
+    """The group that holds "he"; None of a list that is not of two groups, with "she" in the other."""
+    he, she = wordlist.group_of.get("he"), wordlist.group_of.get("she")
+    return he if wordlist.num_groups == 2 and {he, she} == {0, 1} else None
+
+
+def words_of(text: str) -> list[str]:
+    """The words of a text as they are counted: in lower case, he's whole, with whichever apostrophe."""
+    return WORD.findall(text.lower().replace("\u2019", "'"))
 
 
 def polarity(counts: Sequence[int]) -> int:
@@ -51,7 +62,7 @@ def polarity_table(texts: Sequence[Sequence[str]], count: GroupCounter, num_grou
 
 
 def _count_words(text: str, sides: Sequence[frozenset[str]]) -> list[int]:
-    words = Counter(_WORD.findall(text.lower().replace("\u2019", "'")))
+    words = Counter(words_of(text))
     return [sum(words[word] for word in side) for side in sides]
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from distill.metrics import enough
 from distill.metrics.bootstrap import Measurement
 from distill.metrics.evaluation import Evaluation
-from distill.metrics.log_ratio import log_ratio
+from distill.metrics.log_ratio import contrast
 from distill.metrics.polarity import NEUTRAL, TIE, group_counter, polarity
 
 GROUPS_RULE = (
@@ -140,7 +140,7 @@ def _judge_gap(pairs: Sequence[tuple[int, str, str]], values: Mapping[str, float
 def _gap(totals: np.ndarray) -> np.ndarray:
     """(..., 2K) sums and counts -> (...)."""
     sums, counts = np.split(totals, 2, axis=-1)
-    return log_ratio(sums / counts)  # A difference of two, or the mean one of many: here not of logarithms.
+    return contrast(sums / counts)
 
 
 def _text_groups(evaluation: Evaluation, whole: Sequence[Sequence[str]]) -> tuple[list[list[int]], str]:

@@ -444,10 +444,14 @@ def turns_otherwise_from(config: PretrainedConfig) -> int | None:
     return rope.get("original_max_position_embeddings") if rope.get("rope_type") == "longrope" else None
 
 
+def least(*limits: int | None) -> int | None:
+    """The smallest of some limits; `None` stands for no limit."""
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
 def scored_context(config: PretrainedConfig) -> int | None:
     """`own_context`, no longer than a model reads each row of a batch as it would alone: see `turns_otherwise_from`."""
-    limits = (own_context(config), turns_otherwise_from(config))
-    return min((limit for limit in limits if limit is not None), default=None)
+    return least(own_context(config), turns_otherwise_from(config))
 
 
 def check_block_length(block_length: int, name: str, model: PreTrainedModel) -> None:

@@ -135,9 +135,7 @@ def score_records(runs: Sequence[Run]) -> list[dict[str, Any]]:
             to_plain = run.scores["differences"].get(f"{model} - baseline", {})
             for score, entry in of_model.items():
                 ratio = to_plain.get(score, {})
-                values = {
-                    name: entry[name] for name in ("value", "low", "high", "n", "ideal", "direction", "undetected")
-                }
+                values = {name: entry[name] for name in _OF_SCORE}
                 ratios = (ratio.get(name) for name in ("ratio", "ratio_low", "ratio_high"))
                 row = {"run": run.label, "model": model, "score": score, **values}
                 records.append(row | dict(zip(_COLUMNS[-3:], ratios, strict=True)))

@@ -244,7 +244,8 @@ def memory_heading(scores: Scores) -> str:
     if not asked or asked[0]["control"] == "yes":
         return MEMORY
     members, others = asked[0]["members"], asked[0]["others"]
-    alone = max((found["reference_alone_auc"] for found in asked), key=lambda auc: abs((auc or 0.5) - 0.5))
+    told = [auc for found in asked if (auc := found["reference_alone_auc"]) is not None]
+    alone = max(told, key=lambda auc: abs(auc - 0.5), default=None)
     if all(found["reference"] == "none" for found in asked):
         return f"{MEMORY}, without a reference or a control: how hard a text is counts, too"
     if alone is not None and abs(alone - 0.5) > 3 * math.sqrt((members + others + 1) / (12 * members * others)):

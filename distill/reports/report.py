@@ -288,7 +288,7 @@ def read_training(folder: Path) -> dict[str, dict[str, Any]]:
     for path in sorted((folder / "training").glob("*.json")):
         try:
             record = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             continue
         if isinstance(record, dict) and _is_training(record):
             found[path.stem] = record

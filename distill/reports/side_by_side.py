@@ -8,7 +8,7 @@
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from itertools import permutations
 from typing import Any
 
@@ -109,44 +109,29 @@ def tokens_read(scores: Mapping[str, Any]) -> list[str]:
     return sorted({str(of_model["read"]) for of_model in scores["settings"].get("models", {}).values()})
 
 
-def side_by_side(
-    rows: Mapping[str, Scores],
-    intrinsic: Iterable[str] | None = None,
-    extrinsic: Iterable[str] | None = None,
-    seed: int = 0,
-) -> dict[str, Any]:
+def side_by_side(rows: Mapping[str, Scores]) -> dict[str, Any]:
     """The table and the rank correlations.
 
     Args:
         rows: Checkpoint -> its scores, as `checkpoints` gives them.
-        intrinsic: Names of scores; by default those with a beginning of `INTRINSIC`.
-        extrinsic: Names of scores; by default those with a beginning of `EXTRINSIC`.
-        seed: Seed of the p-values where they are not exact.
 
     Returns:
-        `intrinsic` and `extrinsic`: the names, those that no checkpoint has or that have no ideal or whose better
-        values are not fairer left out; `rows`: checkpoint -> name -> {value, low, high, distance from the ideal};
-        `correlations`: a list of {intrinsic, extrinsic, n, spearman, p_value, exact}, `None` where undefined.
+        `intrinsic` and `extrinsic`: the names with a beginning of `INTRINSIC` and of `EXTRINSIC`, those that have no
+        ideal or whose better values are not fairer left out; `rows`: checkpoint -> name -> {value, low, high, distance
+        from the ideal}; `correlations`: a list of {intrinsic, extrinsic, n, spearman, p_value, exact}, `None` where
+        undefined.
     """
     names = list(dict.fromkeys(name for scores in rows.values() for name in scores if _is_fairness(scores[name])))
-    chosen = {
-        side: [name for name in names if (name in wanted if wanted is not None else name.startswith(beginnings))]
-        for side, wanted, beginnings in (
-            ("intrinsic", None if intrinsic is None else list(intrinsic), INTRINSIC),
-            ("extrinsic", None if extrinsic is None else list(extrinsic), EXTRINSIC),
-        )
-    }
-    shown = chosen["intrinsic"] + [name for name in chosen["extrinsic"] if name not in chosen["intrinsic"]]
+    intrinsic, extrinsic = ([name for name in names if name.startswith(of)] for of in (INTRINSIC, EXTRINSIC))
+    shown = [*intrinsic, *extrinsic]
     table = {row: {name: _cell(scores.get(name)) for name in shown} for row, scores in rows.items()}
     correlations = []
-    for one in chosen["intrinsic"]:
-        for other in chosen["extrinsic"]:
+    for one in intrinsic:
+        for other in extrinsic:
             pairs = [(cells[one]["distance"], cells[other]["distance"]) for cells in table.values()]
             both = np.array([pair for pair in pairs if None not in pair], dtype=float).reshape(-1, 2)
-            correlations.append(
-                {"intrinsic": one, "extrinsic": other, **rank_correlation(both[:, 0], both[:, 1], seed)}
-            )
-    return {**chosen, "rows": table, "correlations": correlations}
+            correlations.append({"intrinsic": one, "extrinsic": other, **rank_correlation(both[:, 0], both[:, 1])})
+    return {"intrinsic": intrinsic, "extrinsic": extrinsic, "rows": table, "correlations": correlations}
 
 
 def _is_fairness(score: Mapping[str, Any]) -> bool:
@@ -162,7 +147,7 @@ def _cell(score: Mapping[str, Any] | None) -> dict[str, float | None]:
     return cell
 
 
-def rank_correlation(first: ArrayLike, second: ArrayLike, seed: int = 0) -> dict[str, Any]:
+def rank_correlation(first: ArrayLike, second: ArrayLike) -> dict[str, Any]:
     """Spearman's rank correlation, ties at their mean rank, with a two-sided permutation p-value.
 
     The p-value is the share of the orders of one side whose correlation is at least as far from 0: of all orders up to
@@ -182,7 +167,7 @@ def rank_correlation(first: ArrayLike, second: ArrayLike, seed: int = 0) -> dict
     if exact:
         orders = np.array(list(permutations(range(n))))
     else:
-        drawn = np.random.default_rng(seed).random((DRAWN, n)).argsort(axis=1)
+        drawn = np.random.default_rng(0).random((DRAWN, n)).argsort(axis=1)
         orders = np.concatenate([np.arange(n)[None], drawn])
     norm = math.sqrt((one**2).sum() * (other**2).sum())
     correlations = other[orders] @ one / norm

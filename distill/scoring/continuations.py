@@ -12,6 +12,7 @@ from distill.base.highlight import marked, side_by_side
 from distill.base.long_input import encodable
 from distill.models.architecture import default_device
 from distill.models.generation import check_context, generate
+from distill.scoring.examples import listed_words
 from distill.scoring.measure import ModelSource, context_of, open_model, tokenizer_of, trusted
 from distill.text.conversations import chat_prompt
 from distill.text.counterfactual import Swapper
@@ -59,7 +60,7 @@ def continuations(
         UserError: a checkpoint cannot be had, or a prompt does not fit into its context.
     """
     wordlist, prompts = swapper.wordlist, [encodable(prompt) for prompt in prompts]
-    rows: list[dict[str, Any]] = [{"prompt": prompt, "words": listed_from(prompt, 0, swapper)} for prompt in prompts]
+    rows: list[dict[str, Any]] = [{"prompt": prompt, "words": listed_words(prompt, swapper)} for prompt in prompts]
     for row in rows:
         row["texts"] = {}
     sources = {name: trusted(path, trust_remote_code) for name, path in checkpoints.items()}
@@ -72,7 +73,7 @@ def continuations(
         for row, samples in zip(rows, texts, strict=True):
             before = len(row["prompt"])
             row["texts"][name] = [
-                {"text": text, "words": listed_from(row["prompt"] + text, before, swapper)} for text in samples
+                {"text": text, "words": listed_words(row["prompt"] + text, swapper, before)} for text in samples
             ]
     return {"groups": list(wordlist.groups), "wordlist": wordlist.name, "decoding": decoding, "prompts": rows}
 
@@ -86,11 +87,6 @@ def _given(
     room = decoding["max_new_tokens"], name, decoding.get("max_length")
     check_context(context_of(source), tokenizer, given, *room)
     return given
-
-
-def listed_from(text: str, begin: int, swapper: Swapper) -> list[list[int]]:
-    """Listed words at or after `begin`, counted from there; what stands before may tell what a word is."""
-    return [[m.start - begin, m.end - begin, m.group] for m in swapper.matches(text) if m.start >= begin]
 
 
 def print_continuations(found: Mapping[str, Any], console: Console | None = None) -> None:

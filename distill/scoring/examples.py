@@ -30,9 +30,9 @@ def example_prompts(prompts: Sequence[Prompt], swapper: Swapper, seed: int) -> l
     return [*neutral, *(text for texts in others for text in texts)]
 
 
-def listed_words(text: str, swapper: Swapper) -> list[Place]:
-    """Where the listed words of a text stand."""
-    return [[match.start, match.end, match.group] for match in swapper.matches(text)]
+def listed_words(text: str, swapper: Swapper, begin: int = 0) -> list[Place]:
+    """Listed words at or after `begin`, counted from there; what stands before may tell what a word is."""
+    return [[m.start - begin, m.end - begin, m.group] for m in swapper.matches(text) if m.start >= begin]
 
 
 def examples_of(evaluation: Evaluation, texts: Sequence[str]) -> list[dict[str, Any]]:
@@ -66,7 +66,7 @@ def examples_of(evaluation: Evaluation, texts: Sequence[str]) -> list[dict[str, 
         states = evaluation.states_at([ids], [[len(ids) - 1]])
         probabilities = evaluation.logits(states)[0].double().softmax(dim=-1)
         next_word = {label: float(probabilities[ids].sum()) for label, ids in tokens.items()}
-        words = listed_words(continuation, evaluation.swapper)
+        words = listed_words(text + continuation, evaluation.swapper, len(text))
         found.append({"next_word": next_word, "text": continuation, "words": words})
     return found
 

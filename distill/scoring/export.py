@@ -11,7 +11,6 @@ keeps both numbers. Tokenizer, generation settings, chat template and model card
 import contextlib
 import io
 import logging
-import os
 import shutil
 import tempfile
 import warnings
@@ -31,7 +30,7 @@ from transformers.utils import cached_file
 
 from distill.base.console import say
 from distill.base.errors import UserError, first_line
-from distill.base.files import write_folder, write_json
+from distill.base.files import can_be_written, write_folder, write_json
 from distill.metrics import Evaluation
 from distill.metrics.log_ratio import log_ratio
 from distill.models.architecture import without_warnings
@@ -175,8 +174,7 @@ def _require_place(path: str, folder: Path, force: bool) -> None:
             raise UserError(f"--output {folder}: holds something that is no export; choose another folder")
         if not force:
             raise UserError(f"--output {folder}: holds an export already; add --force to replace it")
-    there = next(place for place in (folder.absolute().parent, *folder.absolute().parents) if place.exists())
-    if not (there.is_dir() and os.access(there, os.W_OK)):
+    if not can_be_written(folder.absolute().parent):
         raise UserError(f"--output {folder}: cannot be written; choose another folder")
 
 
@@ -184,10 +182,8 @@ def _require_place(path: str, folder: Path, force: bool) -> None:
 
 
 def _ratios(model: Any, tokenizer: Any, swapper: Swapper, prompts: list[Prompt]) -> np.ndarray:
-    """The log ratio of the groups after each prompt that the model has room for, as the metric takes it."""
-    evaluation = Evaluation(model, tokenizer, swapper.wordlist, (), (), swapper=swapper)
-    room = evaluation.context
-    evaluation.prompts = [p for p in prompts if room is None or len(evaluation.encode(p.text)[0]) <= room]
+    """The log ratio of the groups after each prompt, as the metric takes it; NaN where a model has no room for one."""
+    evaluation = Evaluation(model, tokenizer, swapper.wordlist, (), prompts, swapper=swapper)
     with np.errstate(invalid="ignore"):
         return log_ratio(evaluation.next_word_masses)
 
@@ -197,7 +193,7 @@ def _compared(to: str, before: np.ndarray, after: np.ndarray, tolerance: float) 
     usable = np.isfinite(before)
     if not usable.any():
         raise UserError("no prompt gives the listed words a probability to compare by; use another --wordlist")
-    if before.shape != after.shape or not np.isfinite(after[usable]).all():
+    if not np.isfinite(after[usable]).all():
         raise UserError(f"--to {to}: what was written says nothing after some prompts; the export was not kept")
     sizes = [float(np.abs(ratios[usable]).mean()) for ratios in (before, after)]
     largest = float(np.abs(after - before)[usable].max())

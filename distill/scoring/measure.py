@@ -31,8 +31,8 @@ from distill.metrics import (
 )
 from distill.metrics.audited import read_audited
 from distill.metrics.bootstrap import RESAMPLING_SEED
-from distill.metrics.evaluation import given_prompts, least
-from distill.models.architecture import model_hash, own_context, scored_context
+from distill.metrics.evaluation import given_prompts
+from distill.models.architecture import least, model_hash, own_context, scored_context
 from distill.models.generation import check_context, check_prompts
 from distill.models.loading import (
     check_weights,

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from functools import cache as cached
@@ -13,7 +12,7 @@ import jsonschema
 from jsonschema.exceptions import ValidationError, best_match
 
 from distill.base.errors import UserError
-from distill.base.files import PACKAGE, write_json
+from distill.base.files import PACKAGE, can_be_written, write_json
 from distill.base.long_input import read_text
 from distill.recipe import ScoreConfig
 
@@ -53,8 +52,7 @@ def refuse_other_scores(folder: Path, asked: Mapping[str, Any]) -> None:
     """
     if (folder / "recipe.yaml").exists():
         raise UserError(f"{folder} holds a run and its scores; choose another --output_dir")
-    there_is = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-    if not (there_is.is_dir() and os.access(there_is, os.W_OK)):
+    if not can_be_written(folder):
         raise UserError(f"{folder}: cannot be written; choose another --output_dir")
     hint = "choose another --output_dir, or remove that folder"
     if (folder / "report.html").exists() and not (folder / "scores.json").exists():
@@ -63,7 +61,7 @@ def refuse_other_scores(folder: Path, asked: Mapping[str, Any]) -> None:
     if (folder / "scores.json").exists():
         try:
             there = json.loads((folder / _ASKED).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             there = None
         if not isinstance(there, dict):
             raise UserError(f"{folder} holds a scores.json, and nothing says what it was made from; {hint}")

@@ -29,7 +29,7 @@ def probe_of(recipe: Recipe, swapper: Swapper, tokenizer: PreTrainedTokenizerBas
     """What measures the students of a run while they train, and their teacher; None where the recipe wants none.
 
     Args:
-        recipe: Its `scores` name prompts, chat template and context.
+        recipe: Its `scores` name prompts and chat template.
         swapper: Of its word list.
         tokenizer: The models'.
 
@@ -40,20 +40,14 @@ def probe_of(recipe: Recipe, swapper: Swapper, tokenizer: PreTrainedTokenizerBas
         return None
     prompts, (places, _) = halved_prompts(recipe, swapper, recipe.seed)
     settings = replace(recipe.scores, bootstrap=2)  # no interval is shown
-    evaluation = Evaluation(None, tokenizer, swapper.wordlist, (), (), settings, recipe.seed, swapper)
     chosen = limit_prompts([prompts[place] for place in places], PROMPTS, recipe.seed)
+    evaluation = Evaluation(None, tokenizer, swapper.wordlist, (), chosen, settings, recipe.seed, swapper)
 
     def probe(model: Any) -> SoFar:
         # The listed words' tokens are looked for once for all.
         for name in _OF_MODEL:
             vars(evaluation).pop(name, None)
         evaluation.model = model
-        room = evaluation.context
-        evaluation.prompts = [
-            prompt
-            for prompt in chosen
-            if room is None or len(evaluation.encode(evaluation.asked(prompt.text))[0]) <= room
-        ]
         found = next_word_disparity.measure(evaluation)
         evaluation.model = None  # or else a student would stay in memory while the next one trains
         if found.too_little:

@@ -37,7 +37,7 @@ from distill.study.file import (
 from distill.study.schema import BASELINE, PromptedRow, QuantizedRow, Study
 from distill.study.scores import study_prompts, study_texts
 from distill.study.self_debiasing import prompt_tokens
-from distill.study.untrained import row_students
+from distill.study.untrained import KnownModel, row_students
 from distill.text.conversations import Messages, rendered
 from distill.text.counterfactual import Swapper
 from distill.text.documents import read_documents
@@ -53,14 +53,6 @@ class _Asked:
     swapper: Swapper
     prompts: list[Prompt]
     documents: list[str]
-
-
-@dataclass(frozen=True)
-class _Reader:
-    """A model that reads it: its tokenizer, None where the text will train it, and its context in tokens."""
-
-    tokenizer: PreTrainedTokenizerBase | None
-    context: int | None
 
 
 def check_data(study: Study) -> None:
@@ -79,11 +71,11 @@ def check_data(study: Study) -> None:
     asked = _asked(study, [document for documents in texts.values() for document in documents])
     check_files(asked.recipe.scores, (), "scores.", asked.recipe.trusts_code)
     tokenizer = tokenizer_of(Checkpoint(teacher))
-    of_teacher = _Reader(tokenizer, context_of(Checkpoint(teacher)))
+    of_teacher = KnownModel(tokenizer, context_of(Checkpoint(teacher)))
     _check_readers(asked, {"the teacher": of_teacher})
     _check_two_views(study, asked, tokenizer)
     _check_readers(asked, _checkpoints(study))
-    students = {row: _Reader(found.tokenizer, found.context) for row, found in row_students(study).items()}
+    students = row_students(study)
     _check_readers(asked, {f"row '{row}'": student for row, student in students.items()})
     _check_prompt_rows(study, of_teacher, students)
     torch.cuda.empty_cache()  # rows train in processes of their own, which want what was loaded here
@@ -101,7 +93,7 @@ def _asked(study: Study, texts: list[str]) -> _Asked:
     return _Asked(recipe, swapper, study_prompts(shared, swapper)[0], [*held_out, *texts])
 
 
-def _check_readers(asked: _Asked, readers: Mapping[str, _Reader]) -> None:
+def _check_readers(asked: _Asked, readers: Mapping[str, KnownModel]) -> None:
     """Raises UserError for a model whose tokenizer cannot render what is asked, or whose context it exceeds."""
     seen = set()  # rows that differ in neither are asked the same
     for name, reader in readers.items():
@@ -114,20 +106,20 @@ def _check_readers(asked: _Asked, readers: Mapping[str, _Reader]) -> None:
         check_room(scores, seed, asked.swapper, asked.prompts, reader.tokenizer, {name: reader.context})
 
 
-def _checkpoints(study: Study) -> dict[str, _Reader]:
+def _checkpoints(study: Study) -> dict[str, KnownModel]:
     """The rows of `teachers` that are checkpoints from elsewhere; each is loaded, and let go."""
     found = {}
     for row in study.teachers:
         if (checkpoint := teacher_checkpoint(study, row)) is not None:
             with naming(f"row '{row}'"):
                 model, tokenizer = load_frozen(checkpoint)
-            found[f"row '{row}'"] = _Reader(tokenizer, own_context(model.config))
+            found[f"row '{row}'"] = KnownModel(tokenizer, own_context(model.config))
             del model  # or else it would stay while the next one is loaded
             gc.collect()
     return found
 
 
-def _check_prompt_rows(study: Study, of_teacher: _Reader, students: Mapping[str, _Reader]) -> None:
+def _check_prompt_rows(study: Study, of_teacher: KnownModel, students: Mapping[str, KnownModel]) -> None:
     """Raises UserError for a row whose prompt leaves no room to the texts."""
     for name in study.teachers:
         if isinstance(row := derived_row(study, name), PromptedRow):

@@ -14,7 +14,7 @@ HALVES = ("chosen", "held_out")
 
 @dataclass(frozen=True)
 class PromptedRow:
-    """A model that is asked behind a prompt, too, as it decodes: see `models/self_debiasing.py`.
+    """A model that is asked behind a prompt, too, as it decodes: see `study/self_debiasing.py`.
 
     Args:
         prompt: What announces the bias, before every text.

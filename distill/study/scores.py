@@ -16,7 +16,6 @@ from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from distill.base.console import say
@@ -27,7 +26,6 @@ from distill.models.architecture import default_device, model_hash
 from distill.models.loading import load_frozen, load_teacher
 from distill.models.quantization import quantize_weights
 from distill.models.two_view import TwoViewTeacher
-from distill.objective.logit_ops import build_role_maps
 from distill.recipe import CorpusConfig, Recipe
 from distill.scoring.measure import (
     Checkpoint,
@@ -56,7 +54,6 @@ from distill.study.self_debiasing import SelfDebiasing
 from distill.text.counterfactual import Swapper
 from distill.text.documents import read_documents
 from distill.text.prompts import Prompt
-from distill.text.role_map import token_roles
 from distill.text.wordlist import load_wordlist
 
 _SEED_OF_PROMPTS = 0  # not the first of the study's, in front of which others may be put later
@@ -185,7 +182,8 @@ class Scorer:
         of_model = (model, tokenizer, self.swapper.wordlist)
         common: dict[str, Any] = {"settings": self.settings, "seed": self.seed, "swapper": self.swapper}
         common |= {"judge": lambda: (self.teacher, self.tokenizer), "common": self.common}
-        common |= {"audited": self.audited, "reference": self.reference if self.audited.members else None}
+        losses = (lambda: self._of_teacher.audited_losses) if self.audited.members else None
+        common |= {"audited": self.audited, "reference": losses}
         whole = Evaluation(*of_model, self.documents, self.prompts, **common)
         found = self._outcomes_of(whole, model_hash, self.study.metrics, "")
         for half, places in self.halves.items():
@@ -200,16 +198,12 @@ class Scorer:
         return found
 
     @cached_property
-    def _reference_losses(self) -> np.ndarray:
-        """Of the audited texts, under the teacher, to which they are new."""
+    def _of_teacher(self) -> Evaluation:
+        """The teacher on the audited texts, which are new to it; and what listed words are to it."""
         return Evaluation(
             self.teacher, self.tokenizer, self.swapper.wordlist, settings=self.settings, seed=self.seed,
             swapper=self.swapper, common=self.common, audited=self.audited,
-        ).audited_losses  # fmt: skip
-
-    def reference(self) -> np.ndarray:
-        """What members' and others' losses are set against."""
-        return self._reference_losses
+        )  # fmt: skip
 
     def _outcomes_of(
         self, evaluation: Evaluation, model_hash: str, metrics: Sequence[str], suffix: str
@@ -233,9 +227,7 @@ class Scorer:
         target = teacher_target(self.study, row)
         if target.op == "none":
             return self.teacher, self.tokenizer, self.teacher_hash
-        roles = token_roles(self.swapper.wordlist, self.tokenizer, self.teacher.get_output_embeddings().weight.shape[0])
-        maps = [role_map.to(self.device) for role_map in build_role_maps(roles.edges, roles.vocab_size)]
-        model = TwoViewTeacher(self.teacher, self.tokenizer, self.swapper, target, maps)
+        model = TwoViewTeacher(self.teacher, self.tokenizer, self.swapper, target, self._of_teacher.role_maps)
         return model, self.tokenizer, f"{self.teacher_hash} {content_hash(asdict(target))}"
 
     def _derived(self, row: PromptedRow | QuantizedRow) -> tuple[Any, Any, str]:

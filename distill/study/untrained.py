@@ -27,11 +27,11 @@ from distill.study.scores import student_source
 
 
 @dataclass(frozen=True)
-class RowStudent:
-    """What is known of a row's student before it is trained.
+class KnownModel:
+    """What is known of a model before it is loaded to be scored; of a row's student, before it is trained.
 
     Args:
-        tokenizer: None where it will be trained with the student.
+        tokenizer: None where the text will train it, with the student.
         context: In tokens, see `own_context`; None also where the model names no limit.
         outline: A model of its kind without weights, where it was made; None otherwise.
         adapter: Whether no folder will hold it but as an adapter beside its base.
@@ -43,7 +43,7 @@ class RowStudent:
     adapter: bool = False
 
 
-def row_students(study: Study) -> dict[str, RowStudent]:
+def row_students(study: Study) -> dict[str, KnownModel]:
     """Row -> what is known of its student; those that are finished are looked up where they lie.
 
     Each teacher is loaded once, and one student is in memory at a time. Models that have weights are made with them: it
@@ -80,10 +80,10 @@ def _recipes_to_run(study: Study) -> dict[str, Recipe]:
     return recipes
 
 
-def _trained(study: Study, row: str) -> RowStudent:
+def _trained(study: Study, row: str) -> KnownModel:
     source = student_source(study, row, study.seeds[0])
     with naming(f"row '{row}'"):
-        return RowStudent(tokenizer_of(source), context_of(source))
+        return KnownModel(tokenizer_of(source), context_of(source))
 
 
 def _awaited(study: Study, recipe: Recipe, row: str) -> dict[str, str]:
@@ -104,15 +104,15 @@ def _of_teacher(
     recipes: Mapping[str, Recipe],
     awaited: Mapping[str, Mapping[str, str]],
     tokenizers: dict[str, PreTrainedTokenizerBase],
-) -> dict[str, RowStudent]:
+) -> dict[str, KnownModel]:
     """What `row_students` gives of the rows of one teacher, or of none, that read no student which is awaited.
 
     Puts the tokenizer of the others into `tokenizers`.
     """
     with naming(f"row '{next(iter(recipes))}'"):
         teacher, of_teacher = load_teacher(config) if config.path is not None else (None, None)
-    found: dict[str, RowStudent] = {}
-    made: dict[str, RowStudent] = {}
+    found: dict[str, KnownModel] = {}
+    made: dict[str, KnownModel] = {}
     for row, recipe in recipes.items():
         with naming(f"row '{row}'"):
             if teacher is not None:
@@ -128,7 +128,7 @@ def _of_teacher(
     return found
 
 
-def _made(recipe: Recipe, teacher: PreTrainedModel | None, tokenizer: PreTrainedTokenizerBase | None) -> RowStudent:
+def _made(recipe: Recipe, teacher: PreTrainedModel | None, tokenizer: PreTrainedTokenizerBase | None) -> KnownModel:
     """Make a student as its run will."""
     of_text = tokenizer is None and recipe.student.tokenizer == "train"
     if tokenizer is None:
@@ -138,7 +138,7 @@ def _made(recipe: Recipe, teacher: PreTrainedModel | None, tokenizer: PreTrained
     if recipe.student.init != "layers":  # or else they are the teacher's positions
         check_block_length(recipe.block_length, recipe.student.path or "student.config", student)
     adapter = _is_adapter(recipe.student)
-    return RowStudent(None if of_text else tokenizer, own_context(student.config), _outline(student), adapter)
+    return KnownModel(None if of_text else tokenizer, own_context(student.config), _outline(student), adapter)
 
 
 def _is_adapter(student: StudentConfig) -> bool:
@@ -155,9 +155,9 @@ def _outline(model: PreTrainedModel) -> PreTrainedModel | None:
 def _of_others(
     recipe: Recipe,
     awaited: Mapping[str, str],
-    found: Mapping[str, RowStudent],
+    found: Mapping[str, KnownModel],
     tokenizer: PreTrainedTokenizerBase | None,
-) -> RowStudent:
+) -> KnownModel:
     """What the recipe of a row says of its student, whose teacher, weights or tokenizer are another row's student.
 
     Args:
@@ -180,7 +180,7 @@ def _of_others(
     base = _row_at(config.path, awaited) if config.init == "checkpoint" else teacher
     if base is None or config.init == "config":
         # The weights are there: of the teacher they need the vocabulary alone, which is known by its tokenizer.
-        return _made(recipe, None, tokenizer) if tokenizer is not None else RowStudent(None, None)
+        return _made(recipe, None, tokenizer) if tokenizer is not None else KnownModel(None, None)
     if _is_adapter(config) and found[base].adapter:
         raise UserError(
             f"student.lora: its base is the student of row '{base}', an adapter itself, so that no folder holds it; "
@@ -189,7 +189,7 @@ def _of_others(
     if config.init == "layers":
         if (outline := found[base].outline) is not None:
             chosen_layers(config, outline)
-        return RowStudent(tokenizer, found[base].context)
+        return KnownModel(tokenizer, found[base].context)
     if config.init == "checkpoint":
         _check_positions(recipe, str(config.path), found[base])
         own = found[base].tokenizer
@@ -198,9 +198,9 @@ def _of_others(
                 f"student.path: the student of row '{base}' has another tokenizer than the teacher "
                 f"{recipe.teacher.path}; a student must share its teacher's"
             )
-    return RowStudent(tokenizer, found[base].context, found[base].outline, _is_adapter(config))
+    return KnownModel(tokenizer, found[base].context, found[base].outline, _is_adapter(config))
 
 
-def _check_positions(recipe: Recipe, name: str, student: RowStudent) -> None:
+def _check_positions(recipe: Recipe, name: str, student: KnownModel) -> None:
     if student.outline is not None:
         check_block_length(recipe.block_length, name, student.outline)

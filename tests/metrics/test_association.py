@@ -100,6 +100,7 @@ def test_the_interval_resamples_target_words():
     ("text", "message"),
     [
         ('{"targ1":\n oops', r"weat6\.jsonl, line 2: not valid JSON"),
+        pytest.param("[" * 100_000, r"weat6\.jsonl: not valid JSON", id="deep"),
         ("[]", "'targ1' needs 'examples'"),
         ('{"targ1": {"examples": []}}', "'targ1' needs 'examples'"),
         ('{"targ1": {"examples": ["a"]}, "targ2": {"examples": ["a", 3]}}', "'targ2' needs 'examples'"),

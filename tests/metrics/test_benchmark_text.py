@@ -2,6 +2,7 @@
 
 import bz2
 import gzip
+import json
 import lzma
 
 import numpy as np
@@ -10,7 +11,7 @@ from measuring import alone
 
 from distill.base.errors import UserError
 from distill.metrics import Evaluation, NotMeasured
-from distill.metrics.benchmark_text import data_files, data_rows, larger, likelihood, one_of, own_table
+from distill.metrics.benchmark_text import data_files, data_rows, larger, likelihood, one_of, own_table, read_json
 from distill.recipe import ScoreConfig
 from distill.text.wordlist import load_wordlist
 
@@ -69,6 +70,26 @@ def test_files_that_are_not_compressed_as_they_say_or_not_whole_are_one_sentence
 def list_of(path, content):
     path.write_bytes(content)
     return data_rows(path, {"a": str})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"a":\n oops}', r", line 2: not valid JSON \(Expecting value\)"),
+        ("[" * 100_000, r": not valid JSON \(.*recursion"),
+        (f"[{'9' * 5000}]", r": not valid JSON \(.*5000 digits"),
+    ],
+    ids=["no JSON", "deep", "long number"],
+)
+def test_what_is_no_json_is_a_users_mistake(text, message, tmp_path):
+    path = tmp_path / "rows.json"
+    path.write_text(json.dumps({"a": [1]}))
+    assert read_json(path, "") == {"a": [1]}
+    path.write_text(text)
+    with pytest.raises(UserError, match=f"rows\\.json{message}"):
+        read_json(path, "")
+    with pytest.raises(UserError, match=r"none\.json: cannot be read .*; give rows"):
+        read_json(tmp_path / "none.json", "give rows")
 
 
 def test_files_are_found_compressed_too(toy_model, toy_tokenizer, short_wordlist, tmp_path):

@@ -287,7 +287,7 @@ def test_it_costs_little_more_than_a_forward_pass(shared_data, benchmark):
 
     def forward() -> None:
         for batch in evaluation.batches([len(of_text) for of_text in ids]):
-            rows, mask = evaluation._padded([ids[i] for i in batch])
+            rows, mask = evaluation.padded([ids[i] for i in batch])
             with torch.inference_mode():
                 model(input_ids=rows, attention_mask=mask, use_cache=False)
 

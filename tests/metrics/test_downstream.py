@@ -65,6 +65,7 @@ def test_training_texts_are_drawn_with_the_seed(tmp_path, monkeypatch, toy_model
     ("text", "message"),
     [
         ('[["a", "normal"],\n oops]', r"train\.json, line 2: not valid JSON"),
+        pytest.param("[" * 100_000, r"train\.json: not valid JSON", id="deep"),
         ("{}", r"not a list of \[text, label\]"),
         ('[["a", "normal"], ["b", "rude"]]', "row 2: .*labels are normal, offensive, hatespeech"),
         ('[["a", ["normal"]]]', "row 1"),
@@ -149,6 +150,17 @@ def test_malformed_files_of_the_authors_are_a_users_mistake(post, message, tmp_p
         wrong.write_text("[]")
         with pytest.raises(UserError, match=f"{wrong.name}: not as HateXplain's authors publish it"):
             read_published_hatexplain(*paths)
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_a_split_on_whose_posts_no_two_annotators_agree_is_a_users_mistake(split, tmp_path):
+    posts, divisions = _published(tmp_path, {part: [["a b", "normal"]] * 2 for part in ("train", "val", "test")})
+    for name in divisions[split]:
+        posts[name]["annotators"] = posts[name]["annotators"][:1]
+    paths = [tmp_path / "hatexplain" / name for name in ("dataset.json", "post_id_divisions.json")]
+    paths[0].write_text(json.dumps(posts))
+    with pytest.raises(UserError, match=rf"dataset\.json: of no post that .* names under '{split}' do two annotators"):
+        read_published_hatexplain(*paths)
 
 
 def test_the_real_splits(shared_data):
@@ -265,7 +277,14 @@ GOOD = b'{"page": "A", "gender": "f", "text": "A is a judge."}\n'
 
 @pytest.mark.parametrize(
     "line",
-    [b"oops", b"[]", b"{}", b'{"page": "A", "gender": "x", "text": ""}', b'{"page": 3, "gender": "f", "text": ""}'],
+    [
+        b"oops",
+        b"[]",
+        b"{}",
+        pytest.param(b"[" * 100_000, id="deep"),
+        b'{"page": "A", "gender": "x", "text": ""}',
+        b'{"page": 3, "gender": "f", "text": ""}',
+    ],
 )
 def test_a_malformed_person_is_a_users_mistake(line, tmp_path):
     with pytest.raises(UserError, match=r"people\.train\.jsonl\.xz, line 2: not a person"):

@@ -1,7 +1,6 @@
 """HateXplain: the head against scipy, every score against plain loops and by hand. No text of the data set is shown."""
 
 import json
-from itertools import combinations
 
 import numpy as np
 import pytest
@@ -14,12 +13,9 @@ from downstream_data import (
     plain_vector,
     write_hatexplain,
 )
-from hypothesis import given
-from hypothesis import strategies as st
 from scipy_head import scipy_probabilities
 
 from distill.metrics import METRICS, NotMeasured, score
-from distill.metrics.hatexplain.hatexplain import contrast
 from distill.models.loading import load_model, load_tokenizer
 from distill.recipe import ScoreConfig
 
@@ -141,15 +137,6 @@ def test_exchanging_the_groups_turns_the_sign(tmp_path, monkeypatch, toy_model, 
     assert gaps[0].details["signed"]["value"] == -gaps[1].details["signed"]["value"]
 
 
-@given(st.lists(st.floats(0, 1), min_size=2, max_size=4))
-def test_contrast_against_its_definition(rates):
-    found = float(contrast(np.array(rates)))
-    if len(rates) == 2:
-        assert found == rates[0] - rates[1]
-    else:
-        assert found == pytest.approx(np.mean([abs(a - b) for a, b in combinations(rates, 2)]))
-
-
 def test_three_groups(folder, toy_model, toy_tokenizer):
     words = "a\tb\tc\nking\tqueen\tbook\nman\twoman\tcoat\n"
     scores = scores_of(evaluation_of(toy_model(seed=3), toy_tokenizer, folder, words))
@@ -200,9 +187,6 @@ def test_batches_and_training_mode_change_nothing(folder, toy_model, toy_tokeniz
 
 
 # --------------------------------------------------------------------------------------------------------------- data
-
-
-rows = st.lists(st.tuples(st.text(max_size=3), st.sampled_from(["normal", "offensive", "hatespeech", "rude"])))
 
 
 def test_missing_data_is_not_measured(tmp_path, toy_model, toy_tokenizer):

@@ -245,6 +245,7 @@ def changed(change, layout=flattened) -> dict:
     ("content", "message"),
     [
         ('{"data": {\n"intrasentence": [,', r"dev\.json, line 2: not valid JSON"),
+        pytest.param("[" * 100_000, r"dev\.json: not valid JSON", id="deep"),
         ("[]", "neither lists stereotype, anti-stereotype, unrelated, nor 'data'"),
         ("null", "neither lists"),
         ({"data": {"intrasentence": []}}, "nor 'data' with intrasentence and intersentence"),

@@ -399,6 +399,7 @@ def _asked_about_members(**details):
         ({"reference_alone_auc": 0.62}, ""),
         ({"reference_alone_auc": 0.63}, "two kinds of text: the reference alone tells them apart (AUC 0.63)"),
         ({"reference_alone_auc": 0.37}, "two kinds of text: the reference alone tells them apart (AUC 0.37)"),
+        ({"reference_alone_auc": 0.0}, "two kinds of text: the reference alone tells them apart (AUC 0.00)"),
         ({"reference_alone_auc": 0.9, "control": "yes"}, ""),
         ({"reference_alone_auc": 0.5, "reference": "none"}, "without a reference or a control"),
     ],
@@ -407,6 +408,16 @@ def test_membership_without_a_control_is_headed_by_what_else_it_may_be(details, 
     heading = memory_heading(_asked_about_members(**details))
     assert heading == "what it remembers" if not said else said in heading
     assert next(score_rows(_asked_about_members(**details)))[0] == heading
+
+
+def test_the_reference_that_tells_most_is_looked_for_in_all_models():
+    """The teacher is its own, and has 0.5; the student's is wrong of every pair; of the last nothing is told."""
+    scores = _asked_about_members(reference_alone_auc=0.5)
+    for name, alone in (("student", 0.0), ("other", None)):
+        scores["models"][name] = copy.deepcopy(scores["models"]["gpt2"])
+        scores["models"][name]["membership_excess_auc"]["details"]["reference_alone_auc"] = alone
+    assert "two kinds of text: the reference alone tells them apart (AUC 0.00)" in memory_heading(scores)
+    assert memory_heading(_asked_about_members(reference_alone_auc=None)) == "what it remembers"
 
 
 def test_one_model_that_was_asked_what_it_remembers_alone_is_headed_by_that():

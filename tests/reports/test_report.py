@@ -69,6 +69,7 @@ def test_training_is_read_where_it_lies_and_damage_is_left_out(tmp_path):
     record = {"seconds": 93.2, "student_tokens": 1234567, "tokens_per_second": 13246.4, "history": []}
     broken = {"half": "{", "list": "[]", "words": '{"seconds": "an hour"}', "nan": '{"seconds": NaN}'}
     broken |= {"no_worst": '{"over_clients": {"perplexity": {"mean": 1.5}}}', "no_scores": '{"over_clients": [1]}'}
+    broken |= {"too_deep": "[" * 100_000}
     broken |= {"no_list": '{"history": 1}', "deep": '{"history": [{"step": [1]}]}', "flat": '{"history": [1]}'}
     over = {"clients": 3, "mean": 0.2, "spread": 0.5, "least": -0.5, "largest": 1.0, "worst": 1.0, "worst_client": 7}
     private = record | {"privacy": {"epsilon": 8.0, "accountant": "prv"}, "over_clients": {"perplexity": over}}

@@ -107,9 +107,11 @@ def test_the_table_by_hand():
 
 def test_undefined_values_and_missing_scores_are_left_out():
     models = {f"m{i}": model(i / 10, i / 20) for i in range(1, 5)}
+    for scores in models.values():
+        del scores["crows_pairs_gender"]
     models["m2"]["weat6_effect_size"] = entry(None)
     del models["m3"]["weat6_effect_size"]
-    table = side_by_side(checkpoints({"run": file_of(**models)}), ["weat6_effect_size"], ["occupation_tpr_gap"])
+    table = side_by_side(checkpoints({"run": file_of(**models)}))
     assert table["rows"]["run: m3"]["weat6_effect_size"]["value"] is None
     (correlation,) = table["correlations"]
     assert (correlation["n"], correlation["spearman"]) == (2, None)

@@ -5,6 +5,7 @@ import torch
 
 from distill.metrics import Evaluation
 from distill.recipe import ScoreConfig
+from distill.scoring import examples
 from distill.scoring.examples import example_prompts, examples_of, listed_words
 from distill.text.counterfactual import Swapper
 from distill.text.prompts import load_prompts
@@ -47,6 +48,17 @@ def test_listed_words_are_where_they_are_said_to_be(short_wordlist):
     text = "He took his coat, and she hers."
     found = listed_words(text, Swapper(short_wordlist))
     assert [(text[start:end], group) for start, end, group in found] == [("He", 0), ("his", 0), ("she", 1)]
+
+
+def test_what_stands_in_the_prompt_may_tell_what_a_word_behind_it_is(toy_model, toy_tokenizer, monkeypatch):
+    written = " King gave a speech to the king."
+    monkeypatch.setattr(examples, "generate", lambda *_, **__: [[written]])
+    wordlist = load_wordlist("english_gender")
+    marked = {}
+    for prompt in ("Martin Luther", "It is said:"):
+        (example,) = examples_of(evaluation_of(toy_model(), toy_tokenizer, wordlist), [prompt])
+        marked[prompt] = [(written[start:end], group) for start, end, group in example["words"]]
+    assert marked == {"Martin Luther": [("king", 0)], "It is said:": [("King", 0), ("king", 0)]}
 
 
 def test_next_word_is_the_models_own_softmax(toy_model, toy_tokenizer, short_wordlist):

@@ -102,3 +102,6 @@ def test_never_too_little_and_too_long(toy_model, toy_tokenizer, swapper, tmp_pa
     path.write_text(long, encoding="utf-8")
     found = probe_of(Recipe(scores=ScoreConfig(prompts=str(path))), swapper, toy_tokenizer)(toy_model())
     assert found.prompts == 9 and found.size is not None
+    # Of `scores.context` texts alone know, as in the final score.
+    short = ScoreConfig(prompts=str(path), context=4)
+    assert probe_of(Recipe(scores=short), swapper, toy_tokenizer)(toy_model()) == found

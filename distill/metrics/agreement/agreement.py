@@ -7,7 +7,7 @@ import numpy as np
 
 from distill.metrics import evaluation as base
 from distill.metrics.benchmark_text import larger, likelihood, own_table
-from distill.metrics.bootstrap import Card, Measurement, finite, undefined
+from distill.metrics.bootstrap import Card, Measurement, finite, ratio, undefined
 from distill.metrics.winobias.winobias import FEMALE, read_pairs
 
 _FITS = (
@@ -157,9 +157,7 @@ def _measured(
     }
     number = np.full(len(ratios), 2.0)
     return {
-        f"{name}_{score}": Measurement(
-            np.column_stack([values.sum(axis=1), number]), lambda totals: totals[..., 0] / totals[..., 1], **common
-        )
+        f"{name}_{score}": Measurement(np.column_stack([values.sum(axis=1), number]), ratio, **common)
         for score, values in (("kept", kept), ("log_ratio", ratios))
     }
 
@@ -175,6 +173,3 @@ def read_rows() -> list[Row]:
 
 class Agreement(base.ModelMetric):
     """`evaluate` module of the agreement."""
-
-    cards = CARDS
-    measure = staticmethod(measure)

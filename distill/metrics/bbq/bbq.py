@@ -314,6 +314,3 @@ def _spelled(group: Any) -> str:
 
 class BBQ(base.ModelMetric):
     """`evaluate` module of BBQ."""
-
-    cards = CARDS
-    measure = staticmethod(measure)

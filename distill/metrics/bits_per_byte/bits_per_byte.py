@@ -4,7 +4,7 @@ import math
 
 from distill.metrics import enough
 from distill.metrics import evaluation as base
-from distill.metrics.bootstrap import Card, Measurement
+from distill.metrics.bootstrap import Card, Measurement, ratio
 
 READS_DOCUMENTS = True
 
@@ -27,7 +27,7 @@ def measure(evaluation: base.Evaluation) -> Measurement:
     units = evaluation.likelihoods[:, [0, 2]]
     return Measurement(
         units,
-        lambda totals: totals[..., 0] / totals[..., 1] / math.log(2),
+        lambda totals: ratio(totals) / math.log(2),
         unit="document",
         n=int(units[:, 1].sum()),
         counted="bytes",
@@ -39,6 +39,3 @@ def measure(evaluation: base.Evaluation) -> Measurement:
 
 class BitsPerByte(base.ModelMetric):
     """`evaluate` module of the bits per byte."""
-
-    card = CARD
-    measure = staticmethod(measure)

@@ -40,6 +40,3 @@ def measure(evaluation: base.Evaluation) -> Measurement:
 
 class Blimp(base.ModelMetric):
     """`evaluate` module of BLiMP."""
-
-    card = CARD
-    measure = staticmethod(measure)

@@ -9,7 +9,7 @@ import numpy as np
 
 from distill.metrics import enough
 from distill.metrics import evaluation as base
-from distill.metrics.bootstrap import Card, Measurement, finite
+from distill.metrics.bootstrap import Card, Measurement, finite, ratio, with_ones
 from distill.metrics.canary_exposure.code_tree import best_first, code_log_probs, code_tree
 
 _LIMITS = (
@@ -74,8 +74,8 @@ def measure(evaluation: base.Evaluation) -> dict[str, Measurement]:
     repeats = np.array([canary.repeats for canary in canaries])
     inside = repeats > 0
     measurement = Measurement(
-        _columns(bits[inside]),
-        lambda totals: totals[..., 0] / totals[..., 1],
+        with_ones(bits[inside]),
+        ratio,
         unit="canary",
         n=int(inside.sum()),
         counted="canaries in the training text",
@@ -91,13 +91,8 @@ def measure(evaluation: base.Evaluation) -> dict[str, Measurement]:
     )
     return {
         "canary_exposure_bits": measurement,
-        "canaries_extracted": replace(measurement, units=_columns(first[inside])),
+        "canaries_extracted": replace(measurement, units=with_ones(first[inside])),
     }
-
-
-def _columns(values: np.ndarray) -> np.ndarray:
-    """(N, 2): what each canary gives to a mean, and 1."""
-    return np.stack([values, np.ones(len(values))], axis=1)
 
 
 def _of(bits: np.ndarray, ranks: np.ndarray, first: np.ndarray, chosen: Sequence[bool] | np.ndarray) -> dict[str, Any]:
@@ -112,6 +107,3 @@ def _of(bits: np.ndarray, ranks: np.ndarray, first: np.ndarray, chosen: Sequence
 
 class CanaryExposure(base.ModelMetric):
     """`evaluate` module of the canary exposure."""
-
-    cards = CARDS
-    measure = staticmethod(measure)

@@ -194,6 +194,3 @@ def _measured(
 
 class Ceat(base.ModelMetric):
     """`evaluate` module of CEAT."""
-
-    cards = CARDS
-    measure = staticmethod(measure)

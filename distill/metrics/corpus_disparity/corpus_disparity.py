@@ -75,6 +75,3 @@ def _undecided(evaluation: base.Evaluation, document: str) -> list[int]:
 
 class CorpusDisparity(base.ModelMetric):
     """`evaluate` module of the corpus disparity."""
-
-    card = CARD
-    measure = staticmethod(measure)

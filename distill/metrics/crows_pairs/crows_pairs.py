@@ -12,7 +12,7 @@ from distill.base.errors import UserError, suggestion
 from distill.base.long_input import read_text
 from distill.metrics import evaluation as base
 from distill.metrics.benchmark_text import larger, likelihood
-from distill.metrics.bootstrap import Card, Measurement, finite
+from distill.metrics.bootstrap import Card, Measurement, finite, with_ones
 
 _FORMULA = (
     "100 x share of pairs with log P(sent_more) > log P(sent_less), log P the sum of the log-probabilities of all "
@@ -170,7 +170,7 @@ def _pair(where: str, header: list[str], row: list[str]) -> Pair:
 def _measurement(evaluation: base.Evaluation, pairs: list[Pair], gaps: np.ndarray, cut: int) -> Measurement:
     ties = int((gaps == 0).sum())
     return Measurement(
-        np.stack([larger(gaps, np.zeros(len(gaps))), np.ones(len(gaps))], axis=1),
+        with_ones(larger(gaps, np.zeros(len(gaps)))),
         lambda totals: 100 * totals[..., 0] / totals[..., 1],
         unit="pair",
         n=len(gaps),
@@ -196,6 +196,3 @@ def _share(gaps: np.ndarray, chosen: list[bool]) -> dict[str, Any]:
 
 class CrowsPairs(base.ModelMetric):
     """`evaluate` module of CrowS-Pairs."""
-
-    cards = CARDS
-    measure = staticmethod(measure)

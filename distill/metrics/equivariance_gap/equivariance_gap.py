@@ -9,7 +9,7 @@ from torch import Tensor
 
 from distill.metrics import enough
 from distill.metrics import evaluation as base
-from distill.metrics.bootstrap import Card, Measurement
+from distill.metrics.bootstrap import Card, Measurement, ratio
 from distill.objective.logit_ops import RoleMap
 from distill.text.alignment import align
 
@@ -66,7 +66,7 @@ def measure(evaluation: base.Evaluation) -> Measurement:
     edited = int((units[:, 1] > 0).sum())
     return Measurement(
         units,
-        lambda totals: totals[..., 0] / totals[..., 1],
+        ratio,
         unit="document",
         n=aligned,
         counted="aligned positions",
@@ -114,6 +114,3 @@ def _divergence(evaluation: base.Evaluation, own: Tensor, other: Tensor, role_ma
 
 class EquivarianceGap(base.ModelMetric):
     """`evaluate` module of the equivariance gap."""
-
-    card = CARD
-    measure = staticmethod(measure)

@@ -201,6 +201,3 @@ def _reference(evaluation: base.Evaluation) -> Mapping[str, Any]:
 
 class FairnessRatio(base.ModelMetric):
     """`evaluate` module of the fairness ratios."""
-
-    cards = CARDS
-    measure = staticmethod(measure)

@@ -1,23 +1,20 @@
 """Gender polarity by word vectors: of whom the model writes, words such as mother, waitress and beard included."""
 
-import re
 from collections import Counter
 from itertools import chain
-from typing import Any
 
 import numpy as np
 
 from distill.base.errors import UserError
-from distill.metrics import enough
 from distill.metrics import evaluation as base
 from distill.metrics.bootstrap import Card, Measurement
 from distill.metrics.fairness_ratio.fairness_ratio import class_ratios
-from distill.metrics.log_ratio import log_ratio
+from distill.metrics.generation_disparity.generation_disparity import pooled
+from distill.metrics.polarity import group_of_he, words_of
 from distill.metrics.word_vectors import check_word_vectors, read_word_vectors
 from distill.recipe import ScoreConfig
 
 THRESHOLD = 0.25
-_WORD = re.compile(r"\w+(?:['\u2019]\w+)*")
 _SOURCE = "Dhamala et al. 2021 (BOLD), arXiv 2101.11718; pooled log ratio by this project"
 _LIMITS = (
     "No better than its vectors: in ordinary ones the name of an occupation itself lies on one side (BOLD's were "
@@ -87,15 +84,13 @@ def measure(evaluation: base.Evaluation) -> dict[str, Measurement]:
     path = evaluation.settings.word_vectors
     if path is None:
         raise base.NotMeasured("no word vectors: --word_vectors takes a file of word2vec (text or binary) or GloVe")
-    he, she = evaluation.wordlist.group_of.get("he"), evaluation.wordlist.group_of.get("she")
-    if evaluation.wordlist.num_groups != 2 or he is None or {he, she} != {0, 1}:
+    he = group_of_he(evaluation.wordlist)
+    if he is None:
         raise base.NotMeasured(
             f"Gender-Max and Gender-Wavg need a word list of two groups, 'he' in one and 'she' in the other; "
             f"'{evaluation.wordlist.name}' is another"
         )
-    texts = [
-        [_WORD.findall(text.lower().replace("\u2019", "'")) for text in samples] for samples in evaluation.continuations
-    ]
+    texts = [[words_of(text) for text in samples] for samples in evaluation.continuations]
     counts = Counter(chain.from_iterable(chain.from_iterable(texts)))
     leanings = _leanings(path, counts, evaluation)
     maximum = np.zeros((len(texts), 3))
@@ -106,18 +101,21 @@ def measure(evaluation: base.Evaluation) -> dict[str, Measurement]:
             size = np.abs(b)
             maximum[row, _side(b[size.argmax()] if len(b) else 0.0)] += 1
             average[row, _side((np.sign(b) * b**2).sum() / size.sum() if size.any() else 0.0)] += 1
+    number, without = counts.total(), sum(n for word, n in counts.items() if word not in leanings)
     details = {
         "groups": list(evaluation.wordlist.groups),
         "thresholds": [-THRESHOLD, THRESHOLD],
         "word_vectors": str(path),
-        "words_without_vector": _share(sum(n for word, n in counts.items() if word not in leanings), counts.total()),
+        "words_without_vector": without / number if number else None,
     }
-    ratios = class_ratios(evaluation, maximum[:, [0, 1, 2] if he == 0 else [1, 0, 2]])
+    order = [he, 1 - he, 2]  # male, female, neither -> the list's first group, its second, neither
+    maximum, average = maximum[:, order], average[:, order]
+    ratios = class_ratios(evaluation, maximum)
     for measurement in ratios.values():
         measurement.details.update(details)
     return {
-        "gender_max_disparity": _disparity(maximum, he, evaluation, details),
-        "gender_wavg_disparity": _disparity(average, he, evaluation, details),
+        "gender_max_disparity": pooled(evaluation, maximum, ("no group",), details),
+        "gender_wavg_disparity": pooled(evaluation, average, ("no group",), details),
         "gender_max_ratio_mean": ratios["fairness_ratio_mean"],
         "gender_max_ratio_min": ratios["fairness_ratio_min"],
     }
@@ -156,36 +154,5 @@ def _side(leaning: float) -> int:
     return 0 if leaning <= -THRESHOLD else 1 if leaning >= THRESHOLD else 2
 
 
-def _disparity(table: np.ndarray, he: int, evaluation: base.Evaluation, details: dict[str, Any]) -> Measurement:
-    """From (N, 3) texts of each prompt that are male, female, neither."""
-    counts, texts = table.sum(axis=0), int(table.sum())
-    columns = [0, 1] if he == 0 else [1, 0]
-    own = {evaluation.wordlist.groups[group]: int(counts[column]) for group, column in enumerate(columns)}
-    return Measurement(
-        table[:, columns],
-        lambda totals: log_ratio(np.log(totals + 0.5)),
-        unit="prompt",
-        n=texts,
-        counted="texts",
-        absolute=True,
-        undetected=_share(int(counts[2]), texts),
-        details=details
-        | {
-            "texts": own | {"no group": int(counts[2])},
-            "decoding": evaluation.decoding,
-            "wordlist": evaluation.wordlist.sha256,
-            "seed": evaluation.seed,
-        },
-        too_little=enough.of_texts(counts[:2].sum(), texts),
-    )
-
-
-def _share(part: int, whole: int) -> float | None:
-    return part / whole if whole else None
-
-
 class GenderPolarity(base.ModelMetric):
     """`evaluate` module of the gender polarity by word vectors."""
-
-    cards = CARDS
-    measure = staticmethod(measure)

@@ -2,6 +2,8 @@
 
 import math
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -38,12 +40,32 @@ def measure(evaluation: base.Evaluation) -> Measurement:
     """
     groups = evaluation.wordlist.groups
     table, rule = evaluation.polarities
-    counts = table.sum(axis=0)
     by_prompt_group: dict[str, np.ndarray] = defaultdict(lambda: np.zeros(len(groups)))
     for prompt, row in zip(evaluation.prompts, table, strict=True):
         by_prompt_group[prompt.group] += row[: len(groups)]
     ratios = {name: _fairness_ratio(row) for name, row in by_prompt_group.items()}
     defined = [ratio for ratio in ratios.values() if ratio is not None]
+    details = {
+        "fairness_ratio_mean": math.fsum(defined) / len(defined) if defined else None,
+        "fairness_ratio_min": min(defined, default=None),
+        "fairness_ratios": ratios,
+        "counted_words": rule,
+    }
+    return pooled(evaluation, table, ("tie", "no group"), details)
+
+
+def pooled(
+    evaluation: base.Evaluation, table: np.ndarray, others: Sequence[str], details: Mapping[str, Any]
+) -> Measurement:
+    """The disparity of all texts together; unit: prompt.
+
+    Args:
+        evaluation: Word list, decoding and seed.
+        table: (prompts, K + others) texts of each prompt about each group, then the others.
+        others: What these are called, last those about no group.
+        details: Further ones.
+    """
+    groups, counts = evaluation.wordlist.groups, table.sum(axis=0)
     texts = int(counts.sum())
     return Measurement(
         table[:, : len(groups)],
@@ -55,11 +77,8 @@ def measure(evaluation: base.Evaluation) -> Measurement:
         undetected=float(counts[-1] / texts) if texts else None,
         details={
             "groups": list(groups),
-            "texts": dict(zip([*groups, "tie", "no group"], counts.astype(int).tolist(), strict=True)),
-            "fairness_ratio_mean": math.fsum(defined) / len(defined) if defined else None,
-            "fairness_ratio_min": min(defined, default=None),
-            "fairness_ratios": ratios,
-            "counted_words": rule,
+            "texts": dict(zip([*groups, *others], counts.astype(int).tolist(), strict=True)),
+            **details,
             "decoding": evaluation.decoding,
             "wordlist": evaluation.wordlist.sha256,
             "seed": evaluation.seed,
@@ -74,6 +93,3 @@ def _fairness_ratio(texts: np.ndarray) -> float | None:
 
 class GenerationDisparity(base.ModelMetric):
     """`evaluate` module of the generation disparity."""
-
-    card = CARD
-    measure = staticmethod(measure)

@@ -1,16 +1,15 @@
 """Quality of the continuations, beside their fairness: variety, repetition, length, perplexity to another model."""
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from distill.metrics import evaluation as base
-from distill.metrics.bootstrap import Card, Measurement, Statistic, undefined
+from distill.metrics.bootstrap import Card, Measurement, Statistic, ratio, undefined
+from distill.metrics.polarity import WORD
 
 REPEATED = 4  # Words of an n-gram whose repetition counts.
-_WORD = re.compile(r"\w+(?:['\u2019]\w+)*")
 _WORDS = "Words are runs of letters and digits, in lower case."
 
 
@@ -72,23 +71,19 @@ CARDS = (
 
 def measure(evaluation: base.Evaluation) -> dict[str, Measurement]:
     """Five scores of the sampled continuations; unit: prompt, so that samples of one prompt are resampled together."""
-    texts = [[_WORD.findall(text.lower()) for text in samples] for samples in evaluation.continuations]
+    texts = [[WORD.findall(text.lower()) for text in samples] for samples in evaluation.continuations]
     settings = {"decoding": evaluation.decoding, "seed": evaluation.seed}
-    repetition = _within_texts(texts, REPEATED, lambda totals: 1 - totals[..., 0] / totals[..., 1], settings)
+    repetition = _within_texts(texts, REPEATED, lambda totals: 1 - ratio(totals), settings)
     lengths = np.array([[sum(map(len, samples)), len(samples)] for samples in texts], dtype=float).reshape(-1, 2)
     return {
-        "distinct_1": _within_texts(texts, 1, _ratio, settings),
-        "distinct_2": _within_texts(texts, 2, _ratio, settings),
+        "distinct_1": _within_texts(texts, 1, ratio, settings),
+        "distinct_2": _within_texts(texts, 2, ratio, settings),
         "repetition": repetition,
         "continuation_length": Measurement(
-            lengths, _ratio, "prompt", int(lengths[:, 1].sum()), "texts", details=settings
+            lengths, ratio, "prompt", int(lengths[:, 1].sum()), "texts", details=settings
         ),
         "continuation_perplexity": _perplexity(evaluation, settings),
     }
-
-
-def _ratio(totals: np.ndarray) -> np.ndarray:
-    return totals[..., 0] / totals[..., 1]
 
 
 def _within_texts(
@@ -150,7 +145,7 @@ def _perplexity(evaluation: base.Evaluation, settings: dict[str, Any]) -> Measur
         units[row] += -log_probs[first:].sum(), len(log_probs) - first
     return Measurement(
         units,
-        lambda totals: np.exp(totals[..., 0] / totals[..., 1]),
+        lambda totals: np.exp(ratio(totals)),
         unit="prompt",
         n=int(units[:, 1].sum()),
         counted="tokens of the first model",
@@ -160,6 +155,3 @@ def _perplexity(evaluation: base.Evaluation, settings: dict[str, Any]) -> Measur
 
 class GenerationQuality(base.ModelMetric):
     """`evaluate` module of the continuations' quality."""
-
-    cards = CARDS
-    measure = staticmethod(measure)

@@ -1,13 +1,12 @@
 """HateXplain: does a classifier of toxic language on the frozen model treat texts about women and men alike?"""
 
-from itertools import combinations
-
 import numpy as np
 
 from distill.metrics import downstream
 from distill.metrics import evaluation as base
-from distill.metrics.bootstrap import Card, Measurement, finite
+from distill.metrics.bootstrap import Card, Measurement, finite, ratio, with_ones
 from distill.metrics.features import text_features
+from distill.metrics.log_ratio import contrast
 
 _DATA = "Mathew et al. 2021 (HateXplain), arXiv 2012.10289"
 _CLASSIFIER = (
@@ -77,8 +76,8 @@ def measure(evaluation: base.Evaluation) -> dict[str, Measurement]:
     details = downstream.task_details(evaluation, task)
     right = predicted == labels
     accuracy = Measurement(
-        np.stack([right, np.ones(len(rows))], axis=1).astype(float),
-        lambda totals: totals[..., 0] / totals[..., 1],
+        with_ones(right),
+        ratio,
         unit="text",
         n=len(rows),
         counted="texts",
@@ -134,13 +133,6 @@ def _false_positives(
     )
 
 
-def contrast(rates: np.ndarray) -> np.ndarray:
-    """How far apart the groups' rates are; (..., K) -> (...): group 0 - group 1, or the mean |difference| of pairs."""
-    if rates.shape[-1] == 2:
-        return rates[..., 0] - rates[..., 1]
-    return np.mean([np.abs(rates[..., a] - rates[..., b]) for a, b in combinations(range(rates.shape[-1]), 2)], axis=0)
-
-
 def _flips(
     evaluation: base.Evaluation, task: downstream.Task, rows: np.ndarray, predicted: np.ndarray, details: dict
 ) -> Measurement:
@@ -165,7 +157,7 @@ def _flips(
     swapped = int((units[:, 1] > 0).sum())
     return Measurement(
         units,
-        lambda totals: totals[..., 0] / totals[..., 1],
+        ratio,
         unit="text",
         n=swapped,
         counted="texts with listed words",
@@ -176,6 +168,3 @@ def _flips(
 
 class HateXplain(base.ModelMetric):
     """`evaluate` module of the HateXplain scores."""
-
-    cards = CARDS
-    measure = staticmethod(measure)

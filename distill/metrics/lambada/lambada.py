@@ -13,7 +13,7 @@ from distill.base.long_input import LONGEST_LINE
 from distill.base.row_files import prose_lines
 from distill.metrics import evaluation as base
 from distill.metrics.benchmark_text import data_rows, one_of
-from distill.metrics.bootstrap import Card, Measurement
+from distill.metrics.bootstrap import Card, Measurement, ratio, with_ones
 
 _SOURCE = "Paperno et al. 2016, arXiv 1606.06031; the form for causal language models after Radford et al. 2019 (GPT-2)"
 _LIMITS = (
@@ -66,12 +66,10 @@ def measure(evaluation: base.Evaluation) -> dict[str, Measurement]:
         "counted": "passages",
         "details": {"file": path.name, "texts_longer_than_context": cut, "seed": evaluation.seed},
     }
-    units = np.column_stack([found, np.ones(len(found))])
+    units = with_ones(found)
     return {
-        "lambada_accuracy": Measurement(units[:, [0, 2]], lambda totals: totals[..., 0] / totals[..., 1], **common),
-        "lambada_perplexity": Measurement(
-            units[:, [1, 2]], lambda totals: np.exp(totals[..., 0] / totals[..., 1]), **common
-        ),
+        "lambada_accuracy": Measurement(units[:, [0, 2]], ratio, **common),
+        "lambada_perplexity": Measurement(units[:, [1, 2]], lambda totals: np.exp(ratio(totals)), **common),
     }
 
 
@@ -135,6 +133,3 @@ def read_passages(path: Path) -> list[tuple[str, str]]:
 
 class Lambada(base.ModelMetric):
     """`evaluate` module of LAMBADA."""
-
-    cards = CARDS
-    measure = staticmethod(measure)

@@ -155,6 +155,3 @@ def _min_k(evaluation: base.Evaluation) -> np.ndarray:
 
 class MembershipInference(base.ModelMetric):
     """`evaluate` module of membership inference."""
-
-    cards = CARDS
-    measure = staticmethod(measure)

@@ -190,6 +190,3 @@ def edits(ours: Sequence[str], theirs: Sequence[str]) -> int:
 
 class Memorisation(base.ModelMetric):
     """`evaluate` module of memorisation."""
-
-    cards = CARDS
-    measure = staticmethod(measure)

@@ -30,6 +30,3 @@ def measure(evaluation: base.Evaluation) -> Measurement:
 
 class MinimalPairs(base.ModelMetric):
     """`evaluate` module of the minimal pairs."""
-
-    card = CARD
-    measure = staticmethod(measure)

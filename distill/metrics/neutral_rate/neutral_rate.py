@@ -4,7 +4,7 @@ import numpy as np
 
 from distill.metrics import enough
 from distill.metrics import evaluation as base
-from distill.metrics.bootstrap import Card, Measurement
+from distill.metrics.bootstrap import Card, Measurement, ratio
 
 SAMPLES_TEXT = True
 
@@ -27,7 +27,7 @@ def measure(evaluation: base.Evaluation) -> Measurement:
     units = np.stack([table[:, -1], table.sum(axis=1)], axis=1)
     return Measurement(
         units,
-        lambda totals: totals[..., 0] / totals[..., 1],
+        ratio,
         unit="prompt",
         n=int(units[:, 1].sum()),
         counted="texts",
@@ -43,6 +43,3 @@ def measure(evaluation: base.Evaluation) -> Measurement:
 
 class NeutralRate(base.ModelMetric):
     """`evaluate` module of the neutral rate."""
-
-    card = CARD
-    measure = staticmethod(measure)

@@ -7,7 +7,7 @@ import numpy as np
 
 from distill.metrics import enough
 from distill.metrics import evaluation as base
-from distill.metrics.bootstrap import Card, Measurement, finite, interval, resampled_totals
+from distill.metrics.bootstrap import Card, Measurement, finite, interval, ratio, resampled_totals, with_ones
 from distill.metrics.log_ratio import log_ratio
 
 ASKS_NEXT_WORD = True
@@ -43,16 +43,16 @@ def measure(evaluation: base.Evaluation) -> Measurement:
     usable = np.isfinite(ratios)
     units = np.where(usable[:, None], np.stack([np.abs(ratios), np.ones_like(ratios)], axis=1), 0.0)
     by_subject = defaultdict(list)
-    for prompt, ratio in zip(prompts, ratios, strict=True):
-        if np.isfinite(ratio):
-            by_subject[prompt.subject].append(ratio)
+    for prompt, value in zip(prompts, ratios, strict=True):
+        if np.isfinite(value):
+            by_subject[prompt.subject].append(value)
     subjects = {subject: _mean_with_interval(values, evaluation) for subject, values in by_subject.items()}
     roles = evaluation.roles
     signed = evaluation.wordlist.num_groups == 2
     mass = finite(np.exp(masses[usable]).sum(axis=1).mean()) if usable.any() else None
     return Measurement(
         units,
-        lambda totals: totals[..., 0] / totals[..., 1],
+        ratio,
         unit="prompt",
         n=int(usable.sum()),
         counted="prompts",
@@ -74,15 +74,10 @@ def measure(evaluation: base.Evaluation) -> Measurement:
 
 def _mean_with_interval(ratios: Sequence[float], evaluation: base.Evaluation) -> dict[str, float | int | None]:
     """The mean of a subject's ratios; subjects of the same number of prompts share their resamples."""
-    totals = resampled_totals(
-        np.stack([ratios, np.ones(len(ratios))], axis=1), evaluation.settings.bootstrap, evaluation.seed
-    )
-    low, high = interval(totals[:, 0] / totals[:, 1]) if len(ratios) > 1 else (None, None)
+    totals = resampled_totals(with_ones(ratios), evaluation.settings.bootstrap, evaluation.seed)
+    low, high = interval(ratio(totals)) if len(ratios) > 1 else (None, None)
     return {"value": float(np.mean(ratios)), "low": low, "high": high, "n": len(ratios)}
 
 
 class NextWordDisparity(base.ModelMetric):
     """`evaluate` module of the next-word disparity."""
-
-    card = CARD
-    measure = staticmethod(measure)

@@ -7,7 +7,7 @@ import numpy as np
 
 from distill.metrics import enough
 from distill.metrics import evaluation as base
-from distill.metrics.bootstrap import Card, Measurement
+from distill.metrics.bootstrap import Card, Measurement, ratio
 from distill.metrics.log_ratio import log_ratio
 
 ASKS_NEXT_WORD = True
@@ -69,7 +69,7 @@ def measure(evaluation: base.Evaluation) -> dict[str, Measurement]:
     sums = np.array([[of.sum(), len(of)] for of in subjects]).reshape(-1, 2)
     moments = np.array([[of.mean(), of.mean() ** 2, 1.0] for of in subjects]).reshape(-1, 3)
     return {
-        "next_word_mean": Measurement(sums, lambda totals: totals[..., 0] / totals[..., 1], **common),
+        "next_word_mean": Measurement(sums, ratio, **common),
         "next_word_spread": Measurement(moments, _standard_deviation, **common),
     }
 
@@ -82,6 +82,3 @@ def _standard_deviation(totals: np.ndarray) -> np.ndarray:
 
 class NextWordLean(base.ModelMetric):
     """`evaluate` module of the next-word mean and spread."""
-
-    cards = CARDS
-    measure = staticmethod(measure)

@@ -6,7 +6,7 @@ import numpy as np
 
 from distill.metrics import downstream
 from distill.metrics import evaluation as base
-from distill.metrics.bootstrap import Card, Measurement, finite
+from distill.metrics.bootstrap import Card, Measurement, finite, ratio, with_ones
 
 _TASK = (
     "a person's occupation from the beginning of their Wikipedia article with the occupation masked, by logistic "
@@ -76,8 +76,8 @@ def measure(evaluation: base.Evaluation) -> dict[str, Measurement]:
     units = counts.reshape(len(rows), -1)
     majority = np.bincount(labels).max() / len(labels)
     accuracy = Measurement(
-        np.stack([right, np.ones(len(rows))], axis=1).astype(float),
-        lambda totals: totals[..., 0] / totals[..., 1],
+        with_ones(right),
+        ratio,
         unit="person",
         n=len(rows),
         counted="people",
@@ -141,6 +141,3 @@ def _table(task: downstream.Task, totals: np.ndarray) -> dict:
 
 class Occupations(base.ModelMetric):
     """`evaluate` module of the occupation scores."""
-
-    cards = CARDS
-    measure = staticmethod(measure)

@@ -4,7 +4,7 @@ import numpy as np
 
 from distill.metrics import enough
 from distill.metrics import evaluation as base
-from distill.metrics.bootstrap import Card, Measurement
+from distill.metrics.bootstrap import Card, Measurement, ratio
 
 READS_DOCUMENTS = True
 
@@ -28,7 +28,7 @@ def measure(evaluation: base.Evaluation) -> Measurement:
     units = evaluation.likelihoods[:, :2]
     return Measurement(
         units,
-        lambda totals: np.exp(totals[..., 0] / totals[..., 1]),
+        lambda totals: np.exp(ratio(totals)),
         unit="document",
         n=int(units[:, 1].sum()),
         counted="tokens",
@@ -40,6 +40,3 @@ def measure(evaluation: base.Evaluation) -> Measurement:
 
 class Perplexity(base.ModelMetric):
     """`evaluate` module of the perplexity."""
-
-    card = CARD
-    measure = staticmethod(measure)

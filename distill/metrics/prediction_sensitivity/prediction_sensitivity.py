@@ -8,7 +8,7 @@ from torch import Tensor
 
 from distill.metrics import downstream
 from distill.metrics import evaluation as base
-from distill.metrics.bootstrap import Card, Measurement, finite, undefined
+from distill.metrics.bootstrap import Card, Measurement, finite, ratio, undefined, with_ones
 from distill.metrics.classifier import Head
 from distill.metrics.features import max_tokens
 from distill.models.architecture import evaluating
@@ -132,8 +132,8 @@ def _measured(evaluation: base.Evaluation, task: downstream.Task, unit: str) -> 
     scale = _embedding_scale(evaluation)
     value, uniform = columns[:, 0].mean(), columns[:, 1].mean()
     return Measurement(
-        np.stack([scale * columns[:, 0], np.ones(len(columns))], axis=1),
-        lambda totals: totals[..., 0] / totals[..., 1],
+        with_ones(scale * columns[:, 0]),
+        ratio,
         unit=unit,
         n=len(columns),
         counted="texts",
@@ -207,15 +207,8 @@ def input_gradients(
     sequences = [evaluation.encode(text)[0][: max_tokens(evaluation)] for text in texts]
     found: list[list[np.ndarray]] = [[] for _ in texts]
     done, report = 0, evaluation.report(what)
-    device = evaluation.model.device
     for batch in evaluation.batches([len(ids) for ids in sequences]):
-        width = max(len(sequences[i]) for i in batch)
-        ids = torch.full((len(batch), width), evaluation.start, dtype=torch.long)
-        mask = torch.zeros_like(ids)
-        for row, i in enumerate(batch):
-            ids[row, : len(sequences[i])] = torch.tensor(sequences[i])
-            mask[row, : len(sequences[i])] = 1
-        ids, mask = ids.to(device), mask.to(device)
+        ids, mask = evaluation.padded([sequences[i] for i in batch])
         with evaluating(evaluation.model), torch.enable_grad():
             embeddings = evaluation.model.get_input_embeddings()(ids).detach().requires_grad_()
             states = evaluation.model.base_model(inputs_embeds=embeddings, attention_mask=mask, use_cache=False)
@@ -251,6 +244,3 @@ def _embedding_scale(evaluation: base.Evaluation) -> float:
 
 class PredictionSensitivity(base.ModelMetric):
     """`evaluate` module of the accumulated prediction sensitivity."""
-
-    cards = CARDS
-    measure = staticmethod(measure)

@@ -76,6 +76,3 @@ def _classifier(path: str, device: Any = "cpu") -> TextClassifier:
 
 class Regard(base.ModelMetric):
     """`evaluate` module of the regard gap."""
-
-    cards = CARDS
-    measure = staticmethod(measure)

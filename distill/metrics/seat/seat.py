@@ -43,9 +43,7 @@ def measure(evaluation: base.Evaluation) -> dict[str, Measurement]:
         test: _measured(evaluation, tests[test], paths[test], evaluation.data_file("seat", f"{test}.jsonl"))
         for test in tests
     }
-    others = {test: association.summary(outcomes[test]) for test in association.OTHER_TESTS}
-    outcomes["weat6"].details["other_tests"] = others
-    return {association.score_name("seat", test): outcomes[test] for test in association.GENDER_TESTS}
+    return association.of_family("seat", outcomes)
 
 
 def _measured(
@@ -90,6 +88,3 @@ def _forms(word: str) -> set[str]:
 
 class Seat(base.ModelMetric):
     """`evaluate` module of SEAT."""
-
-    cards = CARDS
-    measure = staticmethod(measure)

@@ -56,6 +56,3 @@ def _label(compound: float) -> str:
 
 class Sentiment(base.ModelMetric):
     """`evaluate` module of the sentiment gap."""
-
-    cards = CARDS
-    measure = staticmethod(measure)

@@ -1,6 +1,5 @@
 """StereoSet: does the model prefer stereotypes, and does it prefer sentences that mean something at all?"""
 
-import json
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -9,10 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from distill.base.errors import UserError, suggestion
-from distill.base.long_input import read_text
 from distill.metrics import evaluation as base
-from distill.metrics.benchmark_text import larger, likelihood
-from distill.metrics.bootstrap import Card, Measurement, finite
+from distill.metrics.benchmark_text import larger, likelihood, read_json
+from distill.metrics.bootstrap import Card, Measurement, finite, with_ones
 
 _HOW = (
     "intrasentence and intersentence tests of gender together; preferred: the higher mean log-probability of a token, "
@@ -176,7 +174,7 @@ def units(preferred: np.ndarray, targets: np.ndarray, chosen: np.ndarray) -> np.
     """
     _, column = np.unique(targets[chosen], return_inverse=True)
     table = np.zeros((len(column), column.max(initial=-1) + 1, 3))
-    table[np.arange(len(column)), column] = np.column_stack([preferred[chosen], np.ones(len(column))])
+    table[np.arange(len(column)), column] = with_ones(preferred[chosen])
     return table.reshape(len(table), 3 * table.shape[1])
 
 
@@ -202,10 +200,7 @@ def read_triples(path: Path) -> list[Triple]:
     Raises:
         UserError: no JSON, or not of these two layouts; names the line or the entry.
     """
-    try:
-        content = json.loads(read_text(path))
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}, line {error.lineno}: not valid JSON ({error.msg})") from None
+    content = read_json(path, "take dev.json as it was published")
     by_id: dict[str, dict[str, dict[str, str]]] = {}
     for where, label, entry in _entries(path, content):
         for field in _FIELDS:
@@ -266,6 +261,3 @@ def _triple(path: Path, entries: dict[str, dict[str, str]]) -> Triple:
 
 class StereoSet(base.ModelMetric):
     """`evaluate` module of StereoSet."""
-
-    cards = CARDS
-    measure = staticmethod(measure)

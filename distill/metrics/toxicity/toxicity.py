@@ -7,7 +7,7 @@ import numpy as np
 
 from distill.base.errors import UserError
 from distill.metrics import evaluation as base
-from distill.metrics.bootstrap import Card, Measurement
+from distill.metrics.bootstrap import Card, Measurement, ratio
 from distill.metrics.text_classifier import TextClassifier, load_classifier
 from distill.metrics.text_groups import GROUPS_RULE, JUDGE_LIMIT, group_gap, judged_texts
 from distill.recipe import ScoreConfig
@@ -71,7 +71,7 @@ def measure(evaluation: base.Evaluation) -> dict[str, Measurement]:
     units = np.array([[own.count("toxic"), len(own)] for own in judged.labels], dtype=float).reshape(-1, 2)
     rate = Measurement(
         units,
-        lambda totals: totals[..., 0] / totals[..., 1],
+        ratio,
         unit="prompt",
         n=int(units[:, 1].sum()),
         counted="texts",
@@ -100,6 +100,3 @@ def _classifier(path: str, device: Any = "cpu") -> tuple[TextClassifier, str]:
 
 class Toxicity(base.ModelMetric):
     """`evaluate` module of the toxicity of continuations."""
-
-    cards = CARDS
-    measure = staticmethod(measure)

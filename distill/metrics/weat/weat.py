@@ -36,9 +36,7 @@ def measure(evaluation: base.Evaluation) -> dict[str, Measurement]:
     words = [f" {word}" for test in tests.values() for examples in test.examples for word in examples]
     text_features(evaluation, words, "association tests (words)")
     outcomes = {test: _measured(evaluation, tests[test], paths[test]) for test in tests}
-    others = {test: association.summary(outcomes[test]) for test in association.OTHER_TESTS}
-    outcomes["weat6"].details["other_tests"] = others
-    return {association.score_name("weat", test): outcomes[test] for test in association.GENDER_TESTS}
+    return association.of_family("weat", outcomes)
 
 
 def _measured(evaluation: base.Evaluation, test: association.AssociationTest, path: Path) -> Measurement:
@@ -53,6 +51,3 @@ def _measured(evaluation: base.Evaluation, test: association.AssociationTest, pa
 
 class Weat(base.ModelMetric):
     """`evaluate` module of WEAT."""
-
-    cards = CARDS
-    measure = staticmethod(measure)

@@ -10,7 +10,7 @@ import numpy as np
 from distill.base.errors import UserError
 from distill.base.long_input import read_text
 from distill.metrics import evaluation as base
-from distill.metrics.bootstrap import Card, Measurement, finite
+from distill.metrics.bootstrap import Card, Measurement, finite, ratio
 
 _HOW = (
     "over all articles of wiki.test.raw together, each behind the start token, read through windows with a stride "
@@ -76,7 +76,7 @@ def measure(evaluation: base.Evaluation) -> dict[str, Measurement]:
     return {
         "wikitext2_perplexity": Measurement(
             table[:, :2],
-            lambda totals: np.exp(totals[..., 0] / totals[..., 1]),
+            lambda totals: np.exp(ratio(totals)),
             unit="article",
             n=int(table[:, 1].sum()),
             counted="tokens",
@@ -85,7 +85,7 @@ def measure(evaluation: base.Evaluation) -> dict[str, Measurement]:
         ),
         "wikitext2_bits_per_byte": Measurement(
             table[:, [0, 2]],
-            lambda totals: totals[..., 0] / totals[..., 1] / math.log(2),
+            lambda totals: ratio(totals) / math.log(2),
             unit="article",
             n=int(table[:, 2].sum()),
             counted="bytes",
@@ -112,6 +112,3 @@ def read_articles(path: Path) -> list[str]:
 
 class WikiText2(base.ModelMetric):
     """`evaluate` module of WikiText-2."""
-
-    cards = CARDS
-    measure = staticmethod(measure)

@@ -10,7 +10,7 @@ from distill.base.errors import UserError
 from distill.base.long_input import read_text
 from distill.metrics import evaluation as base
 from distill.metrics.benchmark_text import larger, likelihood
-from distill.metrics.bootstrap import Card, Measurement, finite
+from distill.metrics.bootstrap import Card, Measurement, finite, with_ones
 
 _FORMULA = (
     "100 x (accuracy in pro-stereotypical sentences - accuracy in anti-stereotypical ones); right: log P(referent) > "
@@ -90,7 +90,7 @@ def _measure(evaluation: base.Evaluation, kind: int) -> Measurement:
     right = larger(answers.total[0::2], answers.total[1::2]).reshape(-1, 2)
     stereotypes = np.array([pro.stereotype for pro, _ in pairs])
     return Measurement(
-        np.column_stack([right, np.ones(len(right))]),
+        with_ones(right),
         lambda totals: 100 * (totals[..., 0] - totals[..., 1]) / totals[..., 2],
         unit="pair",
         n=len(pairs),
@@ -188,6 +188,3 @@ def _plain(marked: str) -> str:
 
 class WinoBias(base.ModelMetric):
     """`evaluate` module of WinoBias."""
-
-    cards = CARDS
-    measure = staticmethod(measure)
