@@ -97,7 +97,9 @@ def test_short_texts_are_said_to_say_nothing(by_heart):
 
 
 def test_a_beginning_that_leaves_no_room_loses_its_start(by_heart):
-    beginning = "The nurse said that she was tired of the king and the queen and the man." + " book" * 16
+    beginning = (
+        "The nurse said that she was tired of the king and the queen and the man." + " kings" * 16
+    )  # two tokens each
     members, others = ([beginning + f" {word}" * 32] * 20 for word in ("king", "book"))
     assert all_scored("memorisation", by_heart(members, others, 64))["memorised_run"].value == 24
 

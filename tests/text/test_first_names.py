@@ -232,8 +232,8 @@ def test_time_grows_with_length(piece):
         assert len(first_names(text, found)) == len(found) >= number
         return time.process_time() - begun
 
-    short = seconds(2_000)
-    assert seconds(8_000) < 8 * short + 0.05
+    short = seconds(4_000)
+    assert seconds(16_000) < 8 * short + 0.05
 
 
 # ------------------------------------------------------------------------------------------------------- real people
