@@ -26,7 +26,7 @@ _NAMED = " The king, he and the doctor, the queen, she and the nurse."  # whom t
 
 def write_all(folder: Path, tokenizer) -> dict[str, str]:
     """The settings that name what is written into this folder."""
-    write_hatexplain(write_seat(write_people(folder, more=_NAMED)))
+    write_hatexplain(write_seat(write_people(folder, more=_NAMED)), sizes=(24, 8, 12))
     with (_made(folder, "crows_pairs") / "crows_pairs_anonymized.csv").open("w", encoding="utf-8", newline="") as file:
         csv.writer(file, quoting=csv.QUOTE_ALL, lineterminator="\n").writerows(_CROWS_PAIRS)
     shared = {"id": "a", "bias_type": "gender", "target": "nurse", "context": "The nurse was BLANK."}

@@ -152,9 +152,9 @@ def test_batches_and_training_mode_change_nothing(name, toy_model, furnished, mo
     model = toy_model(embd_pdrop=0.5, resid_pdrop=0.5)
     expected = all_scored(name, furnished(model))
     assert has_value(expected)
-    monkeypatch.setattr(evaluation_module, "MAX_LOGITS", 1)
+    monkeypatch.setattr(evaluation_module, "MAX_LOGITS", 2000)  # one text, and the logits of five places
     model.train()
-    outcomes = all_scored(name, furnished(model, batch_size=2))
+    outcomes = all_scored(name, furnished(model, batch_size=5))
     assert model.training
     for of, outcome in outcomes.items():
         before = expected[of]
