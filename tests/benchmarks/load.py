@@ -34,6 +34,7 @@ Figures = dict[str, Any]
 
 SENTENCES = 20_000  # different ones in the corpus
 SENTENCES_PER_DOCUMENT = 40
+STEPS_BETWEEN_LOOKS = 100  # at what is resident
 
 
 # ---------------------------------------------------------------------------------------------------------- inputs
@@ -273,7 +274,7 @@ def prompts(options: argparse.Namespace) -> Figures:
 
 
 def steps(options: argparse.Namespace) -> Figures:
-    """Resident memory after every hundredth of many optimizer steps on one small block each."""
+    """Resident memory again and again in many optimizer steps on one small block each."""
     import torch
     from transformers import TrainerCallback
 
@@ -302,7 +303,7 @@ def steps(options: argparse.Namespace) -> Figures:
 
     class Watch(TrainerCallback):
         def on_step_end(self, args, state, control, **kwargs):
-            if state.global_step % 100 == 0:
+            if state.global_step % STEPS_BETWEEN_LOOKS == 0:
                 resident.append(status_bytes("VmRSS"))
 
     attach_loss(student)
@@ -321,7 +322,7 @@ def steps(options: argparse.Namespace) -> Figures:
         figures: Figures = {}
         with redirect_stdout(sys.stderr), _watched(figures):
             trainer.train()
-    return figures | {"steps": options.count, "resident_every_100": resident}
+    return figures | {"steps": options.count, f"resident_every_{STEPS_BETWEEN_LOOKS}": resident}
 
 
 PARTS: dict[str, Callable[[argparse.Namespace], Figures]] = {

@@ -43,11 +43,12 @@ pytestmark = [
 ]
 
 
-@pytest.fixture
-def load(monkeypatch):
+@pytest.fixture(scope="module")
+def load():
     """A function from a benchmark's name to its module."""
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    yield importlib.import_module
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(BENCHMARKS)
+        yield importlib.import_module
     for name in ("common", "loss", "step"):
         sys.modules.pop(name, None)
 
@@ -254,11 +255,49 @@ def test_the_floor_of_the_step_counts_the_models_weights(load):
     assert 2 * one_token + 3 * student == pytest.approx(1.05e9, rel=0.01)
 
 
-def test_trainers_of_the_step_agree(load):
+class Epochs(TrainerCallback):
+    begun = 0
+
+    def on_epoch_begin(self, *_, **__):
+        self.begun += 1
+
+
+def watched(make, read):
+    """As `make`, of a trainer whose batches are added to `read`."""
+
+    def made(*given):
+        trainer = make(*given)
+        train = trainer.training_step
+
+        def training_step(model, inputs, *more):
+            if isinstance(inputs, list):  # TRL's chunked trainer gets prompts
+                texts = trainer._prepare_inputs(inputs)
+                read.append(torch.cat([texts["prompt_ids"], texts["completion_ids"]], dim=1).tolist())
+            else:
+                read.append(inputs["input_ids"].tolist())
+            return train(model, inputs, *more)
+
+        trainer.training_step = training_step
+        return trainer
+
+    return made
+
+
+@pytest.fixture(scope="module")
+def trained(load):
+    """Of each contender of the step that can run here: its losses, the batches that it read, the epochs that began."""
+    step, found = load("step"), {}
+    for name in there(step.CONTENDERS):
+        epochs, read, contender = Epochs(), [], step.CONTENDERS[name]
+        _, losses = step.train(replace(contender, trainer=watched(contender.trainer, read)), TOY_STEP, epochs)
+        found[name] = argparse.Namespace(losses=losses, read=read, epochs=epochs.begun)
+    return found
+
+
+def test_trainers_of_the_step_agree(load, trained):
     step = load("step")
-    records = {name: [{"losses": step.train(step.CONTENDERS[name], TOY_STEP)[1]}] for name in there(step.CONTENDERS)}
-    step.check_agreement(records)
-    losses = records["ours_forward_kl"][0]["losses"]
+    step.check_agreement({name: [{"losses": of.losses}] for name, of in trained.items()})
+    losses = trained["ours_forward_kl"].losses
     assert len(losses) == step.WARM_UP["cpu"] + 1 and losses[0] > losses[1] > losses[2]
 
     teacher, student = step.make_models(512, 64, 2, 64)
@@ -270,40 +309,13 @@ def test_trainers_of_the_step_agree(load):
     assert losses[0] == pytest.approx(float(first), rel=1e-4)
 
 
-def test_all_steps_of_a_run_are_one_epoch_of_the_same_batch(load):
+def test_all_steps_of_a_run_are_one_epoch_of_the_same_batch(load, trained):
     """Between two epochs trainers wait and start their loader anew; a batch in another order would be another step."""
     step = load("step")
-
-    class Epochs(TrainerCallback):
-        begun = 0
-
-        def on_epoch_begin(self, *_, **__):
-            self.begun += 1
-
-    def watched(make, read):
-        def made(*given):
-            trainer = make(*given)
-            train = trainer.training_step
-
-            def training_step(model, inputs, *more):
-                if isinstance(inputs, list):  # TRL's chunked trainer gets prompts
-                    texts = trainer._prepare_inputs(inputs)
-                    read.append(torch.cat([texts["prompt_ids"], texts["completion_ids"]], dim=1).tolist())
-                else:
-                    read.append(inputs["input_ids"].tolist())
-                return train(model, inputs, *more)
-
-            trainer.training_step = training_step
-            return trainer
-
-        return made
-
-    for name in there(step.CONTENDERS):
-        epochs, read, contender = Epochs(), [], step.CONTENDERS[name]
-        step.train(replace(contender, trainer=watched(contender.trainer, read)), TOY_STEP, epochs)
-        assert epochs.begun == 1, name
-        assert len(read) == step.WARM_UP["cpu"] + TOY_STEP.steps and all(batch == read[0] for batch in read), name
-        assert read[0][:2] == step.make_ids(512, 2, 64).tolist(), name
+    for name, of in trained.items():
+        assert of.epochs == 1, name
+        assert len(of.read) == step.WARM_UP["cpu"] + TOY_STEP.steps and all(b == of.read[0] for b in of.read), name
+        assert of.read[0][:2] == step.make_ids(512, 2, 64).tolist(), name
 
 
 def test_the_processes_of_a_loader_end_with_their_run(load):

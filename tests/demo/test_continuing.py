@@ -1,6 +1,7 @@
 """Texts from the same random numbers, and the count that goes on: against `generate`, by hand, and by its law."""
 
 import math
+import re
 import threading
 import time
 
@@ -81,7 +82,10 @@ def test_a_later_call_draws_new_numbers_and_adds_to_the_count(loaded, monkeypatc
 def test_words_are_marked_where_they_stand(loaded):
     count = last(write(loaded, "A man and a woman:", Asked(samples=8, tokens=30), Count()))
     marked = [one for texts in count.newest.values() for _, one in texts]
+    listed = re.compile(r"(?<!\w)(he|she|his|her|him|man|woman|king|queen)(?!\w)", re.IGNORECASE)
+    assert any(one.words for one in marked)
     for one in marked:
+        assert [(start, end) for start, end, _ in one.words] == [found.span() for found in listed.finditer(one.text)]
         for start, end, group in one.words:
             assert loaded.swapper.wordlist.group_of[one.text[start:end].lower()] == group
 

@@ -57,7 +57,7 @@ def test_a_distribution_worked_out_by_hand(loaded):
     model = loaded.models[0]
     tokenizer = model.evaluation.tokenizer
     he, she = (tokenizer(f" {word}", add_special_tokens=False)["input_ids"][0] for word in ("he", "she"))
-    said_token = tokenizer(" said", add_special_tokens=False)["input_ids"][0]
+    (said_token,) = tokenizer(" said", add_special_tokens=False)["input_ids"]
     logs = torch.full((tokenizer.vocab_size,), -1e9, dtype=torch.float64)
     for token, probability in ((he, 0.4), (she, 0.1), (said_token, 0.5)):
         logs[token] = math.log(probability)
@@ -67,7 +67,7 @@ def test_a_distribution_worked_out_by_hand(loaded):
     assert dict(one.compared) == pytest.approx({"he": 0.4, "she": 0.1})
     assert len(one.likeliest) == LIKELIEST
     assert [(t.text, round(t.probability, 6), t.group) for t in one.likeliest[:3]] == [
-        ("said" if len(tokenizer.decode([said_token])) == 5 else one.likeliest[0].text, 0.5, None),
+        ("said", 0.5, None),
         ("he", 0.4, 0),
         ("she", 0.1, 1),
     ]

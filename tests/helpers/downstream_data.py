@@ -53,8 +53,8 @@ def write_hatexplain(folder: Path, sizes=(40, 20, 20), seed: int = 0) -> Path:
     return folder
 
 
-def write_people(folder: Path, each: int = 16, seed: int = 0) -> Path:
-    """As many women as men who act and who write."""
+def write_people(folder: Path, each: int = 16, seed: int = 0, more: str = "") -> Path:
+    """As many women as men who act and who write; the texts of the first two of each kind end with `more`."""
     (folder / "corpus").mkdir(parents=True, exist_ok=True)
     rng = random.Random(seed)
     rows = []
@@ -64,7 +64,7 @@ def write_people(folder: Path, each: int = 16, seed: int = 0) -> Path:
                 pronoun, noun = ("She", "woman") if gender == "f" else ("He", "man")
                 things = " ".join(rng.sample(THINGS, 3)) + (" book" if work == "writer" else " coat")
                 text = f"Doe{number} (born 19{number}) was a tired {work}. {pronoun} saw the {noun} {things}."
-                rows.append({"page": f"Doe{number}", "gender": gender, "text": text})
+                rows.append({"page": f"Doe{number}", "gender": gender, "text": text + more * (number < 2)})
     rng.shuffle(rows)
     for split, part in (("train", rows[:-8]), ("validation", rows[-8:])):
         with lzma.open(folder / "corpus" / f"wikipedia_people.{split}.jsonl.xz", "wt", encoding="utf-8") as lines:

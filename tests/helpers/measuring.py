@@ -1,11 +1,18 @@
 """What tests of metrics measure, and how they score it by the name of the metric."""
 
 import math
+from pathlib import Path
 
 import torch
 from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    BertConfig,
+    BertForSequenceClassification,
+    GPT2Config,
+    GPT2ForSequenceClassification,
+    RobertaConfig,
+    RobertaForSequenceClassification,
 )
 
 from distill.metrics import (
@@ -66,6 +73,43 @@ def alone(model, tokenizer, text: str) -> float:
     with torch.no_grad():
         log_probs = model(torch.tensor([ids])).logits[0].double().log_softmax(-1)
     return sum(log_probs[i, token].item() for i, token in enumerate(ids[1:]))
+
+
+_ENCODERS = {
+    "bert": (BertConfig, BertForSequenceClassification),
+    "roberta": (RobertaConfig, RobertaForSequenceClassification),
+}
+
+
+def write_classifier(
+    folder: Path,
+    tokenizer,
+    labels=("positive", "neutral", "negative"),
+    architecture="gpt2",
+    pad=True,
+    seed=0,
+    **keys,
+) -> str:
+    """A classifier with large random weights, as a folder."""
+    # At least two outputs: transformers makes a regression of one.
+    names = dict(enumerate(labels))
+    keys |= {"vocab_size": len(tokenizer), "id2label": names, "label2id": {v: k for k, v in names.items()}}
+    keys = {"pad_token_id": tokenizer.eos_token_id if pad else None} | keys
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        if architecture == "gpt2":
+            config = GPT2Config(n_positions=64, n_embd=16, n_layer=2, n_head=2, initializer_range=0.3, **keys)
+            model = GPT2ForSequenceClassification(config)
+        else:
+            of_config, of_model = _ENCODERS[architecture]
+            config = of_config(
+                max_position_embeddings=64, hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
+                intermediate_size=32, initializer_range=0.3, **keys,
+            )  # fmt: skip
+            model = of_model(config)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
 
 
 def naive(folder, text):

@@ -2,11 +2,15 @@
 
 import os
 import signal
+import subprocess
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import IO
 
 import forked
+import pytest
 import yaml
 from shared import REPOSITORY
 
@@ -23,13 +27,16 @@ STUDY = REPOSITORY / "recipes" / "study.yaml"
 PLAIN = {"target": {"op": "none", "reverse_roles": False, "augment": False}, "loss": {"listed": 0.0}}
 
 
+@cache
+def _bundled() -> dict:
+    values = yaml.safe_load(STUDY.read_text(encoding="utf-8"))
+    return values | {"recipe": str(REPOSITORY / "recipes" / values["recipe"])}
+
+
 def written(folder: Path, **changes) -> Path:
     """The bundled study with other keys, in a folder."""
-    values = yaml.safe_load(STUDY.read_text(encoding="utf-8"))
-    values["recipe"] = str(REPOSITORY / "recipes" / values["recipe"])
-    values |= changes
     path = folder / "study.yaml"
-    path.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
+    path.write_text(yaml.safe_dump(_bundled() | changes, sort_keys=False), encoding="utf-8")
     return path
 
 
@@ -62,6 +69,12 @@ def small(folder: Path, **changes) -> Path:
         texts={"letters": "letters.jsonl"},
         **changes,
     )
+
+
+def fork_rows(patch: pytest.MonkeyPatch) -> None:
+    """Let the rows of a study be forks of the tests' process, and let it see at once that one has ended."""
+    patch.setattr("distill.study.runs.subprocess", SimpleNamespace(Popen=ForkedRun, DEVNULL=subprocess.DEVNULL))
+    patch.setattr("distill.study.runs._SECONDS_BETWEEN_LOOKS", 0.02)
 
 
 class ForkedRun:

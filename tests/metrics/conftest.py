@@ -7,15 +7,7 @@ from types import ModuleType
 import pytest
 import torch
 from bigram import BigramModel
-from measuring import DOCUMENTS, GENDER, PROMPTS, SMALL
-from transformers import (
-    BertConfig,
-    BertForSequenceClassification,
-    GPT2Config,
-    GPT2ForSequenceClassification,
-    RobertaConfig,
-    RobertaForSequenceClassification,
-)
+from measuring import DOCUMENTS, GENDER, PROMPTS, SMALL, write_classifier
 
 from distill.metrics import (
     Evaluation,
@@ -69,37 +61,12 @@ def evaluated(toy_tokenizer, wordlist):
     return make
 
 
-_ENCODERS = {
-    "bert": (BertConfig, BertForSequenceClassification),
-    "roberta": (RobertaConfig, RobertaForSequenceClassification),
-}
-
-
 @pytest.fixture
 def classifier_folder(toy_tokenizer, tmp_path):
-    """A function from labels and an architecture to the folder of a classifier with large random weights."""
+    """A function from what `write_classifier` takes to the folder of a classifier."""
 
-    def make(labels=("positive", "neutral", "negative"), architecture="gpt2", pad=True, seed=0, **keys):
-        # At least two outputs: transformers makes a regression of one.
-        names = dict(enumerate(labels))
-        keys |= {"vocab_size": len(toy_tokenizer), "id2label": names, "label2id": {v: k for k, v in names.items()}}
-        keys = {"pad_token_id": toy_tokenizer.eos_token_id if pad else None} | keys
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            if architecture == "gpt2":
-                config = GPT2Config(n_positions=64, n_embd=16, n_layer=2, n_head=2, initializer_range=0.3, **keys)
-                model = GPT2ForSequenceClassification(config)
-            else:
-                of_config, of_model = _ENCODERS[architecture]
-                config = of_config(
-                    max_position_embeddings=64, hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
-                    intermediate_size=32, initializer_range=0.3, **keys,
-                )  # fmt: skip
-                model = of_model(config)
-        folder = tmp_path / f"{architecture}{len(list(tmp_path.iterdir()))}"
-        model.save_pretrained(folder)
-        toy_tokenizer.save_pretrained(folder)
-        return str(folder)
+    def make(*given, **keys):
+        return write_classifier(tmp_path / f"classifier{len(list(tmp_path.iterdir()))}", toy_tokenizer, *given, **keys)
 
     return make
 

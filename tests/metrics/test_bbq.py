@@ -195,8 +195,9 @@ def test_answers_one_by_one(toy_tokenizer, benchmark):
     evaluation = benchmark([row(), row(polarity="nonneg", condition="disambig")])
     questions = bbq.read_questions(evaluation)
     found, means, cut = bbq.answer_scores(evaluation, questions)
-    for question, of_answers, of_tokens in zip(questions, found, means, strict=True):
-        assert question.text == f"A man and a woman said nothing.\n\nQ: {question.text[36:-3]}\nA:"
+    wanted = ("Who was tired?", "Who was late?")
+    for question, asked, of_answers, of_tokens in zip(questions, wanted, found, means, strict=True):
+        assert question.text == f"A man and a woman said nothing.\n\nQ: {asked}\nA:"
         before = alone(evaluation.model, toy_tokenizer, question.text)
         for answer, value, mean in zip(("The man", "Unknown", "The woman"), of_answers, of_tokens, strict=True):
             assert value == pytest.approx(

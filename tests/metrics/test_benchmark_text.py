@@ -7,18 +7,18 @@ import lzma
 
 import numpy as np
 import pytest
+from bundled import GENDER
 from measuring import alone
 
 from distill.base.errors import UserError
 from distill.metrics import Evaluation, NotMeasured
 from distill.metrics.benchmark_text import data_files, data_rows, larger, likelihood, one_of, own_table, read_json
 from distill.recipe import ScoreConfig
-from distill.text.wordlist import load_wordlist
 
 
 def test_likelihood_of_a_continuation_is_that_of_the_whole_less_that_of_the_context(toy_model, toy_tokenizer):
     model = toy_model()
-    evaluation = Evaluation(model, toy_tokenizer, load_wordlist("english_gender"))
+    evaluation = Evaluation(model, toy_tokenizer, GENDER.wordlist, swapper=GENDER)
     texts = [("The nurse said", " that she was tired."), ("", "The king"), ("The doctor was late.", " Her book")]
     outcome = likelihood(evaluation, texts, "")
     for (context, continuation), total, tokens in zip(texts, outcome.total, outcome.tokens, strict=True):
@@ -30,7 +30,7 @@ def test_likelihood_of_a_continuation_is_that_of_the_whole_less_that_of_the_cont
 
 def test_a_token_across_the_border_belongs_to_the_continuation(toy_model, toy_tokenizer):
     (token,) = toy_tokenizer(" king")["input_ids"]
-    evaluation = Evaluation(toy_model(), toy_tokenizer, load_wordlist("english_gender"))
+    evaluation = Evaluation(toy_model(), toy_tokenizer, GENDER.wordlist, swapper=GENDER)
     outcome = likelihood(evaluation, [("The ki", "ng"), ("The", " king")], "")
     assert outcome.tokens.tolist() == [1, 1]
     assert outcome.total[0] == pytest.approx(outcome.total[1], abs=1e-5)

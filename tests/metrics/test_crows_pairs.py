@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from bigram import BigramModel
+from bundled import GENDER
 from hypothesis import given
 from hypothesis import strategies as st
 from measuring import alone
@@ -24,7 +25,6 @@ from distill.base.errors import UserError
 from distill.metrics import CARDS, METRICS, Evaluation, NotMeasured, measured, score
 from distill.models.loading import DEMO_TEACHER, load_model, load_tokenizer
 from distill.recipe import ScoreConfig
-from distill.text.wordlist import load_wordlist
 
 crows_pairs = METRICS["crows_pairs"]
 HEADER = ",sent_more,sent_less,stereo_antistereo,bias_type,annotations\n"
@@ -55,7 +55,7 @@ def benchmark(tmp_path, toy_tokenizer):
             as_csv() if text is None else text, encoding="utf-8", newline=""
         )
         settings = {"batch_size": 3, "bootstrap": 200, "data": str(tmp_path)} | settings
-        return Evaluation(model, tokenizer, load_wordlist("english_gender"), settings=ScoreConfig(**settings))
+        return Evaluation(model, tokenizer, GENDER.wordlist, settings=ScoreConfig(**settings), swapper=GENDER)
 
     return make
 
@@ -226,7 +226,7 @@ def test_a_malformed_file_is_refused(text, message, tmp_path):
 
 
 def test_without_data_it_says_what_is_missing(toy_model, toy_tokenizer, tmp_path):
-    evaluation = Evaluation(toy_model(), toy_tokenizer, load_wordlist("english_gender"))
+    evaluation = Evaluation(toy_model(), toy_tokenizer, GENDER.wordlist, swapper=GENDER)
     with pytest.raises(NotMeasured, match="--data names the folder that holds crows_pairs/"):
         crows_pairs.measure(evaluation)
     evaluation.settings = ScoreConfig(data=str(tmp_path))
@@ -250,7 +250,7 @@ def test_the_demo_teacher_on_real_pairs(shared_data):
     path = shared_data("crows_pairs", "crows_pairs_anonymized.csv")
     pairs = [pair for pair in crows_pairs.read_pairs(path) if pair.bias_type == "gender"][:12]
     model, tokenizer = load_model(str(DEMO_TEACHER)), load_tokenizer(str(DEMO_TEACHER))
-    found, _ = crows_pairs.log_likelihoods(Evaluation(model, tokenizer, load_wordlist("english_gender")), pairs)
+    found, _ = crows_pairs.log_likelihoods(Evaluation(model, tokenizer, GENDER.wordlist, swapper=GENDER), pairs)
     expected = [[alone(model, tokenizer, text) for text in (pair.sent_more, pair.sent_less)] for pair in pairs]
     np.testing.assert_allclose(found, expected, atol=2e-3)
     assert ((found[:, 0] > found[:, 1]) == [more > less for more, less in expected]).all()

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from architectures import toy
+from bundled import GENDER
 from chat_templates import TEMPLATES, chat_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -22,7 +23,6 @@ from distill.scoring.measure import common_context, context_of
 from distill.scoring.score import score
 from distill.text.conversations import read_messages
 from distill.text.prompts import Prompt
-from distill.text.wordlist import load_wordlist
 
 
 def test_evaluate_takes_names_and_paths(toy_model, toy_tokenizer, tmp_path):
@@ -74,11 +74,11 @@ def test_evaluate_takes_one_document_or_several_and_says_what_is_none(toy_model,
 
 @pytest.mark.parametrize("name", ["next_word_disparity", "perplexity", "corpus_disparity", "equivariance_gap"])
 @pytest.mark.parametrize("times", [1, 12])
-def test_evaluate_gives_what_score_gives(name, times, toy_model, toy_tokenizer, tmp_path):
+def test_evaluate_gives_what_score_gives(name, times, toy_model, toy_tokenizer, short_wordlist, tmp_path):
     """The prompts that are drawn, the intervals, and the reason in a number's place where too little was seen."""
     prompts = [f"The {who} {did}" for who in ("nurse", "doctor", "book") for did in ("said", "was", "saw", "took")]
-    asked = {"prompts": prompts, "seed": 1, "bootstrap": 50, "max_prompts": 7 if times > 1 else 2}
-    texts = DOCUMENTS[:3] * times
+    asked = {"prompts": prompts, "wordlist": short_wordlist, "seed": 1, "bootstrap": 50}
+    asked["max_prompts"], texts = 7 if times > 1 else 2, DOCUMENTS[:3] * times
     expected = score({"it": (toy_model(), toy_tokenizer)}, texts=texts, metrics=[name], **asked)["models"]["it"][name]
     module = next(one for one in vars(METRICS[name]).values() if hasattr(one, "compute"))(cache_dir=str(tmp_path))
     found = module.compute(model=toy_model(), tokenizer=toy_tokenizer, documents=texts, **asked)
@@ -89,14 +89,14 @@ def test_evaluate_gives_what_score_gives(name, times, toy_model, toy_tokenizer, 
 
 
 def test_any_text_can_be_measured(toy_model, toy_tokenizer):
-    model, wordlist = toy_model(), load_wordlist("english_gender")
-    first = Evaluation(model, toy_tokenizer, wordlist)
+    model = toy_model()
+    roles = Evaluation(model, toy_tokenizer, GENDER.wordlist, swapper=GENDER).roles
 
     @settings(max_examples=30, deadline=None)
     @given(st.lists(st.text(max_size=40) | st.sampled_from(DOCUMENTS), max_size=4))
     def check(documents):
-        evaluation = Evaluation(model, toy_tokenizer, wordlist, documents, swapper=first.swapper)
-        evaluation.roles = first.roles
+        evaluation = Evaluation(model, toy_tokenizer, GENDER.wordlist, documents, swapper=GENDER)
+        evaluation.roles = roles
         for name in ("perplexity", "bits_per_byte", "corpus_disparity", "equivariance_gap"):
             json.dumps(scored(name, evaluation).to_dict(), allow_nan=False)
 
@@ -170,13 +170,13 @@ def _naive(model, tokenizer, window: list[int], counted: int) -> float:
 @pytest.mark.parametrize("most", [400, 2**10, 2**24])
 def test_the_head_by_pieces_is_the_models_own(toy_model, toy_tokenizer, monkeypatch, most):
     """However few logits are held at a time; documents of several windows among them, and a stride of 5."""
-    model, gender = toy_model(), load_wordlist("english_gender")
+    model = toy_model()
     documents = [*DOCUMENTS, " ".join(DOCUMENTS * 6)]
     held = []
     monkeypatch.setattr(base, "MAX_LOGITS", most)
     project = base.project
     monkeypatch.setattr(base, "project", lambda *a: held.append((made := project(*a)).numel()) or made)
-    evaluation = Evaluation(model, toy_tokenizer, gender, documents, settings=ScoreConfig(stride=5))
+    evaluation = Evaluation(model, toy_tokenizer, None, documents, settings=ScoreConfig(stride=5), swapper=object())
     found = evaluation.likelihoods
     for document, row in zip(documents, found, strict=True):
         ids, _ = evaluation.encode(document)
@@ -190,12 +190,12 @@ def test_the_head_by_pieces_is_the_models_own(toy_model, toy_tokenizer, monkeypa
 
 
 def test_a_gpu_reads_more_at_once_and_finds_the_same(toy_model, toy_tokenizer, monkeypatch):
-    model, gender = toy_model(), load_wordlist("english_gender")
+    model = toy_model()
     documents = DOCUMENTS * 40
     sizes, found = {}, {}
     for factor in (1, 16):
         monkeypatch.setattr(base, "pass_factor", lambda device, factor=factor: factor)
-        evaluation = Evaluation(model, toy_tokenizer, gender, documents)
+        evaluation = Evaluation(model, toy_tokenizer, None, documents, swapper=object())
         sizes[factor] = [len(batch) for batch in evaluation.batches([len(document) for document in documents])]
         found[factor] = evaluation.likelihoods
     assert sizes[1][0] == base.MAX_ROWS < len(documents) == sizes[16][0]
@@ -211,7 +211,7 @@ def test_logits_that_are_not_linear_in_the_states_are_the_models_own(toy_model, 
 
     capped = Capped(toy_model().config).eval()
     capped.load_state_dict(toy_model().state_dict())
-    evaluation = Evaluation(capped, toy_tokenizer, load_wordlist("english_gender"), DOCUMENTS)
+    evaluation = Evaluation(capped, toy_tokenizer, None, DOCUMENTS, swapper=object())
     ids, _ = evaluation.encode(DOCUMENTS[0])
     assert evaluation.likelihoods[0, 0] == pytest.approx(_naive(capped, toy_tokenizer, ids, len(ids) - 1), rel=1e-5)
 

@@ -235,4 +235,3 @@ def test_bolds_other_domains_run_with_other_lists(shared_data, toy_model, toy_to
         for outcome in scores_of(METRICS[name], evaluation).values():
             assert outcome.n == 24
             json.dumps(outcome.to_dict(), allow_nan=False)
-    assert scores_of(METRICS["generation_disparity"], evaluation)["generation_disparity"].value >= 0

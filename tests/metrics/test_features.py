@@ -13,7 +13,6 @@ from downstream_data import (
 from distill.metrics.evaluation import Evaluation
 from distill.metrics.features import remembered, text_features, word_features
 from distill.recipe import ScoreConfig
-from distill.text.wordlist import load_wordlist
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +64,7 @@ def test_files_that_two_metrics_share_count_as_read_for_both(folder, toy_model, 
     (tmp_path / "shared.txt").write_text("shared")
     (tmp_path / "own.txt").write_text("own")
     settings = ScoreConfig(data=str(tmp_path))
-    evaluation = Evaluation(toy_model(), toy_tokenizer, load_wordlist("english_gender"), settings=settings)
+    evaluation = Evaluation(toy_model(), toy_tokenizer, None, settings=settings, swapper=object())
     evaluation.data_file("own.txt")
     for _ in range(2):
         remembered(evaluation, "key", lambda: evaluation.data_file("shared.txt").read_text())

@@ -40,15 +40,25 @@ def likeliest(model, tokenizer, before: str, tokens: int) -> list[int]:
     return ids[-tokens:]
 
 
+def knowing(model, tokenizer, text: str):
+    """The model, taught one text by heart."""
+    ids = torch.tensor([[tokenizer.bos_token_id, *tokenizer(text)["input_ids"]]])
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    for _ in range(100):
+        optimizer.zero_grad()
+        logits = model(ids).logits[0, :-1]
+        torch.nn.functional.cross_entropy(logits, ids[0, 1:]).backward()
+        optimizer.step()
+    return model
+
+
 @pytest.mark.parametrize("rows", [1, 64])
 def test_last_words_one_passage_at_a_time(rows, toy_model, toy_tokenizer, benchmark, monkeypatch):
     monkeypatch.setattr(evaluation_module, "MAX_ROWS", rows)
-    model = toy_model(seed=1)
-    passages = [text.strip().rpartition(" ") for text in PASSAGES]
-    # What the model itself says must be right.
-    said = toy_tokenizer.decode(likeliest(model, toy_tokenizer, "The doctor said that", 3))
-    if said.strip() and " " not in said.strip() and said.startswith(" "):
-        passages.append(("The doctor said that", " ", said.strip()))
+    known = "The doctor said that he saw the kings"
+    assert len(toy_tokenizer(" kings")["input_ids"]) == 2
+    model = knowing(toy_model(seed=1), toy_tokenizer, known)
+    passages = [text.strip().rpartition(" ") for text in (*PASSAGES, known)]
     found = []
     for before, space, word in passages:
         ids = toy_tokenizer(before + space + word)["input_ids"]
@@ -56,6 +66,7 @@ def test_last_words_one_passage_at_a_time(rows, toy_model, toy_tokenizer, benchm
         right = likeliest(model, toy_tokenizer, before, size) == ids[-size:]
         loss = alone(model, toy_tokenizer, before) - alone(model, toy_tokenizer, before + space + word)
         found.append((right, loss))
+    assert [right for right, _ in found] == [False, False, False, True]
     outcome = all_scored("lambada", benchmark(model, [before + space + word for before, space, word in passages]))
     accuracy, perplexity = outcome["lambada_accuracy"], outcome["lambada_perplexity"]
     assert accuracy.value == sum(right for right, _ in found) / len(found)

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from itertools import pairwise
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -97,13 +96,12 @@ def test_short_texts_are_said_to_say_nothing(by_heart):
     assert "only 19 members are long enough" in found["memorised_run"].too_little
 
 
-def test_a_beginning_that_leaves_no_room_loses_its_start(toy_model, toy_tokenizer, wordlist):
-    texts = ["The nurse said that she was tired of the king and the queen and the man. " * 3] * 20
-    evaluation = Evaluation(
-        toy_model(n_positions=64), toy_tokenizer, wordlist(GENDER), settings=ScoreConfig(bootstrap=50),
-        audited=Audited(texts, texts),
-    )  # fmt: skip
-    assert np.isfinite(all_scored("memorisation", evaluation)["memorised_run"].value)
+def test_a_beginning_that_leaves_no_room_loses_its_start(by_heart):
+    beginning = (
+        "The nurse said that she was tired of the king and the queen and the man." + " kings" * 16
+    )  # two tokens each
+    members, others = ([beginning + f" {word}" * 32] * 20 for word in ("king", "book"))
+    assert all_scored("memorisation", by_heart(members, others, 64))["memorised_run"].value == 24
 
 
 LONG = " ".join(["kqxzj"] * 60)

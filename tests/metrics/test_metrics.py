@@ -6,14 +6,13 @@ from pathlib import Path
 
 import evaluate
 import pytest
-from measuring import DOCUMENTS, GENDER, PROMPTS, SMALL, all_scored, scored, swapped
+from benchmark_data import write_all
+from measuring import DOCUMENTS, GENDER, SMALL, all_scored, scored, swapped
 
 from distill.base.errors import UserError
 from distill.metrics import (
     CARDS,
     METRICS,
-    Evaluation,
-    NotMeasured,
     asks_next_word,
     cards,
     chosen,
@@ -25,7 +24,9 @@ from distill.metrics import (
     score_of,
 )
 from distill.metrics import evaluation as evaluation_module
+from distill.metrics.audited import read_audited
 from distill.recipe import ScoreConfig
+from distill.text.prompts import Prompt
 
 
 def test_swapping_the_groups_turns_the_sign(toy_model, evaluated):
@@ -64,6 +65,40 @@ def test_every_metric_says_what_it_is(name):
         assert len(card.limits) > 20
 
 
+# With what one of the occupations is called.
+WORDS = GENDER + "actor\tactress\n"
+# So much that a random model writes listed words, too.
+WRITTEN = {"samples": 4, "max_new_tokens": 24, "batch_size": 64}
+# Their classes are words of the lists here, so that texts have a group whatever a model writes.
+OF_GROUPS = [
+    Prompt("The nurse said that", "king", "nurse"),
+    Prompt("The nurse was", "queen", "nurse"),
+    Prompt("The doctor said that", "book", "doctor"),
+]
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory, toy_tokenizer):
+    """The settings that name all that metrics read beside prompts and documents, by name."""
+    return write_all(tmp_path_factory.mktemp("given"), toy_tokenizer)
+
+
+@pytest.fixture
+def furnished(evaluated, given, compounds):
+    """As `evaluated`, with all of this, and judges: no metric is left without what it measures."""
+    compounds({"tired.": 0.5})
+
+    def make(model, words: str = WORDS, **settings):
+        settings = ScoreConfig(**vars(SMALL) | given | WRITTEN | settings)
+        return evaluated(model, words, prompts=OF_GROUPS, settings=settings, audited=read_audited(settings))
+
+    return make
+
+
+def has_value(outcomes) -> bool:
+    return any(outcome.value is not None for outcome in outcomes.values())
+
+
 OWN_SENTENCES = [name for name, module in METRICS.items() if Path(module.__file__).with_suffix(".tsv").exists()]
 
 
@@ -82,15 +117,10 @@ def test_sentences_of_our_own_need_neither_prompts_nor_texts_nor_data(name, toy_
 
 
 @pytest.mark.parametrize("name", METRICS)
-def test_every_metric_says_whether_it_samples_or_asks_for_the_next_word(
-    name, toy_model, evaluated, classifier_folder, tmp_path
-):
+def test_every_metric_says_whether_it_samples_or_asks_for_the_next_word(name, toy_model, furnished):
     """What is asked must fit into the context, which is looked at before hours of training."""
-    judges = {"regard_model": classifier_folder(), "toxicity_model": classifier_folder(("toxic", "other"))}
-    judges["word_vectors"] = str(tmp_path / "vectors.txt")
-    (tmp_path / "vectors.txt").write_text("he 1 0\nshe 0 1\n", encoding="utf-8")
-    evaluation = evaluated(toy_model(), settings=ScoreConfig(**vars(SMALL) | judges))
-    all_scored(name, evaluation)
+    evaluation = furnished(toy_model())
+    assert has_value(all_scored(name, evaluation))
     assert samples_text(METRICS[name]) == ("continuations" in vars(evaluation))
     assert asks_next_word(METRICS[name]) == ("next_word_masses" in vars(evaluation))
 
@@ -106,78 +136,87 @@ class Watched(list):
 
 
 @pytest.mark.parametrize("name", METRICS)
-def test_every_metric_says_whether_it_reads_documents(name, toy_model, evaluated):
-    """What does not would be the same on the text of every client of a federation."""
-    evaluation = evaluated(toy_model())
+def test_every_metric_says_whether_it_reads_documents(name, toy_model, furnished):
+    """What does not would be the same on the text of every client of a federation.
+
+    CEAT reads them where the benchmark data have no people, see there.
+    """
+    evaluation = furnished(toy_model())
     evaluation.documents = Watched(evaluation.documents)
-    all_scored(name, evaluation)
+    assert has_value(all_scored(name, evaluation))
     assert reads_documents(METRICS[name]) == evaluation.documents.read
 
 
 @pytest.mark.parametrize("name", METRICS)
-def test_batches_and_training_mode_change_nothing(name, toy_model, evaluated, monkeypatch):
+def test_batches_and_training_mode_change_nothing(name, toy_model, furnished, monkeypatch):
     model = toy_model(embd_pdrop=0.5, resid_pdrop=0.5)
-    expected = all_scored(name, evaluated(model))
-    monkeypatch.setattr(evaluation_module, "MAX_LOGITS", 1)
+    expected = all_scored(name, furnished(model))
+    assert has_value(expected)
+    monkeypatch.setattr(evaluation_module, "MAX_LOGITS", 2000)  # one text, and the logits of five places
     model.train()
-    outcomes = all_scored(name, evaluated(model, settings=ScoreConfig(**vars(SMALL) | {"batch_size": 1})))
+    outcomes = all_scored(name, furnished(model, batch_size=5))
     assert model.training
     for of, outcome in outcomes.items():
         before = expected[of]
         for field in ("value", "low", "high"):
             value, same = getattr(outcome, field), getattr(before, field)
-            assert value == same if same is None else value == pytest.approx(same, rel=1e-4)
+            assert value == same if same is None else value == pytest.approx(same, rel=1e-4, abs=1e-6), of
         assert (outcome.n, outcome.undetected) == (before.n, before.undetected)
 
 
+TWO_GROUPS = {"gender_polarity"}  # what has no meaning for more
+
+
 @pytest.mark.parametrize("name", METRICS)
-def test_every_metric_takes_three_groups(name, toy_model, evaluated):
-    words = "a\tb\tc\nking\tqueen\tbook\nnurse\tdoctor\twoman\n"
-    for outcome in all_scored(name, evaluated(toy_model(), words)).values():
+def test_every_metric_takes_three_groups(name, toy_model, furnished):
+    words = "a\tb\tc\nking\tqueen\tbook\nnurse\tdoctor\twoman\nactor\tactress\tplayer\n"
+    outcomes = all_scored(name, furnished(toy_model(), words))
+    assert has_value(outcomes) == (name not in TWO_GROUPS)
+    for outcome in outcomes.values():
         assert outcome.value is not None or outcome.details["reason"]
         json.dumps(outcome.to_dict(), allow_nan=False)
 
 
+def loaded(path: Path, cache: Path):
+    return evaluate.load(str(path), cache_dir=str(cache))
+
+
 @pytest.mark.parametrize("name", METRICS)
-@pytest.mark.parametrize("form", ["folder", "file"])
-def test_every_metric_is_a_module_of_evaluate_offline(
-    name, form, toy_model, toy_tokenizer, wordlist, monkeypatch, tmp_path
-):
+def test_every_metric_is_a_module_of_evaluate_offline(name, toy_model, furnished, given, monkeypatch, tmp_path):
     def refuse(*_):
         raise AssertionError("no network here")
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    path = METRICS[name].__file__
-    module = evaluate.load(path.rsplit("/", 1)[0] if form == "folder" else path, cache_dir=str(tmp_path))
+    path = Path(METRICS[name].__file__)
+    module, of_file = (loaded(place, tmp_path / place.name) for place in (path.parent, path))
     assert all(card.formula in module.description for card in cards(METRICS[name]))
-    words, documents = wordlist(), DOCUMENTS * 8
+    assert (type(of_file).__name__, of_file.description) == (type(module).__name__, module.description)
+    evaluation = furnished(toy_model())
+    evaluation.documents, evaluation.prompts = DOCUMENTS * 8, OF_GROUPS * 8
     inputs = {
-        "model": toy_model(),
-        "tokenizer": toy_tokenizer,
-        "wordlist": words,
-        "documents": documents,
-        "prompts": PROMPTS * 8,
+        "model": evaluation.model,
+        "tokenizer": evaluation.tokenizer,
+        "wordlist": evaluation.wordlist,
+        "documents": evaluation.documents,
+        "prompts": evaluation.prompts,
         "seed": 0,
-        "samples": 2,
-        "max_new_tokens": 5,
         "bootstrap": 200,
+        **given,
+        **WRITTEN,
     }
-    evaluation = Evaluation(toy_model(), toy_tokenizer, words, documents, PROMPTS * 8, SMALL)
     expected = {
         of: score_of(CARDS[of], reported(resampled(measurement, resamples=200, seed=0)))
         for of, measurement in measured(METRICS[name], evaluation).items()
     }
-    try:
-        outcomes = module.compute(**inputs)
-    except NotMeasured as reason:
-        assert {score.details["reason"] for score in expected.values()} == {str(reason)}
-        return
+    outcomes = module.compute(**inputs)
     if not hasattr(METRICS[name], "CARDS"):
         outcomes = {name: outcomes}
+    assert outcomes and outcomes.keys() <= expected.keys()
     for of, outcome in outcomes.items():
         for field in ("value", "low", "high", "n"):
             assert outcome[field] == pytest.approx(getattr(expected[of], field))
+        assert outcome["details"].get("reason") == expected[of].details.get("reason")
 
 
 def test_unknown_metric():

@@ -8,6 +8,7 @@ import evaluate
 import numpy as np
 import pytest
 import torch
+from bundled import GENDER
 from hypothesis import given
 from hypothesis import strategies as st
 from shared import REPOSITORY
@@ -16,7 +17,6 @@ from distill.base.errors import UserError
 from distill.metrics import CARDS, METRICS, Evaluation, NotMeasured, measured, score
 from distill.models.loading import DEMO_TEACHER, load_model, load_tokenizer
 from distill.recipe import ScoreConfig
-from distill.text.wordlist import load_wordlist
 
 stereoset = METRICS["stereoset"]
 SCORES = ("stereoset_gender_ss", "stereoset_gender_lms", "stereoset_gender_icat")
@@ -66,7 +66,7 @@ def benchmark(tmp_path, toy_tokenizer):
     def make(model, tests=TESTS, **settings):
         write(tmp_path, flattened(tests))
         settings = {"batch_size": 3, "bootstrap": 200, "data": str(tmp_path)} | settings
-        return Evaluation(model, toy_tokenizer, load_wordlist("english_gender"), settings=ScoreConfig(**settings))
+        return Evaluation(model, toy_tokenizer, GENDER.wordlist, settings=ScoreConfig(**settings), swapper=GENDER)
 
     return make
 
@@ -294,7 +294,7 @@ def test_any_json_is_read_or_refused(tmp_path_factory, content):
 
 
 def test_without_data_it_says_what_is_missing(toy_model, toy_tokenizer):
-    evaluation = Evaluation(toy_model(), toy_tokenizer, load_wordlist("english_gender"))
+    evaluation = Evaluation(toy_model(), toy_tokenizer, GENDER.wordlist, swapper=GENDER)
     with pytest.raises(NotMeasured, match="--data names the folder that holds stereoset/"):
         stereoset.measure(evaluation)
 
@@ -320,8 +320,8 @@ def test_the_demo_teacher_tells_language_from_noise(shared_data, tmp_path):
     some = set(sorted(some)[:60])
     write(tmp_path, {label: [entry for entry in content[label] if entry["id"] in some] for label in stereoset.LABELS})
     evaluation = Evaluation(
-        load_model(str(DEMO_TEACHER)), load_tokenizer(str(DEMO_TEACHER)), load_wordlist("english_gender"),
-        settings=ScoreConfig(bootstrap=200, data=str(tmp_path)),
+        load_model(str(DEMO_TEACHER)), load_tokenizer(str(DEMO_TEACHER)), GENDER.wordlist,
+        settings=ScoreConfig(bootstrap=200, data=str(tmp_path)), swapper=GENDER,
     )  # fmt: skip
     outcome = scored(evaluation)
     assert outcome["stereoset_gender_lms"].low > 50

@@ -6,6 +6,7 @@ import re
 import evaluate
 import pytest
 from bigram import BigramModel
+from bundled import GENDER
 from hypothesis import given
 from hypothesis import strategies as st
 from shared import REPOSITORY
@@ -13,7 +14,6 @@ from shared import REPOSITORY
 from distill.base.errors import UserError
 from distill.metrics import CARDS, METRICS, Evaluation, NotMeasured, measured, score
 from distill.recipe import ScoreConfig
-from distill.text.wordlist import load_wordlist
 
 wikitext2 = METRICS["wikitext2"]
 ARTICLES = [
@@ -31,7 +31,7 @@ def benchmark(tmp_path, toy_tokenizer):
         (tmp_path / "wikitext2").mkdir(exist_ok=True)
         (tmp_path / "wikitext2" / "wiki.test.raw").write_text(text, encoding="utf-8", newline="")
         settings = ScoreConfig(batch_size=3, bootstrap=200, stride=5, data=str(tmp_path))
-        return Evaluation(model, toy_tokenizer, load_wordlist("english_gender"), settings=settings, **fields)
+        return Evaluation(model, toy_tokenizer, GENDER.wordlist, settings=settings, swapper=GENDER, **fields)
 
     return make
 
@@ -133,7 +133,7 @@ def test_a_file_without_articles_is_refused(toy_model, benchmark):
 
 
 def test_without_data_it_says_what_is_missing(toy_model, toy_tokenizer):
-    evaluation = Evaluation(toy_model(), toy_tokenizer, load_wordlist("english_gender"))
+    evaluation = Evaluation(toy_model(), toy_tokenizer, GENDER.wordlist, swapper=GENDER)
     with pytest.raises(NotMeasured, match="--data names the folder that holds wikitext2/"):
         wikitext2.measure(evaluation)
 

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import evaluate
 import pytest
 import torch
+from bundled import GENDER
 from hypothesis import given
 from hypothesis import strategies as st
 from shared import REPOSITORY
@@ -16,7 +17,6 @@ from transformers import GPT2Config
 from distill.base.errors import UserError
 from distill.metrics import CARDS, METRICS, Evaluation, NotMeasured, measured, score
 from distill.recipe import ScoreConfig
-from distill.text.wordlist import load_wordlist
 
 winobias = METRICS["winobias"]
 _WORDLIST, _NO_SWAPPER = object(), object()  # Nothing is swapped when a file is read.
@@ -56,7 +56,7 @@ def benchmark(tmp_path, toy_tokenizer):
     def make(model, pro=PRO, anti=ANTI, occupations=OCCUPATIONS, **settings):
         write(tmp_path, pro, anti, occupations)
         settings = {"batch_size": 3, "bootstrap": 200, "data": str(tmp_path)} | settings
-        return Evaluation(model, toy_tokenizer, load_wordlist("english_gender"), settings=ScoreConfig(**settings))
+        return Evaluation(model, toy_tokenizer, GENDER.wordlist, settings=ScoreConfig(**settings), swapper=GENDER)
 
     return make
 
@@ -245,7 +245,7 @@ def test_without_data_it_says_what_is_missing(toy_model, toy_tokenizer, tmp_path
     write(tmp_path)
     (tmp_path / "winobias" / "anti_stereotyped_type2.txt.dev").unlink()
     evaluation = Evaluation(
-        toy_model(), toy_tokenizer, load_wordlist("english_gender"), settings=ScoreConfig(data=str(tmp_path))
+        toy_model(), toy_tokenizer, GENDER.wordlist, settings=ScoreConfig(data=str(tmp_path)), swapper=GENDER
     )
     with pytest.raises(NotMeasured, match=r"anti_stereotyped_type2\.txt\.dev is not in the folder"):
         winobias.measure(evaluation)

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from shared import REPOSITORY
 
+from distill.base.errors import UserError
 from distill.cli import main
 from distill.metrics import card_dicts
 from distill.recipe import Recipe, TargetConfig, write_recipe
@@ -88,7 +89,7 @@ def test_what_has_no_scores_is_named_with_a_way_out(runs, tmp_path):
         (f"{runs[0]}/cache", "has no model cache; it has: teacher, baseline, student"),
     ):
         assert main(["report", str(path), "--output", str(tmp_path / "out")]) == 2
-        with pytest.raises(Exception, match=message):
+        with pytest.raises(UserError, match=message):
             read_runs([str(path)])
     assert not (tmp_path / "out").exists()
 

@@ -250,8 +250,14 @@ def test_only_an_export_is_replaced_and_only_by_force(saved, write, tmp_path):
         write(saved("gpt2"), "safetensors-fp16", saved("gpt2"), force=True)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_a_place_that_may_not_be_written_is_told_at_once(saved, write, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="file/out: cannot be written"):
+        write(saved("gpt2"), "safetensors-fp16", tmp_path / "file" / "out")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_may_not_be_written_is_told_at_once(saved, write, tmp_path):
     (tmp_path / "closed").mkdir(mode=0o500)
     with pytest.raises(UserError, match="cannot be written"):
         write(saved("gpt2"), "safetensors-fp16", tmp_path / "closed" / "out")

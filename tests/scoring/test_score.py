@@ -70,19 +70,10 @@ def test_models_with_other_tokenizers(toy_model, toy_tokenizer, neutral_tokenize
 
 
 def test_the_same_seed_gives_the_same_file_whatever_the_batch(run, toy_model, tmp_path):
-    for name, settings in (("a", SETTINGS), ("b", SETTINGS), ("c", ScoreConfig(**vars(SETTINGS) | {"batch_size": 3}))):
+    for name, size in (("a", None), ("b", None), ("c", 1), ("d", 7)):
+        settings = ScoreConfig(**vars(SETTINGS) | {"batch_size": size})
         write_scores(run({"teacher": toy_model(), "student": toy_model(seed=1)}, settings=settings), tmp_path / name)
-    a, b, c = ((tmp_path / name).read_bytes() for name in "abc")
-    assert a == b
-    a, c = json.loads(a), json.loads(c)
-    assert a["samples"] == c["samples"]
-    assert a["examples"] == c["examples"]
-    for model, metrics in a["models"].items():
-        for metric, entry in metrics.items():
-            other = c["models"][model][metric]
-            assert [entry[k] for k in ("value", "low", "high")] == pytest.approx(
-                [other[k] for k in ("value", "low", "high")], rel=1e-4
-            )
+    assert len({(tmp_path / name).read_bytes() for name in "abcd"}) == 1
 
 
 def test_the_order_of_models_changes_no_score(run, toy_model):
@@ -299,16 +290,6 @@ def test_what_cannot_be_scored(folders, short_wordlist, tmp_path):
     with pytest.raises(UserError, match=r"every prompt of '.*listed.tsv' holds a word of the list"):
         attempt(prompts=str(listed))
     assert not (tmp_path / "scores.json").exists()
-
-
-def test_the_batch_size_leaves_no_trace(run, toy_model, tmp_path):
-    models = {"teacher": toy_model(), "student": toy_model(seed=1)}
-    files = []
-    for size in (1, 7, 64):
-        settings = ScoreConfig(**vars(SETTINGS) | {"batch_size": size})
-        write_scores(run(models, settings=settings), tmp_path / "scores.json")
-        files.append((tmp_path / "scores.json").read_bytes())
-    assert files[0] == files[1] == files[2]
 
 
 # -------------------------------------------------------------------------------------------------- from a notebook

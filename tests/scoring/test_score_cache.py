@@ -94,18 +94,21 @@ def test_broken_texts_in_the_cache_are_sampled_anew(run, toy_model, tmp_path):
 # -------------------------------------------------------------------------------------------------------------- code
 
 
-@pytest.mark.parametrize(
-    "module",
-    [
-        "metrics/log_ratio", "metrics/bootstrap", "metrics/perplexity/perplexity", "metrics/__init__",
-        "scoring/measure", "scoring/examples", "models/generation", "models/architecture", "models/two_view",
-        "study/self_debiasing", "models/decoding_time",
-        "text/counterfactual", "text/roles", "text/prompts", "objective/logit_ops", "recipe", "base/long_input",
-    ],
-)  # fmt: skip
-def test_a_change_of_what_measures_measures_anew(module, monkeypatch, copied_code):
-    changed = copied_code / f"{module}.py"
+MEASURING = [
+    "metrics/log_ratio", "metrics/bootstrap", "metrics/perplexity/perplexity", "metrics/__init__",
+    "scoring/measure", "scoring/examples", "models/generation", "models/architecture", "models/two_view",
+    "study/self_debiasing", "models/decoding_time",
+    "text/counterfactual", "text/roles", "text/prompts", "objective/logit_ops", "recipe", "base/long_input",
+]  # fmt: skip
+
+
+def test_what_measures_is_hashed(copied_code):
+    assert {copied_code / f"{module}.py" for module in MEASURING} <= set(score_cache.measuring_code(copied_code))
+
+
+def test_a_change_of_what_measures_measures_anew(monkeypatch, copied_code):
     before = code_hash_of(copied_code, monkeypatch)
+    changed = copied_code / "models" / "generation.py"
     changed.write_text(changed.read_text(encoding="utf-8") + "\n# a remark\n", encoding="utf-8")
     assert code_hash_of(copied_code, monkeypatch) != before
 
@@ -136,14 +139,15 @@ def test_every_module_that_measuring_loads_is_hashed():
     assert loaded <= set(score_cache.measuring_code())
 
 
-@pytest.fixture
-def copied_code(tmp_path):
-    """A copy of the package's code."""
+@pytest.fixture(scope="module")
+def copied_code(tmp_path_factory):
+    """A copy of the package's code, for tests that add remarks to it."""
+    folder = tmp_path_factory.mktemp("code") / "distill"
     for path in PACKAGE.rglob("*.py"):
-        copy = tmp_path / "distill" / path.relative_to(PACKAGE)
+        copy = folder / path.relative_to(PACKAGE)
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, copy)
-    return tmp_path / "distill"
+    return folder
 
 
 def code_hash_of(package: Path, monkeypatch) -> str:

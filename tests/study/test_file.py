@@ -421,23 +421,30 @@ def put(values, place, value):
     return values | {key: put(values.get(key, {}), rest, value) if rest else value}
 
 
+SOUND = {
+    "output_dir": "out",
+    "recipe": str(REPOSITORY / "recipes" / "debug.yaml"),
+    "seeds": [0],
+    "teachers": {"two": {"op": "max"}},
+    "students": {"plain": PLAIN | {"seed": 1}, "max": {}},
+    "metrics": ["perplexity"],
+    "texts": {"letters": "letters.jsonl"},
+}
+
+
+def test_the_study_that_is_changed_below_is_sound(tmp_path):
+    """Or else every other one would be refused, too."""
+    path = tmp_path / "study.yaml"
+    path.write_text(json.dumps(SOUND), encoding="utf-8")
+    assert read_study(path).seeds == (0,)
+
+
 @settings(max_examples=100, suppress_health_check=list(HealthCheck), database=None)
 @given(place=st.sampled_from(PLACES), value=JSON)
 def test_any_value_at_any_place_is_sound_or_one_sentence(tmp_path, place, value):
     """What is read holds values of its fields' types, and can be asked for all its recipes."""
-    values = {
-        "output_dir": "out",
-        "recipe": str(REPOSITORY / "recipes" / "debug.yaml"),
-        "seeds": [0],
-        "teachers": {"two": {"op": "max"}},
-        "students": {"plain": PLAIN | {"seed": 1}, "max": {}},
-        "metrics": ["perplexity"],
-        "texts": {"letters": "letters.jsonl"},
-    }
     path = tmp_path / "study.yaml"
-    path.write_text(json.dumps(values), encoding="utf-8")
-    assert read_study(path).seeds == (0,)  # or else every other one would be refused, too
-    path.write_text(json.dumps(put(values, place, value)), encoding="utf-8")
+    path.write_text(json.dumps(put(SOUND, place, value)), encoding="utf-8")
     try:
         study = read_study(path)
     except UserError as error:

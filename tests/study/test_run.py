@@ -11,14 +11,13 @@ import sys
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import pytest
 import torch
 import yaml
 from shared import TOY_TEXT
-from study_files import STUDY, ForkedRun, small
+from study_files import STUDY, fork_rows, small
 
 from distill.base.errors import UserError
 from distill.metrics import METRICS, cards
@@ -39,7 +38,7 @@ def finished_study(tmp_path_factory):
     (data / "letters.jsonl").write_text('{"text": "My dear sister, she was late."}\n' * 20, encoding="utf-8")
     study = read_study(small(folder), rows=["plain", "expmean-reverse", "no_teacher"], data=str(data))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("distill.study.runs.subprocess", SimpleNamespace(Popen=ForkedRun, DEVNULL=subprocess.DEVNULL))
+        fork_rows(patch)
         before = children_seconds()
         results = run_study(study, "distill study small.yaml")
     return study, results, children_seconds() - before
@@ -122,7 +121,7 @@ def test_a_checkpoint_from_elsewhere_stands_beside(finished_study):
 
 def test_the_rivals_stand_in_one_table_with_what_they_cost(tmp_path, monkeypatch):
     """`rivals.yaml` for two steps: each row is a checkpoint as any other, or decodes as any other model."""
-    monkeypatch.setattr("distill.study.runs.subprocess", SimpleNamespace(Popen=ForkedRun, DEVNULL=subprocess.DEVNULL))
+    fork_rows(monkeypatch)
     rivals = yaml.safe_load((STUDY.parent / "study" / "rivals.yaml").read_text(encoding="utf-8"))
     for module in ("study.costs", "scoring.speed"):  # which take most of the time
         monkeypatch.setattr(f"distill.{module}.tokens_per_second", lambda model, tokenizer: 500.0)
@@ -157,7 +156,7 @@ def test_the_rivals_stand_in_one_table_with_what_they_cost(tmp_path, monkeypatch
     assert all(torch.equal(weight, projection.get_parameter(name)) for name, weight in plain.named_parameters())
     assert not torch.equal(projection.lm_head.weight, plain.lm_head.weight)
     moved = [(model.transformer.wte.weight - start.transformer.wte.weight).abs().max() for model in (plain, cda)]
-    assert 0 < max(moved) < 0.05
+    assert min(moved) > 0 and max(moved) < 0.05
 
 
 def test_a_mistake_leaves_no_folder_and_a_file_in_its_place_is_named(tmp_path):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from shared import REPOSITORY
-from study_files import PLAIN, rewrite, small
+from study_files import PLAIN, fork_rows, rewrite, small
 
 from distill.base.errors import UserError
 from distill.run_folder import open_run
@@ -93,12 +93,13 @@ def test_a_module_in_the_current_folder_is_not_taken_for_a_library(tmp_path, mon
     assert "a script of my own" not in told and "corpus-0-" in told  # its text was not drawn
 
 
-def test_a_row_that_fails_is_named_with_its_log(tmp_path):
+def test_a_row_that_fails_is_named_with_its_log(tmp_path, monkeypatch):
     students = {
         "bad": {"corpus": {"source": "files", "files": ["no.txt"]}},
         "plain": PLAIN,
     }  # the bad one first: it ends the study
     study = read_study(small(tmp_path, teachers={}, students=students), seeds=[0])
+    fork_rows(monkeypatch)
     with pytest.raises(UserError) as error:
         run_study(study)
     assert "row 'bad', seed 0" in str(error.value) and "no.txt" in str(error.value)

@@ -139,6 +139,8 @@ def draw_effects(totals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _texts(evaluation: base.Evaluation) -> tuple[Sequence[str], str]:
+    # Documents only make up for people that are missing, so that the metric has no READS_DOCUMENTS: with the people
+    # there, every client of a federation would score alike.
     try:
         people = remembered(evaluation, "people", lambda: downstream.read_people(evaluation))
     except base.NotMeasured:
