@@ -1,7 +1,10 @@
 """Shared fixtures: where the real data lie, and what a machine must have for a marked test to run."""
 
+import fcntl
 import gc
+import json
 import os
+import shutil
 from pathlib import Path
 
 # Before anything imports torch: several processes of tests share the cores, and small tensors gain nothing by threads.
@@ -27,8 +30,9 @@ settings.load_profile("distill")
 
 
 def pytest_collection_modifyitems(items):
-    """Whole runs first: they are the longest files, and one that began last would keep a single process busy alone."""
-    items.sort(key=lambda item: item.path.parent != Path(__file__).parent)
+    """Whole runs first, then trainings: of the longest files, one that began last would keep one process busy alone."""
+    tests = Path(__file__).parent
+    items.sort(key=lambda item: (item.path.parent != tests, item.path.parent != tests / "training"))
 
 
 def pytest_collection_finish():
@@ -92,6 +96,24 @@ def toy_model(toy_tokenizer):
     return make
 
 
+@pytest.fixture
+def steps_made(monkeypatch):
+    """The steps that trainings in this process make, in their order, each as its number in its training.
+
+    What goes on from a checkpoint and what begins anew come to the same weights: only this tells them apart.
+    """
+    from distill.training.training_log import TrainingLog
+
+    made, plain = [], TrainingLog.on_step_end
+
+    def on_step_end(self, args, state, *others, **named):
+        made.append(state.global_step)
+        return plain(self, args, state, *others, **named)
+
+    monkeypatch.setattr(TrainingLog, "on_step_end", on_step_end)
+    return made
+
+
 @pytest.fixture(scope="session")
 def toy_scores(toy_model, toy_tokenizer, short_wordlist):
     """Scores of three toy models: teacher, baseline and student. Shared: copy it before you change it."""
@@ -110,19 +132,43 @@ def toy_scores(toy_model, toy_tokenizer, short_wordlist):
 
 
 @pytest.fixture(scope="session")
-def small_run(tmp_path_factory):
-    """Arguments of a run of seconds for `killed.run`, see there."""
-    import killed
+def made_once(tmp_path_factory):
+    """A function from a name and a function that fills a folder to that folder and what the latter returned.
 
-    return killed.small_run(tmp_path_factory.mktemp("small-run"))
+    Of several processes of tests, the first that asks makes it, and the others wait for that.
+    """
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent  # which they share
+
+    def made(name, make):
+        folder, done = root / name, root / f"{name}.json"
+        with (root / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not done.exists():
+                shutil.rmtree(folder, ignore_errors=True)  # another has failed to make it
+                folder.mkdir()
+                done.write_text(json.dumps(make(folder)), encoding="utf-8")
+        return folder, json.loads(done.read_text(encoding="utf-8"))
+
+    return made
 
 
 @pytest.fixture(scope="session")
-def finished_run(small_run, tmp_path_factory):
+def small_run(made_once):
+    """Arguments of a run of seconds for `killed.run`, see there."""
+    import killed
+
+    return made_once("small-run", killed.small_run)[1]
+
+
+@pytest.fixture(scope="session")
+def finished_run(small_run, made_once):
     """The folder around that run, finished. Shared: copy it before you change it."""
     import killed
 
-    folder = tmp_path_factory.mktemp("finished-run")
-    ending = killed.run(folder, small_run)
-    assert ending.code == 0, ending.errors[-3000:]
-    return folder
+    def make(folder):
+        ending = killed.run(folder, small_run)
+        assert ending.code == 0, ending.errors[-3000:]
+
+    return made_once("finished-run", make)[0]

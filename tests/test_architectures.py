@@ -3,6 +3,7 @@
 import copy
 import json
 import shutil
+from functools import cache
 from pathlib import Path
 
 import journey
@@ -49,6 +50,12 @@ def teacher_of(tmp_path_factory):
         return str(root / name)
 
     return folder
+
+
+@pytest.fixture(scope="module")
+def loaded(teacher_of):
+    """A function from an architecture to that teacher and its tokenizer, for all to read."""
+    return cache(lambda name: load_teacher(TeacherConfig(path=teacher_of(name))))
 
 
 def test_a_tokenizer_may_hold_the_token_of_an_image_that_a_model_of_text_has_no_row_for(tmp_path, toy_tokenizer):
@@ -109,9 +116,9 @@ def test_a_student_of_a_configuration_has_a_row_for_the_last_token_of_a_tokenize
 
 
 @pytest.mark.parametrize("name", sorted(CAUSAL))
-def test_the_loss_is_the_naive_one_on_the_logits_of_the_models_themselves(name, teacher_of):
+def test_the_loss_is_the_naive_one_on_the_logits_of_the_models_themselves(name, loaded):
     """Each document read by itself, by the whole model, against rows as they are trained on."""
-    teacher, tokenizer = load_teacher(TeacherConfig(path=teacher_of(name)))
+    teacher, tokenizer = loaded(name)
     student = make_student(StudentConfig(layers=[0, 1] if name not in journey.ALL_LAYERS else None,
                                          num_layers=4 if name in journey.ALL_LAYERS else None),
                            teacher, tokenizer, name).eval()  # fmt: skip
@@ -140,7 +147,7 @@ def test_the_loss_is_the_naive_one_on_the_logits_of_the_models_themselves(name, 
 
 
 @every_architecture
-def test_a_recipe_goes_all_the_way(name, teacher_of, tmp_path):
+def test_a_recipe_goes_all_the_way(name, teacher_of, tmp_path, steps_made):
     text = journey.text_file(tmp_path)
     keys = {
         **journey.RECIPE,
@@ -160,7 +167,9 @@ def test_a_recipe_goes_all_the_way(name, teacher_of, tmp_path):
     # Stopped after two of the four steps, it comes to the same end.
     shutil.rmtree(student)
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "student" / "checkpoint-4")
+    steps_made.clear()
     train(recipe, **keys)
+    assert steps_made == [3, 4]
     again = load_file(student / "model.safetensors")
     assert all(torch.equal(weights[key], again[key]) for key in weights)
 
@@ -228,8 +237,11 @@ def test_a_model_that_looks_ahead_gets_no_scores(name, toy_tokenizer, tmp_path, 
     assert not (tmp_path / "scores").exists()
 
 
-def test_the_table_in_the_readme_is_what_is_found(tmp_path):
+def test_the_table_in_the_readme_is_what_is_found(loaded, tmp_path):
     written = journey.README.read_text(encoding="utf-8").partition(journey.BEGIN)[2].partition(journey.END)[0]
-    assert written.strip() == journey.table(tmp_path).strip()
+    models = {name: loaded(name)[0] for name in CAUSAL}
+    models |= {name: journey.loaded(name, tmp_path / name) for name in NOT_CAUSAL}
+    rows = [journey.row(name, model) for name, model in sorted(models.items())]
+    assert written.strip() == journey.markdown(rows).strip()
     assert len(CAUSAL) >= 24
     assert f"lists {len(CAUSAL)} architectures" in (REPOSITORY / "README.md").read_text(encoding="utf-8")

@@ -64,25 +64,28 @@ def test_version(capsys):
     assert capsys.readouterr().out == f"distill {distill.__version__}\n"
 
 
-@pytest.mark.parametrize(
-    "call",
-    [
-        "main(['swap', sys.argv[0]])",
-        "main(['swap', sys.argv[0], '--json'])",
-        "main(['swap', sys.argv[0], '--show'])",
-        "main(['wordlist', 'check', 'english_gender'])",
-        "main(['wordlist', 'check', 'english_gender', '--text', sys.argv[0]])",
-        "main(['wordlist', 'import', sys.argv[1], '--out', os.path.join(sys.argv[2], 'out.tsv')])",
-        "main(['--help'])",
-        "main(['train', '--help'])",
-    ],
-)
-def test_quick_verbs_import_nothing_heavy(call, tmp_path):
+LIGHT = [
+    "main(['swap', sys.argv[0]])",
+    "main(['swap', sys.argv[0], '--json'])",
+    "main(['swap', sys.argv[0], '--show'])",
+    "main(['wordlist', 'check', 'english_gender'])",
+    "main(['wordlist', 'check', 'english_gender', '--text', sys.argv[0]])",
+    "main(['wordlist', 'import', sys.argv[1], '--out', os.path.join(sys.argv[2], 'out.tsv')])",
+    "main(['--help'])",
+    "main(['train', '--help'])",
+]
+
+
+def test_quick_verbs_import_nothing_heavy(tmp_path):
+    """One after the other in one process, which says after each what is there by then."""
     (tmp_path / "pairs.tsv").write_text("king\tqueen\nson\tdaughter\n", encoding="utf-8")
     arguments = [str(REPOSITORY / "README.md"), str(tmp_path / "pairs.tsv"), str(tmp_path)]
-    code = f"import os, sys; sys.argv = {arguments!r}\nfrom distill.cli import main\ntry:\n    assert {call} == 0\n"
-    code += f"except SystemExit:\n    pass\nprint('HEAVY', [m for m in {HEAVY} if m in sys.modules])"
-    assert run_python(code).rstrip().endswith("HEAVY []")
+    code = f"import os, sys; sys.argv = {arguments!r}\nfrom distill.cli import main\n"
+    for call in LIGHT:
+        code += f"try:\n    assert {call} == 0\nexcept SystemExit:\n    pass\n"
+        code += f"print('HEAVY', [m for m in {HEAVY} if m in sys.modules])\n"
+    told = [line for line in run_python(code).splitlines() if line.startswith("HEAVY")]
+    assert dict(zip(LIGHT, told, strict=True)) == dict.fromkeys(LIGHT, "HEAVY []")
 
 
 # ------------------------------------------------------------------------------------------------------------- swap
@@ -205,18 +208,23 @@ def test_wordlist_import_writes_a_list_that_checks(tmp_path, capsys):
 
 
 @pytest.fixture(scope="module")
-def swapper():
-    return Swapper(load_wordlist("english_gender"))
+def short_list(tmp_path_factory):
+    """A file of words, which each example reads anew, and what swaps them."""
+    path = tmp_path_factory.mktemp("lists") / "short.tsv"
+    rows = ["male\tfemale\twhen", "he\tshe", "him\ther\tobject", "his\ther\tdeterminer", "his\thers\tpronoun"]
+    path.write_text("\n".join(["# language: en", *rows, ""]), encoding="utf-8")
+    return str(path), Swapper(load_wordlist(path))
 
 
-@settings(max_examples=30, deadline=None)  # each example loads the word list anew
+@settings(max_examples=30, deadline=None)
 @given(text=st.text(st.one_of(st.sampled_from("he sr\n\r\u2028\x85\x0b"), st.characters(exclude_categories=["Cs"]))))
-def test_swap_keeps_the_lines_of_any_text(text, swapper):
+def test_swap_keeps_the_lines_of_any_text(text, short_list):
+    path, swapper = short_list
     with pytest.MonkeyPatch.context() as patch:
         typed(patch, text.encode())
         out = io.BytesIO()
         patch.setattr(sys, "stdout", SimpleNamespace(buffer=out, isatty=lambda: False))
-        assert main(["swap", "-"]) == 0
+        assert main(["swap", "-", "--wordlist", path]) == 0
     lines, swapped = text.encode().split(b"\n"), out.getvalue().split(b"\n")
     assert len(swapped) == len(lines)
     for before, after in zip(lines, swapped, strict=True):
@@ -230,11 +238,10 @@ def test_swap_ends_quietly_when_its_reader_leaves():
 
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
-def test_a_closed_stream_fails_no_command(closed, tmp_path):
-    (tmp_path / "x.txt").write_text("he is a king\n", encoding="utf-8")
+def test_a_closed_stream_fails_no_command(closed):
     command = f"{sys.executable} -m distill.cli wordlist check english_gender {closed}"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=REPOSITORY)
-    assert done.returncode == 0 and "Traceback" not in done.stderr
+    assert done.returncode == 0 and not done.stderr
 
 
 def test_results_are_written_in_any_encoding():

@@ -58,7 +58,7 @@ def test_accumulation_does_not_change_the_result(one_process, tmp_path):
 
 def test_two_processes_do_not_change_the_result(one_process, tmp_path):
     """The last step has two blocks: one process gets both, the other only blocks that do not count."""
-    assert_same_student(one_process, train(tmp_path / "run", 4, *torchrun(2), **TO_THE_END))
+    assert_same_student(one_process, train(tmp_path / "run", 4, processes=2, **TO_THE_END))
 
 
 @pytest.mark.slow

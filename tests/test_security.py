@@ -475,9 +475,16 @@ def guarded(folder: Path, code: str) -> tuple[subprocess.CompletedProcess, str]:
 
 
 @pytest.fixture(scope="module")
-def hostile_run(tmp_path_factory):
-    """A small run, with the hub allowed, a token in the environment, and markup in all that comes from outside."""
+def hostile_run(tmp_path_factory, toy_model, toy_tokenizer):
+    """A small run, with the hub allowed, a token in the environment, and markup in all that comes from outside.
+
+    Returns:
+        The folder around it; the folders of the run, of scores of its student, and of both side by side; how it ended,
+        and whom it asked.
+    """
     folder = tmp_path_factory.mktemp("hostile")
+    toy_model(n_positions=256).save_pretrained(folder / "teacher")
+    toy_tokenizer.save_pretrained(folder / "teacher")
     rows = [f"{mark}\t{mark}\tThe {mark} said that" for mark in (text.replace("\t", " ") for text in HOSTILE)]
     write(folder / "prompts.tsv", "group\tsubject\tprompt\n" + "\n".join(rows) + "\n")
     write(folder / "words.tsv", f"{HOSTILE[0]}\t{HOSTILE[6]}\nhe\tshe\nking\tqueen\nhis\ther\n")
@@ -485,6 +492,9 @@ def hostile_run(tmp_path_factory):
     write(folder / "train.jsonl", "".join(json.dumps({"text": text}) + "\n" for text in texts * 4))
     recipe = {
         "output_dir": str(folder / "<script>evil()<" / "script>"),
+        "teacher": {"path": str(folder / "teacher")},
+        "student": {"num_layers": 1},
+        "block_length": 64,
         "wordlist": str(folder / "words.tsv"),
         "corpus": {"source": "files", "files": [str(folder / "train.jsonl")]},
         "held_out": {"source": "files", "files": [str(folder / "train.jsonl")], "max_documents": 12},
@@ -493,20 +503,21 @@ def hostile_run(tmp_path_factory):
         "scores": {"prompts": str(folder / "prompts.tsv"), "samples": 1, "max_new_tokens": 4, "bootstrap": 20},
     }
     write(folder / "r.yaml", yaml.safe_dump(recipe))
-    student = str(Path(recipe["output_dir"]) / "student")
+    output, scores, both = Path(recipe["output_dir"]), folder / "@evil", folder / "both"
     score = [
-        "score", student, "--prompts", str(folder / "prompts.tsv"), "--wordlist", str(folder / "words.tsv"),
-        "--texts", str(folder / "train.jsonl"), "--samples", "1", "--max_new_tokens", "4", "--bootstrap", "20",
-        "--output_dir", str(folder / "scores"),
+        "score", str(output / "student"), "--output_dir", str(scores), "--prompts", str(folder / "prompts.tsv"),
+        "--wordlist", str(folder / "words.tsv"), "--texts", str(folder / "train.jsonl"),
+        "--samples", "1", "--max_new_tokens", "4", "--bootstrap", "20",
     ]  # fmt: skip
+    report = ["report", str(output), str(scores), "--output", str(both)]
     code = (
         "from distill.base.console import run_entry\nfrom distill.train import main\nfrom distill import cli\n"
         f"assert run_entry(main, ['--config', {str(folder / 'r.yaml')!r}]) == 0\n"
-        f"assert cli.main({score!r}) == 0\n"
+        f"assert cli.main({score!r}) == 0\nassert cli.main({report!r}) == 0\n"
     )
     done, asked = guarded(folder, code)
     assert done.returncode == 0, done.stderr[-3000:]
-    return folder, Path(recipe["output_dir"]), done, asked
+    return folder, (output, scores, both), done, asked
 
 
 def test_the_guard_sees_who_asks(tmp_path):
@@ -616,12 +627,15 @@ def test_the_checks_see_what_is_not_escaped():
 
 
 def test_no_report_lets_foreign_text_act(hostile_run):
-    _, output, _, _ = hostile_run
-    reports = [path for path in output.rglob("*") if path.suffix in CHECKS]
-    assert {"report.md", "student/README.md", "baseline/README.md"} <= {str(p.relative_to(output)) for p in reports}
-    assert any("evil" in path.read_text(encoding="utf-8") for path in reports)
+    _, (output, scores, both), _, _ = hostile_run
+    pages = {folder / f"report.{kind}" for folder in (output, scores, both) for kind in ("md", "html")}
+    cards = {output / name / "README.md" for name in ("student", "baseline")}
+    reports = [p for folder in (output, scores, both) for p in folder.rglob("*") if p.suffix in CHECKS]
+    assert pages | cards | {both / "scores.csv"} <= set(reports)
     for path in reports:
-        assert not CHECKS[path.suffix](path.read_text(encoding="utf-8")), path
+        text = path.read_text(encoding="utf-8")
+        assert "evil" in text or path not in pages
+        assert not CHECKS[path.suffix](text), path
 
 
 # ------------------------------------------------------------------------------------------------------- documents
@@ -629,9 +643,13 @@ def test_no_report_lets_foreign_text_act(hostile_run):
 
 def test_what_security_md_names_is_there():
     text = (REPOSITORY / "SECURITY.md").read_text(encoding="utf-8")
-    for target in re.findall(r"\]\(([^)]+)\)", text):
+    targets = re.findall(r"\]\(([^)]+)\)", text)
+    assert targets
+    for target in targets:
         assert (REPOSITORY / target.partition("#")[0]).exists(), target
-    for section, key in re.findall(r"`(teacher|student)\.(\w+): true`", text):
+    keys = re.findall(r"`(\w+)\.(\w+): true`", text)
+    assert {section for section, _ in keys} == {"teacher", "student", "privacy"}
+    for section, key in keys:
         assert hasattr(getattr(Recipe(), section), key)
 
 

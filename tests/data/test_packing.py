@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import tracemalloc
+from collections import Counter
 from itertools import product
 
 import numpy as np
@@ -70,10 +71,12 @@ def test_every_token_of_both_texts_is_in_a_block_once(swapper, toy_tokenizer, do
             text = swapper.swap(d).text if view else d
             want += toy_tokenizer(text, add_special_tokens=False)["input_ids"]
         got = [t for tokens, _ in rebuild(blocks, view, toy_tokenizer) for t in tokens]
-        assert sorted(got) == sorted(want) or counts.dropped_pieces
+        assert not Counter(got) - Counter(want)
+        assert len(got) == len(want) or counts.dropped_pieces
     assert counts.documents == len(documents)
     whole = sum(last for _, last in rebuild(blocks, 0, toy_tokenizer))
-    assert whole == len(documents) or counts.dropped_pieces
+    assert whole + counts.dropped_pieces >= len(documents)
+    assert not counts.dropped_pieces or length == 16  # no edit is longer than the others
 
 
 @settings(max_examples=40, deadline=None)
@@ -95,10 +98,17 @@ def test_one_document_a_block_holds_the_same_pieces_alone(swapper, toy_tokenizer
     assert dataclasses.replace(alone, blocks=packed.blocks, edited_blocks=packed.edited_blocks) == packed
 
 
+TURNED = {
+    "he": {"she"}, "she": {"he"}, "his": {"her", "hers"}, "her": {"his", "him"}, "him": {"her"}, "king": {"queen"},
+    "queens": {"kings"},
+}  # fmt: skip
+
+
 @settings(max_examples=40, deadline=None)
 @given(documents_strategy)
 def test_partners_have_read_counterparts(swapper, toy_tokenizer, documents):
     """Decoding both views up to aligned positions gives a text and its own counterfactual."""
+    aligned = 0
     for block in pack(documents, toy_tokenizer, swapper, 128, PackingCounts()):
         if len(block.input_ids) == 1:
             continue
@@ -113,11 +123,10 @@ def test_partners_have_read_counterparts(swapper, toy_tokenizer, documents):
                     (block.input_ids[1], j, block.position_ids[1, j]),
                 )
             )
-            neutral = {"he", "she", "his", "her", "hers", "him", "king", "queen", "kings", "queens"}
-            assert [w for w in left.split() if w.lower() not in neutral] == [
-                w for w in right.split() if w.lower() not in neutral
-            ]
-            assert len(left.split()) == len(right.split())
+            for word, other in zip(left.split(), right.split(), strict=True):
+                assert other in TURNED.get(word, {word})
+            aligned += 1
+    assert aligned or not any(swapper.matches(document) for document in documents)
 
 
 def test_a_long_document_is_cut_where_both_views_may_be_cut(swapper, toy_tokenizer):
@@ -362,8 +371,9 @@ def test_only_the_assistants_turns_bear_loss(swapper, toy_tokenizer, template, c
         wanted = sorted(marked_tokens(tokenizer, text, answers))
         if length == 600:
             assert found == wanted
-        elif not counts.dropped_pieces:
-            assert set(found) == set(wanted)
+        else:
+            assert set(found) <= set(wanted)
+            assert set(found) == set(wanted) or counts.dropped_pieces
     for block in blocks:
         assert (block.labels != IGNORED).any()
 

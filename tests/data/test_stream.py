@@ -188,7 +188,7 @@ def test_a_loader_goes_on_after_the_last_batch_that_was_taken(make, tmp_path, wo
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_training_on_a_stream_goes_on_bit_for_bit(tmp_path, workers):
+def test_training_on_a_stream_goes_on_bit_for_bit(tmp_path, steps_made, workers):
     """Stopped in the middle of a segment, with accumulation and dropout: the end is the same to the last bit."""
     settings = {"steps": 6, "save_steps": 2, "dropout": 0.1, "optim": "adamw_torch", "save_total_limit": 3}
     settings |= {"segment": 20, "dataloader_num_workers": workers}
@@ -199,7 +199,9 @@ def test_training_on_a_stream_goes_on_bit_for_bit(tmp_path, workers):
         shutil.rmtree(checkpoints / f"checkpoint-{lost}")
     saved = json.loads((checkpoints / "checkpoint-2" / "stream-0.json").read_text())
     assert all(0 < place["blocks"] < place["counts"]["blocks"] for place in saved["places"])
+    steps_made.clear()
     train_toy.main(str(tmp_path / "again"), 2, 2, **settings)
+    assert steps_made == [3, 4, 5, 6]
     want, got = (load_file(tmp_path / name / "student" / "model.safetensors") for name in ("whole", "again"))
     untrained = load_file(tmp_path / "whole" / "untrained.safetensors")
     assert all(torch.equal(want[k], got[k]) for k in want)

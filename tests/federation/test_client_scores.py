@@ -8,12 +8,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from toy_federation import TOKENIZER, WORDLIST, federated, student_of, toy_recipe
+from toy_federation import SWAPPER, TOKENIZER, federated, student_of, toy_recipe
 from transformers import GPT2LMHeadModel
 
 from distill.federation.client_scores import DOCUMENTS, ENOUGH, over_clients, sample, scorer
 from distill.federation.partitions import partition
-from distill.text.counterfactual import Swapper
 
 
 @given(st.integers(0, 400))
@@ -46,7 +45,7 @@ def test_each_client_has_its_own_scores_and_the_training_record_says_them_togeth
     recipe = toy_recipe(tmp_path, 1, clients=3, rounds=1, client_metrics=["perplexity"])
     federated(recipe, documents)
     config = recipe.federation
-    shares = partition(documents, config.partition, config.clients, recipe.seed, Swapper(WORDLIST))
+    shares = partition(documents, config.partition, config.clients, recipe.seed, SWAPPER)
     student = GPT2LMHeadModel.from_pretrained(tmp_path / "student")
     found = json.loads((tmp_path / "federation" / "student-clients.json").read_text())
     assert [one["client"] for one in found] == [client for client, share in enumerate(shares) if len(share)]
@@ -83,7 +82,7 @@ def test_over_clients_every_client_counts_alike_and_those_with_little_text_do_no
 
 def test_a_score_that_the_text_does_not_give_is_left_out(tmp_path):
     recipe = toy_recipe(tmp_path, clients=2)
-    values = scorer(recipe, TOKENIZER, Swapper(WORDLIST), ["perplexity"], "federation.client_metrics")
+    values = scorer(recipe, TOKENIZER, SWAPPER, ["perplexity"], "federation.client_metrics")
     student = student_of(recipe)
     assert values(student, []) == {}
     assert values(student, ["She was tired."]).keys() == {"perplexity"}

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 import train_toy
-from toy_federation import TOKENIZER, WORDLIST, text_of, toy_recipe
+from toy_federation import SWAPPER, TOKENIZER, text_of, toy_recipe
 
 from distill.base.errors import UserError
 from distill.data.batches import Collator
@@ -15,7 +15,6 @@ from distill.federation.clients import _means, client_blocks, client_recipe, get
 from distill.objective.chunks import IGNORED
 from distill.recipe import PrivacyConfig
 from distill.text.conversations import Conversation, Messages
-from distill.text.counterfactual import Swapper
 
 
 def test_each_client_has_blocks_of_its_own_documents(tmp_path):
@@ -79,7 +78,7 @@ def test_several_processes_are_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     corpus = Corpus("toy", lambda: iter(["She saw him."]))
     with pytest.raises(UserError, match="one process"):
-        client_blocks(toy_recipe(tmp_path, clients=2), corpus, TOKENIZER, Swapper(WORDLIST), Path(tmp_path))
+        client_blocks(toy_recipe(tmp_path, clients=2), corpus, TOKENIZER, SWAPPER, Path(tmp_path))
 
 
 def test_tokens_are_those_that_a_step_over_all_text_counts(tmp_path):

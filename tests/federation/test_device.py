@@ -10,7 +10,7 @@ import torch
 import yaml
 from safetensors.torch import load, save
 from shared import REPOSITORY
-from toy_federation import TOKENIZER, WORDLIST, student_of, toy_recipe
+from toy_federation import SWAPPER, TOKENIZER, student_of, toy_recipe
 
 from distill.base.console import Stopped
 from distill.base.errors import UserError
@@ -38,7 +38,7 @@ def opened(tmp_path, monkeypatch):
         loaded.append(folder)
         student = student_of(recipe)
         given = {"teacher": None, "tokenizer": TOKENIZER, "role_maps": [], "checkpoints": folder}
-        return device.Loaded(prepare(recipe, student, **given), Swapper(WORDLIST), "a teacher")
+        return device.Loaded(prepare(recipe, student, **given), SWAPPER, "a teacher")
 
     def recipe_of(path):
         recipe = toy_recipe(tmp_path, 1, clients=2, rounds=2)
@@ -209,7 +209,7 @@ def differ(ours, theirs):
 
 
 def test_server_and_clients_agree_on_all_but_text_and_folders(tmp_path):
-    recipe, loaded = toy_recipe(tmp_path, clients=2), device.Loaded(None, Swapper(WORDLIST), "a teacher")
+    recipe, loaded = toy_recipe(tmp_path, clients=2), device.Loaded(None, SWAPPER, "a teacher")
     for name in device.SHARED:
         assert hasattr(recipe, name)
     elsewhere = replace(recipe, output_dir="elsewhere", corpus=replace(recipe.corpus, files=["mine.txt"]))
@@ -219,7 +219,7 @@ def test_server_and_clients_agree_on_all_but_text_and_folders(tmp_path):
 
 
 def test_where_each_client_measures_its_own_text_all_read_windows_alike(tmp_path):
-    loaded = device.Loaded(None, Swapper(WORDLIST), "a teacher")
+    loaded = device.Loaded(None, SWAPPER, "a teacher")
     for metrics, keys in (([], []), (["perplexity"], ["scores.context", "scores.stride"])):
         recipe = toy_recipe(tmp_path, clients=2, client_metrics=metrics)
         scores = replace(recipe.scores, context=16, stride=4)
@@ -229,7 +229,7 @@ def test_where_each_client_measures_its_own_text_all_read_windows_alike(tmp_path
 
 
 def test_a_word_list_and_a_teacher_are_what_is_in_them(tmp_path):
-    recipe, loaded = toy_recipe(tmp_path, clients=2), device.Loaded(None, Swapper(WORDLIST), "a teacher")
+    recipe, loaded = toy_recipe(tmp_path, clients=2), device.Loaded(None, SWAPPER, "a teacher")
     elsewhere = replace(recipe, wordlist="copied.tsv", teacher=replace(recipe.teacher, path="/elsewhere/teacher"))
     assert not differ((recipe, loaded), (elsewhere, loaded))
     others = device.Loaded(None, Swapper(load_wordlist("english_religion")), "another teacher")

@@ -239,7 +239,7 @@ def unharmed(tmp_path_factory):
 
 
 @pytest.mark.parametrize("at", [2, 5])
-def test_a_killed_run_goes_on_bit_for_bit(tmp_path, unharmed, at):
+def test_a_killed_run_goes_on_bit_for_bit(tmp_path, unharmed, steps_made, at):
     """SIGKILL within a round, Adam at both ends, some of the clients asked: the same weights to the last bit."""
     recipe = toy_recipe(tmp_path, 3, MINI, clients=4, rounds=4, **MOMENTUM)
 
@@ -263,9 +263,13 @@ def test_a_killed_run_goes_on_bit_for_bit(tmp_path, unharmed, at):
     records = [json.loads((Path(of) / "federation" / "student.json").read_text()) for of in (tmp_path, folder)]
     assert [r["used"] for r in records[0]] == [r["used"] for r in records[1]]
     assert [r["period"] for r in records[0]] == [1, 1, 2, 2]
+    # The rounds before the one that it was killed in are not made again.
+    updates = [len(r["used"]) for r in records[1]]
+    done = sum(sum(updates[: number + 1]) < at for number in range(4))
+    assert len(steps_made) == 3 * sum(updates[done:]) and (done > 0) == (at > updates[0])
 
 
-def test_a_stop_signal_saves_the_step_and_the_update_goes_on_from_it(tmp_path, unharmed, monkeypatch):
+def test_a_stop_signal_saves_the_step_and_the_update_goes_on_from_it(tmp_path, unharmed, steps_made, monkeypatch):
     recipe = toy_recipe(tmp_path, 3, MINI, clients=4, rounds=4, **MOMENTUM)
     plain_round, calls = rounds._round, []
 
@@ -280,8 +284,10 @@ def test_a_stop_signal_saves_the_step_and_the_update_goes_on_from_it(tmp_path, u
         federated(recipe)
     checkpoints = [path.name for path in (tmp_path / "checkpoints/student/client").glob("*/checkpoint-*")]
     assert checkpoints == ["checkpoint-1"]
-    ours, (theirs, _) = federated(recipe), unharmed
+    ours, (theirs, folder) = federated(recipe), unharmed
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    records = json.loads((folder / "federation" / "student.json").read_text())
+    assert len(steps_made) == 3 * sum(len(r["used"]) for r in records)  # each step once
     assert not list((tmp_path / "checkpoints/student/client").glob("*"))
 
 

@@ -88,10 +88,10 @@ def write_to(stdout: int, stderr: int) -> None:
     sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1), os.fdopen(2, "w", buffering=1)
 
 
-def call(work: Callable[[], object], processes: int = 1) -> Ended:
+def call(work: Callable[[], object], processes: int = 1, patience: float = 5.0) -> Ended:
     """Do some work in a child, or in several that find each other as under a launcher; wait until they have ended.
 
-    As under a launcher, the first that fails ends the others, unless they do so themselves within seconds.
+    As under a launcher, the first that fails ends the others, unless they do so themselves within `patience` seconds.
     """
     port = free_port()
     with (
@@ -107,7 +107,7 @@ def call(work: Callable[[], object], processes: int = 1) -> Ended:
                 os.environ["TORCHELASTIC_ERROR_FILE"] = f"{launchers}/{rank}/error.json"
             return work()
 
-        codes = _wait([fork(lambda rank=rank: begin(rank)) for rank in range(processes)])
+        codes = _wait([fork(lambda rank=rank: begin(rank)) for rank in range(processes)], patience)
         texts = []
         for file in (stdout, stderr):
             file.seek(0)
@@ -115,18 +115,18 @@ def call(work: Callable[[], object], processes: int = 1) -> Ended:
     return Ended(codes, *texts)
 
 
-def _wait(children: Sequence[int]) -> list[int]:
+def _wait(children: Sequence[int], patience: float) -> list[int]:
     codes: dict[int, int] = {}
-    patience = None
+    deadline = None
     try:
         while len(codes) < len(children):
             for child in set(children) - set(codes):
                 pid, status = os.waitpid(child, os.WNOHANG)
                 if pid:
                     codes[child] = os.waitstatus_to_exitcode(status)
-            if patience is None and any(codes.values()):
-                patience = time.monotonic() + 5
-            if patience is not None and time.monotonic() > patience:
+            if deadline is None and any(codes.values()):
+                deadline = time.monotonic() + patience
+            if deadline is not None and time.monotonic() > deadline:
                 _signal(set(children) - set(codes), signal.SIGTERM)
             time.sleep(0.01)
     finally:

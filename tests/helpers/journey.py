@@ -5,21 +5,21 @@
 
 import json
 import tempfile
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import train_toy
 from architectures import ARCHITECTURES, toy
-from shared import REPOSITORY, TOY_TEXT
+from shared import REPOSITORY
 
 from distill.base.errors import UserError
 from distill.base.markdown_text import between_markers
 from distill.models.architecture import head, number_of_layers
 from distill.models.loading import load_model
 from distill.models.probe import behaviour
-from distill.models.student import student_from_layers, train_tokenizer
+from distill.models.student import student_from_layers
 
 #: Those of whose layers a student takes all here, because others are refused.
 ALL_LAYERS = {"minicpm3", "xlstm"}
@@ -54,35 +54,44 @@ class Row:
     refused: str = ""
 
 
-def row(name: str, folder: Path) -> Row:
-    """What an architecture is found to do, at toy size."""
-    model = toy(name)
-    found = Row(name, type(model).__name__)
-    model.save_pretrained(folder)
-    try:
-        model = load_model(str(folder))
-    except UserError as error:
-        return replace(found, refused=str(error).removeprefix(f"{folder}: "))
+def row(name: str, model: Any) -> Row:
+    """What an architecture is found to do, at toy size.
+
+    Args:
+        name: Of the catalogue.
+        model: See `loaded`.
+    """
+    if isinstance(model, str):
+        return Row(name, type(toy(name)).__name__, refused=model)
     shape = head(model)
     logits = "plain" if shape.scale == 1 else "scaled"
-    return replace(
-        found,
+    return Row(
+        name,
+        type(model).__name__,
         rows="packed" if behaviour(model).packs else "one document",
         layers=_layers(model),
         logits=logits if shape.cap is None else "soft-capped",
     )
 
 
+def loaded(name: str, folder: Path) -> Any:
+    """A toy model by the way of a folder; or the sentence with which it is refused."""
+    toy(name).save_pretrained(folder)
+    try:
+        return load_model(str(folder))
+    except UserError as error:
+        return str(error).removeprefix(f"{folder}: ")
+
+
 def _layers(model: Any) -> str:
     depth = number_of_layers(model.config)
-    works = {}
-    for name, layers in {"all": range(depth), "first": range(2), "any": (1, depth - 1)}.items():
+    for name, layers in {"any": (1, depth - 1), "with the first": range(2), "all": range(depth)}.items():
         try:
             student_from_layers(model, list(layers))
         except UserError:
             continue
-        works[name] = True
-    return "any" if "any" in works else "with the first" if "first" in works else "all" if "all" in works else "none"
+        return name
+    return "none"
 
 
 def markdown(rows: list[Row]) -> str:
@@ -96,7 +105,7 @@ def markdown(rows: list[Row]) -> str:
 
 def teacher_folder(name: str, folder: Path) -> str:
     """A toy teacher with its tokenizer on disk."""
-    tokenizer = train_tokenizer([TOY_TEXT] * 4, 400)
+    tokenizer = train_toy.language()[0]
     keys = {"bos_token_id": 0, "eos_token_id": 0}
     if ARCHITECTURES[name].get("pad_token_id") is not None:
         keys["pad_token_id"] = 0
@@ -125,7 +134,7 @@ BEGIN, END = "<!-- architectures: made by python tests/helpers/journey.py -->", 
 
 def table(folder: Path) -> str:
     """The table of the whole catalogue; models are saved in the folder on the way."""
-    return markdown([row(name, folder / name) for name in sorted(ARCHITECTURES)])
+    return markdown([row(name, loaded(name, folder / name)) for name in sorted(ARCHITECTURES)])
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Runs of the pipeline in forked processes, slowed down where they write, told of by phase, and killed by a schedule.
+"""Runs of the pipeline in forked processes, told of by phase, and killed by a schedule: slowed down where they write.
 
 A process that has imported everything forks one child for each process of a run. The child patches itself so that it
 says which phase it is in, one letter a call, through a pipe; the parent reads along and kills by the letters. Nothing
@@ -47,19 +47,18 @@ PHASES = {
 }
 
 
-def _marked(owner: Any, name: str, letter: str, tell: Callable[[str], None], seconds: float = 0.0) -> None:
+def _marked(owner: Any, name: str, letter: str, tell: Callable[[str, float], None], seconds: float = 0.0) -> None:
     """Let a function or method say its phase, and take some time, before it does what it does."""
     plain = getattr(owner, name)
 
     def marked(*args: Any, **kwargs: Any) -> Any:
-        tell(letter)
-        time.sleep(seconds)
+        tell(letter, seconds)
         return plain(*args, **kwargs)
 
     setattr(owner, name, marked)
 
 
-def _mark_everything(tell: Callable[[str], None]) -> None:
+def _mark_everything(tell: Callable[[str, float], None]) -> None:
     _marked(corpus, "sample_batch", "g", tell, 0.002)
     _marked(generation, "generate", "g", tell, 0.002)
     _marked(counterfactual.Swapper, "counterfactuals", "s", tell)
@@ -115,12 +114,13 @@ def run(
     """
     port, launchers = free_port(), tempfile.mkdtemp()
     letters, errors = os.pipe(), os.pipe()  # not a file: some runs may write none
+    to_child = (letters, errors, prepare, kill is not None)
     children = []
     for rank in range(processes):
         environment = rank_environment(rank, processes, port) if processes > 1 else {}
         if processes > 1:  # as torchrun names it
             environment |= {"TORCHELASTIC_ERROR_FILE": f"{launchers}/{rank}/error.json"}
-        children.append(fork(lambda given=environment: _run_marked(folder, argv, given, letters, errors, prepare)))
+        children.append(fork(lambda given=environment: _run_marked(folder, argv, given, *to_child)))
     for _, writing in (letters, errors):
         os.close(writing)
     read = {letters[0]: b"", errors[0]: b""}
@@ -151,6 +151,7 @@ def _run_marked(
     letters: tuple[int, int],
     errors: tuple[int, int],
     prepare: Callable[[], None] | None,
+    slow: bool,
 ) -> int:
     for reading, _ in (letters, errors):
         os.close(reading)
@@ -159,7 +160,14 @@ def _run_marked(
     os.close(errors[1])
     os.environ |= environment
     rank = environment.get("RANK", "0")
-    _mark_everything(lambda letter: os.write(letters[1], letter.encode()) if rank == "0" else None)
+
+    def tell(letter: str, seconds: float) -> None:
+        if rank == "0":
+            os.write(letters[1], letter.encode())
+        if slow:
+            time.sleep(seconds)
+
+    _mark_everything(tell)
     if prepare:
         prepare()
     return console.run_entry(lambda given: pipeline.run(parse_recipe(given)), argv)

@@ -28,6 +28,7 @@ def train(output: Path, micro_batch: int, *launcher: str, processes: int = 1, ac
         program = [str(HELPERS / "train_toy.py"), str(output), str(micro_batch), str(accumulation), json.dumps(options)]
         done = subprocess.run([*launcher, *program], env=ENVIRONMENT, capture_output=True, text=True, timeout=580)
     else:
+        train_toy.language()  # for all processes at once
         work = partial(train_toy.main, str(output), micro_batch, accumulation, **options)
         done = forked.call(work, processes)
     assert done.returncode == 0, done.stderr[-3000:]

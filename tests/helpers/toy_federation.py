@@ -6,7 +6,7 @@ from typing import Any
 
 import train_toy
 from safetensors.torch import load_file
-from shared import TOY_ARCHITECTURES, TOY_TEXT
+from shared import TOY_ARCHITECTURES
 from torch import Tensor
 from transformers import PreTrainedModel, set_seed
 
@@ -14,7 +14,7 @@ from distill.data.corpus import Corpus
 from distill.data.stream import training_blocks
 from distill.federation import rounds
 from distill.federation.clients import client_blocks
-from distill.models.student import make_student, train_tokenizer
+from distill.models.student import make_student
 from distill.objective.logit_ops import build_role_maps
 from distill.recipe import (
     FederationConfig,
@@ -27,15 +27,10 @@ from distill.recipe import (
     StudentConfig,
     TargetConfig,
 )
-from distill.text.counterfactual import Swapper
-from distill.text.role_map import token_roles
-from distill.text.wordlist import load_wordlist
 from distill.training.run import train_student
 
-TOKENIZER = train_tokenizer([TOY_TEXT] * 4, 400)
-WORDLIST = load_wordlist("english_gender")
+TOKENIZER, SWAPPER, ROLES = train_toy.language()
 NOT_PRIVATE = PrivacyConfig()
-ROLES = token_roles(WORDLIST, TOKENIZER, len(TOKENIZER))
 
 
 def toy_recipe(
@@ -98,7 +93,7 @@ def text_of(recipe: Recipe, documents: list[str] | None = None) -> Any:
     make = client_blocks if recipe.federation.clients else training_blocks
     corpus = Corpus("toy", lambda: iter(documents or train_toy.toy_documents()[40:80]))
     cache = Path(recipe.output_dir, "cache")
-    return make(recipe, corpus, TOKENIZER, Swapper(WORDLIST), cache, one_document=recipe.is_private)[0]
+    return make(recipe, corpus, TOKENIZER, SWAPPER, cache, one_document=recipe.is_private)[0]
 
 
 def federated(recipe: Recipe, documents: list[str] | None = None) -> dict[str, Tensor]:

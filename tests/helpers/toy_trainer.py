@@ -14,8 +14,6 @@ from distill.data.packing import pack
 from distill.objective.listed_tokens import ListedTokens
 from distill.objective.logit_ops import RoleMap
 from distill.recipe import LossConfig, Recipe, TargetConfig
-from distill.text.counterfactual import Swapper
-from distill.text.wordlist import load_wordlist
 from distill.training.arguments import loss_settings, training_arguments
 from distill.training.student_loss import attach_loss
 from distill.training.trainer import DistillationTrainer
@@ -23,7 +21,7 @@ from distill.training.trainer import DistillationTrainer
 
 def toy_batch(tokenizer: Any) -> tuple[dict[str, torch.Tensor], list[PairBlock]]:
     """Blocks of the toy documents, edited ones among them, and the batch of them all."""
-    swapper = Swapper(load_wordlist("english_gender"))
+    _, swapper, _ = train_toy.language()
     blocks = list(pack(train_toy.toy_documents()[:20], tokenizer, swapper, 48, PackingCounts()))
     return Collator(2, augment=True)(blocks), blocks
 

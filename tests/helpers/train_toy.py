@@ -3,6 +3,7 @@
 Usage: train_toy.py OUTPUT MICRO_BATCH ACCUMULATION [OPTIONS of main, as JSON]
 """
 
+import functools
 import json
 import os
 import sys
@@ -14,7 +15,7 @@ from accelerate import PartialState
 from accelerate.utils import DistributedType
 from safetensors.torch import save_file
 from shared import TOY_ARCHITECTURES, TOY_TEXT
-from transformers import set_seed, training_args
+from transformers import PreTrainedTokenizerBase, set_seed, training_args
 
 from distill.data.corpus import Corpus
 from distill.data.stream import training_blocks
@@ -33,7 +34,7 @@ from distill.recipe import (
     TeacherConfig,
 )
 from distill.text.counterfactual import Swapper
-from distill.text.role_map import token_roles
+from distill.text.role_map import TokenRoles, token_roles
 from distill.text.wordlist import load_wordlist
 from distill.training.probing import Probe
 from distill.training.run import train_student
@@ -44,6 +45,14 @@ def toy_documents() -> list[str]:
     sentences = [s.strip() + "." for s in TOY_TEXT.split(".") if s.strip()]
     edited = [" ".join(sentences[i % len(sentences)] for i in range(n, n + 1 + n % 5)) for n in range(60)]
     return edited + [" ".join(sentences[-1:] * (1 + n % 5)) for n in range(60)]
+
+
+@functools.cache
+def language() -> tuple[PreTrainedTokenizerBase, Swapper, TokenRoles]:
+    """A tokenizer, a swapper of the bundled list, and the roles of its tokens, made once a process: to find them takes
+    longer than to train."""
+    tokenizer, wordlist = train_tokenizer([TOY_TEXT] * 4, 400), load_wordlist("english_gender")
+    return tokenizer, Swapper(wordlist), token_roles(wordlist, tokenizer, len(tokenizer))
 
 
 def _student_config(keys: dict) -> StudentConfig:
@@ -80,8 +89,7 @@ def main(
     **trainer,
 ) -> None:
     folder = Path(output)
-    tokenizer = train_tokenizer([TOY_TEXT] * 4, 400)
-    wordlist = load_wordlist("english_gender")
+    tokenizer, swapper, roles = language()
     stream = {"pack": "while_training", "shuffle_buffer": segment} if segment else {}
     recipe = Recipe(
         output_dir=output,
@@ -126,8 +134,7 @@ def main(
         save_file({k: v.clone() for k, v in student.state_dict().items()}, folder / "untrained.safetensors")
     corpus = Corpus("toy", toy_documents)
     cache = folder / f"cache-{rank}"
-    blocks, _ = training_blocks(recipe, corpus, tokenizer, Swapper(wordlist), cache, one_document=recipe.is_private)
-    roles = token_roles(wordlist, tokenizer, len(tokenizer))
+    blocks, _ = training_blocks(recipe, corpus, tokenizer, swapper, cache, one_document=recipe.is_private)
     train_student(
         recipe,
         student=student,

@@ -303,11 +303,13 @@ def adapter(run: Path) -> dict[str, torch.Tensor]:
     return load_file(run / "student" / "adapter_model.safetensors")
 
 
-def test_training_goes_on_bit_for_bit_and_leaves_the_base_alone(tmp_path):
+def test_training_goes_on_bit_for_bit_and_leaves_the_base_alone(tmp_path, steps_made):
     train_toy(str(tmp_path / "whole"), 4, 1, **SETTINGS, **STUDENT)
     shutil.copytree(tmp_path / "whole" / "checkpoints", tmp_path / "again" / "checkpoints")
     shutil.rmtree(tmp_path / "again" / "checkpoints" / "checkpoint-4")
+    steps_made.clear()
     train_toy(str(tmp_path / "again"), 4, 1, **SETTINGS, **STUDENT)
+    assert steps_made == [3, 4]
     want, got = adapter(tmp_path / "whole"), adapter(tmp_path / "again")
     assert want.keys() == got.keys() and all(torch.equal(want[k], got[k]) for k in want)
     assert any(weight.any() for name, weight in want.items() if "lora_B" in name)

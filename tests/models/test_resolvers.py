@@ -278,15 +278,15 @@ def test_the_head_is_applied_to_scored_positions_only(gpt2, monkeypatch):
     before = "The nurse said that she was tired. " * 3
     count = len(gpt2.tokenizer(" him.", add_special_tokens=False)["input_ids"])
     gpt2.log_ratios([(before + "saw his.", before + "saw him.")])
-    assert sum(shape[0] for shape in shapes) <= 2 * (count + 1)
+    assert 0 < sum(shape[0] for shape in shapes) <= 2 * (count + 1)
 
 
 @given(st.text(), st.text())
 def test_any_text(gpt2_of_any_text, before, after):
     text = f"{before} her {after}"
     here = [Ambiguity(len(before) + 1, len(before) + 4, HER)]
-    assert gpt2_of_any_text(text, here) == gpt2_of_any_text(text, here)
-    assert gpt2_of_any_text(text, here)[0] in (0, 1)
+    first, second = (gpt2_of_any_text(text, here) for _ in range(2))
+    assert first == second and first[0] in (0, 1)
 
 
 @pytest.fixture(scope="module")

@@ -71,9 +71,10 @@ def test_a_student_of_some_layers_answers_as_the_teacher_without_the_others(tmp_
     student = student_from_layers(teacher, layers).eval()
     expected = without(teacher, set(range(depth)) - set(layers))
     torch.testing.assert_close(logits(student), expected, rtol=1e-4, atol=1e-5)
-    student.save_pretrained(tmp_path)
-    again = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32).eval()
-    torch.testing.assert_close(logits(again), expected, rtol=1e-4, atol=1e-5)
+    if kept == "ends":  # the way to a file and back is that of others too
+        student.save_pretrained(tmp_path)
+        again = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32).eval()
+        torch.testing.assert_close(logits(again), expected, rtol=1e-4, atol=1e-5)
     assert teacher.config.to_dict() == before and len(decoder_layers(teacher)[1]) == depth
 
 

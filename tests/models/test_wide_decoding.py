@@ -159,7 +159,7 @@ def attention_by_kernel(device: str) -> None:
 
 
 def test_the_kernel_of_one_token_attends_as_torch_does_in_tritons_interpreter():
-    run_interpreted(__file__, "attention_by_kernel('cpu')")
+    run_interpreted(attention_by_kernel)
 
 
 @pytest.mark.gpu

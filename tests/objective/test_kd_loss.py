@@ -6,6 +6,7 @@ import math
 import warnings
 import weakref
 from functools import partial, wraps
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
@@ -521,12 +522,18 @@ def test_a_tied_head_and_its_embedding_share_one_gradient(dtype, passes):
         assert len(made.addresses - {got.data_ptr()}) == 1
 
 
-@pytest.mark.usefixtures("each_pass")
-@pytest.mark.parametrize("op", OPERATIONS)
+# In the interpreter, which takes its time, all operations with the teacher's NaN, and one of them with all numbers.
+NOT_FINITE = [
+    (each, op, number, whose)
+    for each in ("the pass of a CPU", "the pass of a GPU")
+    for op, number, whose in product(OPERATIONS, (math.nan, math.inf), ("teacher_hidden", "student_hidden"))
+    if "CPU" in each or op == "expmean" or (math.isnan(number) and whose == "teacher_hidden")
+]
+
+
+@pytest.mark.parametrize(("each_pass", "op", "number", "whose"), NOT_FINITE, indirect=["each_pass"])
 @pytest.mark.parametrize("divergence", DIVERGENCES)
-@pytest.mark.parametrize("number", [math.nan, math.inf])
-@pytest.mark.parametrize("whose", ["teacher_hidden", "student_hidden"])
-def test_what_is_not_finite_makes_a_loss_that_is_not(op, divergence, number, whose):
+def test_what_is_not_finite_makes_a_loss_that_is_not(each_pass, op, divergence, number, whose):
     """A loss and gradients that are finite would be trained on, and no one would hear of it."""
     inputs = make_inputs(3, n=6, valid=1.0)
     getattr(inputs, whose)[:] = number
@@ -844,8 +851,8 @@ def assert_kernel_equals_reference(op, divergence, case, inputs, device="cpu"):
 @pytest.mark.parametrize("divergence", DIVERGENCES)
 @pytest.mark.parametrize("case", CASES)
 def test_the_kernel_equals_the_reference(op, divergence, case):
-    """Rows are gone through in several pieces, of which the last is whole or in part."""
-    for vocab in (V, 32):
+    """Rows are gone through in several pieces, of which the last is in part, or whole as well."""
+    for vocab in (V, 32) if case == CASES[0] else (V,):
         assert_kernel_equals_reference(op, divergence, case, make_inputs(25, n=6, v=vocab + 5, groups=case[1]))
 
 

@@ -10,7 +10,7 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from transformers.pytorch_utils import Conv1D
 
 from distill.base.errors import UserError
-from distill.privacy.clipping import Layer, Rows, add_clipped, check_layers, layers_of, recorded, rule_of
+from distill.privacy.clipping import RULES, Layer, Rows, add_clipped, check_layers, layers_of, recorded, rule_of
 
 ROWS, TOKENS, WIDTH = 4, 3, 6
 DOCUMENTS = torch.tensor([0, 1, 0, 2])
@@ -28,6 +28,10 @@ LAYERS = {
     "Embedding": lambda: nn.Embedding(7, 5),
     "Embedding with padding": lambda: nn.Embedding(7, 5, padding_idx=2),
 }
+
+
+def test_every_rule_has_a_layer_here():
+    assert {type(make()) for make in LAYERS.values()} >= RULES.keys()
 
 
 @pytest.mark.parametrize("name", LAYERS)

@@ -136,7 +136,9 @@ def test_a_push_that_fails_on_the_way_is_one_sentence_with_the_reason(hub, finis
     assert "the student is finished in" in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_training_pushes_no_checkpoint(hub, tmp_path):
+def test_training_pushes_no_checkpoint(hub, tmp_path, monkeypatch):
+    """Neither we nor transformers, which has a client of its own for it."""
+    monkeypatch.setattr("transformers.trainer.hf_api", lambda: pytest.fail("Trainer asks the hub"), raising=False)
     train_toy.main(str(tmp_path / "run"), 4, 1, steps=1, push_to_hub=True, hub_model_id="alice/fair", save_steps=1)
     assert hub.calls == []
     assert list((tmp_path / "run" / "checkpoints").glob("checkpoint-1"))

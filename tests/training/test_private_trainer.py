@@ -147,7 +147,7 @@ def weights_of(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "student" / "model.safetensors")
 
 
-def test_training_goes_on_bit_for_bit(tmp_path):
+def test_training_goes_on_bit_for_bit(tmp_path, steps_made):
     """Draws, dropout and noise are those of a training that was never stopped; the second epoch has begun."""
     options = {"steps": 5, "save_steps": 2, "dropout": 0.1, "optim": "adamw_torch", "save_total_limit": 9}
     options["privacy"] = PRIVACY | {"weights": "all"}
@@ -155,7 +155,9 @@ def test_training_goes_on_bit_for_bit(tmp_path):
     shutil.copytree(tmp_path / "whole" / "checkpoints", tmp_path / "again" / "checkpoints")
     for lost in (4, 5):
         shutil.rmtree(tmp_path / "again" / "checkpoints" / f"checkpoint-{lost}")
+    steps_made.clear()
     train_toy.main(str(tmp_path / "again"), 4, 1, **options)
+    assert steps_made == [3, 4, 5]
     want, got = weights_of(tmp_path / "whole"), weights_of(tmp_path / "again")
     untrained = load_file(tmp_path / "whole" / "untrained.safetensors")
     assert all(torch.equal(want[name], got[name]) and not torch.equal(want[name], untrained[name]) for name in want)

@@ -9,14 +9,10 @@ from pathlib import Path
 import pytest
 import train_toy
 from launched import train
-from shared import TOY_TEXT
 
 from distill.base.console import Stopped
-from distill.models.student import train_tokenizer
 from distill.recipe import Recipe
 from distill.scoring.so_far import probe_of
-from distill.text.counterfactual import Swapper
-from distill.text.wordlist import load_wordlist
 from distill.training.probing import MEAN, SIZE, SoFar, so_far_line
 from distill.training.trainer import DistillationTrainer
 
@@ -61,7 +57,7 @@ def test_the_probe_is_asked_before_the_first_step_at_every_save_and_after_the_la
     assert [entry["step"] for entry in found["history"] if "loss" in entry] == [4]
 
 
-def test_every_so_many_steps_and_never(tmp_path, monkeypatch, capsys):
+def test_every_so_many_steps(tmp_path, capsys):
     train_toy.main(str(tmp_path / "three"), 4, 1, probe=Counted(), scores={"probe_steps": 4}, save_strategy="no", **{
         **STEPS, "save_steps": 500,
     })  # fmt: skip
@@ -94,8 +90,11 @@ def test_the_curve_goes_on_after_a_stop(run, tmp_path):
     assert after == before
 
 
-@pytest.mark.parametrize(("steps", "saved", "asked"), [(4, 500, [0, 4]), (None, 2, [0, 2, 4]), (None, 3, [0, 3])])
-def test_a_stop_loses_no_point_of_the_curve_and_adds_none(tmp_path, monkeypatch, steps, saved, asked):
+@pytest.mark.parametrize(
+    ("steps", "saved", "asked", "whole"),
+    [(4, 500, [0, 4], [0, 4, 6]), (None, 2, [0, 2, 4], [0, 2, 4, 6]), (None, 3, [0, 3], [0, 3, 6])],
+)
+def test_a_stop_loses_no_point_of_the_curve_and_adds_none(tmp_path, monkeypatch, steps, saved, asked, whole):
     """Stopped in step 4: where that step was to be looked at in any case, it is, and in no other."""
     settings = {**STEPS, "save_steps": saved, "logging_steps": 1, "scores": {"probe_steps": steps}}
     plain = DistillationTrainer.training_step
@@ -112,8 +111,7 @@ def test_a_stop_loses_no_point_of_the_curve_and_adds_none(tmp_path, monkeypatch,
     assert [entry["step"] for entry in state["log_history"] if SIZE in entry] == asked
     monkeypatch.undo()
     train_toy.main(str(tmp_path), 4, 1, probe=Counted(), **settings)
-    train_toy.main(str(tmp_path / "whole"), 4, 1, probe=Counted(), **settings)
-    assert probed(tmp_path) == probed(tmp_path / "whole")
+    assert probed(tmp_path) == whole
 
 
 @pytest.mark.parametrize("at", [3, 17])  # 17 blocks of 4 in an epoch: within one, and with its last step
@@ -146,7 +144,7 @@ def test_of_several_processes_the_first_one_asks(tmp_path):
 def test_a_student_with_an_adapter_is_asked_with_it(tmp_path):
     """By the metric itself: the adapter's numbers show, and the base is the teacher's, before the first step alike."""
     pytest.importorskip("peft", reason="needs the extra lora")
-    tokenizer, swapper = train_tokenizer([TOY_TEXT] * 4, 400), Swapper(load_wordlist("english_gender"))
+    tokenizer, swapper, _ = train_toy.language()
     probe = probe_of(Recipe(), swapper, tokenizer)
     keys = {"init": "teacher", "lora": {"r": 3}}
     train_toy.main(str(tmp_path), 4, 1, probe=probe, student_keys=keys, **{**STEPS, "dropout": 0.0})

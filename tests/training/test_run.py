@@ -26,7 +26,7 @@ from distill.training.trainer import DistillationTrainer
 
 
 @pytest.mark.parametrize("workers", [{}, {"dataloader_num_workers": 1, "dataloader_persistent_workers": True}])
-def test_training_goes_on_bit_for_bit(tmp_path, workers):
+def test_training_goes_on_bit_for_bit(tmp_path, steps_made, workers):
     """Checkpoints every 2 of 6 steps, all but an early one lost: the end is the same to the last bit, dropout on.
 
     Over two epochs, with workers that stay for the next as a GPU's do.
@@ -36,20 +36,24 @@ def test_training_goes_on_bit_for_bit(tmp_path, workers):
     shutil.copytree(tmp_path / "whole" / "checkpoints", tmp_path / "again" / "checkpoints")
     for lost in (4, 6):
         shutil.rmtree(tmp_path / "again" / "checkpoints" / f"checkpoint-{lost}")
+    steps_made.clear()
     train_toy.main(str(tmp_path / "again"), 32, 1, **arguments)
+    assert steps_made == [3, 4, 5, 6]
     want, got = (load_file(tmp_path / name / "student" / "model.safetensors") for name in ("whole", "again"))
     assert all(torch.equal(want[k], got[k]) for k in want)
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "again" / "student")
     assert model.config.n_layer == 2
 
 
-def test_a_finished_training_is_not_trained_further(tmp_path):
+def test_a_finished_training_is_not_trained_further(tmp_path, steps_made):
     """A student that is lost after its last checkpoint comes back as it was; the learning rate does not end at 0."""
     arguments = {"steps": 3, "save_steps": 3, "lr_scheduler_type": "constant"}
     train_toy.main(str(tmp_path), 4, 1, **arguments)
     want = load_file(tmp_path / "student" / "model.safetensors")
     shutil.rmtree(tmp_path / "student")
+    steps_made.clear()
     train_toy.main(str(tmp_path), 4, 1, **arguments)
+    assert not steps_made
     got = load_file(tmp_path / "student" / "model.safetensors")
     assert all(torch.equal(want[k], got[k]) for k in want)
 

@@ -13,11 +13,9 @@ import train_toy
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
-from shared import TOY_TEXT
 
 from distill.base.errors import UserError
 from distill.data.blocks import BlockDataset
-from distill.models.student import train_tokenizer
 from distill.training import student_loss, trainer
 from distill.training.step_watch import SpikeWatch, smallest_bad
 
@@ -65,7 +63,7 @@ def poisoned(monkeypatch, where: str, token: int, value: float) -> None:
 @pytest.fixture
 def toy():
     """The tokenizer of train_toy.py."""
-    return train_tokenizer([TOY_TEXT] * 4, 400)
+    return train_toy.language()[0]
 
 
 @pytest.mark.parametrize(
@@ -148,7 +146,7 @@ def test_a_gradient_that_is_not_finite_is_found_where_the_loss_is_finite(monkeyp
 def test_steps_that_are_not_finite_can_be_left_out(monkeypatch, tmp_path, toy, capsys):
     """The student of a training in which every step is bad is the untrained one, bit for bit; and it is counted."""
     poisoned(monkeypatch, "teacher", toy.bos_token_id, float("nan"))
-    train_toy.main(str(tmp_path), 4, 2, steps=3, on_nonfinite="skip")
+    train_toy.main(str(tmp_path), 4, 2, steps=3, on_nonfinite="skip", logging_steps=1)
     said = capsys.readouterr().err
     assert "3 steps were left out of training" in said
     got, untrained = (
@@ -157,6 +155,7 @@ def test_steps_that_are_not_finite_can_be_left_out(monkeypatch, tmp_path, toy, c
     )
     assert all(torch.equal(got[key], untrained[key]) for key in got)
     state = json.loads((tmp_path / "checkpoints" / "checkpoint-3" / "trainer_state.json").read_text())
+    assert [entry["step"] for entry in state["log_history"]] == [1, 2, 3]
     assert all(torch.tensor([v for v in entry.values()]).isfinite().all() for entry in state["log_history"])
 
 

@@ -278,7 +278,8 @@ def test_a_cache_without_a_teacher_is_a_users_mistake():
 # -------------------------------------------------------------------------------------------------------- in training
 
 EPOCH = 11  # steps of six blocks
-TRAINING = {"steps": 2 * EPOCH, "logging_steps": 1, "save_steps": 3, "save_total_limit": 9, "optim": "adamw_torch"}
+TRAINING = {"steps": 2 * EPOCH, "logging_steps": 1, "save_strategy": "no", "optim": "adamw_torch"}
+SAVED = {**TRAINING, "save_strategy": "steps", "save_steps": 3, "save_total_limit": 9}
 CACHED = {"teacher_keys": {"cache_hidden_states": True}}
 
 
@@ -312,15 +313,15 @@ def test_the_second_epoch_runs_no_teacher_and_has_the_same_losses(tmp_path, unca
 
 def test_a_run_stopped_in_the_first_epoch_goes_on_with_what_is_cached(tmp_path):
     """The checkpoint is older than the cache: its steps are done again, without a teacher, and to the same bits."""
-    train_toy.main(str(tmp_path / "whole"), 6, 1, **TRAINING, **CACHED)
+    train_toy.main(str(tmp_path / "whole"), 6, 1, **SAVED, **CACHED)
     again = tmp_path / "again"
     shutil.copytree(tmp_path / "whole" / "checkpoints", again / "checkpoints")
     for lost in (6, 9, 12, 15, 18, 21, 22):
         shutil.rmtree(again / "checkpoints" / f"checkpoint-{lost}")
-    train_toy.main(str(again), 6, 1, **{**TRAINING, "steps": 5, "save_strategy": "no"}, **CACHED)
+    train_toy.main(str(again), 6, 1, **{**TRAINING, "steps": 5}, **CACHED)
     shutil.rmtree(again / "student")
     shutil.rmtree(again / "training")
-    train_toy.main(str(again), 6, 1, **TRAINING, **CACHED)
+    train_toy.main(str(again), 6, 1, **SAVED, **CACHED)
     history = {e["step"]: e for e in figures(again)["history"]}
     assert all(history[step]["cached_share"] == 1 for step in (4, 5))
     assert all("cached_share" not in history[step] for step in (6, 7))
