@@ -73,10 +73,10 @@ def _documents(text: CorpusConfig) -> float:
 def _operations(recipe: Recipe, of_teacher: float, of_student: float) -> float:
     """Of a training: what the teacher and the student do for each view of a block that they read."""
     given = recipe.trainer
-    steps = float(given.get("max_steps", 0))
+    steps = float(given.get("max_steps", -1))
     blocks = float(given.get("per_device_train_batch_size", 8)) * float(given.get("gradient_accumulation_steps", 1))
     tokens = steps * blocks * recipe.block_length
-    if steps <= 0:
+    if steps < 0:  # 0 is no step at all
         length = recipe.corpus.sample_tokens if recipe.corpus.source == "teacher" else _SOME["tokens"]
         tokens = float(given.get("num_train_epochs", 3)) * _documents(recipe.corpus) * length
     views = 2 if recipe.trains_on_views else 1

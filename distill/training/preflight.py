@@ -121,7 +121,7 @@ def slow_processor(
     if recipe.is_private:
         blocks = math.ceil(recipe.privacy.batch_size / arguments.world_size)
     steps = recipe.federation.steps if recipe.federation.clients else arguments.max_steps
-    if steps <= 0:
+    if steps < 0:  # 0 is no step at all
         steps = math.ceil(arguments.num_train_epochs * counts.blocks / (blocks * arguments.world_size))
     views = 1 + counts.edited_blocks / max(1, counts.blocks)  # blocks of more than two groups have more
     of_teacher = 2 * parameter_count(teacher) * views if teacher is not None else 0

@@ -39,6 +39,9 @@ def test_the_quickstart_has_nine_phases(models):
     longer = guesses(replace(recipe, trainer=recipe.trainer | {"max_steps": 1000}), models)
     assert longer["training here/student"] == 2 * seconds["training here/student"]
     assert guesses(recipe, models, ("student",))["training here/baseline"] == 0
+    # No step, and not as many as there are blocks.
+    untrained = guesses(replace(recipe, trainer=recipe.trainer | {"max_steps": 0}), models)
+    assert untrained["training here/student"] == 0
 
 
 def test_phases_that_a_run_does_not_have_are_not_counted(models):

@@ -69,6 +69,14 @@ def test_epochs_are_counted_in_blocks(recipe, toy_model, monkeypatch):
     assert "1 x 9 steps" in warning  # in steps that draw 27
 
 
+def test_a_student_that_stays_untrained_takes_no_time(recipe, toy_model, monkeypatch):
+    monkeypatch.setattr(preflight, "operations_per_second", lambda: 1.0)
+    counts = PackingCounts(blocks=81)
+    for steps, warned in ((-1, True), (0, False), (1, True)):
+        asked = replace(recipe, trainer=recipe.trainer | {"max_steps": steps})
+        assert (slow_processor(asked, arguments(asked), 1, None, toy_model(), counts) is not None) is warned
+
+
 def test_the_pace_of_this_machine_is_plausible():
     assert 1e8 < preflight.operations_per_second() < 1e14
 
