@@ -1,5 +1,6 @@
 """The recipe -> transformers' TrainingArguments and the settings of the loss."""
 
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -86,6 +87,7 @@ def training_arguments(recipe: Recipe, folder: Path) -> TrainingArguments:
         _check_streamed(recipe.trainer)
     if given["save_total_limit"] is not None and given["save_total_limit"] < 2:
         raise UserError("trainer.save_total_limit must be at least 2: with one, a kill while saving loses everything")
+    _check_files(given)
     _leave_launchers_settings(given)
     try:
         arguments = _made(
@@ -139,6 +141,22 @@ def _given(recipe: Recipe) -> dict[str, Any]:
             )
         given["use_cpu"] = True  # Trainer wants to be told so; processors have bf16 too
     return given
+
+
+def _check_files(given: Mapping[str, Any]) -> None:
+    """Raises UserError for a file with settings of FSDP or DeepSpeed that is none, on which TrainingArguments fails."""
+    # It takes DeepSpeed's in other forms too, and says what it can be where that is no file.
+    read = {"fsdp_config": bool(given.get("fsdp")), "deepspeed": os.path.exists(str(given.get("deepspeed")))}
+    for key in (key for key, is_read in read.items() if is_read):
+        file = given.get(key)
+        if not isinstance(file, str) or file.startswith("{"):  # the settings themselves
+            continue
+        try:
+            is_object = isinstance(json.loads(Path(file).read_text(encoding="utf-8")), dict)
+        except (OSError, ValueError):
+            is_object = False
+        if not is_object:
+            raise UserError(f"trainer.{key} is {file}, which is no file that holds a JSON object; name one that does")
 
 
 def _leave_launchers_settings(given: Mapping[str, Any]) -> None:

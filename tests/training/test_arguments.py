@@ -36,6 +36,21 @@ def test_one_kept_checkpoint_is_too_few(tmp_path):
             training_arguments(Recipe(trainer={key: value}), tmp_path)
 
 
+@pytest.mark.parametrize("content", [None, "[1]", "{", "\0"])
+@pytest.mark.parametrize("key", ["fsdp_config", "deepspeed"])
+def test_a_file_of_settings_that_is_none_is_told_by_its_key(tmp_path, key, content):
+    """transformers opens it by itself, and would end with a traceback, or as if the run's own files were gone."""
+    file = tmp_path / "settings.json"
+    if content is None:
+        file.mkdir()
+    else:
+        file.write_text(content, encoding="utf-8")
+    for path in [file, tmp_path / "absent.json"][: 2 if key == "fsdp_config" else 1]:
+        trainer = {"use_cpu": True, "fsdp": key == "fsdp_config", key: str(path)}
+        with pytest.raises(UserError, match=rf"^trainer\.{key} is {path}, which is no file that holds a JSON object;"):
+            training_arguments(Recipe(trainer=trainer), tmp_path)
+
+
 @pytest.mark.parametrize(
     ("keys", "tf32"),
     [
