@@ -116,8 +116,7 @@ def merged(base: PreTrainedModel, folder: Path) -> PreTrainedModel:
     from safetensors import safe_open
 
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # weights that are missing are told below
+        with warnings.catch_warnings(action="ignore"):  # weights that are missing are told below
             model = PeftModel.from_pretrained(base, str(folder))
             with safe_open(folder / _WEIGHTS, "pt") as weights:
                 there = set(weights.keys())
@@ -202,8 +201,7 @@ def add_adapter(student: PreTrainedModel, settings: LoraConfig) -> None:
     if unknown := [t for t in settings.targets or [] if not any(f".{name}".endswith(f".{t}") for name in layers)]:
         raise UserError(f"student.lora.targets: no layer is called '{unknown[0]}'; {suggestion(unknown[0], names)}")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of layers that both kinds of linear modules could be meant by
+        with warnings.catch_warnings(action="ignore"):  # of layers that both kinds of linear modules could be meant by
             student.add_adapter(asked)
     except (ValueError, TypeError, NotImplementedError) as error:
         raise UserError(f"student.lora: {first_line(error)}; see student.lora.targets") from None
@@ -252,8 +250,8 @@ def save_adapter(student: PreTrainedModel, folder: Path, dtype: torch.dtype, mer
     settings.revision = getattr(student.config, "_commit_hash", None)
     settings.inference_mode = True
     state = {name: weight.to(dtype) for name, weight in trainable_state(student).items() if "lora_" in name}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # peft looks whether the base's vocabulary was changed, which it never is here
+    # peft looks whether the base's vocabulary was changed, which it never is here.
+    with warnings.catch_warnings(action="ignore"):
         student.save_pretrained(folder, state_dict=state)
 
 

@@ -9,8 +9,6 @@ is used, and never its estimate.
 
 import math
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
@@ -187,7 +185,7 @@ def _noise_by_renyi(epsilon: float, delta: float, sample_rate: float, steps: int
     def enough(noise: float) -> bool:
         accountant = RDPAccountant()
         accountant.history = [(noise, sample_rate, steps)]
-        with _quiet():
+        with warnings.catch_warnings(action="ignore"):  # see `spent`
             return bool(accountant.get_epsilon(delta=delta) <= epsilon)
 
     low, high = 0.0, 1.0
@@ -215,15 +213,8 @@ def spent(noise_multiplier: float, sample_rate: float, steps: int, delta: float)
 
     accountant = PRVAccountant()
     accountant.history = [(noise_multiplier, sample_rate, steps)]
-    with _quiet():
+    # Opacus says on the way that its first guess at the width of the mesh is wide, and log(0) at a rate of 1.
+    with warnings.catch_warnings(action="ignore"):
         rough = float(accountant.get_epsilon(delta=delta, eps_error=0.1))
         error = max(min(_ERROR * rough, 0.1), 1e-4)
         return min(rough, float(accountant.get_epsilon(delta=delta, eps_error=error)))
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """What opacus says on the way: that its first guess at the width of the mesh is wide, and log(0) at a rate of 1."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield

@@ -39,8 +39,7 @@ def rehearse(arguments: TrainingArguments, student: PreTrainedModel | None) -> N
         raise UserError(
             f"trainer.gradient_checkpointing is true, but a {type(student).__name__} does not have it; leave it out"
         )
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the training itself will say them
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(action="ignore"):  # the training says them
         quiet = copy(arguments)
         quiet.output_dir, quiet.report_to, quiet.push_to_hub = folder, [], False
         layers = nn.Sequential(nn.Embedding(2, 2), nn.Linear(2, 2))

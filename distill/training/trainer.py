@@ -366,8 +366,7 @@ class DistillationTrainer(Trainer):
             return super().create_scheduler(num_training_steps, optimizer)
         scheduler = super().create_scheduler(self._part.steps, optimizer)
         scheduler.last_epoch = self._part.first - 1  # a schedule is a function of the step alone
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that the optimizer has made no step yet
+        with warnings.catch_warnings(action="ignore"):  # that the optimizer has made no step yet
             scheduler.step()
         return scheduler
 
