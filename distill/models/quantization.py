@@ -96,7 +96,7 @@ def quantize_weights(model: PreTrainedModel, kind: WeightBits, asked_by: str = "
     require_torchao(asked_by, kind)
     if is_quantized(model):
         raise UserError(f"{asked_by}: {kind} is asked for a model that is in fewer bits already; leave the key out")
-    with _quiet():  # it tells of kernels that this machine has no use for
+    with quiet_logs():  # it tells of kernels that this machine has no use for
         from torchao.quantization import Int8WeightOnlyConfig, IntxWeightOnlyConfig, PerAxis, PerGroup, quantize_
 
     head = model.get_output_embeddings()
@@ -127,7 +127,7 @@ def _conv1d_as_linear(model: PreTrainedModel) -> None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet_logs() -> Iterator[None]:
     """No log below an error, of whatever logger."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)

@@ -10,7 +10,6 @@ keeps both numbers. Tokenizer, generation settings, chat template and model card
 
 import contextlib
 import io
-import logging
 import shutil
 import tempfile
 import warnings
@@ -36,7 +35,7 @@ from distill.metrics.log_ratio import log_ratio
 from distill.models.architecture import without_warnings
 from distill.models.generation import sound_settings
 from distill.models.loading import load_config, load_model, load_tokenizer, model_source
-from distill.models.quantization import forget_gguf, gguf_loading, is_quantized
+from distill.models.quantization import forget_gguf, gguf_loading, is_quantized, quiet_logs
 from distill.scoring.gguf_file import check_gguf, run_converter, write_gguf
 from distill.scoring.measure import usable_prompts
 from distill.scoring.score import versions
@@ -320,19 +319,14 @@ def _read_onnx(place: Path, trusted: bool) -> _OnnxModel:
 @contextmanager
 def _silent() -> Iterator[None]:
     """Exporters print their steps, and warn of what the check after them looks at."""
-    disabled = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with (
-            contextlib.redirect_stdout(io.StringIO()),
-            contextlib.redirect_stderr(io.StringIO()),
-            warnings.catch_warnings(),
-            without_warnings(),
-        ):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(disabled)
+    with (
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(io.StringIO()),
+        quiet_logs(),
+        warnings.catch_warnings(action="ignore"),
+        without_warnings(),
+    ):
+        yield
 
 
 FORMATS: Mapping[str, Format] = {
