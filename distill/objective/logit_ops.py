@@ -118,14 +118,14 @@ class RoleMap:
         """
         return self.reverse_(own, other.clone())
 
-    def reverse_(self, own: Tensor, other: Tensor, of: Tensor | None = None) -> Tensor:
+    def reverse_(self, own: Tensor, other: Tensor) -> Tensor:
         """As `reverse`, but overwrites ``other``: only the listed columns are touched, so it costs less than a copy.
 
-        Both may be logits: R knows no normaliser. ``of``, (N,), says which row of ``own`` belongs to each of ``other``.
+        Both may be logits: R knows no normaliser.
         """
         moved = other.index_select(1, self._move_from)
         if len(self._givers):
-            wanted = own[:, self._out] if of is None else own[of[:, None, None], self._out]
+            wanted = own[:, self._out]
             wanted = wanted.float() if wanted.dtype.itemsize < 4 else wanted
             # A destination without any probability (-inf) still takes part: shares among such ones are equal, not NaN.
             wanted.clamp_min_(torch.finfo(wanted.dtype).min)
