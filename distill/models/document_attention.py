@@ -19,6 +19,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from distill.objective.kd_loss import format_of_products
 from distill.objective.transfer import copied_to
 
 _NAME = "distill_documents"
@@ -106,7 +107,7 @@ def _attention(
     if max_length_q is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
     # Rotary positions leave queries and keys in float32 under autocast, which does not reach the kernel in `_within`.
-    form = _of_products(value)
+    form = format_of_products(value)
     query, key, value = (x.to(form) for x in (query, key, value))
     if cu_seq_lens_q is None:
         return sdpa_attention_forward(module, query, key, value, None, dropout, scaling, **kwargs)
@@ -185,13 +186,7 @@ def _computes_again(decoder: nn.Module) -> bool:
 
 def _format(decoder: nn.Module, device: torch.device) -> torch.dtype:
     """That of its attention on a device."""
-    return _of_products(next(decoder.parameters()).new_empty(0, device=device))
-
-
-def _of_products(of: Tensor) -> torch.dtype:
-    """The format of products with a tensor: autocast's, or its own."""
-    device = of.device.type
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else of.dtype
+    return format_of_products(next(decoder.parameters()).new_empty(0, device=device))
 
 
 @torch.no_grad()

@@ -509,7 +509,7 @@ def _has_triton(device: torch.device) -> bool:
 
 
 def format_of_products(hidden: Tensor) -> torch.dtype:
-    """That of the products with the heads."""
+    """That of products with such a tensor, those with the heads among them: autocast's, or its own."""
     device = hidden.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
 
