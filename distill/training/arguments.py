@@ -110,12 +110,12 @@ def training_arguments(recipe: Recipe, folder: Path) -> TrainingArguments:
     if recipe.is_private:
         require_accountant()
         _check_private(arguments)
-    if recipe.student.lora.r and (_is_fsdp(arguments) or arguments.deepspeed_plugin is not None):
+    if recipe.student.lora.r and takes_models_apart(arguments):
         raise UserError(
             "student.lora.r is set, but FSDP and DeepSpeed would take a shared base apart; an adapter's gradients and "
             "optimizer are small, so train it with recipes/accelerate/ddp.yaml"
         )
-    if recipe.student.remove_directions and (_is_fsdp(arguments) or arguments.deepspeed_plugin is not None):
+    if recipe.student.remove_directions and takes_models_apart(arguments):
         raise UserError(
             "student.remove_directions is set, but FSDP and DeepSpeed would take the student apart, whose hidden "
             "states are looked at as a whole; train it with recipes/accelerate/ddp.yaml"
@@ -297,6 +297,11 @@ def _require_trackers(arguments: TrainingArguments) -> None:
                     f"{tracker}, or set it to none"
                 ) from None
             raise UserError(f"trainer.report_to: {first_line(error)}") from None
+
+
+def takes_models_apart(arguments: TrainingArguments) -> bool:
+    """Whether FSDP or DeepSpeed shares a student among processes, or moves it elsewhere."""
+    return _is_fsdp(arguments) or arguments.deepspeed_plugin is not None
 
 
 def _is_fsdp(arguments: TrainingArguments) -> bool:

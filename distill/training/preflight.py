@@ -8,7 +8,6 @@ Estimates are bounds from below: what they leave out (data, saving, scores) come
 """
 
 import math
-import os
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -28,7 +27,7 @@ from distill.privacy.clipping import check_layers, layers_of
 from distill.recipe import Recipe
 from distill.text.counterfactual import Swapper
 from distill.text.role_map import TokenRoles
-from distill.training.arguments import clips_head, loss_settings, training_arguments
+from distill.training.arguments import clips_head, loss_settings, takes_models_apart, training_arguments
 from distill.training.checkpoints import refuse_other_processes
 from distill.training.hub import ask_hub
 from distill.training.private_trainer import private_plan
@@ -157,8 +156,8 @@ def little_memory(
     recipe: Recipe, arguments: TrainingArguments, teacher: PreTrainedModel | None, student: PreTrainedModel
 ) -> str | None:
     """What training needs at least, in float32, beside what is taken already, if that is more than is free."""
-    if any(os.environ.get(f"ACCELERATE_USE_{name}") == "true" for name in ("FSDP", "DEEPSPEED")):
-        return None  # they share it among processes, or move it elsewhere
+    if takes_models_apart(arguments):
+        return None
     device = torch.device(arguments.device)
     on_gpu = device.type == "cuda"
     free = torch.cuda.mem_get_info(device)[0] if on_gpu else _free_memory()
