@@ -18,6 +18,8 @@ from transformers.utils import is_torch_tf32_available
 
 from distill.base.console import warn
 from distill.base.errors import UserError, first_line
+from distill.objective.chunks import ChunkSizes
+from distill.objective.kd_loss import sizes_of_chunks
 from distill.objective.settings import LossSettings
 from distill.privacy.accountant import require_accountant
 from distill.recipe import Recipe
@@ -370,3 +372,9 @@ def clips_head(recipe: Recipe) -> bool:
 def loss_settings(recipe: Recipe) -> LossSettings:
     """The recipe's loss and target as the loss takes them."""
     return LossSettings(**asdict(recipe.loss), op=recipe.target.op, strength=recipe.target.strength)
+
+
+def chunks_of_loss(arguments: TrainingArguments, recipe: Recipe, vocab: int) -> ChunkSizes:
+    """In what pieces the loss goes through rows of V numbers, on the device and in the format of this training."""
+    dtype = torch.bfloat16 if arguments.bf16 else torch.float16 if arguments.fp16 else torch.float32
+    return sizes_of_chunks(loss_settings(recipe), torch.device(arguments.device), vocab, dtype, clips_head(recipe))

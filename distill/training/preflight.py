@@ -21,13 +21,12 @@ from distill.base.cores import control_groups
 from distill.data.blocks import BlockDataset
 from distill.data.counts import PackingCounts
 from distill.data.stream import BlockStream
-from distill.models.architecture import parameter_count
-from distill.objective.kd_loss import sizes_of_chunks
+from distill.models.architecture import parameter_count, vocab_rows
 from distill.privacy.clipping import check_layers, layers_of
 from distill.recipe import Recipe
 from distill.text.counterfactual import Swapper
 from distill.text.role_map import TokenRoles
-from distill.training.arguments import clips_head, loss_settings, takes_models_apart, training_arguments
+from distill.training.arguments import chunks_of_loss, takes_models_apart, training_arguments
 from distill.training.checkpoints import refuse_other_processes
 from distill.training.hub import ask_hub
 from distill.training.private_trainer import private_plan
@@ -176,10 +175,9 @@ def little_memory(
     # the feed-forward part: 16 numbers a token and unit; with checkpointing, the input alone.
     kept = 1 if arguments.gradient_checkpointing else 16
     activations = 4 * kept * tokens * text_config.num_hidden_layers * text_config.hidden_size
-    vocab = student.get_output_embeddings().weight.shape[0]
+    vocab = vocab_rows(student)
     half = on_gpu and (arguments.bf16 or arguments.fp16)
-    dtype = torch.bfloat16 if half else torch.float32
-    chunk = sizes_of_chunks(loss_settings(recipe), device, vocab, dtype, clips_head(recipe)).chunk
+    chunk = chunks_of_loss(arguments, recipe, vocab).chunk
     logits = (2 if half else 4) * 2 * min(tokens, chunk) * vocab
     needed = weights + training + activations + logits
     if needed <= free:

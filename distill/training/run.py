@@ -28,14 +28,13 @@ from distill.models.architecture import head, is_plain, require_rows, vocab_size
 from distill.models.loading import in_format
 from distill.models.projection import group_directions, project_out
 from distill.objective.chunks import Plan, Positions, plan_by_document, plan_chunks
-from distill.objective.kd_loss import sizes_of_chunks
 from distill.objective.listed_tokens import ListedTokens
 from distill.objective.logit_ops import RoleMap
 from distill.objective.pairing import pairs_of
 from distill.privacy.draws import Draws
 from distill.recipe import Recipe, TeacherConfig
 from distill.training import checkpoints as checkpoint_folder
-from distill.training.arguments import clips_head, loss_settings, training_arguments
+from distill.training.arguments import chunks_of_loss, clips_head, loss_settings, training_arguments
 from distill.training.private_trainer import (
     PrivateTrainer,
     freeze_what_is_not_trained,
@@ -277,10 +276,9 @@ def loss_planner(arguments: TrainingArguments, recipe: Recipe, with_teacher: boo
         with_teacher: Whether there is one to compare with.
         vocab: V, the tokens that student and teacher share.
     """
-    half = torch.bfloat16 if arguments.bf16 else torch.float16 if arguments.fp16 else torch.float32
     settings = loss_settings(recipe)
-    sizes = sizes_of_chunks(settings, torch.device(arguments.device), vocab, half, clips_head(recipe))
     plan = plan_by_document if clips_head(recipe) else plan_chunks
+    sizes = chunks_of_loss(arguments, recipe, vocab)
     return partial(plan, settings=settings if with_teacher else settings.without_target(), sizes=sizes)
 
 
