@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from accelerate import PartialState
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HTTPError
 from transformers import TrainingArguments
@@ -11,16 +10,6 @@ from distill.base.console import say
 from distill.base.errors import UserError, first_line
 from distill.recipe import Recipe
 from distill.training.arguments import training_arguments
-
-
-def ask_hub(arguments: TrainingArguments) -> None:
-    """Who may not push shall know before any text is made; called in every process, of which the main one asks.
-
-    Raises:
-        UserError: see `hub_repository`.
-    """
-    if arguments.push_to_hub and PartialState().is_main_process:
-        hub_repository(arguments)
 
 
 def hub_repository(arguments: TrainingArguments) -> tuple[HfApi, str]:

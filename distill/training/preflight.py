@@ -14,6 +14,7 @@ from pathlib import Path
 
 import psutil
 import torch
+from accelerate import PartialState
 from transformers import PreTrainedModel, TrainingArguments
 
 from distill.base.console import duration, warn
@@ -28,7 +29,7 @@ from distill.text.counterfactual import Swapper
 from distill.text.role_map import TokenRoles
 from distill.training.arguments import chunks_of_loss, takes_models_apart, training_arguments
 from distill.training.checkpoints import refuse_other_processes
-from distill.training.hub import ask_hub
+from distill.training.hub import hub_repository
 from distill.training.private_trainer import private_plan
 
 _LONG = 3 * 3600  # seconds of training for which nobody should wait unwarned
@@ -78,11 +79,13 @@ def check_start(recipe: Recipe, folder: Path, missing: Iterable[str], processes:
         processes: How many there are.
 
     Raises:
-        UserError: see `refuse_other_processes` and `ask_hub`.
+        UserError: see `refuse_other_processes` and `hub_repository`.
     """
     for name in missing:
         refuse_other_processes(folder / "checkpoints" / name, processes)
-    ask_hub(training_arguments(recipe, folder))
+    arguments = training_arguments(recipe, folder)
+    if arguments.push_to_hub and PartialState().is_main_process:  # who may not push shall know now
+        hub_repository(arguments)
 
 
 def check_privacy(recipe: Recipe, student: PreTrainedModel, blocks: BlockDataset | BlockStream) -> None:
