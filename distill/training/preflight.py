@@ -30,7 +30,7 @@ from distill.text.role_map import TokenRoles
 from distill.training.arguments import chunks_of_loss, takes_models_apart, training_arguments
 from distill.training.checkpoints import refuse_other_processes
 from distill.training.hub import hub_repository
-from distill.training.private_trainer import private_plan
+from distill.training.private_trainer import freeze_what_is_not_trained, private_plan
 
 _LONG = 3 * 3600  # seconds of training for which nobody should wait unwarned
 _DOCUMENTS = 500  # held-out documents in which listed words are counted
@@ -91,10 +91,14 @@ def check_start(recipe: Recipe, folder: Path, missing: Iterable[str], processes:
 def check_privacy(recipe: Recipe, student: PreTrainedModel, blocks: BlockDataset | BlockStream) -> None:
     """What a private training would find out, now: that its noise drowns everything, that a layer has no rule.
 
+    Freezes what `privacy.weights` leaves out of it.
+
     Raises:
         UserError: see `private_plan`, `layers_of` and `check_layers`.
     """
     if recipe.is_private:
+        assert isinstance(blocks, BlockDataset)  # `check_recipe`
+        freeze_what_is_not_trained(recipe, student)
         private_plan(recipe, training_arguments(recipe, Path(recipe.output_dir)), student, blocks)
         check_layers(student, layers_of(student, left_out=[student.get_output_embeddings()]))
 

@@ -24,7 +24,6 @@ from distill.base.console import say
 from distill.base.errors import UserError
 from distill.data.batches import documents_of
 from distill.data.blocks import BlockDataset, Filler
-from distill.data.stream import BlockStream
 from distill.objective import kd_loss
 from distill.objective.chunks import IGNORED
 from distill.objective.clipped_head import ClippedHead
@@ -45,7 +44,7 @@ class PrivateTrainer(DistillationTrainer):
     Args:
         plan: What is accounted for.
         draws: The random numbers.
-        kwargs: As for `DistillationTrainer`. What is frozen in `model` is frozen already, see `private_plan`.
+        kwargs: As for `DistillationTrainer`. What is frozen in `model` is so already: `freeze_what_is_not_trained`.
 
     Raises:
         UserError: see `layers_of` and `check_layers`.
@@ -250,10 +249,8 @@ class _Ledger(TrainerCallback):
         state.stateful_callbacks[_KEPT_AS] = asdict(plan) | self._noise
 
 
-def private_plan(
-    recipe: Recipe, arguments: TrainingArguments, student: PreTrainedModel, blocks: BlockDataset | BlockStream
-) -> Plan:
-    """What a private training accounts for. Freezes what `privacy.weights` leaves out of it.
+def private_plan(recipe: Recipe, arguments: TrainingArguments, student: PreTrainedModel, blocks: BlockDataset) -> Plan:
+    """What a private training accounts for.
 
     A client of a federation accounts for every round that it may be asked in, whether it is asked or not, and a step
     draws all of its documents where it has fewer than `privacy.batch_size`.
@@ -261,23 +258,22 @@ def private_plan(
     Args:
         recipe: The run's.
         arguments: The trainer's.
-        student: The untrained student, changed in place.
+        student: The untrained student, of which `freeze_what_is_not_trained` has seen to what is left out.
         blocks: Training blocks of one document each.
 
     Raises:
         UserError: see `make_plan` and `require_learnable`.
     """
-    assert isinstance(blocks, BlockDataset) and blocks.one_document  # `check_recipe`, and the pipeline
+    assert blocks.one_document  # the pipeline sees to it
     privacy, documents, batch_size = recipe.privacy, len(blocks.first_pieces()), recipe.privacy.batch_size
     assert privacy.epsilon is not None
-    freeze_what_is_not_trained(recipe, student)
     clients = 1
     if recipe.federation.clients:
         batch_size, steps = min(batch_size, documents), recipe.federation.client_steps
         clients = recipe.federation.asked_of(recipe.federation.clients)
     elif (steps := arguments.max_steps) < 0:
         steps = math.ceil(arguments.num_train_epochs * steps_of_epoch(documents, batch_size))
-    weights = sum(weight.numel() for weight in student.parameters() if weight.requires_grad)
+    weights = student.num_parameters(only_trainable=True)
     plan = make_plan(privacy.epsilon, privacy.delta, privacy.clip, batch_size, documents, steps, weights)
     require_learnable(plan, clients)
     return plan
@@ -311,14 +307,13 @@ def freeze_what_is_not_trained(recipe: Recipe, student: PreTrainedModel) -> None
             module.requires_grad_(False)
 
 
-def say_plan(plan: Plan, blocks: BlockDataset | BlockStream) -> None:
+def say_plan(plan: Plan, blocks: BlockDataset) -> None:
     """What the noise will be, before it is too late."""
     say(
         f"privacy: epsilon {plan.epsilon:g} and delta {plan.delta:.3g} over {plan.steps} steps of {plan.batch_size} of "
         f"{plan.documents} documents on average take noise of {plan.noise_multiplier:.4g} times the clip; its norm is "
         f"{plan.noise_ratio:.2g} times that of a step's largest gradient (sigma sqrt(d) / B; at most {MOST_NOISE:g})"
     )
-    assert isinstance(blocks, BlockDataset)  # as above
     if left := len(blocks) - plan.documents:
         say(
             f"privacy: {left} of {len(blocks)} blocks are left out, as they are later pieces of long documents, and a "

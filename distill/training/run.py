@@ -292,6 +292,7 @@ def _trainer_of(
     """
     if not recipe.is_private:
         return DistillationTrainer
+    assert isinstance(blocks, BlockDataset)  # `check_recipe`
     if hasattr(student, PROJECTION):
         raise UserError(
             "privacy.epsilon and loss.hidden are set, but student and teacher differ in width, and the layer between "
@@ -302,7 +303,6 @@ def _trainer_of(
         say_plan(plan, blocks)
     if recipe.privacy.secure:
         return partial(PrivateTrainer, plan=plan, draws=Draws(None))
-    assert isinstance(blocks, BlockDataset)  # see `private_plan`
     key = training_key(recipe, plan, blocks.tokens_hash)
     return partial(PrivateTrainer, plan=plan, draws=Draws(recipe.seed, key))
 
