@@ -136,8 +136,7 @@ def merged(base: PreTrainedModel, folder: Path) -> PreTrainedModel:
         raise UserError(
             f"{folder}: {lacks} weights of an adapter of {base.name_or_path}, {odd[0]} first; save it again"
         )
-    for parameter in whole.parameters():
-        parameter.requires_grad_(True)
+    whole.requires_grad_(True)
     whole.adapter_merged_from = str(folder)
     return whole
 

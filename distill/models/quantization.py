@@ -53,9 +53,8 @@ def quantized_loading(quantization: str | None, dtype: torch.dtype) -> dict[str,
 def check_quantized(path: str, model: PreTrainedModel) -> None:
     """Raises UserError if a model that was to be quantised as it was loaded has no layer that could be."""
     head = model.get_output_embeddings()
-    plain = [m for m in model.modules() if type(m) in (nn.Linear, Conv1D) and m is not head]
-    every = [m for m in model.modules() if isinstance(m, nn.Linear | Conv1D) and m is not head]
-    if len(plain) == len(every):
+    layers = [m for m in model.modules() if isinstance(m, nn.Linear | Conv1D) and m is not head]
+    if all(type(m) in (nn.Linear, Conv1D) for m in layers):  # those that are quantised have classes of their own
         raise UserError(f"teacher.quantization: none of the layers of {path} can be quantised; leave the key out")
 
 

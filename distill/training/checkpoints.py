@@ -72,11 +72,11 @@ def publish(folder: Path, step: int, keep: int | None) -> None:
     Args:
         folder: That of the checkpoints.
         step: Optimizer steps done.
-        keep: How many checkpoints up to this step stay; None: all. The new one, known to be whole, always does.
+        keep: How many checkpoints up to this step stay, at least 2; None: all. The new one, known to be whole, does.
     """
     put_folder(folder / PARTIAL / name_of(step), folder / name_of(step))
     older = [path for path in _oldest_first(folder) if int(path.name.rpartition("-")[2]) < step]
-    for path in older[: len(older) - (keep - 1)] if keep and len(older) >= keep else []:
+    for path in older[: 1 - keep] if keep else []:
         shutil.rmtree(path)
 
 

@@ -130,7 +130,7 @@ def slow_processor(
         steps = math.ceil(arguments.num_train_epochs * counts.blocks / (blocks * arguments.world_size))
     views = 1 + counts.edited_blocks / max(1, counts.blocks)  # blocks of more than two groups have more
     of_teacher = 2 * parameter_count(teacher) * views if teacher is not None else 0
-    trained = sum(p.numel() for p in student.parameters() if p.requires_grad)
+    trained = student.num_parameters(only_trainable=True)
     of_student = (4 * parameter_count(student) + 2 * trained) * (views if recipe.target.augment else 1)
     operations = blocks * recipe.block_length * (of_teacher + of_student)
     seconds = operations / operations_per_second()
@@ -174,7 +174,7 @@ def little_memory(
         parameters = {i: p for i, p in parameters.items() if i not in {id(q) for q in teacher.parameters()}}
     weights = sum(p.numel() * p.element_size() for p in parameters.values())
     moments = 2 if "adam" in arguments.optim else 0
-    trained = sum(p.numel() for p in student.parameters() if p.requires_grad)
+    trained = student.num_parameters(only_trainable=True)
     training = 4 * (1 + moments) * trained  # gradients, and the optimizer's moments
     text_config = student.config.get_text_config()
     tokens = arguments.per_device_train_batch_size * recipe.block_length * (2 if recipe.target.augment else 1)

@@ -306,7 +306,7 @@ class DistillationTrainer(Trainer):
             documents=inputs["documents"].first(rows).to(self.args.device, non_blocking=True),
             listed=self.listed,
             pairs=inputs.get("pairs"),
-            **({} if clipped_head is None else {"clipped_head": clipped_head}),
+            clipped_head=clipped_head,
         )
         return parts, read
 

@@ -130,9 +130,10 @@ def _check_value(key: str, value: Any) -> None:
     choices = _CHOICES.get(key)
     if choices and value not in choices:
         raise UserError(f"trainer.{key} is {value!r}, but must be {' or '.join(choices)}: {_SAME_LENGTH}")
-    least, itself = _LEAST.get(key, (-math.inf, True))
-    if value is not None and key in _LEAST and not (float(value) >= least if itself else float(value) > least):
-        raise UserError(f"trainer.{key} is {value}, but must be {'at least' if itself else 'above'} {least}")
+    if key in _LEAST and value is not None:
+        least, itself = _LEAST[key]
+        if not (float(value) >= least if itself else float(value) > least):
+            raise UserError(f"trainer.{key} is {value}, but must be {'at least' if itself else 'above'} {least}")
 
 
 def _asks_for_nothing(value: Any, field: Field[Any]) -> bool:
