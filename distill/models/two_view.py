@@ -48,11 +48,6 @@ class TwoViewTeacher(DecodingTimeModel):
         self.target = target
         self.role_maps = list(role_maps) if target.reverse_roles else None
 
-    @property
-    def teacher(self) -> PreTrainedModel:
-        """The teacher itself."""
-        return self.model
-
     def predictions(self, rows: Sequence[Sequence[int]]) -> Tensor:
         """As there: log-probabilities of the target, (N, V)."""
         others, partners = self._views(rows)

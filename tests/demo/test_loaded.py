@@ -24,7 +24,7 @@ def test_every_model_is_loaded_once(toy_run_folder, monkeypatch):
     found = load(read_shown([str(toy_run_folder)]))
     assert sorted(asked) == sorted(source.model.path for source in found.shown.sources)
     assert found.models[0].evaluation.roles is found.models[2].evaluation.roles  # one tokenizer, looked through once
-    assert found.target.whole.evaluation.model.teacher is found.models[0].evaluation.model
+    assert found.target.whole.evaluation.model.model is found.models[0].evaluation.model
 
 
 def test_probabilities_are_those_of_the_model_alone(loaded):
