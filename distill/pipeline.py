@@ -45,7 +45,7 @@ from distill.training import preflight
 from distill.training.arguments import start_processes, training_arguments
 from distill.training.processes import leaving_nothing, opened_together, together
 from distill.training.rehearsal import rehearse
-from distill.training.run import train_student
+from distill.training.run import cache_folder, train_student
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ def _load(recipe: Recipe) -> _Asked:
 def _prepare(recipe: Recipe, asked: _Asked, folder: Path, missing: Collection[str]) -> tuple[_Text, PreTrainedModel]:
     """The text, ready to train on, and an untrained student: how it treats packed documents decides the blocks."""
     inputs = RunInputs(recipe, folder, missing)
-    cache = Path(recipe.cache_dir or folder / "cache")
+    cache = cache_folder(recipe, folder)
     teacher, tokenizer = asked.teacher, asked.tokenizer
     weights = inputs.look_at_models(asked.swapper.wordlist, teacher, asked.student)
     key = model_hash(teacher, tokenizer, weights) if teacher is not None else ""

@@ -208,13 +208,14 @@ def train_federated(
         Stopped: SIGINT or SIGTERM came; the step was finished and saved.
     """
     models = prepare(recipe, student, teacher, tokenizer, role_maps, checkpoints)
+    cache = cache_folder(recipe, destination.parent)
     state = State.load(checkpoints) or State(get_weights(student))
     config = recipe.federation
     watch = scorer(recipe, tokenizer, blocks.swapper, config.watch, "federation.watch")
     score = scorer(recipe, tokenizer, blocks.swapper, config.client_metrics, "federation.client_metrics")
     with stop_signals_kept() as signals, many_updates():
         while len(state.records) < config.rounds:
-            state = _round(recipe, models, blocks, state, checkpoints, cache_folder(recipe, destination), signals)
+            state = _round(recipe, models, blocks, state, checkpoints, cache, signals)
             set_weights(student, state.weights)
             state.records[-1]["scores"] = watch(student, blocks.held_out)
             state.save(checkpoints)

@@ -102,8 +102,9 @@ def train_student(
         Stopped: SIGINT or SIGTERM came; the step was finished and saved.
     """
     models = prepare(recipe, student, teacher, tokenizer, role_maps, checkpoints)
+    cache = cache_folder(recipe, destination.parent)
     with stop_signals_kept() as signals:
-        trainer = fit(recipe, models, blocks, checkpoints, cache_folder(recipe, destination), signals, probe=probe)
+        trainer = fit(recipe, models, blocks, checkpoints, cache, signals, probe=probe)
         if recipe.student.remove_directions:
             _remove_directions(trainer, recipe.student.remove_directions, 1 + len(role_maps))
         trainer.accelerator.wait_for_everyone()
@@ -236,9 +237,9 @@ def _rows_for(models: Models, blocks: BlockDataset | BlockStream) -> int:
     return vocab
 
 
-def cache_folder(recipe: Recipe, destination: Path) -> Path:
-    """Where a run keeps the teacher's hidden states; `destination` is the folder of one of its students."""
-    return Path(recipe.cache_dir or destination.parent / "cache")
+def cache_folder(recipe: Recipe, folder: Path) -> Path:
+    """Where a run keeps its text, its blocks and the teacher's hidden states; `folder` is the run's."""
+    return Path(recipe.cache_dir or folder / "cache")
 
 
 def _watch(trainer: DistillationTrainer, probe: Probe | None, steps: int | None) -> None:
