@@ -1,4 +1,4 @@
-"""What a model is made of: layers, head, hidden states, special tokens. The only file that knows architectures."""
+"""What a loaded model is made of: layers, head, hidden states, special tokens. How settings list layers: student.py."""
 
 import gc
 import hashlib
@@ -95,6 +95,16 @@ def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> li
 
 
 def set_attention(model: PreTrainedModel, name: str | None, key: str) -> None:
+    """Let a model take an implementation of attention, in place; None leaves its own.
+
+    Args:
+        model: Changed.
+        name: As transformers has it: `sdpa`, `eager` ...
+        key: The key that asks for it, for messages.
+
+    Raises:
+        UserError: the model does not have it, or its package is missing.
+    """
     if name is None:
         return
     try:
@@ -166,6 +176,7 @@ def vocab_size(tokenizer: PreTrainedTokenizerBase, *models: PreTrainedModel | No
 def check_vocabulary(
     tokenizer_name: str, tokenizer: PreTrainedTokenizerBase, name: str, model: PreTrainedModel
 ) -> None:
+    """Raises UserError, which names tokenizer and model, where a token has no row in the model's head."""
     if tokens_without_row(tokenizer, vocab_rows(model)):
         raise UserError(
             f"vocabularies differ: tokenizer {tokenizer_name} has {vocab_size(tokenizer)} entries, model {name} has "

@@ -140,7 +140,7 @@ def plan_chunks(positions: Positions, settings: LossSettings, sizes: ChunkSizes)
     Args:
         positions: What the N tokens are compared with; of its parts, only those are planned for that the settings use.
         settings: weights and operation.
-        sizes: from `chunk_sizes`.
+        sizes: from `kd_loss.sizes_of_chunks`, which knows the pass.
 
     Returns:
         The chunks, on the device of the positions.

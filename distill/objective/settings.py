@@ -29,7 +29,7 @@ class LossSettings:
         strength: in [0, 1], how much of the operation is mixed into the plain teacher.
         chunk_tokens: tokens whose logits are in memory at once in the fused loss, the student's and one view of the
             teacher's; with more views there are fewer tokens in a chunk, but no more logits. None: what suits the
-            device, see `chunks.chunk_sizes`.
+            device, see `kd_loss.sizes_of_chunks`.
         pairing: weight of the divergence between what the student says of a text and of its counterfactual, see
             `pairing`.
 
