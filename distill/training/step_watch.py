@@ -29,11 +29,11 @@ class SpikeWatch:
         return usual if begins else None
 
 
-def smallest_bad(items: Sequence[Item], is_bad: Callable[[Sequence[Item]], bool]) -> Sequence[Item]:
+def smallest_bad(items: Sequence[Item], is_bad: Callable[[Sequence[Item]], object]) -> Sequence[Item]:
     """Halve a bad sequence while a half is bad by itself: the first culprit, or those bad only together.
 
     Args:
-        items: For which `is_bad` holds.
+        items: For which `is_bad` gives what counts as true.
         is_bad: Called O(log n) times.
     """
     while len(items) > 1:

@@ -495,27 +495,24 @@ class DistillationTrainer(Trainer):
                 if len(bad):
                     return f"a logit of the teacher is not finite {self._place(inputs, row, int(bad[0]))}"
         parameters = [p for p in self.model.parameters() if p.requires_grad]
-        what = "loss"
 
-        def is_bad(positions: Sequence[list[int]]) -> bool:
-            nonlocal what
+        def wrong(positions: Sequence[list[int]]) -> str | None:
+            """What is not finite of the loss of these tokens."""
             labels = torch.full_like(inputs["labels"], IGNORED)
             rows, columns = torch.tensor(positions, device=labels.device).T
             labels[rows, columns] = inputs["labels"][rows, columns]
             loss = self._loss_parts(self.model, {**inputs, "labels": labels, "plan": None, "pairs": None})[0].total
             if not loss.isfinite():
-                what = "loss"
-                return True
+                return "loss"
             gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
-            what = "gradient"
-            return not all(bool(g.isfinite().all()) for g in gradients if g is not None)
+            return None if all(bool(g.isfinite().all()) for g in gradients if g is not None) else "gradient"
 
         positions = counted[: inputs["student_rows"]].nonzero().tolist()
-        if not positions or not is_bad(positions):
+        if not positions or not wrong(positions):
             return None
-        row, column = smallest_bad(positions, is_bad)[0]
-        is_bad([[row, column]])  # says again what it was
-        return f"the {what} is not finite {self._place(inputs, row, column)}"
+        place = smallest_bad(positions, wrong)[0]
+        what = wrong([place]) or "gradient"  # of several together, each of which is sound by itself
+        return f"the {what} is not finite {self._place(inputs, *place)}"
 
     def _place(self, inputs: dict[str, Any], row: int, position: int) -> str:
         block, view = inputs["source"][row].tolist()
