@@ -198,7 +198,7 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         return {name: record[name] for name in ("versions", "commits", "held", "blocks", "processes")}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(
             f"{path}: cannot be read ({type(error).__name__}); restore it, or remove it to go on without a look at "
             "what has changed since this run was trained"

@@ -145,10 +145,13 @@ def made_once(tmp_path_factory):
         folder, done = root / name, root / f"{name}.json"
         with (root / f"{name}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            if not done.exists():
-                shutil.rmtree(folder, ignore_errors=True)  # another has failed to make it
-                folder.mkdir()
-                done.write_text(json.dumps(make(folder)), encoding="utf-8")
+            try:
+                if not done.exists():
+                    shutil.rmtree(folder, ignore_errors=True)  # another has failed to make it
+                    folder.mkdir()
+                    done.write_text(json.dumps(make(folder)), encoding="utf-8")
+            finally:
+                fcntl.flock(lock, fcntl.LOCK_UN)  # processes that were forked meanwhile would hold on to it
         return folder, json.loads(done.read_text(encoding="utf-8"))
 
     return made

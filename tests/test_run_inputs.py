@@ -253,7 +253,7 @@ def test_all_students_of_a_run_are_trained_by_as_many_processes(tmp_path, monkey
     RunInputs(replace(recipe, privacy=PrivacyConfig(epsilon=8)), tmp_path, ["student"])
 
 
-@pytest.mark.parametrize("text", ["{", "{}", "[]", '"text"'])
+@pytest.mark.parametrize("text", ["{", "{}", "[]", '"text"', "[" * 100_000], ids=lambda text: text[:6])
 def test_a_record_that_cannot_be_read_is_a_mistake(tmp_path, text):
     (tmp_path / RECORD).write_text(text)
     with pytest.raises(UserError, match=r"inputs\.json: cannot be read"):

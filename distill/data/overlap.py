@@ -56,7 +56,7 @@ def held_out_documents(
     path = cache_dir / f"held-out-{both}.json"
     try:
         return int(json.loads(path.read_text(encoding="utf-8"))["documents"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         pass
     found = 0
     for number, document in enumerate(corpus.documents(), start=1):

@@ -478,7 +478,8 @@ def cards(metric: ModuleType) -> tuple[Card, ...]:
 
 
 class ModelMetric(evaluate.Measurement):
-    """Base of the metrics' classes for the `evaluate` library; cards and `measure` are those of a subclass's file.
+    """Base of the metrics' classes for the `evaluate` library; `cards` and `measure` are those of a subclass's file,
+    unless it sets or inherits others.
 
     evaluate takes the first subclass of its own that it finds in a file: a metric's file must refer to this class
     through its module, not import its name.
@@ -490,7 +491,10 @@ class ModelMetric(evaluate.Measurement):
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         metric = sys.modules[cls.__module__]
-        cls.cards, cls.measure = cards(metric), staticmethod(metric.measure)
+        if not hasattr(cls, "cards"):
+            cls.cards = cards(metric)
+        if not hasattr(cls, "measure"):
+            cls.measure = staticmethod(metric.measure)
 
     def _info(self) -> evaluate.MeasurementInfo:
         return evaluate.MeasurementInfo(

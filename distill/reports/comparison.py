@@ -58,7 +58,7 @@ class Run:
     folder: Where its scores.json lies.
     scores: Contents of the scores.json, of the models that are wanted.
     recipe: Section and key of its recipe, joined by a dot -> value; empty for checkpoints scored by themselves.
-    processes: That shared out each step of its training; None where that is not known.
+    processes: That shared out each step of its training; None where that is not known, or changes no step.
     """
 
     label: str
@@ -111,7 +111,9 @@ def _read_run(path: Path, name: str) -> Run:
             known = ", ".join(scores["models"])
             raise UserError(f"{path}: {folder / _SCORES} has no model {models[0]}; it has: {known}")
         scores = scores | {"models": {models[0]: scores["models"][models[0]]}, "differences": {}}
-    return Run(name, folder, scores, _recipe(folder / "recipe.yaml"), processes_of(folder))
+    recipe = _recipe(folder / "recipe.yaml")
+    is_private = recipe.get("privacy.epsilon") is not None  # steps draw as many documents, whoever shares them out
+    return Run(name, folder, scores, recipe, None if is_private else processes_of(folder))
 
 
 def _recipe(path: Path) -> dict[str, Any]:

@@ -80,7 +80,7 @@ class ScoreCache:
             kept = json.loads(path.read_text(encoding="utf-8"))
             if kept["sha256"] == content_hash(kept["content"]):
                 return kept["content"]
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             pass
         say(f"{path} is damaged; measuring again")
         return None

@@ -155,7 +155,7 @@ def _check_files(given: Mapping[str, Any]) -> None:
             continue
         try:
             is_object = isinstance(json.loads(Path(file).read_text(encoding="utf-8")), dict)
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             is_object = False
         if not is_object:
             raise UserError(f"trainer.{key} is {file}, which is no file that holds a JSON object; name one that does")

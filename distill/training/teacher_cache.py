@@ -102,7 +102,7 @@ class TeacherCache:
             there = json.loads((self.folder / "key.json").read_text(encoding="utf-8"))
             if there == key and all((self.folder / name).stat().st_size == size for name, size in sizes.items()):
                 return True
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             pass
         say(f"{self.folder} is damaged or belongs to other text or another teacher; it is made anew")
         shutil.rmtree(self.folder)

@@ -45,6 +45,23 @@ def test_swapping_the_groups_turns_the_sign(toy_model, evaluated):
     assert gap[0].value == pytest.approx(gap[1].value, rel=1e-4)
 
 
+def test_a_class_of_ones_own_has_what_it_sets_or_inherits():
+    """As in a notebook, whose own file has neither cards nor `measure`."""
+
+    class Own(evaluation_module.ModelMetric):
+        cards = METRICS["perplexity"].CARD, METRICS["perplexity"].CARD
+
+        @staticmethod
+        def measure(evaluation):
+            return None
+
+    class Heir(Own):
+        pass
+
+    assert len(Own.cards) == 2 and Own.measure(None) is None
+    assert Heir.cards is Own.cards and Heir.measure is Own.measure
+
+
 # --------------------------------------------------------------------------------------------------- all the metrics
 
 

@@ -17,7 +17,7 @@ from shared import REPOSITORY
 from distill.base.errors import UserError
 from distill.cli import main
 from distill.metrics import card_dicts
-from distill.recipe import Recipe, TargetConfig, write_recipe
+from distill.recipe import PrivacyConfig, Recipe, TargetConfig, write_recipe
 from distill.reports.comparison import (
     FILES,
     comparison_markdown,
@@ -219,6 +219,10 @@ def test_how_many_processes_trained_is_told_where_it_differs(runs, toy_scores, t
     assert rows[told] == ["–", "1", "8"]  # an older run has no record
     assert told not in {name for name, *_ in differing(read_runs([same, same]))}
     assert told not in warnings(read_runs([runs[1], same]))[0]
+    for folder in (runs[1], same):
+        private = Recipe(output_dir=str(folder), privacy=PrivacyConfig(epsilon=8.0))
+        write_recipe(private, Path(folder) / "recipe.yaml")
+    assert told not in {name for name, *_ in differing(read_runs([runs[1], same]))}  # private steps are the same
 
 
 @pytest.mark.parametrize("change", ["chat", "read"])

@@ -107,10 +107,12 @@ def test_what_measures_is_hashed(copied_code):
 
 
 def test_a_change_of_what_measures_measures_anew(monkeypatch, copied_code):
-    before = code_hash_of(copied_code, monkeypatch)
-    changed = copied_code / "models" / "generation.py"
-    changed.write_text(changed.read_text(encoding="utf-8") + "\n# a remark\n", encoding="utf-8")
-    assert code_hash_of(copied_code, monkeypatch) != before
+    hashes = {code_hash_of(copied_code, monkeypatch)}
+    for number, name in enumerate(("models/generation", "metrics/__init__", "recipe"), start=2):
+        changed = copied_code / f"{name}.py"
+        changed.write_text(changed.read_text(encoding="utf-8") + "\n# a remark\n", encoding="utf-8")
+        hashes.add(code_hash_of(copied_code, monkeypatch))
+        assert len(hashes) == number, name
 
 
 def test_a_change_of_anything_else_measures_nothing_anew(monkeypatch, copied_code):

@@ -392,7 +392,8 @@ def test_a_plain_row_is_what_a_run_of_its_recipe_has_for_a_baseline(tmp_path):
     assert row_recipe(study, "plain", 0).target.strength == 0.5
 
 
-def test_a_mistake_ends_the_command_before_anything_is_written(tmp_path, capsys):
+def test_a_mistake_ends_the_command_before_anything_is_written(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")  # the command names one for itself and what it starts
     path = small(tmp_path, students={"plain": PLAIN}, teachers={"two": {"op": "max", "strength": 2.0}})
     assert cli.main(["study", str(path)]) == 2
     printed = capsys.readouterr()
