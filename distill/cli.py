@@ -67,8 +67,11 @@ def _take_one_gpu(instead: str) -> None:
         UserError: several are named; `instead` says what to do then.
     """
     gpus = os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
-    if "," in gpus:
-        raise UserError(f"CUDA_VISIBLE_DEVICES is {gpus}, but {instead}")
+    if "," in os.environ.get("ROCR_VISIBLE_DEVICES", ""):  # torch counts AMD's by it, unless there is HIP's own
+        os.environ.setdefault("HIP_VISIBLE_DEVICES", gpus)
+    for name in ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"):
+        if "," in os.environ.get(name, ""):
+            raise UserError(f"{name} is {os.environ[name]}, but {instead}")
 
 
 def _count(text: str) -> int:
@@ -606,7 +609,7 @@ def study(arguments: Sequence[str]) -> None:
             raise UserError(f"option --seeds is '{options.seeds}', but must be whole numbers joined by commas: 0,1,2")
         seeds = [int(part) for part in parts]
     rows = None if options.rows is None else [name.strip() for name in options.rows.split(",")]
-    _take_one_gpu("a study uses one GPU; name one of them, as CUDA_VISIBLE_DEVICES=0 distill study ...")
+    _take_one_gpu("a study uses one GPU; let it name one of them alone")
     changes = {"data": options.data, "output_dir": options.output_dir, "seeds": seeds, "jobs": options.jobs}
     with _only_results():
         from distill.study.file import read_study

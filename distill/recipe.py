@@ -151,7 +151,7 @@ class CorpusConfig:
         dataset: Hub id for `source: hub`.
         name: Configuration of the hub data set.
         revision: Branch, tag or commit of the hub data set.
-        split: Split of the hub data set, or of a folder of `save_to_disk` that holds several.
+        split: Split of the hub data set, or of a folder of `save_to_disk` that has splits.
         text_column: Column or JSON key that holds the text; `a.b`: what is under b in a. A column of message lists
             ({role, content}; also as JSON in a cell) holds conversations: the tokenizer's chat template renders them,
             each gets one counterfactual, and no role or other text of the template is swapped.

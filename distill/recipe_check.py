@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin
@@ -181,19 +181,30 @@ def _parsed(
         raise UserError(parser_message(error, section, arguments, source, hint)) from None
     except RecursionError:
         raise UserError(f"{source}: its values are nested too deep") from None
-    _reject_no_values(section, values, source, hint)
+    except OverflowError:
+        raise UserError(f"{source}: a whole number of hundreds of digits stands for a number{hint}") from None
+    _reject_no_values(section, values, partial(_place, arguments, source), hint)
     return _from_dict(section, values)
 
 
-def _reject_no_values(section: type, values: Mapping[str, Any], source: str, hint: str, prefix: str = "") -> None:
-    """Raises UserError for what the parser takes: None for anything in a file, .inf and .nan for numbers of options."""
+def _place(arguments: Sequence[str], source: str, key: str) -> str:
+    """Where a key was given: as an option, or else in the file."""
+    is_option = key != "config" and any(word.partition("=")[0] == f"--{key}" for word in arguments)
+    return f"option --{key}" if is_option else f"{source}: key '{key}'"
+
+
+def _reject_no_values(
+    section: type, values: Mapping[str, Any], place: Callable[[str], str], hint: str, prefix: str = ""
+) -> None:
+    """Raises UserError for what the parser takes: None for anything in a file, and numbers that are not finite."""
     for f in fields(section):
+        key = f"{prefix}{f.name}"
         if inner := section_type(f.type):
-            _reject_no_values(inner, values[f.name], source, hint, f"{prefix}{f.name}.")
+            _reject_no_values(inner, values[f.name], place, hint, f"{key}.")
         elif f.name in values and values[f.name] is None and NoneType not in get_args(f.type):
-            raise UserError(f"{source}: key '{prefix}{f.name}' is null, but must be {_wanted(f.type)}{hint}")
+            raise UserError(f"{place(key)} is null, but must be {_wanted(f.type)}{hint}")
         elif isinstance(values.get(f.name), float) and not math.isfinite(values[f.name]):
-            raise UserError(f"option --{prefix}{f.name} is {values[f.name]}, but must be a finite number{hint}")
+            raise UserError(f"{place(key)} is {values[f.name]}, but must be a finite number{hint}")
 
 
 def _from_dict(section: type, values: Mapping[str, Any]) -> Any:
@@ -252,8 +263,7 @@ def parser_message(error: Exception, section: type, arguments: Sequence[str], so
         quoted, _, rest = message.removeprefix("Parser key ").partition(":")
         key = quoted.strip(' "')
         given, wanted = re.search(r".*(?:Got|Given) value: (.*)$", rest), _annotation(section, key)
-        is_option = key != "config" and any(word.partition("=")[0] == f"--{key}" for word in arguments)
-        where = f"option --{key}" if is_option else f"{source}: key '{key}'"
+        where = _place(arguments, source, key)
         if given is None and section_type(wanted):
             return f"{where} must hold {_wanted(wanted)}{hint}"
         if given is None or wanted is None:

@@ -508,6 +508,10 @@ def test_several_gpus_are_refused_at_once(monkeypatch, capsys, arguments, instea
     assert main(arguments) == 2
     told = capsys.readouterr().err
     assert told.startswith("error: CUDA_VISIBLE_DEVICES is 0,1, but ") and instead in told
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    monkeypatch.setenv("HIP_VISIBLE_DEVICES", "2,3")
+    assert main(arguments) == 2
+    assert capsys.readouterr().err.startswith("error: HIP_VISIBLE_DEVICES is 2,3, but ")
 
 
 @pytest.mark.parametrize(("given", "taken"), [(None, "0"), ("3", "3"), ("", "")])
@@ -519,6 +523,12 @@ def test_rows_of_a_study_inherit_one_gpu(monkeypatch, capsys, given, taken):
     monkeypatch.setattr("distill.study.run.run_study", lambda *_: {"seen": os.environ["CUDA_VISIBLE_DEVICES"]})
     assert main(["study", "study", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"seen": taken}
+    assert "HIP_VISIBLE_DEVICES" not in os.environ
+    monkeypatch.setenv("HIP_VISIBLE_DEVICES", "")  # so that it is taken back
+    monkeypatch.delenv("HIP_VISIBLE_DEVICES")
+    monkeypatch.setenv("ROCR_VISIBLE_DEVICES", "4,5,6,7")  # as SLURM tells of AMD's: torch would count these
+    assert main(["study", "study", "--json"]) == 0
+    assert os.environ["HIP_VISIBLE_DEVICES"] == taken
 
 
 # --------------------------------------------------------------------------------------------------------- mistakes

@@ -203,6 +203,8 @@ PRIVATE = "corpus: {source: files, files: [a.txt]}\nheld_out: {max_documents: 5}
         (PRIVATE, ["--privacy.clip=.inf"], ["option --privacy.clip is inf", "finite number"]),
         (SAMPLED, ["--scores.temperature", ".nan"], ["option --scores.temperature is nan", "finite number"]),
         (PRIVATE + "# in a file\nscores: {temperature: .inf}", [], ["scores.temperature", "Infinity"]),
+        (PRIVATE + "scores: {temperature: 1e999}", [], [".yaml: key 'scores.temperature' is inf", "finite number"]),
+        (PRIVATE + f"scores: {{temperature: {'9' * 400}}}", [], [".yaml: a whole number of hundreds of digits"]),
         (PRIVATE, ["--privacy.delta", "1"], ["privacy.delta is 1", "probability"]),
         (PRIVATE, ["--privacy.clip", "0"], ["privacy.clip is 0"]),
         (PRIVATE, ["--privacy.batch_size", "0"], ["privacy.batch_size is 0"]),

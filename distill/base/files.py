@@ -30,7 +30,8 @@ def is_finished(folder: Path) -> bool:
 
 def can_be_written(folder: Path) -> bool:
     """Whether a folder may be written to; of one that is not there yet, the nearest one above it that is."""
-    there = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
+    # Path.exists raises where a folder above may not be entered.
+    there = next(place for place in (folder.absolute(), *folder.absolute().parents) if os.path.exists(place))
     return there.is_dir() and os.access(there, os.W_OK)
 
 

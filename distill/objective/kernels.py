@@ -13,6 +13,7 @@ P counterfactuals that the block's tokens have partners in, C columns that are t
 """
 
 import math
+import os
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
@@ -57,8 +58,8 @@ def works(device: torch.device) -> bool:
         return bool(tried.item())
     except Exception as error:  # of its own kinds, of the compiler's, of the driver's
         why = f"{type(error).__name__}: {first_line(error)}"
-        # A compiler that CC names and is not there is a FileNotFoundError; all else of a disk is the cache's.
-        of_cache = isinstance(error, OSError) and not isinstance(error, FileNotFoundError)
+        compiler = os.environ.get("CC")  # which may not be there, or not be one; all else of a disk is the cache's
+        of_cache = isinstance(error, OSError) and (compiler is None or error.filename != compiler)
         hint = "set TRITON_CACHE_DIR to a folder that can be written" if of_cache else "it needs a C compiler, gcc say"
         say(f"Triton cannot build a kernel here ({why}), so a slower way is taken; {hint}")
         return False

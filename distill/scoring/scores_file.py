@@ -50,10 +50,10 @@ def refuse_other_scores(folder: Path, asked: Mapping[str, Any]) -> None:
     Raises:
         UserError: it holds a run, scores of something else (the first key that differs is named), or another report.
     """
-    if (folder / "recipe.yaml").exists():
-        raise UserError(f"{folder} holds a run and its scores; choose another --output_dir")
     if not can_be_written(folder):
         raise UserError(f"{folder}: cannot be written; choose another --output_dir")
+    if (folder / "recipe.yaml").exists():
+        raise UserError(f"{folder} holds a run and its scores; choose another --output_dir")
     hint = "choose another --output_dir, or remove that folder"
     if (folder / "report.html").exists() and not (folder / "scores.json").exists():
         raise UserError(f"{folder} holds a report of something else; {hint}")

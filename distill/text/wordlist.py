@@ -126,7 +126,8 @@ class WordList:
     @property
     def language(self) -> str:
         """Of the header `# language: es-MX`: "es"; "" where no file names one."""
-        return re.split(r"[-_]", self.metadata.get("language", "").strip().lower())[0]
+        code = re.split(r"[-_]", self.metadata.get("language", "").strip().lower())[0]
+        return "en" if code == "eng" else code
 
     @cached_property
     def group_of(self) -> dict[str, int]:
@@ -345,6 +346,7 @@ def _parse(text: str, path: Path, mistakes: list[UserError]) -> _Part:
     """Lines -> rows or phrases, each seen by itself; what cannot be read is added to the mistakes."""
     part = _Part(path)
     has_when = False
+    no_language = None
     first_line: dict[str, int] = {}
     spellings: dict[tuple[str, ...], list[str]] = {}
     for line, content in enumerate(text.split("\n"), start=1):
@@ -357,12 +359,14 @@ def _parse(text: str, path: Path, mistakes: list[UserError]) -> _Part:
                 part.metadata[comment[1].lower()] = comment[2]
                 if comment[1].lower() == "language" and not _LANGUAGE.fullmatch(comment[2]):
                     told = f"the language is {comment[2]!r}, but must be a code, such as en or es-MX"
-                    mistakes.append(UserError(f"{path}, line {line}: {told}"))
+                    no_language = UserError(f"{path}, line {line}: {told}")
             continue
         cells = [unicodedata.normalize("NFC", " ".join(cell.split())) for cell in content.split("\t")]
         try:
             if not part.groups:
                 part.groups, has_when = _header(cells, part.metadata, path, line)
+                if no_language and part.kind is None:  # that of phrases says nothing
+                    mistakes.append(no_language)
                 continue
             written, cells = cells, [cell.translate(LIKE_IN_LIST) for cell in cells]
             if spellings.setdefault(tuple(cells), written) != written:

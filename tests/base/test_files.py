@@ -10,7 +10,7 @@ from shared import REPOSITORY
 
 from distill.base import files
 from distill.base.errors import UserError
-from distill.base.files import PACKAGE, is_finished, write_folder, write_json, write_text
+from distill.base.files import PACKAGE, can_be_written, is_finished, write_folder, write_json, write_text
 from distill.base.integrity import MANIFEST, damage
 
 
@@ -101,3 +101,22 @@ def test_two_runs_may_write_one_file(tmp_path):
     assert [os.waitpid(child, 0)[1] for child in children] == [0, 0]
     assert seen | {path.read_text()} <= set(texts)
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def test_a_folder_can_be_written_where_the_nearest_one_that_is_there_can(tmp_path):
+    assert can_be_written(tmp_path) and can_be_written(tmp_path / "new" / "er")
+    (tmp_path / "file").write_text("x")
+    assert not can_be_written(tmp_path / "file") and not can_be_written(tmp_path / "file" / "under")
+
+
+def test_where_nobody_may_look_nothing_can_be_written(tmp_path, monkeypatch):
+    """And the question ends in no error; root may look everywhere."""
+
+    def stat(path, *args, real=os.stat, **kwargs):
+        if Path(path).parent == tmp_path:
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path, *args, **kwargs)
+
+    monkeypatch.setattr(os, "stat", stat)
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)
+    assert not can_be_written(tmp_path / "run")

@@ -27,6 +27,7 @@ V = 30
             "it needs a C compiler",
         ),
         (FileNotFoundError(2, "No such file or directory", "cc-of-yesterday"), "it needs a C compiler"),
+        (PermissionError(13, "Permission denied", "cc-of-yesterday"), "it needs a C compiler"),
         (PermissionError(13, "Permission denied", "/.triton"), "set TRITON_CACHE_DIR to a folder that can be written"),
         (OSError(122, "Disk quota exceeded"), "set TRITON_CACHE_DIR to a folder that can be written"),
     ],
@@ -34,6 +35,7 @@ V = 30
 def test_a_machine_on_which_no_kernel_can_be_built_is_told_once(monkeypatch, capsys, error, hint):
     """The way without Triton is taken."""
     kernels.works.cache_clear()
+    monkeypatch.setenv("CC", "cc-of-yesterday")
     if not torch.cuda.is_available():
         assert kernels.works(torch.device("cpu"))  # in the interpreter
         kernels.works.cache_clear()

@@ -200,7 +200,9 @@ def test_companions_come_along_unless_told_not_to(folder):
     assert load_wordlist(f"{path}+{here}/streets.tsv").sha256 == load_wordlist(path).sha256  # once is enough
 
 
-@pytest.mark.parametrize(("named", "language"), [("es-MX", "es"), ("EN_us", "en"), ("gsw", "gsw"), (None, "")])
+@pytest.mark.parametrize(
+    ("named", "language"), [("es-MX", "es"), ("EN_us", "en"), ("eng", "en"), ("gsw", "gsw"), (None, "")]
+)
 def test_the_language_of_a_list_is_that_of_its_code(write, named, language):
     head = f"# language: {named}\n" if named else ""
     assert load_wordlist(write(f"{head}male\tfemale\nmozo\tmoza\n")).language == language
@@ -209,7 +211,7 @@ def test_the_language_of_a_list_is_that_of_its_code(write, named, language):
 def test_what_is_joined_to_a_list_of_a_language_is_of_that_language(folder):
     """In any order; phrases in a language say nothing about the words."""
     own = "male\tfemale\nswain\twench\n"
-    here = folder(own=own, bodies="# language: en\nskip\nx\n")
+    here = folder(own=own, bodies="# language: English\nskip\nx\n")
     for joined in (f"{here}/own.tsv+english_gender", f"english_gender+{here}/own.tsv"):
         wordlist = load_wordlist(joined)
         assert wordlist.metadata["language"] == "en"
