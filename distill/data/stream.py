@@ -272,7 +272,8 @@ class StreamLoader(DataLoader):
             num_workers=arguments.dataloader_num_workers,
             pin_memory=arguments.dataloader_pin_memory,
             prefetch_factor=arguments.dataloader_prefetch_factor,
-            multiprocessing_context=arguments.dataloader_multiprocessing_context,
+            # A key that transformers 5.10 does not have yet.
+            multiprocessing_context=getattr(arguments, "dataloader_multiprocessing_context", None),
             # A loader draws a seed for its workers; drawn from torch's own generator, it would change what dropout does
             # after a resume.
             generator=torch.Generator(),

@@ -122,7 +122,8 @@ def _refuse_idle_keys(trainer: Trainer, steps: int) -> None:
         if not any(_changes(_schedule, trainer, steps, **{key: value}) for value in values):
             raise _idle(f"{key} is {getattr(arguments, key)}, which", schedule, f"set it to {_written(defaults[key])}")
     if arguments.gradient_checkpointing_kwargs and not arguments.gradient_checkpointing:
-        name = "activation_checkpointing" if arguments.activation_checkpointing_kwargs else "gradient_checkpointing"
+        newer = getattr(arguments, "activation_checkpointing_kwargs", None)  # not yet in transformers 5.10
+        name = "activation_checkpointing" if newer else "gradient_checkpointing"
         raise _idle(f"{name}_kwargs is set, which", f"a training without {name}", f"set trainer.{name} to true")
 
 

@@ -60,6 +60,7 @@ REFUSED_KEYS = {
     "for a training without checkpoints",
     "save_on_each_node": "checkpoints of all processes lie in one folder that all nodes share",
     "do_train": "training is what a recipe is for",
+    "logging_dir": "trackers' files lie beside the run's; the variable TENSORBOARD_LOGGING_DIR names another folder",
     "group_by_length": _SAME_LENGTH,
     "length_column_name": _SAME_LENGTH,
     "include_num_input_tokens_seen": "the log and training/NAME.json count the tokens as they are",

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 import transformers
 from packaging.version import Version
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 _PLAIN = {
     "hidden_size": 32,
@@ -148,6 +148,8 @@ ARCHITECTURES = {
 }  # fmt: skip
 
 #: Those that read both ways, whatever class transformers has for them.
+# Older versions of transformers lack some.
+ARCHITECTURES = {name: keys for name, keys in ARCHITECTURES.items() if name in CONFIG_MAPPING}
 NOT_CAUSAL = {"bert", "roberta", "xlnet"}
 CAUSAL = ARCHITECTURES.keys() - NOT_CAUSAL
 
