@@ -8,6 +8,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from distill.base import console
 from distill.models import matrix_rate
 from distill.models.matrix_rate import count_forward, forward_operations, seconds_at_matrix_rate
+from distill.training.processes import training_alone
 
 
 @pytest.fixture
@@ -57,10 +58,11 @@ def test_the_format_of_the_products_decides(gpt2, h100, monkeypatch, dtype, give
 def test_products_in_tf32_have_no_share(gpt2, h100, monkeypatch):
     """Nor do they end in a traceback: torch refuses to be asked by the older name when the newer has been set."""
     monkeypatch.setattr(matrix_rate, "decoder_layers", lambda _: ("", gpt2.transformer.h))
-    monkeypatch.setattr(torch.backends.cuda.matmul, "fp32_precision", "none")  # what another test set goes first
-    monkeypatch.setattr(torch.backends, "fp32_precision", "tf32")
-    assert seconds_at_matrix_rate(OnTheCard(gpt2, torch.float32), 64) == 0
-    assert seconds_at_matrix_rate(OnTheCard(gpt2, torch.bfloat16), 64) > 0
+    with training_alone():  # which sets back what is set inside
+        torch.backends.cuda.matmul.fp32_precision = "none"  # what another test has set would go first
+        torch.backends.fp32_precision = "tf32"
+        assert seconds_at_matrix_rate(OnTheCard(gpt2, torch.float32), 64) == 0
+        assert seconds_at_matrix_rate(OnTheCard(gpt2, torch.bfloat16), 64) > 0
 
 
 @pytest.mark.parametrize("card", ["NVIDIA H100 80GB HBM3 MIG 1g.10gb", "NVIDIA GeForce RTX 4090 Laptop GPU", ""])
