@@ -5,7 +5,6 @@ README.md          the Space's head, and what it is    distill/           this p
 models/, reports/, wordlists/, prompts.json            whatever is no hub id and does not come with the package
 """
 
-import os
 import platform
 import re
 import shutil
@@ -24,7 +23,7 @@ from distill.demo.sources import Shown, Source, local
 from distill.models.adapters import adapter_folder
 from distill.models.loading import gguf_in, load_model, load_tokenizer, model_source
 from distill.text.prompts import DEFAULT_PROMPTS, load_prompts
-from distill.text.wordlist import ALONE, bundled_wordlists, files_of
+from distill.text.wordlist import ALONE, bundled_wordlists, files_of, names_in
 
 _SPACE = PACKAGE / "assets" / "demo" / "space"
 _SHOWN = "shown.json"
@@ -165,7 +164,7 @@ def _wordlist(spec: str, place: Path) -> str:
     """The same, files of the user's copied, with the companions that they name."""
     bundled = bundled_wordlists()
     parts = []
-    named = [spec] if os.path.exists(spec) else spec.split("+")
+    named = names_in(spec)
     for part in named:
         if part in bundled or part == ALONE:
             parts.append(part)

@@ -6,7 +6,6 @@ data, so that an exported page (`export`) reads the same from a file.
 """
 
 import json
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from distill.recipe import Recipe, TargetConfig, TeacherConfig, read_resolved
 from distill.recipe_check import typed
 from distill.reports.page import model_style
 from distill.text.prompts import DEFAULT_PROMPTS
+from distill.text.wordlist import names_in
 
 _STUDENT = "student"
 _OF_A_MODEL = ("config.json", "adapter_config.json")
@@ -135,13 +135,10 @@ def read_file(path: Path) -> Shown:
     sources = tuple(
         replace(source, model=replace(source.model, path=beside(str(source.model.path)))) for source in shown.sources
     )
-    # As lists are loaded: a file whose name has a + in it is one list.
-    is_one = os.path.exists(path.parent / shown.wordlist)
-    parts = [shown.wordlist] if is_one else shown.wordlist.split("+")
     return replace(
         shown,
         sources=sources,
-        wordlist="+".join(map(beside, parts)),
+        wordlist="+".join(map(beside, names_in(shown.wordlist, path.parent))),
         prompts=beside(shown.prompts),
         reports={title: beside(name) for title, name in shown.reports.items()},
     )

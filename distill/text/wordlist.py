@@ -264,10 +264,15 @@ class _Part:
         return self.groups[0] if len(self.groups) == 1 else None
 
 
+def names_in(spec: str, folder: Path = Path()) -> list[str]:
+    """What a + joins in the name of a list; the whole is one where, seen from a folder, a file is called so."""
+    return [spec] if os.path.exists(folder / spec) else spec.split("+")
+
+
 def _load(spec: str) -> tuple[WordList, list[UserError]]:
     """A list from all of its files, and every mistake in them; the list is of use only where there is none."""
     bundled = bundled_wordlists()
-    names = [spec] if spec in bundled or os.path.exists(spec) else spec.split("+")
+    names = names_in(spec)
     paths = [bundled.get(name) or at_hand(name) for name in names if name != ALONE]
     if not paths or "" in names:
         raise UserError(f"word list {spec!r} has a part without a name; {suggestion(spec, bundled)}")
